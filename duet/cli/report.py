@@ -1,0 +1,47 @@
+"""`duet report`: words and pictures from a finished run."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+
+import click
+
+EPILOG = """\b
+Examples:
+  duet report runs/demo
+  duet report runs/demo --json | jq .summary
+"""
+
+
+@click.command("report", epilog=EPILOG)
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def report(run: Path, as_json: bool) -> None:
+    """Write report.md and plots for a finished run.
+
+    Reads RUN/results.json and nothing else, computes no metric, and replaces an earlier report.
+    """
+    from duet.report.markdown import write_report
+    from duet.report.results import load_results
+    from duet.report.tables import summary_table
+    from duet.report.words import answer
+
+    path = write_report(run)
+    results = load_results(run)
+    if as_json:
+        summary = {
+            "schema": 1,
+            "report": str(path),
+            "main_method": results.main_method,
+            "answer": list(answer(results)),
+            "summary": {m.name: _numbers(m.indices) for m in results.methods},
+        }
+        click.echo(json_module.dumps(summary, indent=2, allow_nan=False))
+        return
+    click.echo(f"{results.series.name} (%)\n\n{summary_table(results).as_text()}\n\nreport: {path}")
+
+
+def _numbers(indices: object) -> dict[str, float | None]:
+    names = ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt")
+    return {name: getattr(indices, name) for name in names}

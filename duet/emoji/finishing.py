@@ -1,0 +1,103 @@
+"""What happens to a composed picture: light, blur, print, drying paint. Nothing moves.
+
+Every finish is a function ``(rng, image, pool) -> image`` on ``(size, size, 3)`` uint8 RGB.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+
+from duet.emoji import packages
+from duet.emoji.backgrounds import Rng, noise_crop
+from duet.emoji.glyphs import Image, as_uint8
+from duet.emoji.vocabulary import Pool
+
+
+def camera(rng: Rng, image: Image, pool: Pool) -> Image:
+    """Exposure, contrast, white balance, a light falloff, and blur in one picture of three."""
+    size = image.shape[0]
+    gain = rng.uniform(0.8, 1.15) * (1 + rng.uniform(-0.06, 0.06, 3))
+    contrast = rng.uniform(0.85, 1.15)
+    lit = (image.astype(np.float32) - 128) * np.float32(contrast) + 128
+    lit *= gain.astype(np.float32)
+    slope_x, slope_y = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
+    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    lit *= (1 + slope_x * ramp[None, :] + slope_y * ramp[:, None])[..., None]
+    result = as_uint8(lit)
+    if rng.random() < 0.33:
+        result = _blurred(result, rng.uniform(0.4, 1.0))
+    return sensor_noise(rng, result, pool, 2.0)
+
+
+def sensor_noise(
+    rng: Rng, image: Image, pool: Pool, deviation: float, *, colour: float = 0.0
+) -> Image:
+    """Add noise of the given deviations, grey levels: the same and a separate one per channel."""
+    size = image.shape[0]
+    noise: np.ndarray = noise_crop(rng, size, pool, "grain")[..., None] * np.float32(deviation)
+    if colour:
+        channels = [noise_crop(rng, size, pool, "grain") for _ in range(3)]
+        noise = noise + np.stack(channels, axis=2) * np.float32(colour)
+    return as_uint8(image + noise)
+
+
+def _blurred(image: Image, sigma: float) -> Image:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
+
+
+def printed(rng: Rng, image: Image, pool: Pool) -> Image:
+    """Ink on pulp: fewer tones, faded or strong inks, a dot screen over the shadows."""
+    size = image.shape[0]
+    ink = np.clip(
+        (image.astype(np.float32) - 128) * np.float32(rng.uniform(0.95, 1.25)) + 128, 0, 255
+    )
+    if rng.random() < 0.4:
+        y, x = np.ogrid[0:size, 0:size]
+        pitch = rng.uniform(3.0, 5.0)
+        dots = np.sin(x * 2 * np.pi / pitch) * np.sin(y * 2 * np.pi / pitch)
+        ink -= (dots > 0.3).astype(np.float32)[..., None] * np.float32(rng.uniform(8, 22))
+    tint = np.array([1.0, 0.97, 0.9]) * rng.uniform(0.88, 1.0) + rng.uniform(-0.03, 0.03, 3)
+    result = as_uint8(ink * tint.astype(np.float32))
+    if rng.random() < 0.25:
+        result = _blurred(result, rng.uniform(0.4, 0.8))
+    return result
+
+
+def dried(rng: Rng, image: Image, pool: Pool) -> Image:
+    """Watercolour: pigment gathers in clouds, the paper's grain shows through."""
+    cloud = noise_crop(rng, image.shape[0], pool, "cloud")
+    grain = noise_crop(rng, image.shape[0], pool, "grain")
+    white = 255 - image.astype(np.float32)
+    strength = np.clip(0.95 + 0.14 * cloud + 0.05 * grain, 0.4, 1.4)[..., None]
+    painted = 255 - white * strength * np.float32(rng.uniform(0.85, 1.1))
+    return as_uint8(painted + 3 * grain[..., None])
+
+
+def graphite(rng: Rng, image: Image, pool: Pool) -> Image:
+    """Pencil: nearly grey, the stroke breaks on the paper's grain."""
+    grain = noise_crop(rng, image.shape[0], pool, "grain")
+    white = 250 - image.astype(np.float32)
+    pressure = np.clip(rng.uniform(0.75, 1.05) + 0.16 * grain, 0.2, 1.3)[..., None].astype(
+        np.float32
+    )
+    return as_uint8(250 - white * pressure)
+
+
+@functools.cache
+def albumentations_functional() -> Any:
+    """Return albumentations' pure pixel functions (every parameter explicit, no global state).
+
+    Raises:
+        MissingExtraError: albumentations is not installed.
+    """
+    # Otherwise the import asks PyPI for a newer version; duet never goes online by itself.
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    packages.require(["albumentations"])
+    from albumentations.augmentations.pixel import functional
+
+    return functional

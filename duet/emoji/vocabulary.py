@@ -1,0 +1,127 @@
+"""Which emoji stand for which class: plain tables of Unicode codepoints, no drawing.
+
+Codepoints are lower-case hexadecimal joined by ``-`` and written without the variation selector
+U+FE0F except inside joined sequences (the file names of Twemoji; `glyphs` knows OpenMoji's).
+
+`seen` emoji appear in every split. `held` emoji appear in val and test only, when the series is
+built with ``variants="own"``. Emoji that one of the two artworks draws as another thing are left
+out (a laptop is no tvmonitor, a goat no sheep); classes with one fitting emoji hold none out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Pool = Literal["train", "eval"]
+"""Where glyphs and background crops come from: the training side or the val/test side."""
+
+Variants = Literal["own", "shared"]
+"""``own``: val and test also use held-out emoji and other backgrounds; ``shared``: as training."""
+
+HELD_SHARE = 0.4
+"""Probability that a val/test object of a class with held-out emoji is drawn from those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emoji:
+    """The emoji of one class."""
+
+    seen: tuple[str, ...]
+    held: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Class names in index order with their emoji, and emoji that are no class at all."""
+
+    emoji: Mapping[str, Emoji]
+    clutter: Emoji = field(default_factory=lambda: Emoji(seen=()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names; the position is the index in the label files."""
+        return tuple(self.emoji)
+
+
+def _emoji(seen: str, held: str = "") -> Emoji:
+    return Emoji(tuple(seen.split()), tuple(held.split()))
+
+
+VOC: Mapping[str, Emoji] = {
+    "aeroplane": _emoji("2708 1f6e9 1f6eb", "1f6ec"),
+    "bicycle": _emoji("1f6b2"),
+    "bird": _emoji("1f426 1f986 1f9a2 1f989 1f427 1f424", "1fabf 1f426-200d-2b1b 1f425"),
+    "boat": _emoji("26f5 1f6e5 1f6f6 1f6a2", "1f6a4 1f6f3"),
+    "bottle": _emoji("1f37e 1f37c 1f9f4", "1f376"),
+    "bus": _emoji("1f68c 1f68d", "1f68e 1f690"),
+    "car": _emoji("1f697 1f698 1f699 1f695", "1f693 1f696 1f6fb"),
+    "cat": _emoji("1f408 1f431", "1f408-200d-2b1b"),
+    "chair": _emoji("1fa91 1f4ba"),
+    "cow": _emoji("1f404 1f42e 1f402", "1f403"),
+    "diningtable": _emoji("1f37d"),
+    "dog": _emoji("1f415 1f436 1f429", "1f9ae 1f415-200d-1f9ba"),
+    "horse": _emoji("1f40e 1f434", "1f3a0"),
+    "motorbike": _emoji("1f3cd 1f6f5"),
+    "person": _emoji(
+        "1f9cd 1f6b6 1f3c3 1f9cd-1f3fb 1f9cd-1f3fe 1f6b6-1f3fd 1f468 1f469 1f467",
+        "1f9cd-1f3fd 1f9cd-200d-2640-fe0f 1f3c3-1f3ff 1f474 1f477 1f46e",
+    ),
+    "pottedplant": _emoji("1fab4"),
+    "sheep": _emoji("1f411 1f40f"),
+    "sofa": _emoji("1f6cb"),
+    "train": _emoji("1f686 1f682 1f683 1f684", "1f685 1f68a"),
+    "tvmonitor": _emoji("1f4fa 1f5a5"),
+}
+"""The PASCAL VOC names, in their usual (alphabetical) order."""
+
+# Neither one of the 20 classes nor one of the 60 pretraining classes: a detector pretrained on
+# `mixed` must not have learned that these are things to find.
+CLUTTER = _emoji(
+    "2764 2b50 2709 1f4cd 1f4ce 26a1 1f525 1f4a7 1f48e 1f48d 1f56f 1f512 1f319 2601 1f3b2 1f9e9",
+    "1f9b4 1f9e6 1f9f9 1f9f1 1fa93 1fa9c 1f41a 1f34b 1f95d 1f954 1f9c5 1fa9d 1fab6 1f9f2 1faa8",
+)
+
+MAIN = Vocabulary(VOC, CLUTTER)
+"""The 20 classes of the incremental series."""
+
+_PRETRAINING = {
+    # food
+    "apple": "1f34e", "banana": "1f34c", "grapes": "1f347", "watermelon": "1f349",
+    "strawberry": "1f353", "cherries": "1f352", "pineapple": "1f34d", "carrot": "1f955",
+    "corn": "1f33d", "broccoli": "1f966", "avocado": "1f951", "aubergine": "1f346",
+    "mushroom": "1f344", "bread": "1f35e", "cheese": "1f9c0", "pizza": "1f355",
+    "hamburger": "1f354", "hot dog": "1f32d", "doughnut": "1f369", "ice cream": "1f366",
+    "cupcake": "1f9c1", "pretzel": "1f968",
+    # wild animals; none with the body of a dog, cat, horse or cow (fox, lion, zebra, giraffe, ...)
+    "elephant": "1f418", "turtle": "1f422", "whale": "1f40b", "octopus": "1f419",
+    "crab": "1f980", "snail": "1f40c", "butterfly": "1f98b", "bee": "1f41d", "frog": "1f438",
+    "kangaroo": "1f998", "crocodile": "1f40a", "snake": "1f40d", "fish": "1f41f",
+    "hedgehog": "1f994", "shark": "1f988", "spider": "1f577", "ladybird": "1f41e",
+    "squirrel": "1f43f",
+    # plants, none in a pot
+    "sunflower": "1f33b", "rose": "1f339", "maple leaf": "1f341", "fir tree": "1f332",
+    # things; no vehicle, furniture, screen or bottle
+    "key": "1f511", "hammer": "1f528", "scissors": "2702", "umbrella": "2602",
+    "guitar": "1f3b8", "trumpet": "1f3ba", "football": "26bd", "basketball": "1f3c0",
+    "gift": "1f381", "backpack": "1f392", "alarm clock": "23f0", "light bulb": "1f4a1",
+    "top hat": "1f3a9", "glasses": "1f453", "crown": "1f451", "bell": "1f514",
+}  # fmt: skip
+
+PRETRAINING = Vocabulary({name: Emoji((code,)) for name, code in _PRETRAINING.items()})
+"""Sixty classes that share no emoji with `MAIN`, for training a first detector."""
+
+_FIRST, _OTHER = tuple(VOC)[:10], tuple(VOC)[10:]
+
+FOCI: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "none": {},
+    "2-phase": {"flat": _FIRST, "comic": _OTHER},
+    "4-phase": {
+        "flat": tuple(VOC)[:3],
+        "comic": tuple(VOC)[3:6],
+        "watercolor": tuple(VOC)[6:13],
+        "night": tuple(VOC)[13:],
+    },
+}
+"""Per protocol and domain: classes of which every *training* scene holds at least one."""

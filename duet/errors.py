@@ -1,0 +1,90 @@
+"""Errors that users see: what is wrong, where, and what to do about it.
+
+Every error that `duet` raises on purpose is a `DuetError`. The command line prints it as one
+paragraph and exits with the class's `exit_code`; a traceback therefore always means a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+
+class DuetError(Exception):
+    """Something went wrong that the user can act on (exit code 1).
+
+    Args:
+        what: One sentence: what is wrong, with the value got and the value expected.
+        where: File, key or tensor concerned.
+        remedy: What the user can do now.
+    """
+
+    exit_code: ClassVar[int] = 1
+    kind: ClassVar[str] = "runtime"
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        advice = f"\n  {self.remedy}" if self.remedy else ""
+        return f"{place}{self.what}{advice}"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the error as JSON-ready data for `--json`."""
+        return {
+            "error": self.kind,
+            "message": self.what,
+            "where": self.where,
+            "suggestion": self.remedy,
+            "exit_code": self.exit_code,
+        }
+
+
+class ConfigError(DuetError):
+    """A command line or configuration value is wrong (exit code 2)."""
+
+    exit_code = 2
+    kind = "config"
+
+
+class DataError(DuetError):
+    """Images, labels or a series cannot be used (exit code 3)."""
+
+    exit_code = 3
+    kind = "data"
+
+
+class ModelError(DuetError):
+    """Weights, task vectors or models cannot be used (exit code 4)."""
+
+    exit_code = 4
+    kind = "model"
+
+
+class MissingExtraError(DuetError):
+    """An optional package is not installed (exit code 5)."""
+
+    exit_code = 5
+    kind = "missing-extra"
+
+
+class GateError(DuetError):
+    """A quality gate that the user asked for was not met (exit code 6)."""
+
+    exit_code = 6
+    kind = "gate"
+
+
+def together(problems: Sequence[str], *, summary: str) -> str:
+    """Join all problems of one input into the `what` of a single error."""
+    listed = "".join(f"\n  - {problem}" for problem in problems)
+    return f"{summary} ({len(problems)} problem{'s' if len(problems) != 1 else ''}):{listed}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``", did you mean 'x'?"`` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,251 @@
+"""RI, GI, PI and what follows from them: pure functions over the stage matrix.
+
+| index | per pair | source |
+|---|---|---|
+| RI_i | R[T, D_i[C_i]] / R[i, D_i[C_i]] | DuET (ICCV 2025) eq. 17 |
+| GI_ij | R[j, D_i[U_i]] / mAP50 of a reference trained only on D_i[U_i] | DuET eq. 18, suppl. A |
+| PI_j | R[j, D_j[C_j]] / mAP50 of a reference trained only on D_j[C_j] | ours |
+| RAI | (RI + GI) / 2 of the averages | DuET |
+| H | harmonic mean of the average RI, GI and PI | ours |
+| forgetting | mean over i < T of max_{i<=l<T} R[l, D_i[C_i]] - R[T, .] | Chaudhry, ECCV 2018 |
+| BWT | mean over i < T of R[T, D_i[C_i]] - R[i, D_i[C_i]] | Lopez-Paz, NeurIPS 2017 |
+
+R[j, .] is the deployed (merged) model after stage j. mAP50 and ratios are fractions; ratios may
+exceed 1 and are never clamped. RI's denominator is R[i, .] itself: it needs no extra model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from duet.errors import DataError
+from duet.evaluation.matrix import References, Slice, StageMatrix, slice_title
+from duet.evaluation.pairs import Pair, SeriesSteps, gi_pairs, pi_pairs, ri_pairs
+
+
+@dataclass(frozen=True)
+class Term:
+    """One ratio with both of its sides.
+
+    Attributes:
+        stage: Stage of the model in the numerator, 1..T.
+        increment: Increment i whose domain is meant, 1..T.
+        domain: Name of D_i.
+        classes: Class set of both sides.
+        numerator: mAP50 fraction of the model.
+        denominator: mAP50 fraction of what it is compared with; above 0.
+        compared_with: The denominator in words.
+    """
+
+    stage: int
+    increment: int
+    domain: str
+    classes: tuple[str, ...]
+    numerator: float
+    denominator: float
+    compared_with: str
+
+    @property
+    def ratio(self) -> float:
+        """``numerator / denominator``, unclamped."""
+        return self.numerator / self.denominator
+
+
+@dataclass(frozen=True)
+class Indices:
+    """All indices of one method; None where the series defines no pair.
+
+    Attributes:
+        ri: Average retention index, a fraction (1 = nothing lost).
+        gi: Average generalisation index, a fraction.
+        pi: Average plasticity index, a fraction.
+        rai: Mean of ``ri`` and ``gi``.
+        h: Harmonic mean of ``ri``, ``gi`` and ``pi``.
+        forgetting: Mean drop from the best earlier value, in mAP50 (0.1 = 10 points lost).
+        bwt: Mean change since the classes were learned, in mAP50 (negative = lost).
+        ri_terms: One term per RI pair.
+        gi_terms: One term per GI pair.
+        pi_terms: One term per PI pair.
+        left_out: Why a pair of the protocol has no term, one sentence each.
+    """
+
+    ri: float | None
+    gi: float | None
+    pi: float | None
+    rai: float | None
+    h: float | None
+    forgetting: float | None
+    bwt: float | None
+    ri_terms: tuple[Term, ...]
+    gi_terms: tuple[Term, ...]
+    pi_terms: tuple[Term, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def compute_indices(
+    series: SeriesSteps,
+    matrix: StageMatrix,
+    references: References | None,
+    *,
+    without_truth: Collection[Slice] = (),
+) -> Indices:
+    """Compute every index of one method.
+
+    Args:
+        series: (domain, classes) per increment, in order.
+        matrix: mAP50 of the deployed model after every stage; see `pairs.cells_needed`.
+        references: mAP50 per `pairs.reference_slices`; None when no references were trained, which
+            leaves GI and PI out.
+        without_truth: Slices that cannot be measured because the domain holds no labelled object
+            of these classes; their pairs are left out and named in `Indices.left_out`.
+
+    Raises:
+        DataError: A cell or a reference is missing, or a denominator is 0.
+    """
+    nothing = {(domain, frozenset(classes)) for domain, classes in without_truth}
+    left_out: list[str] = []
+
+    def measurable(name: str, pairs: Sequence[Pair]) -> list[Pair]:
+        kept = [pair for pair in pairs if (pair.domain, frozenset(pair.classes)) not in nothing]
+        left_out.extend(
+            f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}: no labelled object there"
+            for pair in pairs
+            if pair not in kept
+        )
+        return kept
+
+    retained = measurable("RI", ri_pairs(series))
+    ri_terms = tuple(_retention(matrix, pair) for pair in retained)
+    gi_terms: tuple[Term, ...] = ()
+    pi_terms: tuple[Term, ...] = ()
+    if references is None:
+        left_out.append("GI and PI: no reference models were trained")
+    else:
+        find = _finder(references)
+        gi = measurable("GI", gi_pairs(series))
+        gi_terms = tuple(_against_reference(matrix, pair, find) for pair in gi)
+        pi = measurable("PI", pi_pairs(series))
+        pi_terms = tuple(_against_reference(matrix, pair, find) for pair in pi)
+    return _assemble(
+        ri_terms, gi_terms, pi_terms,
+        forgetting=mean([forgetting(matrix, pair) for pair in retained]),
+        bwt=mean([term.numerator - term.denominator for term in ri_terms]),
+        left_out=tuple(left_out),
+    )  # fmt: skip
+
+
+def ratio(numerator: float, denominator: float, *, what: str) -> float:
+    """Return ``numerator / denominator``, unclamped.
+
+    Raises:
+        DataError: The denominator is 0.
+    """
+    if denominator <= 0:
+        raise DataError(
+            f"the index is not defined: its denominator, {what}, is {denominator:g}",
+            remedy="that model learned nothing; train it longer or check its images and labels",
+        )
+    return numerator / denominator
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Return the arithmetic mean, or None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+def rai(ri: float | None, gi: float | None) -> float | None:
+    """Return the mean of retention and generalisation, or None when one of them is undefined."""
+    return None if ri is None or gi is None else (ri + gi) / 2
+
+
+def harmonic_mean(values: Sequence[float | None]) -> float | None:
+    """Return the harmonic mean; 0 when one value is 0, None when one is undefined."""
+    known = [value for value in values if value is not None]
+    if not values or len(known) < len(values):
+        return None
+    if any(value == 0 for value in known):
+        return 0.0
+    return len(known) / sum(1 / value for value in known)
+
+
+def forgetting(matrix: StageMatrix, pair: Pair) -> float:
+    """Return the drop of D_i[C_i] from its best value at stages i..T-1 to stage T = ``pair.stage``.
+
+    Negative when the final model is better than every earlier one (Chaudhry et al., ECCV 2018).
+    """
+    earlier = [matrix.get(stage, *pair.slice) for stage in range(pair.increment, pair.stage)]
+    return max(earlier) - matrix.get(*pair.cell)
+
+
+def _retention(matrix: StageMatrix, pair: Pair) -> Term:
+    return _term(
+        pair,
+        matrix.get(*pair.cell),
+        matrix.get(pair.increment, *pair.slice),
+        f"the model after stage {pair.increment}",
+    )
+
+
+def _against_reference(matrix: StageMatrix, pair: Pair, find: Callable[[Slice], float]) -> Term:
+    return _term(
+        pair,
+        matrix.get(*pair.cell),
+        find(pair.slice),
+        f"a model trained only on {slice_title(*pair.slice)}",
+    )
+
+
+def _term(pair: Pair, numerator: float, denominator: float, compared_with: str) -> Term:
+    ratio(
+        numerator,
+        denominator,
+        what=f"the mAP50 of {compared_with} on {slice_title(*pair.slice)}",
+    )
+    return Term(
+        pair.stage, pair.increment, pair.domain, pair.classes,
+        numerator, denominator, compared_with,
+    )  # fmt: skip
+
+
+def _finder(references: Mapping[Slice, float]) -> Callable[[Slice], float]:
+    known = {(domain, frozenset(classes)): value for (domain, classes), value in references.items()}
+
+    def find(wanted: Slice) -> float:
+        key = (wanted[0], frozenset(wanted[1]))
+        if key not in known:
+            raise DataError(
+                f"no reference model for {slice_title(*wanted)}",
+                remedy="train one on this slice only, or pass references=None to leave GI and PI "
+                "out",
+            )
+        return known[key]
+
+    return find
+
+
+def _assemble(
+    ri_terms: tuple[Term, ...],
+    gi_terms: tuple[Term, ...],
+    pi_terms: tuple[Term, ...],
+    *,
+    forgetting: float | None,
+    bwt: float | None,
+    left_out: tuple[str, ...],
+) -> Indices:
+    ri = mean([term.ratio for term in ri_terms])
+    gi = mean([term.ratio for term in gi_terms])
+    pi = mean([term.ratio for term in pi_terms])
+    return Indices(
+        ri=ri,
+        gi=gi,
+        pi=pi,
+        rai=rai(ri, gi),
+        h=harmonic_mean((ri, gi, pi)),
+        forgetting=forgetting,
+        bwt=bwt,
+        ri_terms=ri_terms,
+        gi_terms=gi_terms,
+        pi_terms=pi_terms,
+        left_out=left_out,
+    )

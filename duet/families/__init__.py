@@ -1,0 +1,1 @@
+"""Detector families: the only code that knows an engine. See `protocol` and `table`."""

@@ -1,0 +1,1 @@
+"""Ultralytics YOLO with one-to-many `Detect` heads."""

@@ -1,0 +1,181 @@
+"""The YOLO family: states in, trained states and detectors out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from duet.detections import Detections
+from duet.errors import ModelError
+from duet.families.protocol import Progress
+from duet.families.table import FAMILIES
+from duet.families.yolo import engine
+from duet.families.yolo.build import (
+    inference_model,
+    initial_part,
+    split_roles,
+    trained_state,
+)
+from duet.families.yolo.predict import batches, predict_images
+from duet.files import write_json
+from duet.increments.state import DetectorState, HeadPart
+from duet.training.job import Job, read_state, write_state
+from duet.vectors.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class YoloDetector:
+    """A YOLO detector in memory (`duet.families.protocol.Detector`)."""
+
+    module: nn.Module
+    state: DetectorState
+    image_size: int
+    batch: int = 32
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        *,
+        confidence: float = 0.001,
+        iou: float = 0.7,
+        limit: int = 300,
+    ) -> list[Detections]:
+        """Detect on BGR uint8 images of any size."""
+        found: list[Detections] = []
+        for group in batches(images, self.batch):
+            found += predict_images(
+                self.module, group, self.state.labels,
+                size=self.image_size, confidence=confidence, iou=iou, limit=limit,
+            )  # fmt: skip
+        return found
+
+
+@dataclass(frozen=True)
+class YoloFamily:
+    """See `duet.families.protocol.Family`."""
+
+    name: str = "yolo"
+    licence: str = FAMILIES["yolo"].licence
+
+    def start_state(
+        self, tensors: Tensors, *, architecture: str, head: str, classes: Sequence[str], increment: str, seed: int
+    ) -> DetectorState:
+        """Return θ_0 with a head part for ``classes``: towers kept, class rows fresh."""
+        roles = split_roles(tensors, head)
+        own = initial_part(tensors, head, len(classes), seed=seed, architecture=architecture)
+        part = HeadPart(tuple(classes), own, increment)
+        return DetectorState(self.name, architecture, head, roles.shared, roles.buffers, (part,))
+
+    def grow(
+        self, state: DetectorState, *, classes: Sequence[str], increment: str, seed: int, source: Tensors | None
+    ) -> DetectorState:
+        """Append a head part whose towers start as the last part's (or as ``source``'s)."""
+        prefix = f"model.{_head_index(state)}."
+        last = {prefix + name: tensor for name, tensor in state.parts[-1].tensors.items()}
+        stock = dict(source) if source is not None else {**state.shared, **state.buffers, **last}
+        own = initial_part(stock, state.head, len(classes), seed=seed, architecture=state.architecture)
+        part = HeadPart(tuple(classes), own, increment)
+        return replace(state, parts=(*state.parts, part))
+
+    def recast(self, state: DetectorState, head: str) -> DetectorState:
+        """Return a one-increment state in another head form: the same tensors, other owners."""
+        if len(state.parts) != 1:
+            raise ModelError(
+                f"a detector with {len(state.parts)} increments keeps its head form '{state.head}'"
+            )
+        prefix = f"model.{_head_index(state)}."
+        own = {prefix + name: tensor for name, tensor in state.parts[0].tensors.items()}
+        roles = split_roles({**state.shared, **state.buffers, **own}, head)
+        part = replace(state.parts[0], tensors=roles.own)
+        return DetectorState(
+            state.family, state.architecture, head, roles.shared, roles.buffers, (part,)
+        )
+
+    def shared_of(self, tensors: Tensors, head: str) -> Tensors:
+        """Return θ_0's shared trainable tensors under a head form."""
+        return split_roles(tensors, head).shared
+
+    def train(self, folder: Path, progress: Progress) -> None:
+        """Run one job (see `duet.training.job`) in this process."""
+        from duet.families.yolo.trainer import CHECKPOINT, JOB_VARIABLE, IncrementTrainer, engine_overrides
+        from duet.training.job import read_job
+
+        job = read_job(folder)
+        engine.set_threads(job.schedule.threads)
+        os.environ[JOB_VARIABLE] = str(folder)
+        trainer = IncrementTrainer(overrides=engine_overrides(job, folder))
+        engine.set_threads(job.schedule.threads)
+        began = time.perf_counter()
+        trainer.add_callback("on_train_batch_end", _reporter(progress))
+        trainer.train()
+        trained = trained_state(trainer.ema.ema, trainer.start)
+        write_state(folder / "trained.safetensors", restore_frozen(trained, trainer.start, job))
+        outcome = {
+            "images_seen": trainer.images_seen,
+            "seconds": round(time.perf_counter() - began, 3),
+            "history": trainer.history,
+        }
+        write_json(folder / "outcome.json", outcome)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def detector(self, state: DetectorState, *, image_size: int, device: str = "cpu") -> YoloDetector:
+        """Build a detector for inference, BatchNorm folded into the convolutions."""
+        module = inference_model(state).to(device).fuse(verbose=False)
+        return YoloDetector(module.requires_grad_(False), state, image_size)
+
+
+FAMILY = YoloFamily()
+
+
+def restore_frozen(trained: DetectorState, start: DetectorState, job: Job) -> DetectorState:
+    """Put back, bit for bit, what the job was not allowed to change.
+
+    The EMA mixes every tensor with itself, and (1 − d)·x + d·x is not x in floating point.
+    """
+    if job.phase == "base":
+        return trained
+    shared, buffers = trained.shared, trained.buffers
+    if job.phase == "refit" or job.trunk == "frozen":
+        shared, buffers = start.shared, start.buffers
+    elif job.head == "towers":
+        box = f"model.{_head_index(start)}.cv2."
+        shared = {k: start.shared[k] if k.startswith(box) else v for k, v in shared.items()}
+        buffers = {k: start.buffers[k] if k.startswith(box) else v for k, v in buffers.items()}
+    old = trained.parts[:-1] if job.old_part == "trained" else start.parts[:-1]
+    return replace(trained, shared=shared, buffers=buffers, parts=(*old, trained.parts[-1]))
+
+
+def _head_index(state: DetectorState) -> int:
+    """Return the layer number of the head: the DFL constant is a shared tensor of it."""
+    for name in state.shared:
+        if name.endswith(".dfl.conv.weight"):
+            return int(name.split(".")[1])
+    raise ModelError("the state holds no Detect head with box distributions")
+
+
+def _reporter(progress: Progress) -> Any:
+    """Return an engine callback that reports each step, also after a resume."""
+    done = 0
+
+    def report(trainer: Any) -> None:
+        nonlocal done
+        steps = len(trainer.train_loader)
+        done = max(done + 1, trainer.epoch * steps + 1)
+        progress(
+            {
+                "epoch": trainer.epoch + 1,
+                "epochs": trainer.epochs,
+                "done": done,
+                "total": trainer.epochs * steps,
+                "loss": round(float(trainer.loss) / trainer.batch_size, 4),
+            }
+        )
+
+    return report

@@ -1,0 +1,267 @@
+"""From tensors to modules and back: which tensor belongs to whom, and which module carries it.
+
+Roles of a YOLO detector's tensors (method.md section 7: told by the family, never by shape):
+trainable shared tensors are merged, BatchNorm statistics of shared layers are fused, and each
+increment's own head tensors are kept as they are. What is an increment's own depends on the form:
+the last class convolutions (`rows`), the class towers (`towers`), or the head (`parallel`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from duet.errors import ModelError, together
+from duet.families.yolo.engine import prepare
+
+prepare()
+
+from ultralytics.nn.modules.head import Detect  # noqa: E402  (the engine must be tamed first)
+from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+
+from duet.families.yolo.heads import (  # noqa: E402
+    GroupedTowers,
+    ParallelDetect,
+    TrainingDetect,
+    resize_classes,
+)
+from duet.increments.state import DetectorState, HeadPart  # noqa: E402
+from duet.vectors.tensors import Tensors  # noqa: E402
+
+OWN = {
+    "rows": re.compile(r"cv3\.\d+\.2\."),
+    "towers": re.compile(r"cv3\."),
+    "parallel": re.compile(r"cv[23]\."),
+}
+STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A stock detector's tensors by role, in the engine's names.
+
+    Attributes:
+        shared: Trainable tensors that increments share (float32).
+        buffers: BatchNorm statistics and counters of the shared layers.
+        own: The head part, named relative to the head (``cv3.0.2.weight``).
+    """
+
+    shared: Tensors
+    buffers: Tensors
+    own: Tensors
+
+
+def split_roles(tensors: Tensors, form: str) -> Roles:
+    """Split the state of a stock one-increment detector by role; every tensor lands exactly once."""
+    prefix = head_prefix(tensors)
+    shared, buffers, own = {}, {}, {}
+    for name, tensor in tensors.items():
+        local = name.removeprefix(prefix)
+        if local != name and OWN[form].match(local):
+            own[local] = tensor
+        elif STATISTIC.search(name):
+            buffers[name] = tensor
+        else:
+            shared[name] = tensor
+    return Roles(shared, buffers, own)
+
+
+def head_prefix(tensors: Tensors) -> str:
+    """Return the name prefix of the head, e.g. ``model.23.``: the last numbered layer."""
+    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("model."))
+    return f"model.{last}."
+
+
+def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
+    """Build a stock detector whose class towers are ``width`` channels wide.
+
+    The engine ties the tower width to the class count (max(ch0, min(nc, 100))), which would make
+    heads of different increments incompatible; here the pretrained detector decides it.
+
+    Raises:
+        ModelError: The engine knows no such architecture, or it has another kind of head.
+    """
+    known = re.fullmatch(r"yolo(v?\d+)[nslmxtce](6|-p2|-p6)?\.yaml", architecture)
+    if known is None:
+        raise ModelError(
+            f"unknown YOLO architecture '{architecture}'", remedy="for example yolo11n.yaml"
+        )
+    try:
+        model = DetectionModel(architecture, nc=width, verbose=False)
+    except FileNotFoundError as error:
+        raise ModelError(f"unknown YOLO architecture '{architecture}'") from error
+    head = model.model[-1]
+    if type(head) is not Detect or head.cv3[0][-1].in_channels != width:
+        raise ModelError(
+            f"{architecture} has a {type(head).__name__} head with class towers of "
+            f"{head.cv3[0][-1].in_channels} channels, expected a plain Detect with {width}",
+            remedy="use a one-to-many detector such as yolov8 or yolo11",
+        )
+    resize_classes(head, classes)
+    model.nc, model.yaml["nc"] = classes, classes
+    return model
+
+
+def tower_width(part: Mapping[str, torch.Tensor]) -> int:
+    """Return the channels that enter the last class convolution."""
+    return int(part["cv3.0.2.weight"].shape[1])
+
+
+def initial_part(tensors: Tensors, form: str, classes: int, *, seed: int, architecture: str) -> Tensors:
+    """Return a fresh head part: towers as in ``tensors``, class rows new.
+
+    Args:
+        tensors: State of a stock detector to start from (θ_0's or the previous increment's).
+        form: Head form.
+        classes: How many classes the part detects.
+        seed: Of the random rows; the bias starts at the engine's prior.
+        architecture: Architecture file of the engine.
+    """
+    roles = split_roles(tensors, form)
+    prefix = head_prefix(tensors)
+    width = int(tensors[f"{prefix}cv3.0.2.weight"].shape[1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = stock_model(architecture, classes, width)
+    head = model.model[-1]
+    biases = [tower[-1].bias.clone() for tower in head.cv2]
+    head.bias_init()
+    for tower, bias in zip(head.cv2, biases, strict=True):
+        tower[-1].bias.data.copy_(bias)
+    fresh = {k: v.detach().clone() for k, v in head.state_dict().items()}
+    rows = OWN["rows"]
+    return {
+        name: fresh[name] if rows.match(name) else tensor.clone()
+        for name, tensor in roles.own.items()
+    }
+
+
+def inference_model(state: DetectorState) -> DetectionModel:
+    """Build the detector of a state for inference: stock where one head suffices.
+
+    Raises:
+        ModelError: Tensors are missing, unexpected or of another shape (all named).
+    """
+    first, *others = state.parts
+    model = stock_model(state.architecture, len(first.classes), tower_width(first.tensors))
+    _load(model, state, first)
+    head = model.model[-1]
+    if others and state.head == "rows":
+        _join_rows(head, state.parts)
+    elif others:
+        heads = [head, *(_head_with(head, part) for part in others)]
+        if state.head == "towers":
+            head.cv3 = nn.ModuleList(
+                GroupedTowers([one.cv3[level] for one in heads]) for level in range(head.nl)
+            )
+            head.nc = sum(one.nc for one in heads)
+            head.no = head.nc + 4 * head.reg_max
+        else:
+            model.model[-1] = ParallelDetect.of(heads)
+    _set_classes(model, state.labels.names)
+    return model.eval()
+
+
+def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> DetectionModel:
+    """Build the detector of a state for training its last part.
+
+    Args:
+        state: The part to train comes last.
+        mask_old: The detector loss sees only the new classes.
+        run_old: Also compute the old parts' outputs.
+    """
+    *old, new = state.parts
+    model = stock_model(state.architecture, len(new.classes), tower_width(new.tensors))
+    _load(model, state, new)
+    if old:
+        head = model.model[-1]
+        sizes = [len(part.classes) for part in state.parts]
+        olds = [] if state.head == "rows" else [_head_with(head, part) for part in old]
+        if state.head == "rows":
+            _join_rows(head, state.parts)
+        model.model[-1] = TrainingDetect.of(
+            head, state.head, olds, sizes, mask_old=mask_old, run_old=run_old
+        )
+    names = new.classes if mask_old else state.labels.names
+    _set_classes(model, names)
+    return model
+
+
+def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
+    """Read the state back from a trained `training_model`, float32 on the CPU.
+
+    Old parts come from ``start`` unless the model trained them as rows of one head.
+    """
+    tensors = {k: v.detach().float().cpu().clone() if v.is_floating_point() else v.cpu().clone()
+               for k, v in model.state_dict().items()}  # fmt: skip
+    prefix = head_prefix(tensors)
+    sizes = [len(part.classes) for part in start.parts]
+    old = list(start.parts[:-1])
+    if start.head == "rows" and old:
+        old = [
+            HeadPart(part.classes, _rows(tensors, prefix, sizes, index), part.increment)
+            for index, part in enumerate(old)
+        ]
+        tensors |= {prefix + k: v for k, v in _rows(tensors, prefix, sizes, len(sizes) - 1).items()}
+    stock = {k: v for k, v in tensors.items() if ".old_towers." not in k and ".old_heads." not in k}
+    roles = split_roles(stock, start.head)
+    new = HeadPart(start.parts[-1].classes, roles.own, start.parts[-1].increment)
+    return DetectorState(
+        start.family, start.architecture, start.head, roles.shared, roles.buffers, (*old, new)
+    )
+
+
+def _rows(tensors: Tensors, prefix: str, sizes: list[int], index: int) -> Tensors:
+    begin = sum(sizes[:index])
+    return {
+        name.removeprefix(prefix): tensor[begin : begin + sizes[index]].clone()
+        for name, tensor in tensors.items()
+        if OWN["rows"].match(name.removeprefix(prefix)) and name.startswith(prefix)
+    }
+
+
+def _join_rows(head: Detect, parts: tuple[HeadPart, ...]) -> None:
+    resize_classes(head, sum(len(part.classes) for part in parts))
+    for level, tower in enumerate(head.cv3):
+        for kind in ("weight", "bias"):
+            rows = torch.cat([part.tensors[f"cv3.{level}.2.{kind}"] for part in parts])
+            getattr(tower[-1], kind).data.copy_(rows)
+
+
+def _head_with(head: Detect, part: HeadPart) -> Detect:
+    """Return a copy of a stock head that carries another increment's part."""
+    import copy
+
+    other = copy.deepcopy(head)
+    resize_classes(other, len(part.classes))
+    own = {name: tensor for name, tensor in other.state_dict().items() if name in part.tensors}
+    other.load_state_dict({**own, **part.tensors}, strict=False)
+    return other
+
+
+def _load(model: DetectionModel, state: DetectorState, part: HeadPart) -> None:
+    prefix = f"model.{len(model.model) - 1}."
+    tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in part.tensors.items()}}
+    expected = model.state_dict()
+    problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
+    problems += [f"unexpected: {name}" for name in tensors.keys() - expected.keys()]
+    problems += [
+        f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise ModelError(
+            together(sorted(problems)[:20], summary=f"tensors do not fit {state.architecture}"),
+            remedy="the file belongs to another architecture or is damaged",
+        )
+    model.load_state_dict(tensors)
+
+
+def _set_classes(model: DetectionModel, names: tuple[str, ...]) -> None:
+    model.names = dict(enumerate(names))
+    model.nc = model.yaml["nc"] = len(names)

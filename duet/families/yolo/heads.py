@@ -1,0 +1,203 @@
+"""Detect heads that hold several increments: for inference and for training.
+
+Three forms (issue A.5): `rows` is a stock `Detect` whose last convolutions hold the class rows of
+all increments; `towers` shares one box tower and runs one class tower per increment as grouped
+convolutions; `parallel` runs whole heads side by side. A detector with one increment is a stock
+`Detect` in every form.
+
+Shapes: B images, C classes, R bins per box side, A anchors, T increments.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.modules.head import Detect
+
+Raw = dict[str, torch.Tensor]
+
+
+class GroupedTowers(nn.Module):
+    """T class towers of one pyramid level as grouped convolutions, so that time follows FLOPs.
+
+    One after another, the towers measured 1.18x a plain head at T = 4; grouped, see
+    `tools/bench_latency.py`.
+
+    Args:
+        towers: T structurally equal `Sequential`s ending in a 1x1 `Conv2d` to the classes.
+    """
+
+    def __init__(self, towers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        chains = [_flatten(tower) for tower in towers]
+        count = len(chains)
+        first = chains[0][0]
+        # A dense first layer reads the shared input directly; a depth-wise one needs its own copy.
+        self.repeat = count if first.conv.groups > 1 else 1
+        hidden = [
+            _stack([chain[level] for chain in chains], shared_input=level == 0 and self.repeat == 1)
+            for level in range(len(chains[0]) - 1)
+        ]
+        self.hidden = nn.Sequential(*hidden)
+        self.logits, kept = _stack_logits([chain[-1] for chain in chains])
+        self.register_buffer("kept", kept, persistent=False)
+        self.all_kept = len(kept) == self.logits.out_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, channels, H, W)`` features to ``(B, C, H, W)`` logits of all increments."""
+        y = self.logits(self.hidden(x.repeat(1, self.repeat, 1, 1) if self.repeat > 1 else x))
+        return y if self.all_kept else y.index_select(1, self.kept)
+
+
+class ParallelDetect(Detect):  # type: ignore[misc]
+    """Whole heads side by side: anchors are concatenated, foreign classes score 0."""
+
+    @classmethod
+    def of(cls, heads: Sequence[Detect]) -> ParallelDetect:
+        """Join trained heads; the attributes that the engine sets on a head come from the first."""
+        self = _recast(copy.deepcopy(heads[0]), cls)
+        self.cv2, self.cv3 = nn.ModuleList(), nn.ModuleList()  # the engine reads both attributes
+        self.heads = nn.ModuleList(copy.deepcopy(head) for head in heads)
+        self.nc = sum(head.nc for head in heads)
+        self.no = self.nc + 4 * self.reg_max
+        return self
+
+    def forward(self, x: list[torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, Raw]:
+        """Return decoded ``(B, 4 + C, T A)``, with the raw outputs unless exporting."""
+        raws = [head.forward_head(x, **head.one2many) for head in self.heads]
+        decoded, start = [], 0
+        for head, raw in zip(self.heads, raws, strict=True):
+            head.stride, head.dynamic, head.xyxy = self.stride, self.dynamic, self.xyxy
+            scores = raw["scores"].sigmoid()
+            rest = self.nc - start - head.nc
+            padded = nn.functional.pad(scores, (0, 0, start, rest))
+            decoded.append(torch.cat((head._get_decode_boxes(raw), padded), 1))
+            start += head.nc
+        y = torch.cat(decoded, -1)
+        return y if self.export else (y, {"parts": raws})
+
+
+class TrainingDetect(Detect):  # type: ignore[misc]
+    """The head while an increment is trained: the loss sees the new part, old parts ride along.
+
+    Attributes:
+        form: ``rows``, ``towers`` or ``parallel``.
+        sizes: Class count of each increment, the new one last.
+        mask_old: The detector loss sees only the new classes (``old_negatives: mask``).
+        run_old: Compute the old outputs too (needed by distillation).
+    """
+
+    @classmethod
+    def of(
+        cls, head: Detect, form: str, old: Sequence[Detect], sizes: Sequence[int], *, mask_old: bool, run_old: bool
+    ) -> TrainingDetect:
+        """Wrap a stock head that carries the new part.
+
+        Args:
+            head: Stock head; for `rows` it holds the rows of all increments.
+            form: Head form.
+            old: Stock heads with the old parts (`towers`, `parallel`); empty for `rows`.
+            sizes: Class count of each increment, the new one last.
+            mask_old: See the class.
+            run_old: See the class.
+        """
+        self = _recast(head, cls)
+        self.form, self.sizes, self.mask_old, self.run_old = form, tuple(sizes), mask_old, run_old
+        self.old_towers = nn.ModuleList(item.cv3 for item in old) if form == "towers" else None
+        self.old_heads = nn.ModuleList(old) if form == "parallel" else None
+        self.nc = sizes[-1] if mask_old else sum(sizes)
+        self.no = self.nc + 4 * self.reg_max
+        return self
+
+    def forward(self, x: list[torch.Tensor]) -> dict[str, object]:
+        """Return the raw outputs that the engine's loss reads, and the old ones under ``old``."""
+        boxes = torch.cat([self.cv2[i](x[i]).flatten(2) for i in range(self.nl)], -1)
+        scores = torch.cat([self.cv3[i](x[i]).flatten(2) for i in range(self.nl)], -1)
+        n_old = sum(self.sizes[:-1])
+        old: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if self.form == "rows":
+            old = [(boxes, scores[:, :n_old])]
+            scores = scores[:, n_old:] if self.mask_old else scores
+        elif self.run_old or not self.mask_old:
+            old = self._old_outputs(x, boxes)
+            if not self.mask_old:
+                scores = torch.cat([*(part for _, part in old), scores], 1)
+        return {"boxes": boxes, "scores": scores, "feats": x, "old": old}
+
+    def _old_outputs(self, x: list[torch.Tensor], boxes: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        levels = range(self.nl)
+        if self.old_towers is not None:
+            parts = [
+                torch.cat([tower[i](x[i]).flatten(2) for i in levels], -1) for tower in self.old_towers
+            ]
+            return [(boxes, torch.cat(parts, 1))]
+        raws = [head.forward_head(x, **head.one2many) for head in self.old_heads]
+        return [(raw["boxes"], raw["scores"]) for raw in raws]
+
+
+def raw_parts(raw: Raw) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the ``(boxes, scores)`` pairs of a detector's raw inference output."""
+    if "parts" in raw:
+        return [(part["boxes"], part["scores"]) for part in raw["parts"]]
+    return [(raw["boxes"], raw["scores"])]
+
+
+def resize_classes(head: Detect, count: int) -> None:
+    """Give a stock head room for ``count`` classes: fresh last convolutions, towers untouched."""
+    for tower in head.cv3:
+        tower[-1] = nn.Conv2d(tower[-1].in_channels, count, 1)
+    head.nc, head.no = count, count + 4 * head.reg_max
+
+
+def _recast(head: Detect, cls: type) -> Detect:
+    """Return a module of class ``cls`` that takes over ``head``'s attributes and children."""
+    new = cls.__new__(cls)
+    new.__dict__ = head.__dict__.copy()
+    return new
+
+
+def _flatten(tower: nn.Module) -> list[nn.Module]:
+    """Return the layers of a class tower in order: `Conv`s, then the last `Conv2d`."""
+    layers: list[nn.Module] = []
+    for layer in tower:
+        layers += _flatten(layer) if isinstance(layer, nn.Sequential) else [layer]
+    return layers
+
+
+def _stack(layers: Sequence[Conv], *, shared_input: bool) -> Conv:
+    """Join T equal Conv+BatchNorm layers into one whose groups keep them apart."""
+    first, count = layers[0].conv, len(layers)
+    groups = 1 if shared_input else first.groups * count
+    inputs = first.in_channels if shared_input else first.in_channels * count
+    joined = copy.deepcopy(layers[0])
+    joined.conv = nn.Conv2d(
+        inputs, first.out_channels * count, first.kernel_size, first.stride, first.padding,
+        dilation=first.dilation, groups=groups, bias=False,
+    )  # fmt: skip
+    bn = layers[0].bn
+    joined.bn = nn.BatchNorm2d(bn.num_features * count, eps=bn.eps, momentum=bn.momentum)
+    with torch.no_grad():
+        joined.conv.weight.copy_(torch.cat([layer.conv.weight for layer in layers]))
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(joined.bn, name).copy_(torch.cat([getattr(layer.bn, name) for layer in layers]))
+    return joined.train(layers[0].training)
+
+
+def _stack_logits(layers: Sequence[nn.Conv2d]) -> tuple[nn.Conv2d, torch.Tensor]:
+    """Join the last 1x1 convolutions; unequal class counts are padded and the padding dropped."""
+    widest = max(layer.out_channels for layer in layers)
+    joined = nn.Conv2d(layers[0].in_channels * len(layers), widest * len(layers), 1, groups=len(layers))
+    kept: list[int] = []
+    with torch.no_grad():
+        joined.weight.zero_()
+        joined.bias.zero_()
+        for index, layer in enumerate(layers):
+            start = index * widest
+            joined.weight[start : start + layer.out_channels] = layer.weight
+            joined.bias[start : start + layer.out_channels] = layer.bias
+            kept += range(start, start + layer.out_channels)
+    return joined, torch.tensor(kept)

@@ -1,0 +1,104 @@
+"""Base weights theta_0: small float16 files whose float32 upcast IS theta_0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duet.errors import ModelError
+from duet.files import write_json
+from duet.increments.tensorfile import read_tensors, write_tensors
+from duet.vectors import Tensors, require_finite
+
+
+def load_base(path: Path) -> dict[str, torch.Tensor]:
+    """Read base weights.
+
+    Every float16 number is a float32 number, so the upcast is exact and the same everywhere: task
+    vectors are differences to these float32 values, never to a checkpoint that was rounded later.
+
+    Args:
+        path: A `.safetensors` file with float16 or float32 tensors and integer counters. If
+            `<stem>.json` lies beside it, the file must have the SHA-256 that it names.
+
+    Returns:
+        float32 tensors; integer tensors as they are.
+
+    Raises:
+        ModelError: The file is missing, damaged, changed, or holds other floating types.
+    """
+    if path.suffix != ".safetensors":
+        raise ModelError(
+            f"expected a .safetensors file, got '{path.suffix}'",
+            where=str(path),
+            remedy="convert a .pt file first; its guarded door is duet.increments.load_pt",
+        )
+    tensors = read_tensors(path, _expected_hash(path.with_suffix(".json")))
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32):
+            raise ModelError(
+                f"expected float16 or float32, got {tensor.dtype} in '{name}'", where=str(path)
+            )
+    return {name: _upcast(tensor) for name, tensor in tensors.items()}
+
+
+def save_base(
+    path: Path, tensors: Tensors, *, info: Mapping[str, Any] | None = None
+) -> dict[str, torch.Tensor]:
+    """Write base weights as float16 with their sidecar manifest.
+
+    Args:
+        path: Target `.safetensors` file; the sidecar is `<stem>.json`.
+        tensors: float32 or float16 tensors and integer counters.
+        info: JSON-ready facts for the sidecar, such as source and licence.
+
+    Returns:
+        What `load_base` will return: theta_0, rounded once to float16. Train from these.
+
+    Raises:
+        ModelError: A value does not fit into float16 (above 65504), or is not finite.
+        DuetError: The file system refuses the write.
+    """
+    require_finite(tensors, str(path))
+    half = {
+        name: tensor.detach().half() if tensor.is_floating_point() else tensor.detach()
+        for name, tensor in tensors.items()
+    }
+    large = sorted(name for name, tensor in half.items() if not bool(tensor.isfinite().all()))
+    if large:
+        raise ModelError(
+            f"values above 65504 do not fit into float16 in: {', '.join(large)}", where=str(path)
+        )
+    reserved = {"format", "sha256"} & set(info or {})
+    if reserved:
+        raise ModelError(f"reserved keys in info: {sorted(reserved)}", where=str(path))
+    sidecar = path.with_suffix(".json")
+    # An old sidecar must not vouch for a new file if the process dies between the two writes.
+    digest = write_tensors(path, half)
+    write_json(sidecar, {"format": "duet-base", "sha256": digest, **(info or {})})
+    return {name: _upcast(tensor) for name, tensor in half.items()}
+
+
+def _upcast(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _expected_hash(sidecar: Path) -> str | None:
+    if not sidecar.is_file():
+        return None
+    try:
+        digest = json.loads(sidecar.read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        digest = None
+    if not isinstance(digest, str):
+        raise ModelError(
+            "the sidecar names no SHA-256",
+            where=str(sidecar),
+            remedy="take both files from their source again, or remove the .json file if it is "
+            "not about these weights",
+        )
+    return digest

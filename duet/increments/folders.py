@@ -1,0 +1,82 @@
+"""Replacing a whole folder in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from duet.errors import DuetError
+from duet.files import atomic_folder
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``target`` when the block succeeds.
+
+    Args:
+        target: The folder to appear.
+        overwrite: Replace a folder that duet wrote before (it holds a manifest.json). On Linux
+            old and new change places in one system call, so that a reader sees one or the other.
+
+    Raises:
+        DuetError: ``target`` is in the way, or the file system refuses the write.
+    """
+    if not (overwrite and target.is_dir() and any(target.iterdir())):
+        with atomic_folder(target) as temporary:
+            yield temporary
+        return
+    # A mistyped path must not delete somebody's data.
+    if not (target / "manifest.json").is_file():
+        raise DuetError(
+            "already exists and is not a folder that duet wrote (it has no manifest.json)",
+            where=str(target),
+            remedy="choose another folder or remove this one first",
+        )
+    # The new folder is built by atomic_folder under a sibling name, then put in place.
+    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fresh = stage / "new"
+        with atomic_folder(fresh) as temporary:
+            yield temporary
+        _swap(fresh, target)
+    except DuetError as error:  # the hidden sibling's name means nothing to the user
+        raise type(error)(error.what, where=str(target), remedy=error.remedy) from error
+    except OSError as error:
+        raise DuetError(
+            f"cannot replace: {error.strerror or error}",
+            where=str(target),
+            remedy="free some disk space or choose another folder; the old one is untouched",
+        ) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Let two folders change places; afterwards ``fresh`` is the old one."""
+    if _exchange(fresh, target):
+        return
+    # Without the system call there is a moment without target; a failure puts the old one back.
+    old = fresh.with_name("old")
+    os.replace(target, old)
+    try:
+        os.replace(fresh, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two paths with Linux's renameat2; False where it does not exist."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    done = call(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+    return bool(done == 0)

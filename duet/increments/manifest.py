@@ -1,0 +1,187 @@
+"""The `manifest.json` beside the tensors: what they are, where they come from, their hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from duet.config import Config, parse_config
+from duet.errors import ConfigError, ModelError
+from duet.files import sha256_json
+
+if TYPE_CHECKING:
+    from duet.increments.state import DetectorState
+
+SCHEMA_VERSION: Literal[1] = 1
+MANIFEST = "manifest.json"
+
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+HeadForm = Literal["rows", "towers", "parallel"]
+
+
+class IncrementManifest(Config):
+    """What an increment folder holds and how it was made."""
+
+    format: Literal["duet-increment"] = "duet-increment"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["base", "increment", "reference"] = Field(
+        description="First stage, later stage, or a model trained only on a slice for GI and PI."
+    )
+    name: Text
+    family: Text
+    architecture: Text
+    head: HeadForm
+    classes: tuple[Text, ...] = Field(min_length=1, description="In the order of the outputs.")
+    domain: Text
+    index: int = Field(ge=0, description="Position in the series.")
+    base: Sha256 = Field(description="Fingerprint of theta_0 (its shared floating tensors).")
+    parent: Sha256 | None = Field(
+        default=None,
+        description="Fingerprint of the detector that training started from; null for theta_0.",
+    )
+    config: dict[str, JsonValue] = Field(description="Full configuration of the run.")
+    seed: int
+    versions: dict[str, str] = Field(description="Library name to version.")
+    data: Sha256 = Field(description="SHA-256 of the manifest of the training data.")
+    images: int = Field(ge=0, description="Images seen in training (not kept).")
+    metrics: dict[str, float] = Field(default_factory=dict)
+    bn_weight: float = Field(
+        ge=0, description="Weight of this stage's BatchNorm statistics, such as images seen."
+    )
+    refit_on: Sha256 | None = Field(
+        default=None,
+        description="Fingerprint of the merged shared tensors that the part was re-fit on.",
+    )
+    licence: Text
+    files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the manifest; with `files` filled it stands for the tensors too."""
+        return sha256_json(self.model_dump(mode="json"))
+
+
+class PartEntry(Config):
+    """One head part of a detector."""
+
+    increment: Text
+    classes: tuple[Text, ...] = Field(min_length=1)
+
+
+class Lineage(Config):
+    """One increment that went into a detector, and how it was merged in."""
+
+    increment: Text
+    manifest: Sha256 = Field(description="IncrementManifest.fingerprint() of its saved folder.")
+    merge: dict[str, JsonValue] | None = Field(
+        default=None, description="Merge and BatchNorm configuration; null for the first stage."
+    )
+
+
+class DetectorManifest(Config):
+    """What a detector folder holds."""
+
+    format: Literal["duet-detector"] = "duet-detector"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    family: Text
+    architecture: Text
+    head: HeadForm
+    parts: tuple[PartEntry, ...] = Field(min_length=1, description="Oldest increment first.")
+    lineage: tuple[Lineage, ...] = ()
+    fingerprint: Sha256 = Field(description="DetectorState.fingerprint().")
+    image_size: int = Field(ge=32, description="Side of the training images in pixels.")
+    licence: Text
+    files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
+
+    @classmethod
+    def for_state(
+        cls,
+        state: DetectorState,
+        *,
+        lineage: tuple[Lineage, ...],
+        image_size: int,
+        licence: str,
+    ) -> DetectorManifest:
+        """Return the manifest of ``state``; everything the state knows is taken from it."""
+        return cls(
+            family=state.family,
+            architecture=state.architecture,
+            head=state.head,
+            parts=tuple(
+                PartEntry(increment=part.increment, classes=part.classes) for part in state.parts
+            ),
+            lineage=lineage,
+            fingerprint=state.fingerprint(),
+            image_size=image_size,
+            licence=licence,
+        )
+
+
+M = TypeVar("M", IncrementManifest, DetectorManifest)
+
+_KINDS = {
+    "duet-increment": "an increment folder",
+    "duet-detector": "a detector folder",
+}
+
+
+def read_manifest(folder: Path, model: type[M]) -> M:
+    """Read and check ``folder/manifest.json``.
+
+    Raises:
+        ModelError: The folder or file is missing, of another kind, written by a newer duet, or
+            does not follow the schema.
+    """
+    path = folder / MANIFEST
+    wanted = model.model_fields["format"].default
+    data = _read_object(path, f"{_KINDS[wanted]} holds {MANIFEST} and one .safetensors file")
+    found = data.get("format")
+    if found != wanted:
+        described = _KINDS.get(str(found), "not a folder that duet wrote")
+        raise ModelError(
+            f"this is {described} (format {found!r}), expected {_KINDS[wanted]} ('{wanted}')",
+            where=str(path),
+            remedy="give the path of the other folder",
+        )
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ModelError(
+            f"written by a newer duet: schema version {version}, this one reads {SCHEMA_VERSION}",
+            where=str(path),
+            remedy="upgrade duet",
+        )
+    try:
+        return parse_config(model, data, where=str(path))
+    except ConfigError as error:
+        raise ModelError(
+            error.what.replace("the configuration", "the manifest"),
+            where=str(path),
+            remedy="the file was edited or damaged: take the folder from its source again",
+        ) from None
+
+
+def _read_object(path: Path, expected: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        missing = path if path.parent.is_dir() else path.parent
+        raise ModelError(
+            f"no such file or folder: {missing}",
+            where=str(path.parent),
+            remedy=f"check the path; {expected}",
+        ) from None
+    except OSError as error:
+        raise ModelError(f"cannot read: {error.strerror or error}", where=str(path)) from None
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
+        raise ModelError(
+            f"not valid JSON: {error}",
+            where=str(path),
+            remedy="the file was edited or damaged: take the folder from its source again",
+        ) from None
+    if not isinstance(data, dict):
+        raise ModelError(f"expected a JSON object, got {type(data).__name__}", where=str(path))
+    return data

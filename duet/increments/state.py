@@ -1,0 +1,119 @@
+"""A detector in memory: shared tensors, their buffers, and the head parts of its increments."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from duet.errors import ModelError
+from duet.files import sha256_json
+from duet.labels import LabelSpace
+from duet.vectors import Tensors, fingerprint
+
+HeadForm = Literal["rows", "towers", "parallel"]
+
+
+@dataclass(frozen=True)
+class HeadPart:
+    """The tensors that one increment owns (theta_tau): class rows, a class tower or a whole head.
+
+    Attributes:
+        classes: Class names in the order of the part's outputs.
+        tensors: float32 parameters and buffers of the part, and integer counters.
+        increment: Name of the increment.
+    """
+
+    classes: tuple[str, ...]
+    tensors: Tensors
+    increment: str
+
+    def __post_init__(self) -> None:
+        LabelSpace(self.classes)
+        where = f"head part of '{self.increment}'"
+        if not self.classes or not self.increment.strip():
+            raise ModelError("a head part needs classes and the name of its increment", where=where)
+        if not self.tensors:
+            raise ModelError("a head part needs tensors", where=where)
+        require_full_precision(self.tensors, where)
+
+
+@dataclass(frozen=True)
+class DetectorState:
+    """Everything that makes a detector, independent of the engine that runs it.
+
+    Attributes:
+        family: Detector family, such as "yolo".
+        architecture: Architecture within the family, such as "yolo11n".
+        head: How head parts are put together: "rows", "towers" or "parallel".
+        shared: Trainable shared tensors (theta_s), float32.
+        buffers: Buffers of the shared layers: running_mean and running_var float32, counters int64.
+        parts: Head parts, oldest increment first.
+    """
+
+    family: str
+    architecture: str
+    head: HeadForm
+    shared: Tensors
+    buffers: Tensors
+    parts: tuple[HeadPart, ...]
+
+    def __post_init__(self) -> None:
+        where = f"{self.family} {self.architecture}"
+        if self.head not in get_args(HeadForm):
+            known = ", ".join(get_args(HeadForm))
+            raise ModelError(f"unknown head form '{self.head}', expected {known}", where=where)
+        if not self.parts:
+            raise ModelError("a detector needs at least one head part", where=where)
+        names = [part.increment for part in self.parts]
+        if len(set(names)) != len(names):
+            raise ModelError(f"increments occur twice: {', '.join(names)}", where=where)
+        both = sorted(set(self.shared) & set(self.buffers))
+        if both:
+            raise ModelError(f"tensors are both shared and buffers: {', '.join(both)}", where=where)
+        require_full_precision(self.shared, f"{where}, shared tensors", floating_only=True)
+        require_full_precision(self.buffers, f"{where}, buffers")
+        _ = self.labels  # refuses classes that two increments claim
+
+    @property
+    def labels(self) -> LabelSpace:
+        """All classes, in the order of the head parts."""
+        spaces = [LabelSpace(part.classes) for part in self.parts]
+        return functools.reduce(lambda known, new: known + new, spaces)
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """Return flat tensors: `shared/<name>`, `buffers/<name>`, `part/<index>/<name>`."""
+        flat = {f"shared/{name}": tensor for name, tensor in self.shared.items()}
+        flat |= {f"buffers/{name}": tensor for name, tensor in self.buffers.items()}
+        for index, part in enumerate(self.parts):
+            flat |= {f"part/{index}/{name}": tensor for name, tensor in part.tensors.items()}
+        return flat
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over all tensors and over what they mean (family, head, classes)."""
+        meaning = {
+            "family": self.family,
+            "architecture": self.architecture,
+            "head": self.head,
+            "parts": [[part.increment, list(part.classes)] for part in self.parts],
+            "tensors": fingerprint(self.to_tensors()),
+        }
+        return sha256_json(meaning)
+
+
+def require_full_precision(tensors: Tensors, where: str, *, floating_only: bool = False) -> None:
+    """Refuse floating tensors that are not float32, and integer ones if ``floating_only``.
+
+    Raises:
+        ModelError: With the first tensor concerned.
+    """
+    for name, tensor in tensors.items():
+        wrong_float = tensor.is_floating_point() and tensor.dtype != torch.float32
+        if wrong_float or (floating_only and not tensor.is_floating_point()):
+            raise ModelError(
+                f"expected float32, got {tensor.dtype} in '{name}'",
+                where=where,
+                remedy="keep detectors in float32 in memory; half precision is for base files only",
+            )

@@ -1,0 +1,1 @@
+"""Losses of incremental training: pure functions over tensors."""

@@ -1,0 +1,28 @@
+"""L_DC, the directional consistency loss (DuET, ICCV 2025; method.md section 2).
+
+L_DC = Σ_i ReLU[ −(τ_t − τ_{t−1})_i · (τ_{t−1} − τ_{t−2})_i ] over the scalars of θ_s, with τ_0 = 0.
+θ_0 cancels in both brackets, so with p = θ_t, q = θ_{t−1} and d = θ_{t−1} − θ_{t−2} the summand is
+ReLU[−(p − q)·d]: moving against the direction in which the previous stage moved costs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def directional_loss(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Return L_DC of one tensor as a scalar (autograd form, used to check the closed form)."""
+    return torch.relu(-(p - q) * d).sum()
+
+
+def directional_gradient(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Return ∂L_DC/∂p = −d where (p − q)·d < 0, else 0: the closed form, no graph needed.
+
+    It is exactly 0 at p = q, the first step of a stage.
+
+    Args:
+        p: The tensor in training, any shape.
+        q: The same tensor of the previous merged detector.
+        d: Previous merged detector minus the one before (θ_0 at the second stage).
+    """
+    return torch.where((p - q) * d < 0, -d, torch.zeros_like(d))

@@ -1,0 +1,65 @@
+"""L*_Distill: keep the old outputs where the old detector is sure (DuET, ICCV 2025; method.md 2).
+
+Shapes: B images, C old classes, A anchors, R bins per box side (DFL; R = 1 means no bins).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def class_distillation(student_BCA: torch.Tensor, teacher_BCA: torch.Tensor, quantile: float) -> torch.Tensor:
+    """Mean over M_cls of the squared distance between raw class logits.
+
+    M_cls holds, image by image, the anchors whose largest teacher logit is at or above its
+    ``quantile``. The distance sums over classes, as the paper's squared norm does.
+
+    Args:
+        student_BCA: ``(B, C, A)`` logits of the model in training.
+        teacher_BCA: ``(B, C, A)`` logits of the previous detector, without gradient.
+        quantile: 0..1; the paper uses 0.75.
+
+    Returns:
+        Scalar.
+    """
+    peak_BA = teacher_BCA.amax(1)
+    selected_BA = peak_BA >= _quantile(peak_BA, quantile)
+    distance_BA = (student_BCA - teacher_BCA).square().sum(1)
+    return _masked_mean(distance_BA, selected_BA)
+
+
+def box_distillation(student_BXA: torch.Tensor, teacher_BXA: torch.Tensor, bins: int, quantile: float) -> torch.Tensor:
+    """Mean over M_box of KL(softmax(student) ‖ softmax(teacher)) on the four side distributions.
+
+    M_box holds, image by image, the anchors whose teacher box outputs vary least: variance over
+    the X raw channels at or below its ``quantile``.
+
+    Args:
+        student_BXA: ``(B, 4 R, A)`` raw box outputs of the model in training.
+        teacher_BXA: ``(B, 4 R, A)`` raw box outputs of the previous detector, without gradient.
+        bins: R, bins per side. With R = 1 there is no distribution and the squared distance of the
+            raw side lengths stands in for the divergence.
+        quantile: 0..1; the paper uses 0.75.
+
+    Returns:
+        Scalar.
+    """
+    batch, channels, anchors = teacher_BXA.shape
+    spread_BA = teacher_BXA.var(1)
+    selected_BA = spread_BA <= _quantile(spread_BA, quantile)
+    if bins == 1:
+        return _masked_mean((student_BXA - teacher_BXA).square().mean(1), selected_BA)
+    student = student_BXA.reshape(batch, channels // bins, bins, anchors).log_softmax(2)
+    teacher = teacher_BXA.reshape(batch, channels // bins, bins, anchors).log_softmax(2)
+    # F.kl_div(input=log q, target=log p) is KL(p ‖ q): the student comes first in the paper.
+    divergence = F.kl_div(teacher, student, reduction="none", log_target=True)
+    return _masked_mean(divergence.sum(2).mean(1), selected_BA)
+
+
+def _quantile(values_BA: torch.Tensor, quantile: float) -> torch.Tensor:
+    return torch.quantile(values_BA.float(), quantile, dim=1, keepdim=True)
+
+
+def _masked_mean(values_BA: torch.Tensor, mask_BA: torch.Tensor) -> torch.Tensor:
+    return (values_BA * mask_BA).sum() / mask_BA.sum().clamp_(min=1)

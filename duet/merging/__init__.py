@@ -1,0 +1,49 @@
+"""Merging: one file per method, one row per method in `methods.METHODS`.
+
+Names load on first use, so that importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, fuse_statistics
+    from duet.merging.methods import METHODS, Method, Parameter, resolve
+    from duet.merging.shared import Merged, merge_shared
+    from duet.merging.trace import MergeTrace, TensorTrace
+
+__all__ = [
+    "METHODS",
+    "BatchNormFusion",
+    "MergeTrace",
+    "Merged",
+    "Method",
+    "Parameter",
+    "TensorTrace",
+    "fuse_buffers",
+    "fuse_statistics",
+    "merge_shared",
+    "resolve",
+]
+
+_HOME = {
+    "METHODS": "methods",
+    "BatchNormFusion": "batchnorm",
+    "MergeTrace": "trace",
+    "Merged": "shared",
+    "Method": "methods",
+    "Parameter": "methods",
+    "TensorTrace": "trace",
+    "merge_shared": "shared",
+    "fuse_buffers": "batchnorm",
+    "fuse_statistics": "batchnorm",
+    "resolve": "methods",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'duet.merging' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"duet.merging.{_HOME[name]}"), name)

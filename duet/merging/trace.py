@@ -1,0 +1,120 @@
+"""What a merge did to each tensor, as plain numbers for results.json and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from duet.errors import ModelError
+
+
+@dataclass(frozen=True)
+class TensorTrace:
+    """The merge of one tensor. "Old" is the first stage, "new" the last.
+
+    Attributes:
+        scalars: Number of scalars in the tensor.
+        alpha: Weight of the old stage; the other stages share 1 - alpha.
+        p: The p-factor of DuET, in [-1, 1]; None for methods without one.
+        norm_old: l1 norm of tau_old.
+        norm_new: l1 norm of tau_new.
+        cosine: Cosine of tau_old and tau_new, in [-1, 1]; 0 if one of them is zero.
+        sign_conflict: Share of scalars that the two move in opposite directions, in [0, 1].
+    """
+
+    scalars: int
+    alpha: float
+    p: float | None
+    norm_old: float
+    norm_new: float
+    cosine: float
+    sign_conflict: float
+
+    def __post_init__(self) -> None:
+        shares_hold = 0 <= self.sign_conflict <= 1 and -1 <= self.cosine <= 1
+        if self.scalars < 0 or self.norm_old < 0 or self.norm_new < 0 or not shares_hold:
+            raise ModelError(f"a merge trace with impossible numbers: {self}")
+
+
+@dataclass(frozen=True)
+class MergeSummary:
+    """One line about a whole merge.
+
+    Attributes:
+        tensors: Number of tensors merged.
+        scalars: Number of scalars merged.
+        sign_conflict: Share of conflicting scalars over all scalars, in [0, 1].
+        alpha_mean: Mean of alpha over the tensors (each tensor counts once, as in DuET).
+        alpha_min: Smallest alpha.
+        alpha_max: Largest alpha.
+    """
+
+    tensors: int
+    scalars: int
+    sign_conflict: float
+    alpha_mean: float
+    alpha_min: float
+    alpha_max: float
+
+
+@dataclass(frozen=True)
+class MergeTrace:
+    """What a merge did.
+
+    Attributes:
+        method: Name of the method.
+        params: Its parameters, JSON-ready.
+        tensors: One trace per tensor, by name.
+        batchnorm: Rule and normalised weights of the BatchNorm fusion, JSON-ready; may be empty.
+    """
+
+    method: str
+    params: Mapping[str, Any]
+    tensors: Mapping[str, TensorTrace]
+    batchnorm: Mapping[str, Any]
+
+    def summary(self) -> MergeSummary:
+        """Return the overall numbers; all zero for a merge without tensors."""
+        traces = list(self.tensors.values())
+        scalars = sum(trace.scalars for trace in traces)
+        conflicts = sum(trace.sign_conflict * trace.scalars for trace in traces)
+        alphas = [trace.alpha for trace in traces] or [0.0]
+        return MergeSummary(
+            tensors=len(traces),
+            scalars=scalars,
+            sign_conflict=conflicts / scalars if scalars else 0.0,
+            alpha_mean=sum(alphas) / len(alphas),
+            alpha_min=min(alphas),
+            alpha_max=max(alphas),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data: the fields and the summary."""
+        return {
+            "method": self.method,
+            "params": dict(self.params),
+            "summary": dataclasses.asdict(self.summary()),
+            "batchnorm": dict(self.batchnorm),
+            "tensors": {name: dataclasses.asdict(trace) for name, trace in self.tensors.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MergeTrace:
+        """Rebuild a trace from `as_dict`; the summary is computed again, not read.
+
+        Raises:
+            ModelError: Keys are missing or unknown.
+        """
+        try:
+            return cls(
+                method=data["method"],
+                params=data["params"],
+                tensors={name: TensorTrace(**row) for name, row in data["tensors"].items()},
+                batchnorm=data["batchnorm"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"not a merge trace: {error}", remedy="run the merge again to rewrite it"
+            ) from None

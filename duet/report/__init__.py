@@ -1,0 +1,1 @@
+"""Reporting: `results.json` in; words, tables, figures and a Markdown report out."""

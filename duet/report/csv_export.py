@@ -1,0 +1,54 @@
+"""`results.csv`: every number of `results.json` in long form, for spreadsheets and data frames."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duet.report.results import Method, Results
+
+
+def results_csv(results: Results) -> str:
+    """Return every number in long form, one row per method and value.
+
+    Columns: method, quantity, stage, domain, classes (joined with ";"), value. Fractions and
+    seconds are written in full precision; a value that does not exist is an empty field.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["method", "quantity", "stage", "domain", "classes", "value"])
+    for method in results.methods:
+        writer.writerows((method.name, *row) for row in _method_rows(method))
+    for item in results.references:
+        writer.writerow(["reference", "map50", "", item.domain, ";".join(item.classes), item.map50])
+    return stream.getvalue()
+
+
+_Row = tuple[str, int | str, str, str, float | None]
+
+
+def _method_rows(method: Method) -> Iterator[_Row]:
+    indices = method.indices
+    for name in ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt"):
+        yield name, "", "", "", getattr(indices, name)
+    for name, terms in (
+        ("ri_term", indices.ri_terms), ("gi_term", indices.gi_terms), ("pi_term", indices.pi_terms)
+    ):  # fmt: skip
+        for term in terms:
+            yield name, term.stage, term.domain, ";".join(term.classes), term.ratio
+    for cell in method.matrix:
+        yield "map50", cell.stage, cell.domain, ";".join(cell.classes), cell.map50
+    for scores in method.class_scores:
+        for name, value in scores.ap50.items():
+            yield "ap50", scores.stage, scores.domain, name, value
+        for name, value in scores.ap.items():
+            yield "ap", scores.stage, scores.domain, name, value
+    for merge in method.merges:
+        for tensor in merge.tensors:
+            yield "alpha", merge.increment, "", tensor.name, tensor.alpha
+            yield "sign_conflict", merge.increment, "", tensor.name, tensor.sign_conflict
+    for cost in method.costs:
+        yield f"seconds: {cost.title}", "", "", "", cost.seconds

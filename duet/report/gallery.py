@@ -1,0 +1,146 @@
+"""The same images before and after: labels, earlier model, final model, side by side.
+
+Boxes are coloured by the increment that teaches their class, so that a glance shows whether the old
+classes survived and the new ones arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from duet.errors import DataError
+from duet.report.figures import GREY, figure_grid, increment_colour
+from duet.report.phrases import count_of, listed, owners
+from duet.report.results import FoundBox, GalleryImage, Results, TruthBox
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_SCORE = 0.25
+"""Detections below this confidence are not drawn (the usual default of detectors)."""
+
+PANE_WIDTH = 480
+"""Pixels to which every image is scaled before drawing, so that text is readable on small ones."""
+
+Picture = npt.NDArray[np.uint8]
+"""``(height, width, 3)`` uint8, RGB."""
+
+
+def missing_images(run_folder: Path, results: Results) -> tuple[str, ...]:
+    """Return the gallery files that are not in the run folder."""
+    return tuple(item.file for item in results.gallery if not (run_folder / item.file).is_file())
+
+
+def panes(run_folder: Path, results: Results, item: GalleryImage) -> tuple[Picture, ...]:
+    """Return one image three times: with its labels, the earlier and the final detections.
+
+    Raises:
+        DataError: The file cannot be read as an image.
+    """
+    plain = _scaled_image(run_folder / item.file)
+    scale = plain.shape[1] / item.width
+    sides: tuple[Sequence[TruthBox], ...] = (
+        item.truths, _confident(item.before.detections), _confident(item.after.detections)
+    )  # fmt: skip
+    return tuple(_annotated(plain, results, boxes, scale) for boxes in sides)
+
+
+def gallery_figure(run_folder: Path, results: Results, items: Sequence[GalleryImage]) -> Figure:
+    """Return a sheet with one row per image and the columns labels, before, after.
+
+    Raises:
+        DataError: ``items`` is empty, or a file cannot be read as an image.
+    """
+    if not items:
+        raise DataError("a gallery needs at least one image, got none")
+    rows = [panes(run_folder, results, item) for item in items]
+    ratios = [row[0].shape[0] / row[0].shape[1] for row in rows]
+    figure, grid = figure_grid(
+        len(rows), 3, width=11.4, height=sum(3.75 * ratio + 0.3 for ratio in ratios) + 0.8,
+        height_ratios=ratios,
+    )  # fmt: skip
+    for index, (item, pictures) in enumerate(zip(items, rows, strict=True)):
+        titles = (
+            f"{item.domain}: labels ({count_of(len(item.truths), 'object')})",
+            item.before.title,
+            item.after.title,
+        )
+        for axes, picture, title in zip(grid[3 * index :], pictures, titles, strict=False):
+            axes.imshow(picture, interpolation="lanczos")
+            axes.set_title(title, loc="left", fontsize=10)
+            axes.set_axis_off()
+    _legend(figure, results)
+    return figure
+
+
+def _confident(boxes: Sequence[FoundBox]) -> tuple[FoundBox, ...]:
+    return tuple(box for box in boxes if box.score >= SHOWN_SCORE)
+
+
+def _scaled_image(path: Path) -> Picture:
+    """Read an image as RGB, ``PANE_WIDTH`` pixels wide."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"cannot be read as an image: {error}", where=str(path)) from None
+    height = max(1, round(image.height * PANE_WIDTH / image.width))
+    return np.asarray(image.resize((PANE_WIDTH, height), Image.Resampling.LANCZOS))
+
+
+def _annotated(
+    plain: Picture, results: Results, boxes: Sequence[TruthBox], scale: float
+) -> Picture:
+    """Draw boxes with names, and scores where there are any, on a copy of ``plain``."""
+    import supervision
+
+    scene = np.ascontiguousarray(plain[:, :, ::-1])  # supervision draws on BGR
+    if not boxes:
+        return plain
+    found = supervision.Detections(
+        xyxy=np.array([box.xyxy for box in boxes], np.float32) * scale,
+        class_id=np.array([_increment_of(results, box.name) for box in boxes]),
+    )
+    colours = [GREY, *(increment_colour(n) for n in range(1, results.final_stage + 1))]
+    look: dict[str, Any] = {
+        "color": supervision.ColorPalette.from_hex(colours),
+        "color_lookup": supervision.ColorLookup.CLASS,
+    }
+    scene = supervision.BoxAnnotator(thickness=2, **look).annotate(scene, found)
+    labels = supervision.LabelAnnotator(
+        text_scale=0.42, text_padding=3, smart_position=True, **look
+    ).annotate(scene, found, labels=[_text(box) for box in boxes])
+    return np.ascontiguousarray(labels[:, :, ::-1])
+
+
+def _increment_of(results: Results, name: str) -> int:
+    """Return the increment that teaches a class; 0 for a class that the series does not know."""
+    return next(iter(owners(results, [name])), 0)
+
+
+def _text(box: TruthBox) -> str:
+    score = f" {100 * box.score:.0f}" if isinstance(box, FoundBox) else ""
+    # supervision writes with OpenCV, whose font has ASCII only.
+    return box.name.encode("ascii", "replace").decode() + score
+
+
+def _legend(figure: Figure, results: Results) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=increment_colour(n), label=f"C{n} ({step.domain}): {listed(step.classes)}")
+        for n, step in enumerate(results.series.increments, start=1)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=9,
+        title=f"colour: the increment that teaches the class; number: score in %, "
+        f"shown from {100 * SHOWN_SCORE:.0f}",
+        title_fontsize=9, alignment="left",
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""`report.md` and its pictures, made from `results.json` alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from duet.files import write_text
+from duet.report import tables, words
+from duet.report.figures import figures, save_figure
+from duet.report.gallery import gallery_figure, missing_images
+from duet.report.results import CSV_FILE, RESULTS_FILE, Results, load_results
+from duet.report.tables import Table
+
+REPORT_FILE = "report.md"
+PLOTS = "plots"
+
+SHEET_IMAGES = 6
+"""Images on the contact sheet; every image also has a file of its own."""
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.md` and `plots/*.png` for a finished run.
+
+    Reads `results.json` and the gallery images it names, nothing else; computes no metric.
+
+    Args:
+        run_folder: Folder that holds `results.json`.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        DataError: There is no usable `results.json`, or a gallery file is not an image.
+        ConfigError: `results.json` does not follow the schema.
+        DuetError: The folder cannot be written.
+    """
+    results = load_results(run_folder)
+    plots = _write_figures(run_folder, results)
+    gallery = _write_gallery(run_folder, results)
+    if gallery:
+        plots["gallery"] = f"{PLOTS}/gallery.png"
+    missing = missing_images(run_folder, results)
+    text = render_markdown(results, plots=plots, gallery=gallery, missing=missing)
+    # The report comes last: when it exists, every picture it shows exists.
+    write_text(run_folder / REPORT_FILE, text)
+    return run_folder / REPORT_FILE
+
+
+def render_markdown(
+    results: Results,
+    *,
+    plots: Mapping[str, str],
+    gallery: tuple[str, ...] = (),
+    missing: tuple[str, ...] = (),
+) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        results: The numbers.
+        plots: Figure stem -> path relative to the report.
+        gallery: Paths of the single gallery pictures, relative to the report.
+        missing: Gallery images that could not be shown.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("duet.report"),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown, not HTML: the `md` filter escapes
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = escape_markdown
+    environment.filters["table"] = markdown_table
+    text = environment.get_template("report.md.j2").render(
+        results=results,
+        plots=plots,
+        gallery=gallery,
+        missing=missing,
+        answer=words.answer(results),
+        kept=words.kept(results),
+        gained=words.gained(results),
+        lost=words.lost(results),
+        cautions=words.cautions(results),
+        summary=tables.summary_table(results),
+        series=tables.series_table(results),
+        classes=tables.class_table(results),
+        terms=tables.terms_table(results),
+        matrix=tables.matrix_table(results),
+        merges=tables.merge_table(results),
+        protocol=tables.protocol_table(results),
+        definitions=tables.definition_table(),
+        costs=tables.cost_table(results),
+        results_file=RESULTS_FILE,
+        csv_file=CSV_FILE,
+    )
+    return _tidy(text)
+
+
+def escape_markdown(text: str) -> str:
+    """Return ``text`` so that Markdown shows it as it is, also inside a table cell.
+
+    Only what would change the meaning is escaped, so that the file itself stays readable:
+    ``alpha_base`` and ``R[T, D]`` are left alone.
+    """
+    one_line = " ".join(text.split())
+    return re.sub(
+        r"[\\`*|~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|\](?=\()|^[#>+-](?= )",
+        lambda match: "\\" + match.group(0),
+        one_line,
+    )
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table in GitHub's Markdown; the leading columns of words are left-aligned."""
+    rules = ["---" if column < table.words else "---:" for column in range(len(table.header))]
+    rows = [table.header, *table.rows]
+    cells = [[escape_markdown(cell) for cell in row] for row in rows]
+    cells.insert(1, rules)
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def _tidy(text: str) -> str:
+    """Put one blank line around headings and never two in a row; strip line ends."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    spaced = re.sub(r"\n*\n(#+ )", r"\n\n\1", "\n".join(lines))
+    return re.sub(r"\n{3,}", "\n\n", spaced).strip() + "\n"
+
+
+def _write_figures(run_folder: Path, results: Results) -> dict[str, str]:
+    paths: dict[str, str] = {}
+    for stem, draw in figures(results).items():
+        figure = draw(results)
+        for suffix in (".png", ".svg"):
+            save_figure(figure, run_folder / PLOTS / f"{stem}{suffix}")
+        paths[stem] = f"{PLOTS}/{stem}.png"
+    return paths
+
+
+def _write_gallery(run_folder: Path, results: Results) -> tuple[str, ...]:
+    missing = missing_images(run_folder, results)
+    items = [item for item in results.gallery if item.file not in missing]
+    if not items:
+        return ()
+    sheet = gallery_figure(run_folder, results, items[:SHEET_IMAGES])
+    save_figure(sheet, run_folder / PLOTS / "gallery.png")
+    paths = [f"{PLOTS}/gallery-{number:02d}.png" for number in range(1, len(items) + 1)]
+    for item, path in zip(items, paths, strict=True):
+        save_figure(gallery_figure(run_folder, results, [item]), run_folder / path)
+    return tuple(paths)

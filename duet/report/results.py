@@ -1,0 +1,380 @@
+"""`results.json`: everything a report needs, as closed and versioned data.
+
+The file is the only border between running and reporting: reports read it and nothing else, and
+whoever wants the numbers reads it (or `results.csv`) instead of parsing a report.
+
+Units: every mAP, AP and ratio is a fraction (0.5 = 50 %); times are seconds; boxes are
+``[left, top, right, bottom]`` in absolute pixels of the original image.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from duet.config import Config, parse_config
+from duet.errors import DataError
+from duet.evaluation.ap import ClassAP
+from duet.evaluation.indices import Indices
+from duet.evaluation.matrix import StageMatrix
+from duet.files import write_json, write_text
+
+if TYPE_CHECKING:  # merging imports torch; a report must not
+    from duet.merging.trace import MergeTrace
+
+SCHEMA_VERSION = 1
+RESULTS_FILE = "results.json"
+CSV_FILE = "results.csv"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Stage = Annotated[int, Field(ge=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Pixels = tuple[float, float, float, float]
+
+
+class SplitCount(Config):
+    """How much data one split of an increment holds."""
+
+    images: Count
+    boxes: Count
+
+
+class IncrementEntry(Config):
+    """One step of the series."""
+
+    domain: str
+    classes: Names
+    counts: dict[str, SplitCount] = Field(default_factory=dict)
+    """Split name ("train", "val", ...) -> counts."""
+
+
+class SeriesEntry(Config):
+    """What was learned, in which order."""
+
+    name: str
+    increments: Annotated[tuple[IncrementEntry, ...], Field(min_length=1)]
+
+    @property
+    def steps(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """(domain, classes) per increment, as `duet.evaluation.pairs` wants it."""
+        return tuple((step.domain, step.classes) for step in self.increments)
+
+
+class ApBackend(Config):
+    """How AP was computed; see `duet.evaluation.ap.backend`."""
+
+    name: str
+    version: str
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Protocol(Config):
+    """The choices that numbers depend on."""
+
+    family: str
+    """Detector, e.g. "yolo11n"."""
+    eval_split: str
+    image_rule: str
+    """Which images of the split are evaluated, in words."""
+    ap: ApBackend
+    seed: int
+    image_size: Annotated[int, Field(ge=1)]
+    """Pixels, square input of the detector."""
+    head_form: str
+    method_config: dict[str, JsonValue] = Field(default_factory=dict)
+    """Configuration of the main method, as it was run."""
+
+
+class TermEntry(Config):
+    """One ratio of an index with both of its sides."""
+
+    stage: Stage
+    increment: Stage
+    domain: str
+    classes: Names
+    numerator: Fraction
+    denominator: Annotated[float, Field(gt=0, le=1)]
+    compared_with: str
+
+    @property
+    def ratio(self) -> float:
+        """``numerator / denominator``, unclamped."""
+        return self.numerator / self.denominator
+
+
+class IndicesEntry(Config):
+    """The indices of one method; None where the series or the run defines no pair."""
+
+    ri: float | None
+    gi: float | None
+    pi: float | None
+    rai: float | None
+    h: float | None
+    forgetting: float | None
+    bwt: float | None
+    ri_terms: tuple[TermEntry, ...] = ()
+    gi_terms: tuple[TermEntry, ...] = ()
+    pi_terms: tuple[TermEntry, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, indices: Indices) -> IndicesEntry:
+        """Convert the result of `duet.evaluation.compute_indices`."""
+        # Both sides have the same field names; only the validation is added here.
+        return cls.model_validate(asdict(indices))
+
+
+class MatrixRecord(Config):
+    """One cell of the stage matrix."""
+
+    stage: Stage
+    domain: str
+    classes: Names
+    map50: Fraction
+
+
+class ClassScores(Config):
+    """AP of every class, for the model after one stage on one domain; None = nothing labelled."""
+
+    stage: Stage
+    domain: str
+    ap50: dict[str, Fraction | None]
+    ap: dict[str, Fraction | None]
+
+    @classmethod
+    def of(cls, stage: int, domain: str, scores: ClassAP) -> ClassScores:
+        """Convert the result of `duet.evaluation.evaluate_ap`."""
+        return cls(stage=stage, domain=domain, ap50=dict(scores.ap50), ap=dict(scores.ap))
+
+
+class TensorEntry(Config):
+    """What the merge did to one shared tensor."""
+
+    name: str
+    scalars: Count
+    alpha: float
+    """Weight of the previous model; 1 - alpha goes to the new one."""
+    sign_conflict: Fraction
+    """Share of the scalars that the old and the new task vector move in opposite directions."""
+
+
+class MergeEntry(Config):
+    """The merge at the end of one increment."""
+
+    increment: Annotated[int, Field(ge=2)]
+    method: str
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    tensors: tuple[TensorEntry, ...]
+
+    @classmethod
+    def of(cls, increment: int, trace: MergeTrace) -> MergeEntry:
+        """Keep of a merge trace what the report shows."""
+        rows = tuple(
+            TensorEntry(
+                name=name, scalars=row.scalars, alpha=row.alpha, sign_conflict=row.sign_conflict
+            )
+            for name, row in trace.tensors.items()
+        )
+        return cls(
+            increment=increment, method=trace.method, params=dict(trace.params), tensors=rows
+        )
+
+    @property
+    def sign_conflict(self) -> float:
+        """Share of conflicting scalars over all scalars of the merge."""
+        scalars = sum(row.scalars for row in self.tensors)
+        conflicts = sum(row.sign_conflict * row.scalars for row in self.tensors)
+        return conflicts / scalars if scalars else 0.0
+
+
+class StageCost(Config):
+    """Wall-clock time of one piece of work."""
+
+    title: str
+    seconds: Seconds
+
+
+class Method(Config):
+    """Everything measured about one way of learning the series."""
+
+    name: str
+    """Short and stable, e.g. "duet-plus", "seq-ft"."""
+    title: str
+    """For people, e.g. "DuET+ (recommended)"."""
+    indices: IndicesEntry
+    matrix: tuple[MatrixRecord, ...]
+    class_scores: tuple[ClassScores, ...] = ()
+    merges: tuple[MergeEntry, ...] = ()
+    costs: tuple[StageCost, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def stage_matrix(self) -> StageMatrix:
+        """Return the records as a `StageMatrix`."""
+        return StageMatrix.from_records(record.model_dump() for record in self.matrix)
+
+    def scores_at(self, stage: int, domain: str) -> ClassScores | None:
+        """Return the per-class scores after ``stage`` on ``domain``, if they were recorded."""
+        found = [s for s in self.class_scores if (s.stage, s.domain) == (stage, domain)]
+        return found[0] if found else None
+
+
+class ReferenceEntry(Config):
+    """A model trained only on one slice: the denominator of GI and PI."""
+
+    domain: str
+    classes: Names
+    map50: Fraction
+    ap50: dict[str, Fraction | None] = Field(default_factory=dict)
+    """Per class, on the same slice."""
+    seconds: Seconds | None = None
+
+
+class Environment(Config):
+    """Where and when the numbers came from."""
+
+    versions: dict[str, str]
+    cpu: str
+    threads: Annotated[int, Field(ge=1)]
+    device: str = "cpu"
+    date: str
+    """ISO 8601, passed in by whoever runs the series."""
+
+
+class TruthBox(Config):
+    """One labelled object of a gallery image."""
+
+    name: str
+    xyxy: Pixels
+
+
+class FoundBox(TruthBox):
+    """One detection in a gallery image; same fields as `Detections.as_records`."""
+
+    score: Fraction
+
+
+class GallerySide(Config):
+    """What one model found in a gallery image."""
+
+    title: str
+    """The model in words, e.g. "after stage 1"."""
+    detections: tuple[FoundBox, ...]
+
+
+class GalleryImage(Config):
+    """One image before and after; drawn by `duet.report.gallery`."""
+
+    file: str
+    """POSIX path relative to the run folder."""
+    domain: str
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    truths: tuple[TruthBox, ...]
+    before: GallerySide
+    after: GallerySide
+
+    @field_validator("file")
+    @classmethod
+    def _inside_the_run_folder(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts or "\\" in value or not path.name:
+            raise ValueError("must be a path inside the run folder, with forward slashes")
+        return value
+
+
+class Commands(Config):
+    """Shell lines for the reader."""
+
+    reproduce: tuple[str, ...] = ()
+    next: tuple[str, ...] = ()
+
+
+class Results(Config):
+    """The whole of `results.json`."""
+
+    schema_version: Literal[1] = 1
+    series: SeriesEntry
+    protocol: Protocol
+    main_method: str
+    """Name of the method that the report is about; the others are compared with it."""
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    references: tuple[ReferenceEntry, ...] = ()
+    environment: Environment
+    gallery: tuple[GalleryImage, ...] = ()
+    commands: Commands = Commands()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Results:
+        names = [method.name for method in self.methods]
+        if len(set(names)) != len(names):
+            raise ValueError(f"method names must be unique, got {names}")
+        if self.main_method not in names:
+            raise ValueError(f"main_method '{self.main_method}' is not one of {names}")
+        stages = len(self.series.increments)
+        late = [r.stage for m in self.methods for r in m.matrix if r.stage > stages]
+        if late:
+            raise ValueError(f"a matrix speaks of stage {late[0]}, the series has {stages}")
+        return self
+
+    @property
+    def main(self) -> Method:
+        """The method that the report is about."""
+        return next(method for method in self.methods if method.name == self.main_method)
+
+    @property
+    def final_stage(self) -> int:
+        """T, the number of increments."""
+        return len(self.series.increments)
+
+    def reference(self, domain: str, classes: tuple[str, ...]) -> ReferenceEntry | None:
+        """Return the reference of one slice, if it was trained."""
+        wanted = (domain, set(classes))
+        return next((r for r in self.references if (r.domain, set(r.classes)) == wanted), None)
+
+
+def save_results(run_folder: Path, results: Results) -> Path:
+    """Write `results.json` and `results.csv` into ``run_folder``; return the JSON's path.
+
+    Raises:
+        DuetError: The folder cannot be written.
+    """
+    from duet.report.csv_export import results_csv
+
+    path = run_folder / RESULTS_FILE
+    write_text(run_folder / CSV_FILE, results_csv(results))
+    write_json(path, results.model_dump(mode="json"))
+    return path
+
+
+def load_results(run_folder: Path) -> Results:
+    """Read `results.json` of a run.
+
+    Raises:
+        DataError: There is none, it is not JSON, or another version of duet wrote it.
+        ConfigError: Its content does not follow the schema.
+    """
+    path = run_folder / RESULTS_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            "no results.json here",
+            where=str(run_folder),
+            remedy="pass the folder of a finished run; `duet run SERIES --out RUN` makes one",
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"cannot be read as JSON: {error}", where=str(path)) from None
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"schema_version is {version!r}, this duet reads {SCHEMA_VERSION}",
+            where=str(path),
+            remedy="use the duet version that wrote it, or run the series again",
+        )
+    return parse_config(Results, data, where=str(path))

@@ -1,0 +1,246 @@
+"""The report's tables as data: a header and rows of text, for Markdown now and HTML later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from duet.errors import DataError
+from duet.evaluation.matrix import Slice
+from duet.report.phrases import MISSING, duration, listed, percent, points, where
+from duet.report.results import Method, Results, TermEntry
+from duet.report.words import average_sides, class_changes
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        header: Column titles.
+        rows: One tuple of cell texts per row, as long as ``header``.
+        words: How many leading columns hold words (left-aligned); the rest hold numbers.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+
+    def __post_init__(self) -> None:
+        wrong = [row for row in self.rows if len(row) != len(self.header)]
+        if wrong:
+            raise DataError(f"a row needs {len(self.header)} cells, got {len(wrong[0])}: {wrong}")
+
+    def as_text(self) -> str:
+        """Return the table as aligned plain text, for terminals."""
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        padded = (
+            "  ".join(
+                cell.ljust(width) if column < self.words else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+        return "\n".join(padded)
+
+    def as_records(self) -> list[dict[str, str]]:
+        """Return one mapping of column title to text per row."""
+        return [dict(zip(self.header, row, strict=True)) for row in self.rows]
+
+
+def ordered_methods(results: Results) -> tuple[Method, ...]:
+    """Return the main method first, then the others as they were run."""
+    return (results.main, *(m for m in results.methods if m.name != results.main_method))
+
+
+def summary_table(results: Results) -> Table:
+    """Return all methods with all indices and the mAP50 behind them, in percent."""
+    header = (
+        "Method", "RI", "GI", "PI", "RAI", "H",
+        "old before", "old after", "new", "new reference",
+    )  # fmt: skip
+    return Table(header, tuple(_summary_row(method) for method in ordered_methods(results)))
+
+
+def _summary_row(method: Method) -> tuple[str, ...]:
+    indices = method.indices
+    before, after = average_sides(indices.ri_terms)
+    reference, reached = average_sides(indices.pi_terms)
+    values = (
+        indices.ri, indices.gi, indices.pi, indices.rai, indices.h,
+        before, after, reached, reference,
+    )  # fmt: skip
+    return (method.title, *(percent(value, unit=False) for value in values))
+
+
+def series_table(results: Results) -> Table:
+    """Return the increments: short name of the class set, domain, classes, counts per split."""
+    steps = results.series.increments
+    splits = list(dict.fromkeys(split for step in steps for split in step.counts))
+    rows = []
+    for number, step in enumerate(steps, start=1):
+        counts = [step.counts.get(split) for split in splits]
+        cells = (f"{c.images} / {c.boxes}" if c else MISSING for c in counts)
+        rows.append((f"C{number}", step.domain, ", ".join(step.classes), *cells))
+    header = ("Classes", "Domain", "Names", *(f"{split}: images / objects" for split in splits))
+    return Table(header, tuple(rows), words=3)
+
+
+def class_table(results: Results) -> Table:
+    """Return AP50 per class of the main method: when learned, at the end, and the reference."""
+    rows = tuple(
+        (
+            item.name,
+            f"C{item.increment} in {item.domain}",
+            percent(item.learned, unit=False),
+            percent(item.final, unit=False),
+            # The newest classes had no later stage in which they could change.
+            points(item.change if item.increment < results.final_stage else None, unit=False),
+            percent(item.reference, unit=False),
+        )
+        for item in class_changes(results, results.main)
+    )
+    header = ("Class", "Learned as", "when learned", "final model", "change", "reference")
+    return Table(header, rows, words=2)
+
+
+def terms_table(results: Results) -> Table:
+    """Return every ratio of the main method with its numerator and denominator."""
+    indices = results.main.indices
+    groups = (("RI", indices.ri_terms), ("GI", indices.gi_terms), ("PI", indices.pi_terms))
+    rows = tuple(_term_row(results, name, term) for name, terms in groups for term in terms)
+    header = ("Index", "Model", "Measured on", "Compared with", "mAP50", "compared", "ratio")
+    return Table(header, rows, words=4)
+
+
+def _term_row(results: Results, name: str, term: TermEntry) -> tuple[str, ...]:
+    measured = where(results, term.domain, term.classes)
+    other = f"after stage {term.increment}" if name == "RI" else f"trained only on {measured}"
+    return (
+        name,
+        f"after stage {term.stage}",
+        measured,
+        other,
+        percent(term.numerator, unit=False),
+        percent(term.denominator, unit=False),
+        percent(term.ratio),
+    )
+
+
+def ordered_slices(results: Results) -> tuple[Slice, ...]:
+    """Return the columns of the main method's matrix: what was taught first, in series order."""
+    slices = dict.fromkeys((cell.domain, cell.classes) for cell in results.main.matrix)
+    return tuple(sorted(slices, key=lambda part: _taught_in(results, part)))
+
+
+def is_taught(results: Results, part: Slice) -> bool:
+    """Tell whether some increment teaches exactly these classes in this domain."""
+    return _taught_in(results, part) < results.final_stage
+
+
+def _taught_in(results: Results, part: Slice) -> int:
+    taught = [(domain, set(classes)) for domain, classes in results.series.steps]
+    wanted = (part[0], set(part[1]))
+    return taught.index(wanted) if wanted in taught else len(taught)
+
+
+def matrix_table(results: Results) -> Table:
+    """Return the stage matrix of the main method: stages down, class sets across, mAP50 percent."""
+    slices = ordered_slices(results)
+    values = {(cell.stage, cell.domain, cell.classes): cell.map50 for cell in results.main.matrix}
+    rows = tuple(
+        (
+            f"after stage {stage}",
+            *(percent(values.get((stage, *part)), unit=False) for part in slices),
+        )
+        for stage in range(1, results.final_stage + 1)
+    )
+    return Table(("Model", *(where(results, *part) for part in slices)), rows)
+
+
+def cost_table(results: Results) -> Table:
+    """Return the wall-clock time of every method and of all references."""
+    costs = [
+        (method.title, [(cost.title, cost.seconds) for cost in method.costs])
+        for method in ordered_methods(results)
+    ]
+    references = [
+        (f"only {where(results, r.domain, r.classes)}", r.seconds)
+        for r in results.references
+        if r.seconds is not None
+    ]
+    costs.append((f"References ({len(references)} models)", references))
+    rows = tuple(
+        (
+            title,
+            ", ".join(f"{work}: {duration(seconds)}" for work, seconds in parts),
+            duration(sum(seconds for _, seconds in parts)),
+        )
+        for title, parts in costs
+        if parts
+    )
+    return Table(("Method", "Of which", "total"), rows, words=2)
+
+
+def merge_table(results: Results) -> Table:
+    """Return one row per merge of the main method."""
+    rows = []
+    for merge in results.main.merges:
+        alphas = [tensor.alpha for tensor in merge.tensors]
+        spread = f"{min(alphas):.3f} to {max(alphas):.3f}" if alphas else MISSING
+        params = ", ".join(f"{key} {value}" for key, value in merge.params.items())
+        rows.append(
+            (
+                f"increment {merge.increment}",
+                f"{merge.method} ({params})" if params else merge.method,
+                str(len(alphas)),
+                spread,
+                percent(merge.sign_conflict),
+            )
+        )
+    header = ("Merge", "Rule", "tensors", "weight of the old model", "sign conflicts")
+    return Table(header, tuple(rows), words=2)
+
+
+def protocol_table(results: Results) -> Table:
+    """Return the choices that the numbers depend on."""
+    protocol, environment = results.protocol, results.environment
+    parameters = ", ".join(f"{key} {value}" for key, value in protocol.ap.parameters.items())
+    rows = [
+        ("Series", results.series.name),
+        (
+            "Detector",
+            f"{protocol.family}, {protocol.image_size} px, head form {protocol.head_form}",
+        ),
+        ("Evaluation split", protocol.eval_split),
+        ("Images evaluated", protocol.image_rule),
+        ("AP computed by", f"{protocol.ap.name} {protocol.ap.version} ({parameters})"),
+        ("Seed", str(protocol.seed)),
+        ("Main method", f"{results.main.title} ({results.main.name})"),
+        *((f"  {key}", str(value)) for key, value in protocol.method_config.items()),
+        ("Machine", f"{environment.cpu}, {environment.threads} threads, {environment.device}"),
+        ("Versions", listed([f"{k} {v}" for k, v in environment.versions.items()], limit=99)),
+        ("Date", environment.date),
+    ]
+    return Table(("What", "Value"), tuple(rows), words=2)
+
+
+def definition_table() -> Table:
+    """Return every index with its meaning, formula and source."""
+    duet = "DuET, ICCV 2025 (arXiv 2506.21260)"
+    rows = (
+        ("RI", "retention: what the final model still knows", ("mean over i < T of "
+         "R[T, D_i, C_i] / R[i, D_i, C_i]"), f"{duet}, eq. 17"),
+        ("GI", "generalisation: classes in a domain where they were never labelled", ("mean over "
+         "j ≥ 2, i ≤ j of R[j, D_i, U_i] / ref(D_i, U_i); U_1 = C_2, U_i = C_1..C_(i−1)"),
+         f"{duet}, eq. 18 and supplement A"),
+        ("PI", "plasticity: how well new classes are learned", ("mean over j ≥ 2 of "
+         "R[j, D_j, C_j] / ref(D_j, C_j)"), "duet; RAI does not score the newest classes"),
+        ("RAI", "retention and generalisation together", "(RI + GI) / 2", duet),
+        ("H", "all three together; low if one of them is low", "3 / (1/RI + 1/GI + 1/PI)", "duet"),
+        ("Forgetting", "points of mAP50 lost since the best earlier stage", ("mean over i < T of "
+         "max(i ≤ l < T) R[l, D_i, C_i] − R[T, D_i, C_i]"), "Chaudhry et al., ECCV 2018"),
+        ("BWT", "change of mAP50 since the classes were learned", ("mean over i < T of "
+         "R[T, D_i, C_i] − R[i, D_i, C_i]"), "Lopez-Paz and Ranzato, NeurIPS 2017"),
+    )  # fmt: skip
+    return Table(("Index", "Meaning", "Formula", "Source"), rows, words=4)

@@ -1,0 +1,1 @@
+"""Runs: what a series needs, done once, resumed after a kill, written down in `results.json`."""

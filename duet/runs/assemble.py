@@ -1,0 +1,223 @@
+"""From chains and references to `results.json`: indices, matrices, costs, a gallery."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duet.evaluation.ap import ClassAP, backend
+from duet.evaluation.indices import Indices, compute_indices
+from duet.evaluation.matrix import StageMatrix
+from duet.evaluation.pairs import cells_needed
+from duet.families.table import resolve_family
+from duet.report import results as schema
+from duet.runs.chain import StageResult
+from duet.runs.evaluate import predict, truths
+from duet.runs.keep import versions
+from duet.series import eval_slice, eval_split, train_slice
+from duet.training.config import Method
+
+if TYPE_CHECKING:
+    from duet.detections import Detections
+    from duet.runs.run import RunPlan
+
+SHOWN_CONFIDENCE = 0.25
+"""Detections below it are not drawn (the engine's default for prediction)."""
+
+PICTURES_PER_DOMAIN = 3
+
+
+@dataclass(frozen=True)
+class MethodOutcome:
+    """A finished and evaluated chain.
+
+    Attributes:
+        method: Its configuration.
+        results: One per stage.
+        scores: (stage, domain) -> AP of every class of the series that the model knows.
+        seconds: Wall time, waiting for other chains included.
+    """
+
+    method: Method
+    results: tuple[StageResult, ...]
+    scores: Mapping[tuple[int, str], ClassAP]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model trained only on one slice, evaluated on it."""
+
+    domain: str
+    classes: tuple[str, ...]
+    scores: ClassAP
+    seconds: float
+
+
+def indices_of(
+    steps: Sequence[tuple[str, tuple[str, ...]]],
+    outcome: MethodOutcome,
+    references: Sequence[Reference],
+) -> tuple[StageMatrix, Indices]:
+    """Return the stage matrix and the indices of one method."""
+    matrix, empty = StageMatrix(), []
+    for stage, domain, classes in cells_needed(steps):
+        scores = outcome.scores[stage, domain]
+        if scores.has_truth(classes):
+            matrix = matrix.with_value(stage, domain, classes, scores.map50(classes))
+        else:
+            empty.append((domain, classes))
+    known = {(r.domain, r.classes): r.scores.map50(r.classes) for r in references}
+    return matrix, compute_indices(steps, matrix, known or None, without_truth=empty)
+
+
+def assemble(
+    plan: RunPlan,
+    outcomes: Sequence[MethodOutcome],
+    references: Sequence[Reference],
+    pictures: Sequence[schema.GalleryImage],
+    *,
+    date: str,
+) -> schema.Results:
+    """Return everything that a report needs."""
+    main = outcomes[0].method
+    rule = "whole split, restricted to the evaluated classes"
+    return schema.Results(
+        series=_series_entry(plan),
+        protocol=schema.Protocol(
+            family=plan.architecture.removesuffix(".yaml"),
+            eval_split=plan.split or eval_split(plan.series.increments[0].data),
+            image_rule=rule,
+            ap=schema.ApBackend(**backend()),
+            seed=plan.seed,
+            image_size=plan.schedule.image_size,
+            head_form=main.head,
+            method_config=main.model_dump(mode="json"),
+        ),
+        main_method=main.name,
+        methods=tuple(_method_entry(plan, outcome, references) for outcome in outcomes),
+        references=tuple(
+            schema.ReferenceEntry(
+                domain=r.domain,
+                classes=r.classes,
+                map50=r.scores.map50(r.classes),
+                ap50=dict(r.scores.ap50),
+                seconds=r.seconds,
+            )
+            for r in references
+        ),
+        environment=schema.Environment(
+            versions=versions(),
+            cpu=f"{platform.machine()}, {os.cpu_count()} cores",
+            threads=plan.schedule.threads or os.cpu_count() or 1,
+            device=plan.schedule.device,
+            date=date,
+        ),
+        gallery=tuple(pictures),
+        commands=_commands(plan, outcomes[0]),
+    )
+
+
+def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
+    entries = []
+    for item in plan.series.increments:
+        cut = train_slice(item.data, item.classes)
+        whole = eval_slice(item.data, item.classes, plan.split or eval_split(item.data))
+        counts = {
+            name: schema.SplitCount(images=len(data), boxes=sum(map(len, data.class_ids)))
+            for name, data in (("train", cut), (whole.split, whole))
+        }
+        entries.append(
+            schema.IncrementEntry(domain=item.domain, classes=item.classes, counts=counts)
+        )
+    return schema.SeriesEntry(name=plan.series.name, increments=tuple(entries))
+
+
+def _method_entry(
+    plan: RunPlan, outcome: MethodOutcome, references: Sequence[Reference]
+) -> schema.Method:
+    matrix, indices = indices_of(plan.steps, outcome, references)
+    merges = tuple(
+        schema.MergeEntry.of(number, result.trace)
+        for number, result in enumerate(outcome.results, start=1)
+        if result.trace is not None
+    )
+    costs = tuple(
+        schema.StageCost(title=f"{result.increment.name}", seconds=result.seconds)
+        for result in outcome.results
+    )
+    return schema.Method(
+        name=outcome.method.name,
+        title=outcome.method.title or outcome.method.name,
+        indices=schema.IndicesEntry.of(indices),
+        matrix=tuple(schema.MatrixRecord(**record) for record in matrix.as_records()),
+        class_scores=tuple(
+            schema.ClassScores.of(stage, domain, scores)
+            for (stage, domain), scores in outcome.scores.items()
+        ),
+        merges=merges,
+        costs=costs,
+    )
+
+
+def _commands(plan: RunPlan, main: MethodOutcome) -> schema.Commands:
+    last = main.results[-1].increment.name
+    model = plan.out / "models" / main.method.name / f"{len(main.results)}-{last}"
+    return schema.Commands(
+        reproduce=(plan.command,) if plan.command else (),
+        next=(f"duet predict {model} IMAGES", f"duet export {model} --to onnx"),
+    )
+
+
+def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.GalleryImage]:
+    """Copy a few evaluation images and run the first and the last detector over them."""
+    size = plan.schedule.image_size
+    family = resolve_family(plan.family)
+    detectors = [
+        family.detector(state, image_size=size) for state in (results[0].merged, results[-1].merged)
+    ]
+    pictures = []
+    for domain in plan.series.domains:
+        data = next(item.data for item in plan.series.increments if item.domain == domain)
+        names = tuple(name for name in plan.series.labels if name in data.labels)
+        cut = eval_slice(data, names, plan.split or eval_split(data))
+        rich = [i for i, ids in enumerate(cut.class_ids) if len(set(ids.tolist())) >= 3]
+        rich = rich or [i for i, ids in enumerate(cut.class_ids) if len(ids)]
+        step = max(len(rich) // PICTURES_PER_DOMAIN, 1)
+        chosen = rich[::step][:PICTURES_PER_DOMAIN]
+        files = [cut.images[i] for i in chosen]
+        before, after = (predict(detector, files) for detector in detectors)
+        labelled = truths(cut)
+        for index, file, was, now in zip(chosen, files, before, after, strict=True):
+            truth, name = labelled[index], f"gallery/{domain}-{Path(file).name}"
+            target = plan.out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+            boxes = tuple(
+                schema.TruthBox(name=cut.classes[c], xyxy=tuple(map(float, box)))
+                for c, box in zip(truth.class_ids, truth.xyxy, strict=True)
+            )
+            pictures.append(
+                schema.GalleryImage(
+                    file=name,
+                    domain=domain,
+                    width=truth.width,
+                    height=truth.height,
+                    truths=boxes,
+                    before=_side("after increment 1", was),
+                    after=_side(f"after increment {len(results)}", now),
+                )
+            )
+    return pictures
+
+
+def _side(title: str, found: Detections) -> schema.GallerySide:
+    records = found.above(SHOWN_CONFIDENCE).as_records()
+    return schema.GallerySide(
+        title=title, detections=tuple(schema.FoundBox(**record) for record in records)
+    )

@@ -1,0 +1,194 @@
+"""One method over one series: train each increment, merge, re-fit, keep the files.
+
+This is the method of the paper as a loop (method.md section 2): θ_t starts from the previous merged
+detector, its shared tensors are merged with it, its head part is added. Everything trained comes
+from the lab, so a chain only computes what is not on disk yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from duet.families.table import resolve_family
+from duet.increments.state import DetectorState
+from duet.merging.shared import merge_shared
+from duet.merging.trace import MergeTrace
+from duet.runs.lab import Lab, Trained
+from duet.series import Increment, Series, train_slice
+from duet.training.config import Method, Refit, Schedule
+from duet.training.job import Job, JobPart
+from duet.vectors.tensors import Tensors
+
+if TYPE_CHECKING:
+    from duet.series import DomainData
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all chains of a run share.
+
+    Attributes:
+        series: Increments and their data.
+        family: Detector family.
+        architecture: Architecture file of the family.
+        theta_0: Float32 tensors of the pretrained detector.
+        schedule: How long and how fast every stage trains.
+        seed: Of class rows, order and augmentation.
+        lab: Where training happens.
+    """
+
+    series: Series
+    family: str
+    architecture: str
+    theta_0: Tensors
+    schedule: Schedule
+    seed: int
+    lab: Lab
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One finished stage of a chain.
+
+    Attributes:
+        increment: What was learned.
+        trained: The training, before any merge.
+        merged: The detector to deploy after this stage.
+        trace: What the merge did; None at the base.
+        refit: The re-fit training, if the method has one.
+    """
+
+    increment: Increment
+    trained: Trained
+    merged: DetectorState
+    trace: MergeTrace | None = None
+    refit: Trained | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the stage."""
+        return self.trained.seconds + (self.refit.seconds if self.refit else 0.0)
+
+
+def train_alone(setting: Setting, domain: DomainData, classes: tuple[str, ...], name: str) -> Trained:
+    """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
+
+    The result is head-agnostic: its head form is `rows`, see `Family.recast`.
+    """
+    family = resolve_family(setting.family)
+    start = family.start_state(
+        setting.theta_0, architecture=setting.architecture, head="rows", classes=classes,
+        increment=name, seed=setting.seed,
+    )  # fmt: skip
+    job = Job(
+        family=setting.family, architecture=setting.architecture, head="rows", phase="base",
+        parts=(JobPart(increment=name, classes=classes),), schedule=setting.schedule,
+        seed=setting.seed,
+    )  # fmt: skip
+    title = f"{name}: {domain.name}[{len(classes)} classes]"
+    return setting.lab.train(title, job, start, train_slice(domain, classes))
+
+
+def run_chain(setting: Setting, method: Method) -> list[StageResult]:
+    """Learn the whole series with one method, oldest increment first."""
+    first, *later = setting.series.increments
+    trained = train_alone(setting, first.data, first.classes, first.name)
+    family = resolve_family(setting.family)
+    state = family.recast(trained.state, method.head)
+    results = [StageResult(first, trained, state)]
+    before: Tensors = family.shared_of(setting.theta_0, method.head)
+    for increment in later:
+        result = run_increment(setting, method, increment, results, before)
+        before = results[-1].merged.shared
+        results.append(result)
+    return results
+
+
+def run_increment(
+    setting: Setting, method: Method, increment: Increment, done: list[StageResult], before: Tensors
+) -> StageResult:
+    """Train, merge and re-fit one increment after those in ``done``.
+
+    Args:
+        setting: See `Setting`.
+        method: How to learn it.
+        increment: What to learn.
+        done: Finished stages, oldest first.
+        before: Shared tensors one stage before the last one (θ_0 at the second stage): L_DC.
+    """
+    previous = done[-1].merged
+    start = _grow(setting, method, increment, previous)
+    data = train_slice(increment.data, increment.classes)
+    direction = None
+    if method.directional.weight > 0 and method.trunk == "trained":
+        direction = {name: tensor - before[name] for name, tensor in previous.shared.items()}
+    job = _job(setting, method, start, "increment")
+    trained = setting.lab.train(f"{method.name}: {increment.name}", job, start, data, direction)
+    theta_0 = resolve_family(setting.family).shared_of(setting.theta_0, method.head)
+    images = (sum(item.trained.images_seen for item in done), trained.images_seen)
+    merged, trace = merge_states(method, theta_0, previous, trained.state, len(done), images)
+    refit = None
+    if method.refit.epochs:
+        job = _job(setting, method, merged, "refit")
+        title = f"{method.name}: {increment.name} re-fit"
+        refit = setting.lab.train(title, job, merged, data)
+        merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
+    return StageResult(increment, trained, merged, trace, refit)
+
+
+def merge_states(
+    method: Method, theta_0: Tensors, previous: DetectorState, trained: DetectorState,
+    stages_before: int, images: tuple[int, int],
+) -> tuple[DetectorState, MergeTrace]:
+    """Join the previous detector with the newly trained one.
+
+    Args:
+        method: Merge method, BatchNorm rule, and whether old parts were trained.
+        theta_0: Shared tensors of the pretrained detector.
+        previous: Merged detector before this stage.
+        trained: The same detector plus the new part, after training.
+        stages_before: Increments that ``previous`` holds; the uniform BatchNorm weights count them.
+        images: Images seen by ``previous`` and in this stage, for ``weights: images``.
+    """  # fmt: skip
+    fusion = method.batchnorm
+    if fusion.weights == "uniform":  # every increment counts the same, however they were merged
+        fusion = fusion.model_copy(update={"weights": (float(stages_before), 1.0)})
+    merged = merge_shared(
+        method.merge.method,
+        method.merge.params,
+        base=theta_0,
+        stages=[previous.shared, trained.shared],
+        buffers=[previous.buffers, trained.buffers],
+        fusion=fusion,
+        images=images,
+    )
+    old = trained.parts[:-1] if method.old_part == "trained" else previous.parts
+    state = replace(
+        trained, shared=merged.tensors, buffers=merged.buffers, parts=(*old, trained.parts[-1])
+    )
+    return state, merged.trace
+
+
+def _grow(setting: Setting, method: Method, increment: Increment, previous: DetectorState) -> DetectorState:
+    source = setting.theta_0 if method.new_part == "pretrained" else None
+    return resolve_family(setting.family).grow(
+        previous, classes=increment.classes, increment=increment.name, seed=setting.seed, source=source
+    )
+
+
+def _job(setting: Setting, method: Method, start: DetectorState, phase: Any) -> Job:
+    schedule = setting.schedule
+    if phase == "refit":
+        refit: Refit = method.refit
+        schedule = schedule.model_copy(
+            update={"epochs": refit.epochs, "lr": refit.lr, "lr_increment": None, "warmup_epochs": 0.0}
+        )
+    return Job(
+        family=setting.family, architecture=setting.architecture, head=method.head, phase=phase,
+        parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
+        old_part=method.old_part, old_negatives=method.old_negatives, trunk=method.trunk,
+        distill=method.distill if phase == "increment" else None,
+        directional=method.directional if phase == "increment" else None,
+        schedule=schedule, seed=setting.seed,
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Predictions once per (model, domain); every number of a run is a slice of the resulting AP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from duet.errors import DataError
+from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
+from duet.families.table import resolve_family
+from duet.files import sha256_json, write_json
+from duet.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duet.detections import Detections
+    from duet.families.protocol import Detector
+    from duet.increments.state import DetectorState
+    from duet.series import Slice
+
+CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
+"""Candidate confidence, suppression overlap and detections per image: the engine's validation."""
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return an image as ``(H, W, 3)`` uint8 BGR.
+
+    Raises:
+        DataError: The file is not a readable image.
+    """
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError("not a readable image", where=str(path), remedy="replace or remove the file")
+    return np.asarray(image)
+
+
+def truths(data: Slice) -> list[Truth]:
+    """Return the labels of a slice as xyxy px of each original image."""
+    found = []
+    for boxes, ids, (height, width) in zip(data.boxes, data.class_ids, data.sizes, strict=True):
+        centre, half = boxes[:, :2], boxes[:, 2:] / 2
+        unit = np.concatenate([centre - half, centre + half], 1)
+        found.append(Truth(unit * np.array([width, height, width, height]), ids, height, width))
+    return found
+
+
+def predict(detector: Detector, images: Sequence[Path]) -> list[Detections]:
+    """Run a detector over image files, a few dozen at a time."""
+    found: list[Detections] = []
+    for start in range(0, len(images), 64):
+        group = [read_image(path) for path in images[start : start + 64]]
+        found += detector(group, confidence=CONFIDENCE, iou=IOU, limit=LIMIT)
+    return found
+
+
+def evaluate_state(state: DetectorState, data: Slice, *, image_size: int) -> ClassAP:
+    """Return the AP of every class of ``data`` for one detector."""
+    detector = resolve_family(state.family).detector(state, image_size=image_size)
+    return evaluate_ap(predict(detector, data.images), truths(data), LabelSpace(data.classes))
+
+
+@dataclass
+class Evaluator:
+    """Evaluations kept under one folder, by content of model and data.
+
+    Attributes:
+        folder: One small JSON per (model, domain).
+        image_size: Side of the square that images are fitted into, pixels.
+    """
+
+    folder: Path
+    image_size: int
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
+        """Return the AP of every class of ``data`` that ``state`` knows."""
+        known = tuple(name for name in data.classes if name in state.labels)
+        key = sha256_json(
+            [state.fingerprint(), data.sha256, known, self.image_size, CONFIDENCE, IOU, LIMIT]
+        )
+        path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
+        with self._lock:  # one at a time: evaluation uses torch in this process
+            if not path.is_file():
+                result = evaluate_state(state, _reduce(data, known), image_size=self.image_size)
+                write_json(path, {"ap50": dict(result.ap50), "ap": dict(result.ap)})
+            stored: dict[str, Any] = json.loads(path.read_text())
+        return ClassAP(stored["ap50"], stored["ap"])
+
+
+def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:
+    """Return the slice with only the labels of ``classes``, all images kept."""
+    from dataclasses import replace
+
+    new = np.full(len(data.classes), -1, dtype=np.int64)
+    for position, name in enumerate(classes):
+        new[data.classes.index(name)] = position
+    kept = [new[ids] >= 0 for ids in data.class_ids]
+    return replace(
+        data,
+        classes=classes,
+        class_ids=tuple(new[ids][keep] for ids, keep in zip(data.class_ids, kept, strict=True)),
+        boxes=tuple(boxes[keep] for boxes, keep in zip(data.boxes, kept, strict=True)),
+    )

@@ -1,0 +1,135 @@
+"""The lab: trains each job once, wherever it is asked for again, and survives being killed.
+
+A job is known by its content: settings, start tensors, data, L_DC direction. References and bases
+are therefore shared by all methods of a run, and a repeated command does only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duet.files import atomic_path, sha256_json
+from duet.runs.worker import run_worker
+from duet.training.job import Job, read_state, write_job, write_slice, write_state
+from duet.vectors.tensors import Tensors, fingerprint
+
+if TYPE_CHECKING:
+    from duet.increments.state import DetectorState
+    from duet.series import Slice
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of one job.
+
+    Attributes:
+        state: Trained state, float32.
+        images_seen: Images that passed through training, repeats counted.
+        seconds: Wall time of the training, of the last process that worked on it.
+        history: Mean losses per epoch.
+        key: Content key of the job.
+        reused: It was on disk already.
+    """
+
+    state: DetectorState
+    images_seen: int
+    seconds: float
+    history: tuple[dict[str, float], ...]
+    key: str
+    reused: bool
+
+
+@dataclass
+class Lab:
+    """Trainings under one folder, at most ``jobs`` at a time.
+
+    Attributes:
+        folder: Holds one sub-folder per finished or unfinished job.
+        jobs: Worker processes at a time.
+        listen: Called as ``listen(title, record)`` for progress, from worker threads.
+    """
+
+    folder: Path
+    jobs: int = 1
+    listen: Listener = lambda title, record: None
+    _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.slots = threading.BoundedSemaphore(self.jobs)
+
+    def stop(self) -> None:
+        """End all running trainings; their checkpoints stay."""
+        self._stop.set()
+
+    def train(
+        self, title: str, job: Job, start: DetectorState, data: Slice, direction: Tensors | None = None
+    ) -> Trained:
+        """Train a job, or read its result if an equal job was trained before.
+
+        Args:
+            title: For progress displays.
+            job: Settings.
+            start: Where training starts; its last part is the one to train.
+            data: The slice.
+            direction: d of L_DC per shared tensor, where the job asks for it.
+
+        Raises:
+            DuetError: The training failed.
+        """
+        key = job_key(job, start, data, direction)
+        folder = self.folder / f"{job.phase}-{key[:16]}"
+        with self._guard:
+            lock = self._locks[key]
+        with lock:
+            reused = (folder / "outcome.json").is_file()
+            if not reused:
+                with self.slots:
+                    self._prepare(folder, job, start, data, direction)
+                    self.listen(title, {"state": "started"})
+                    run_worker(folder, lambda record: self.listen(title, record), self._stop)
+                shutil.rmtree(folder / "engine", ignore_errors=True)
+            outcome = json.loads((folder / "outcome.json").read_text())
+            state = read_state(folder / "trained.safetensors")
+        self.listen(title, {"state": "reused" if reused else "finished"})
+        return Trained(
+            state, outcome["images_seen"], outcome["seconds"], tuple(outcome["history"]), key, reused
+        )
+
+    @staticmethod
+    def _prepare(folder: Path, job: Job, start: DetectorState, data: Slice, direction: Tensors | None) -> None:
+        """Write the job's files; an interrupted job's checkpoint stays and is resumed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_state(folder / "start.safetensors", start)
+        write_slice(folder / "slice.npz", data)
+        if direction is not None:
+            from safetensors.torch import save_file
+
+            with atomic_path(folder / "direction.safetensors") as temporary:
+                save_file({k: v.contiguous() for k, v in direction.items()}, temporary)
+        write_job(folder, job)
+
+
+def job_key(job: Job, start: DetectorState, data: Slice, direction: Tensors | None) -> str:
+    """Return the SHA-256 that identifies a training by content (paths and devices left out)."""
+    settings = job.model_dump(mode="json")
+    for place in ("device", "workers", "cache"):
+        settings["schedule"].pop(place)
+    return sha256_json(
+        {
+            "job": settings,
+            "start": start.fingerprint(),
+            "data": data.sha256,
+            "direction": fingerprint(direction) if direction is not None else None,
+        }
+    )

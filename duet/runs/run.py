@@ -1,0 +1,142 @@
+"""`duet run`: everything a series needs, in parallel where stages do not depend on each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from duet.evaluation.ap import ClassAP
+from duet.evaluation.pairs import reference_slices
+from duet.evaluation.matrix import Slice as Cut
+from duet.files import run_lock
+from duet.increments.base import load_base
+from duet.report.results import Results, save_results
+from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
+from duet.runs.chain import Setting, StageResult, run_chain, train_alone
+from duet.runs.evaluate import Evaluator
+from duet.runs.keep import keep_chain
+from duet.runs.lab import Lab, Listener
+from duet.series import Series, eval_slice, eval_split
+from duet.training.config import Method, Schedule
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What to run.
+
+    Attributes:
+        series: Increments and data, already checked.
+        methods: The first is the one that the report is about.
+        schedule: Shared by all stages.
+        weights: θ_0 as safetensors.
+        architecture: Architecture file of the family.
+        family: Detector family.
+        seed: Of everything random.
+        out: Run folder.
+        jobs: Training processes at a time.
+        references: Train the reference models that GI and PI need.
+        split: Split to evaluate on; empty = test if there is one, else val.
+        command: The shell line, for the report.
+    """
+
+    series: Series
+    methods: tuple[Method, ...]
+    schedule: Schedule
+    weights: Path
+    architecture: str
+    family: str
+    seed: int
+    out: Path
+    jobs: int = 1
+    references: bool = True
+    split: str = ""
+    command: str = ""
+
+    @property
+    def steps(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(domain, classes) per increment."""
+        return [(item.domain, item.classes) for item in self.series.increments]
+
+
+def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
+    """Do what is missing, write `results.json` and `results.csv`, return the results.
+
+    Raises:
+        DuetError: A stage failed; finished stages stay and are reused by the same command.
+    """
+    with run_lock(plan.out):
+        lab = Lab(plan.out / "lab", jobs=plan.jobs, listen=listen)
+        setting = Setting(
+            plan.series, plan.family, plan.architecture, load_base(plan.weights), plan.schedule,
+            plan.seed, lab,
+        )  # fmt: skip
+        evaluator = Evaluator(plan.out / "evaluations", plan.schedule.image_size)
+        outcomes, references = _all(plan, setting, evaluator)
+        main = outcomes[0]
+        pictures = gallery(plan, main.results)
+        results = assemble(plan, outcomes, references, pictures, date=date)
+        save_results(plan.out, results)
+    return results
+
+
+def _all(
+    plan: RunPlan, setting: Setting, evaluator: Evaluator
+) -> tuple[list[MethodOutcome], list[Reference]]:
+    """Run chains and references side by side; the first failure stops the rest."""
+    wanted = reference_slices(plan.steps) if plan.references and len(plan.steps) > 1 else ()
+    with ThreadPoolExecutor(max_workers=len(plan.methods) + len(wanted)) as pool:
+        chains = [pool.submit(_chain, plan, setting, evaluator, m) for m in plan.methods]
+        others = [pool.submit(_reference, plan, setting, evaluator, cut) for cut in wanted]
+        try:
+            _wait([*chains, *others])
+        except BaseException:  # Ctrl-C too: no training may outlive the command
+            pool.shutdown(wait=False, cancel_futures=True)
+            setting.lab.stop()
+            raise
+        return [f.result() for f in chains], [f.result() for f in others]
+
+
+def _wait(futures: Sequence[Future[Any]]) -> None:
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
+
+
+def _chain(plan: RunPlan, setting: Setting, evaluator: Evaluator, method: Method) -> MethodOutcome:
+    began = time.perf_counter()
+    results = run_chain(setting, method)
+    keep_chain(plan.out, setting, method, results)
+    scores: dict[tuple[int, str], ClassAP] = {}
+    for stage, result in enumerate(results, start=1):
+        for domain in plan.series.domains:
+            scores[stage, domain] = _score(plan, setting, evaluator, result, domain)
+    setting.lab.listen(method.name, {"state": "evaluated"})
+    return MethodOutcome(method, tuple(results), scores, time.perf_counter() - began)
+
+
+def _score(
+    plan: RunPlan, setting: Setting, evaluator: Evaluator, result: StageResult, domain: str
+) -> ClassAP:
+    data = domain_data(plan.series, domain)
+    wanted = tuple(name for name in plan.series.labels if name in data.labels)
+    with setting.lab.slots:
+        return evaluator(result.merged, eval_slice(data, wanted, plan.split or eval_split(data)))
+
+
+def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:
+    domain, classes = cut
+    data = domain_data(plan.series, domain)
+    trained = train_alone(setting, data, classes, f"reference-{domain}")
+    with setting.lab.slots:
+        scores = evaluator(trained.state, eval_slice(data, classes, plan.split or eval_split(data)))
+    return Reference(domain, classes, scores, trained.seconds)
+
+
+def domain_data(series: Series, domain: str) -> Any:
+    """Return the data of a domain (its first increment's)."""
+    return next(item.data for item in series.increments if item.domain == domain)
+

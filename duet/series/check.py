@@ -1,0 +1,151 @@
+"""Is a series fit to learn and to measure? Checks across classes, increments and splits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from duet.errors import did_you_mean
+from duet.series.images import image_sha256
+from duet.series.model import DomainData, Increment, Series, Split
+from duet.series.problems import Problem, error, warning
+from duet.series.slices import eval_split
+
+__all__ = ["Problem", "check_series"]
+
+
+def check_series(series: Series) -> tuple[Problem, ...]:
+    """Return what is wrong between the increments and their data.
+
+    Problems inside the files themselves (rows, images, data.yaml) are found while reading them;
+    a data set that could not be read at all is passed over here.
+    """
+    return (
+        *_class_problems(series.increments),
+        *_slice_problems(series.increments),
+        *_image_problems(series.increments),
+    )
+
+
+def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
+    """Yield classes that the data do not have and classes that come twice."""
+    first: dict[str, str] = {}
+    for increment in increments:
+        where = f"increment '{increment.name}'"
+        labels = increment.data.labels
+        for name in increment.classes:
+            # No names at all means that data.yaml itself was wrong and has been reported.
+            if len(labels) and name not in labels:
+                what = f"unknown class '{name}'{did_you_mean(name, labels)}"
+                remedy = f"classes of {increment.data.source}: {', '.join(labels)}"
+                yield error("class.unknown", where, what, remedy)
+            if name in first:
+                what = f"class '{name}' already belongs to increment '{first[name]}'"
+                remedy = "a class is learned once: drop it from one of the two or rename it"
+                yield error("class.twice", where, what, remedy)
+            first.setdefault(name, increment.name)
+
+
+def _slice_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
+    """Yield classes without training or evaluation objects."""
+    for increment in increments:
+        data = increment.data
+        known = [name for name in increment.classes if name in data.labels]
+        where = f"increment '{increment.name}'"
+        if known and "train" in data.splits:
+            missing = _absent(data.splits["train"], data, known)
+            if missing:
+                what = f"no training image holds {_quoted(missing)}"
+                remedy = (
+                    f"label some in the train split of {data.source}; label files lie in a folder "
+                    "'labels' beside 'images'"
+                )
+                yield error("slice.no-train", where, what, remedy)
+        for name in ("val", "test"):
+            split = data.splits.get(name)
+            if split is None:
+                continue
+            if not split.images:
+                remedy = f"add images to the {name} split of {data.source}"
+                yield error(f"slice.no-{name}", where, f"no usable image in '{name}'", remedy)
+            elif name == eval_split(data) and (missing := _absent(split, data, known)):
+                what = f"no image of '{name}' holds {_quoted(missing)}: their AP is undefined"
+                remedy = f"label some in the {name} split of {data.source}"
+                yield warning("slice.no-objects", where, what, remedy)
+
+
+def _absent(split: Split, data: DomainData, names: Iterable[str]) -> list[str]:
+    """Return the names without a single object in the split."""
+    present: set[int] = set()
+    for annotation in split.annotations:
+        present.update(np.unique(annotation.class_ids).tolist())
+    return [name for name in names if data.labels.index(name) not in present]
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an image occurs."""
+
+    source: Path
+    split: str
+    image: Path
+
+
+def _image_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
+    """Yield images whose content is in training and evaluation, or twice in one split."""
+    sources = {increment.data.source: increment.data for increment in increments}
+    places = [
+        _Place(data.source, split.name, image)
+        for data in sources.values()
+        for split in data.splits.values()
+        for image in split.images
+    ]
+    for group in _same_content(places):
+        trained = [place for place in group if place.split == "train"]
+        measured = [place for place in group if place.split != "train"]
+        for place in measured:
+            if trained:
+                yield _leak(_nearest(trained, place), place)
+        seen: dict[tuple[Path, str], _Place] = {}
+        for place in group:
+            other = seen.setdefault((place.source, place.split), place)
+            if other is not place:
+                what = f"the same image as {other.image}, in the same split '{place.split}'"
+                yield warning("image.duplicate", place.image, what, "remove one of the two")
+
+
+def _nearest(trained: list[_Place], measured: _Place) -> _Place:
+    """Return the training copy in the same data set if there is one, else the first."""
+    return next((place for place in trained if place.source == measured.source), trained[0])
+
+
+def _leak(trained: _Place, measured: _Place) -> Problem:
+    if trained.source == measured.source:
+        code, whose = "image.leak", "this data set"
+    else:
+        code, whose = "image.leak-between", str(trained.source)
+    what = f"an image of '{measured.split}' is also in 'train' of {whose}: {trained.image}"
+    remedy = "remove it from one of the two: measuring on trained images flatters the detector"
+    return error(code, measured.image, what, remedy)
+
+
+def _same_content(places: Iterable[_Place]) -> Iterator[list[_Place]]:
+    """Yield the groups of two or more places with identical image bytes."""
+    by_size: dict[int, list[_Place]] = defaultdict(list)
+    for place in places:
+        by_size[place.image.stat().st_size].append(place)
+    for candidates in by_size.values():
+        if len(candidates) < 2:  # a file of unique size has no copy: most need no hashing
+            continue
+        by_hash: dict[str, list[_Place]] = defaultdict(list)
+        for place in candidates:
+            by_hash[image_sha256(place.image)].append(place)
+        yield from (group for group in by_hash.values() if len(group) > 1)

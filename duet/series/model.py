@@ -1,0 +1,300 @@
+"""What a series is: increments of new classes in a domain, and the slices cut from their data.
+
+Shape legend: n boxes of one image; every box is `cxcywh`, normalised by the image's size to 0..1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from duet.config import Config
+from duet.errors import DataError, did_you_mean
+from duet.labels import LabelSpace
+from duet.series.images import image_sha256
+
+Ids: TypeAlias = NDArray[np.int64]
+Boxes: TypeAlias = NDArray[np.float64]
+
+# Names become folder names of a run: no separators, no hidden files, no control characters.
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^./\\\s][^/\\\x00-\x1f]*$")]
+
+
+class IncrementConfig(Config):
+    """One increment as written in a series file."""
+
+    name: Name | None = Field(default=None, description="unique name; by default the domain's")
+    domain: Name = Field(description="what the images look like, for example 'night'")
+    data: str = Field(min_length=1, description="path of data.yaml, relative to the series' root")
+    format: str = Field(default="yolo", description="label format of the data")
+    classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1, description="the new classes, by name"
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        from duet.series.formats import FORMATS
+
+        if value not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise ValueError(f"unknown format{did_you_mean(value, FORMATS)}; known: {known}")
+        return value
+
+
+class SeriesConfig(Config):
+    """A series file: ordered increments and where their data lie."""
+
+    # The key is `schema`; the attribute is not, because pydantic's BaseModel has a `schema` method.
+    schema_version: Literal[1] = Field(default=1, alias="schema", description="of this file")
+    name: str = Field(min_length=1)
+    description: str = ""
+    root: str = Field(default=".", description="folder of the data, relative to this file")
+    increments: tuple[IncrementConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> SeriesConfig:
+        counts = Counter(item.name for item in self.increments if item.name is not None)
+        doubled = sorted(name for name, count in counts.items() if count > 1)
+        if doubled:
+            raise ValueError(f"increment names occur twice: {', '.join(doubled)}")
+        return self
+
+    def increment_names(self) -> tuple[str, ...]:
+        """Return a unique name per increment: its own, or its domain with a number if needed."""
+        taken = {item.name for item in self.increments if item.name is not None}
+        names: list[str] = []
+        for item in self.increments:
+            name, number = item.name or item.domain, 1
+            while item.name is None and name in taken:
+                number += 1
+                name = f"{item.domain}-{number}"
+            taken.add(name)
+            names.append(name)
+        return tuple(names)
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """The labelled objects of one image.
+
+    Attributes:
+        class_ids: ``(n,) int64`` indices into the data set's label space.
+        boxes: ``(n, 4) float64`` cxcywh, normalised to 0..1.
+        width: Image width in pixels, upright.
+        height: Image height in pixels, upright.
+    """
+
+    class_ids: Ids
+    boxes: Boxes
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        _check_labels(self.class_ids, self.boxes)
+        if self.width < 0 or self.height < 0:
+            raise DataError(f"image size must not be negative, got {self.width}x{self.height}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split and what is on them, in the same order."""
+
+    name: str
+    images: tuple[Path, ...]
+    annotations: tuple[Annotation, ...]
+
+    def __post_init__(self) -> None:
+        _check_lengths(f"split '{self.name}'", images=self.images, annotations=self.annotations)
+
+
+@dataclass(frozen=True)
+class DomainData:
+    """A labelled data set of one domain.
+
+    Attributes:
+        name: The domain.
+        labels: All classes of the data set, in the order of its label files.
+        splits: ``train``, ``val`` and perhaps ``test``.
+        source: The file that describes the data set.
+    """
+
+    name: str
+    labels: LabelSpace
+    splits: Mapping[str, Split]
+    source: Path
+
+    def split(self, name: str) -> Split:
+        """Return the split called ``name``.
+
+        Raises:
+            DataError: The data set has no such split.
+        """
+        if name not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise DataError(
+                f"no split '{name}'{did_you_mean(name, self.splits)}",
+                where=str(self.source),
+                remedy=f"splits of this data set: {known}",
+            )
+        return self.splits[name]
+
+
+@dataclass(frozen=True)
+class Increment:
+    """One step of a series: new classes, learned from the data of one domain."""
+
+    name: str
+    domain: str
+    classes: tuple[str, ...]
+    data: DomainData
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise DataError("an increment needs at least one class", where=self.name)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Increments in the order in which they are learned."""
+
+    name: str
+    description: str
+    increments: tuple[Increment, ...]
+
+    def __post_init__(self) -> None:
+        if not self.increments:
+            raise DataError("a series needs at least one increment", where=self.name)
+        names = [increment.name for increment in self.increments]
+        if len(set(names)) != len(names):
+            raise DataError(f"increment names must differ, got {names}", where=self.name)
+
+    @property
+    def labels(self) -> LabelSpace:
+        """All classes, in the order of the increments."""
+        return LabelSpace(self.classes_until(len(self.increments) - 1))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The distinct domains, in the order of their first increment."""
+        return tuple(dict.fromkeys(increment.domain for increment in self.increments))
+
+    def classes_until(self, t: int) -> tuple[str, ...]:
+        """Return the classes of increments 0 to ``t`` inclusive: all that are known after it.
+
+        Raises:
+            DataError: There is no increment ``t``.
+        """
+        self.increment(t)
+        return tuple(name for step in self.increments[: t + 1] for name in step.classes)
+
+    def increment(self, name_or_index: str | int) -> Increment:
+        """Return an increment by its name or by its index from 0.
+
+        Raises:
+            DataError: There is no such increment.
+        """
+        names = [increment.name for increment in self.increments]
+        if isinstance(name_or_index, str) and name_or_index in names:
+            return self.increments[names.index(name_or_index)]
+        if isinstance(name_or_index, int) and 0 <= name_or_index < len(names):
+            return self.increments[name_or_index]
+        hint = did_you_mean(name_or_index, names) if isinstance(name_or_index, str) else ""
+        raise DataError(
+            f"no increment {name_or_index!r}{hint}",
+            where=self.name,
+            remedy=f"increments from 0: {', '.join(names)}",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Images of one split with only the labels of some classes; every tuple has one item per image.
+
+    Attributes:
+        domain: The domain of the images.
+        split: The split they come from.
+        classes: The classes whose labels are kept.
+        images: Image files.
+        boxes: Per image ``(n, 4) float64`` cxcywh, normalised to 0..1.
+        class_ids: Per image ``(n,) int64`` indices into ``classes`` (not into the data set's).
+        sizes: Per image ``(height, width)`` in pixels, upright.
+    """
+
+    domain: str
+    split: str
+    classes: tuple[str, ...]
+    images: tuple[Path, ...]
+    boxes: tuple[Boxes, ...]
+    class_ids: tuple[Ids, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        _check_lengths(
+            f"slice of '{self.domain}'",
+            images=self.images,
+            boxes=self.boxes,
+            class_ids=self.class_ids,
+            sizes=self.sizes,
+        )
+        LabelSpace(self.classes)
+        for ids, boxes in zip(self.class_ids, self.boxes, strict=True):
+            _check_labels(ids, boxes)
+            if ids.size and ids.max() >= len(self.classes):
+                raise DataError(
+                    f"class_ids must be below {len(self.classes)}, got {int(ids.max())}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content: classes, image bytes and labels; not of paths or their order.
+
+        Raises:
+            OSError: An image cannot be read any more.
+        """
+        items = sorted(
+            hashlib.sha256(
+                bytes.fromhex(image_sha256(image))
+                + len(ids).to_bytes(8, "little")
+                + ids.astype("<i8").tobytes()
+                + boxes.astype("<f8").tobytes()
+            ).digest()
+            for image, ids, boxes in zip(self.images, self.class_ids, self.boxes, strict=True)
+        )
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        digest.update(b"\0\0")
+        for item in items:
+            digest.update(item)
+        return digest.hexdigest()
+
+
+def _check_lengths(owner: str, **columns: tuple[object, ...]) -> None:
+    """Raise unless all columns have one item per image."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"expected one item per image in each column, got {lengths}", where=owner)
+
+
+def _check_labels(class_ids: Ids, boxes: Boxes) -> None:
+    """Raise unless the arrays are ``(n,) int64 >= 0`` and ``(n, 4) float64`` in 0..1."""
+    if class_ids.ndim != 1 or class_ids.dtype != np.int64:
+        raise DataError(f"class_ids must be (n,) int64, got {class_ids.shape} {class_ids.dtype}")
+    if boxes.shape != (len(class_ids), 4) or boxes.dtype != np.float64:
+        raise DataError(
+            f"boxes must be ({len(class_ids)}, 4) float64, got {boxes.shape} {boxes.dtype}"
+        )
+    # A NaN fails this comparison too.
+    if class_ids.size and not (class_ids.min() >= 0 and boxes.min() >= 0 and boxes.max() <= 1):
+        raise DataError("class_ids must be >= 0 and boxes cxcywh within 0..1")

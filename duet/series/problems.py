@@ -1,0 +1,110 @@
+"""What is wrong with a series: every problem is a value, and one error tells all of them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from duet.errors import DataError
+
+Severity = Literal["error", "warning"]
+
+SHOWN_PER_CODE = 20  # one systematic mistake in 10 000 labels must not bury the other kinds
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a series or its data.
+
+    Attributes:
+        severity: ``"error"`` stops the work, ``"warning"`` does not.
+        code: Stable machine-readable kind, such as ``"label.range"``.
+        where: File (with ``:line`` where there is one) or key concerned.
+        what: One sentence: what is wrong, with the value got and the value expected.
+        remedy: What the user can do now.
+    """
+
+    severity: Severity
+    code: str
+    where: str
+    what: str
+    remedy: str
+
+    def __post_init__(self) -> None:
+        if self.severity not in ("error", "warning"):
+            raise ValueError(f"severity must be 'error' or 'warning', got {self.severity!r}")
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.where}: {self.what}"
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the problem as JSON-ready data."""
+        return {
+            "severity": self.severity,
+            "code": self.code,
+            "where": self.where,
+            "what": self.what,
+            "remedy": self.remedy,
+        }
+
+
+def error(code: str, where: object, what: str, remedy: str) -> Problem:
+    """Return a problem that stops the work."""
+    return Problem("error", code, str(where), what, remedy)
+
+
+def warning(code: str, where: object, what: str, remedy: str) -> Problem:
+    """Return a problem that the user should know of but that stops nothing."""
+    return Problem("warning", code, str(where), what, remedy)
+
+
+def fatal(problems: Iterable[Problem], *, strict: bool = False) -> tuple[Problem, ...]:
+    """Return the problems that stop the work: the errors, with ``strict`` the warnings too."""
+    return tuple(problem for problem in problems if strict or problem.severity == "error")
+
+
+def listing(problems: Sequence[Problem], *, per_code: int = SHOWN_PER_CODE) -> list[str]:
+    """Return one line per problem, grouped by code, the first ``per_code`` of each code.
+
+    A code with more problems ends in a line with the count of the rest; the remedy stands once
+    below each run of problems that share it.
+    """
+    by_code: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_code[problem.code].append(problem)
+    lines: list[str] = []
+    for code, group in by_code.items():
+        shown = group[:per_code]
+        for position, problem in enumerate(shown):
+            last = position + 1 == len(shown) or shown[position + 1].remedy != problem.remedy
+            lines.append(f"{problem}\n      {problem.remedy}" if last else str(problem))
+        if len(group) > per_code:
+            lines.append(f"[{code}] ... and {len(group) - per_code} more of this kind")
+    return lines
+
+
+def raise_problems(problems: Iterable[Problem], *, where: str, strict: bool = False) -> None:
+    """Raise all fatal problems as one error; return when there is none.
+
+    Args:
+        problems: Errors and warnings in any order.
+        where: File name of the series, shown first.
+        strict: Count warnings as errors.
+
+    Raises:
+        DataError: At least one problem is fatal.
+    """
+    stopping = fatal(problems, strict=strict)
+    if not stopping:
+        return
+    kinds = Counter(problem.code for problem in stopping)
+    listed = "".join(f"\n  - {line}" for line in listing(stopping))
+    plural = "s" if len(stopping) != 1 else ""
+    raise DataError(
+        f"{len(stopping)} problem{plural} of {len(kinds)} kind{'s' if len(kinds) != 1 else ''}:"
+        f"{listed}",
+        where=where,
+        remedy="correct them in one go, then run 'duet data check' on the series",
+    )

@@ -1,0 +1,75 @@
+"""From a series file to a `Series`: everything is read and checked before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from duet.config import load_yaml, parse_config
+from duet.series.check import check_series
+from duet.series.formats import Reading, resolve
+from duet.series.images import Verify
+from duet.series.model import Increment, Series, SeriesConfig
+from duet.series.problems import Problem, raise_problems
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A series as far as it can be read, and all its problems.
+
+    Attributes:
+        series: The series; parts with problems are missing from its data.
+        problems: Errors and warnings, those of the files first.
+    """
+
+    series: Series
+    problems: tuple[Problem, ...]
+
+
+def read_series(
+    path: Path, *, data_root: Path | None = None, verify: Verify | None = None
+) -> Series:
+    """Read a series file and all its data.
+
+    Args:
+        path: The series' YAML file.
+        data_root: Folder that replaces the file's ``root``.
+        verify: ``"full"`` decodes every image, ``"header"`` does not; by default as much as the
+            size of each data set allows.
+
+    Raises:
+        ConfigError: The series file itself is missing or malformed.
+        DataError: With every problem of the increments and of their data at once.
+    """
+    inspection = inspect_series(path, data_root=data_root, verify=verify)
+    raise_problems(inspection.problems, where=str(path))
+    return inspection.series
+
+
+def inspect_series(
+    path: Path, *, data_root: Path | None = None, verify: Verify | None = None
+) -> Inspection:
+    """Read a series file and all its data, and return the problems instead of raising them.
+
+    Args:
+        path: The series' YAML file.
+        data_root: Folder that replaces the file's ``root``.
+        verify: See `read_series`.
+
+    Raises:
+        ConfigError: The series file itself is missing or malformed.
+    """
+    config = parse_config(SeriesConfig, load_yaml(path), where=str(path))
+    root = data_root if data_root is not None else path.parent / config.root
+    readings: dict[tuple[str, Path], Reading] = {}
+    increments: list[Increment] = []
+    for name, item in zip(config.increment_names(), config.increments, strict=True):
+        # Increments of one domain mostly share a data set; it is read once.
+        key = (item.format, (root / item.data).resolve())
+        if key not in readings:
+            readings[key] = resolve(item.format).read(key[1], domain=item.domain, verify=verify)
+        data = replace(readings[key].data, name=item.domain)
+        increments.append(Increment(name, item.domain, item.classes, data))
+    series = Series(config.name, config.description, tuple(increments))
+    found = tuple(problem for reading in readings.values() for problem in reading.problems)
+    return Inspection(series, found + check_series(series))

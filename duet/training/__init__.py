@@ -1,0 +1,1 @@
+"""What a training run is: the schedule, the method and the job handed to a detector family."""

@@ -1,0 +1,173 @@
+"""A training job: everything one stage needs, as files in one folder.
+
+A job can be run by any process on any machine that sees the folder and the images: this is what
+makes resuming, worker processes and multi-GPU launches possible (issue A.4). The folder holds
+``job.json``, ``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from duet.config import Config, parse_config
+from duet.errors import DataError
+from duet.files import atomic_path, write_json
+from duet.training.config import Directional, Distillation, Schedule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from duet.increments.state import DetectorState
+    from duet.series import Slice
+
+
+class JobPart(Config):
+    """One increment's place in the head."""
+
+    increment: str
+    classes: tuple[str, ...]
+
+
+class Job(Config):
+    """The settings of one stage.
+
+    Attributes:
+        phase: ``base`` (detector loss on all parts), ``increment`` or ``refit``.
+    """
+
+    family: str
+    architecture: str
+    head: Literal["rows", "towers", "parallel"]
+    parts: tuple[JobPart, ...]
+    phase: Literal["base", "increment", "refit"]
+    old_part: Literal["kept", "trained"] = "kept"
+    old_negatives: Literal["mask", "train"] = "mask"
+    trunk: Literal["trained", "frozen"] = "trained"
+    distill: Distillation | None = None
+    directional: Directional | None = None
+    schedule: Schedule
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class SliceFile:
+    """Images and labels of a slice as flat arrays.
+
+    Attributes:
+        images: Absolute paths, one per image.
+        sizes: ``(n, 2)`` int64 height and width in pixels.
+        counts: ``(n,)`` int64 boxes per image.
+        boxes: ``(sum(counts), 4)`` float32 cxcywh, normalised to the image.
+        class_ids: ``(sum(counts),)`` int64.
+    """
+
+    images: tuple[Path, ...]
+    sizes: np.ndarray
+    counts: np.ndarray
+    boxes: np.ndarray
+    class_ids: np.ndarray
+
+    def rows(self) -> Iterator[tuple[Path, Any, np.ndarray, np.ndarray]]:
+        """Yield ``(image, (height, width), boxes, class ids)`` per image."""
+        start = 0
+        for image, size, count in zip(self.images, self.sizes, self.counts, strict=True):
+            end = start + int(count)
+            yield image, tuple(size), self.boxes[start:end], self.class_ids[start:end]
+            start = end
+
+
+def write_slice(path: Path, data: Slice) -> None:
+    """Store a slice; paths are made absolute because workers may start elsewhere."""
+    import numpy as np
+
+    counts = np.array([len(ids) for ids in data.class_ids], dtype=np.int64)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(
+            stream,
+            images=np.array([str(Path(image).resolve()) for image in data.images]),
+            sizes=np.array(data.sizes, dtype=np.int64).reshape(-1, 2),
+            counts=counts,
+            boxes=np.concatenate([*data.boxes, np.zeros((0, 4))]).astype(np.float32),
+            class_ids=np.concatenate([*data.class_ids, np.zeros(0)]).astype(np.int64),
+        )
+
+
+def read_slice(path: Path) -> SliceFile:
+    """Read a stored slice.
+
+    Raises:
+        DataError: An image has gone since the job was written.
+    """
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as stored:
+        images = tuple(Path(str(name)) for name in stored["images"])
+        arrays = [stored[key] for key in ("sizes", "counts", "boxes", "class_ids")]
+    gone = [str(image) for image in images if not image.is_file()]
+    if gone:
+        raise DataError(
+            f"{len(gone)} training images are gone, the first is {gone[0]}",
+            where=str(path),
+            remedy="put the images back, or start the run anew",
+        )
+    return SliceFile(images, *arrays)
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write ``job.json``."""
+    write_json(folder / "job.json", job.model_dump(mode="json"))
+
+
+def read_job(folder: Path) -> Job:
+    """Read ``job.json``."""
+    import json
+
+    path = folder / "job.json"
+    return parse_config(Job, json.loads(path.read_text()), where=str(path))
+
+
+def write_state(path: Path, state: DetectorState) -> None:
+    """Store a detector state in one safetensors file: a job's start and its result."""
+    import json
+
+    from safetensors.torch import save_file
+
+    about = {
+        "family": state.family,
+        "architecture": state.architecture,
+        "head": state.head,
+        "parts": [{"increment": part.increment, "classes": part.classes} for part in state.parts],
+    }
+    with atomic_path(path) as temporary:
+        contiguous = {name: tensor.contiguous() for name, tensor in state.to_tensors().items()}
+        save_file(contiguous, temporary, metadata={"duet": json.dumps(about)})
+
+
+def read_state(path: Path) -> DetectorState:
+    """Read a state written by `write_state`."""
+    import json
+
+    from safetensors import safe_open
+
+    from duet.increments.state import DetectorState, HeadPart
+
+    with safe_open(path, framework="pt") as stored:
+        about = json.loads((stored.metadata() or {})["duet"])
+        flat = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+
+    def under(prefix: str) -> dict[str, Any]:
+        return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+
+    parts = tuple(
+        HeadPart(tuple(part["classes"]), under(f"part/{index}/"), part["increment"])
+        for index, part in enumerate(about["parts"])
+    )
+    return DetectorState(
+        about["family"], about["architecture"], about["head"],
+        under("shared/"), under("buffers/"), parts,
+    )  # fmt: skip

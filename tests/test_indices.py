@@ -1,0 +1,292 @@
+"""Pairs, matrix and indices: the protocol table and the published numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duet.errors import DataError
+from duet.evaluation import (
+    StageMatrix,
+    cells_needed,
+    compute_indices,
+    gi_pairs,
+    pi_pairs,
+    reference_slices,
+    ri_pairs,
+)
+from duet.evaluation.indices import harmonic_mean, rai, ratio
+
+Steps = list[tuple[str, tuple[str, ...]]]
+
+
+def _ids(first: int, last: int) -> tuple[str, ...]:
+    return tuple(f"c{number}" for number in range(first, last + 1))
+
+
+TWO: Steps = [("A", _ids(1, 10)), ("B", _ids(11, 20))]
+PASCAL: Steps = [
+    ("W", _ids(1, 3)), ("Co", _ids(4, 6)), ("Cl", _ids(7, 13)), ("VOC", _ids(14, 20))
+]  # fmt: skip
+WEATHER: Steps = [("NS", _ids(1, 2)), ("DS", _ids(3, 4)), ("DF", _ids(5, 7))]
+
+
+@pytest.mark.parametrize(
+    ("steps", "ri", "gi", "references"),
+    [
+        pytest.param(
+            TWO,
+            {("A", _ids(1, 10))},
+            {(2, "A", _ids(11, 20)), (2, "B", _ids(1, 10))},
+            [("A", _ids(11, 20)), ("B", _ids(1, 10)), ("B", _ids(11, 20))],
+            id="2-phase",
+        ),
+        pytest.param(
+            PASCAL,
+            {("W", _ids(1, 3)), ("Co", _ids(4, 6)), ("Cl", _ids(7, 13))},
+            {(j, "W", _ids(4, 6)) for j in (2, 3, 4)}
+            | {(j, "Co", _ids(1, 3)) for j in (2, 3, 4)}
+            | {(j, "Cl", _ids(1, 6)) for j in (3, 4)}
+            | {(4, "VOC", _ids(1, 13))},
+            [
+                ("W", _ids(4, 6)), ("Co", _ids(1, 3)), ("Cl", _ids(1, 6)), ("VOC", _ids(1, 13)),
+                ("Co", _ids(4, 6)), ("Cl", _ids(7, 13)), ("VOC", _ids(14, 20)),
+            ],
+            id="pascal-4",
+        ),
+        pytest.param(
+            WEATHER,
+            {("NS", _ids(1, 2)), ("DS", _ids(3, 4))},
+            {(j, "NS", _ids(3, 4)) for j in (2, 3)}
+            | {(j, "DS", _ids(1, 2)) for j in (2, 3)}
+            | {(3, "DF", _ids(1, 4))},
+            [
+                ("NS", _ids(3, 4)), ("DS", _ids(1, 2)), ("DF", _ids(1, 4)),
+                ("DS", _ids(3, 4)), ("DF", _ids(5, 7)),
+            ],
+            id="weather-3",
+        ),
+        pytest.param([("A", ("a",))], set(), set(), [], id="one-increment"),
+        pytest.param(
+            [("A", ("a",)), ("A", ("b",))],
+            {("A", ("a",))},
+            set(),
+            [("A", ("b",))],
+            id="classes-only-has-no-gi",
+        ),
+        pytest.param(
+            [("A", ("a",)), ("B", ("b",)), ("A", ("c",))],
+            {("A", ("a",)), ("B", ("b",))},
+            # Increment 3 would ask for A[a, b]; a was labelled in A, and A[b] is asked already.
+            {(2, "A", ("b",)), (2, "B", ("a",)), (3, "A", ("b",)), (3, "B", ("a",))},
+            [("A", ("b",)), ("B", ("a",)), ("B", ("b",)), ("A", ("c",))],
+            id="domain-comes-back",
+        ),
+    ],
+)  # fmt: skip
+def test_pairs_follow_the_protocol_table(
+    steps: Steps,
+    ri: set[tuple[str, tuple[str, ...]]],
+    gi: set[tuple[int, str, tuple[str, ...]]],
+    references: list[tuple[str, tuple[str, ...]]],
+) -> None:
+    assert {pair.slice for pair in ri_pairs(steps)} == ri
+    assert all(pair.stage == len(steps) for pair in ri_pairs(steps))
+    assert {pair.cell for pair in gi_pairs(steps)} == gi
+    assert len(gi_pairs(steps)) == len(gi)
+    assert set(reference_slices(steps)) == set(references)
+    assert len(reference_slices(steps)) == len(references)
+
+
+@pytest.mark.parametrize(("steps", "ri", "gi"), [(TWO, 1, 2), (PASCAL, 3, 9), (WEATHER, 2, 5)])
+def test_pair_counts(steps: Steps, ri: int, gi: int) -> None:
+    assert (len(ri_pairs(steps)), len(gi_pairs(steps))) == (ri, gi)
+    assert [pair.stage for pair in pi_pairs(steps)] == list(range(2, len(steps) + 1))
+
+
+@pytest.mark.parametrize("steps", [TWO, PASCAL, WEATHER, TWO[:1]])
+def test_cells_needed_are_enough_and_nothing_more(steps: Steps) -> None:
+    cells = cells_needed(steps)
+    full = dict.fromkeys(reference_slices(steps), 0.5)
+    complete = StageMatrix(dict.fromkeys(cells, 0.4))
+    compute_indices(steps, complete, full)
+    for missing in cells:
+        if len(steps) == 1:
+            continue  # one increment has no index at all; its cell is for the report
+        fewer = StageMatrix({cell: 0.4 for cell in cells if cell != missing})
+        with pytest.raises(DataError, match="no mAP50 for stage"):
+            compute_indices(steps, fewer, full)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        pytest.param([], "at least one increment", id="empty"),
+        pytest.param([("A", ())], "at least one class", id="no-class"),
+        pytest.param([("A", ("a",)), ("B", ("a",))], "increments 1 and 2", id="not-disjoint"),
+    ],
+)
+def test_series_errors(steps: Steps, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        cells_needed(steps)
+
+
+# --- the matrix ---------------------------------------------------------------------------------
+
+
+def test_matrix_is_immutable_order_free_and_round_trips() -> None:
+    empty = StageMatrix()
+    matrix = empty.with_value(1, "A", ("b", "a"), 0.5).with_value(2, "A", ("a", "b"), 0.25)
+    assert not empty.values
+    assert matrix.get(1, "A", ["a", "b"]) == 0.5
+    assert (2, "A", ("b", "a")) in matrix
+    assert (1, "B", ("a",)) not in matrix
+    assert StageMatrix.from_records(json.loads(json.dumps(matrix.as_records()))) == matrix
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "words"),
+    [
+        pytest.param((0, "A", ("a",)), 0.5, "count from 1", id="stage-0"),
+        pytest.param((1, "A", ()), 0.5, "distinct classes", id="no-class"),
+        pytest.param((1, "A", ("a", "a")), 0.5, "distinct classes", id="doubled"),
+        pytest.param((1, "A", ("a",)), float("nan"), "fraction", id="nan"),
+        pytest.param((1, "A", ("a",)), 55.0, "fraction", id="percent"),
+        pytest.param((1, "A", ("x",)), 0.5, "has a value already", id="twice"),
+    ],
+)
+def test_matrix_errors(cell: tuple[int, str, tuple[str, ...]], value: float, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        StageMatrix({(1, "A", ("x",)): 0.1}).with_value(*cell, value)
+
+
+def test_matrix_names_the_missing_cell() -> None:
+    with pytest.raises(DataError, match=r"stage 3 on fog\[bus, car\]"):
+        StageMatrix().get(3, "fog", ["bus", "car"])
+
+
+# --- the indices --------------------------------------------------------------------------------
+
+
+def _two_phase(old: float, new_in_old: float, old_in_new: float, new: float) -> StageMatrix:
+    a, b = TWO[0][1], TWO[1][1]
+    return StageMatrix({
+        (1, "A", a): 0.804, (2, "A", a): old, (2, "A", b): new_in_old,
+        (2, "B", a): old_in_new, (2, "B", b): new,
+    })  # fmt: skip
+
+
+VOC_TO_CLIPART = {("A", TWO[1][1]): 0.7386, ("B", TWO[0][1]): 0.471, ("B", TWO[1][1]): 0.483}
+
+
+def test_published_voc_to_clipart_from_its_implied_references() -> None:
+    """DuET's row RI 87.44, GI 44.54, RAI 65.99, new classes 17.5 % of their reference."""
+    # RI fixes the first cell; any split of the GI sum over its two pairs gives the same average.
+    matrix = _two_phase(
+        old=0.8744 * 0.804, new_in_old=0.2 * 0.7386, old_in_new=0.6908 * 0.471, new=0.175 * 0.483
+    )
+    result = compute_indices(TWO, matrix, VOC_TO_CLIPART)
+    assert result.ri == pytest.approx(0.8744)
+    assert result.gi == pytest.approx(0.4454)
+    assert result.rai == pytest.approx(0.6599)
+    assert result.pi == pytest.approx(0.175)
+    assert result.bwt == pytest.approx((0.8744 - 1) * 0.804)
+    assert result.forgetting == pytest.approx((1 - 0.8744) * 0.804)
+    assert [term.increment for term in result.gi_terms] == [1, 2]
+    assert result.gi_terms[1].compared_with.startswith("a model trained only on B[")
+
+
+@pytest.mark.parametrize(
+    ("ri", "gi", "expected"),
+    [
+        # VOC->Clipart, Pascal-4, DaySunny->NightSunny, Weather-3; percent, two published decimals
+        (0.75, 12.86, 6.81), (0, 11.05, 5.53), (0, 45.88, 22.94), (0, 30.51, 15.26),  # Seq FT
+        (72.64, 33.74, 53.19), (52.66, 17.01, 34.84), (55.87, 21.88, 38.88), (27.94, 23.78, 25.86),
+        (68.66, 43.68, 56.17), (54.76, 41.13, 47.95), (66.80, 53.04, 59.92), (44.60, 39.40, 42.00),
+        (87.44, 44.54, 65.99), (89.30, 42.60, 65.95), (88.06, 56.95, 72.51), (88.57, 41.92, 65.25),
+    ],
+)  # fmt: skip
+def test_rai_is_the_mean_in_every_published_row(ri: float, gi: float, expected: float) -> None:
+    assert rai(ri, gi) == pytest.approx(expected, abs=0.00501)
+
+
+def test_three_increments_by_hand() -> None:
+    steps: Steps = [("A", ("a",)), ("B", ("b",)), ("C", ("c",))]
+    matrix = StageMatrix({
+        (1, "A", ("a",)): 0.8,
+        (2, "A", ("a",)): 0.9, (2, "B", ("b",)): 0.5, (2, "A", ("b",)): 0.2, (2, "B", ("a",)): 0.4,
+        (3, "A", ("a",)): 0.6, (3, "B", ("b",)): 0.6, (3, "C", ("c",)): 0.3,
+        (3, "A", ("b",)): 0.1, (3, "B", ("a",)): 0.3, (3, "C", ("a", "b")): 0.2,
+    })  # fmt: skip
+    references = {
+        ("A", ("b",)): 0.4, ("B", ("a",)): 0.5, ("C", ("b", "a")): 0.8,
+        ("B", ("b",)): 0.4, ("C", ("c",)): 0.6,
+    }  # fmt: skip
+    result = compute_indices(steps, matrix, references)
+    assert result.ri == pytest.approx((0.6 / 0.8 + 0.6 / 0.5) / 2)  # 0.975; 1.2 is not clamped
+    assert result.gi == pytest.approx((0.5 + 0.8 + 0.25 + 0.6 + 0.25) / 5)
+    assert result.pi == pytest.approx((1.25 + 0.5) / 2)
+    assert result.rai == pytest.approx((0.975 + 0.48) / 2)
+    assert result.h == pytest.approx(3 / (1 / 0.975 + 1 / 0.48 + 1 / 0.875))
+    assert result.forgetting == pytest.approx(((0.9 - 0.6) + (0.5 - 0.6)) / 2)
+    assert result.bwt == pytest.approx((-0.2 + 0.1) / 2)
+    assert result.left_out == ()
+
+
+def test_without_references_only_retention_is_left() -> None:
+    result = compute_indices(TWO, _two_phase(0.4, 0.1, 0.2, 0.3), None)
+    assert result.ri == pytest.approx(0.4 / 0.804)
+    assert (result.gi, result.pi, result.rai, result.h) == (None, None, None, None)
+    assert "no reference models" in result.left_out[0]
+
+
+def test_pairs_without_labelled_objects_are_left_out_and_named() -> None:
+    absent = ("A", TWO[1][1])
+    references = {key: value for key, value in VOC_TO_CLIPART.items() if key != absent}
+    matrix = StageMatrix({
+        cell: value
+        for cell, value in _two_phase(0.4, 0.1, 0.2, 0.3).values.items()
+        if cell[1:] != absent
+    })  # fmt: skip
+    result = compute_indices(TWO, matrix, references, without_truth=[absent])
+    assert result.gi == pytest.approx(0.2 / 0.471)
+    assert len(result.left_out) == 1
+    assert "GI of stage 2 on A[c11" in result.left_out[0]
+
+
+def test_a_class_only_series_has_retention_and_plasticity_but_no_gi() -> None:
+    steps: Steps = [("A", ("a",)), ("A", ("b",))]
+    matrix = StageMatrix({(1, "A", ("a",)): 0.8, (2, "A", ("a",)): 0.4, (2, "A", ("b",)): 0.3})
+    result = compute_indices(steps, matrix, {("A", ("b",)): 0.6})
+    assert (result.ri, result.pi, result.gi) == (pytest.approx(0.5), pytest.approx(0.5), None)
+
+
+@pytest.mark.parametrize("references", [{}, {**VOC_TO_CLIPART, ("B", TWO[0][1]): 0.0}])
+def test_reference_errors_say_which(references: dict[tuple[str, tuple[str, ...]], float]) -> None:
+    with pytest.raises(
+        DataError, match=r"no reference model for A\[c11|not defined.*only on B\[c1"
+    ):
+        compute_indices(TWO, _two_phase(0.4, 0.1, 0.2, 0.3), references)
+
+
+@pytest.mark.parametrize("denominator", [0.0, -1.0])
+def test_ratio_refuses_a_zero_denominator(denominator: float) -> None:
+    with pytest.raises(DataError, match="the reference of X"):
+        ratio(0.5, denominator, what="the reference of X")
+
+
+@given(st.lists(st.floats(0.01, 2), min_size=1, max_size=5))
+def test_harmonic_mean_lies_between_the_smallest_and_the_mean(values: list[float]) -> None:
+    result = harmonic_mean(values)
+    assert result is not None
+    assert min(values) - 1e-9 <= result <= sum(values) / len(values) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [((), None), ((0.5, None), None), ((0.5, 0.0), 0.0), ((0.5,), 0.5)]
+)
+def test_harmonic_mean_edges(values: tuple[float | None, ...], expected: float | None) -> None:
+    assert harmonic_mean(values) == expected
