@@ -101,21 +101,29 @@ def compute_indices(
             of these classes; their pairs are left out and named in `Indices.left_out`.
 
     Raises:
-        DataError: A cell or a reference is missing, or a denominator is 0.
+        DataError: A cell or a reference is missing.
     """
     nothing = {(domain, frozenset(classes)) for domain, classes in without_truth}
     left_out: list[str] = []
 
-    def measurable(name: str, pairs: Sequence[Pair]) -> list[Pair]:
-        kept = [pair for pair in pairs if (pair.domain, frozenset(pair.classes)) not in nothing]
-        left_out.extend(
-            f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}: no labelled object there"
-            for pair in pairs
-            if pair not in kept
-        )
+    def measurable(
+        name: str, pairs: Sequence[Pair], denominator: Callable[[Pair], float]
+    ) -> list[Pair]:
+        kept = []
+        for pair in pairs:
+            title = f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}"
+            if (pair.domain, frozenset(pair.classes)) in nothing:
+                left_out.append(f"{title}: no labelled object there")
+            elif denominator(pair) <= 0:
+                # Not an error: hours of training would end without a report for one bad ratio.
+                left_out.append(f"{title}: the model it is compared with has mAP50 0")
+            else:
+                kept.append(pair)
         return kept
 
-    retained = measurable("RI", ri_pairs(series))
+    retained = measurable(
+        "RI", ri_pairs(series), lambda pair: matrix.get(pair.increment, *pair.slice)
+    )
     ri_terms = tuple(_retention(matrix, pair) for pair in retained)
     gi_terms: tuple[Term, ...] = ()
     pi_terms: tuple[Term, ...] = ()
@@ -123,9 +131,9 @@ def compute_indices(
         left_out.append("GI and PI: no reference models were trained")
     else:
         find = _finder(references)
-        gi = measurable("GI", gi_pairs(series))
+        gi = measurable("GI", gi_pairs(series), lambda pair: find(pair.slice))
         gi_terms = tuple(_against_reference(matrix, pair, find) for pair in gi)
-        pi = measurable("PI", pi_pairs(series))
+        pi = measurable("PI", pi_pairs(series), lambda pair: find(pair.slice))
         pi_terms = tuple(_against_reference(matrix, pair, find) for pair in pi)
     return _assemble(
         ri_terms, gi_terms, pi_terms,

@@ -90,44 +90,58 @@ def train_alone(setting: Setting, domain: DomainData, classes: tuple[str, ...], 
     return setting.lab.train(title, job, start, train_slice(domain, classes))
 
 
+@dataclass(frozen=True)
+class Before:
+    """All that an increment needs of the past: no image, two sets of weights, two counts.
+
+    Attributes:
+        merged: Detector after the previous stage.
+        earlier: Shared tensors one stage before that (θ_0 at the second stage): L_DC's direction.
+        stages: Increments that ``merged`` holds.
+        images: Images seen in their training.
+    """
+
+    merged: DetectorState
+    earlier: Tensors
+    stages: int
+    images: int
+
+
+def run_base(setting: Setting, method: Method) -> StageResult:
+    """Train the first increment."""
+    first = setting.series.increments[0]
+    trained = train_alone(setting, first.data, first.classes, first.name)
+    state = resolve_family(setting.family).recast(trained.state, method.head)
+    return StageResult(first, trained, state)
+
+
 def run_chain(setting: Setting, method: Method) -> list[StageResult]:
     """Learn the whole series with one method, oldest increment first."""
-    first, *later = setting.series.increments
-    trained = train_alone(setting, first.data, first.classes, first.name)
-    family = resolve_family(setting.family)
-    state = family.recast(trained.state, method.head)
-    results = [StageResult(first, trained, state)]
-    before: Tensors = family.shared_of(setting.theta_0, method.head)
-    for increment in later:
-        result = run_increment(setting, method, increment, results, before)
-        before = results[-1].merged.shared
-        results.append(result)
+    results = [run_base(setting, method)]
+    earlier: Tensors = resolve_family(setting.family).shared_of(setting.theta_0, method.head)
+    for increment in setting.series.increments[1:]:
+        images = sum(result.trained.images_seen for result in results)
+        before = Before(results[-1].merged, earlier, len(results), images)
+        results.append(run_increment(setting, method, increment, before))
+        earlier = before.merged.shared
     return results
 
 
 def run_increment(
-    setting: Setting, method: Method, increment: Increment, done: list[StageResult], before: Tensors
+    setting: Setting, method: Method, increment: Increment, before: Before
 ) -> StageResult:
-    """Train, merge and re-fit one increment after those in ``done``.
-
-    Args:
-        setting: See `Setting`.
-        method: How to learn it.
-        increment: What to learn.
-        done: Finished stages, oldest first.
-        before: Shared tensors one stage before the last one (θ_0 at the second stage): L_DC.
-    """
-    previous = done[-1].merged
+    """Train, merge and re-fit one increment; no data but its own is touched."""
+    previous = before.merged
     start = _grow(setting, method, increment, previous)
     data = train_slice(increment.data, increment.classes)
     direction = None
     if method.directional.weight > 0 and method.trunk == "trained":
-        direction = {name: tensor - before[name] for name, tensor in previous.shared.items()}
+        direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
     job = _job(setting, method, start, "increment")
     trained = setting.lab.train(f"{method.name}: {increment.name}", job, start, data, direction)
     theta_0 = resolve_family(setting.family).shared_of(setting.theta_0, method.head)
-    images = (sum(item.trained.images_seen for item in done), trained.images_seen)
-    merged, trace = merge_states(method, theta_0, previous, trained.state, len(done), images)
+    images = (before.images, trained.images_seen)
+    merged, trace = merge_states(method, theta_0, previous, trained.state, before.stages, images)
     refit = None
     if method.refit.epochs:
         job = _job(setting, method, merged, "refit")

@@ -16,13 +16,15 @@ from duet.families.table import resolve_family
 from duet.files import sha256_json, write_json
 from duet.labels import LabelSpace
 
+from duet.series import eval_slice, eval_split
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duet.detections import Detections
     from duet.families.protocol import Detector
     from duet.increments.state import DetectorState
-    from duet.series import Slice
+    from duet.series import Series, Slice
 
 CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 """Candidate confidence, suppression overlap and detections per image: the engine's validation."""
@@ -65,6 +67,39 @@ def evaluate_state(state: DetectorState, data: Slice, *, image_size: int) -> Cla
     """Return the AP of every class of ``data`` for one detector."""
     detector = resolve_family(state.family).detector(state, image_size=image_size)
     return evaluate_ap(predict(detector, data.images), truths(data), LabelSpace(data.classes))
+
+
+def evaluate_cells(
+    state: DetectorState, series: Series, split: str, image_size: int
+) -> list[dict[str, Any]]:
+    """Evaluate one detector on every domain, and cut the result by increment.
+
+    Returns:
+        One record per (domain, increment whose classes the detector knows): mAP50 and mAP as
+        fractions, None where the domain holds no such object, and AP50 per class.
+    """
+    cells: list[dict[str, Any]] = []
+    for domain in series.domains:
+        data = next(item.data for item in series.increments if item.domain == domain)
+        known = tuple(n for n in series.labels if n in data.labels and n in state.labels)
+        cut = eval_slice(data, known, split or eval_split(data))
+        scores = evaluate_state(state, cut, image_size=image_size)
+        for item in series.increments:
+            names = tuple(name for name in item.classes if name in known)
+            truth = scores.has_truth(names)
+            if names:
+                cells.append(
+                    {
+                        "domain": domain,
+                        "increment": item.name,
+                        "split": cut.split,
+                        "images": len(cut),
+                        "map50": scores.map50(names) if truth else None,
+                        "map": scores.map(names) if truth else None,
+                        "ap50": {name: scores.ap50[name] for name in names},
+                    }
+                )
+    return cells
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,43 +36,80 @@ def versions() -> dict[str, str]:
     return found
 
 
-def keep_chain(folder: Path, setting: Setting, method: Method, results: Sequence[StageResult]) -> None:
-    """Write `increments/<method>/<name>` and `models/<method>/<n>-<name>` for every stage.
+@dataclass(frozen=True)
+class Kept:
+    """The folders of one stage.
 
-    A method that trains its old head rows (sequential fine-tuning) leaves no increments: its old
-    rows are in no increment's file, so a merge could not rebuild the detector.
+    Attributes:
+        increment: Task vector, head part and statistics of the stage alone.
+        detector: The merged detector after it.
+        lineage: What went into that detector.
     """
-    lineage: list[Lineage] = []
-    for index, result in enumerate(results):
-        increments = folder / "increments" / method.name / result.increment.name
-        if method.old_part == "kept":
-            increment = _increment_file(setting, method, results, index)
-            saved = save_increment(increments, increment, overwrite=True)
-            merge = _merge_config(method) if index else None
-            lineage.append(
-                Lineage(increment=saved.name, manifest=saved.fingerprint(), merge=merge)
-            )
-        model = folder / "models" / method.name / f"{index + 1}-{result.increment.name}"
-        manifest = DetectorManifest.for_state(
-            result.merged,
-            lineage=tuple(lineage),
-            image_size=setting.schedule.image_size,
-            licence=resolve_family(setting.family).licence,
-        )
-        save_detector(model, result.merged, manifest, overwrite=True)
+
+    increment: Path
+    detector: Path
+    lineage: tuple[Lineage, ...]
+
+
+def keep_chain(folder: Path, setting: Setting, method: Method, results: Sequence[StageResult]) -> None:
+    """Write `increments/<method>/<name>` and `models/<method>/<n>-<name>` for every stage."""
+    lineage: Sequence[Lineage] = ()
+    previous: DetectorState | None = None
+    for result in results:
+        lineage = keep_stage(folder, setting, method, result, lineage, previous).lineage
+        previous = result.merged
+
+
+def keep_stage(
+    folder: Path, setting: Setting, method: Method, result: StageResult,
+    lineage: Sequence[Lineage], previous: DetectorState | None,
+) -> Kept:
+    """Write the folders of one stage.
+
+    A method that trains its old head rows (sequential fine-tuning) leaves no increment: its old
+    rows are in no increment's file, so a merge could not rebuild the detector.
+
+    Args:
+        folder: Run folder.
+        setting: See `Setting`.
+        method: How the stage was learned.
+        result: The stage.
+        lineage: Of the detector before.
+        previous: That detector; None at the base.
+    """  # fmt: skip
+    increment = folder / "increments" / method.name / result.increment.name
+    if method.old_part == "kept":
+        item = _increment_file(setting, method, result, len(lineage), previous)
+        saved = save_increment(increment, item, overwrite=True)
+        merge = _merge_config(method) if previous else None
+        lineage = (
+            *lineage, Lineage(increment=saved.name, manifest=saved.fingerprint(), merge=merge)
+        )  # fmt: skip
+    number = len(result.merged.parts)
+    detector = folder / "models" / method.name / f"{number}-{result.increment.name}"
+    manifest = DetectorManifest.for_state(
+        result.merged,
+        lineage=tuple(lineage),
+        image_size=setting.schedule.image_size,
+        licence=resolve_family(setting.family).licence,
+    )
+    save_detector(detector, result.merged, manifest, overwrite=True)
+    return Kept(increment, detector, tuple(lineage))
 
 
 def _increment_file(
-    setting: Setting, method: Method, results: Sequence[StageResult], index: int
+    setting: Setting, method: Method, result: StageResult, index: int, previous: DetectorState | None
 ) -> IncrementFile:
     family = resolve_family(setting.family)
-    result, theta_0 = results[index], family.shared_of(setting.theta_0, method.head)
-    own = family.recast(result.trained.state, method.head) if index == 0 else result.trained.state
+    theta_0 = family.shared_of(setting.theta_0, method.head)
+    own = result.trained.state
+    if previous is None:
+        own = family.recast(own, method.head)
     vector = TaskVector.between(theta_0, own.shared)
     increment = result.increment
     refit = result.refit.state.parts[-1] if result.refit else None
     manifest = IncrementManifest(
-        kind="increment" if index else "base",
+        kind="increment" if previous else "base",
         name=increment.name,
         family=setting.family,
         architecture=setting.architecture,
@@ -81,7 +118,7 @@ def _increment_file(
         domain=increment.domain,
         index=index,
         base=vector.base,
-        parent=results[index - 1].merged.fingerprint() if index else None,
+        parent=previous.fingerprint() if previous else None,
         config={
             "method": method.model_dump(mode="json"),
             "schedule": setting.schedule.model_dump(mode="json"),

@@ -51,6 +51,14 @@ class IncrementConfig(Config):
         return value
 
 
+class Defaults(Config):
+    """What `duet run` uses for a series unless told otherwise; paths relative to the file."""
+
+    train: str | None = Field(default=None, description="schedule YAML")
+    weights: str | None = Field(default=None, description="θ_0 as .safetensors")
+    architecture: str | None = Field(default=None, description="architecture of the family")
+
+
 class SeriesConfig(Config):
     """A series file: ordered increments and where their data lie."""
 
@@ -60,6 +68,7 @@ class SeriesConfig(Config):
     description: str = ""
     root: str = Field(default=".", description="folder of the data, relative to this file")
     increments: tuple[IncrementConfig, ...] = Field(min_length=1)
+    defaults: Defaults = Defaults()
 
     @model_validator(mode="after")
     def _names_differ(self) -> SeriesConfig:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from duet.config import load_yaml, parse_config
+from duet.errors import ConfigError, did_you_mean
 from duet.series.check import check_series
 from duet.series.formats import Reading, resolve
 from duet.series.images import Verify
@@ -26,8 +27,21 @@ class Inspection:
     problems: tuple[Problem, ...]
 
 
+def read_config(path: Path) -> SeriesConfig:
+    """Read the series file itself, none of its data.
+
+    Raises:
+        ConfigError: The file is missing or malformed.
+    """
+    return parse_config(SeriesConfig, load_yaml(path), where=str(path))
+
+
 def read_series(
-    path: Path, *, data_root: Path | None = None, verify: Verify | None = None
+    path: Path,
+    *,
+    data_root: Path | None = None,
+    verify: Verify | None = None,
+    only: str | None = None,
 ) -> Series:
     """Read a series file and all its data.
 
@@ -36,18 +50,23 @@ def read_series(
         data_root: Folder that replaces the file's ``root``.
         verify: ``"full"`` decodes every image, ``"header"`` does not; by default as much as the
             size of each data set allows.
+        only: Read just this increment: the data of earlier ones may be gone.
 
     Raises:
         ConfigError: The series file itself is missing or malformed.
         DataError: With every problem of the increments and of their data at once.
     """
-    inspection = inspect_series(path, data_root=data_root, verify=verify)
+    inspection = inspect_series(path, data_root=data_root, verify=verify, only=only)
     raise_problems(inspection.problems, where=str(path))
     return inspection.series
 
 
 def inspect_series(
-    path: Path, *, data_root: Path | None = None, verify: Verify | None = None
+    path: Path,
+    *,
+    data_root: Path | None = None,
+    verify: Verify | None = None,
+    only: str | None = None,
 ) -> Inspection:
     """Read a series file and all its data, and return the problems instead of raising them.
 
@@ -55,15 +74,25 @@ def inspect_series(
         path: The series' YAML file.
         data_root: Folder that replaces the file's ``root``.
         verify: See `read_series`.
+        only: See `read_series`.
 
     Raises:
         ConfigError: The series file itself is missing or malformed.
     """
-    config = parse_config(SeriesConfig, load_yaml(path), where=str(path))
+    config = read_config(path)
+    names = config.increment_names()
+    if only is not None and only not in names:
+        raise ConfigError(
+            f"no increment '{only}'{did_you_mean(only, names)}",
+            where=str(path),
+            remedy=f"increments: {', '.join(names)}",
+        )
     root = data_root if data_root is not None else path.parent / config.root
     readings: dict[tuple[str, Path], Reading] = {}
     increments: list[Increment] = []
-    for name, item in zip(config.increment_names(), config.increments, strict=True):
+    for name, item in zip(names, config.increments, strict=True):
+        if only not in (None, name):
+            continue
         # Increments of one domain mostly share a data set; it is read once.
         key = (item.format, (root / item.data).resolve())
         if key not in readings:

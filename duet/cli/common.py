@@ -1,0 +1,98 @@
+"""What the commands share: results on stdout, people on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+PLAIN_EVERY = 5.0
+"""Seconds between progress lines where stderr is not a terminal."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+def emit(result: dict[str, Any], as_json: bool, human: Callable[[], str]) -> None:
+    """Print a result: JSON for programs, or the text that ``human`` returns."""
+    click.echo(json.dumps(result, indent=2, allow_nan=False) if as_json else human())
+
+
+def note(text: str) -> None:
+    """Tell people something on stderr."""
+    click.echo(text, err=True)
+
+
+class Stages:
+    """Progress of several stages at once, each known by its title."""
+
+    def __call__(self, title: str, record: dict[str, Any]) -> None:
+        """Take one record of `duet.runs.lab.Lab`: a state change, or steps done of a total."""
+        raise NotImplementedError
+
+
+class _Plain(Stages):
+    def __init__(self) -> None:
+        self.lock, self.last, self.began = threading.Lock(), {}, {}  # type: ignore[var-annotated]
+
+    def __call__(self, title: str, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        with self.lock:
+            if "state" in record:
+                note(f"{title}: {record['state']}")
+                return
+            began, first = self.began.setdefault(title, (now, record["done"]))
+            if now - self.last.get(title, began) < PLAIN_EVERY:
+                return
+            self.last[title] = now
+            done, total = record["done"], record["total"]
+            rate = (done - first) / max(now - began, 1e-9)
+            left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
+            note(f"{title}: step {done} of {total}, loss {record['loss']}{left}")
+
+
+class _Bars(Stages):
+    def __init__(self, progress: Any) -> None:
+        self.progress, self.tasks, self.lock = progress, {}, threading.Lock()  # type: ignore[var-annotated]
+
+    def __call__(self, title: str, record: dict[str, Any]) -> None:
+        with self.lock:
+            if title not in self.tasks:
+                self.tasks[title] = self.progress.add_task(title, total=None)
+            task = self.tasks[title]
+            if "state" not in record:
+                self.progress.update(
+                    task, completed=record["done"], total=record["total"],
+                    description=f"{title} (loss {record['loss']})",
+                )  # fmt: skip
+            elif record["state"] != "started":
+                self.progress.update(task, description=f"{title}: {record['state']}", total=1, completed=1)
+
+
+@contextmanager
+def stages() -> Iterator[Stages]:
+    """Yield a progress display for long work: bars with ETA on a terminal, else plain lines."""
+    if not sys.stderr.isatty():
+        yield _Plain()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield _Bars(progress)
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield ``step(done, total)`` for one countable piece of work."""
+    with stages() as show:
+        yield lambda done, total: show(title, {"done": done, "total": total, "loss": "-"})

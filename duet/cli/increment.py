@@ -1,0 +1,92 @@
+"""`duet base` and `duet increment`: one stage at a time, each on its own data alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from duet.cli.common import emit, json_option, note, stages
+from duet.cli.run import schedule_changes, training_options
+
+if TYPE_CHECKING:
+    from duet.runs.chain import Setting
+    from duet.runs.steps import StepReport
+
+EPILOG = """\b
+Examples:
+  duet base series.yaml --out runs/shop
+  duet increment series.yaml comic --out runs/shop
+"""
+
+
+@click.command("base", epilog=EPILOG)
+@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
+@click.option("--method", default="duet-plus", show_default=True, help="Decides the head form.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@training_options
+@json_option
+def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) -> None:
+    """Train the first increment of a series and keep it as an increment folder."""
+    from duet.runs.inputs import read_methods
+    from duet.runs.steps import learn_base
+    from duet.series.reader import read_config
+
+    first = read_config(series).increment_names()[0]
+    with stages() as show:
+        setting = _setting(series, out, first, options, show)
+        report = learn_base(out, setting, read_methods((method,))[0])
+    _tell(report, as_json)
+
+
+@click.command("increment", epilog=EPILOG)
+@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
+@click.argument("name")
+@click.option("--method", default="duet-plus", show_default=True, help="Shipped name or YAML.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@training_options
+@json_option
+def increment(
+    series: Path, name: str, method: str, out: Path, as_json: bool, **options: Any
+) -> None:
+    """Train increment NAME on top of the stages kept in the run folder, then merge.
+
+    Only this increment's images are read; those of earlier increments may be gone.
+    """
+    from duet.runs.inputs import read_methods
+    from duet.runs.steps import learn_increment
+
+    with stages() as show:
+        setting = _setting(series, out, name, options, show)
+        report = learn_increment(out, setting, read_methods((method,))[0])
+    _tell(report, as_json)
+
+
+def _setting(
+    series: Path, out: Path, only: str, options: dict[str, Any], show: Any
+) -> Setting:
+    from duet.increments.base import load_base
+    from duet.runs.chain import Setting
+    from duet.runs.inputs import read_inputs
+    from duet.runs.lab import Lab
+
+    keys = ("epochs", "batch", "device", "threads")
+    inputs = read_inputs(
+        series,
+        data_root=options["data_root"],
+        train=options["train"],
+        weights=options["weights"],
+        architecture=options["architecture"],
+        changes=schedule_changes(**{key: options[key] for key in keys}),
+        only=only,
+    )
+    return Setting(
+        inputs.series, "yolo", inputs.architecture, load_base(inputs.weights), inputs.schedule,
+        options["seed"], Lab(out / "lab", listen=show),
+    )  # fmt: skip
+
+
+def _tell(report: StepReport, as_json: bool) -> None:
+    emit(report.as_dict(), as_json, report.as_text)
+    note(f"next: duet predict {report.detector} IMAGES")

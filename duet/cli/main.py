@@ -1,0 +1,113 @@
+"""`duet`: the command group. Command modules are imported when they are asked for."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from duet.errors import DuetError, did_you_mean
+
+COMMANDS = {
+    "demo": "duet.cli.demo:demo",
+    "run": "duet.cli.run:run",
+    "base": "duet.cli.increment:base",
+    "increment": "duet.cli.increment:increment",
+    "merge": "duet.cli.merge:merge",
+    "eval": "duet.cli.evaluate:evaluate",
+    "report": "duet.cli.report:report",
+    "predict": "duet.cli.predict:predict",
+    "export": "duet.cli.export:export",
+    "data": "duet.cli.main:data",
+    "methods": "duet.cli.methods:methods",
+}
+DATA_COMMANDS = {
+    "emoji": "duet.cli.data_emoji:emoji",
+    "check": "duet.cli.data_check:check",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are rows of a table, imported on use."""
+
+    def __init__(self, *args: Any, table: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table: the order of use."""
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command, or None."""
+        if cmd_name not in self.table:
+            return None
+        module, attribute = self.table[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Name the nearest command when there is none of that name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            error.message += did_you_mean(args[0], self.table) if args else ""
+            raise
+
+
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("duet-detect"), prog_name="duet")
+def cli() -> None:
+    """Teach a real-time detector new classes in new domains without the old images.
+
+    \b
+    Start here:
+      duet demo                      learn, merge and report on the embedded series
+      duet data check SERIES.yaml    is my data fit to learn from?
+      duet run SERIES.yaml           the whole job on my data
+    """
+
+
+@click.group(cls=LazyGroup, table=DATA_COMMANDS)
+def data() -> None:
+    """Make or check the data of a series."""
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one paragraph and an exit code."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = cli.main(args=arguments, prog_name="duet", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except DuetError as error:
+        return _fail(error, arguments)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\ninterrupted; the same command resumes", err=True)
+        return 130
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return 1
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        what = f"the file system refuses: {error.strerror}"
+        remedy = "free some disk space or choose another folder; the same command resumes"
+        return _fail(DuetError(what, where=error.filename, remedy=remedy), arguments)
+
+
+def _fail(error: DuetError, arguments: list[str]) -> int:
+    if "--json" in arguments:
+        click.echo(json.dumps(error.as_dict()), err=True)
+    else:
+        click.echo(f"Error [{error.kind}]: {error}", err=True)
+    return error.exit_code

@@ -1,0 +1,146 @@
+"""`duet run`: the whole job on a series."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from duet.cli.common import emit, json_option, note, stages
+
+if TYPE_CHECKING:
+    from duet.report.results import Results
+    from duet.runs.run import RunPlan
+
+EPILOG = """\b
+Examples:
+  duet run series.yaml --dry-run
+  duet run series.yaml --out runs/shop
+  duet run series.yaml --method duet-plus --method frozen --method seq-ft --out runs/shop
+"""
+DEFAULT_METHODS = ("duet-plus", "seq-ft")
+
+
+def training_options(command: Any) -> Any:
+    """Add the options that every training command takes."""
+    options = [
+        click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the data."),
+        click.option("--train", type=click.Path(path_type=Path), help="Schedule YAML."),
+        click.option("--weights", type=click.Path(path_type=Path), help="θ_0, .safetensors."),
+        click.option("--architecture", help="For example yolo11n.yaml."),
+        click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's."),
+        click.option("--batch", type=click.IntRange(min=1), help="Replace the schedule's."),
+        click.option("--device", help="cpu, 0, or 0,1; replace the schedule's."),
+        click.option("--threads", type=click.IntRange(min=0), help="CPU threads a stage; 0 = all."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def schedule_changes(**given: Any) -> dict[str, object]:
+    """Return the schedule keys that were given on the command line."""
+    return {key: value for key, value in given.items() if value is not None}
+
+
+@click.command("run", epilog=EPILOG)
+@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
+@click.option(
+    "--method", "methods", multiple=True, default=DEFAULT_METHODS, show_default=True,
+    help="Shipped name or YAML path; the first is reported on, the others stand beside it.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/<series name>].")
+@click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
+@click.option("--references/--no-references", default=True, help="Train what GI and PI need.")
+@click.option("--split", default="", help="Split to evaluate on [test if there is one, else val].")
+@training_options
+@click.option("--dry-run", is_flag=True, help="Print the plan with counts and a time estimate.")
+@json_option
+def run(series: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Learn a series: base, increments, merges, references, evaluation, report.
+
+    Does only what is missing in the run folder, so a stopped run is continued by the same command.
+    """
+    plan = make_plan(series, options)
+    if dry_run:
+        from duet.runs.plan import plan_as_dict, plan_as_text
+
+        emit(plan_as_dict(plan), as_json, lambda: plan_as_text(plan))
+        return
+    results, report = perform(plan)
+    emit(summary(results, plan.out, report), as_json, lambda: table(results, report))
+    for line in results.commands.next:
+        note(f"next: {line}")
+
+
+def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
+    """Check all inputs and return the plan; nothing is written."""
+    import os
+
+    from duet.runs.inputs import read_inputs, read_methods
+    from duet.runs.run import RunPlan
+
+    methods = read_methods(options["methods"])
+    keys = ("epochs", "batch", "device", "threads")
+    inputs = read_inputs(
+        series,
+        data_root=options["data_root"],
+        train=options["train"],
+        weights=options["weights"],
+        architecture=options["architecture"],
+        changes=schedule_changes(**{key: options[key] for key in keys}),
+    )
+    return RunPlan(
+        series=inputs.series,
+        methods=methods,
+        schedule=inputs.schedule,
+        weights=inputs.weights,
+        architecture=inputs.architecture,
+        family="yolo",
+        seed=options["seed"],
+        out=options["out"] or Path("runs") / inputs.series.name,
+        jobs=options["jobs"] or min(2, os.cpu_count() or 1),
+        references=options["references"],
+        split=options["split"],
+        command=shlex.join(["duet", *sys.argv[1:]]),
+    )
+
+
+def perform(plan: RunPlan) -> tuple[Results, Path]:
+    """Run the plan with progress on stderr; return the results and the report's path."""
+    import datetime
+
+    from duet.report.markdown import write_report
+    from duet.runs.run import execute
+
+    with stages() as show:
+        results = execute(plan, show, date=datetime.date.today().isoformat())
+    return results, write_report(plan.out)
+
+
+def summary(results: Results, out: Path, report: Path) -> dict[str, Any]:
+    """Return the JSON of a run: the indices of every method and where everything lies."""
+    names = ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt")
+    return {
+        "schema": 1,
+        "series": results.series.name,
+        "out": str(out),
+        "report": str(report),
+        "results": str(out / "results.json"),
+        "main_method": results.main_method,
+        "indices": {
+            method.name: {name: getattr(method.indices, name) for name in names}
+            for method in results.methods
+        },
+    }
+
+
+def table(results: Results, report: Path) -> str:
+    """Return the table of a run for people."""
+    from duet.report.tables import summary_table
+
+    return f"{results.series.name} (%)\n\n{summary_table(results).as_text()}\n\nreport: {report}"

@@ -1,0 +1,106 @@
+"""From a series file and options to what a run needs: defaults filled in, everything checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from duet.config import parse_config
+from duet.errors import ConfigError
+from duet.series import Series
+from duet.series.reader import read_config, read_series
+from duet.shipped import shipped
+from duet.training.config import Method, Schedule, load_method, load_schedule
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A checked series with its schedule and start weights.
+
+    Attributes:
+        series: Increments and data.
+        schedule: How long every stage trains.
+        weights: θ_0.
+        architecture: Architecture file of the family.
+    """
+
+    series: Series
+    schedule: Schedule
+    weights: Path
+    architecture: str
+
+
+def read_inputs(
+    path: Path,
+    *,
+    data_root: Path | None = None,
+    train: Path | None = None,
+    weights: Path | None = None,
+    architecture: str | None = None,
+    changes: dict[str, object] | None = None,
+    only: str | None = None,
+) -> Inputs:
+    """Read everything that a run starts from; nothing is trained or written.
+
+    Args:
+        path: Series YAML.
+        data_root: Replaces the file's ``root``.
+        train: Schedule YAML; default the series' own, else the schedule's defaults.
+        weights: θ_0; default the series' own.
+        architecture: Architecture; default the series' own, else what the weights' sidecar says.
+        changes: Schedule keys to replace, such as ``{"epochs": 3}``.
+        only: Read just this increment's data.
+
+    Raises:
+        ConfigError: A file or option is missing or wrong.
+        DataError: The data cannot be used.
+    """
+    defaults = read_config(path).defaults
+    folder = path.resolve().parent
+    train = train or (folder / defaults.train if defaults.train else None)
+    weights = weights or (folder / defaults.weights if defaults.weights else None)
+    schedule = load_schedule(train) if train else Schedule()
+    if changes:
+        schedule = parse_config(Schedule, schedule.model_dump() | changes, where="schedule options")
+    if weights is None:
+        raise ConfigError(
+            "no start weights",
+            where=str(path),
+            remedy="give --weights FILE.safetensors, or name them under 'defaults' in the series",
+        )
+    if not weights.is_file():
+        raise ConfigError("the start weights are not there", where=str(weights))
+    series = read_series(path, data_root=data_root, only=only)
+    chosen = architecture or defaults.architecture or _sidecar_architecture(weights)
+    return Inputs(series, schedule, weights, chosen)
+
+
+def read_methods(names: tuple[str, ...]) -> tuple[Method, ...]:
+    """Read methods by shipped name or path.
+
+    Raises:
+        ConfigError: One is unknown or invalid, or two have the same name.
+    """
+    methods = tuple(load_method(name, folder=shipped("configs", "method")) for name in names)
+    doubled = {m.name for m in methods if sum(m.name == other.name for other in methods) > 1}
+    if doubled:
+        raise ConfigError(
+            f"methods occur twice: {', '.join(sorted(doubled))}",
+            remedy="give each method file a name of its own",
+        )
+    return methods
+
+
+def _sidecar_architecture(weights: Path) -> str:
+    import json
+
+    sidecar = weights.with_suffix(".json")
+    if sidecar.is_file():
+        found = json.loads(sidecar.read_text(encoding="utf-8")).get("architecture")
+        if isinstance(found, str):
+            return found
+    raise ConfigError(
+        "the architecture of the start weights is not known",
+        where=str(weights),
+        remedy="give --architecture, for example yolo11n.yaml",
+    )

@@ -1,0 +1,119 @@
+"""One stage at a time: `duet base` and `duet increment` on the folders of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from duet.errors import ModelError
+from duet.families.table import resolve_family
+from duet.files import run_lock
+from duet.increments.manifest import MANIFEST, IncrementManifest, Lineage, read_manifest
+from duet.increments.store import load_detector
+from duet.runs.chain import Before, Setting, StageResult, run_base, run_increment
+from duet.runs.keep import keep_stage
+from duet.training.config import Method
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one stage left behind.
+
+    Attributes:
+        name: The increment.
+        increment: Its folder.
+        detector: Folder of the merged detector after it.
+        classes: All classes of that detector.
+        seconds: Training time.
+    """
+
+    name: str
+    increment: Path
+    detector: Path
+    classes: tuple[str, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {
+            "schema": 1,
+            "name": self.name,
+            "increment": str(self.increment),
+            "detector": str(self.detector),
+            "classes": list(self.classes),
+            "seconds": self.seconds,
+        }
+
+    def as_text(self) -> str:
+        """Return the same for people."""
+        return (
+            f"{self.name}: trained in {self.seconds:.0f} s, the detector now knows "
+            f"{len(self.classes)} classes\n  increment {self.increment}\n  detector  {self.detector}"
+        )
+
+
+def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
+    """Train the base and keep it."""
+    with run_lock(out):
+        return _keep(out, setting, method, run_base(setting, method), [], None)
+
+
+def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
+    """Train the one increment of ``setting.series`` on top of what the run folder holds.
+
+    Raises:
+        ModelError: The folder holds no base, or the increment was learned already.
+    """
+    increment = setting.series.increments[0]
+    with run_lock(out):
+        models = kept_models(out, method)
+        if not models:
+            raise ModelError(
+                f"no base trained with method '{method.name}'",
+                where=str(out),
+                remedy=f"run `duet base SERIES.yaml --method {method.name} --out {out}` first",
+            )
+        names = [path.name.split("-", 1)[1] for path in models]
+        if increment.name in names:
+            models = models[: names.index(increment.name)]  # learn it again: resume or new settings
+        if not models:
+            raise ModelError(
+                f"'{increment.name}' is the base of this run folder",
+                where=str(out),
+                remedy="use `duet base` for the first increment",
+            )
+        done = [_manifest(out, method, path) for path in models]
+        last = load_detector(models[-1])
+        earlier = (
+            load_detector(models[-2]).state.shared
+            if len(models) > 1
+            else resolve_family(setting.family).shared_of(setting.theta_0, method.head)
+        )
+        images = sum(manifest.images for manifest in done)
+        before = Before(last.state, earlier, len(models), images)
+        result = run_increment(setting, method, increment, before)
+        return _keep(out, setting, method, result, list(last.manifest.lineage), before)
+
+
+def kept_models(out: Path, method: Method) -> list[Path]:
+    """Return the detector folders of a method, oldest first."""
+    folder = out / "models" / method.name
+    found = [path for path in folder.glob("*-*") if (path / MANIFEST).is_file()]
+    return sorted(found, key=lambda path: int(path.name.split("-", 1)[0]))
+
+
+def _manifest(out: Path, method: Method, model: Path) -> IncrementManifest:
+    name = model.name.split("-", 1)[1]
+    return read_manifest(out / "increments" / method.name / name, IncrementManifest)
+
+
+def _keep(
+    out: Path, setting: Setting, method: Method, result: StageResult, lineage: list[Lineage],
+    before: Before | None,
+) -> StepReport:  # fmt: skip
+    kept = keep_stage(out, setting, method, result, lineage, before.merged if before else None)
+    return StepReport(
+        result.increment.name, kept.increment, kept.detector, result.merged.labels.names,
+        result.seconds,
+    )  # fmt: skip
