@@ -61,12 +61,13 @@ def test_variance_is_finite_and_never_negative_or_refused(
 ) -> None:
     assume(any(weight for _, _, weight in rows))
     stats = [(t(mean), t(var)) for mean, var, _ in rows]
-    try:
-        mean, var = fuse_statistics(stats, [weight for _, _, weight in rows])
-    except ModelError as error:
-        assert "does not fit" in error.what  # means 1e19 apart have no float32 variance
-        assert max(abs(mean) for mean, _, _ in rows) > 1e18
-        return
+    shares = [weight for _, _, weight in rows]
+    if max(abs(mean) for mean, _, _ in rows) > 1e18:  # such means may have no float32 variance
+        try:
+            mean, var = fuse_statistics(stats, shares)
+        except ModelError:
+            return
+    mean, var = fuse_statistics(stats, shares)
     used = [(m, v) for m, v, weight in rows if weight > 0]
     assert math.isfinite(mean.item())
     assert math.isfinite(var.item())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def t(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def columns(rows: list[tuple[float, ...]], width: int) -> list[torch.Tensor]:
+def columns(rows: Sequence[tuple[float, ...]], width: int) -> list[torch.Tensor]:
     return [t(*(row[k] for row in rows)) for k in range(width)]
 
 

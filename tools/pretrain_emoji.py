@@ -19,7 +19,9 @@ import click
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default="weights/yolo11n-emoji.safetensors")
-@click.option("--work", type=click.Path(path_type=Path), default=None, help="Keep data and training here.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=None, help="Keep data and training here."
+)
 @click.option("--architecture", default="yolo11n.yaml", show_default=True)
 @click.option("--scenes", default=5000, show_default=True, help="Training scenes.")
 @click.option("--epochs", default=11, show_default=True)
@@ -32,7 +34,9 @@ def main(
 ) -> None:  # fmt: skip
     """Build the scenes, train, evaluate on unseen scenes, write the weights."""
     with tempfile.TemporaryDirectory() as temporary:
-        manifest = pretrain(work or Path(temporary), out, architecture, scenes, epochs, seed, threads)
+        manifest = pretrain(
+            work or Path(temporary), out, architecture, scenes, epochs, seed, threads
+        )
     if as_json:
         print(json.dumps(manifest, indent=2))
     else:
@@ -66,7 +70,12 @@ def pretrain(
     fresh = stock_model(architecture, len(classes), width=64)
     tensors = {k: v.detach().clone() for k, v in fresh.state_dict().items()}
     start = family.start_state(
-        tensors, architecture=architecture, head="rows", classes=classes, increment="mixed", seed=seed
+        tensors,
+        architecture=architecture,
+        head="rows",
+        classes=classes,
+        increment="mixed",
+        seed=seed,
     )
     schedule = Schedule(
         epochs=epochs, batch=16, image_size=160, lr=2e-3, warmup_epochs=0.5, threads=threads,

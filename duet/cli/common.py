@@ -71,7 +71,9 @@ class _Bars(Stages):
                     description=f"{title} (loss {record['loss']})",
                 )  # fmt: skip
             elif record["state"] != "started":
-                self.progress.update(task, description=f"{title}: {record['state']}", total=1, completed=1)
+                self.progress.update(
+                    task, description=f"{title}: {record['state']}", total=1, completed=1
+                )
 
 
 @contextmanager
@@ -81,7 +83,13 @@ def stages() -> Iterator[Stages]:
         yield _Plain()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),

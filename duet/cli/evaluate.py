@@ -24,7 +24,12 @@ Examples:
 @click.option("--min-map50", type=click.FloatRange(0, 1), help="Exit 6 if a known cell is below.")
 @json_option
 def evaluate(
-    model: Path, series: Path, data_root: Path | None, split: str, min_map50: float | None, as_json: bool
+    model: Path,
+    series: Path,
+    data_root: Path | None,
+    split: str,
+    min_map50: float | None,
+    as_json: bool,
 ) -> None:
     """Evaluate a detector on every domain of a series, per increment and per class."""
     from duet.errors import GateError
@@ -36,9 +41,18 @@ def evaluate(
     cells = evaluate_cells(
         loaded.state, read_series(series, data_root=data_root), split, loaded.manifest.image_size
     )
-    result = {"schema": 1, "model": str(model), "fingerprint": loaded.manifest.fingerprint, "cells": cells}
+    result = {
+        "schema": 1,
+        "model": str(model),
+        "fingerprint": loaded.manifest.fingerprint,
+        "cells": cells,
+    }
     emit(result, as_json, lambda: _text(cells))
-    low = [c for c in cells if min_map50 is not None and c["map50"] is not None and c["map50"] < min_map50]
+    low = [
+        c
+        for c in cells
+        if min_map50 is not None and c["map50"] is not None and c["map50"] < min_map50
+    ]
     if low:
         worst = min(low, key=lambda cell: cell["map50"])
         raise GateError(

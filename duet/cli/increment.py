@@ -63,9 +63,7 @@ def increment(
     _tell(report, as_json)
 
 
-def _setting(
-    series: Path, out: Path, only: str, options: dict[str, Any], show: Any
-) -> Setting:
+def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: Any) -> Setting:
     from duet.increments.base import load_base
     from duet.runs.chain import Setting
     from duet.runs.inputs import read_inputs

@@ -56,14 +56,16 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            error.message += did_you_mean(args[0], self.table) if args else ""
-            raise
+            hint = did_you_mean(args[0], self.table) if args else ""
+            raise click.UsageError(error.message.rstrip(".") + hint, ctx) from None
 
 
-@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(version("duet-detect"), prog_name="duet")
 def cli() -> None:
-    """Teach a real-time detector new classes in new domains without the old images.
+    r"""Teach a real-time detector new classes in new domains without the old images.
 
     \b
     Start here:

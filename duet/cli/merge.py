@@ -25,10 +25,16 @@ Examples:
 @click.argument(
     "increments", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BASE [INC]..."
 )
-@click.option("--weights", required=True, type=click.Path(path_type=Path), help="θ_0 they started from.")
+@click.option(
+    "--weights", required=True, type=click.Path(path_type=Path), help="θ_0 they started from."
+)
 @click.option("--method", help="See `duet methods` [the last increment's own].")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter of the method.")
-@click.option("--bn", type=click.Choice(["mixture", "average", "newest", "oldest"]), help="Statistics.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter of the method."
+)
+@click.option(
+    "--bn", type=click.Choice(["mixture", "average", "newest", "oldest"]), help="Statistics."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Detector folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @click.option("--dry-run", is_flag=True, help="Check everything, merge nothing.")
@@ -77,7 +83,9 @@ def merge(
 
 
 def _text(result: dict[str, Any], method: Method) -> str:
-    lines = [f"{method.merge.method} merge of {len(result['classes'])} classes -> {result['detector']}"]
+    lines = [
+        f"{method.merge.method} merge of {len(result['classes'])} classes -> {result['detector']}"
+    ]
     for trace in result["merges"]:
         s = trace["summary"]
         lines.append(

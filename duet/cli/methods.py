@@ -55,6 +55,10 @@ def _line(row: dict[str, Any]) -> str:
 def _as_text(row: dict[str, Any]) -> str:
     lines = [_line(row)]
     for p in row["parameters"]:
-        about = "; ".join(x for x in (p["range"], f"source: {p['source']}" if p["source"] else "") if x)
-        lines.append(f"  {p['name']} = {p['default']}  {p['description']}" + (f" ({about})" if about else ""))
+        about = "; ".join(
+            x for x in (p["range"], f"source: {p['source']}" if p["source"] else "") if x
+        )
+        lines.append(
+            f"  {p['name']} = {p['default']}  {p['description']}" + (f" ({about})" if about else "")
+        )
     return "\n".join(lines)

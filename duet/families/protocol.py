@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from duet.detections import Detections
-    from duet.increments.state import DetectorState
+    from duet.increments.state import DetectorState, HeadForm
     from duet.vectors.tensors import Tensors
 
 Progress = Callable[[dict[str, Any]], None]
@@ -21,7 +21,12 @@ class Detector(Protocol):
     """A detector in memory, ready to look at images."""
 
     def __call__(
-        self, images: Sequence[np.ndarray], *, confidence: float = ..., iou: float = ..., limit: int = ...
+        self,
+        images: Sequence[np.ndarray],
+        *,
+        confidence: float = ...,
+        iou: float = ...,
+        limit: int = ...,
     ) -> list[Detections]:
         """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image."""
         ...
@@ -39,27 +44,36 @@ class Family(Protocol):
     licence: str
 
     def start_state(
-        self, tensors: Tensors, *, architecture: str, head: str, classes: Sequence[str], increment: str, seed: int
+        self,
+        tensors: Tensors,
+        *,
+        architecture: str,
+        head: HeadForm,
+        classes: Sequence[str],
+        increment: str,
+        seed: int,
     ) -> DetectorState:
         """Return a one-increment state: θ_0's shared tensors and towers, fresh class rows."""
         ...
 
     def grow(
-        self, state: DetectorState, *, classes: Sequence[str], increment: str, seed: int, source: Tensors | None
+        self,
+        state: DetectorState,
+        *,
+        classes: Sequence[str],
+        increment: str,
+        seed: int,
+        source: Tensors | None,
     ) -> DetectorState:
         """Append a new head part, started from the last part or from ``source`` (θ_0)."""
         ...
 
-    def recast(self, state: DetectorState, head: str) -> DetectorState:
+    def recast(self, state: DetectorState, head: HeadForm) -> DetectorState:
         """Return a one-increment state in another head form; the detector stays the same."""
         ...
 
     def shared_of(self, tensors: Tensors, head: str) -> Tensors:
         """Return the shared trainable tensors of a stock detector (θ_0) under a head form."""
-        ...
-
-    def pretrained(self, path: Path) -> Mapping[str, Any]:
-        """Read a foreign checkpoint through the guarded door into float32 tensors and names."""
         ...
 
     def train(self, folder: Path, progress: Progress) -> None:

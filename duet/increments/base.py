@@ -37,7 +37,7 @@ def load_base(path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             remedy="convert a .pt file first; its guarded door is duet.increments.load_pt",
         )
-    tensors = read_tensors(path, _expected_hash(path.with_suffix(".json")))
+    tensors, _ = read_tensors(path, _expected_hash(path.with_suffix(".json")))
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32):
             raise ModelError(

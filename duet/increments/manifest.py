@@ -60,6 +60,15 @@ class IncrementManifest(Config):
     licence: Text
     files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
 
+    def identity(self) -> str:
+        """Return the SHA-256 of what gives the tensors their meaning.
+
+        The tensor file carries it too, so that edited class names or a manifest of another
+        increment are noticed. Facts that may be added later (metrics, versions) are not part of it.
+        """
+        facts = ("family", "architecture", "head", "name", "classes", "base", "refit_on")
+        return sha256_json({fact: getattr(self, fact) for fact in facts})
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the manifest; with `files` filled it stands for the tensors too."""
         return sha256_json(self.model_dump(mode="json"))

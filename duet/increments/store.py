@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +140,8 @@ def save_increment(
     flat |= {f"part/{name}": tensor for name, tensor in increment.part.tensors.items()}
     if increment.refit is not None:
         flat |= {f"refit/{name}": tensor for name, tensor in increment.refit.tensors.items()}
-    return _save(folder, INCREMENT, flat, increment.manifest, overwrite)
+    metadata = {"identity": increment.manifest.identity()}
+    return _save(folder, INCREMENT, flat, increment.manifest, overwrite, metadata)
 
 
 def load_increment(folder: Path) -> IncrementFile:
@@ -151,7 +153,11 @@ def load_increment(folder: Path) -> IncrementFile:
     """
     manifest = read_manifest(folder, IncrementManifest)
     where = str(folder / INCREMENT)
-    flat = read_tensors(folder / INCREMENT, _hash_of(manifest.files, INCREMENT, folder))
+    digest = _hash_of(manifest.files, INCREMENT, folder)
+    flat, metadata = read_tensors(folder / INCREMENT, digest)
+    if metadata.get("identity") != manifest.identity():
+        edited = ModelError("name, classes, base, architecture or re-fit were edited since")
+        raise _damaged(folder, edited)
     groups = split(flat, ("vector", "correction", "buffers", "part", "refit"), where)
     keys = [key for key in flat if key.startswith(("vector/", "correction/"))]
     try:
@@ -195,7 +201,7 @@ def load_detector(folder: Path) -> DetectorFile:
     """
     manifest = read_manifest(folder, DetectorManifest)
     where = str(folder / MODEL)
-    flat = read_tensors(folder / MODEL, _hash_of(manifest.files, MODEL, folder))
+    flat, _ = read_tensors(folder / MODEL, _hash_of(manifest.files, MODEL, folder))
     groups = split(flat, ("shared", "buffers", "part"), where)
     numbers = tuple(str(index) for index in range(len(manifest.parts)))
     parts = split(groups["part"], numbers, where)
@@ -216,10 +222,17 @@ def load_detector(folder: Path) -> DetectorFile:
         raise _damaged(folder, error) from None
 
 
-def _save(folder: Path, name: str, flat: Tensors, manifest: M, overwrite: bool) -> M:
+def _save(
+    folder: Path,
+    name: str,
+    flat: Tensors,
+    manifest: M,
+    overwrite: bool,
+    metadata: Mapping[str, str] | None = None,
+) -> M:
     with new_folder(folder, overwrite=overwrite) as temporary:
         try:
-            digest = write_tensors(temporary / name, flat)
+            digest = write_tensors(temporary / name, flat, metadata=metadata)
             saved = manifest.model_copy(update={"files": {name: digest}})
             write_json(temporary / MANIFEST, saved.model_dump(mode="json"))
         except DuetError as error:

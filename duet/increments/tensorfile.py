@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,8 +18,10 @@ from duet.vectors import Tensors, require_finite
 _AGAIN = "the file was edited, damaged or only partly copied: take it from its source again"
 
 
-def write_tensors(path: Path, tensors: Tensors) -> str:
-    """Write ``tensors`` atomically and return the SHA-256 of the file.
+def write_tensors(
+    path: Path, tensors: Tensors, *, metadata: Mapping[str, str] | None = None
+) -> str:
+    """Write ``tensors`` atomically, with text ``metadata``; return the SHA-256 of the file.
 
     Raises:
         ModelError: A tensor holds NaN or infinity.
@@ -28,7 +32,7 @@ def write_tensors(path: Path, tensors: Tensors) -> str:
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(plain, temporary)
+            save_file(plain, temporary, metadata=dict(metadata or {}))
         except SafetensorError as error:  # its own I/O errors are not OSErrors
             raise DuetError(
                 f"cannot write: {error}",
@@ -39,8 +43,10 @@ def write_tensors(path: Path, tensors: Tensors) -> str:
         return sha256_file(temporary)
 
 
-def read_tensors(path: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """Read a safetensors file.
+def read_tensors(
+    path: Path, sha256: str | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its text metadata.
 
     Args:
         path: The file.
@@ -73,7 +79,9 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, torch.Tenso
             f"not a complete safetensors file: {error}", where=str(path), remedy=_AGAIN
         ) from None
     require_finite(tensors, str(path))
-    return tensors
+    # `load` took the file, so its header is sound: 8 bytes of length, then JSON.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return tensors, header.get("__metadata__") or {}
 
 
 def split(

@@ -6,10 +6,12 @@ Shapes: B images, C old classes, A anchors, R bins per box side (DFL; R = 1 mean
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
+from torch.nn.functional import kl_div
 
 
-def class_distillation(student_BCA: torch.Tensor, teacher_BCA: torch.Tensor, quantile: float) -> torch.Tensor:
+def class_distillation(
+    student_BCA: torch.Tensor, teacher_BCA: torch.Tensor, quantile: float
+) -> torch.Tensor:
     """Mean over M_cls of the squared distance between raw class logits.
 
     M_cls holds, image by image, the anchors whose largest teacher logit is at or above its
@@ -29,7 +31,9 @@ def class_distillation(student_BCA: torch.Tensor, teacher_BCA: torch.Tensor, qua
     return _masked_mean(distance_BA, selected_BA)
 
 
-def box_distillation(student_BXA: torch.Tensor, teacher_BXA: torch.Tensor, bins: int, quantile: float) -> torch.Tensor:
+def box_distillation(
+    student_BXA: torch.Tensor, teacher_BXA: torch.Tensor, bins: int, quantile: float
+) -> torch.Tensor:
     """Mean over M_box of KL(softmax(student) ‖ softmax(teacher)) on the four side distributions.
 
     M_box holds, image by image, the anchors whose teacher box outputs vary least: variance over
@@ -52,8 +56,8 @@ def box_distillation(student_BXA: torch.Tensor, teacher_BXA: torch.Tensor, bins:
         return _masked_mean((student_BXA - teacher_BXA).square().mean(1), selected_BA)
     student = student_BXA.reshape(batch, channels // bins, bins, anchors).log_softmax(2)
     teacher = teacher_BXA.reshape(batch, channels // bins, bins, anchors).log_softmax(2)
-    # F.kl_div(input=log q, target=log p) is KL(p ‖ q): the student comes first in the paper.
-    divergence = F.kl_div(teacher, student, reduction="none", log_target=True)
+    # kl_div(input=log q, target=log p) is KL(p ‖ q): the student comes first in the paper.
+    divergence = kl_div(teacher, student, reduction="none", log_target=True)
     return _masked_mean(divergence.sum(2).mean(1), selected_BA)
 
 

@@ -21,7 +21,7 @@ class Params(Config):
 def merge(
     base: Tensors,
     stages: Sequence[Tensors],
-    params: Params,  # noqa: ARG001 - every method has the same signature
+    params: Params,
 ) -> tuple[dict[str, torch.Tensor], dict[str, TensorTrace]]:
     """Return theta = theta_K.
 

@@ -71,7 +71,9 @@ class StageResult:
         return self.trained.seconds + (self.refit.seconds if self.refit else 0.0)
 
 
-def train_alone(setting: Setting, domain: DomainData, classes: tuple[str, ...], name: str) -> Trained:
+def train_alone(
+    setting: Setting, domain: DomainData, classes: tuple[str, ...], name: str
+) -> Trained:
     """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
 
     The result is head-agnostic: its head form is `rows`, see `Family.recast`.
@@ -152,8 +154,12 @@ def run_increment(
 
 
 def merge_states(
-    method: Method, theta_0: Tensors, previous: DetectorState, trained: DetectorState,
-    stages_before: int, images: tuple[int, int],
+    method: Method,
+    theta_0: Tensors,
+    previous: DetectorState,
+    trained: DetectorState,
+    stages_before: int,
+    images: tuple[int, int],
 ) -> tuple[DetectorState, MergeTrace]:
     """Join the previous detector with the newly trained one.
 
@@ -184,10 +190,16 @@ def merge_states(
     return state, merged.trace
 
 
-def _grow(setting: Setting, method: Method, increment: Increment, previous: DetectorState) -> DetectorState:
+def _grow(
+    setting: Setting, method: Method, increment: Increment, previous: DetectorState
+) -> DetectorState:
     source = setting.theta_0 if method.new_part == "pretrained" else None
     return resolve_family(setting.family).grow(
-        previous, classes=increment.classes, increment=increment.name, seed=setting.seed, source=source
+        previous,
+        classes=increment.classes,
+        increment=increment.name,
+        seed=setting.seed,
+        source=source,
     )
 
 
@@ -196,7 +208,12 @@ def _job(setting: Setting, method: Method, start: DetectorState, phase: Any) -> 
     if phase == "refit":
         refit: Refit = method.refit
         schedule = schedule.model_copy(
-            update={"epochs": refit.epochs, "lr": refit.lr, "lr_increment": None, "warmup_epochs": 0.0}
+            update={
+                "epochs": refit.epochs,
+                "lr": refit.lr,
+                "lr_increment": None,
+                "warmup_epochs": 0.0,
+            }
         )
     return Job(
         family=setting.family, architecture=setting.architecture, head=method.head, phase=phase,

@@ -15,7 +15,6 @@ from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.families.table import resolve_family
 from duet.files import sha256_json, write_json
 from duet.labels import LabelSpace
-
 from duet.series import eval_slice, eval_split
 
 if TYPE_CHECKING:
@@ -40,7 +39,9 @@ def read_image(path: Path) -> np.ndarray:
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError("not a readable image", where=str(path), remedy="replace or remove the file")
+        raise DataError(
+            "not a readable image", where=str(path), remedy="replace or remove the file"
+        )
     return np.asarray(image)
 
 

@@ -51,7 +51,9 @@ class Kept:
     lineage: tuple[Lineage, ...]
 
 
-def keep_chain(folder: Path, setting: Setting, method: Method, results: Sequence[StageResult]) -> None:
+def keep_chain(
+    folder: Path, setting: Setting, method: Method, results: Sequence[StageResult]
+) -> None:
     """Write `increments/<method>/<name>` and `models/<method>/<n>-<name>` for every stage."""
     lineage: Sequence[Lineage] = ()
     previous: DetectorState | None = None
@@ -61,8 +63,12 @@ def keep_chain(folder: Path, setting: Setting, method: Method, results: Sequence
 
 
 def keep_stage(
-    folder: Path, setting: Setting, method: Method, result: StageResult,
-    lineage: Sequence[Lineage], previous: DetectorState | None,
+    folder: Path,
+    setting: Setting,
+    method: Method,
+    result: StageResult,
+    lineage: Sequence[Lineage],
+    previous: DetectorState | None,
 ) -> Kept:
     """Write the folders of one stage.
 
@@ -98,7 +104,11 @@ def keep_stage(
 
 
 def _increment_file(
-    setting: Setting, method: Method, result: StageResult, index: int, previous: DetectorState | None
+    setting: Setting,
+    method: Method,
+    result: StageResult,
+    index: int,
+    previous: DetectorState | None,
 ) -> IncrementFile:
     family = resolve_family(setting.family)
     theta_0 = family.shared_of(setting.theta_0, method.head)
@@ -185,8 +195,10 @@ def rebuild(
 def _require_chain(increments: Sequence[IncrementFile]) -> None:
     manifests = [item.manifest for item in increments]
     got = [f"{m.name} ({m.kind} {m.index})" for m in manifests]
-    if not manifests or manifests[0].kind != "base" or [m.index for m in manifests] != list(
-        range(len(manifests))
+    if (
+        not manifests
+        or manifests[0].kind != "base"
+        or [m.index for m in manifests] != list(range(len(manifests)))
     ):
         raise ModelError(
             f"increments must be the base and what followed it, in order; got {', '.join(got)}",

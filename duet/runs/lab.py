@@ -73,7 +73,12 @@ class Lab:
         self._stop.set()
 
     def train(
-        self, title: str, job: Job, start: DetectorState, data: Slice, direction: Tensors | None = None
+        self,
+        title: str,
+        job: Job,
+        start: DetectorState,
+        data: Slice,
+        direction: Tensors | None = None,
     ) -> Trained:
         """Train a job, or read its result if an equal job was trained before.
 
@@ -103,11 +108,18 @@ class Lab:
             state = read_state(folder / "trained.safetensors")
         self.listen(title, {"state": "reused" if reused else "finished"})
         return Trained(
-            state, outcome["images_seen"], outcome["seconds"], tuple(outcome["history"]), key, reused
+            state,
+            outcome["images_seen"],
+            outcome["seconds"],
+            tuple(outcome["history"]),
+            key,
+            reused,
         )
 
     @staticmethod
-    def _prepare(folder: Path, job: Job, start: DetectorState, data: Slice, direction: Tensors | None) -> None:
+    def _prepare(
+        folder: Path, job: Job, start: DetectorState, data: Slice, direction: Tensors | None
+    ) -> None:
         """Write the job's files; an interrupted job's checkpoint stays and is resumed."""
         folder.mkdir(parents=True, exist_ok=True)
         write_state(folder / "start.safetensors", start)

@@ -50,9 +50,7 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         for item in plan.series.increments[1:]:
             factor = DISTILLATION if method.distill.weight else 1.0
             name = f"{method.name}: {item.name}"
-            stages.append(
-                _stage(plan, name, item.data, item.classes, plan.schedule.epochs, factor)
-            )
+            stages.append(_stage(plan, name, item.data, item.classes, plan.schedule.epochs, factor))
             if method.refit.epochs:
                 epochs = method.refit.epochs
                 stages.append(_stage(plan, f"{name} re-fit", item.data, item.classes, epochs, 0.5))

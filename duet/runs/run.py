@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from duet.evaluation.ap import ClassAP
-from duet.evaluation.pairs import reference_slices
 from duet.evaluation.matrix import Slice as Cut
+from duet.evaluation.pairs import reference_slices
 from duet.files import run_lock
 from duet.increments.base import load_base
 from duet.report.results import Results, save_results
@@ -139,4 +139,3 @@ def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) 
 def domain_data(series: Series, domain: str) -> Any:
     """Return the data of a domain (its first increment's)."""
     return next(item.data for item in series.increments if item.domain == domain)
-

@@ -25,68 +25,82 @@ HEADS = ("rows", "towers", "parallel")
 class Augmentation(Config):
     """Random changes to training images, as Ultralytics names them; 0 switches one off."""
 
-    mosaic: Share = Field(0.0, description="probability of a four-image mosaic")
-    mosaic_off_epochs: int = Field(0, ge=0, description="last epochs trained without mosaic")
-    flip: Share = Field(0.5, description="probability of a left-right flip")
-    scale: Share = Field(0.4, description="zoom range: factor 1 ± scale")
-    translate: Share = Field(0.1, description="shift range, share of the image side")
-    degrees: NonNegative = Field(0.0, description="rotation range in degrees")
-    hue: Share = Field(0.015, description="hue jitter, share of the circle")
-    saturation: Share = Field(0.7, description="saturation jitter")
-    brightness: Share = Field(0.4, description="brightness jitter")
-    mixup: Share = Field(0.0, description="probability of mixing two images")
+    mosaic: Share = Field(default=0.0, description="probability of a four-image mosaic")
+    mosaic_off_epochs: int = Field(
+        default=0, ge=0, description="last epochs trained without mosaic"
+    )
+    flip: Share = Field(default=0.5, description="probability of a left-right flip")
+    scale: Share = Field(default=0.4, description="zoom range: factor 1 ± scale")
+    translate: Share = Field(default=0.1, description="shift range, share of the image side")
+    degrees: NonNegative = Field(default=0.0, description="rotation range in degrees")
+    hue: Share = Field(default=0.015, description="hue jitter, share of the circle")
+    saturation: Share = Field(default=0.7, description="saturation jitter")
+    brightness: Share = Field(default=0.4, description="brightness jitter")
+    mixup: Share = Field(default=0.0, description="probability of mixing two images")
 
 
 class Schedule(Config):
     """How one stage is trained. Equal for every stage unless a `*_increment` key says otherwise."""
 
-    epochs: int = Field(100, ge=1, description="passes over the slice")
-    batch: int = Field(64, ge=1, description="images per step and device group")
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up")
-    image_size: int = Field(640, ge=32, multiple_of=32, description="training side in pixels")
-    optimizer: Literal["AdamW", "SGD"] = Field("AdamW", description="never 'auto': it ignores lr")
-    lr: Positive = Field(1e-3, description="peak learning rate")
-    lr_increment: Positive | None = Field(None, description="peak rate of increments; default lr")
-    final_lr: Share = Field(0.01, description="last learning rate as a share of the peak")
-    decay: Literal["linear", "one-cycle"] = Field("linear", description="shape after warm-up")
-    warmup_epochs: NonNegative = Field(5.0, description="epochs of linear warm-up, from 0")
-    momentum: Share = Field(0.9, description="SGD momentum or AdamW beta1")
-    weight_decay: NonNegative = Field(5e-4, description="of the base stage")
-    weight_decay_increment: NonNegative | None = Field(None, description="default weight_decay")
-    amp: bool = Field(False, description="automatic mixed precision (CUDA)")
-    device: str = Field("cpu", description="cpu, 0, or 0,1 for several GPUs")
-    workers: int = Field(0, ge=0, description="data loading processes; on a CPU always 0")
-    threads: int = Field(1, ge=0, description="CPU threads of one stage; 0 = all")
-    cache: bool = Field(True, description="keep decoded images in memory")
-    augmentation: Augmentation = Field(default_factory=Augmentation)
+    epochs: int = Field(default=100, ge=1, description="passes over the slice")
+    batch: int = Field(default=64, ge=1, description="images per step and device group")
+    accumulate: int = Field(default=1, ge=1, description="steps whose gradients are added up")
+    image_size: int = Field(
+        default=640, ge=32, multiple_of=32, description="training side in pixels"
+    )
+    optimizer: Literal["AdamW", "SGD"] = Field(
+        default="AdamW", description="never 'auto': it ignores lr"
+    )
+    lr: Positive = Field(default=1e-3, description="peak learning rate")
+    lr_increment: Positive | None = Field(
+        default=None, description="peak rate of increments; default lr"
+    )
+    final_lr: Share = Field(default=0.01, description="last learning rate as a share of the peak")
+    decay: Literal["linear", "one-cycle"] = Field(
+        default="linear", description="shape after warm-up"
+    )
+    warmup_epochs: NonNegative = Field(default=5.0, description="epochs of linear warm-up, from 0")
+    momentum: Share = Field(default=0.9, description="SGD momentum or AdamW beta1")
+    weight_decay: NonNegative = Field(default=5e-4, description="of the base stage")
+    weight_decay_increment: NonNegative | None = Field(
+        default=None, description="default weight_decay"
+    )
+    amp: bool = Field(default=False, description="automatic mixed precision (CUDA)")
+    device: str = Field(default="cpu", description="cpu, 0, or 0,1 for several GPUs")
+    workers: int = Field(default=0, ge=0, description="data loading processes; on a CPU always 0")
+    threads: int = Field(default=1, ge=0, description="CPU threads of one stage; 0 = all")
+    cache: bool = Field(default=True, description="keep decoded images in memory")
+    augmentation: Augmentation = Augmentation()
 
 
 class Distillation(Config):
     """L*_Distill on the old classes' raw outputs (DuET section 3; method.md section 2)."""
 
-    weight: NonNegative = Field(0.01, description="lambda_Distill, per image; 0 = off")
-    class_quantile: Share = Field(0.75, description="anchors at or above it by max old logit")
-    box_quantile: Share = Field(0.75, description="anchors at or below it by box variance")
+    weight: NonNegative = Field(default=0.01, description="lambda_Distill, per image; 0 = off")
+    class_quantile: Share = Field(
+        default=0.75, description="anchors at or above it by max old logit"
+    )
+    box_quantile: Share = Field(default=0.75, description="anchors at or below it by box variance")
 
 
 class Directional(Config):
     """L_DC, the directional consistency loss (DuET; method.md section 2)."""
 
-    weight: NonNegative = Field(0.01, description="lambda_DC, per image; 0 = off")
+    weight: NonNegative = Field(default=0.01, description="lambda_DC, per image; 0 = off")
 
 
 class MergeChoice(Config):
     """Which merge method joins the old and the new shared tensors."""
 
-    method: str = Field("duet", description="a name from `duet methods`")
+    method: str = Field(default="duet", description="a name from `duet methods`")
     params: dict[str, Any] = Field(default_factory=dict, description="see `duet methods NAME`")
 
 
 class Refit(Config):
     """Extra epochs for the new head part on the merged, frozen detector; 0 epochs = off."""
 
-    epochs: int = Field(0, ge=0)
-    lr: Positive = Field(1e-3, description="peak learning rate")
+    epochs: int = Field(default=0, ge=0)
+    lr: Positive = Field(default=1e-3, description="peak learning rate")
 
 
 class Method(Config):
@@ -105,11 +119,11 @@ class Method(Config):
         "mask", description="may unlabelled old objects in new images count as background?"
     )
     trunk: Literal["trained", "frozen"] = "trained"
-    distill: Distillation = Field(default_factory=Distillation)
-    directional: Directional = Field(default_factory=Directional)
-    merge: MergeChoice = Field(default_factory=MergeChoice)
-    batchnorm: BatchNormFusion = Field(default_factory=BatchNormFusion)
-    refit: Refit = Field(default_factory=Refit)
+    distill: Distillation = Distillation()
+    directional: Directional = Directional()
+    merge: MergeChoice = MergeChoice()
+    batchnorm: BatchNormFusion = BatchNormFusion()
+    refit: Refit = Refit()
 
 
 def load_schedule(path: Path) -> Schedule:

@@ -51,7 +51,7 @@ class Job(Config):
     distill: Distillation | None = None
     directional: Directional | None = None
     schedule: Schedule
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)

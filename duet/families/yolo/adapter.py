@@ -25,8 +25,8 @@ from duet.families.yolo.build import (
 )
 from duet.families.yolo.predict import batches, predict_images
 from duet.files import write_json
-from duet.increments.state import DetectorState, HeadPart
-from duet.training.job import Job, read_state, write_state
+from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.training.job import Job, write_state
 from duet.vectors.tensors import Tensors
 
 
@@ -65,7 +65,14 @@ class YoloFamily:
     licence: str = FAMILIES["yolo"].licence
 
     def start_state(
-        self, tensors: Tensors, *, architecture: str, head: str, classes: Sequence[str], increment: str, seed: int
+        self,
+        tensors: Tensors,
+        *,
+        architecture: str,
+        head: HeadForm,
+        classes: Sequence[str],
+        increment: str,
+        seed: int,
     ) -> DetectorState:
         """Return θ_0 with a head part for ``classes``: towers kept, class rows fresh."""
         roles = split_roles(tensors, head)
@@ -74,17 +81,25 @@ class YoloFamily:
         return DetectorState(self.name, architecture, head, roles.shared, roles.buffers, (part,))
 
     def grow(
-        self, state: DetectorState, *, classes: Sequence[str], increment: str, seed: int, source: Tensors | None
+        self,
+        state: DetectorState,
+        *,
+        classes: Sequence[str],
+        increment: str,
+        seed: int,
+        source: Tensors | None,
     ) -> DetectorState:
         """Append a head part whose towers start as the last part's (or as ``source``'s)."""
         prefix = f"model.{_head_index(state)}."
         last = {prefix + name: tensor for name, tensor in state.parts[-1].tensors.items()}
         stock = dict(source) if source is not None else {**state.shared, **state.buffers, **last}
-        own = initial_part(stock, state.head, len(classes), seed=seed, architecture=state.architecture)
+        own = initial_part(
+            stock, state.head, len(classes), seed=seed, architecture=state.architecture
+        )
         part = HeadPart(tuple(classes), own, increment)
         return replace(state, parts=(*state.parts, part))
 
-    def recast(self, state: DetectorState, head: str) -> DetectorState:
+    def recast(self, state: DetectorState, head: HeadForm) -> DetectorState:
         """Return a one-increment state in another head form: the same tensors, other owners."""
         if len(state.parts) != 1:
             raise ModelError(
@@ -104,7 +119,12 @@ class YoloFamily:
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.yolo.trainer import CHECKPOINT, JOB_VARIABLE, IncrementTrainer, engine_overrides
+        from duet.families.yolo.trainer import (
+            CHECKPOINT,
+            JOB_VARIABLE,
+            IncrementTrainer,
+            engine_overrides,
+        )
         from duet.training.job import read_job
 
         job = read_job(folder)
@@ -125,7 +145,9 @@ class YoloFamily:
         write_json(folder / "outcome.json", outcome)
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def detector(self, state: DetectorState, *, image_size: int, device: str = "cpu") -> YoloDetector:
+    def detector(
+        self, state: DetectorState, *, image_size: int, device: str = "cpu"
+    ) -> YoloDetector:
         """Build a detector for inference, BatchNorm folded into the convolutions."""
         module = inference_model(state).to(device).fuse(verbose=False)
         return YoloDetector(module.requires_grad_(False), state, image_size)

@@ -111,7 +111,9 @@ def tower_width(part: Mapping[str, torch.Tensor]) -> int:
     return int(part["cv3.0.2.weight"].shape[1])
 
 
-def initial_part(tensors: Tensors, form: str, classes: int, *, seed: int, architecture: str) -> Tensors:
+def initial_part(
+    tensors: Tensors, form: str, classes: int, *, seed: int, architecture: str
+) -> Tensors:
     """Return a fresh head part: towers as in ``tensors``, class rows new.
 
     Args:

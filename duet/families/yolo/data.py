@@ -52,4 +52,4 @@ class SliceDataset(YOLODataset):  # type: ignore[misc]
         if self.cache != "ram":
             for index in self.buffer:
                 self.ims[index] = self.im_hw0[index] = self.im_hw[index] = None
-            self.buffer = []
+            self.buffer: list[int] = []

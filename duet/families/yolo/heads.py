@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.modules.head import Detect
 
-Raw = dict[str, torch.Tensor]
+Raw = dict[str, Any]
+"""Raw head output: ``boxes`` (B, 4 R, A), ``scores`` (B, C, A), ``feats``; or ``parts`` of such."""
 
 
 class GroupedTowers(nn.Module):
@@ -30,6 +32,8 @@ class GroupedTowers(nn.Module):
     Args:
         towers: T structurally equal `Sequential`s ending in a 1x1 `Conv2d` to the classes.
     """
+
+    kept: torch.Tensor
 
     def __init__(self, towers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -49,7 +53,9 @@ class GroupedTowers(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, channels, H, W)`` features to ``(B, C, H, W)`` logits of all increments."""
-        y = self.logits(self.hidden(x.repeat(1, self.repeat, 1, 1) if self.repeat > 1 else x))
+        y: torch.Tensor = self.logits(
+            self.hidden(x.repeat(1, self.repeat, 1, 1) if self.repeat > 1 else x)
+        )
         return y if self.all_kept else y.index_select(1, self.kept)
 
 
@@ -59,7 +65,7 @@ class ParallelDetect(Detect):  # type: ignore[misc]
     @classmethod
     def of(cls, heads: Sequence[Detect]) -> ParallelDetect:
         """Join trained heads; the attributes that the engine sets on a head come from the first."""
-        self = _recast(copy.deepcopy(heads[0]), cls)
+        self: ParallelDetect = _recast(copy.deepcopy(heads[0]), cls)
         self.cv2, self.cv3 = nn.ModuleList(), nn.ModuleList()  # the engine reads both attributes
         self.heads = nn.ModuleList(copy.deepcopy(head) for head in heads)
         self.nc = sum(head.nc for head in heads)
@@ -93,7 +99,14 @@ class TrainingDetect(Detect):  # type: ignore[misc]
 
     @classmethod
     def of(
-        cls, head: Detect, form: str, old: Sequence[Detect], sizes: Sequence[int], *, mask_old: bool, run_old: bool
+        cls,
+        head: Detect,
+        form: str,
+        old: Sequence[Detect],
+        sizes: Sequence[int],
+        *,
+        mask_old: bool,
+        run_old: bool,
     ) -> TrainingDetect:
         """Wrap a stock head that carries the new part.
 
@@ -105,7 +118,7 @@ class TrainingDetect(Detect):  # type: ignore[misc]
             mask_old: See the class.
             run_old: See the class.
         """
-        self = _recast(head, cls)
+        self: TrainingDetect = _recast(head, cls)
         self.form, self.sizes, self.mask_old, self.run_old = form, tuple(sizes), mask_old, run_old
         self.old_towers = nn.ModuleList(item.cv3 for item in old) if form == "towers" else None
         self.old_heads = nn.ModuleList(old) if form == "parallel" else None
@@ -128,11 +141,14 @@ class TrainingDetect(Detect):  # type: ignore[misc]
                 scores = torch.cat([*(part for _, part in old), scores], 1)
         return {"boxes": boxes, "scores": scores, "feats": x, "old": old}
 
-    def _old_outputs(self, x: list[torch.Tensor], boxes: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _old_outputs(
+        self, x: list[torch.Tensor], boxes: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         levels = range(self.nl)
         if self.old_towers is not None:
             parts = [
-                torch.cat([tower[i](x[i]).flatten(2) for i in levels], -1) for tower in self.old_towers
+                torch.cat([tower[i](x[i]).flatten(2) for i in levels], -1)
+                for tower in self.old_towers
             ]
             return [(boxes, torch.cat(parts, 1))]
         raws = [head.forward_head(x, **head.one2many) for head in self.old_heads]
@@ -153,22 +169,22 @@ def resize_classes(head: Detect, count: int) -> None:
     head.nc, head.no = count, count + 4 * head.reg_max
 
 
-def _recast(head: Detect, cls: type) -> Detect:
+def _recast(head: Detect, cls: Any) -> Any:
     """Return a module of class ``cls`` that takes over ``head``'s attributes and children."""
     new = cls.__new__(cls)
     new.__dict__ = head.__dict__.copy()
     return new
 
 
-def _flatten(tower: nn.Module) -> list[nn.Module]:
+def _flatten(tower: Any) -> list[Any]:
     """Return the layers of a class tower in order: `Conv`s, then the last `Conv2d`."""
-    layers: list[nn.Module] = []
+    layers: list[Any] = []
     for layer in tower:
         layers += _flatten(layer) if isinstance(layer, nn.Sequential) else [layer]
     return layers
 
 
-def _stack(layers: Sequence[Conv], *, shared_input: bool) -> Conv:
+def _stack(layers: Sequence[Any], *, shared_input: bool) -> Conv:
     """Join T equal Conv+BatchNorm layers into one whose groups keep them apart."""
     first, count = layers[0].conv, len(layers)
     groups = 1 if shared_input else first.groups * count
@@ -187,10 +203,12 @@ def _stack(layers: Sequence[Conv], *, shared_input: bool) -> Conv:
     return joined.train(layers[0].training)
 
 
-def _stack_logits(layers: Sequence[nn.Conv2d]) -> tuple[nn.Conv2d, torch.Tensor]:
+def _stack_logits(layers: Sequence[Any]) -> tuple[nn.Conv2d, torch.Tensor]:
     """Join the last 1x1 convolutions; unequal class counts are padded and the padding dropped."""
     widest = max(layer.out_channels for layer in layers)
-    joined = nn.Conv2d(layers[0].in_channels * len(layers), widest * len(layers), 1, groups=len(layers))
+    joined: Any = nn.Conv2d(
+        layers[0].in_channels * len(layers), widest * len(layers), 1, groups=len(layers)
+    )
     kept: list[int] = []
     with torch.no_grad():
         joined.weight.zero_()

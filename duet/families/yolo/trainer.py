@@ -67,7 +67,9 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
             "val": "slice",
         }
 
-    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> SliceDataset:
+    def build_dataset(
+        self, img_path: str, mode: str = "train", batch: int | None = None
+    ) -> SliceDataset:
         """Return the slice; the unused validation loader gets it without augmentation."""
         return SliceDataset(
             slice_file=self.slice_file,
@@ -114,12 +116,19 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
         """Return the previous detector: the start without the part in training."""
         start = self.start
         previous = DetectorState(
-            start.family, start.architecture, start.head, start.shared, start.buffers, start.parts[:-1]
+            start.family,
+            start.architecture,
+            start.head,
+            start.shared,
+            start.buffers,
+            start.parts[:-1],
         )
-        teacher = inference_model(previous).to(self.device).fuse(verbose=False)
+        teacher: nn.Module = inference_model(previous).to(self.device).fuse(verbose=False)
         return teacher.requires_grad_(False)
 
-    def _read_directions(self, model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]]:
+    def _read_directions(
+        self, model: nn.Module
+    ) -> list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]]:
         """Return ``(p, q, d)`` of L_DC for every trainable shared tensor (q, d from files)."""
         choice = self.job.directional
         if self.job.phase != "increment" or choice is None or choice.weight == 0:
@@ -133,7 +142,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
             if name in direction and parameter.requires_grad
         ]
 
-    def _old_rows(self, model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    def _old_rows(self, model: Any) -> list[tuple[nn.Parameter, torch.Tensor]]:
         """Return parameters whose first rows belong to old classes and must not move."""
         if self.job.head != "rows" or self.job.old_part == "trained" or len(self.job.parts) < 2:
             return []
@@ -151,7 +160,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
         if module.training:
             self._raw = output
 
-    def _add_losses(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def _add_losses(self, module: Any, args: Any, output: Any) -> Any:
         """Append λ_Distill · L*_Distill; like the engine's own loss it is summed over images."""
         if not (module.training and isinstance(args[0], dict)):
             return None
@@ -164,7 +173,9 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
                 # no_grad, not inference_mode: the latter poisons cached anchors (engine facts, 8).
                 teacher = raw_parts(self.teacher(images)[1])
             bins, choice = module.model[-1].reg_max, self.job.distill
-            cls, box = distillation(self._raw["old"], teacher, bins, choice.class_quantile, choice.box_quantile)
+            cls, box = distillation(
+                self._raw["old"], teacher, bins, choice.class_quantile, choice.box_quantile
+            )
             extra = choice.weight * (cls + box)
             loss = torch.cat([loss, (extra * len(images)).reshape(1)])
             items = {**items, "kd_cls": cls.detach(), "kd_box": box.detach()}
@@ -224,7 +235,9 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Keep the mean losses of the epoch instead of writing the engine's CSV."""
-        losses = {k.removeprefix("train/"): float(v) for k, v in metrics.items() if k.startswith("train/")}
+        losses = {
+            k.removeprefix("train/"): float(v) for k, v in metrics.items() if k.startswith("train/")
+        }
         self.history.append(losses)
 
     def save_model(self) -> bool:
@@ -288,12 +301,18 @@ def distillation(
     box_quantile: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (L*_cls, L*_box), the mean over the old heads (one, unless they run in parallel)."""
-    cls = [class_distillation(s[1], t[1], class_quantile) for s, t in zip(student, teacher, strict=True)]
-    box = [box_distillation(s[0], t[0], bins, box_quantile) for s, t in zip(student, teacher, strict=True)]
+    cls = [
+        class_distillation(s[1], t[1], class_quantile)
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    box = [
+        box_distillation(s[0], t[0], bins, box_quantile)
+        for s, t in zip(student, teacher, strict=True)
+    ]
     return torch.stack(cls).mean(), torch.stack(box).mean()
 
 
-def frozen_names(model: nn.Module, start: DetectorState, job: Job) -> list[str]:
+def frozen_names(model: Any, start: DetectorState, job: Job) -> list[str]:
     """Return the parameters that must not train in this job.
 
     Old parts unless `old_part: trained`; the box tower that towers share; the whole trunk in a

@@ -1,0 +1,35 @@
+# make demo   everything, from a bare checkout to a report, in about ten minutes on two cores
+# make test   the test suite
+# make check  format, lint, types, layers, then the tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.duet-setup
+
+.PHONY: setup demo test check ablation clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/duet demo --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+ablation: setup
+	$(BIN)/python tools/ablation.py --seeds 3 --out runs/ablation
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,166 @@
+"""YOLO detectors, slices and job folders for tests: small, seeded, nothing downloaded."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from factories_series import make_dataset
+
+from duet.families.yolo.adapter import FAMILY
+from duet.families.yolo.build import split_roles, stock_model
+from duet.increments.state import DetectorState, HeadPart
+from duet.series import Slice, train_slice
+from duet.series.formats import resolve
+from duet.series.model import DomainData
+from duet.training.config import Augmentation, Schedule
+from duet.training.job import Job, JobPart, write_job, write_slice, write_state
+from duet.vectors.tensors import Tensors
+
+YOLO11N, YOLOV8N = "yolo11n.yaml", "yolov8n.yaml"
+FORMS = ("rows", "towers", "parallel")
+NAMES = tuple(f"class{number}" for number in range(20))
+WIDTH = 64
+"""Channels of the class towers of every n-sized detector."""
+
+
+@functools.cache
+def theta_0(architecture: str = YOLO11N) -> Tensors:
+    """Return a stock detector with random weights and BatchNorm statistics as after training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = stock_model(architecture, 5, WIDTH)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.8, 1.2)
+        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def shaken(tensors: Tensors, seed: int, scale: float = 0.05) -> dict[str, torch.Tensor]:
+    """Return a copy with every float moved a little; variances stay positive."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tensor * (1 + scale * torch.rand(tensor.shape, generator=generator))
+        if tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in tensors.items()
+    }
+
+
+def shaken_part(part: HeadPart, seed: int, scale: float = 0.05) -> HeadPart:
+    """Return a head part whose tensors differ from ``part``'s."""
+    return replace(part, tensors=shaken(part.tensors, seed, scale))
+
+
+def make_state(
+    head: str, sizes: Sequence[int] = (2, 1), *, architecture: str = YOLO11N
+) -> DetectorState:
+    """Return a detector of ``len(sizes)`` increments whose parts all differ."""
+    groups = class_groups(sizes)
+    tensors = theta_0(architecture)
+    state = FAMILY.start_state(
+        tensors, architecture=architecture, head=head, classes=groups[0], increment="t0", seed=0
+    )
+    for number, classes in enumerate(groups[1:], start=1):
+        state = FAMILY.grow(state, classes=classes, increment=f"t{number}", seed=number, source=None)
+        part = shaken_part(state.parts[-1], seed=number)
+        state = replace(state, parts=(*state.parts[:-1], part))
+    return state
+
+
+def class_groups(sizes: Sequence[int]) -> list[tuple[str, ...]]:
+    """Return ``sizes[t]`` different class names per increment."""
+    ends = list(itertools.accumulate(sizes))
+    return [NAMES[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def alone(state: DetectorState, index: int) -> DetectorState:
+    """Return the one-increment detector on the same trunk."""
+    return replace(state, parts=(state.parts[index],))
+
+
+def images(batch: int = 2, size: int = 64, seed: int = 3) -> torch.Tensor:
+    """Return ``(batch, 3, size, size)`` float32 noise in [0, 1]."""
+    return torch.rand((batch, 3, size, size), generator=torch.Generator().manual_seed(seed))
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Say whether two tensors are equal; NaN equals nothing, so NaN is never 'the same'."""
+    return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
+
+
+def moved(before: Tensors, after: Tensors) -> set[str]:
+    """Return the names of tensors that are not bit-identical; both must have the same names."""
+    assert before.keys() == after.keys()
+    return {name for name in before if not same_bits(before[name], after[name])}
+
+
+def flat(state: DetectorState) -> dict[str, torch.Tensor]:
+    """Return all tensors of a state under unique names."""
+    return state.to_tensors()
+
+
+def make_domain(
+    folder: Path, name: str = "day", *, classes: Sequence[str] = NAMES[:3], count: int = 12, seed: int = 1
+) -> DomainData:
+    """Write and read a data set in which image ``i`` holds one object of class ``i mod n``."""
+    source = make_dataset(
+        folder / name, names=classes, counts={"train": count, "val": 2}, seed=seed
+    )
+    data = resolve("yolo").read(source, domain=name, verify="header").data
+    assert data is not None
+    return data
+
+
+def make_slice(folder: Path, classes: Sequence[str], *, images: int, seed: int = 1) -> Slice:
+    """Write a data set of ``images`` images and cut the slice that holds all of them."""
+    return train_slice(make_domain(folder, classes=classes, count=images, seed=seed), classes)
+
+
+def micro_schedule(**changes: Any) -> Schedule:
+    """Return a schedule of a second: 64 px, batch 4, without warm-up."""
+    quiet = Augmentation(flip=0.5, scale=0.1, translate=0.1)
+    settings: dict[str, Any] = {
+        "epochs": 1, "batch": 4, "image_size": 64, "lr": 1e-3, "warmup_epochs": 0,
+        "threads": 1, "augmentation": quiet,
+    }  # fmt: skip
+    return Schedule(**{**settings, **changes})
+
+
+def make_job(
+    folder: Path,
+    start: DetectorState,
+    data: Slice,
+    *,
+    direction: Tensors | None = None,
+    schedule: Schedule | None = None,
+    **settings: Any,
+) -> Path:
+    """Write a job folder as the lab does, and return it."""
+    job = Job(
+        family="yolo", architecture=start.architecture, head=start.head,
+        parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
+        schedule=schedule or micro_schedule(), **{"phase": "increment", **settings},
+    )  # fmt: skip
+    folder.mkdir(parents=True)
+    write_state(folder / "start.safetensors", start)
+    write_slice(folder / "slice.npz", data)
+    if direction is not None:
+        from safetensors.torch import save_file
+
+        save_file(dict(direction), folder / "direction.safetensors")
+    write_job(folder, job)
+    return folder
+
+
+def box_names(tensors: Tensors) -> set[str]:
+    """Return the names of the box branch among stock tensors."""
+    roles = split_roles(tensors, "parallel")
+    return {name for name in roles.own if name.startswith("cv2.")}
