@@ -12,9 +12,9 @@ from duet.losses.directional import directional_gradient, directional_loss
 from duet.losses.distill import box_distillation, class_distillation
 
 quick = settings(deadline=None, max_examples=200)
-# Up to 1e18 the product of two differences stays finite in float32.
+# Up to 2^60 the product of two differences stays finite in float32.
 numbers = st.one_of(
-    st.floats(-1e18, 1e18, width=32), st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0])
+    st.floats(-(2.0**60), 2.0**60, width=32), st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0])
 )
 triples = st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=30)
 
@@ -120,7 +120,7 @@ QUANTILES = pytest.mark.parametrize("quantile", [0.0, 0.25, 0.75, 0.9, 1.0], ids
 
 
 @QUANTILES
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 8), (3, 2, 21), (2, 1, 84)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 8), (3, 2, 22), (2, 1, 84)], ids=str)
 def test_class_loss_equals_the_equation(shape: tuple[int, ...], quantile: float) -> None:
     student, teacher = random_outputs(*shape)
     expected = slow_class_loss(student.double().numpy(), teacher.double().numpy(), quantile)
@@ -131,7 +131,7 @@ def test_class_loss_equals_the_equation(shape: tuple[int, ...], quantile: float)
 
 @QUANTILES
 @pytest.mark.parametrize("bins", [1, 2, 16])
-@pytest.mark.parametrize(("batch", "anchors"), [(1, 1), (1, 8), (3, 21)])
+@pytest.mark.parametrize(("batch", "anchors"), [(1, 1), (1, 8), (3, 22)])
 def test_box_loss_equals_the_equation(
     batch: int, anchors: int, bins: int, quantile: float
 ) -> None:

@@ -64,7 +64,7 @@ def increment(
 
 
 def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: Any) -> Setting:
-    from duet.increments.base import load_base
+    from duet.families.table import resolve_family
     from duet.runs.chain import Setting
     from duet.runs.inputs import read_inputs
     from duet.runs.lab import Lab
@@ -80,7 +80,7 @@ def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: 
         only=only,
     )
     return Setting(
-        inputs.series, "yolo", inputs.architecture, load_base(inputs.weights), inputs.schedule,
+        inputs.series, "yolo", inputs.architecture, resolve_family("yolo").weights(inputs.weights), inputs.schedule,
         options["seed"], Lab(out / "lab", listen=show),
     )  # fmt: skip
 

@@ -44,14 +44,15 @@ def merge(
     bn: str | None, out: Path, overwrite: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Merge a base and any prefix of its increments again: no training, no data."""
-    from duet.increments.base import load_base
+    from duet.families.table import resolve_family
     from duet.increments.manifest import DetectorManifest, Lineage
     from duet.increments.store import load_increment, save_detector
     from duet.runs.keep import rebuild
 
     loaded = [load_increment(folder) for folder in increments]
+    family = resolve_family(loaded[0].manifest.family)
     chosen = _method(loaded, method, _parse(settings), bn)
-    state, traces, remarks = rebuild(load_base(weights), loaded, chosen)
+    state, traces, remarks = rebuild(family.weights(weights), loaded, chosen)
     merge_config = chosen.model_dump(mode="json", include={"merge", "batchnorm"})
     lineage = tuple(
         Lineage(

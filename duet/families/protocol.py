@@ -76,6 +76,10 @@ class Family(Protocol):
         """Return the shared trainable tensors of a stock detector (θ_0) under a head form."""
         ...
 
+    def weights(self, path: Path) -> Tensors:
+        """Read start weights (θ_0): base safetensors, or the engine's own file, guarded."""
+        ...
+
     def train(self, folder: Path, progress: Progress) -> None:
         """Run the job in ``folder``; leaves ``trained.safetensors`` and ``outcome.json``."""
         ...

@@ -1,6 +1,7 @@
 """L*_Distill: keep the old outputs where the old detector is sure (DuET, ICCV 2025; method.md 2).
 
 Shapes: B images, C old classes, A anchors, R bins per box side (DFL; R = 1 means no bins).
+Computed in float32: squared logits overflow float16 under AMP. The teacher never gets a gradient.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def class_distillation(
     Returns:
         Scalar.
     """
+    student_BCA, teacher_BCA = student_BCA.float(), teacher_BCA.detach().float()
     peak_BA = teacher_BCA.amax(1)
     selected_BA = peak_BA >= _quantile(peak_BA, quantile)
     distance_BA = (student_BCA - teacher_BCA).square().sum(1)
@@ -49,6 +51,7 @@ def box_distillation(
     Returns:
         Scalar.
     """
+    student_BXA, teacher_BXA = student_BXA.float(), teacher_BXA.detach().float()
     batch, channels, anchors = teacher_BXA.shape
     spread_BA = teacher_BXA.var(1)
     selected_BA = spread_BA <= _quantile(spread_BA, quantile)

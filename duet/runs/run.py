@@ -13,7 +13,7 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.pairs import reference_slices
 from duet.files import run_lock
-from duet.increments.base import load_base
+from duet.families.table import resolve_family
 from duet.report.results import Results, save_results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import Setting, StageResult, run_chain, train_alone
@@ -71,7 +71,7 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     with run_lock(plan.out):
         lab = Lab(plan.out / "lab", jobs=plan.jobs, listen=listen)
         setting = Setting(
-            plan.series, plan.family, plan.architecture, load_base(plan.weights), plan.schedule,
+            plan.series, plan.family, plan.architecture, resolve_family(plan.family).weights(plan.weights), plan.schedule,
             plan.seed, lab,
         )  # fmt: skip
         evaluator = Evaluator(plan.out / "evaluations", plan.schedule.image_size)

@@ -25,9 +25,11 @@ from duet.families.yolo.build import (
 )
 from duet.families.yolo.predict import batches, predict_images
 from duet.files import write_json
+from duet.increments.base import load_base
+from duet.increments.guard import load_pt
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.training.job import Job, write_state
-from duet.vectors.tensors import Tensors
+from duet.vectors.tensors import Tensors, require_finite
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,36 @@ class YoloFamily:
     def shared_of(self, tensors: Tensors, head: str) -> Tensors:
         """Return θ_0's shared trainable tensors under a head form."""
         return split_roles(tensors, head).shared
+
+    def weights(self, path: Path) -> Tensors:
+        """Read θ_0: duet's base safetensors, or an Ultralytics `.pt` through the guarded door.
+
+        The engine stores float16; the float32 upcast of its numbers *is* θ_0, so nothing is ever
+        subtracted from a rounded checkpoint.
+
+        Raises:
+            ModelError: The file is damaged, refused, fused, or holds no detector.
+        """
+        if path.suffix not in (".pt", ".pth"):
+            return load_base(path)
+        checkpoint = load_pt(path)
+        found = checkpoint.get("ema") or checkpoint.get("model") if isinstance(checkpoint, dict) else None
+        if not isinstance(found, nn.Module):
+            raise ModelError(
+                "the file holds no Ultralytics model",
+                where=str(path),
+                remedy="give a .pt file that Ultralytics wrote, or base weights as .safetensors",
+            )
+        tensors = {k: v.detach().float() if v.is_floating_point() else v.detach()
+                   for k, v in found.state_dict().items()}  # fmt: skip
+        if not any(name.endswith(".bn.weight") for name in tensors):
+            raise ModelError(
+                "the model is fused: its BatchNorm layers are gone",
+                where=str(path),
+                remedy="use the checkpoint that training wrote",
+            )
+        require_finite(tensors, str(path))
+        return tensors
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
