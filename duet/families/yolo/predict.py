@@ -92,10 +92,10 @@ def predict_images(
     for y_CA, image, (_, scale, left, top) in zip(y_BCA, images, fitted, strict=True):
         boxes, scores, class_ids = suppress(y_CA, confidence=confidence, iou=iou, limit=limit)
         height, width = image.shape[:2]
-        xyxy = (boxes.cpu().numpy() - np.array([left, top, left, top], np.float32)) / scale
-        xyxy = xyxy.clip(0, np.array([width, height, width, height], np.float32))
+        xyxy: Any = (boxes.cpu().numpy() - np.array([left, top, left, top], np.float32)) / scale
+        xyxy = np.clip(xyxy, 0, [width, height, width, height]).astype(np.float32)
         results.append(
-            Detections(np.float32(xyxy), scores.cpu().numpy(), class_ids.cpu().numpy(), labels)
+            Detections(xyxy, scores.cpu().numpy(), class_ids.cpu().numpy(), labels)
         )
     return results
 

@@ -1,0 +1,1 @@
+"""Detecting objects in images: sources in, detections and annotated images out."""

@@ -1,0 +1,78 @@
+"""Draw detections on images: class name and score, coloured by the increment of the class."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duet.detections import Detections
+from duet.images import Image
+
+# Okabe and Ito: told apart with colour-blind eyes too. Each with the text colour that reads on it.
+PALETTE = (
+    ("#0072B2", "#FFFFFF"),
+    ("#E69F00", "#000000"),
+    ("#009E73", "#000000"),
+    ("#CC79A7", "#000000"),
+    ("#56B4E9", "#000000"),
+    ("#D55E00", "#000000"),
+    ("#F0E442", "#000000"),
+)
+
+
+def annotate(image_BGR: Image, detections: Detections, increments: Sequence[str]) -> Image:
+    """Return a copy of an image with its detections drawn on it.
+
+    Args:
+        image_BGR: ``(H, W, 3)`` uint8, BGR; not changed.
+        detections: Boxes in pixels of this image.
+        increments: Increment that each class of ``detections.labels`` came with, in their order.
+
+    Returns:
+        ``(H, W, 3)`` uint8, BGR.
+    """
+    scene = image_BGR.copy()
+    if not len(detections):
+        return scene
+    # The oldest increment comes first, so that its colour stays when others are learned.
+    order = {name: index for index, name in enumerate(dict.fromkeys(increments))}
+    colours = np.array([order[increments[index]] for index in detections.class_ids])
+    texts = [f"{n} {s:.2f}" for n, s in zip(detections.names, detections.scores, strict=True)]
+    found = detections.to_supervision()
+    boxes, labels = _annotators(max(scene.shape[:2]), all(map(str.isascii, texts)))
+    scene = boxes.annotate(scene, found, custom_color_lookup=colours)
+    return np.asarray(
+        labels.annotate(scene, found, labels=texts, custom_color_lookup=colours), dtype=np.uint8
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _annotators(side: int, ascii_only: bool) -> tuple[Any, Any]:
+    """Return box and label annotators for images whose longer side has ``side`` pixels."""
+    import supervision
+
+    fill = supervision.ColorPalette.from_hex([colour for colour, _ in PALETTE])
+    text = supervision.ColorPalette.from_hex([colour for _, colour in PALETTE])
+    thickness = max(1, round(side / 400))
+    boxes = supervision.BoxAnnotator(color=fill, thickness=thickness)
+    style = {"color": fill, "text_color": text, "text_padding": 2 * thickness}
+    if ascii_only:
+        scale = max(0.35, side / 1600)
+        return boxes, supervision.LabelAnnotator(
+            text_scale=scale, text_thickness=max(1, round(side / 900)), smart_position=False, **style
+        )
+    # OpenCV's own font has ASCII only.
+    return boxes, supervision.RichLabelAnnotator(
+        font_path=str(_font()), font_size=max(10, round(side / 55)), **style
+    )
+
+
+def _font() -> Path:
+    """Return the font that comes with matplotlib: Latin, Greek and Cyrillic letters."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

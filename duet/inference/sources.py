@@ -1,0 +1,116 @@
+"""From what the user names (an image, a folder, a glob) to image files that can all be read."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from duet.errors import DataError, together
+from duet.series.images import inspect_images
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Formats that OpenCV and Pillow both read, and that OpenCV writes (annotated copies)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images that a command works on.
+
+    Attributes:
+        root: Folder that names of results are relative to.
+        paths: Image files in sorted order.
+    """
+
+    root: Path
+    paths: tuple[Path, ...]
+
+    def name_of(self, path: Path) -> Path:
+        """Return the path of an image relative to ``root``."""
+        return path.relative_to(self.root)
+
+
+def find_images(source: Path | str) -> Source:
+    """Return the images that ``source`` names, every one of them decoded once to be sure.
+
+    Args:
+        source: An image file, a folder (its own images, not those of its subfolders; files that
+            are no images do not count), or a glob pattern such as ``"shop/*.jpg"``.
+
+    Raises:
+        DataError: Nothing is there, a file is no image, or images are damaged (all are named).
+    """
+    found = _resolve(str(source))
+    known = ", ".join(SUFFIXES)
+    problems = [
+        f"{path}: not an image (expected {known})"
+        for path in found.paths
+        if path.suffix.lower() not in SUFFIXES
+    ]
+    problems += _unreadable([p for p in found.paths if p.suffix.lower() in SUFFIXES])
+    if problems:
+        raise DataError(
+            together(problems, summary="some files cannot be used"),
+            where=str(source),
+            remedy="replace or remove them; nothing was detected or written",
+        )
+    return found
+
+
+def _resolve(source: str) -> Source:
+    path = Path(source)
+    if path.is_dir():
+        names = sorted(
+            entry
+            for entry in path.iterdir()
+            if entry.suffix.lower() in SUFFIXES and entry.is_file() and entry.name[0] != "."
+        )
+        if names:
+            return Source(path, tuple(names))
+        raise DataError(
+            "no images in this folder",
+            where=source,
+            remedy=f"expected files ending in {', '.join(SUFFIXES)}; subfolders are not searched, "
+            "name them with a glob such as 'FOLDER/*/*.jpg'",
+        )
+    if path.exists():  # before globs: file names may hold brackets
+        return Source(path.parent, (path,))
+    if glob.has_magic(source):
+        matches = tuple(sorted(Path(match) for match in glob.glob(source) if os.path.isfile(match)))
+        if matches:
+            return Source(_fixed_part(path), matches)
+        raise DataError(
+            "no file matches this pattern",
+            where=source,
+            remedy="quote the pattern and check it with ls",
+        )
+    raise DataError(
+        "no such image or folder",
+        where=source,
+        remedy="give an image, a folder of images, or a quoted glob such as 'photos/*.jpg'",
+    )
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder in front of the first wildcard."""
+    fixed: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _unreadable(paths: Sequence[Path]) -> list[str]:
+    """Decode every image; Pillow refuses truncated files that OpenCV would fill with grey."""
+    import cv2
+
+    problems = []
+    for path, facts in inspect_images(paths, verify="full").items():
+        if facts.problem is not None:
+            problems.append(f"{path}: {facts.problem.what}")
+        elif not cv2.haveImageReader(str(path)):
+            problems.append(f"{path}: OpenCV cannot read this kind of image")
+    return problems
