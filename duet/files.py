@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import DuetError
+
+_FOREIGN_DISK_ERROR = re.compile(
+    r"os error \d+|PytorchStreamWriter|inline_container|iostream error"
+)
 
 
 @contextlib.contextmanager
@@ -38,12 +43,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o644)  # mkstemp makes files private; results are meant to be shared
         os.replace(temporary, target)
-    except OSError as error:
-        raise DuetError(
-            f"cannot write: {error.strerror or error}",
-            where=str(target),
-            remedy="free some disk space or choose another folder; nothing was left half-written",
-        ) from error
+    except DuetError:
+        raise
+    except Exception as error:
+        if not _refused_by_disk(error):
+            raise
+        raise _cannot_write(target, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -72,14 +77,32 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             target.rmdir()
         os.replace(temporary, target)
     except OSError as error:
-        raise DuetError(
-            f"cannot write: {error.strerror or error}",
-            where=str(target),
-            remedy="free some disk space or choose another folder; nothing was left half-written",
-        ) from error
+        raise _cannot_write(target, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refused_by_disk(error: BaseException | None) -> bool:
+    """Tell a refused write from a bug: libraries dress it in errors of their own.
+
+    safetensors raises `SafetensorError("... (os error 28)")`, torch a `RuntimeError` of its zip
+    writer, and numpy a `ValueError` while it closes the archive that it could not write.
+    """
+    while error is not None:
+        if isinstance(error, OSError) or _FOREIGN_DISK_ERROR.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _cannot_write(target: Path, error: Exception) -> DuetError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return DuetError(
+        f"cannot write: {reason or ' '.join(str(error).split())[:200]}",
+        where=str(target),
+        remedy="free some disk space or choose another folder; nothing was left half-written",
+    )
 
 
 def write_text(target: Path, text: str) -> None:
@@ -113,15 +136,19 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``folder``; the kernel drops it when the process dies.
 
     Raises:
-        DuetError: Another live process holds the lock.
+        DuetError: Another live process holds the lock, or the folder cannot be written.
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("w")
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise DuetError(
                 "another duet process is writing here",
                 where=str(folder),

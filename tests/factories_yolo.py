@@ -69,7 +69,9 @@ def make_state(
         tensors, architecture=architecture, head=head, classes=groups[0], increment="t0", seed=0
     )
     for number, classes in enumerate(groups[1:], start=1):
-        state = FAMILY.grow(state, classes=classes, increment=f"t{number}", seed=number, source=None)
+        state = FAMILY.grow(
+            state, classes=classes, increment=f"t{number}", seed=number, source=None
+        )
         part = shaken_part(state.parts[-1], seed=number)
         state = replace(state, parts=(*state.parts[:-1], part))
     return state
@@ -108,7 +110,12 @@ def flat(state: DetectorState) -> dict[str, torch.Tensor]:
 
 
 def make_domain(
-    folder: Path, name: str = "day", *, classes: Sequence[str] = NAMES[:3], count: int = 12, seed: int = 1
+    folder: Path,
+    name: str = "day",
+    *,
+    classes: Sequence[str] = NAMES[:3],
+    count: int = 12,
+    seed: int = 1,
 ) -> DomainData:
     """Write and read a data set in which image ``i`` holds one object of class ``i mod n``."""
     source = make_dataset(

@@ -45,7 +45,9 @@ architectures = pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N])
 
 
 @torch.no_grad()
-def outputs(state: DetectorState, x: torch.Tensor) -> tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]:
+def outputs(
+    state: DetectorState, x: torch.Tensor
+) -> tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]:
     """Return decoded ``(B, 4 + C, A)`` and the raw ``(boxes, scores)`` of each head."""
     decoded, raw = inference_model(state)(x)
     return decoded, raw_parts(raw)
@@ -70,11 +72,14 @@ def test_every_tensor_has_one_role(form: str, architecture: str) -> None:
     statistics = {n for n in roles.buffers if n.endswith(("running_mean", "running_var"))}
     counters = {n for n in roles.buffers if n.endswith("num_batches_tracked")}
     assert statistics | counters == set(roles.buffers)
-    assert box_names(tensors) <= {
-        "rows": {n.removeprefix(prefix) for n in names if n not in roles.own},
-        "towers": {n.removeprefix(prefix) for n in (*roles.shared, *roles.buffers)},
-        "parallel": set(roles.own),
-    }[form]
+    assert (
+        box_names(tensors)
+        <= {
+            "rows": {n.removeprefix(prefix) for n in names if n not in roles.own},
+            "towers": {n.removeprefix(prefix) for n in (*roles.shared, *roles.buffers)},
+            "parallel": set(roles.own),
+        }[form]
+    )
 
 
 @pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N, "yolov9t.yaml", "yolo12n.yaml"])
@@ -166,7 +171,9 @@ def test_folding_batchnorm_keeps_the_outputs(
 
 
 @torch.no_grad()
-def trained_outputs(state: DetectorState, x: torch.Tensor, *, mask: bool, run: bool) -> dict[str, object]:
+def trained_outputs(
+    state: DetectorState, x: torch.Tensor, *, mask: bool, run: bool
+) -> dict[str, object]:
     raw: dict[str, object] = training_model(state, mask_old=mask, run_old=run).eval()(x)
     return raw
 
@@ -216,7 +223,9 @@ def test_state_survives_the_training_form(
 @pytest.mark.parametrize("form", ["rows", "towers", "parallel"])
 def test_trained_old_parts_come_back(form: str) -> None:
     state = make_state(form, (2, 1, 3))
-    other = replace(state, parts=tuple(shaken_part(part, 40 + i) for i, part in enumerate(state.parts)))
+    other = replace(
+        state, parts=tuple(shaken_part(part, 40 + i) for i, part in enumerate(state.parts))
+    )
     model = training_model(other, mask_old=False, run_old=True)
     back = trained_state(model, state)
     if form == "rows":
@@ -310,7 +319,10 @@ def with_extra(name: str) -> Callable[[Tensors], Tensors]:
 
 
 def misshaped(name: str) -> Callable[[Tensors], Tensors]:
-    return lambda tensors: {**tensors, name: tensors[name][..., :1].repeat(7, *[1] * (tensors[name].ndim - 1))}
+    return lambda tensors: {
+        **tensors,
+        name: tensors[name][..., :1].repeat(7, *[1] * (tensors[name].ndim - 1)),
+    }
 
 
 DAMAGE = {

@@ -63,7 +63,9 @@ def test_start_of_a_stage_costs_nothing(rows: list[tuple[float, float, float]]) 
         pytest.param([1.0], [3.0], [-0.5], 0.0, [0.0], id="both negative"),
         pytest.param([5.0], [3.0], [-0.5], 1.0, [0.5], id="up against down"),
         pytest.param([7.0], [3.0], [0.0], 0.0, [0.0], id="no direction"),
-        pytest.param([-1.0, 1.0, -3.0], [0.0] * 3, [1.0, 1.0, 2.0], 7.0, [-1.0, 0.0, -2.0], id="sum"),
+        pytest.param(
+            [-1.0, 1.0, -3.0], [0.0] * 3, [1.0, 1.0, 2.0], 7.0, [-1.0, 0.0, -2.0], id="sum"
+        ),
     ],
 )
 def test_directional_values(
@@ -132,9 +134,7 @@ def test_class_loss_equals_the_equation(shape: tuple[int, ...], quantile: float)
 @QUANTILES
 @pytest.mark.parametrize("bins", [1, 2, 16])
 @pytest.mark.parametrize(("batch", "anchors"), [(1, 1), (1, 8), (3, 22)])
-def test_box_loss_equals_the_equation(
-    batch: int, anchors: int, bins: int, quantile: float
-) -> None:
+def test_box_loss_equals_the_equation(batch: int, anchors: int, bins: int, quantile: float) -> None:
     student, teacher = random_outputs(batch, 4 * bins, anchors)
     expected = slow_box_loss(student.double().numpy(), teacher.double().numpy(), bins, quantile)
     got = box_distillation(student, teacher, bins, quantile)

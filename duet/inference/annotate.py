@@ -63,7 +63,10 @@ def _annotators(side: int, ascii_only: bool) -> tuple[Any, Any]:
     if ascii_only:
         scale = max(0.35, side / 1600)
         return boxes, supervision.LabelAnnotator(
-            text_scale=scale, text_thickness=max(1, round(side / 900)), smart_position=False, **style
+            text_scale=scale,
+            text_thickness=max(1, round(side / 900)),
+            smart_position=False,
+            **style,
         )
     # OpenCV's own font has ASCII only.
     return boxes, supervision.RichLabelAnnotator(

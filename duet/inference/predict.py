@@ -158,7 +158,8 @@ def predict_source(
             raise ConfigError(f"{key} must be in [0, 1], but got {value}", where=key)
     images = source if isinstance(source, Source) else find_images(source)
     if out is not None:
-        prepare_out(out, images)
+        check_out(out, images)
+        _make_out(out)
     results: list[ImageResult] = []
     for start in range(0, len(images.paths), _GROUP):
         group = images.paths[start : start + _GROUP]
@@ -194,18 +195,18 @@ def predictions(
     }
 
 
-def prepare_out(out: Path, source: Source) -> None:
-    """Make the folder of annotated images, and refuse one that holds anything else.
+def check_out(out: Path, source: Source) -> None:
+    """Refuse a folder for annotated images that holds anything else; writes nothing.
 
     Raises:
         ConfigError: ``out`` is the folder of the source, or copies would replace its images.
-        DuetError: ``out`` cannot be written, or holds files that are not predictions.
+        DuetError: ``out`` holds files that are not predictions.
     """
     originals = {path.resolve() for path in source.paths}
     copies = {(out / source.name_of(path)).resolve() for path in source.paths}
     if out.resolve() in {path.parent for path in originals} or originals & copies:
         raise ConfigError(
-            "annotated images would overwrite the originals",
+            "annotated images would overwrite or join the originals",
             where=str(out),
             remedy="choose a folder of its own for --out",
         )
@@ -215,6 +216,10 @@ def prepare_out(out: Path, source: Source) -> None:
             where=str(out),
             remedy="choose another folder or remove this one first",
         )
+
+
+def _make_out(out: Path) -> None:
+    """Make the folder and write to it once: a refusal must not come after an hour of detecting."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out):

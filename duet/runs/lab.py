@@ -122,6 +122,8 @@ class Lab:
     ) -> None:
         """Write the job's files; an interrupted job's checkpoint stays and is resumed."""
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".*"):  # temporary files of a process that was killed
+            stale.unlink()
         write_state(folder / "start.safetensors", start)
         write_slice(folder / "slice.npz", data)
         if direction is not None:

@@ -23,6 +23,7 @@ from duet.errors import DuetError
 
 _ERRORS = {cls.exit_code: cls for cls in DuetError.__subclasses__()}
 PARENT_POLL = 0.5  # seconds between looks at the parent
+STOP_POLL = 0.2  # seconds between looks at a child
 
 
 def run_worker(
@@ -33,13 +34,14 @@ def run_worker(
     Args:
         folder: A job folder (`duet.training.job`).
         progress: Called with each progress record, from the calling thread.
-        stop: When set, the child is killed at its next progress record.
+        stop: When set, the child is killed.
 
     Raises:
         DuetError: Of the class, and with the words, that the child reported.
     """
     if stop.is_set():
         raise DuetError("stopped", remedy="the same command resumes")
+    folder = folder.resolve()  # the engine puts relative folders somewhere of its own
     command = [sys.executable, "-m", "duet.runs.worker", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     log = folder / "stderr.log"
@@ -48,13 +50,16 @@ def run_worker(
             command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
             text=True, env=environment,
         )  # fmt: skip
+        threading.Thread(target=_kill_when, args=(stop, child), daemon=True).start()
         try:
-            failure = _follow(child, progress, stop)
+            failure = _follow(child, progress)
             code = child.wait()
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
+    if stop.is_set() and code:
+        raise DuetError("stopped", remedy="the same command resumes")
     if failure is not None:
         raise _ERRORS.get(failure["exit_code"], DuetError)(
             failure["message"], where=failure["where"], remedy=failure["suggestion"]
@@ -68,15 +73,18 @@ def run_worker(
         )
 
 
-def _follow(
-    child: subprocess.Popen[str], progress: Callable[[dict[str, Any]], None], stop: threading.Event
-) -> Any:
+def _kill_when(stop: threading.Event, child: subprocess.Popen[str]) -> None:
+    """Kill ``child`` as soon as ``stop`` is set; it may be silent for long (imports, caching)."""
+    while child.poll() is None:
+        if stop.wait(STOP_POLL):
+            child.kill()
+
+
+def _follow(child: subprocess.Popen[str], progress: Callable[[dict[str, Any]], None]) -> Any:
     """Hand on progress records; return the child's error record, if it sent one."""
     failure = None
     assert child.stdout is not None
     for line in child.stdout:
-        if stop.is_set():
-            raise DuetError("stopped", remedy="the same command resumes")
         try:
             record = json.loads(line)
         except ValueError:
@@ -118,6 +126,11 @@ def main(folder: Path) -> int:
     except DuetError as error:
         send(error.as_dict())
         return error.exit_code
+    except OSError as error:
+        what, where = f"the file system refuses: {error.strerror or error}", str(folder)
+        remedy = "free some disk space or choose another folder; the same command resumes"
+        send(DuetError(what, where=error.filename or where, remedy=remedy).as_dict())
+        return DuetError.exit_code
     return 0
 
 

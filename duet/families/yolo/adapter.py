@@ -131,7 +131,11 @@ class YoloFamily:
         if path.suffix not in (".pt", ".pth"):
             return load_base(path)
         checkpoint = load_pt(path)
-        found = checkpoint.get("ema") or checkpoint.get("model") if isinstance(checkpoint, dict) else None
+        found = (
+            checkpoint.get("ema") or checkpoint.get("model")
+            if isinstance(checkpoint, dict)
+            else None
+        )
         if not isinstance(found, nn.Module):
             raise ModelError(
                 "the file holds no Ultralytics model",
@@ -183,6 +187,12 @@ class YoloFamily:
         """Build a detector for inference, BatchNorm folded into the convolutions."""
         module = inference_model(state).to(device).fuse(verbose=False)
         return YoloDetector(module.requires_grad_(False), state, image_size)
+
+    def export(self, state: DetectorState, target: Path, *, image_size: int, form: str) -> Path:
+        """Write the detector as an Ultralytics checkpoint (``pt``) or an ``onnx`` graph."""
+        from duet.families.yolo import export
+
+        return export.write(state, target, image_size=image_size, form=form, licence=self.licence)
 
 
 FAMILY = YoloFamily()

@@ -8,6 +8,7 @@ the last class convolutions (`rows`), the class towers (`towers`), or the head (
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Roles:
 
 
 def split_roles(tensors: Tensors, form: str) -> Roles:
-    """Split the state of a stock one-increment detector by role; every tensor lands exactly once."""
+    """Split the state of a stock one-increment detector; every tensor lands exactly once."""
     prefix = head_prefix(tensors)
     shared, buffers, own = {}, {}, {}
     for name, tensor in tensors.items():
@@ -126,20 +127,18 @@ def initial_part(
     roles = split_roles(tensors, form)
     prefix = head_prefix(tensors)
     width = int(tensors[f"{prefix}cv3.0.2.weight"].shape[1])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = stock_model(architecture, classes, width)
-    head = model.model[-1]
-    biases = [tower[-1].bias.clone() for tower in head.cv2]
-    head.bias_init()
-    for tower, bias in zip(head.cv2, biases, strict=True):
-        tower[-1].bias.data.copy_(bias)
-    fresh = {k: v.detach().clone() for k, v in head.state_dict().items()}
-    rows = OWN["rows"]
-    return {
-        name: fresh[name] if rows.match(name) else tensor.clone()
-        for name, tensor in roles.own.items()
-    }
+    head = stock_model(architecture, classes, width).model[-1]
+    # A generator of its own: chains run in threads, and the global one would mix their draws.
+    generator = torch.Generator().manual_seed(seed)
+    own = {name: tensor.clone() for name, tensor in roles.own.items()}
+    for level, stride in enumerate(head.stride.tolist()):
+        weight = torch.empty_like(head.cv3[level][-1].weight)
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+        # The engine's prior: about 0.01 objects per cell of a 640 px image.
+        prior = math.log(5 / classes / (640 / stride) ** 2)
+        own[f"cv3.{level}.2.weight"] = weight.detach()
+        own[f"cv3.{level}.2.bias"] = torch.full((classes,), prior)
+    return own
 
 
 def inference_model(state: DetectorState) -> DetectionModel:

@@ -94,9 +94,7 @@ def predict_images(
         height, width = image.shape[:2]
         xyxy: Any = (boxes.cpu().numpy() - np.array([left, top, left, top], np.float32)) / scale
         xyxy = np.clip(xyxy, 0, [width, height, width, height]).astype(np.float32)
-        results.append(
-            Detections(xyxy, scores.cpu().numpy(), class_ids.cpu().numpy(), labels)
-        )
+        results.append(Detections(xyxy, scores.cpu().numpy(), class_ids.cpu().numpy(), labels))
     return results
 
 

@@ -1,0 +1,1 @@
+"""Detector folders as files of other programs, checked against the detector in memory."""
