@@ -59,8 +59,9 @@ def shaken_part(part: HeadPart, seed: int, scale: float = 0.05) -> HeadPart:
     return replace(part, tensors=shaken(part.tensors, seed, scale))
 
 
+@functools.cache
 def make_state(
-    head: str, sizes: Sequence[int] = (2, 1), *, architecture: str = YOLO11N
+    head: str, sizes: tuple[int, ...] = (2, 1), *, architecture: str = YOLO11N
 ) -> DetectorState:
     """Return a detector of ``len(sizes)`` increments whose parts all differ."""
     groups = class_groups(sizes)

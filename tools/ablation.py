@@ -49,8 +49,8 @@ def main(rows: str, seeds: int, first_seed: int, as_json: bool, out: Path, **opt
 
 
 def run_seed(
-    rows: list[str], seed: int, out: Path, *, data_seed: int, test_scenes: int, split: str, jobs: int,
-    epochs: int | None,
+    rows: list[str], seed: int, out: Path, *, data_seed: int, test_scenes: int, split: str,
+    jobs: int, epochs: int | None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Return the numbers of every row for one seed."""
     from duet.cli.common import stages

@@ -29,8 +29,8 @@ import click
 @click.option("--threads", default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def main(
-    out: Path, work: Path | None, architecture: str, scenes: int, epochs: int, seed: int, threads: int,
-    as_json: bool,
+    out: Path, work: Path | None, architecture: str, scenes: int, epochs: int, seed: int,
+    threads: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Build the scenes, train, evaluate on unseen scenes, write the weights."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -82,7 +82,8 @@ def pretrain(
         weight_decay=5e-4, augmentation=Augmentation(scale=0.4, translate=0.1),
     )  # fmt: skip
     job = Job(
-        family="yolo", architecture=architecture, head="rows", phase="base", schedule=schedule, seed=seed,
+        family="yolo", architecture=architecture, head="rows", phase="base", schedule=schedule,
+        seed=seed,
         parts=(JobPart(increment="mixed", classes=classes),),
     )  # fmt: skip
     lab = Lab(work / "stages", listen=_print_progress)

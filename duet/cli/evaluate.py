@@ -11,7 +11,8 @@ from duet.cli.common import emit, json_option
 
 EPILOG = """\b
 Examples:
-  duet eval runs/demo/models/duet-plus/2-comic configs/series/emoji-2phase.yaml --data-root runs/demo/data
+  duet eval runs/demo/models/duet-plus/2-comic configs/series/emoji-2phase.yaml \
+      --data-root runs/demo/data
   duet eval MODEL series.yaml --split val --min-map50 0.6
 """
 

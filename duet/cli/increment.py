@@ -80,7 +80,8 @@ def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: 
         only=only,
     )
     return Setting(
-        inputs.series, "yolo", inputs.architecture, resolve_family("yolo").weights(inputs.weights), inputs.schedule,
+        inputs.series, "yolo", inputs.architecture,
+        resolve_family("yolo").weights(inputs.weights), inputs.schedule,
         options["seed"], Lab(out / "lab", listen=show),
     )  # fmt: skip
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
-from duet.errors import DuetError, did_you_mean
+from duet.errors import ConfigError, DuetError, did_you_mean
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
 COMMANDS = {
     "demo": "duet.cli.demo:demo",
@@ -65,14 +67,14 @@ class LazyGroup(click.Group):
 )
 @click.version_option(version("duet-detect"), prog_name="duet")
 def cli() -> None:
-    r"""Teach a real-time detector new classes in new domains without the old images.
+    """Teach a real-time detector new classes in new domains without the old images.
 
     \b
     Start here:
       duet demo                      learn, merge and report on the embedded series
       duet data check SERIES.yaml    is my data fit to learn from?
       duet run SERIES.yaml           the whole job on my data
-    """
+    """  # noqa: D301  (click's marker against wrapping is a real backspace)
 
 
 @click.group(cls=LazyGroup, table=DATA_COMMANDS)
@@ -92,19 +94,29 @@ def _run(arguments: list[str]) -> int:
     except DuetError as error:
         return _fail(error, arguments)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return error.exit_code
+        return _fail(_usage_error(error), arguments)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; the same command resumes", err=True)
-        return 130
+        return _fail(_Interrupted("interrupted", remedy="the same command resumes"), arguments)
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            return 1
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.filename is None and error.errno not in _DISK:
             raise
         what = f"the file system refuses: {error.strerror}"
         remedy = "free some disk space or choose another folder; the same command resumes"
         return _fail(DuetError(what, where=error.filename, remedy=remedy), arguments)
+
+
+class _Interrupted(DuetError):
+    exit_code = 130
+    kind = "interrupted"
+
+
+def _usage_error(error: click.ClickException) -> ConfigError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "duet"
+    return ConfigError(error.format_message(), where=path, remedy=f"see `{path} --help`")
 
 
 def _fail(error: DuetError, arguments: list[str]) -> int:

@@ -91,7 +91,8 @@ def _text(result: dict[str, Any], method: Method) -> str:
         s = trace["summary"]
         lines.append(
             f"  {s['tensors']} tensors, alpha {s['alpha_mean']:.3f} "
-            f"({s['alpha_min']:.3f} to {s['alpha_max']:.3f}), sign conflicts {s['sign_conflict']:.1%}"
+            f"({s['alpha_min']:.3f} to {s['alpha_max']:.3f}), "
+            f"sign conflicts {s['sign_conflict']:.1%}"
         )
     return "\n".join(lines)
 
@@ -130,5 +131,9 @@ def _parse(settings: tuple[str, ...]) -> dict[str, Any]:
         key, separator, value = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"expected KEY=VALUE, got '{item}'", where="--set")
-        parsed[key.strip()] = yaml.safe_load(value)
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            detail = " ".join(str(error).split())
+            raise ConfigError(f"not a YAML value in '{item}': {detail}", where="--set") from None
     return parsed

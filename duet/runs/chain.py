@@ -88,7 +88,7 @@ def train_alone(
         parts=(JobPart(increment=name, classes=classes),), schedule=setting.schedule,
         seed=setting.seed,
     )  # fmt: skip
-    title = f"{name}: {domain.name}[{len(classes)} classes]"
+    title = f"{name}: {domain.name}[{classes[0]} … {classes[-1]}]"
     return setting.lab.train(title, job, start, train_slice(domain, classes))
 
 

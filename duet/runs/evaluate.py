@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from duet.errors import DataError
+from duet.errors import DataError, DuetError
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.families.table import resolve_family
 from duet.files import sha256_json, write_json
@@ -55,19 +55,30 @@ def truths(data: Slice) -> list[Truth]:
     return found
 
 
-def predict(detector: Detector, images: Sequence[Path]) -> list[Detections]:
-    """Run a detector over image files, a few dozen at a time."""
+def predict(
+    detector: Detector, images: Sequence[Path], stopped: threading.Event | None = None
+) -> list[Detections]:
+    """Run a detector over image files, a few dozen at a time.
+
+    Raises:
+        DuetError: ``stopped`` was set.
+    """
     found: list[Detections] = []
     for start in range(0, len(images), 64):
+        if stopped is not None and stopped.is_set():
+            raise DuetError("stopped", remedy="the same command resumes")
         group = [read_image(path) for path in images[start : start + 64]]
         found += detector(group, confidence=CONFIDENCE, iou=IOU, limit=LIMIT)
     return found
 
 
-def evaluate_state(state: DetectorState, data: Slice, *, image_size: int) -> ClassAP:
+def evaluate_state(
+    state: DetectorState, data: Slice, *, image_size: int, stopped: threading.Event | None = None
+) -> ClassAP:
     """Return the AP of every class of ``data`` for one detector."""
     detector = resolve_family(state.family).detector(state, image_size=image_size)
-    return evaluate_ap(predict(detector, data.images), truths(data), LabelSpace(data.classes))
+    found = predict(detector, data.images, stopped)
+    return evaluate_ap(found, truths(data), LabelSpace(data.classes))
 
 
 def evaluate_cells(
@@ -110,10 +121,12 @@ class Evaluator:
     Attributes:
         folder: One small JSON per (model, domain).
         image_size: Side of the square that images are fitted into, pixels.
+        stopped: Ends an evaluation early when set.
     """
 
     folder: Path
     image_size: int
+    stopped: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
@@ -125,7 +138,8 @@ class Evaluator:
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
         with self._lock:  # one at a time: evaluation uses torch in this process
             if not path.is_file():
-                result = evaluate_state(state, _reduce(data, known), image_size=self.image_size)
+                reduced, size = _reduce(data, known), self.image_size
+                result = evaluate_state(state, reduced, image_size=size, stopped=self.stopped)
                 write_json(path, {"ap50": dict(result.ap50), "ap": dict(result.ap)})
             stored: dict[str, Any] = json.loads(path.read_text())
         return ClassAP(stored["ap50"], stored["ap"])

@@ -56,6 +56,7 @@ class Lab:
         folder: Holds one sub-folder per finished or unfinished job.
         jobs: Worker processes at a time.
         listen: Called as ``listen(title, record)`` for progress, from worker threads.
+        stopped: Set by `stop`.
     """
 
     folder: Path
@@ -63,14 +64,14 @@ class Lab:
     listen: Listener = lambda title, record: None
     _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     _guard: threading.Lock = field(default_factory=threading.Lock)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.slots = threading.BoundedSemaphore(self.jobs)
 
     def stop(self) -> None:
         """End all running trainings; their checkpoints stay."""
-        self._stop.set()
+        self.stopped.set()
 
     def train(
         self,
@@ -102,7 +103,7 @@ class Lab:
                 with self.slots:
                     self._prepare(folder, job, start, data, direction)
                     self.listen(title, {"state": "started"})
-                    run_worker(folder, lambda record: self.listen(title, record), self._stop)
+                    run_worker(folder, lambda record: self.listen(title, record), self.stopped)
                 shutil.rmtree(folder / "engine", ignore_errors=True)
             outcome = json.loads((folder / "outcome.json").read_text())
             state = read_state(folder / "trained.safetensors")

@@ -12,8 +12,8 @@ from typing import Any
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.pairs import reference_slices
-from duet.files import run_lock
 from duet.families.table import resolve_family
+from duet.files import run_lock
 from duet.report.results import Results, save_results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import Setting, StageResult, run_chain, train_alone
@@ -68,13 +68,13 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     Raises:
         DuetError: A stage failed; finished stages stay and are reused by the same command.
     """
+    theta_0 = resolve_family(plan.family).weights(plan.weights)  # before anything is written
+    lab = Lab(plan.out / "lab", jobs=plan.jobs, listen=listen)
+    setting = Setting(
+        plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab
+    )
     with run_lock(plan.out):
-        lab = Lab(plan.out / "lab", jobs=plan.jobs, listen=listen)
-        setting = Setting(
-            plan.series, plan.family, plan.architecture, resolve_family(plan.family).weights(plan.weights), plan.schedule,
-            plan.seed, lab,
-        )  # fmt: skip
-        evaluator = Evaluator(plan.out / "evaluations", plan.schedule.image_size)
+        evaluator = Evaluator(plan.out / "evaluations", plan.schedule.image_size, lab.stopped)
         outcomes, references = _all(plan, setting, evaluator)
         main = outcomes[0]
         pictures = gallery(plan, main.results)

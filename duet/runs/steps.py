@@ -49,7 +49,8 @@ class StepReport:
         """Return the same for people."""
         return (
             f"{self.name}: trained in {self.seconds:.0f} s, the detector now knows "
-            f"{len(self.classes)} classes\n  increment {self.increment}\n  detector  {self.detector}"
+            f"{len(self.classes)} classes\n"
+            f"  increment {self.increment}\n  detector  {self.detector}"
         )
 
 

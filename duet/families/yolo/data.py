@@ -48,7 +48,7 @@ class SliceDataset(YOLODataset):  # type: ignore[misc]
         ]
 
     def forget_buffer(self) -> None:
-        """Drop recently loaded images, so that an epoch's mosaics do not depend on the one before."""
+        """Drop recently loaded images: an epoch's mosaics must not depend on the one before."""
         if self.cache != "ram":
             for index in self.buffer:
                 self.ims[index] = self.im_hw0[index] = self.im_hw[index] = None
