@@ -220,18 +220,14 @@ def test_state_survives_the_training_form(
     assert back.fingerprint() == state.fingerprint()
 
 
-@pytest.mark.parametrize("form", ["rows", "towers", "parallel"])
+@forms
 def test_trained_old_parts_come_back(form: str) -> None:
     state = make_state(form, (2, 1, 3))
     other = replace(
         state, parts=tuple(shaken_part(part, 40 + i) for i, part in enumerate(state.parts))
     )
-    model = training_model(other, mask_old=False, run_old=True)
-    back = trained_state(model, state)
-    if form == "rows":
-        assert not moved(flat(back), flat(other))
-    else:  # the optimizer may have moved them, so they must not be lost
-        assert not moved(flat(back), flat(other))
+    back = trained_state(training_model(other, mask_old=False, run_old=True), state)
+    assert not moved(flat(back), flat(other))  # `old_part: trained` must not be lost
 
 
 # ---- growing and recasting --------------------------------------------------------------------
@@ -363,6 +359,13 @@ def test_damaged_shared_tensors_are_named(group: str, kind: str) -> None:
     with pytest.raises(ModelError, match=word) as caught:
         inference_model(replace(state, **changed))
     assert name in str(caught.value)
+
+
+def test_part_without_class_rows_is_refused() -> None:
+    state = make_state("towers", (2,))
+    part = replace(state.parts[0], tensors=without("cv3.0.2.weight")(state.parts[0].tensors))
+    with pytest.raises(ModelError, match=r"cv3\.0\.2\.weight"):
+        inference_model(replace(state, parts=(part,)))
 
 
 def test_towers_of_another_width_are_refused() -> None:

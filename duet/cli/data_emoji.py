@@ -20,7 +20,7 @@ EPILOG = """\b
 Examples:
   duet data emoji datasets/emoji
   duet data emoji datasets/emoji-4phase --protocol 4-phase
-  duet data emoji /tmp/tiny --domains flat,sketch --protocol none --train 40 --val 20 --test 20
+  duet data emoji datasets/tiny --domains flat,sketch --protocol none --train 40 --val 20 --test 20
 """
 
 _PLAIN_EVERY_S = 5.0

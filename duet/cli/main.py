@@ -99,7 +99,7 @@ def _run(arguments: list[str]) -> int:
             return error.exit_code
         return _fail(_usage_error(error), arguments)
     except (KeyboardInterrupt, click.Abort):
-        return _fail(_Interrupted("interrupted", remedy="the same command resumes"), arguments)
+        return _fail(_InterruptedError("interrupted", remedy="the same command resumes"), arguments)
     except OSError as error:
         if error.filename is None and error.errno not in _DISK:
             raise
@@ -108,7 +108,7 @@ def _run(arguments: list[str]) -> int:
         return _fail(DuetError(what, where=error.filename, remedy=remedy), arguments)
 
 
-class _Interrupted(DuetError):
+class _InterruptedError(DuetError):
     exit_code = 130
     kind = "interrupted"
 

@@ -101,30 +101,34 @@ def export_detector(
     step(1, 3)
     with atomic_path(target) as temporary:
         try:
-            family = resolve_family(state.family)
-            family.export(state, temporary, image_size=size, form=form)
+            resolve_family(state.family).export(state, temporary, image_size=size, form=form)
             step(2, 3)
             parity = measure(state, temporary, form, pictures, image_size=size)
             require(parity, str(target))
         except DuetError as error:  # the temporary name means nothing to the user
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
-    report = ExportReport(
-        file=target,
-        form=form,
-        bytes=target.stat().st_size,
-        sha256=sha256_file(target),
-        image_size=size,
-        classes=tuple(state.labels),
-        needs_duet=form == "pt" and state.head != "rows" and len(state.parts) > 1,
-        parity=parity,
-        manifest=detector.manifest,
-    )
+    report = _report(detector, target, form, parity)
     others = [item for item in _kept(target.parent) or [] if item.get("file") != target.name]
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
     write_json(target.parent / PARITY, document | {"exports": [*others, report.as_dict()]})
     step(3, 3)
     return report
+
+
+def _report(detector: DetectorFile, target: Path, form: str, parity: Parity) -> ExportReport:
+    state = detector.state
+    return ExportReport(
+        file=target,
+        form=form,
+        bytes=target.stat().st_size,
+        sha256=sha256_file(target),
+        image_size=detector.manifest.image_size,
+        classes=tuple(state.labels),
+        needs_duet=form == "pt" and state.head != "rows" and len(state.parts) > 1,
+        parity=parity,
+        manifest=detector.manifest,
+    )
 
 
 def check_export(folder: Path, target: Path, form: str, *, overwrite: bool) -> DetectorFile:

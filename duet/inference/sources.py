@@ -107,10 +107,13 @@ def _unreadable(paths: Sequence[Path]) -> list[str]:
     """Decode every image; Pillow refuses truncated files that OpenCV would fill with grey."""
     import cv2
 
-    problems = []
-    for path, facts in inspect_images(paths, verify="full").items():
-        if facts.problem is not None:
-            problems.append(f"{path}: {facts.problem.what}")
-        elif not cv2.haveImageReader(str(path)):
-            problems.append(f"{path}: OpenCV cannot read this kind of image")
-    return problems
+    # OpenCV's look at the signature comes first: once Ultralytics is imported, Pillow's opener is
+    # patched and answers an unknown format with a search for another package.
+    strange = [path for path in paths if not cv2.haveImageReader(str(path))]
+    problems = [
+        f"{path}: not a readable image: "
+        + ("its content is no image format" if path.stat().st_size else "the file is empty")
+        for path in strange
+    ]
+    facts = inspect_images([path for path in paths if path not in set(strange)], verify="full")
+    return problems + [f"{p}: {fact.problem.what}" for p, fact in facts.items() if fact.problem]

@@ -16,7 +16,7 @@ from duet.errors import ConfigError, did_you_mean
 from duet.merging.batchnorm import BatchNormFusion
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]  # the engine accepts no learning rate above 1
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 HEADS = ("rows", "towers", "parallel")
@@ -51,8 +51,8 @@ class Schedule(Config):
     optimizer: Literal["AdamW", "SGD"] = Field(
         default="AdamW", description="never 'auto': it ignores lr"
     )
-    lr: Positive = Field(default=1e-3, description="peak learning rate")
-    lr_increment: Positive | None = Field(
+    lr: Rate = Field(default=1e-3, description="peak learning rate")
+    lr_increment: Rate | None = Field(
         default=None, description="peak rate of increments; default lr"
     )
     final_lr: Share = Field(default=0.01, description="last learning rate as a share of the peak")
@@ -61,10 +61,8 @@ class Schedule(Config):
     )
     warmup_epochs: NonNegative = Field(default=5.0, description="epochs of linear warm-up, from 0")
     momentum: Share = Field(default=0.9, description="SGD momentum or AdamW beta1")
-    weight_decay: NonNegative = Field(default=5e-4, description="of the base stage")
-    weight_decay_increment: NonNegative | None = Field(
-        default=None, description="default weight_decay"
-    )
+    weight_decay: Share = Field(default=5e-4, description="of the base stage")
+    weight_decay_increment: Share | None = Field(default=None, description="default weight_decay")
     amp: bool = Field(default=False, description="automatic mixed precision (CUDA)")
     device: str = Field(default="cpu", description="cpu, 0, or 0,1 for several GPUs")
     workers: int = Field(default=0, ge=0, description="data loading processes; on a CPU always 0")
@@ -100,7 +98,7 @@ class Refit(Config):
     """Extra epochs for the new head part on the merged, frozen detector; 0 epochs = off."""
 
     epochs: int = Field(default=0, ge=0)
-    lr: Positive = Field(default=1e-3, description="peak learning rate")
+    lr: Rate = Field(default=1e-3, description="peak learning rate")
 
 
 class Method(Config):

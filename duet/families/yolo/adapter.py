@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +20,11 @@ from duet.families.yolo.build import (
     inference_model,
     initial_part,
     split_roles,
-    trained_state,
 )
 from duet.families.yolo.predict import batches, predict_images
-from duet.files import write_json
 from duet.increments.base import load_base
 from duet.increments.guard import load_pt
 from duet.increments.state import DetectorState, HeadForm, HeadPart
-from duet.training.job import Job, write_state
 from duet.vectors.tensors import Tensors, require_finite
 
 
@@ -155,12 +151,7 @@ class YoloFamily:
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.yolo.trainer import (
-            CHECKPOINT,
-            JOB_VARIABLE,
-            IncrementTrainer,
-            engine_overrides,
-        )
+        from duet.families.yolo.trainer import JOB_VARIABLE, IncrementTrainer, engine_overrides
         from duet.training.job import read_job
 
         job = read_job(folder)
@@ -168,18 +159,9 @@ class YoloFamily:
         os.environ[JOB_VARIABLE] = str(folder)
         trainer = IncrementTrainer(overrides=engine_overrides(job, folder))
         engine.set_threads(job.schedule.threads)
-        began = time.perf_counter()
-        trainer.add_callback("on_train_batch_end", _reporter(progress))
-        trainer.train()
-        trained = trained_state(trainer.ema.ema, trainer.start)
-        write_state(folder / "trained.safetensors", restore_frozen(trained, trainer.start, job))
-        outcome = {
-            "images_seen": trainer.images_seen,
-            "seconds": round(time.perf_counter() - began, 3),
-            "history": trainer.history,
-        }
-        write_json(folder / "outcome.json", outcome)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        if not trainer.ddp:  # the processes of a multi-GPU launch cannot reach `progress`
+            trainer.add_callback("on_train_batch_end", _reporter(progress))
+        trainer.train()  # writes the result, in whichever process holds it
 
     def detector(
         self, state: DetectorState, *, image_size: int, device: str = "cpu"
@@ -196,24 +178,6 @@ class YoloFamily:
 
 
 FAMILY = YoloFamily()
-
-
-def restore_frozen(trained: DetectorState, start: DetectorState, job: Job) -> DetectorState:
-    """Put back, bit for bit, what the job was not allowed to change.
-
-    The EMA mixes every tensor with itself, and (1 − d)·x + d·x is not x in floating point.
-    """
-    if job.phase == "base":
-        return trained
-    shared, buffers = trained.shared, trained.buffers
-    if job.phase == "refit" or job.trunk == "frozen":
-        shared, buffers = start.shared, start.buffers
-    elif job.head == "towers":
-        box = f"model.{_head_index(start)}.cv2."
-        shared = {k: start.shared[k] if k.startswith(box) else v for k, v in shared.items()}
-        buffers = {k: start.buffers[k] if k.startswith(box) else v for k, v in buffers.items()}
-    old = trained.parts[:-1] if job.old_part == "trained" else start.parts[:-1]
-    return replace(trained, shared=shared, buffers=buffers, parts=(*old, trained.parts[-1]))
 
 
 def _head_index(state: DetectorState) -> int:
@@ -238,7 +202,7 @@ def _reporter(progress: Progress) -> Any:
                 "epochs": trainer.epochs,
                 "done": done,
                 "total": trainer.epochs * steps,
-                "loss": round(float(trainer.loss) / trainer.batch_size, 4),
+                "loss": round(float(trainer.loss.detach()) / trainer.batch_size, 4),
             }
         )
 

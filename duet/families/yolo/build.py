@@ -8,6 +8,7 @@ the last class convolutions (`rows`), the class towers (`towers`), or the head (
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -94,8 +95,16 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
     try:
         model = DetectionModel(architecture, nc=width, verbose=False)
     except FileNotFoundError as error:
-        raise ModelError(f"unknown YOLO architecture '{architecture}'") from error
+        raise ModelError(
+            f"unknown YOLO architecture '{architecture}'", remedy="for example yolo11n.yaml"
+        ) from error
     head = model.model[-1]
+    if hasattr(head, "one2one_cv3"):
+        raise ModelError(
+            f"{architecture} has an end-to-end {type(head).__name__} head: its one-to-one branch "
+            "would have to grow and merge too",
+            remedy="use a one-to-many detector such as yolov8 or yolo11",
+        )
     if type(head) is not Detect or head.cv3[0][-1].in_channels != width:
         raise ModelError(
             f"{architecture} has a {type(head).__name__} head with class towers of "
@@ -108,8 +117,18 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
 
 
 def tower_width(part: Mapping[str, torch.Tensor]) -> int:
-    """Return the channels that enter the last class convolution."""
-    return int(part["cv3.0.2.weight"].shape[1])
+    """Return the channels that enter the last class convolution.
+
+    Raises:
+        ModelError: The part holds no such convolution.
+    """
+    name = "cv3.0.2.weight"
+    if name not in part or part[name].ndim != 4:
+        raise ModelError(
+            f"a head part needs the class convolution '{name}'",
+            remedy="the file belongs to another family or is damaged",
+        )
+    return int(part[name].shape[1])
 
 
 def initial_part(
@@ -154,7 +173,7 @@ def inference_model(state: DetectorState) -> DetectionModel:
     if others and state.head == "rows":
         _join_rows(head, state.parts)
     elif others:
-        heads = [head, *(_head_with(head, part) for part in others)]
+        heads = [head, *(_head_with(head, state.head, part) for part in others)]
         if state.head == "towers":
             head.cv3 = nn.ModuleList(
                 GroupedTowers([one.cv3[level] for one in heads]) for level in range(head.nl)
@@ -181,7 +200,7 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
     if old:
         head = model.model[-1]
         sizes = [len(part.classes) for part in state.parts]
-        olds = [] if state.head == "rows" else [_head_with(head, part) for part in old]
+        olds = [] if state.head == "rows" else [_head_with(head, state.head, p) for p in old]
         if state.head == "rows":
             _join_rows(head, state.parts)
         model.model[-1] = TrainingDetect.of(
@@ -193,20 +212,16 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
 
 
 def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
-    """Read the state back from a trained `training_model`, float32 on the CPU.
-
-    Old parts come from ``start`` unless the model trained them as rows of one head.
-    """
+    """Read the state back from a trained `training_model`, float32 on the CPU."""
     tensors = {k: v.detach().float().cpu().clone() if v.is_floating_point() else v.cpu().clone()
                for k, v in model.state_dict().items()}  # fmt: skip
     prefix = head_prefix(tensors)
     sizes = [len(part.classes) for part in start.parts]
-    old = list(start.parts[:-1])
+    old = [
+        HeadPart(part.classes, _old_part(tensors, start, index), part.increment)
+        for index, part in enumerate(start.parts[:-1])
+    ]
     if start.head == "rows" and old:
-        old = [
-            HeadPart(part.classes, _rows(tensors, prefix, sizes, index), part.increment)
-            for index, part in enumerate(old)
-        ]
         tensors |= {prefix + k: v for k, v in _rows(tensors, prefix, sizes, len(sizes) - 1).items()}
     stock = {k: v for k, v in tensors.items() if ".old_towers." not in k and ".old_heads." not in k}
     roles = split_roles(stock, start.head)
@@ -214,6 +229,17 @@ def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     return DetectorState(
         start.family, start.architecture, start.head, roles.shared, roles.buffers, (*old, new)
     )
+
+
+def _old_part(tensors: Tensors, start: DetectorState, index: int) -> Tensors:
+    """Return the tensors of an old part, read from the names that `TrainingDetect` gives them."""
+    prefix = head_prefix(tensors)
+    if start.head == "rows":
+        return _rows(tensors, prefix, [len(part.classes) for part in start.parts], index)
+    place, local = ("old_towers", "cv3.") if start.head == "towers" else ("old_heads", "")
+    place = f"{prefix}{place}.{index}."
+    own = {local + k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
+    return {name: tensor for name, tensor in own.items() if OWN[start.head].match(name)}
 
 
 def _rows(tensors: Tensors, prefix: str, sizes: list[int], index: int) -> Tensors:
@@ -226,28 +252,34 @@ def _rows(tensors: Tensors, prefix: str, sizes: list[int], index: int) -> Tensor
 
 
 def _join_rows(head: Detect, parts: tuple[HeadPart, ...]) -> None:
+    heads = [_head_with(head, "rows", part) for part in parts]
     resize_classes(head, sum(len(part.classes) for part in parts))
     for level, tower in enumerate(head.cv3):
         for kind in ("weight", "bias"):
-            rows = torch.cat([part.tensors[f"cv3.{level}.2.{kind}"] for part in parts])
+            rows = torch.cat([getattr(one.cv3[level][-1], kind).detach() for one in heads])
             getattr(tower[-1], kind).data.copy_(rows)
 
 
-def _head_with(head: Detect, part: HeadPart) -> Detect:
+def _head_with(head: Detect, form: str, part: HeadPart) -> Detect:
     """Return a copy of a stock head that carries another increment's part."""
-    import copy
-
     other = copy.deepcopy(head)
     resize_classes(other, len(part.classes))
-    own = {name: tensor for name, tensor in other.state_dict().items() if name in part.tensors}
-    other.load_state_dict({**own, **part.tensors}, strict=False)
+    stock = other.state_dict()
+    own = {name: tensor for name, tensor in stock.items() if OWN[form].match(name)}
+    _require_fit(part.tensors, own, f"the head part of '{part.increment}' does not fit")
+    other.load_state_dict({**stock, **part.tensors})
     return other
 
 
 def _load(model: DetectionModel, state: DetectorState, part: HeadPart) -> None:
     prefix = f"model.{len(model.model) - 1}."
     tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in part.tensors.items()}}
-    expected = model.state_dict()
+    _require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
+    model.load_state_dict(tensors)
+
+
+def _require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
+    """Raise unless names and shapes agree; up to 20 problems are named."""
     problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
     problems += [f"unexpected: {name}" for name in tensors.keys() - expected.keys()]
     problems += [
@@ -257,10 +289,9 @@ def _load(model: DetectionModel, state: DetectorState, part: HeadPart) -> None:
     ]
     if problems:
         raise ModelError(
-            together(sorted(problems)[:20], summary=f"tensors do not fit {state.architecture}"),
+            together(sorted(problems)[:20], summary=summary),
             remedy="the file belongs to another architecture or is damaged",
         )
-    model.load_state_dict(tensors)
 
 
 def _set_classes(model: DetectionModel, names: tuple[str, ...]) -> None:

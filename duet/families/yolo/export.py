@@ -193,7 +193,7 @@ def _checkpoint(state: DetectorState, image_size: int, facts: dict[str, Any]) ->
     }
 
 
-def _write_onnx(model: nn.Module, temporary: Path, image_size: int, facts: dict[str, Any]) -> None:
+def _write_onnx(model: Any, temporary: Path, image_size: int, facts: dict[str, Any]) -> None:
     """Trace one static graph with the engine's exporter, then add where it comes from.
 
     Raises:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import random
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,25 @@ from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils import RANK  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
-from duet.families.yolo.build import inference_model, training_model  # noqa: E402
+from duet.families.yolo.build import (  # noqa: E402
+    head_prefix,
+    inference_model,
+    trained_state,
+    training_model,
+)
 from duet.families.yolo.data import SliceDataset  # noqa: E402
 from duet.families.yolo.heads import raw_parts  # noqa: E402
-from duet.files import atomic_path  # noqa: E402
+from duet.files import atomic_path, write_json  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
 from duet.losses.directional import directional_gradient  # noqa: E402
 from duet.losses.distill import box_distillation, class_distillation  # noqa: E402
-from duet.training.job import Job, read_job, read_slice, read_state  # noqa: E402
+from duet.training.job import (  # noqa: E402
+    Job,
+    read_job,
+    read_slice,
+    read_state,
+    write_state,
+)
 
 JOB_VARIABLE = "DUET_JOB"
 CHECKPOINT = "checkpoint.pt"
@@ -51,6 +64,8 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
         self.history: list[dict[str, float]] = []
         self.images_seen = 0
         self._raw: dict[str, Any] = {}
+        self._in_epoch = self._waiting = 0
+        self._began = time.perf_counter()
         super().__init__(cfg if cfg is not None else DEFAULT_CFG, overrides, _callbacks)
 
     # ---- data -----------------------------------------------------------------------------
@@ -182,12 +197,20 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
         return loss, items
 
     def optimizer_step(self) -> None:
-        """Add the closed-form gradient of λ_DC · L_DC, step, and put kept rows back."""
+        """Add the closed-form gradient of λ_DC · L_DC, step, and put kept rows back.
+
+        Called after every batch: `accumulate` is counted here and starts anew in each epoch. The
+        engine would carry gradients over to the next epoch, where a resumed run has none.
+        """
+        self._in_epoch += 1
+        self._waiting += 1
+        if self._waiting < self.job.schedule.accumulate and self._in_epoch < len(self.train_loader):
+            return
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
         if self._directions:
             assert self.job.directional is not None
             # The engine sums its loss over the images of a step; λ is per image.
-            weight = self.job.directional.weight * self.batch_size * self.accumulate * scale
+            weight = self.job.directional.weight * self.batch_size * self._waiting * scale
             for p, q, d in self._directions:
                 if p.grad is not None:
                     p.grad.add_(directional_gradient(p.detach(), q, d), alpha=weight)
@@ -195,6 +218,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
             if parameter.grad is not None:
                 parameter.grad[: len(kept)] = 0
         super().optimizer_step()
+        self._waiting = 0
         with torch.no_grad():
             for parameter, kept in self._row_guard:
                 parameter[: len(kept)] = kept
@@ -204,6 +228,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
     def _model_train(self) -> None:
         """Enter an epoch: its randomness depends on (seed, epoch) alone, so it can be resumed."""
         super()._model_train()
+        self._in_epoch = self._waiting = 0
         model = unwrap_model(self.model)
         for name, module in model.named_modules():
             if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" in self.frozen:
@@ -222,11 +247,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
     def validate(self) -> tuple[dict[str, float], float]:
         """Skip the engine's validation: duet evaluates every model with one COCO backend."""
         if self.loss is not None and not bool(self.loss.isfinite()):
-            raise ModelError(
-                f"training diverged in epoch {self.epoch + 1}: the loss is {float(self.loss)}",
-                where=str(self.folder),
-                remedy="lower the learning rate or the loss weights of the method",
-            )
+            raise self._diverged(f"the loss is {float(self.loss.detach())}")
         return {}, 0.0
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
@@ -285,7 +306,34 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
         self.scheduler.last_epoch = self.start_epoch - 1
 
     def final_eval(self) -> None:
-        """Leave evaluation to duet."""
+        """Write the result, and leave evaluation to duet.
+
+        It is written here and not by `Family.train`: with several GPUs only the engine's launched
+        processes ever hold the trained model.
+
+        Raises:
+            ModelError: The last step made the weights infinite or NaN.
+        """
+        if RANK not in {-1, 0}:
+            return
+        trained = restore_frozen(trained_state(self.ema.ema, self.start), self.start, self.job)
+        if not all(bool(tensor.isfinite().all()) for tensor in trained.to_tensors().values()):
+            raise self._diverged("the trained weights are not finite")
+        write_state(self.folder / "trained.safetensors", trained)
+        outcome = {
+            "images_seen": self.images_seen * max(self.world_size, 1),
+            "seconds": round(time.perf_counter() - self._began, 3),
+            "history": self.history,
+        }
+        write_json(self.folder / "outcome.json", outcome)
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _diverged(self, how: str) -> ModelError:
+        return ModelError(
+            f"training diverged in epoch {self.epoch + 1}: {how}",
+            where=str(self.folder),
+            remedy="lower the learning rate or the loss weights of the method",
+        )
 
     def set_model_attributes(self) -> None:
         """Attach the class names and hyper-parameters that the engine's loss reads."""
@@ -332,6 +380,24 @@ def frozen_names(model: Any, start: DetectorState, job: Job) -> list[str]:
     return sorted(frozen)
 
 
+def restore_frozen(trained: DetectorState, start: DetectorState, job: Job) -> DetectorState:
+    """Put back, bit for bit, what the job was not allowed to change.
+
+    The EMA mixes every tensor with itself, and (1 − d)·x + d·x is not x in floating point.
+    """
+    if job.phase == "base":
+        return trained
+    shared, buffers = trained.shared, trained.buffers
+    if job.phase == "refit" or job.trunk == "frozen":
+        shared, buffers = start.shared, start.buffers
+    elif job.head == "towers":
+        box = f"{head_prefix(start.shared)}cv2."
+        shared = {k: start.shared[k] if k.startswith(box) else v for k, v in shared.items()}
+        buffers = {k: start.buffers[k] if k.startswith(box) else v for k, v in buffers.items()}
+    old = trained.parts[:-1] if job.old_part == "trained" else start.parts[:-1]
+    return replace(trained, shared=shared, buffers=buffers, parts=(*old, trained.parts[-1]))
+
+
 def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
     """Translate a schedule into the engine's arguments; nothing is left to its 'auto's."""
     schedule, aug = job.schedule, job.schedule.augmentation
@@ -343,7 +409,7 @@ def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "task": "detect", "mode": "train", "model": job.architecture, "data": "slice",
         "epochs": schedule.epochs, "batch": schedule.batch, "imgsz": schedule.image_size,
-        "nbs": schedule.batch * schedule.accumulate,  # the engine's loss scaling is then 1
+        "nbs": schedule.batch,  # the engine then steps after each batch; see `optimizer_step`
         "optimizer": schedule.optimizer, "lr0": lr, "lrf": schedule.final_lr,
         "momentum": schedule.momentum, "weight_decay": decay,
         "cos_lr": schedule.decay == "one-cycle",

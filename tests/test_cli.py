@@ -1,0 +1,294 @@
+"""The command line: light help, honest examples, one JSON document, equal results on every way."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import factories_run as make
+import pytest
+
+from duet.cli.main import COMMANDS, DATA_COMMANDS, cli
+from duet.increments.store import load_detector
+
+HEAVY = ("torch", "ultralytics", "numpy", "cv2", "matplotlib", "pydantic", "PIL", "rich", "yaml")
+NAMES = [*((name,) for name in COMMANDS), *(("data", name) for name in DATA_COMMANDS)]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(scope="session")
+def series(base: Path) -> make.Tiny:
+    return make.tiny(base)
+
+
+@pytest.fixture(scope="session")
+def run(base: Path) -> Path:
+    return make.finished_run(base)[0]
+
+
+# ---- help ---------------------------------------------------------------------------------
+
+
+def test_no_help_imports_anything_heavy() -> None:
+    lines = [[], *([*name, "--help"] for name in NAMES), ["--version"], ["--help"]]
+    program = (
+        "import sys, json\n"
+        "from duet.cli.main import _run\n"
+        f"for line in {lines!r}: _run(line)\n"
+        f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert json.loads(done.stderr.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("name", NAMES, ids=" ".join)
+def test_help_shows_examples_that_parse(name: tuple[str, ...]) -> None:
+    command = find(name)
+    if isinstance(command, click.Group):
+        return
+    assert command.epilog is not None
+    assert "Examples:" in command.epilog
+    lines = command.epilog.replace("\\\n", " ").split("Examples:")[1].strip().splitlines()
+    examples = [shlex.split(line.split("|")[0]) for line in lines if line.strip()]
+    assert len(examples) >= 2
+    assert any(words[: 1 + len(name)] == ["duet", *name] for words in examples)
+    for words in examples:
+        own = tuple(words[1:3] if words[1] == "data" else words[1:2])
+        find(own).make_context(" ".join(own), words[1 + len(own) :])
+
+
+def find(name: tuple[str, ...]) -> click.Command:
+    found: click.Command = cli
+    for word in name:
+        assert isinstance(found, click.Group)
+        inner = found.get_command(click.Context(found), word)
+        assert inner is not None
+        found = inner
+    return found
+
+
+def test_help_keeps_its_layout(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = make.duet_here(capsys, "--help").out
+    assert "\\b" not in shown
+    assert "\n    duet data check SERIES.yaml    is my data fit to learn from?\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["rnu"], "did you mean 'run'?"),
+        (["data", "chekc"], "did you mean 'check'?"),
+        (["run", "s.yaml", "--epoch", "3"], "Did you mean '--epochs'?"),
+        (["run"], "Missing argument 'SERIES.yaml'"),
+        (["run", "s.yaml", "--epochs", "0"], "0 is not in the range x>=1"),
+    ],
+    ids=["command", "sub-command", "option", "argument", "range"],
+)
+def test_usage_errors_name_the_way_out(
+    capsys: pytest.CaptureFixture[str], line: list[str], said: str
+) -> None:
+    done = make.duet_here(capsys, *line)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert "--help`" in done.err
+    record = make.duet_here(capsys, *line, "--json").error()
+    assert said in record["message"]
+
+
+# ---- one JSON document on stdout ------------------------------------------------------------
+
+
+def test_run_prints_one_document_and_quiet_progress(base: Path, run: Path) -> None:
+    done = make.finished_run(base)[1]
+    assert set(done.json()["indices"]) == {"duet-plus", "seq-ft"}
+    assert done.err.count(": finished") >= 7
+    assert done.err.count(": evaluated") == 2
+    for noise in ("Caching", "Ultralytics", "Warning", "Traceback", "\x1b"):
+        assert noise not in done.err
+    assert Path(done.json()["report"]).is_file()
+    assert (run / "results.csv").is_file()
+
+
+def test_runs_write_inside_their_folder_only(base: Path, run: Path) -> None:
+    assert {path.name for path in run.iterdir()} >= {"lab", "models", "increments"}
+    assert not (base / "runs").exists()
+    assert not list(run.glob("**/engine"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "methods", "methods duet", "eval MODEL SERIES", "eval MODEL SERIES --split val",
+        "report RUN", "data check SERIES", "run SERIES --dry-run",
+        "merge BASE COMIC --weights WEIGHTS --out OUT --dry-run",
+        "merge BASE COMIC --weights WEIGHTS --method average --set weights=[1,3] --out OUT",
+        "data emoji EMOJI --protocol none --train 2 --val 1 --test 1",
+    ],
+)  # fmt: skip
+def test_json_is_the_whole_of_stdout(
+    capsys: pytest.CaptureFixture[str], series: make.Tiny, run: Path, tmp_path: Path, line: str
+) -> None:
+    done = make.duet_here(capsys, *fill(line, series, run, tmp_path), "--json")
+    assert done.code == 0, done.err
+    assert done.json()
+    human = make.duet_here(capsys, *fill(line, series, run, tmp_path / "again"))
+    assert human.code == 0
+    with pytest.raises(ValueError, match=r"Expecting|Extra"):
+        human.json()
+
+
+def fill(line: str, series: make.Tiny, run: Path, folder: Path) -> list[str]:
+    """Replace the capital words of a command line by paths."""
+    places = {
+        "SERIES": series.series, "WEIGHTS": series.weights, "RUN": run,
+        "MODEL": run / "models/duet-plus/2-comic", "BASE": run / "increments/duet-plus/flat",
+        "COMIC": run / "increments/duet-plus/comic", "OUT": folder / "out", "EMOJI": folder / "em",
+    }  # fmt: skip
+    return [str(places.get(word, word)) for word in line.split()]
+
+
+# ---- plans ----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], series: make.Tiny, tmp_path: Path
+) -> None:
+    before = make.listing(series.folder)
+    line = ["run", series.series, *series.methods(), "--out", tmp_path / "run", "--dry-run"]
+    plan = make.duet_here(capsys, *line, "--json").json()
+    titles = [stage["title"] for stage in plan["stages"]]
+    assert titles[:4] == ["base", "duet-plus: comic", "duet-plus: comic re-fit", "seq-ft: comic"]
+    assert plan["estimated_seconds"] > 0
+    first = plan["stages"][0]
+    assert (first["classes"], first["images"], first["epochs"]) == (10, 24, 2)
+    assert first["steps"] == 6
+    assert "minutes" in make.duet_here(capsys, *line).out
+    assert list(tmp_path.iterdir()) == []
+    assert make.listing(series.folder) == before
+
+
+def test_a_dry_demo_draws_and_plans(base: Path, tmp_path: Path) -> None:
+    line = ["demo", "--train-scenes", 20, "--test-scenes", 20, "--epochs", 1, "--dry-run", "--json"]
+    done = make.duet(base, *line, "--out", tmp_path / "demo")
+    assert done.code == 0, done.err
+    assert [stage["epochs"] for stage in done.json()["stages"]][:2] == [1, 1]
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["data"]
+
+
+# ---- equal results on every way -------------------------------------------------------------
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(
+    base: Path, run: Path, series: make.Tiny, tmp_path: Path
+) -> None:
+    again = tmp_path / "finished"
+    shutil.copytree(run, again)
+    command = ["run", series.series, *series.methods(), "--out", again, "--jobs", 2, "--json"]
+    done = make.duet(base, *command)
+    assert done.code == 0, done.err
+    assert "started" not in done.err
+    assert done.err.count("reused") >= 5
+    assert make.detectors(again) == make.detectors(run)
+    assert results(again) == results(run)
+
+
+def results(run: Path) -> Any:
+    """Return `results.json` without the shell line, which names the folder."""
+    found = json.loads((run / "results.json").read_text())
+    found["commands"] = None
+    found["environment"]["date"] = None
+    return json.loads(json.dumps(found).replace(str(run), "RUN"))
+
+
+def test_a_new_method_trains_only_what_is_missing(
+    base: Path, run: Path, series: make.Tiny, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    shutil.copytree(run, more)
+    command = ["run", series.series, *series.methods(), "--method", "frozen", "--out", more]
+    done = make.duet(base, *command, "--json")
+    assert done.code == 0, done.err
+    assert [line for line in done.err.splitlines() if "started" in line] == [
+        "frozen: comic: started"
+    ]
+    assert list(done.json()["indices"]) == ["duet-plus", "seq-ft", "frozen"]
+    kept = {name: sha for name, sha in make.detectors(more).items() if "frozen" not in name}
+    assert kept == make.detectors(run)
+
+
+def test_single_steps_without_the_old_data_give_the_same_detector(
+    base: Path, run: Path, series: make.Tiny, tmp_path: Path
+) -> None:
+    own = make.copy_tiny(series, tmp_path / "own")
+    words = ["--method", own.method, "--out", tmp_path / "steps", "--json"]
+    first = make.duet(base, "base", own.series, *words)
+    assert first.code == 0, first.err
+    assert len(first.json()["classes"]) == 10
+    shutil.rmtree(own.folder / "data" / "flat")
+    second = make.duet(base, "increment", own.series, "comic", *words)
+    assert second.code == 0, second.err
+    assert second.json()["classes"] == [*make.OLD, *make.NEW]
+    wanted = make.detectors(run)
+    assert make.detectors(tmp_path / "steps") == {
+        name: wanted[name] for name in wanted if "duet-plus" in name
+    }
+
+
+def test_merging_kept_increments_again_gives_the_kept_detector(
+    capsys: pytest.CaptureFixture[str], run: Path, series: make.Tiny, tmp_path: Path
+) -> None:
+    line = "merge BASE COMIC --weights WEIGHTS --out OUT --json"
+    done = make.duet_here(capsys, *fill(line, series, run, tmp_path))
+    kept = load_detector(run / "models/duet-plus/2-comic").manifest
+    merged = load_detector(tmp_path / "out").manifest
+    assert done.json()["fingerprint"] == kept.fingerprint == merged.fingerprint
+    assert merged.files == kept.files
+    assert merged.lineage == kept.lineage
+    assert done.json()["remarks"] == []
+
+
+def test_another_coefficient_gives_another_detector_and_a_remark(
+    capsys: pytest.CaptureFixture[str], run: Path, series: make.Tiny, tmp_path: Path
+) -> None:
+    line = "merge BASE COMIC --weights WEIGHTS --set alpha_base=0.9 --out OUT --json"
+    done = make.duet_here(capsys, *fill(line, series, run, tmp_path)).json()
+    kept = load_detector(run / "models/duet-plus/2-comic").manifest
+    assert done["fingerprint"] != kept.fingerprint
+    assert "re-fit on other merged weights" in done["remarks"][0]
+
+
+def test_a_gate_that_is_not_met_exits_with_6(
+    capsys: pytest.CaptureFixture[str], run: Path, series: make.Tiny, tmp_path: Path
+) -> None:
+    line = "eval MODEL SERIES --min-map50 0.99 --json"
+    done = make.duet_here(capsys, *fill(line, series, run, tmp_path))
+    assert done.code == 6
+    assert done.json()["cells"]
+    assert done.error()["error"] == "gate"
+
+
+# ---- offline --------------------------------------------------------------------------------
+
+
+def test_nothing_asked_for_the_network(base: Path, run: Path) -> None:
+    """Covers every command that ran in a process of its own before this test; they all do."""
+    assert run.is_dir()
+    assert make.network_log(base) == ""
+
+
+def test_the_network_hook_works(base: Path) -> None:
+    program = "import socket; socket.create_connection(('example.org', 80))"
+    environment = {**make.offline(base), "DUET_TEST_NETWORK": str(base / "canary.log")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    assert done.returncode == 1
+    assert "create_connection" in (base / "canary.log").read_text()
