@@ -328,7 +328,13 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("build", ["inference", "training"])
+BUILDERS: dict[str, Callable[[DetectorState], nn.Module]] = {
+    "inference": inference_model,
+    "training": lambda state: training_model(state, mask_old=True, run_old=True),
+}
+
+
+@pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("index", [0, 1], ids=["old part", "new part"])
 @forms
@@ -338,11 +344,9 @@ def test_damaged_parts_are_named(form: str, index: int, kind: str, build: str) -
     state = make_state(form)
     part = replace(state.parts[index], tensors=damage(name)(state.parts[index].tensors))
     parts = tuple(part if i == index else p for i, p in enumerate(state.parts))
+    damaged = replace(state, parts=parts)
     with pytest.raises(ModelError) as caught:
-        if build == "inference":
-            inference_model(replace(state, parts=parts))
-        else:
-            training_model(replace(state, parts=parts), mask_old=True, run_old=True)
+        BUILDERS[build](damaged)
     assert name in str(caught.value)
     assert word in str(caught.value)
     assert caught.value.remedy

@@ -53,7 +53,8 @@ class _Plain(Stages):
             done, total = record["done"], record["total"]
             rate = (done - first) / max(now - began, 1e-9)
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-            note(f"{title}: step {done} of {total}, loss {record['loss']}{left}")
+            loss = f", loss {record['loss']}" if "loss" in record else ""
+            note(f"{title}: step {done} of {total}{loss}{left}")
 
 
 class _Bars(Stages):
@@ -68,7 +69,7 @@ class _Bars(Stages):
             if "state" not in record:
                 self.progress.update(
                     task, completed=record["done"], total=record["total"],
-                    description=f"{title} (loss {record['loss']})",
+                    description=f"{title} (loss {record['loss']})" if "loss" in record else title,
                 )  # fmt: skip
             elif record["state"] != "started":
                 self.progress.update(
@@ -103,4 +104,4 @@ def stages() -> Iterator[Stages]:
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield ``step(done, total)`` for one countable piece of work."""
     with stages() as show:
-        yield lambda done, total: show(title, {"done": done, "total": total, "loss": "-"})
+        yield lambda done, total: show(title, {"done": done, "total": total})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import emit, json_option, note, stages
-from duet.cli.run import schedule_changes, training_options
+from duet.cli.run import inputs_of, training_options
 
 if TYPE_CHECKING:
     from duet.runs.chain import Setting
@@ -66,19 +66,9 @@ def increment(
 def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: Any) -> Setting:
     from duet.families.table import resolve_family
     from duet.runs.chain import Setting
-    from duet.runs.inputs import read_inputs
     from duet.runs.lab import Lab
 
-    keys = ("epochs", "batch", "device", "threads")
-    inputs = read_inputs(
-        series,
-        data_root=options["data_root"],
-        train=options["train"],
-        weights=options["weights"],
-        architecture=options["architecture"],
-        changes=schedule_changes(**{key: options[key] for key in keys}),
-        only=only,
-    )
+    inputs = inputs_of(series, options, only)
     return Setting(
         inputs.series, "yolo", inputs.architecture,
         resolve_family("yolo").weights(inputs.weights), inputs.schedule,

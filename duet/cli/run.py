@@ -13,6 +13,7 @@ from duet.cli.common import emit, json_option, note, stages
 
 if TYPE_CHECKING:
     from duet.report.results import Results
+    from duet.runs.inputs import Inputs
     from duet.runs.run import RunPlan
 
 EPILOG = """\b
@@ -42,9 +43,20 @@ def training_options(command: Any) -> Any:
     return command
 
 
-def schedule_changes(**given: Any) -> dict[str, object]:
-    """Return the schedule keys that were given on the command line."""
-    return {key: value for key, value in given.items() if value is not None}
+def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) -> Inputs:
+    """Read and check everything that the `training_options` name."""
+    from duet.runs.inputs import read_inputs
+
+    changes = {key: options[key] for key in ("epochs", "batch", "device", "threads")}
+    return read_inputs(
+        series,
+        data_root=options["data_root"],
+        train=options["train"],
+        weights=options["weights"],
+        architecture=options["architecture"],
+        changes={key: value for key, value in changes.items() if value is not None},
+        only=only,
+    )
 
 
 @click.command("run", epilog=EPILOG)
@@ -81,19 +93,11 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
     """Check all inputs and return the plan; nothing is written."""
     import os
 
-    from duet.runs.inputs import read_inputs, read_methods
+    from duet.runs.inputs import read_methods
     from duet.runs.run import RunPlan
 
     methods = read_methods(options["methods"])
-    keys = ("epochs", "batch", "device", "threads")
-    inputs = read_inputs(
-        series,
-        data_root=options["data_root"],
-        train=options["train"],
-        weights=options["weights"],
-        architecture=options["architecture"],
-        changes=schedule_changes(**{key: options[key] for key in keys}),
-    )
+    inputs = inputs_of(series, options)
     return RunPlan(
         series=inputs.series,
         methods=methods,

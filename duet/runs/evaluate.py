@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from duet.errors import DataError, DuetError
+from duet.errors import DuetError
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.families.table import resolve_family
 from duet.files import sha256_json, write_json
+from duet.images import read_image
 from duet.labels import LabelSpace
 from duet.series import eval_slice, eval_split
 
@@ -27,22 +28,6 @@ if TYPE_CHECKING:
 
 CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 """Candidate confidence, suppression overlap and detections per image: the engine's validation."""
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Return an image as ``(H, W, 3)`` uint8 BGR.
-
-    Raises:
-        DataError: The file is not a readable image.
-    """
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(
-            "not a readable image", where=str(path), remedy="replace or remove the file"
-        )
-    return np.asarray(image)
 
 
 def truths(data: Slice) -> list[Truth]:

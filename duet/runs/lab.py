@@ -67,6 +67,8 @@ class Lab:
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        # Absolute: the engine puts relative project paths under a runs folder of its own.
+        self.folder = self.folder.resolve()
         self.slots = threading.BoundedSemaphore(self.jobs)
 
     def stop(self) -> None:

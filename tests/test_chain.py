@@ -1,0 +1,315 @@
+"""Chains of two increments with trainings of a second, and detectors rebuilt from files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from factories_yolo import (
+    NAMES,
+    YOLO11N,
+    flat,
+    images,
+    make_domain,
+    micro_schedule,
+    moved,
+    theta_0,
+)
+
+from duet.errors import ModelError
+from duet.families.yolo.adapter import FAMILY
+from duet.families.yolo.build import inference_model
+from duet.increments.state import DetectorState
+from duet.increments.store import IncrementFile, load_detector, load_increment
+from duet.merging.batchnorm import BatchNormFusion
+from duet.runs import lab as lab_module
+from duet.runs.chain import Setting, StageResult, run_chain, train_alone
+from duet.runs.keep import keep_chain, rebuild
+from duet.runs.lab import Lab
+from duet.series import Increment, Series
+from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
+from duet.vectors.tensors import fingerprint
+
+OFF: dict[str, Any] = {"distill": Distillation(weight=0), "directional": Directional(weight=0)}
+METHODS = {
+    "duet": Method(
+        name="duet", head="parallel", new_part="pretrained",
+        distill=Distillation(weight=0.1), directional=Directional(weight=0.1),
+        merge=MergeChoice(method="duet", params={"gamma": 0.2, "alpha_base": 0.6}),
+    ),
+    "refit": Method(
+        name="refit", head="towers", merge=MergeChoice(method="average"), refit=Refit(epochs=1),
+        distill=Distillation(weight=0.1), directional=Directional(weight=0),
+    ),
+    "seq-ft": Method(
+        name="seq-ft", head="rows", old_part="trained", old_negatives="train",
+        merge=MergeChoice(method="newest"), batchnorm=BatchNormFusion(rule="newest"), **OFF,
+    ),
+    "frozen": Method(
+        name="frozen", head="towers", trunk="frozen", merge=MergeChoice(method="newest"),
+        batchnorm=BatchNormFusion(rule="oldest"), **OFF,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """A series, its trainings, and how many of them really ran."""
+
+    setting: Setting
+    chains: dict[str, list[StageResult]]
+    ran: list[Path]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Run every method once; trainings stay in this process, a worker costs five seconds."""
+    folder, ran = tmp_path_factory.mktemp("chain"), list[Path]()
+
+    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
+        ran.append(job)
+        FAMILY.train(job, progress)
+
+    steps = tuple(
+        Increment(domain, domain, classes, make_domain(folder, domain, count=9, seed=seed))
+        for seed, (domain, classes) in enumerate({"day": NAMES[:2], "night": NAMES[2:3]}.items())
+    )
+    setting = Setting(
+        series=Series("toy", "", steps), family="yolo", architecture=YOLO11N, theta_0=theta_0(),
+        schedule=micro_schedule(lr=5e-3), seed=3, lab=Lab(folder / "lab"),
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DUET_JOB", "")
+        patch.setattr(lab_module, "run_worker", train_here)
+        chains = {name: run_chain(setting, method) for name, method in METHODS.items()}
+        for name, method in METHODS.items():
+            keep_chain(folder / "run", setting, method, chains[name])
+        yield World(setting, chains, ran, folder)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def increments(world: World, name: str) -> list[IncrementFile]:
+    root = world.folder / "run" / "increments" / name
+    return [load_increment(root / step.name) for step in world.setting.series.increments]
+
+
+def answers(state: DetectorState) -> torch.Tensor:
+    with torch.no_grad():
+        decoded: torch.Tensor = inference_model(state)(images())[0]
+    return decoded
+
+
+# ---- training ---------------------------------------------------------------------------------
+
+
+def test_every_training_ran_once(world: World) -> None:
+    # One base for all methods, an increment each, and one re-fit.
+    kinds = sorted(folder.name.split("-")[0] for folder in world.ran)
+    assert kinds == ["base", *["increment"] * len(METHODS), "refit"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_running_again_trains_nothing(world: World, name: str) -> None:
+    before = len(world.ran)
+    setting = replace(world.setting, lab=Lab(world.folder / "lab"))  # as a new process would
+    again = run_chain(setting, METHODS[name])
+    assert len(world.ran) == before
+    assert all(result.trained.reused for result in again)
+    for one, other in zip(world.chains[name], again, strict=True):
+        assert one.merged.fingerprint() == other.merged.fingerprint()
+
+
+def test_reference_on_the_base_slice_is_the_base(world: World) -> None:
+    first = world.setting.series.increments[0]
+    before = len(world.ran)
+    reference = train_alone(world.setting, first.data, first.classes, first.name)
+    assert len(world.ran) == before
+    assert reference.reused
+
+
+def test_another_seed_is_another_training(world: World) -> None:
+    first = world.setting.series.increments[0]
+    before = len(world.ran)
+    other = train_alone(replace(world.setting, seed=4), first.data, first.classes, first.name)
+    assert len(world.ran) == before + 1
+    assert other.key != world.chains["duet"][0].trained.key
+
+
+# ---- merging ----------------------------------------------------------------------------------
+
+
+def expected_duet(world: World, name: str) -> dict[str, torch.Tensor]:
+    """The equations of method.md section 2, in float64 and with task vectors."""
+    method = METHODS[name]
+    gamma, base = (method.merge.params[key] for key in ("gamma", "alpha_base"))
+    before, stage = world.chains[name]
+    theta = FAMILY.shared_of(world.setting.theta_0, method.head)
+    merged = {}
+    for key, zero in theta.items():
+        old = before.merged.shared[key].double() - zero.double()
+        new = stage.trained.state.shared[key].double() - zero.double()
+        p = (old.abs().sum() - new.abs().sum()) / ((old + new).abs().sum() + 1e-8)
+        alpha = base + gamma * math.tanh(p.item())
+        merged[key] = (zero.double() + alpha * old + (1 - alpha) * new).float()
+    return merged
+
+
+def test_merged_trunk_follows_the_equation(world: World) -> None:
+    merged = world.chains["duet"][1].merged
+    for key, expected in expected_duet(world, "duet").items():
+        torch.testing.assert_close(merged.shared[key], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_merged_statistics_are_the_mixture(world: World) -> None:
+    before, stage = world.chains["duet"]
+    for key, got in stage.merged.buffers.items():
+        if not key.endswith("running_var"):
+            continue
+        pairs = [
+            (buffers[key.replace("_var", "_mean")].double(), buffers[key].double())
+            for buffers in (before.merged.buffers, stage.trained.state.buffers)
+        ]
+        mean = sum(m for m, _ in pairs) / 2
+        expected = sum(v + (m - mean) ** 2 for m, v in pairs) / 2
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["duet", "refit", "frozen"])
+def test_old_parts_stay_bit_for_bit(world: World, name: str) -> None:
+    before, stage = world.chains[name]
+    old = replace(stage.merged, shared=before.merged.shared, buffers=before.merged.buffers,
+                  parts=stage.merged.parts[:-1])  # fmt: skip
+    assert not moved(flat(before.merged), flat(old))
+
+
+def test_frozen_control_keeps_old_answers_bit_for_bit(world: World) -> None:
+    before, stage = world.chains["frozen"]
+    assert not moved(before.merged.shared, stage.merged.shared)
+    assert not moved(before.merged.buffers, stage.merged.buffers)
+    # The old detector in the same (grouped) form: its new part says something else altogether.
+    new = stage.merged.parts[1]
+    other = {k: v * 2 if v.is_floating_point() else v for k, v in new.tensors.items()}
+    parts = (*before.merged.parts, replace(new, tensors=other))
+    old, joined = answers(replace(before.merged, parts=parts)), answers(stage.merged)
+    seen = 4 + len(before.merged.labels)
+    assert torch.equal(old[:, :seen], joined[:, :seen])
+    assert not torch.equal(old[:, seen:], joined[:, seen:])
+    # One head alone runs as plain convolutions, which round differently.
+    torch.testing.assert_close(joined[:, :seen], answers(before.merged), rtol=1e-4, atol=1e-4)
+
+
+def test_plain_fine_tuning_moves_everything(world: World) -> None:
+    before, stage = world.chains["seq-ft"]
+    assert not moved(stage.trained.state.shared, stage.merged.shared)
+    assert moved(before.merged.parts[0].tensors, stage.merged.parts[0].tensors)
+    assert moved(before.merged.shared, stage.merged.shared)
+
+
+def test_refit_changes_the_new_part_alone(world: World) -> None:
+    stage = world.chains["refit"][1]
+    assert stage.refit is not None
+    unfit = replace(stage.merged, parts=(*stage.merged.parts[:-1], stage.trained.state.parts[-1]))
+    changed = moved(flat(unfit), flat(stage.merged))
+    assert changed
+    assert {name.split("/")[1] for name in changed} == {"1"}
+    assert not moved(flat(stage.refit.state), flat(stage.merged))
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_kept_detectors_load_again(world: World, name: str) -> None:
+    for number, result in enumerate(world.chains[name], start=1):
+        folder = world.folder / "run" / "models" / name / f"{number}-{result.increment.name}"
+        loaded = load_detector(folder)
+        assert loaded.state.fingerprint() == result.merged.fingerprint()
+        assert loaded.manifest.image_size == 64
+
+
+def test_trained_old_rows_leave_no_increments(world: World) -> None:
+    assert not (world.folder / "run" / "increments" / "seq-ft").exists()
+
+
+@pytest.mark.parametrize("name", ["duet", "refit", "frozen"])
+def test_rebuilding_gives_the_same_bits(world: World, name: str) -> None:
+    theta = world.setting.theta_0
+    for count in (1, 2):
+        state, traces, remarks = rebuild(theta, increments(world, name)[:count], METHODS[name])
+        assert state.fingerprint() == world.chains[name][count - 1].merged.fingerprint()
+        assert len(traces) == count - 1
+        assert not remarks
+
+
+def with_merge(name: str, **params: float) -> Method:
+    merge = MergeChoice(method="duet", params=params)
+    return METHODS[name].model_copy(update={"merge": merge})
+
+
+@pytest.mark.parametrize(
+    ("alpha", "kept"), [pytest.param(1.0, "old", id="alpha 1"), pytest.param(0.0, "new", id="0")]
+)
+def test_extreme_weights_give_one_trunk_back(world: World, alpha: float, kept: str) -> None:
+    before, stage = world.chains["duet"]
+    method = with_merge("duet", alpha_base=alpha, gamma=0)
+    state, _, _ = rebuild(world.setting.theta_0, increments(world, "duet"), method)
+    expected = before.merged if kept == "old" else stage.trained.state
+    assert not moved(expected.shared, state.shared)
+    other = stage.trained.state if kept == "old" else before.merged
+    assert moved(other.shared, state.shared)
+
+
+def test_another_alpha_gives_another_detector(world: World) -> None:
+    theta = world.setting.theta_0
+    method = with_merge("duet", alpha_base=0.7, gamma=0.2)
+    state, _, _ = rebuild(theta, increments(world, "duet"), method)
+    merged = world.chains["duet"][1].merged
+    changed = moved(flat(merged), flat(state))
+    assert {name.split("/")[0] for name in changed} == {"shared"}
+    assert state.fingerprint() != merged.fingerprint()
+
+
+def test_refit_on_other_weights_is_remarked(world: World) -> None:
+    files = increments(world, "refit")
+    assert files[1].refit_on == fingerprint(world.chains["refit"][1].merged.shared)
+    method = with_merge("refit", alpha_base=0.9, gamma=0)
+    state, _, remarks = rebuild(world.setting.theta_0, files, method)
+    assert len(remarks) == 1
+    assert "'night' was re-fit on other merged weights" in remarks[0]
+    assert not moved(world.chains["refit"][1].merged.parts[1].tensors, state.parts[1].tensors)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        pytest.param([], "in order", id="nothing"),
+        pytest.param([1], "in order", id="no base"),
+        pytest.param([1, 0], "in order", id="other order"),
+        pytest.param([0, 0], "in order", id="twice"),
+    ],
+)
+def test_incomplete_chains_are_refused(world: World, chosen: list[int], words: str) -> None:
+    files = increments(world, "duet")
+    with pytest.raises(ModelError, match=words):
+        rebuild(world.setting.theta_0, [files[i] for i in chosen], METHODS["duet"])
+
+
+def test_head_forms_are_not_mixed(world: World) -> None:
+    mixed = [increments(world, "refit")[0], increments(world, "duet")[1]]
+    with pytest.raises(ModelError, match="head differs"):
+        rebuild(world.setting.theta_0, mixed, METHODS["duet"])
+
+
+def test_another_base_is_refused(world: World) -> None:
+    files = increments(world, "duet")
+    other = {k: v + 1 if v.is_floating_point() else v for k, v in world.setting.theta_0.items()}
+    with pytest.raises(ModelError, match="another base"):
+        rebuild(other, files, METHODS["duet"])
