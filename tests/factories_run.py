@@ -177,7 +177,8 @@ def duet_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome
         mock.patch("socket.create_connection", side_effect=refusal) as connect,
     ):
         code = _run([str(argument) for argument in arguments])
-    assert not (look_up.called or connect.called)
+    assert not look_up.called
+    assert not connect.called
     out, err = capsys.readouterr()
     return Outcome(code, out, err)
 

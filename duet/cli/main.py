@@ -13,6 +13,14 @@ import click
 
 from duet.errors import ConfigError, DuetError, did_you_mean
 
+_REMEDIES = {
+    "config": "correct it and give the same command again",
+    "data": "correct the data; `duet data check SERIES.yaml` shows all problems",
+    "model": "take the file or folder from its source again",
+    "runtime": "the same command resumes",
+}
+"""What to do where an error does not say it itself."""
+
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
 COMMANDS = {
@@ -120,6 +128,11 @@ def _usage_error(error: click.ClickException) -> ConfigError:
 
 
 def _fail(error: DuetError, arguments: list[str]) -> int:
+    words = [word for word in arguments[:2] if not word.startswith("-")]
+    command = " ".join(["duet", *words[: 2 if words[:1] == ["data"] else 1]])
+    error = type(error)(
+        error.what, where=error.where or command, remedy=error.remedy or _REMEDIES.get(error.kind)
+    )
     if "--json" in arguments:
         click.echo(json.dumps(error.as_dict()), err=True)
     else:

@@ -143,7 +143,7 @@ def _method_entry(
 ) -> schema.Method:
     matrix, indices = indices_of(plan.steps, outcome, references)
     merges = tuple(
-        schema.MergeEntry.of(number, result.trace)
+        _sorted(schema.MergeEntry.of(number, result.trace))
         for number, result in enumerate(outcome.results, start=1)
         if result.trace is not None
     )
@@ -163,6 +163,12 @@ def _method_entry(
         merges=merges,
         costs=costs,
     )
+
+
+def _sorted(entry: schema.MergeEntry) -> schema.MergeEntry:
+    """Order the tensors by name: safetensors gives them back in an order of chance."""
+    ordered = sorted(entry.tensors, key=lambda tensor: tensor.name)
+    return entry.model_copy(update={"tensors": tuple(ordered)})
 
 
 def _commands(plan: RunPlan, main: MethodOutcome) -> schema.Commands:

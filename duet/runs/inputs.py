@@ -69,7 +69,9 @@ def read_inputs(
             remedy="give --weights FILE.safetensors, or name them under 'defaults' in the series",
         )
     if not weights.is_file():
-        raise ConfigError("the start weights are not there", where=str(weights))
+        raise ConfigError(
+            "the start weights are not there", where=str(weights), remedy="check the path"
+        )
     series = read_series(path, data_root=data_root, only=only)
     chosen = architecture or defaults.architecture or _sidecar_architecture(weights)
     return Inputs(series, schedule, weights, chosen)
