@@ -350,7 +350,7 @@ CASES: list[tuple[Callable[[Place], list[object]], int, str]] = [
     # weights
     (damage_weights, 4, "not a complete safetensors file"),
     (change_weights, 4, "content changed"),
-    (nan_weights, 4, "not finite"),
+    (nan_weights, 4, "NaN or infinite"),
     (text_weights, 4, "not a complete safetensors file"),
     (missing_weights, 2, "not there"),
     (evil_weights, 4, "posix.system"),

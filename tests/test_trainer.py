@@ -31,8 +31,9 @@ from duet.config import parse_config
 from duet.errors import ConfigError, DataError, DuetError, ModelError
 from duet.families.yolo import engine
 from duet.families.yolo.adapter import FAMILY
+from duet.families.yolo.arguments import engine_overrides, restore_frozen
 from duet.families.yolo.build import STATISTIC, head_prefix, trained_state, training_model
-from duet.families.yolo.trainer import IncrementTrainer, engine_overrides, restore_frozen
+from duet.families.yolo.trainer import IncrementTrainer
 from duet.increments.state import DetectorState
 from duet.runs.worker import run_worker
 from duet.series import Slice

@@ -103,8 +103,9 @@ def _trainer(
 
     from duet.families.yolo import engine
     from duet.families.yolo.adapter import FAMILY
+    from duet.families.yolo.arguments import engine_overrides
     from duet.families.yolo.build import stock_model
-    from duet.families.yolo.trainer import JOB_VARIABLE, IncrementTrainer, engine_overrides
+    from duet.families.yolo.trainer import JOB_VARIABLE, IncrementTrainer
     from duet.training.config import Directional, Distillation, Schedule
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state
 

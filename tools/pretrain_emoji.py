@@ -47,47 +47,17 @@ def pretrain(
     work: Path, out: Path, architecture: str, scenes: int, epochs: int, seed: int, threads: int
 ) -> dict[str, Any]:
     """Return the manifest that was written beside the weights."""
-    import torch
-
     from duet.emoji.build import build_pretraining
-    from duet.families.table import resolve_family
-    from duet.families.yolo.build import stock_model
     from duet.increments.base import save_base
     from duet.runs.evaluate import evaluate_state
-    from duet.runs.lab import Lab
-    from duet.series import eval_slice, train_slice
+    from duet.series import eval_slice
     from duet.series.formats import resolve
-    from duet.training.config import Augmentation, Schedule
-    from duet.training.job import Job, JobPart
 
     report = build_pretraining(work / "mixed", seed=seed, train=scenes)
     source = work / "mixed" / "mixed" / "data.yaml"
     data = resolve("yolo").read(source, domain="mixed", verify="header").data
-    assert data is not None
     classes = data.labels.names
-    family = resolve_family("yolo")
-    torch.manual_seed(seed)
-    fresh = stock_model(architecture, len(classes), width=64)
-    tensors = {k: v.detach().clone() for k, v in fresh.state_dict().items()}
-    start = family.start_state(
-        tensors,
-        architecture=architecture,
-        head="rows",
-        classes=classes,
-        increment="mixed",
-        seed=seed,
-    )
-    schedule = Schedule(
-        epochs=epochs, batch=16, image_size=160, lr=2e-3, warmup_epochs=0.5, threads=threads,
-        weight_decay=5e-4, augmentation=Augmentation(scale=0.4, translate=0.1),
-    )  # fmt: skip
-    job = Job(
-        family="yolo", architecture=architecture, head="rows", phase="base", schedule=schedule,
-        seed=seed,
-        parts=(JobPart(increment="mixed", classes=classes),),
-    )  # fmt: skip
-    lab = Lab(work / "stages", listen=_print_progress)
-    trained = lab.train("θ_0", job, start, train_slice(data, classes))
+    trained = train(work, data, architecture, epochs, seed, threads)
     whole = trained.state
     prefix = next(name for name in whole.shared if ".dfl." in name).split("dfl.")[0]
     flat = {**whole.shared, **whole.buffers}
@@ -110,6 +80,37 @@ def pretrain(
     }
     save_base(out, flat, info=info)
     return info
+
+
+def train(work: Path, data: Any, architecture: str, epochs: int, seed: int, threads: int) -> Any:
+    """Train a detector with random weights on the scenes, through duet's own lab."""
+    import torch
+
+    from duet.families.table import resolve_family
+    from duet.families.yolo.build import stock_model
+    from duet.runs.lab import Lab
+    from duet.series import train_slice
+    from duet.training.config import Augmentation, Schedule
+    from duet.training.job import Job, JobPart
+
+    classes = data.labels.names
+    torch.manual_seed(seed)
+    fresh = stock_model(architecture, len(classes), width=64)
+    tensors = {k: v.detach().clone() for k, v in fresh.state_dict().items()}
+    start = resolve_family("yolo").start_state(
+        tensors, architecture=architecture, head="rows", classes=classes, increment="mixed",
+        seed=seed,
+    )  # fmt: skip
+    schedule = Schedule(
+        epochs=epochs, batch=16, image_size=160, lr=2e-3, warmup_epochs=0.5, threads=threads,
+        weight_decay=5e-4, augmentation=Augmentation(scale=0.4, translate=0.1),
+    )  # fmt: skip
+    job = Job(
+        family="yolo", architecture=architecture, head="rows", phase="base", schedule=schedule,
+        seed=seed, parts=(JobPart(increment="mixed", classes=classes),),
+    )  # fmt: skip
+    lab = Lab(work / "stages", listen=_print_progress)
+    return lab.train("θ_0", job, start, train_slice(data, classes))
 
 
 def _print_progress(title: str, record: dict[str, Any]) -> None:

@@ -109,16 +109,8 @@ def compute_indices(
     def measurable(
         name: str, pairs: Sequence[Pair], denominator: Callable[[Pair], float]
     ) -> list[Pair]:
-        kept = []
-        for pair in pairs:
-            title = f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}"
-            if (pair.domain, frozenset(pair.classes)) in nothing:
-                left_out.append(f"{title}: no labelled object there")
-            elif denominator(pair) <= 0:
-                # Not an error: hours of training would end without a report for one bad ratio.
-                left_out.append(f"{title}: the model it is compared with has mAP50 0")
-            else:
-                kept.append(pair)
+        kept, reasons = _measurable(name, pairs, denominator, nothing)
+        left_out.extend(reasons)
         return kept
 
     retained = measurable(
@@ -141,6 +133,26 @@ def compute_indices(
         bwt=mean([term.numerator - term.denominator for term in ri_terms]),
         left_out=tuple(left_out),
     )  # fmt: skip
+
+
+def _measurable(
+    name: str,
+    pairs: Sequence[Pair],
+    denominator: Callable[[Pair], float],
+    nothing: Collection[tuple[str, frozenset[str]]],
+) -> tuple[list[Pair], list[str]]:
+    """Return the pairs that define a ratio, and a sentence for each that does not."""
+    kept, reasons = [], []
+    for pair in pairs:
+        title = f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}"
+        if (pair.domain, frozenset(pair.classes)) in nothing:
+            reasons.append(f"{title}: no labelled object there")
+        elif denominator(pair) <= 0:
+            # Not an error: hours of training would end without a report for one bad ratio.
+            reasons.append(f"{title}: the model it is compared with has mAP50 0")
+        else:
+            kept.append(pair)
+    return kept, reasons
 
 
 def ratio(numerator: float, denominator: float, *, what: str) -> float:

@@ -151,7 +151,8 @@ class YoloFamily:
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.yolo.trainer import JOB_VARIABLE, IncrementTrainer, engine_overrides
+        from duet.families.yolo.arguments import engine_overrides
+        from duet.families.yolo.trainer import JOB_VARIABLE, IncrementTrainer
         from duet.training.job import read_job
 
         job = read_job(folder)

@@ -1,0 +1,77 @@
+"""What a job means to the engine: its arguments, and the parameters that must not train."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from duet.families.yolo.build import head_prefix
+from duet.increments.state import DetectorState
+from duet.training.job import Job
+
+
+def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
+    """Translate a schedule into the engine's arguments; nothing is left to its 'auto's."""
+    schedule, aug = job.schedule, job.schedule.augmentation
+    later = job.phase != "base"
+    lr = schedule.lr_increment if later and schedule.lr_increment else schedule.lr
+    decay = schedule.weight_decay
+    if later and schedule.weight_decay_increment is not None:
+        decay = schedule.weight_decay_increment
+    return {
+        "task": "detect", "mode": "train", "model": job.architecture, "data": "slice",
+        "epochs": schedule.epochs, "batch": schedule.batch, "imgsz": schedule.image_size,
+        "nbs": schedule.batch,  # the engine then steps after each batch; see `optimizer_step`
+        "optimizer": schedule.optimizer, "lr0": lr, "lrf": schedule.final_lr,
+        "momentum": schedule.momentum, "weight_decay": decay,
+        "cos_lr": schedule.decay == "one-cycle",
+        "warmup_epochs": schedule.warmup_epochs, "warmup_bias_lr": 0.0,
+        "warmup_momentum": schedule.momentum, "seed": job.seed, "deterministic": True,
+        "amp": schedule.amp, "device": schedule.device, "workers": schedule.workers,
+        "cache": schedule.cache, "patience": 0, "val": False, "plots": False, "save": True,
+        "verbose": False, "pretrained": False, "cls_remap": False,
+        "close_mosaic": aug.mosaic_off_epochs,
+        "project": str(folder), "name": "engine", "exist_ok": True, "augmentations": [],
+        "mosaic": aug.mosaic, "fliplr": aug.flip, "scale": aug.scale, "translate": aug.translate,
+        "degrees": aug.degrees, "hsv_h": aug.hue, "hsv_s": aug.saturation, "hsv_v": aug.brightness,
+        "mixup": aug.mixup, "erasing": 0.0,
+    }  # fmt: skip
+
+
+def frozen_names(model: Any, start: DetectorState, job: Job) -> list[str]:
+    """Return the parameters that must not train in this job.
+
+    Old parts unless `old_part: trained`; the box tower that towers share; the whole trunk in a
+    re-fit or with `trunk: frozen`. The rows of old classes inside one tensor are guarded apart.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if job.phase == "base":
+        return []
+    head = f"model.{len(model.model) - 1}."
+    frozen = {name for name in names if ".old_towers." in name or ".old_heads." in name}
+    if job.old_part == "trained":
+        frozen = set()
+    if job.head == "towers":
+        frozen |= {name for name in names if name.startswith(f"{head}cv2.")}
+    if job.phase == "refit" or job.trunk == "frozen":
+        frozen |= {name for name in names if name in start.shared}
+    return sorted(frozen)
+
+
+def restore_frozen(trained: DetectorState, start: DetectorState, job: Job) -> DetectorState:
+    """Put back, bit for bit, what the job was not allowed to change.
+
+    The EMA mixes every tensor with itself, and (1 − d)·x + d·x is not x in floating point.
+    """
+    if job.phase == "base":
+        return trained
+    shared, buffers = trained.shared, trained.buffers
+    if job.phase == "refit" or job.trunk == "frozen":
+        shared, buffers = start.shared, start.buffers
+    elif job.head == "towers":
+        box = f"{head_prefix(start.shared)}cv2."
+        shared = {k: start.shared[k] if k.startswith(box) else v for k, v in shared.items()}
+        buffers = {k: start.buffers[k] if k.startswith(box) else v for k, v in buffers.items()}
+    old = trained.parts[:-1] if job.old_part == "trained" else start.parts[:-1]
+    return replace(trained, shared=shared, buffers=buffers, parts=(*old, trained.parts[-1]))
