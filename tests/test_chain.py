@@ -194,7 +194,7 @@ def test_frozen_control_keeps_old_answers_bit_for_bit(world: World) -> None:
     before, stage = world.chains["frozen"]
     assert not moved(before.merged.shared, stage.merged.shared)
     assert not moved(before.merged.buffers, stage.merged.buffers)
-    # The old detector in the same (grouped) form: its new part says something else altogether.
+    # The old detector in the same form: its new part says something else altogether.
     new = stage.merged.parts[1]
     other = {k: v * 2 if v.is_floating_point() else v for k, v in new.tensors.items()}
     parts = (*before.merged.parts, replace(new, tensors=other))

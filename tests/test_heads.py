@@ -34,7 +34,7 @@ from duet.families.yolo.build import (
     trained_state,
     training_model,
 )
-from duet.families.yolo.heads import GroupedTowers, raw_parts
+from duet.families.yolo.heads import raw_parts
 from duet.increments.state import DetectorState
 from duet.vectors.tensors import Tensors
 
@@ -128,19 +128,12 @@ def test_joined_heads_answer_like_single_ones(
         start = end
 
 
-@pytest.mark.parametrize(
-    ("architecture", "repeat"), [(YOLO11N, 3), (YOLOV8N, 1)], ids=["depth-wise", "dense"]
-)
-def test_grouped_towers_equal_towers_in_turn(architecture: str, repeat: int) -> None:
-    state = make_state("towers", (1, 4, 2), architecture=architecture)
-    heads = [inference_model(alone(state, index)).model[-1] for index in range(3)]
-    for level, channels in enumerate((64, 128, 256)):
-        towers = [head.cv3[level] for head in heads]
-        grouped = GroupedTowers(towers).eval()
-        assert grouped.repeat == repeat
-        x = torch.randn((2, channels, 6, 5), generator=torch.Generator().manual_seed(level))
-        with torch.no_grad():
-            assert close(grouped(x), torch.cat([tower(x) for tower in towers], 1))
+@pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N], ids=["depth-wise", "dense"])
+def test_towers_answer_bit_for_bit_as_alone(architecture: str) -> None:
+    state, x = make_state("towers", (1, 4, 2), architecture=architecture), images()
+    _, [(_, scores)] = outputs(state, x)
+    alone_ = [outputs(alone(state, index), x)[1][0][1] for index in range(3)]
+    assert torch.equal(scores, torch.cat(alone_, 1))
 
 
 @forms

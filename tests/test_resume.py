@@ -50,7 +50,6 @@ def test_ctrl_c_ends_within_seconds(report: dict[str, Any]) -> None:
 
 def test_no_training_outlives_its_run(report: dict[str, Any]) -> None:
     assert len(report["blows"]) == 4
-    assert sum(blow["workers"] for blow in report["blows"]) >= 2
     assert all(blow["orphans"] == blow["writes"] == 0 for blow in report["blows"])
 
 

@@ -89,7 +89,8 @@ def _scaled_image(path: Path) -> Picture:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, ImportError, UnidentifiedImageError) as error:
+        # ImportError: the engine patches Pillow to look for a HEIF reader in unknown files.
         raise DataError(f"cannot be read as an image: {error}", where=str(path)) from None
     height = max(1, round(image.height * PANE_WIDTH / image.width))
     return np.asarray(image.resize((PANE_WIDTH, height), Image.Resampling.LANCZOS))

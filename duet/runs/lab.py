@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from duet.files import atomic_path, sha256_json
 from duet.runs.worker import run_worker
-from duet.training.job import Job, read_state, write_job, write_slice, write_state
+from duet.training.job import Job, identity, read_state, write_job, write_slice, write_state
 from duet.vectors.tensors import Tensors, fingerprint
 
 if TYPE_CHECKING:
@@ -139,12 +139,9 @@ class Lab:
 
 def job_key(job: Job, start: DetectorState, data: Slice, direction: Tensors | None) -> str:
     """Return the SHA-256 that identifies a training by content (paths and devices left out)."""
-    settings = job.model_dump(mode="json")
-    for place in ("device", "workers", "cache"):
-        settings["schedule"].pop(place)
     return sha256_json(
         {
-            "job": settings,
+            "job": identity(job),
             "start": start.fingerprint(),
             "data": data.sha256,
             "direction": fingerprint(direction) if direction is not None else None,

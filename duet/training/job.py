@@ -54,6 +54,14 @@ class Job(Config):
     seed: int = Field(default=0, ge=0)
 
 
+def identity(job: Job) -> dict[str, Any]:
+    """Return what makes two jobs the same training: all settings but where and how they run."""
+    settings = job.model_dump(mode="json")
+    for place in ("device", "workers", "cache"):
+        settings["schedule"].pop(place)
+    return settings
+
+
 @dataclass(frozen=True)
 class SliceFile:
     """Images and labels of a slice as flat arrays.

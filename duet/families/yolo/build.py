@@ -26,7 +26,7 @@ from ultralytics.nn.modules.head import Detect  # noqa: E402  (the engine must b
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 
 from duet.families.yolo.heads import (  # noqa: E402
-    GroupedTowers,
+    ClassTowers,
     ParallelDetect,
     TrainingDetect,
     resize_classes,
@@ -176,7 +176,7 @@ def inference_model(state: DetectorState) -> DetectionModel:
         heads = [head, *(_head_with(head, state.head, part) for part in others)]
         if state.head == "towers":
             head.cv3 = nn.ModuleList(
-                GroupedTowers([one.cv3[level] for one in heads]) for level in range(head.nl)
+                ClassTowers([one.cv3[level] for one in heads]) for level in range(head.nl)
             )
             head.nc = sum(one.nc for one in heads)
             head.no = head.nc + 4 * head.reg_max

@@ -21,7 +21,7 @@ from torch import nn
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.yolo import engine
 from duet.families.yolo.build import inference_model
-from duet.families.yolo.heads import GroupedTowers, ParallelDetect
+from duet.families.yolo.heads import ClassTowers, ParallelDetect
 from duet.families.yolo.predict import letterbox, to_batch
 from duet.files import atomic_path
 from duet.increments.state import DetectorState
@@ -149,7 +149,7 @@ def _open_pt(path: Path) -> Raw:
     from ultralytics.nn.tasks import load_checkpoint
 
     # The restricted loader knows Ultralytics' classes; duet's own heads are named here.
-    with torch.serialization.safe_globals([GroupedTowers, ParallelDetect]):
+    with torch.serialization.safe_globals([ClassTowers, ParallelDetect]):
         # Absolute: a bare name may make the engine look for official weights.
         module, _ = load_checkpoint(str(path.resolve()))
     return _raw(module.fuse(verbose=False))

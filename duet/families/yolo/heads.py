@@ -1,9 +1,9 @@
 """Detect heads that hold several increments: for inference and for training.
 
 Three forms (issue A.5): `rows` is a stock `Detect` whose last convolutions hold the class rows of
-all increments; `towers` shares one box tower and runs one class tower per increment as grouped
-convolutions; `parallel` runs whole heads side by side. A detector with one increment is a stock
-`Detect` in every form.
+all increments; `towers` shares one box tower and runs one class tower per increment;
+`parallel` runs whole heads side by side. A detector with one increment is a stock `Detect` in
+every form.
 
 Shapes: B images, C classes, R bins per box side, A anchors, T increments.
 """
@@ -16,47 +16,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.modules.head import Detect
 
 Raw = dict[str, Any]
 """Raw head output: ``boxes`` (B, 4 R, A), ``scores`` (B, C, A), ``feats``; or ``parts`` of such."""
 
 
-class GroupedTowers(nn.Module):
-    """T class towers of one pyramid level as grouped convolutions, so that time follows FLOPs.
+class ClassTowers(nn.Module):
+    """T class towers of one pyramid level, one after another.
 
-    One after another, the towers measured 1.18x a plain head at T = 4; grouped, see
-    `tools/bench_latency.py`.
-
-    Args:
-        towers: T structurally equal `Sequential`s ending in a 1x1 `Conv2d` to the classes.
+    As grouped convolutions they were slower, CPU time against a plain head of equal classes at
+    640 px: 1.11 (T = 2), 1.42 (4), 1.92 (8); in turn 1.05, 1.20, 1.54 (`tools/bench_latency.py`).
     """
-
-    kept: torch.Tensor
 
     def __init__(self, towers: Sequence[nn.Module]) -> None:
         super().__init__()
-        chains = [_flatten(tower) for tower in towers]
-        count = len(chains)
-        first = chains[0][0]
-        # A dense first layer reads the shared input directly; a depth-wise one needs its own copy.
-        self.repeat = count if first.conv.groups > 1 else 1
-        hidden = [
-            _stack([chain[level] for chain in chains], shared_input=level == 0 and self.repeat == 1)
-            for level in range(len(chains[0]) - 1)
-        ]
-        self.hidden = nn.Sequential(*hidden)
-        self.logits, kept = _stack_logits([chain[-1] for chain in chains])
-        self.register_buffer("kept", kept, persistent=False)
-        self.all_kept = len(kept) == self.logits.out_channels
+        self.towers = nn.ModuleList(towers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, channels, H, W)`` features to ``(B, C, H, W)`` logits of all increments."""
-        y: torch.Tensor = self.logits(
-            self.hidden(x.repeat(1, self.repeat, 1, 1) if self.repeat > 1 else x)
-        )
-        return y if self.all_kept else y.index_select(1, self.kept)
+        return torch.cat([tower(x) for tower in self.towers], 1)
 
 
 class ParallelDetect(Detect):  # type: ignore[misc]
@@ -174,48 +153,3 @@ def _recast(head: Detect, cls: Any) -> Any:
     new = cls.__new__(cls)
     new.__dict__ = head.__dict__.copy()
     return new
-
-
-def _flatten(tower: Any) -> list[Any]:
-    """Return the layers of a class tower in order: `Conv`s, then the last `Conv2d`."""
-    layers: list[Any] = []
-    for layer in tower:
-        layers += _flatten(layer) if isinstance(layer, nn.Sequential) else [layer]
-    return layers
-
-
-def _stack(layers: Sequence[Any], *, shared_input: bool) -> Conv:
-    """Join T equal Conv+BatchNorm layers into one whose groups keep them apart."""
-    first, count = layers[0].conv, len(layers)
-    groups = 1 if shared_input else first.groups * count
-    inputs = first.in_channels if shared_input else first.in_channels * count
-    joined = copy.deepcopy(layers[0])
-    joined.conv = nn.Conv2d(
-        inputs, first.out_channels * count, first.kernel_size, first.stride, first.padding,
-        dilation=first.dilation, groups=groups, bias=False,
-    )  # fmt: skip
-    bn = layers[0].bn
-    joined.bn = nn.BatchNorm2d(bn.num_features * count, eps=bn.eps, momentum=bn.momentum)
-    with torch.no_grad():
-        joined.conv.weight.copy_(torch.cat([layer.conv.weight for layer in layers]))
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            getattr(joined.bn, name).copy_(torch.cat([getattr(layer.bn, name) for layer in layers]))
-    return joined.train(layers[0].training)
-
-
-def _stack_logits(layers: Sequence[Any]) -> tuple[nn.Conv2d, torch.Tensor]:
-    """Join the last 1x1 convolutions; unequal class counts are padded and the padding dropped."""
-    widest = max(layer.out_channels for layer in layers)
-    joined: Any = nn.Conv2d(
-        layers[0].in_channels * len(layers), widest * len(layers), 1, groups=len(layers)
-    )
-    kept: list[int] = []
-    with torch.no_grad():
-        joined.weight.zero_()
-        joined.bias.zero_()
-        for index, layer in enumerate(layers):
-            start = index * widest
-            joined.weight[start : start + layer.out_channels] = layer.weight
-            joined.bias[start : start + layer.out_channels] = layer.bias
-            kept += range(start, start + layer.out_channels)
-    return joined, torch.tensor(kept)

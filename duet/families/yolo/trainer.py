@@ -7,6 +7,7 @@ environment). Nothing is read from the engine's checkpoints, which are float16.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -39,6 +40,7 @@ from duet.increments.state import DetectorState  # noqa: E402
 from duet.losses.directional import directional_gradient  # noqa: E402
 from duet.losses.distill import box_distillation, class_distillation  # noqa: E402
 from duet.training.job import (  # noqa: E402
+    identity,
     read_job,
     read_slice,
     read_state,
@@ -271,7 +273,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
                 "scaler": self.scaler.state_dict(),
                 "history": self.history,
                 "images_seen": self.images_seen,
-                "job": self.job.model_dump_json(),
+                "job": json.dumps(identity(self.job)),
             }
             with atomic_path(self.folder / CHECKPOINT) as temporary:
                 torch.save(state, temporary)
@@ -290,7 +292,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
                 where=str(path),
                 remedy="delete it; the stage then starts from its first epoch",
             ) from error
-        if state["job"] != self.job.model_dump_json():
+        if state["job"] != json.dumps(identity(self.job)):
             raise ModelError(
                 "the checkpoint belongs to another job", where=str(path), remedy="delete the folder"
             )
