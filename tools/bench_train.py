@@ -9,10 +9,12 @@ both pay, would only flatter the ratio. Thread CPU time is what counts; wall tim
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,7 +37,8 @@ LIMIT = 1.30  # the goal for the ratio of CPU times
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(as_json: bool, **options: Any) -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as folder:
+    # The engine draws a progress bar on stdout, which is for the result.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         result = measure(Path(folder), **options)
     if as_json:
         print(json.dumps(result, indent=2))
