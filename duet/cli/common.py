@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -28,12 +28,12 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-class Stages:
+class Stages(Protocol):
     """Progress of several stages at once, each known by its title."""
 
     def __call__(self, title: str, record: dict[str, Any]) -> None:
         """Take one record of `duet.runs.lab.Lab`: a state change, or steps done of a total."""
-        raise NotImplementedError
+        ...
 
 
 class _Plain(Stages):
