@@ -45,7 +45,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except DuetError:
         raise
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # safetensors, torch and numpy report a full disk in ways of their own
         if not _refused_by_disk(error):
             raise
         raise _cannot_write(target, error) from error
