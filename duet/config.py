@@ -67,6 +67,9 @@ def _describe(model: type[BaseModel], item: Mapping[str, Any]) -> str:
         return f"{path}: unknown key{did_you_mean(str(location[-1]), known)}"
     if item["type"] == "missing":
         return f"{path}: missing"
+    if item["type"] == "value_error" and isinstance(item["input"], Mapping):
+        # A check of a whole section: its message says what it got.
+        return f"{path}: {item['ctx']['error']}"
     return f"{path}: {item['msg']}, got {item['input']!r}"
 
 

@@ -117,6 +117,7 @@ def write_settings(folder: Path) -> None:
     files: dict[str, dict[str, Any]] = {
         "schedule": {
             "epochs": 2, "batch": 8, "image_size": 64, "lr": 0.001, "warmup_epochs": 0.5,
+            "fisher_images": 4,
         },
         "duet-plus": {"name": "duet-plus", "head": "towers", "refit": {"epochs": 1}},
         "series": {

@@ -13,7 +13,8 @@ import torch
 from factories_series import make_dataset
 
 from duet.families.yolo.adapter import FAMILY
-from duet.families.yolo.build import split_roles, stock_model
+from duet.families.yolo.build import stock_model
+from duet.families.yolo.roles import split_roles
 from duet.increments.state import DetectorState, HeadPart
 from duet.series import Slice, train_slice
 from duet.series.formats import resolve
@@ -137,7 +138,7 @@ def micro_schedule(**changes: Any) -> Schedule:
     quiet = Augmentation(flip=0.5, scale=0.1, translate=0.1)
     settings: dict[str, Any] = {
         "epochs": 1, "batch": 4, "image_size": 64, "lr": 1e-3, "warmup_epochs": 0,
-        "threads": 1, "augmentation": quiet,
+        "threads": 1, "augmentation": quiet, "fisher_images": 2,
     }  # fmt: skip
     return Schedule(**{**settings, **changes})
 

@@ -25,11 +25,13 @@ from duet.errors import ModelError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model
 from duet.increments.state import DetectorState
-from duet.increments.store import IncrementFile, load_detector, load_increment
+from duet.increments.store import IncrementFile, load_detector, load_increment, load_traces
 from duet.merging.batchnorm import BatchNormFusion
+from duet.recipes import Entry, Recipe, Remerged, make_plan, merge_plan, write_detector
+from duet.recipes.plan import Plan
 from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, StageResult, run_chain, train_alone
-from duet.runs.keep import keep_chain, rebuild
+from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab
 from duet.series import Increment, Series
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
@@ -239,14 +241,68 @@ def test_trained_old_rows_leave_no_increments(world: World) -> None:
     assert not (world.folder / "run" / "increments" / "seq-ft").exists()
 
 
+def plan_of(
+    world: World, name: str, chosen: tuple[int, ...] = (0, 1), method: Method | None = None
+) -> Plan:
+    """Plan a merge of kept increments of a chain with a method's merge settings."""
+    method = method or METHODS[name]
+    folder = world.folder / "run" / "increments" / name
+    paths = [folder / world.chains[name][index].increment.name for index in chosen]
+    recipe = Recipe(
+        method=method.merge.method, params=method.merge.params, batchnorm=method.batchnorm,
+        increments=tuple(Entry(path=str(path)) for path in paths),
+    )  # fmt: skip
+    return make_plan(recipe)
+
+
+def remerged(world: World, name: str, **options: Any) -> Remerged:
+    return merge_plan(plan_of(world, name, **options), theta_0=world.setting.theta_0)
+
+
 @pytest.mark.parametrize("name", ["duet", "refit", "frozen"])
-def test_rebuilding_gives_the_same_bits(world: World, name: str) -> None:
-    theta = world.setting.theta_0
+def test_merging_again_gives_the_same_bits(world: World, name: str) -> None:
     for count in (1, 2):
-        state, traces, remarks = rebuild(theta, increments(world, name)[:count], METHODS[name])
-        assert state.fingerprint() == world.chains[name][count - 1].merged.fingerprint()
-        assert len(traces) == count - 1
-        assert not remarks
+        result = remerged(world, name, chosen=tuple(range(count)))
+        assert result.state.fingerprint() == world.chains[name][count - 1].merged.fingerprint()
+        assert len(result.traces) == count - 1
+        assert not result.remarks
+
+
+@pytest.mark.parametrize("name", ["duet", "refit"])
+def test_merging_into_a_folder_gives_the_same_bits(world: World, name: str, tmp_path: Path) -> None:
+    written = write_detector(plan_of(world, name), tmp_path / "out", theta_0=world.setting.theta_0)
+    loaded = load_detector(tmp_path / "out")
+    assert loaded.state.fingerprint() == world.chains[name][-1].merged.fingerprint()
+    assert written.manifest == loaded.manifest
+    assert load_traces(tmp_path / "out") == written.result.traces
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # no workspace is left
+
+
+def test_kept_detectors_know_their_recipe(world: World) -> None:
+    folder = world.folder / "run" / "models" / "duet" / "2-night"
+    recipe = load_detector(folder).manifest.recipe
+    assert recipe is not None
+    assert recipe["method"] == "duet"
+    paths = [folder / entry["path"] for entry in recipe["increments"]]
+    found = [load_increment(path).manifest.fingerprint() for path in paths]
+    assert found == [entry["fingerprint"] for entry in recipe["increments"]]
+    assert len(load_traces(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["duet", "refit"])
+def test_fishers_are_kept(world: World, name: str) -> None:
+    for file, result in zip(increments(world, name), world.chains[name], strict=True):
+        assert file.manifest.fisher_images == result.trained.fisher_images == 2
+        assert file.fisher is not None
+        assert result.trained.fisher is not None
+        assert file.fisher.keys() == result.merged.shared.keys()  # fewer than the base's rows share
+        assert not moved(file.fisher, {key: result.trained.fisher[key] for key in file.fisher})
+
+
+def test_a_frozen_trunk_has_no_fisher(world: World) -> None:
+    base, stage = increments(world, "frozen")
+    assert base.fisher is not None
+    assert stage.fisher is None
 
 
 def with_merge(name: str, **params: float) -> Method:
@@ -260,7 +316,7 @@ def with_merge(name: str, **params: float) -> Method:
 def test_extreme_weights_give_one_trunk_back(world: World, alpha: float, kept: str) -> None:
     before, stage = world.chains["duet"]
     method = with_merge("duet", alpha_base=alpha, gamma=0)
-    state, _, _ = rebuild(world.setting.theta_0, increments(world, "duet"), method)
+    state = remerged(world, "duet", method=method).state
     expected = before.merged if kept == "old" else stage.trained.state
     assert not moved(expected.shared, state.shared)
     other = stage.trained.state if kept == "old" else before.merged
@@ -268,9 +324,7 @@ def test_extreme_weights_give_one_trunk_back(world: World, alpha: float, kept: s
 
 
 def test_another_alpha_gives_another_detector(world: World) -> None:
-    theta = world.setting.theta_0
-    method = with_merge("duet", alpha_base=0.7, gamma=0.2)
-    state, _, _ = rebuild(theta, increments(world, "duet"), method)
+    state = remerged(world, "duet", method=with_merge("duet", alpha_base=0.7, gamma=0.2)).state
     merged = world.chains["duet"][1].merged
     changed = moved(flat(merged), flat(state))
     assert {name.split("/")[0] for name in changed} == {"shared"}
@@ -281,35 +335,38 @@ def test_refit_on_other_weights_is_remarked(world: World) -> None:
     files = increments(world, "refit")
     assert files[1].refit_on == fingerprint(world.chains["refit"][1].merged.shared)
     method = with_merge("refit", alpha_base=0.9, gamma=0)
-    state, _, remarks = rebuild(world.setting.theta_0, files, method)
-    assert len(remarks) == 1
-    assert "'night' was re-fit on other merged weights" in remarks[0]
+    result = remerged(world, "refit", method=method)
+    state, (remark,) = result.state, result.remarks
+    assert "'night' was re-fit on other merged weights" in remark
     assert not moved(world.chains["refit"][1].merged.parts[1].tensors, state.parts[1].tensors)
 
 
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        pytest.param([], "in order", id="nothing"),
-        pytest.param([1], "in order", id="no base"),
-        pytest.param([1, 0], "in order", id="other order"),
-        pytest.param([0, 0], "in order", id="twice"),
+        pytest.param((1,), "in order", id="no base"),
+        pytest.param((1, 0), "in order", id="other order"),
+        pytest.param((0, 0), "occurs 2 times", id="twice"),
     ],
 )
-def test_incomplete_chains_are_refused(world: World, chosen: list[int], words: str) -> None:
-    files = increments(world, "duet")
+def test_incomplete_chains_are_refused(world: World, chosen: tuple[int, ...], words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        rebuild(world.setting.theta_0, [files[i] for i in chosen], METHODS["duet"])
+        plan_of(world, "duet", chosen)
 
 
 def test_head_forms_are_not_mixed(world: World) -> None:
-    mixed = [increments(world, "refit")[0], increments(world, "duet")[1]]
-    with pytest.raises(ModelError, match="head differs"):
-        rebuild(world.setting.theta_0, mixed, METHODS["duet"])
+    plans = [plan_of(world, name, (0,)) for name in ("refit", "duet")]
+    entries = tuple(plan.recipe.increments[0] for plan in plans)
+    with pytest.raises(ModelError, match="head: "):
+        make_plan(Recipe(increments=entries))
 
 
 def test_another_base_is_refused(world: World) -> None:
-    files = increments(world, "duet")
     other = {k: v + 1 if v.is_floating_point() else v for k, v in world.setting.theta_0.items()}
-    with pytest.raises(ModelError, match="another base"):
-        rebuild(other, files, METHODS["duet"])
+    with pytest.raises(ModelError, match="other start weights"):
+        merge_plan(plan_of(world, "duet"), theta_0=other)
+
+
+def test_theta_0_is_asked_for(world: World) -> None:
+    with pytest.raises(ModelError, match="need the start weights"):
+        merge_plan(plan_of(world, "duet"))

@@ -57,7 +57,8 @@ def test_pt_is_the_same_detector(head: str, increments: int, tmp_path: Path) -> 
     path = FAMILY.export(state, tmp_path / "m.pt", image_size=SIZE, form="pt")
     parity = measure(state, path, "pt", sample_images(SIZE), image_size=SIZE)
     assert parity.max_box_px <= 1e-6
-    assert parity.max_score <= 1e-7
+    joined = head == "towers" and increments > 1  # plain layers sum in another order
+    assert parity.max_score <= (2e-6 if joined else 1e-7)
 
 
 @pytest.mark.parametrize(
@@ -161,25 +162,24 @@ def use_in_ultralytics(tmp_path: Path, paths: list[str], *, blocked: bool) -> st
     return done.stdout
 
 
-def test_rows_pt_works_in_stock_ultralytics_without_duet(tmp_path: Path) -> None:
+def test_pt_works_in_stock_ultralytics_without_duet(tmp_path: Path) -> None:
     paths = [
         str(FAMILY.export(make_state(h, n), tmp_path / f"{h}.pt", image_size=SIZE, form="pt"))
-        for h, n in (("rows", 2), ("towers", 1))
+        for h, n in (("rows", 2), ("towers", 2), ("parallel", 1))
     ]
-    lines = use_in_ultralytics(tmp_path, paths[:1], blocked=True).strip().splitlines()
-    assert lines[-1] == "{0: 'cat', 1: 'dog', 2: 'bus'} []"
-    load_pt(Path(paths[1]))  # one increment: stock in every form
+    lines = use_in_ultralytics(tmp_path, paths[:2], blocked=True).strip().splitlines()
+    assert lines[-2:] == ["{0: 'cat', 1: 'dog', 2: 'bus'} []"] * 2
+    for path in paths:
+        load_pt(Path(path))  # one increment: stock in every form
 
 
-def test_other_heads_work_in_ultralytics_where_duet_is_importable(tmp_path: Path) -> None:
-    paths = [
-        str(FAMILY.export(make_state(h, 2), tmp_path / f"{h}.pt", image_size=SIZE, form="pt"))
-        for h in ("towers", "parallel")
-    ]
-    printed = use_in_ultralytics(tmp_path, paths, blocked=False)
-    assert printed.count("'duet.families.yolo.heads'") == 2
+def test_parallel_heads_work_in_ultralytics_where_duet_is_importable(tmp_path: Path) -> None:
+    state = make_state("parallel", 2)
+    path = FAMILY.export(state, tmp_path / "parallel.pt", image_size=SIZE, form="pt")
+    printed = use_in_ultralytics(tmp_path, [str(path)], blocked=False)
+    assert "'duet.families.yolo.heads'" in printed
     with pytest.raises(ModelError, match="duet"):  # the guarded door stays narrow
-        load_pt(Path(paths[0]))
+        load_pt(path)
 
 
 def test_report_and_parity_file(folder: Path, tmp_path: Path) -> None:

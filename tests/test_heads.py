@@ -27,14 +27,13 @@ from torch import nn
 from duet.errors import ModelError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import (
-    head_prefix,
     inference_model,
-    split_roles,
     stock_model,
     trained_state,
     training_model,
 )
 from duet.families.yolo.heads import raw_parts
+from duet.families.yolo.roles import head_prefix, split_roles
 from duet.increments.state import DetectorState
 from duet.vectors.tensors import Tensors
 
@@ -365,11 +364,29 @@ def test_part_without_class_rows_is_refused() -> None:
         inference_model(replace(state, parts=(part,)))
 
 
-def test_towers_of_another_width_are_refused() -> None:
-    state = make_state("towers")
+@pytest.mark.parametrize("form", ["towers", "parallel"])
+def test_towers_of_another_width_are_joined(form: str) -> None:
+    state, x = with_wide_part(form), images()
+    decoded, raws = outputs(state, x)
+    assert decoded.shape[1] == 4 + 2 + 1 + 3
+    singles = [outputs(alone(state, index), x)[1][0] for index in range(3)]
+    expected = torch.cat([scores for _, scores in singles], 1)
+    assert torch.equal(torch.cat([scores for _, scores in raws], 1), expected)
+    for mask in (True, False):
+        model = training_model(state, mask_old=mask, run_old=True)
+        assert trained_state(model, state).fingerprint() == state.fingerprint()
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"t0: 64, t1: 64, wide: 80 .*\n.*'towers'"):
+        inference_model(with_wide_part("rows"))
+
+
+def with_wide_part(form: str) -> DetectorState:
+    """Return a detector whose third part comes from a file of 80 classes, as far as width goes."""
+    state = make_state(form)
     wide = FAMILY.start_state(
-        stock_model(YOLO11N, 3, 80).state_dict(), architecture=YOLO11N, head="towers",
-        classes=["other"], increment="wide", seed=0,
+        stock_model(YOLO11N, 3, 80).state_dict(), architecture=YOLO11N, head=form,
+        classes=["other", "another", "third"], increment="wide", seed=0,
     )  # fmt: skip
-    with pytest.raises(ModelError, match=r"cv3\.0\.0"):
-        inference_model(replace(state, parts=(*state.parts, wide.parts[0])))
+    return replace(state, parts=(*state.parts, wide.parts[0]))

@@ -482,17 +482,13 @@ def test_full_disk_leaves_nothing_half_written(
         assert load_increment(folder).manifest.seed == 3
 
 
-def test_safetensors_errors_become_duet_errors(
+def test_a_full_disk_is_noticed_before_the_file_is_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safetensors import SafetensorError
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    from duet.increments import tensorfile
-
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(tensorfile, "save_file", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DuetError, match="No space left"):
         save_increment(tmp_path / "comic", make_increment())
     assert list(tmp_path.iterdir()) == []

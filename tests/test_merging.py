@@ -1,4 +1,4 @@
-"""Merge methods: algebra that must hold exactly, and values worked out by hand."""
+"""The whole merge: inputs that are refused, BatchNorm beside parameters, the trace, the table."""
 
 from __future__ import annotations
 
@@ -6,238 +6,99 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from factories_merging import (
+    PLAIN,
+    SHAPES,
+    Model,
+    inputs_of,
+    quick,
+    random_models,
+    random_stages,
+    run,
+    same_bits,
+    t,
+)  # fmt: skip
+from hypothesis import given
 from hypothesis import strategies as st
 
 from duet.errors import ConfigError, ModelError
-from duet.merging import METHODS, BatchNormFusion, MergeTrace, merge_shared, resolve
-from duet.merging import average as average_module
-from duet.merging import duet as duet_module
-from duet.merging import newest as newest_module
+from duet.merging import METHODS, BatchNormFusion, MergeTrace, Stage, merge_shared, resolve
+from duet.merging.chunks import Scratch, Span, each, spans
+from duet.merging.inputs import require_mergeable
 from duet.merging.weights import normalised
+from duet.vectors import Correction, TaskVector
 
-quick = settings(deadline=None, max_examples=120)
-LARGEST = torch.finfo(torch.float32).max
-floats32 = st.one_of(
-    st.floats(width=32, allow_nan=False, allow_infinity=False),
-    st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1.0, LARGEST, -LARGEST]),
-)
-triples = st.lists(st.tuples(floats32, floats32, floats32), max_size=30)
-gammas = st.floats(0, 0.5)
-
-
-def t(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
-
-
-def columns(rows: list[tuple[float, ...]]) -> list[dict[str, torch.Tensor]]:
-    return [{"w": t(*(row[k] for row in rows))} for k in range(3)]
-
-
-def bits(tensor: torch.Tensor) -> list[int]:
-    return tensor.contiguous().view(torch.int32).flatten().tolist()
-
-
-def merge_duet(
-    base: dict[str, torch.Tensor], stages: list[dict[str, torch.Tensor]], **params: float
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    return duet_module.merge(base, stages, duet_module.Params(**params))
-
-
-# --- DuET module ---------------------------------------------------------------------------------
-
-
-def test_duet_by_hand() -> None:
-    # theta_0 = (1, 1); tau_old = (2, -1), l1 = 3; tau_curr = (1, 0), l1 = 1; sum = (3, -1), l1 = 4
-    # p = (3 - 1) / 4 = 0.5; delta = 0.1 tanh(0.5) = 0.0462117157; alpha = 0.5462117157
-    # theta = alpha (3, 0) + beta (2, 1) = (2 + alpha, 1 - alpha) = (2.5462117, 0.4537883)
-    merged, trace = merge_duet({"w": t(1, 1)}, [{"w": t(3, 0)}, {"w": t(2, 1)}])
-    assert trace["w"].p == pytest.approx(0.5, abs=1e-8)
-    assert trace["w"].alpha == pytest.approx(0.5462117157, abs=1e-9)
-    assert merged["w"].tolist() == pytest.approx([2.5462117, 0.4537883], abs=1e-6)
-    assert (trace["w"].norm_old, trace["w"].norm_new, trace["w"].scalars) == (3.0, 1.0, 2)
-    assert trace["w"].sign_conflict == 0.0  # -1 against 0 is no conflict
-    assert trace["w"].cosine == pytest.approx(2 / math.sqrt(5))
-
-
-def test_duet_is_per_tensor() -> None:
-    base = {"a": t(0), "b": t(0), "still": t(0)}
-    old, new = {"a": t(1), "b": t(0), "still": t(0)}, {"a": t(0), "b": t(1), "still": t(0)}
-    _, trace = merge_duet(base, [old, new])
-    # Only one of them moved: p = +-1 / (1 + eps), alpha = 0.5 +- 0.1 tanh(1) = 0.5 +- 0.0761594
-    assert trace["a"].alpha == pytest.approx(0.5761594, abs=1e-6)
-    assert trace["b"].alpha == pytest.approx(0.4238406, abs=1e-6)
-    assert (trace["still"].alpha, trace["still"].p) == (0.5, 0.0)
-
-
-@quick
-@given(triples, gammas)
-@example([(0.0, -0.0, 0.0), (LARGEST, -LARGEST, LARGEST)], 0.1)
-def test_duet_against_the_equation(rows: list[tuple[float, ...]], gamma: float) -> None:
-    """theta_0 + alpha tau_old + beta tau_curr in float64 is what the interpolation gives."""
-    base, old, new = columns(rows)
-    merged, trace = merge_duet(base, [old, new], gamma=gamma)
-    alpha, p = trace["w"].alpha, trace["w"].p
-    assert -1 <= p <= 1  # triangle inequality
-    assert 0.5 - gamma <= alpha <= 0.5 + gamma
-    # theta_0 is subtracted and added again here, so its size bounds the error of the check.
-    origin, x, y = (m["w"].double() for m in (base, old, new))
-    literal = origin + alpha * (x - origin) + (1 - alpha) * (y - origin)
-    scale = origin.abs() + x.abs() + y.abs()
-    assert bool(((merged["w"].double() - literal).abs() <= scale * 2**-23 + 1e-44).all())
-    assert bool((merged["w"] <= torch.maximum(old["w"], new["w"])).all())
-    assert bool((merged["w"] >= torch.minimum(old["w"], new["w"])).all())
-
-
-@quick
-@given(triples)
-@example([(1.0, -0.0, 0.0), (0.0, LARGEST, -LARGEST)])
-def test_duet_ends_of_alpha_are_the_models(rows: list[tuple[float, ...]]) -> None:
-    base, old, new = columns(rows)
-    only_old, _ = merge_duet(base, [old, new], gamma=0, alpha_base=1)
-    only_new, _ = merge_duet(base, [old, new], gamma=0, alpha_base=0)
-    assert bits(only_old["w"]) == bits(old["w"])
-    assert bits(only_new["w"]) == bits(new["w"])
-
-
-@quick
-@given(triples, gammas)
-def test_merging_two_equal_models_gives_the_model(
-    rows: list[tuple[float, ...]], gamma: float
-) -> None:
-    base, model, _ = columns(rows)
-    merged, trace = merge_duet(base, [model, {"w": model["w"].clone()}], gamma=gamma)
-    assert bits(merged["w"]) == bits(model["w"])
-    assert trace["w"].alpha == 0.5
-
-
-@quick
-@given(triples)
-def test_duet_with_gamma_zero_is_averaging(rows: list[tuple[float, ...]]) -> None:
-    base, old, new = columns(rows)
-    merged, _ = merge_duet(base, [old, new], gamma=0)
-    mean, _ = average_module.merge(base, [old, new], average_module.Params())
-    assert torch.equal(merged["w"], mean["w"])
-
-
-@quick
-@given(triples, gammas)
-def test_duet_swaps_with_its_inputs(rows: list[tuple[float, ...]], gamma: float) -> None:
-    base, old, new = columns(rows)
-    forward, a = merge_duet(base, [old, new], gamma=gamma)
-    backward, b = merge_duet(base, [new, old], gamma=gamma)
-    assert a["w"].p == -b["w"].p
-    assert a["w"].alpha == pytest.approx(1 - b["w"].alpha)
-    scale = (old["w"].double().abs() + new["w"].double().abs()) * 2**-23 + 1e-44
-    assert bool(((forward["w"].double() - backward["w"].double()).abs() <= scale).all())
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        pytest.param({"gamma": -0.1}, id="negative gamma"),
-        pytest.param({"alpha_base": 1.1}, id="alpha above 1"),
-        pytest.param({"alpha_base": 0.95}, id="extrapolates"),
-        pytest.param({"eps": 0}, id="eps 0"),
-        pytest.param({"gamma": math.nan}, id="nan"),
-        pytest.param({"gama": 0.1}, id="unknown key"),
-    ],
-)
-def test_duet_parameters_out_of_range(params: dict[str, float]) -> None:
-    one = [{"w": t(1)}]
-    with pytest.raises(ConfigError, match="parameters of 'duet'"):
-        merge_shared("duet", params, base=one[0], stages=one * 2, buffers=[{}, {}])
-
-
-# --- average and newest --------------------------------------------------------------------------
-
-
-def test_average_by_hand() -> None:
-    stages = [{"w": t(1, 2)}, {"w": t(3, 6)}, {"w": t(8, 1)}]
-    uniform, trace = average_module.merge({"w": t(0, 0)}, stages, average_module.Params())
-    assert uniform["w"].tolist() == [4.0, 3.0]
-    assert trace["w"].alpha == pytest.approx(1 / 3)
-    assert trace["w"].p is None
-    # (1 * (1, 2) + 3 * (3, 6) + 0 * (8, 1)) / 4
-    params = average_module.Params(weights=(1, 3, 0))
-    assert average_module.merge({"w": t(0, 0)}, stages, params)[0]["w"].tolist() == [2.5, 5.0]
-
-
-@quick
-@given(triples, st.integers(1, 7))
-def test_average_of_equal_models_is_the_model(rows: list[tuple[float, ...]], count: int) -> None:
-    base, model, _ = columns(rows)
-    merged, _ = average_module.merge(base, [model] * count, average_module.Params())
-    assert bits(merged["w"]) == bits(model["w"])
-
-
-@quick
-@given(triples, st.permutations([0, 1, 2]))
-def test_average_does_not_depend_on_the_order(
-    rows: list[tuple[float, ...]], order: list[int]
-) -> None:
-    models = columns(rows)
-    first, _ = average_module.merge(models[0], models, average_module.Params())
-    other, _ = average_module.merge(models[0], [models[k] for k in order], average_module.Params())
-    scale = sum(model["w"].double().abs() for model in models) * 2**-23 + 1e-44
-    assert bool(((first["w"].double() - other["w"].double()).abs() <= scale).all())
-
-
-@quick
-@given(triples, st.integers(0, 2), st.floats(1e-300, 1e300))
-def test_one_hot_average_is_that_model(
-    rows: list[tuple[float, ...]], chosen: int, size: float
-) -> None:
-    models = columns(rows)
-    weights = tuple(size if k == chosen else 0.0 for k in range(3))
-    merged, _ = average_module.merge(models[0], models, average_module.Params(weights=weights))
-    assert bits(merged["w"]) == bits(models[chosen]["w"])
-
-
-@quick
-@given(triples)
-def test_newest_is_the_last_stage(rows: list[tuple[float, ...]]) -> None:
-    models = columns(rows)
-    merged, trace = newest_module.merge(models[0], models, newest_module.Params())
-    assert bits(merged["w"]) == bits(models[2]["w"])
-    assert merged["w"] is not models[2]["w"]
-    assert trace["w"].alpha == 0.0
+GOOD = {"w": t(1, 2)}
 
 
 # --- inputs --------------------------------------------------------------------------------------
-
-GOOD = {"w": t(1, 2)}
 
 
 @pytest.mark.parametrize(
     ("method", "base", "stages", "match"),
     [
         pytest.param("average", GOOD, [], "got 0 stages", id="no stages"),
-        pytest.param("duet", GOOD, [GOOD] * 3, "got 3 stages, expected 2", id="three stages"),
-        pytest.param("duet", GOOD, [GOOD], "got 1 stages, expected 2", id="one stage"),
         pytest.param("newest", GOOD, [GOOD, {}], "missing: w", id="missing tensor"),
+        pytest.param("newest", GOOD, [{**GOOD, "x": t(1)}], "unexpected: x", id="more tensors"),
         pytest.param("average", GOOD, [{"w": t(1)}], "shape", id="shape"),
         pytest.param("average", GOOD, [{"w": t(1, math.nan)}], "NaN", id="nan"),
+        pytest.param("duet", {"w": t(1, math.inf)}, [GOOD, GOOD], "base.*NaN", id="base infinite"),
         pytest.param(
             "average", {"n": torch.tensor(1)}, [{"n": torch.tensor(1)}], "float32", id="counter"
         ),
-        pytest.param("newest", {"w": t(1).half()}, [{"w": t(1).half()}], "only float32", id="half"),
+        pytest.param("newest", GOOD, [{"w": t(1, 2).half()}], "float16, expected", id="half"),
+        pytest.param("newest", None, [{"w": t(1).half()}], "only float32", id="half, no base"),
+        pytest.param("ties", None, [GOOD, GOOD], "not given", id="no base"),
+        pytest.param("fisher", GOOD, [GOOD, GOOD], "kept in: s0, s1", id="no fisher"),
+        pytest.param("concrete", GOOD, [GOOD, GOOD], "unlabelled images", id="no images"),
+        pytest.param(
+            "average", None, [Stage("v", vector=GOOD)], "not given: v", id="vector without base"
+        ),
+        pytest.param(
+            "average", GOOD, [Stage("a", weights=GOOD)] * 2, "occur twice: a, a", id="same name"
+        ),
+        pytest.param("newest", GOOD, [{"w": t(3e38, 0)}] * 2, None, id="large but finite"),
     ],
 )
-def test_unusable_stages_are_refused(
-    method: str, base: dict[str, torch.Tensor], stages: list[Any], match: str
+def test_what_a_merge_refuses(
+    method: str, base: Model | None, stages: list[Any], match: str | None
 ) -> None:
-    with pytest.raises(ModelError, match=match):
-        resolve(method).merge(base, stages, resolve(method).params())
+    inputs = inputs_of(base, stages)
+    if match is None:
+        merge_shared(method, {}, inputs, buffers=[{}])
+        return
+    with pytest.raises(ModelError, match=f"(?s){match}"):
+        merge_shared(method, {}, inputs, buffers=[{}])
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_empty_shared_part_merges_to_nothing(name: str) -> None:
-    assert resolve(name).merge({}, [{}, {}], resolve(name).params()) == ({}, {})
+def test_a_result_that_is_not_finite_is_refused() -> None:
+    stages = [{"w": t(3e38)}, {"w": t(3e38)}]
+    with pytest.raises(ModelError, match="merge 'task-arithmetic', result"):
+        merge_shared("task-arithmetic", {"weight": 2}, inputs_of({"w": t(0)}, stages), buffers=[{}])
+
+
+@pytest.mark.parametrize("given_both", [{}, {"weights": GOOD, "vector": GOOD}], ids=["no", "both"])
+def test_a_stage_is_weights_or_a_vector(given_both: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="stage 'x'"):
+        Stage("x", **given_both)
+
+
+def test_require_mergeable_accepts_views_and_parameters() -> None:
+    weights = {"w": torch.nn.Parameter(torch.arange(12.0).reshape(3, 4)).t()}
+    inputs = inputs_of(weights, [weights, {"w": 2 * weights["w"].detach()}])
+    require_mergeable(inputs, method="average")
+    merged, _ = run("average", weights, [s.tensors for s in inputs.stages])
+    assert torch.equal(merged["w"], 1.5 * weights["w"].detach())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_empty_shared_part_merges_to_nothing(name: str) -> None:
+    assert run(name, {}, random_stages(0, [{}, {}]))[0] == {}
 
 
 @pytest.mark.parametrize(
@@ -257,35 +118,84 @@ def test_normalised_weights_sum_to_one(weights: list[float]) -> None:
         assert math.fsum(normalised(weights, len(weights), "test")) == pytest.approx(1)
 
 
-# --- table and trace -----------------------------------------------------------------------------
+# --- stages --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_every_row_is_complete(name: str) -> None:
-    method = METHODS[name]
-    assert method.name == name
-    assert method.summary
-    assert method.reference
-    for parameter in method.parameters():
-        assert parameter.description
-        assert parameter.source
-        assert parameter.range
-    assert callable(resolve(name).merge)
+def read(stage: Stage, base: torch.Tensor, lo: int, hi: int) -> tuple[list[float], list[float]]:
+    span, piece = Span("w", lo, hi), base[lo:hi]
+    theta = stage.theta(span, piece, torch.empty(hi - lo)).clone()
+    return theta.tolist(), stage.tau(span, piece, torch.empty(hi - lo)).tolist()
 
 
-def test_unknown_method_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'average'"):
-        resolve("avrage")
-
-
-def test_the_table_does_not_import_torch() -> None:
-    code = (
-        "import sys; from duet.merging import METHODS, BatchNormFusion;"
-        "[m.parameters() for m in METHODS.values()];"
-        "import duet.vectors, duet.increments; from duet.increments import IncrementManifest;"
-        "sys.exit('torch' in sys.modules)"
+def test_a_scaled_stage_by_hand() -> None:
+    base = t(1, 1, 1)
+    stage = Stage("s", weights={"w": t(3, 1, -1)}, scale=0.5)
+    assert read(stage, base, 0, 3) == ([2, 1, 0], [1, 0, -1])
+    assert read(replace(stage, weights=None, vector={"w": t(2, 0, -2)}), base, 1, 3) == (
+        [1, 0],
+        [0, -1],
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    # Around (5, 1, 3): 5 + 0.5 (3 - 5), 1, 3 + 0.5 (-1 - 3)
+    around = replace(stage, centre={"w": t(5, 1, 3)})
+    assert read(around, base, 0, 3) == ([4, 1, 1], [3, 0, 0])
+
+
+def test_a_vector_of_another_origin() -> None:
+    stage = Stage("s", vector={"w": t(2, 0)}, origin={"w": t(10, 20)})
+    assert read(stage, t(1, 1), 0, 2) == ([12, 20], [11, 19])
+
+
+def test_corrections_are_read_in_every_piece() -> None:
+    fix = Correction(torch.tensor([1, 4, 5]), t(10, 40, 50))
+    stage = Stage("s", vector={"w": torch.ones(7)}, correction={"w": fix})
+    base = torch.zeros(7)
+    whole = [1, 10, 1, 1, 40, 50, 1]
+    for lo, hi in ((0, 7), (1, 5), (2, 4), (5, 7), (3, 3)):
+        assert read(stage, base, lo, hi)[0] == whole[lo:hi]
+
+
+@quick
+@given(st.integers(0, 2**31), st.sampled_from([1e-3, 1.0, 1e6]))
+def test_a_kept_vector_gives_its_model_back_bit_for_bit(seed: int, size: float) -> None:
+    base, model = random_models(seed, 1, {"w": (50,)})
+    model = {"w": size * model["w"]}
+    vector = TaskVector.between(base, model)
+    stage = Stage("s", vector=vector.delta, correction=vector.correction)
+    assert same_bits(run("newest", base, [stage])[0], model)
+
+
+# --- pieces and threads --------------------------------------------------------------------------
+
+
+def test_spans_cover_every_scalar_once() -> None:
+    cut = spans({"a": 7, "none": 0, "b": 3}, 3)
+    assert cut == [Span("a", 0, 3), Span("a", 3, 6), Span("a", 6, 7), Span("b", 0, 3)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_order_and_progress_is_complete(threads: int) -> None:
+    heard: list[tuple[int, int]] = []
+    items = list(range(40))
+    results = each(
+        items, lambda item, _: item * item, size=lambda _: 1 << 17, threads=threads,
+        listen=lambda done, total: heard.append((done, total)),
+    )  # fmt: skip
+    assert results == [item * item for item in items]
+    assert [done for done, _ in heard] == [(k + 1) << 17 for k in items]
+    assert {total for _, total in heard} == {40 << 17}
+
+
+def test_an_error_in_a_thread_arrives() -> None:
+    def work(item: int, scratch: Scratch) -> None:
+        scratch("x", item)
+        if item == 7:
+            raise ModelError("seven")
+
+    with pytest.raises(ModelError, match="seven"):
+        each(list(range(20)), work, size=lambda _: 1 << 20, threads=2)
+
+
+# --- one whole merge -----------------------------------------------------------------------------
 
 
 def test_merge_shared_merges_parameters_and_statistics_and_traces_both() -> None:
@@ -298,8 +208,7 @@ def test_merge_shared_merges_parameters_and_statistics_and_traces_both() -> None
     merged = merge_shared(
         "duet",
         {"gamma": 0},
-        base=base,
-        stages=stages,
+        inputs_of(base, stages),
         buffers=buffers,
         fusion=BatchNormFusion(weights="images"),
         images=[30, 10],
@@ -316,6 +225,113 @@ def test_merge_shared_merges_parameters_and_statistics_and_traces_both() -> None
     assert data["batchnorm"] == {"rule": "mixture", "weights": [0.75, 0.25]}
     assert data["params"] == {"gamma": 0.0, "alpha_base": 0.5, "eps": 1e-8}
     assert MergeTrace.from_dict(data) == merged.trace
+
+
+def test_the_trace_compares_the_oldest_with_the_newest_whatever_their_names() -> None:
+    base = {"w": t(1, 1)}
+    stages = [Stage("z", weights={"w": t(3, 0)}), Stage("a", weights={"w": t(2, 1)})]
+    merged = merge_shared("average", {"weights": (3, 1)}, inputs_of(base, stages), buffers=[{}])
+    # (3 (3, 0) + (2, 1)) / 4; tau (2, -1) and (1, 0)
+    assert merged.tensors["w"].tolist() == [2.75, 0.25]
+    trace = merged.trace.tensors["w"]
+    assert (trace.norm_old, trace.norm_new, trace.scalars) == (3.0, 1.0, 2)
+    assert (trace.sign_conflict, trace.alpha) == (0.0, 0.75)  # -1 against 0 is no conflict
+    assert trace.cosine == pytest.approx(2 / math.sqrt(5))
+    assert merged.trace.stages == ("z", "a")
+    assert merged.trace.facts == {"weights": {"z": 0.75, "a": 0.25}}
+
+
+def test_merge_shared_writes_where_it_is_told() -> None:
+    place = {"w": torch.full((2,), math.nan)}
+    inputs = inputs_of(GOOD, [GOOD, {"w": t(3, 4)}])
+    assert merge_shared("average", {}, inputs, buffers=[{}], out=place).tensors is place
+    assert place["w"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_trace_is_json(name: str) -> None:
+    base, *models = random_models(0, 3, SHAPES)
+    merged = merge_shared(name, {}, inputs_of(base, random_stages(0, models)), buffers=[{}])
+    data = json.loads(json.dumps(merged.trace.as_dict(), allow_nan=False))
+    assert MergeTrace.from_dict(data).as_dict() == data
+    assert list(data["tensors"]) == list(base)
+
+
+@pytest.mark.parametrize("name", [n for n in PLAIN if not METHODS[n].ordered])
+@quick
+@given(order=st.permutations(range(4)), seed=st.integers(0, 3))
+def test_unordered_methods_do_not_depend_on_the_order(
+    name: str, order: list[int], seed: int
+) -> None:
+    base, *models = random_models(seed, 4, {"w": (4, 5), "b": (3,)})
+    stages = random_stages(seed, models)
+    buffers = [{"m.running_mean": t(k), "m.running_var": t(1)} for k in range(4)]
+    first = merge_shared(name, {}, inputs_of(base, stages), buffers=buffers)
+    other = merge_shared(name, {}, inputs_of(base, [stages[k] for k in order]), buffers=buffers)
+    assert same_bits(first.tensors, other.tensors)
+    assert first.trace.facts == other.trace.facts
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@quick
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.floats(-1e18, 1e18, width=32),
+            st.one_of(st.floats(0, 1e30, width=32), st.sampled_from([0.0, 1e-45])),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_variances_stay_finite_and_nonnegative(name: str, rows: list[tuple[float, float]]) -> None:
+    base, *models = random_models(0, len(rows), {"w": (2, 2)})
+    buffers = [
+        {
+            "bn.running_mean": t(mean),
+            "bn.running_var": t(var),
+            "bn.num_batches_tracked": torch.tensor(3),
+        }
+        for mean, var in rows
+    ]
+    merged = merge_shared(name, {}, inputs_of(base, random_stages(0, models)), buffers=buffers)
+    assert merged.buffers.keys() == buffers[0].keys()
+    var = merged.buffers["bn.running_var"]
+    assert bool(var.isfinite().all())
+    assert bool((var >= 0).all())
+    assert int(merged.buffers["bn.num_batches_tracked"]) == 3 * len(rows)
+
+
+# --- table and trace -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_row_is_complete(name: str) -> None:
+    method = METHODS[name]
+    assert method.name == name
+    assert method.summary.endswith(".")
+    assert method.reference
+    for parameter in method.parameters():
+        assert parameter.description
+        assert parameter.source
+        assert parameter.range
+    assert callable(resolve(name).merge)
+    assert method.params().model_dump(mode="json") is not None
+
+
+def test_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'average'"):
+        resolve("avrage")
+
+
+def test_the_table_does_not_import_torch() -> None:
+    code = (
+        "import sys; from duet.merging import METHODS, BatchNormFusion;"
+        "[m.parameters() for m in METHODS.values()];"
+        "import duet.vectors, duet.increments; from duet.increments import IncrementManifest;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("data", [{}, {"method": "x"}, {"tensors": 3}], ids=str)

@@ -14,7 +14,7 @@ import pytest
 from duet.cli.main import COMMANDS, DATA_COMMANDS
 from duet.emoji import domains
 from duet.families.table import FAMILIES, resolve_family
-from duet.merging import methods as merging
+from duet.merging import table as merging
 from duet.series import formats
 from duet.series.reader import read_config
 from duet.shipped import shipped

@@ -32,7 +32,8 @@ from duet.errors import ConfigError, DataError, DuetError, ModelError
 from duet.families.yolo import engine
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.arguments import engine_overrides, restore_frozen
-from duet.families.yolo.build import STATISTIC, head_prefix, trained_state, training_model
+from duet.families.yolo.build import trained_state, training_model
+from duet.families.yolo.roles import STATISTIC, head_prefix
 from duet.families.yolo.trainer import IncrementTrainer
 from duet.increments.state import DetectorState
 from duet.runs.worker import run_worker

@@ -18,6 +18,7 @@ EPILOG = """\b
 Examples:
   duet base series.yaml --out runs/shop
   duet increment series.yaml comic --out runs/shop
+  duet increment series.yaml comic --independent --out runs/mine
 """
 
 
@@ -44,22 +45,28 @@ def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) ->
 @click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
 @click.argument("name")
 @click.option("--method", default="duet-plus", show_default=True, help="Shipped name or YAML.")
+@click.option(
+    "--independent", is_flag=True,
+    help="Train from θ_0 alone and merge nothing: `duet merge` joins such increments in any order.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
 @training_options
 @json_option
 def increment(
-    series: Path, name: str, method: str, out: Path, as_json: bool, **options: Any
-) -> None:
+    series: Path, name: str, method: str, independent: bool, out: Path, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Train increment NAME on top of the stages kept in the run folder, then merge.
 
     Only this increment's images are read; those of earlier increments may be gone.
     """
     from duet.runs.inputs import read_methods
-    from duet.runs.steps import learn_increment
+    from duet.runs.steps import learn_increment, learn_independent
 
+    learn = learn_independent if independent else learn_increment
     with stages() as show:
         setting = _setting(series, out, name, options, show)
-        report = learn_increment(out, setting, read_methods((method,))[0])
+        report = learn(out, setting, read_methods((method,))[0])
     _tell(report, as_json)
 
 
@@ -72,10 +79,13 @@ def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: 
     return Setting(
         inputs.series, "yolo", inputs.architecture,
         resolve_family("yolo").weights(inputs.weights), inputs.schedule,
-        options["seed"], Lab(out / "lab", listen=show),
+        options["seed"], Lab(out / "lab", listen=show), inputs.weights,
     )  # fmt: skip
 
 
 def _tell(report: StepReport, as_json: bool) -> None:
     emit(report.as_dict(), as_json, report.as_text)
-    note(f"next: duet predict {report.detector} IMAGES")
+    if report.detector is None:
+        note(f"next: duet merge {report.increment} OTHER... --weights W --method ties --out DIR")
+    else:
+        note(f"next: duet predict {report.detector} IMAGES")

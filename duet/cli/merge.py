@@ -1,32 +1,38 @@
-"""`duet merge`: rebuild a detector from kept increments with other coefficients, in seconds."""
+"""`duet merge`: one detector from increments, detectors or foreign files; no training, no data."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, json_option, note
+from duet.cli.common import counting, emit, json_option, note
+from duet.cli.settings import parse_settings
 
 if TYPE_CHECKING:
-    from duet.increments.store import IncrementFile
-    from duet.training.config import Method
+    from duet.recipes.plan import Plan
+    from duet.recipes.recipe import Recipe
+    from duet.recipes.write import Written
 
 EPILOG = """\b
 Examples:
   duet merge runs/demo/increments/duet-plus/flat runs/demo/increments/duet-plus/comic \\
       --weights weights/yolo11n-emoji.safetensors --set alpha_base=0.7 --out runs/demo/old-first
-  duet merge BASE INCREMENT --weights W --method average --bn average --out DIR --dry-run
+  duet merge A B C --weights W --method ties --set density=0.3 --out DIR --dry-run
+  duet merge mine=a.pt theirs=b.pt --weights yolo11n.pt --method task-arithmetic --out DIR
+  duet merge --recipe merge.yaml --out DIR
+  duet merge A B --weights W --method ties --sweep density=[0.1,0.2,0.5] --sweep weight=[0.5,1] \
+      --series series.yaml --split val --out DIR
 """
 
 
 @click.command("merge", epilog=EPILOG)
-@click.argument(
-    "increments", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BASE [INC]..."
-)
+@click.argument("sources", nargs=-1, metavar="[NAME=]SOURCE...")
+@click.option("--recipe", type=click.Path(path_type=Path), help="YAML; other options change it.")
 @click.option(
-    "--weights", required=True, type=click.Path(path_type=Path), help="θ_0 they started from."
+    "--weights", type=click.Path(path_type=Path), help="θ_0 that the models were trained from."
 )
 @click.option("--method", help="See `duet methods` [the last increment's own].")
 @click.option(
@@ -35,105 +41,230 @@ Examples:
 @click.option(
     "--bn", type=click.Choice(["mixture", "average", "newest", "oldest"]), help="Statistics."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Detector folder.")
+@click.option(
+    "--geometry", type=click.Choice(["sequential", "independent"]),
+    help="Fold a chain, or merge at once [what the manifests say].",
+)  # fmt: skip
+@click.option("--scale", multiple=True, metavar="NAME=FACTOR", help="How much of a model counts.")
+@click.option("--alias", multiple=True, metavar="NAME:OLD=NEW", help="Rename a class of a model.")
+@click.option("--drop", multiple=True, metavar="NAME:CLASS", help="Leave out a class of a model.")
+@click.option(
+    "--head", type=click.Choice(["towers", "parallel", "rows"]), default="towers",
+    show_default=True, help="What of a foreign .pt stays its own.",
+)  # fmt: skip
+@click.option(
+    "--sweep", multiple=True, metavar="KEY=[V1,V2]", help="Try all values, keep the best."
+)
+@click.option("--series", type=click.Path(path_type=Path), help="Data that --sweep measures on.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder of that data.")
+@click.option("--split", default="", help="Split that --sweep chooses on; must be named.")
+@click.option("--images", type=click.Path(path_type=Path), help="Unlabelled, for learned merges.")
+@click.option("--trust", is_flag=True, help="DANGEROUS: unpickle .pt files without checks.")
+@click.option("--out", type=click.Path(path_type=Path), help="Detector folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @click.option("--dry-run", is_flag=True, help="Check everything, merge nothing.")
 @json_option
 def merge(
-    increments: tuple[Path, ...], weights: Path, method: str | None, settings: tuple[str, ...],
-    bn: str | None, out: Path, overwrite: bool, dry_run: bool, as_json: bool,
+    out: Path | None, overwrite: bool, dry_run: bool, images: Path | None, trust: bool, head: Any,
+    as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Merge a base and any prefix of its increments again: no training, no data."""
-    from duet.families.table import resolve_family
-    from duet.increments.manifest import DetectorManifest, Lineage
-    from duet.increments.store import load_increment, save_detector
-    from duet.runs.keep import rebuild
+    """Merge increment folders, detector folders or Ultralytics .pt files into one detector."""
+    from duet.errors import ConfigError
+    from duet.recipes.plan import make_plan, require_weights
+    from duet.recipes.write import write_detector
 
-    loaded = [load_increment(folder) for folder in increments]
-    family = resolve_family(loaded[0].manifest.family)
-    chosen = _method(loaded, method, _parse(settings), bn)
-    state, traces, remarks = rebuild(family.weights(weights), loaded, chosen)
-    merge_config = chosen.model_dump(mode="json", include={"merge", "batchnorm"})
-    lineage = tuple(
-        Lineage(
-            increment=item.manifest.name,
-            manifest=item.manifest.fingerprint(),
-            merge=merge_config if index else None,
-        )
-        for index, item in enumerate(loaded)
-    )
-    size = int(_config(loaded)["schedule"]["image_size"])
-    manifest = DetectorManifest.for_state(
-        state, lineage=lineage, image_size=size, licence=loaded[0].manifest.licence
-    )
-    if not dry_run:
-        save_detector(out, state, manifest, overwrite=overwrite)
-    for remark in remarks:
+    plan, trials = make_plan(_recipe(options), head=head, trust=trust), None
+    require_weights(plan)
+    for remark in plan.remarks:
         note(f"note: {remark}")
-    result = {
+    if dry_run:
+        from duet.recipes.estimate import estimate
+
+        result = {"schema": 1, "detector": None, **plan.as_dict(), "estimate": estimate(plan)}
+        emit(result, as_json, lambda: _plan_text(result))
+        return
+    if out is None:
+        raise ConfigError("missing --out", where="duet merge", remedy="name a detector folder")
+    objective = objective_for(plan, images)
+    if options["sweep"]:
+        recipe, trials = _swept(plan, options, objective)
+        plan = make_plan(recipe, head=head, trust=trust)
+    with counting(f"{plan.recipe.method} merge") as step:
+        written = write_detector(
+            plan, out, overwrite=overwrite, listen=step, trust=trust,
+            make_objective=objective,
+        )  # fmt: skip
+    for remark in written.result.remarks[len(plan.remarks) :]:
+        note(f"note: {remark}")
+    result = describe(plan, written) | ({"sweep": trials} if trials else {})
+    emit(result, as_json, lambda: text_of(result))
+    note(f"next: duet predict {out} IMAGES")
+
+
+def _swept(plan: Plan, options: dict[str, Any], objective: Any) -> tuple[Recipe, list[Any]]:
+    """Return the best recipe of the grid and all trials, JSON-ready."""
+    import dataclasses
+
+    from duet.errors import ConfigError
+    from duet.runs.sweep import grid_of, sweep
+    from duet.series import read_series
+
+    if options["series"] is None:
+        raise ConfigError(
+            "--sweep needs data to choose on", remedy="give --series SERIES.yaml --split val"
+        )
+    grid = grid_of(parse_settings(options["sweep"], option="--sweep"))
+    series = read_series(options["series"], data_root=options["data_root"])
+    with counting("sweep") as step:
+        recipe, trials = sweep(
+            plan.recipe, grid, series, split=options["split"], listen=step,
+            image_size=max(s.image_size for s in plan.sources), make_objective=objective,
+            head=plan.sources[0].head,
+        )  # fmt: skip
+    for trial in trials:
+        cells = ", ".join(f"{name} {100 * value:.1f}" for name, value in trial.map50.items())
+        note(f"{dict(trial.params)}: {100 * trial.score:.1f} ({cells})")
+    return recipe, [dataclasses.asdict(trial) for trial in trials]
+
+
+def describe(plan: Plan, written: Written) -> dict[str, Any]:
+    """Return the JSON result of a merge."""
+    return {
         "schema": 1,
-        "detector": None if dry_run else str(out),
-        "fingerprint": manifest.fingerprint,
-        "classes": list(state.labels),
-        "merges": [trace.as_dict() for trace in traces],
-        "remarks": remarks,
+        "detector": str(written.folder),
+        "fingerprint": written.manifest.fingerprint,
+        "method": plan.recipe.method,
+        "geometry": plan.geometry,
+        "classes": list(written.result.state.labels),
+        "merges": [trace.as_dict() for trace in written.result.traces],
+        "remarks": list(written.result.remarks),
     }
-    emit(result, as_json, lambda: _text(result, chosen))
-    if not dry_run:
-        note(f"next: duet predict {out} IMAGES")
 
 
-def _text(result: dict[str, Any], method: Method) -> str:
-    lines = [
-        f"{method.merge.method} merge of {len(result['classes'])} classes -> {result['detector']}"
-    ]
-    for trace in result["merges"]:
+def text_of(result: dict[str, Any]) -> str:
+    """Return the same for people."""
+    first = f"{result['method']} merge of {len(result['classes'])} classes -> {result['detector']}"
+    return "\n".join([first, *merge_lines(result["merges"])])
+
+
+def merge_lines(merges: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line about each trace of a merge."""
+    lines = []
+    for trace in merges:
         s = trace["summary"]
+        alpha = ""
+        if s["alpha_mean"] is not None:
+            alpha = f"alpha {s['alpha_mean']:.3f} ({s['alpha_min']:.3f} to {s['alpha_max']:.3f}), "
         lines.append(
-            f"  {s['tensors']} tensors, alpha {s['alpha_mean']:.3f} "
-            f"({s['alpha_min']:.3f} to {s['alpha_max']:.3f}), "
+            f"  {' + '.join(trace['stages'])}: {s['tensors']} tensors, {alpha}"
             f"sign conflicts {s['sign_conflict']:.1%}"
         )
+    return lines
+
+
+def _plan_text(result: dict[str, Any]) -> str:
+    classes = len(result["classes"])
+    head = f"{result['method']} merge, {result['geometry']}, from {result['starts_from']}"
+    lines = [f"{head}: {classes} classes"]
+    for source in result["sources"]:
+        scale = f", scale {source['scale']:g}" if source["scale"] != 1 else ""
+        lines.append(
+            f"  {source['name']:<16} {source['kind']:<12} {len(source['classes'])} classes{scale}"
+            f"  {source['path']}"
+        )
+    e = result["estimate"]
+    roles = ", ".join(f"{count} {role}" for role, count in e["tensors"].items())
+    cost = f"scratch memory about {e['memory_mb']:.0f} MB, about {e['seconds']:.1f} s"
+    lines += [f"  tensors: {roles}", f"  writes {e['disk_mb']:.1f} MB, {cost}"]
     return "\n".join(lines)
 
 
-def _config(loaded: list[IncrementFile]) -> dict[str, Any]:
-    return dict(loaded[-1].manifest.config)
+def objective_for(plan: Plan, images: Path | None) -> Any:
+    """Return what a learned merge minimises on images; None without images."""
+    if images is None:
+        return None
+    from duet.inference.sources import find_images
+    from duet.runs.adapt import objective_from
+
+    found, size = find_images(images).paths, max(s.image_size for s in plan.sources)
+    return lambda state: objective_from(state, found, image_size=size)
 
 
-def _method(
-    loaded: list[IncrementFile], name: str | None, settings: dict[str, Any], bn: str | None
-) -> Method:
-    """Return the last increment's method with the merge that was asked for."""
-    from duet.config import parse_config
-    from duet.merging.methods import resolve
-    from duet.training.config import Method
-
-    data: dict[str, Any] = dict(_config(loaded)["method"])
-    same = name in (None, data["merge"]["method"])
-    params = dict(data["merge"]["params"]) if same else {}
-    chosen = name or data["merge"]["method"]
-    params |= settings
-    parse_config(resolve(chosen).params, params, where=f"--set for '{chosen}'")
-    data["merge"] = {"method": chosen, "params": params}
-    if bn:
-        data["batchnorm"] = {"rule": bn}
-    return parse_config(Method, data, where="merge options")
-
-
-def _parse(settings: tuple[str, ...]) -> dict[str, Any]:
-    import yaml
-
+def _recipe(options: dict[str, Any]) -> Recipe:
+    """Join the recipe file with the options; options win."""
     from duet.errors import ConfigError
+    from duet.recipes.recipe import load_recipe
 
-    parsed: dict[str, Any] = {}
-    for item in settings:
-        key, separator, value = item.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"expected KEY=VALUE, got '{item}'", where="--set")
-        try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            detail = " ".join(str(error).split())
-            raise ConfigError(f"not a YAML value in '{item}': {detail}", where="--set") from None
-    return parsed
+    changes: dict[str, Any] = {}
+    if options["sources"]:
+        changes["increments"] = [_entry(word) for word in options["sources"]]
+    if options["weights"]:
+        changes["weights"] = str(options["weights"])
+    if options["geometry"]:
+        changes["geometry"] = options["geometry"]
+    if options["bn"]:
+        changes["batchnorm"] = {"rule": options["bn"]}
+    settings = parse_settings(options["settings"])
+    if options["recipe"] is not None:
+        from duet.config import load_yaml
+
+        file = load_yaml(options["recipe"]) or {}
+        changes |= _method_changes(file if isinstance(file, dict) else {}, options, settings)
+        recipe = load_recipe(options["recipe"], changes)
+    elif options["sources"]:
+        recipe = _without_file(changes, options, settings)
+    else:
+        raise ConfigError(
+            "nothing to merge", where="duet merge", remedy="give SOURCES, or --recipe FILE"
+        )
+    return _edit(recipe, options)
+
+
+def _method_changes(
+    data: dict[str, Any], options: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return `method` and `params` with the options applied; a new method drops old parameters."""
+    if not options["method"] and not settings:
+        return {}
+    method = options["method"] or data.get("method", "duet")
+    kept = dict(data.get("params") or {}) if method == data.get("method", "duet") else {}
+    return {"method": method, "params": kept | settings}
+
+
+def _without_file(
+    changes: dict[str, Any], options: dict[str, Any], settings: dict[str, Any]
+) -> Recipe:
+    """Take method and BatchNorm rule from the last increment, unless options say otherwise."""
+    from duet.config import parse_config
+    from duet.increments.manifest import IncrementManifest, read_any_manifest
+    from duet.recipes.recipe import Recipe
+    from duet.recipes.sources import is_source
+
+    own: dict[str, Any] = {}
+    last = Path(changes["increments"][-1]["path"])
+    if last.is_dir() and is_source(last):
+        manifest = read_any_manifest(last)
+        if isinstance(manifest, IncrementManifest):
+            config = manifest.config.get("method")
+            own = dict(config) if isinstance(config, dict) else {}
+    data: dict[str, Any] = {
+        "batchnorm": own.get("batchnorm", {}),
+        **own.get("merge", {}),
+        **changes,
+    }
+    data |= _method_changes(data, options, settings)
+    return parse_config(Recipe, data, where="merge options")
+
+
+def _entry(word: str) -> dict[str, str]:
+    """Split `NAME=PATH`; a path that exists is taken as it is."""
+    name, separator, path = word.partition("=")
+    if separator and name and not Path(word).exists():
+        return {"name": name, "path": path}
+    return {"path": word}
+
+
+def _edit(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+    from duet.recipes.edit import edited
+
+    return edited(recipe, scales=options["scale"], aliases=options["alias"], drops=options["drop"])

@@ -20,7 +20,7 @@ Examples:
 @json_option
 def methods(name: str | None, as_json: bool) -> None:
     """List the merge methods with their papers, or one of them with its parameters."""
-    from duet.merging.methods import METHODS, resolve
+    from duet.merging.table import METHODS, resolve
 
     if name is not None:
         row = _describe(resolve(name))

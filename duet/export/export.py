@@ -35,7 +35,7 @@ class ExportReport:
         sha256: Of its bytes.
         image_size: Side of its input, pixels.
         classes: Class names in the order of its outputs.
-        needs_duet: Whether loading it needs duet installed (`pt` with heads of duet's own).
+        needs_duet: Whether loading it needs duet installed (`pt` with `parallel` heads).
         parity: Difference to the detector in memory.
         manifest: Where the detector comes from.
     """
@@ -125,7 +125,7 @@ def _report(detector: DetectorFile, target: Path, form: str, parity: Parity) -> 
         sha256=sha256_file(target),
         image_size=detector.manifest.image_size,
         classes=tuple(state.labels),
-        needs_duet=form == "pt" and state.head != "rows" and len(state.parts) > 1,
+        needs_duet=form == "pt" and state.head == "parallel" and len(state.parts) > 1,
         parity=parity,
         manifest=detector.manifest,
     )

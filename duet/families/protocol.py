@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,10 +12,50 @@ if TYPE_CHECKING:
     import torch
 
     from duet.detections import Detections
-    from duet.increments.state import DetectorState, HeadForm
+    from duet.increments.state import DetectorState, HeadForm, HeadPart
+    from duet.merging.layers import Layer
     from duet.vectors.tensors import Tensors
 
 Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The tensors of a one-increment detector by role, in the engine's names.
+
+    Attributes:
+        shared: Trainable tensors that increments share (float32).
+        buffers: BatchNorm statistics and counters of the shared layers.
+        own: The head part, named relative to the head (``cv3.0.2.weight``).
+    """
+
+    shared: Tensors
+    buffers: Tensors
+    own: Tensors
+
+
+class RoleRules(Protocol):
+    """What a family knows about names of tensors; a module of its own, which loads no engine."""
+
+    def split_roles(self, tensors: Tensors, form: str) -> Roles:
+        """Split a stock one-increment detector; a tensor without a role is a `ModelError`."""
+        ...
+
+    def shared_of(self, tensors: Tensors, form: str) -> Tensors:
+        """Return the shared trainable tensors of a stock detector under a head form."""
+        ...
+
+    def layers(self, names: Iterable[str], architecture: str) -> dict[str, Layer]:
+        """Return the place of each tensor in the detector."""
+        ...
+
+    def drop_classes(self, part: HeadPart, names: Iterable[str]) -> HeadPart | None:
+        """Remove classes and only their output rows; None if no class is left."""
+        ...
+
+    def rename_classes(self, part: HeadPart, names: Mapping[str, str]) -> HeadPart:
+        """Return the part with classes renamed, old name to new name."""
+        ...
 
 
 class Detector(Protocol):
@@ -80,12 +121,35 @@ class Family(Protocol):
         """Read start weights (θ_0): base safetensors, or the engine's own file, guarded."""
         ...
 
+    def foreign(
+        self, path: Path, *, name: str, head: HeadForm = ..., trust: bool = ...
+    ) -> tuple[DetectorState, dict[str, Any]]:
+        """Read a detector that the engine trained without duet, as the increment ``name``.
+
+        Returns the state and JSON-ready facts about the file. ``trust`` runs the file's code:
+        **dangerous**, see `duet.increments.guard.load_pt`.
+        """
+        ...
+
     def train(self, folder: Path, progress: Progress) -> None:
-        """Run the job in ``folder``; leaves ``trained.safetensors`` and ``outcome.json``."""
+        """Run the job in ``folder``; leaves the files of a finished job (`duet.training.job`)."""
         ...
 
     def detector(self, state: DetectorState, *, image_size: int, device: str = "cpu") -> Detector:
         """Build a detector for inference."""
+        ...
+
+    def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
+        """Return BGR uint8 images of any size as ``(B, 3, S, S)`` float32 in [0, 1]."""
+        ...
+
+    def class_logits(self, state: DetectorState) -> Callable[[Tensors, torch.Tensor], torch.Tensor]:
+        """Return ``scores(shared, images)``, differentiable in the shared tensors given to it.
+
+        ``images`` come from `prepare`; the result is ``(B, C, A)``: logits of the C classes of all
+        increments at A places. Tensors that are not given are the state's. BatchNorm uses the
+        state's statistics and leaves them as they are.
+        """
         ...
 
     def export(self, state: DetectorState, target: Path, *, image_size: int, form: str) -> Path:

@@ -31,6 +31,11 @@ def load_base(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: The file is missing, damaged, changed, or holds other floating types.
     """
+    return {name: _upcast(tensor) for name, tensor in map_base(path).items()}
+
+
+def map_base(path: Path) -> dict[str, torch.Tensor]:
+    """Map base weights into memory as they are stored, float16 or float32; see `load_base`."""
     if path.suffix != ".safetensors":
         raise ModelError(
             f"expected a .safetensors file, got '{path.suffix}'",
@@ -43,7 +48,7 @@ def load_base(path: Path) -> dict[str, torch.Tensor]:
             raise ModelError(
                 f"expected float16 or float32, got {tensor.dtype} in '{name}'", where=str(path)
             )
-    return {name: _upcast(tensor) for name, tensor in tensors.items()}
+    return tensors
 
 
 def save_base(

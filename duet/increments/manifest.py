@@ -29,8 +29,9 @@ class IncrementManifest(Config):
 
     format: Literal["duet-increment"] = "duet-increment"
     schema_version: Literal[1] = SCHEMA_VERSION
-    kind: Literal["base", "increment", "reference"] = Field(
-        description="First stage, later stage, or a model trained only on a slice for GI and PI."
+    kind: Literal["base", "increment", "independent", "reference"] = Field(
+        description="First stage; later stage, trained from the merge before it; stage trained "
+        "from the start weights alone; or a model for GI and PI."
     )
     name: Text
     family: Text
@@ -57,6 +58,9 @@ class IncrementManifest(Config):
         default=None,
         description="Fingerprint of the merged shared tensors that the part was re-fit on.",
     )
+    fisher_images: int = Field(
+        default=0, ge=0, description="Images of the diagonal Fisher beside the vector; 0 = none."
+    )
     licence: Text
     files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
 
@@ -71,7 +75,10 @@ class IncrementManifest(Config):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the manifest; with `files` filled it stands for the tensors too."""
-        return sha256_json(self.model_dump(mode="json"))
+        dumped = self.model_dump(mode="json")
+        if not self.fisher_images:  # increments from before Fishers were kept stay what they were
+            del dumped["fisher_images"]
+        return sha256_json(dumped)
 
 
 class PartEntry(Config):
@@ -101,6 +108,10 @@ class DetectorManifest(Config):
     head: HeadForm
     parts: tuple[PartEntry, ...] = Field(min_length=1, description="Oldest increment first.")
     lineage: tuple[Lineage, ...] = ()
+    recipe: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="How to merge it again; paths are relative to the detector's folder.",
+    )
     fingerprint: Sha256 = Field(description="DetectorState.fingerprint().")
     image_size: int = Field(ge=32, description="Side of the training images in pixels.")
     licence: Text
@@ -114,6 +125,7 @@ class DetectorManifest(Config):
         lineage: tuple[Lineage, ...],
         image_size: int,
         licence: str,
+        recipe: dict[str, JsonValue] | None = None,
     ) -> DetectorManifest:
         """Return the manifest of ``state``; everything the state knows is taken from it."""
         return cls(
@@ -124,6 +136,7 @@ class DetectorManifest(Config):
                 PartEntry(increment=part.increment, classes=part.classes) for part in state.parts
             ),
             lineage=lineage,
+            recipe=recipe,
             fingerprint=state.fingerprint(),
             image_size=image_size,
             licence=licence,
@@ -147,7 +160,7 @@ def read_manifest(folder: Path, model: type[M]) -> M:
     """
     path = folder / MANIFEST
     wanted = model.model_fields["format"].default
-    data = _read_object(path, f"{_KINDS[wanted]} holds {MANIFEST} and one .safetensors file")
+    data = _read_object(path, f"{_KINDS[wanted]} holds {MANIFEST} and .safetensors files")
     found = data.get("format")
     if found != wanted:
         described = _KINDS.get(str(found), "not a folder that duet wrote")
@@ -171,6 +184,14 @@ def read_manifest(folder: Path, model: type[M]) -> M:
             where=str(path),
             remedy="the file was edited or damaged: take the folder from its source again",
         ) from None
+
+
+def read_any_manifest(folder: Path) -> IncrementManifest | DetectorManifest:
+    """Read the manifest of an increment folder or a detector folder; errors as `read_manifest`."""
+    data = _read_object(folder / MANIFEST, "an increment or detector folder holds manifest.json")
+    if data.get("format") == "duet-detector":
+        return read_manifest(folder, DetectorManifest)
+    return read_manifest(folder, IncrementManifest)
 
 
 def _read_object(path: Path, expected: str) -> Mapping[str, Any]:

@@ -7,13 +7,18 @@ to its own files by SHA-256.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from duet.errors import DuetError, ModelError
-from duet.files import write_json
+from duet.files import sha256_file, write_json
+from duet.increments.fisher import FISHER, read_fisher, require_fisher, write_fisher
 from duet.increments.folders import new_folder
 from duet.increments.manifest import (
     MANIFEST,
@@ -24,11 +29,21 @@ from duet.increments.manifest import (
     read_manifest,
 )
 from duet.increments.state import DetectorState, HeadPart, require_full_precision
-from duet.increments.tensorfile import read_tensors, split, write_tensors
+from duet.increments.tensorfile import (
+    Layout,
+    layout_of,
+    mapped_output,
+    read_tensors,
+    split,
+    write_tensors,
+)
+from duet.merging.trace import MergeTrace
 from duet.vectors import TaskVector, Tensors
+from duet.vectors.tensors import require_finite
 
 INCREMENT = "increment.safetensors"
 MODEL = "model.safetensors"
+TRACE = "trace.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class IncrementFile:
         buffers: BatchNorm statistics (float32) and counters (int64) of the shared layers.
         part: The head part as trained.
         refit: The head part re-fit on merged shared tensors (`manifest.refit_on`), if it was.
+        fisher: Diagonal Fisher of the shared tensors (`manifest.fisher_images`), if kept.
     """
 
     manifest: IncrementManifest
@@ -48,6 +64,7 @@ class IncrementFile:
     buffers: Tensors
     part: HeadPart
     refit: HeadPart | None = None
+    fisher: Tensors | None = None
 
     def __post_init__(self) -> None:
         where = f"increment '{self.manifest.name}'"
@@ -70,6 +87,15 @@ class IncrementFile:
                 "a re-fit part and the fingerprint it was re-fit on go together", where=where
             )
         require_full_precision(self.buffers, f"{where}, buffers")
+        if (self.fisher is None) != (self.manifest.fisher_images == 0):
+            raise ModelError(
+                "a Fisher and the number of its images go together: got "
+                f"{'no' if self.fisher is None else 'a'} Fisher of {self.manifest.fisher_images} "
+                "images",
+                where=where,
+            )
+        if self.fisher is not None:
+            require_fisher(self.fisher, self.vector.delta, where)
 
     @property
     def bn_weight(self) -> float:
@@ -121,7 +147,10 @@ class DetectorFile:
 def save_increment(
     folder: Path, increment: IncrementFile, *, overwrite: bool = False
 ) -> IncrementManifest:
-    """Write ``folder`` with `increment.safetensors` and `manifest.json`; all of it or nothing.
+    """Write ``folder``; all of it or nothing.
+
+    It holds `increment.safetensors`, `fisher.safetensors` (bfloat16) if there is a Fisher, and
+    `manifest.json` with the hashes of both.
 
     Args:
         folder: Must not exist or be empty, unless ``overwrite``.
@@ -141,11 +170,18 @@ def save_increment(
     if increment.refit is not None:
         flat |= {f"refit/{name}": tensor for name, tensor in increment.refit.tensors.items()}
     metadata = {"identity": increment.manifest.identity()}
-    return _save(folder, INCREMENT, flat, increment.manifest, overwrite, metadata)
+
+    def write(target: Path) -> dict[str, str]:
+        digests = {INCREMENT: write_tensors(target / INCREMENT, flat, metadata=metadata)}
+        if increment.fisher is not None:
+            digests[FISHER] = write_fisher(target / FISHER, increment.fisher, metadata=metadata)
+        return digests
+
+    return _save(folder, write, increment.manifest, overwrite)
 
 
 def load_increment(folder: Path) -> IncrementFile:
-    """Read an increment folder.
+    """Map an increment folder.
 
     Raises:
         ModelError: The folder is missing, of another kind, from a newer duet, incomplete, renamed,
@@ -153,9 +189,14 @@ def load_increment(folder: Path) -> IncrementFile:
     """
     manifest = read_manifest(folder, IncrementManifest)
     where = str(folder / INCREMENT)
-    digest = _hash_of(manifest.files, INCREMENT, folder)
-    flat, metadata = read_tensors(folder / INCREMENT, digest)
-    if metadata.get("identity") != manifest.identity():
+    names = (INCREMENT, FISHER) if manifest.fisher_images else (INCREMENT,)
+    digests = _hashes_of(manifest.files, names, folder)
+    flat, metadata = read_tensors(folder / INCREMENT, digests[INCREMENT])
+    identities, fisher = {metadata.get("identity")}, None
+    if FISHER in digests:
+        fisher, metadata = read_fisher(folder / FISHER, digests[FISHER])
+        identities.add(metadata.get("identity"))
+    if identities != {manifest.identity()}:
         edited = ModelError("name, classes, base, architecture or re-fit were edited since")
         raise _damaged(folder, edited)
     groups = split(flat, ("vector", "correction", "buffers", "part", "refit"), where)
@@ -169,17 +210,38 @@ def load_increment(folder: Path) -> IncrementFile:
             refit=HeadPart(manifest.classes, groups["refit"], manifest.name)
             if groups["refit"]
             else None,
+            fisher=fisher,
         )
     except DuetError as error:
         raise _damaged(folder, error) from None
 
 
+@dataclass(frozen=True)
+class Built:
+    """A detector whose tensors were filled into the file that `build_detector` offered.
+
+    Attributes:
+        state: The detector; all its tensors are those of the file.
+        manifest: Describes it.
+        traces: What each merge did; may be empty.
+    """
+
+    state: DetectorState
+    manifest: DetectorManifest
+    traces: tuple[MergeTrace, ...] = ()
+
+
 def save_detector(
-    folder: Path, state: DetectorState, manifest: DetectorManifest, *, overwrite: bool = False
+    folder: Path,
+    state: DetectorState,
+    manifest: DetectorManifest,
+    *,
+    traces: tuple[MergeTrace, ...] = (),
+    overwrite: bool = False,
 ) -> DetectorManifest:
     """Write ``folder`` with `model.safetensors` (float32) and `manifest.json`; all or nothing.
 
-    Args and errors as in `save_increment`.
+    Args and errors as in `save_increment`; ``traces`` become `trace.json`.
 
     Returns:
         The manifest as written.
@@ -189,7 +251,66 @@ def save_detector(
         DuetError: The folder is in the way, or the file system refuses the write.
     """
     DetectorFile(state, manifest)
-    return _save(folder, MODEL, state.to_tensors(), manifest, overwrite)
+    tensors = state.to_tensors()
+
+    def fill(flat: dict[str, torch.Tensor]) -> Built:
+        for name, tensor in tensors.items():
+            flat[name].copy_(tensor.detach())
+        return Built(state, manifest, traces)
+
+    return build_detector(folder, layout_of(tensors), fill, overwrite=overwrite)
+
+
+def build_detector(
+    folder: Path,
+    layout: Layout,
+    fill: Callable[[dict[str, torch.Tensor]], Built],
+    *,
+    overwrite: bool = False,
+) -> DetectorManifest:
+    """Write a detector folder whose tensors are computed straight into its file.
+
+    Args:
+        folder: Must not exist or be empty, unless ``overwrite``.
+        layout: Flat tensors as `DetectorState.to_tensors` names them.
+        fill: Gets the file's tensors, fills every one, and says what they are.
+        overwrite: Replace an older folder.
+
+    Returns and raises as `save_detector`.
+    """
+    with new_folder(folder, overwrite=overwrite) as temporary:
+        path = temporary / MODEL
+        with mapped_output(path, layout) as flat:
+            built = fill(flat)
+            require_finite(flat, str(folder))
+            DetectorFile(built.state, built.manifest)
+        files = {MODEL: sha256_file(path)}
+        if built.traces:
+            write_json(temporary / TRACE, [trace.as_dict() for trace in built.traces])
+            files[TRACE] = sha256_file(temporary / TRACE)
+        saved = built.manifest.model_copy(update={"files": files})
+        write_json(temporary / MANIFEST, saved.model_dump(mode="json"))
+    return saved
+
+
+def load_traces(folder: Path) -> tuple[MergeTrace, ...]:
+    """Read what the merges of a detector did; empty if it was not kept.
+
+    Raises:
+        ModelError: The file is missing, edited or damaged.
+    """
+    manifest = read_manifest(folder, DetectorManifest)
+    if TRACE not in manifest.files:
+        return ()
+    path = folder / TRACE
+    try:
+        content = path.read_bytes()
+        rows = json.loads(content)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, ModelError(f"{TRACE} cannot be read: {error}")) from None
+    if hashlib.sha256(content).hexdigest() != manifest.files[TRACE]:
+        raise _damaged(folder, ModelError(f"{TRACE} changed since it was written"))
+    return tuple(MergeTrace.from_dict(row) for row in rows)
 
 
 def load_detector(folder: Path) -> DetectorFile:
@@ -201,7 +322,8 @@ def load_detector(folder: Path) -> DetectorFile:
     """
     manifest = read_manifest(folder, DetectorManifest)
     where = str(folder / MODEL)
-    flat, _ = read_tensors(folder / MODEL, _hash_of(manifest.files, MODEL, folder))
+    names = (MODEL, TRACE) if TRACE in manifest.files else (MODEL,)
+    flat, _ = read_tensors(folder / MODEL, _hashes_of(manifest.files, names, folder)[MODEL])
     groups = split(flat, ("shared", "buffers", "part"), where)
     numbers = tuple(str(index) for index in range(len(manifest.parts)))
     parts = split(groups["part"], numbers, where)
@@ -222,18 +344,11 @@ def load_detector(folder: Path) -> DetectorFile:
         raise _damaged(folder, error) from None
 
 
-def _save(
-    folder: Path,
-    name: str,
-    flat: Tensors,
-    manifest: M,
-    overwrite: bool,
-    metadata: Mapping[str, str] | None = None,
-) -> M:
+def _save(folder: Path, write: Callable[[Path], dict[str, str]], manifest: M, overwrite: bool) -> M:
+    """Build ``folder``: ``write`` fills it and returns the SHA-256 of each file by name."""
     with new_folder(folder, overwrite=overwrite) as temporary:
         try:
-            digest = write_tensors(temporary / name, flat, metadata=metadata)
-            saved = manifest.model_copy(update={"files": {name: digest}})
+            saved = manifest.model_copy(update={"files": write(temporary)})
             write_json(temporary / MANIFEST, saved.model_dump(mode="json"))
         except DuetError as error:
             # The temporary name means nothing to the user.
@@ -242,14 +357,14 @@ def _save(
     return saved
 
 
-def _hash_of(files: dict[str, str], name: str, folder: Path) -> str:
-    if set(files) != {name}:
+def _hashes_of(files: dict[str, str], names: tuple[str, ...], folder: Path) -> dict[str, str]:
+    if set(files) != set(names):
         raise ModelError(
-            f"the manifest lists the files {sorted(files)}, expected ['{name}']",
+            f"the manifest lists the files {sorted(files)}, expected {sorted(names)}",
             where=str(folder / MANIFEST),
             remedy="the manifest was edited or damaged: take the folder from its source again",
         )
-    return files[name]
+    return files
 
 
 def _damaged(folder: Path, error: DuetError) -> ModelError:

@@ -1,21 +1,29 @@
-"""Safetensors files: read once, hashed, checked; written so that they are complete or absent."""
+"""Safetensors files, memory-mapped: checked when read, complete or absent when written."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import errno
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors import SafetensorError, safe_open
 
-from duet.errors import DuetError, ModelError
+from duet.errors import ModelError
 from duet.files import atomic_path, sha256_file
 from duet.vectors import Tensors, require_finite
 
 _AGAIN = "the file was edited, damaged or only partly copied: take it from its source again"
+_DTYPES = {
+    torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+Layout = Mapping[str, tuple[torch.dtype, torch.Size]]
+"""Data type and shape by tensor name."""
 
 
 def write_tensors(
@@ -28,28 +36,81 @@ def write_tensors(
         DuetError: The file system refuses the write; nothing is left half-written.
     """
     require_finite(tensors, str(path))
-    # Clones: safetensors refuses tensors that share memory or are not contiguous.
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        try:
-            save_file(plain, temporary, metadata=dict(metadata or {}))
-        except SafetensorError as error:  # its own I/O errors are not OSErrors
-            raise DuetError(
-                f"cannot write: {error}",
-                where=str(path),
-                remedy="free some disk space or choose another folder; nothing was left "
-                "half-written",
-            ) from error
+        with mapped_output(temporary, layout_of(tensors), metadata=metadata) as out:
+            for name, tensor in tensors.items():
+                out[name].copy_(tensor.detach())
         return sha256_file(temporary)
+
+
+def layout_of(tensors: Tensors) -> Layout:
+    """Return data types and shapes."""
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def mapped_output(
+    path: Path, layout: Layout, *, metadata: Mapping[str, str] | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield tensors whose memory is the safetensors file at ``path``.
+
+    What is written into them goes to the page cache and the disk, not to the process's own memory,
+    so a model larger than memory can be written.
+
+    Args:
+        path: File to create or overwrite.
+        layout: What it will hold.
+        metadata: Text for the header.
+
+    Raises:
+        OSError: The file system refuses the write.
+    """
+    # Largest items first, so that every tensor is aligned; then by name: equal content, equal file.
+    names = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end, places = 0, {}
+    for name in names:
+        dtype, shape = layout[name]
+        begin, end = end, end + shape.numel() * dtype.itemsize
+        places[name] = begin
+        header[name] = {
+            "dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end],
+        }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        # Reserved now: a full disk is an error here, not a crash of the process later.
+        _reserve(stream.fileno(), start, end)
+    try:
+        content = torch.from_file(str(path), shared=True, size=start + end, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"cannot map: {error}", str(path)) from error
+    yield {
+        name: content[start + places[name] :][: shape.numel() * dtype.itemsize]
+        .view(dtype)
+        .view(shape)
+        for name, (dtype, shape) in layout.items()
+    }
+
+
+def _reserve(handle: int, start: int, size: int) -> None:
+    if size == 0:
+        return
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, start, size)
+    else:
+        os.ftruncate(handle, start + size)
 
 
 def read_tensors(
     path: Path, sha256: str | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors and its text metadata.
+    """Map a safetensors file: its tensors, read from disk as they are used, and its text metadata.
 
     Args:
-        path: The file.
+        path: The file. Replacing it later does no harm; the mapping keeps the old content.
         sha256: Its expected hash; not checked if None.
 
     Raises:
@@ -57,31 +118,37 @@ def read_tensors(
             holds NaN or infinity.
     """
     try:
-        # Read once: hashing and parsing the same bytes leaves no moment to swap the file.
-        content = path.read_bytes()
+        before = path.stat()
+        digest = sha256_file(path) if sha256 is not None else None
     except FileNotFoundError:
         raise ModelError(
             "the file is missing", where=str(path), remedy="check the path, or copy the file again"
         ) from None
     except OSError as error:
         raise ModelError(f"cannot read: {error.strerror or error}", where=str(path)) from None
-    got = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and got != sha256:
+    if digest != sha256:
         raise ModelError(
-            f"the content changed since it was written: got SHA-256 {got}, expected {sha256}",
+            f"the content changed since it was written: got SHA-256 {digest}, expected {sha256}",
             where=str(path),
             remedy=_AGAIN,
         )
     try:
-        tensors = load(content)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        with safe_open(path, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            metadata = dict(stored.metadata() or {})
+        after = path.stat()
+    except (SafetensorError, ValueError, KeyError, RuntimeError, OSError) as error:
         raise ModelError(
             f"not a complete safetensors file: {error}", where=str(path), remedy=_AGAIN
         ) from None
+    if (before.st_ino, before.st_mtime_ns, before.st_size) != (
+        after.st_ino, after.st_mtime_ns, after.st_size,
+    ):  # fmt: skip
+        raise ModelError(
+            "the file was replaced while it was read", where=str(path), remedy="try again"
+        )
     require_finite(tensors, str(path))
-    # `load` took the file, so its header is sound: 8 bytes of length, then JSON.
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return tensors, header.get("__metadata__") or {}
+    return tensors, metadata
 
 
 def split(

@@ -49,7 +49,7 @@ def find_images(source: Path | str) -> Source:
         for path in found.paths
         if path.suffix.lower() not in SUFFIXES
     ]
-    problems += _unreadable([p for p in found.paths if p.suffix.lower() in SUFFIXES])
+    problems += unreadable([p for p in found.paths if p.suffix.lower() in SUFFIXES])
     if problems:
         raise DataError(
             together(problems, summary="some files cannot be used"),
@@ -103,8 +103,11 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*fixed)
 
 
-def _unreadable(paths: Sequence[Path]) -> list[str]:
-    """Decode every image; Pillow refuses truncated files that OpenCV would fill with grey."""
+def unreadable(paths: Sequence[Path]) -> list[str]:
+    """Decode every image and return the problems, one sentence each.
+
+    Pillow refuses truncated files that OpenCV would fill with grey.
+    """
     import cv2
 
     # OpenCV's look at the signature comes first: once Ultralytics is imported, Pillow's opener is

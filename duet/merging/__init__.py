@@ -1,4 +1,4 @@
-"""Merging: one file per method, one row per method in `methods.METHODS`.
+"""Merging: one file per method, one row per method in `table.METHODS`.
 
 Names load on first use, so that importing this package does not import torch.
 """
@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, fuse_statistics
-    from duet.merging.methods import METHODS, Method, Parameter, resolve
+    from duet.merging.inputs import Inputs
     from duet.merging.shared import Merged, merge_shared
+    from duet.merging.stage import Stage
+    from duet.merging.table import METHODS, Method, Parameter, resolve
     from duet.merging.trace import MergeTrace, TensorTrace
 
 __all__ = [
     "METHODS",
     "BatchNormFusion",
+    "Inputs",
     "MergeTrace",
     "Merged",
     "Method",
     "Parameter",
+    "Stage",
     "TensorTrace",
     "fuse_buffers",
     "fuse_statistics",
@@ -29,17 +33,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "METHODS": "methods",
+    "METHODS": "table",
     "BatchNormFusion": "batchnorm",
+    "Inputs": "inputs",
     "MergeTrace": "trace",
     "Merged": "shared",
-    "Method": "methods",
-    "Parameter": "methods",
+    "Method": "table",
+    "Parameter": "table",
+    "Stage": "stage",
     "TensorTrace": "trace",
     "merge_shared": "shared",
     "fuse_buffers": "batchnorm",
     "fuse_statistics": "batchnorm",
-    "resolve": "methods",
+    "resolve": "table",
 }
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from duet.config import parse_config
 from duet.errors import ModelError
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
-from duet.merging.methods import resolve
+from duet.merging.compare import annotate, compare
+from duet.merging.inputs import Inputs, require_mergeable
+from duet.merging.table import Method, resolve
 from duet.merging.trace import MergeTrace
-
-if TYPE_CHECKING:
-    import torch
-
-    from duet.vectors import Tensors
+from duet.vectors.tensors import Tensors, require_finite
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Merged:
         trace: What the merge did.
     """
 
-    tensors: dict[str, torch.Tensor]
+    tensors: Tensors
     buffers: dict[str, torch.Tensor]
     trace: MergeTrace
 
@@ -36,42 +36,89 @@ class Merged:
 def merge_shared(
     method: str,
     params: Mapping[str, Any],
+    inputs: Inputs,
     *,
-    base: Tensors,
-    stages: Sequence[Tensors],
     buffers: Sequence[Tensors],
     fusion: BatchNormFusion | None = None,
     images: Sequence[int] | None = None,
+    out: Tensors | None = None,
 ) -> Merged:
     """Merge the shared part of several stages.
 
     Args:
         method: Name in `duet.merging.METHODS`.
         params: Parameters of the method; missing ones take their defaults.
-        base: theta_0, float32, only trainable shared tensors.
-        stages: theta of each stage, oldest first.
-        buffers: Buffers of the shared layers of each stage, in the same order.
+        inputs: θ_0 and the stages, oldest first; only trainable shared tensors.
+        buffers: Buffers of the shared layers, one mapping per model that the statistics describe.
         fusion: How buffers are fused; the default is a uniform mixture.
-        images: Images that each stage saw, for `weights: images`.
+        images: Images behind each entry of ``buffers``, for `weights: images`.
+        out: float32 tensors to write into, such as a memory-mapped file; default new memory.
+            They must not be inputs as well.
 
     Raises:
         ConfigError: The method or one of its parameters is not known or out of range.
-        ModelError: The stages cannot be merged.
+        ModelError: The stages cannot be merged, lack what the method needs, or the result is not
+            finite.
     """
-    if len(buffers) != len(stages):
-        raise ModelError(f"got buffers of {len(buffers)} stages, expected {len(stages)}")
     row = resolve(method)
     settings = parse_config(row.params, dict(params), where=f"parameters of '{method}'")
     fusion = fusion or BatchNormFusion()
-    weights = fusion.weights_for(len(stages), images)
-    tensors, traces = row.merge(base, stages, settings)
+    weights = fusion.weights_for(len(buffers), images)
+    require_mergeable(inputs, method=method)
+    require_needs(row, inputs)
+    fused = fuse_buffers(buffers, weights, rule=fusion.rule)
+    tensors = allocate(inputs) if out is None else out
+    notes = row.merge(inputs, settings, tensors)
+    require_finite(tensors, f"merge '{method}', result")
     return Merged(
         tensors=tensors,
-        buffers=fuse_buffers(buffers, weights, rule=fusion.rule),
+        buffers=fused,
         trace=MergeTrace(
             method=method,
             params=settings.model_dump(mode="json"),
-            tensors=traces,
+            tensors=annotate(compare(inputs), notes),
             batchnorm={"rule": fusion.rule, "weights": list(weights)},
+            stages=tuple(stage.name for stage in inputs.stages),
+            facts=dict(notes.facts),
         ),
     )
+
+
+def allocate(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Return float32 memory for the result."""
+    return {name: torch.empty(shape) for name, shape in inputs.shapes.items()}
+
+
+def require_needs(method: Method, inputs: Inputs) -> None:
+    """Refuse a merge that lacks something its method needs.
+
+    Raises:
+        ModelError: Names what is missing, of which stage.
+    """
+    where = f"merge '{method.name}'"
+    if "base" in method.needs and inputs.base is None:
+        raise ModelError(
+            "the method adds task vectors to the start weights θ_0, which are not given",
+            where=where,
+            remedy="give --weights FILE, or choose a method without θ_0, such as 'average'",
+        )
+    lost = [s.name for s in inputs.stages if s.vector is not None and s.origin is None]
+    if lost and inputs.base is None:
+        raise ModelError(
+            f"task vectors need the start weights θ_0, which are not given: {', '.join(lost)}",
+            where=where,
+            remedy="give --weights FILE",
+        )
+    without = [stage.name for stage in inputs.stages if stage.fisher is None]
+    if "fisher" in method.needs and without:
+        raise ModelError(
+            f"no Fisher information is kept in: {', '.join(without)}",
+            where=where,
+            remedy="train these increments with fisher_images above 0, or choose another method",
+        )
+    if "images" in method.needs and inputs.objective is None:
+        raise ModelError(
+            "the method learns from unlabelled images, and none are given",
+            where=where,
+            remedy="give --images FOLDER",
+        )

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from duet.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a method tells about its own merge.
+
+    Attributes:
+        tensors: Coefficients by tensor name, such as alpha and p.
+        facts: JSON-ready facts about the whole merge, such as thresholds.
+    """
+
+    tensors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -16,21 +29,24 @@ class TensorTrace:
 
     Attributes:
         scalars: Number of scalars in the tensor.
-        alpha: Weight of the old stage; the other stages share 1 - alpha.
+        alpha: Weight of the old stage where the method interpolates, the others share 1 - alpha;
+            None for methods that add task vectors.
         p: The p-factor of DuET, in [-1, 1]; None for methods without one.
         norm_old: l1 norm of tau_old.
         norm_new: l1 norm of tau_new.
         cosine: Cosine of tau_old and tau_new, in [-1, 1]; 0 if one of them is zero.
-        sign_conflict: Share of scalars that the two move in opposite directions, in [0, 1].
+        sign_conflict: Share of scalars that two stages move in opposite directions, in [0, 1].
+        values: Other coefficients of the method in this tensor.
     """
 
     scalars: int
-    alpha: float
+    alpha: float | None
     p: float | None
     norm_old: float
     norm_new: float
     cosine: float
     sign_conflict: float
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shares_hold = 0 <= self.sign_conflict <= 1 and -1 <= self.cosine <= 1
@@ -46,7 +62,8 @@ class MergeSummary:
         tensors: Number of tensors merged.
         scalars: Number of scalars merged.
         sign_conflict: Share of conflicting scalars over all scalars, in [0, 1].
-        alpha_mean: Mean of alpha over the tensors (each tensor counts once, as in DuET).
+        alpha_mean: Mean of alpha over the tensors (each tensor counts once, as in DuET); None for
+            methods without one.
         alpha_min: Smallest alpha.
         alpha_max: Largest alpha.
     """
@@ -54,9 +71,9 @@ class MergeSummary:
     tensors: int
     scalars: int
     sign_conflict: float
-    alpha_mean: float
-    alpha_min: float
-    alpha_max: float
+    alpha_mean: float | None
+    alpha_min: float | None
+    alpha_max: float | None
 
 
 @dataclass(frozen=True)
@@ -68,35 +85,41 @@ class MergeTrace:
         params: Its parameters, JSON-ready.
         tensors: One trace per tensor, by name.
         batchnorm: Rule and normalised weights of the BatchNorm fusion, JSON-ready; may be empty.
+        stages: Names of the stages, oldest first.
+        facts: What else the method tells, such as thresholds; JSON-ready.
     """
 
     method: str
     params: Mapping[str, Any]
     tensors: Mapping[str, TensorTrace]
     batchnorm: Mapping[str, Any]
+    stages: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> MergeSummary:
         """Return the overall numbers; all zero for a merge without tensors."""
         traces = list(self.tensors.values())
         scalars = sum(trace.scalars for trace in traces)
         conflicts = sum(trace.sign_conflict * trace.scalars for trace in traces)
-        alphas = [trace.alpha for trace in traces] or [0.0]
+        alphas = [trace.alpha for trace in traces if trace.alpha is not None]
         return MergeSummary(
             tensors=len(traces),
             scalars=scalars,
             sign_conflict=conflicts / scalars if scalars else 0.0,
-            alpha_mean=sum(alphas) / len(alphas),
-            alpha_min=min(alphas),
-            alpha_max=max(alphas),
+            alpha_mean=sum(alphas) / len(alphas) if alphas else None,
+            alpha_min=min(alphas, default=None),
+            alpha_max=max(alphas, default=None),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: the fields and the summary."""
         return {
             "method": self.method,
+            "stages": list(self.stages),
             "params": dict(self.params),
             "summary": dataclasses.asdict(self.summary()),
             "batchnorm": dict(self.batchnorm),
+            "facts": dict(self.facts),
             "tensors": {name: dataclasses.asdict(trace) for name, trace in self.tensors.items()},
         }
 
@@ -113,6 +136,8 @@ class MergeTrace:
                 params=data["params"],
                 tensors={name: TensorTrace(**row) for name, row in data["tensors"].items()},
                 batchnorm=data["batchnorm"],
+                stages=tuple(data["stages"]),
+                facts=data["facts"],
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(

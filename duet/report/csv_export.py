@@ -48,7 +48,8 @@ def _method_rows(method: Method) -> Iterator[_Row]:
             yield "ap", scores.stage, scores.domain, name, value
     for merge in method.merges:
         for tensor in merge.tensors:
-            yield "alpha", merge.increment, "", tensor.name, tensor.alpha
+            if tensor.alpha is not None:
+                yield "alpha", merge.increment, "", tensor.name, tensor.alpha
             yield "sign_conflict", merge.increment, "", tensor.name, tensor.sign_conflict
     for cost in method.costs:
         yield f"seconds: {cost.title}", "", "", "", cost.seconds

@@ -189,7 +189,8 @@ def merge_figure(results: Results) -> Figure:
         colour = increment_colour(merge.increment)
         style: dict[str, Any] = {"color": colour, "marker": ".", "markersize": 4, "linewidth": 0.9}
         label = f"merge of increment {merge.increment}"
-        grid[0].plot([row.alpha for row in rows], label=label, **style)
+        alphas = [float("nan") if row.alpha is None else row.alpha for row in rows]
+        grid[0].plot(alphas, label=label, **style)
         grid[1].plot([row.sign_conflict for row in rows], label=label, **style)
     grid[0].axhline(0.5, color="#555555", linewidth=0.8, linestyle=":")
     titles = (

@@ -158,8 +158,8 @@ class TensorEntry(Config):
 
     name: str
     scalars: Count
-    alpha: float
-    """Weight of the previous model; 1 - alpha goes to the new one."""
+    alpha: float | None
+    """Weight of the previous model, 1 - alpha goes to the new one; None for methods without one."""
     sign_conflict: Fraction
     """Share of the scalars that the old and the new task vector move in opposite directions."""
 

@@ -186,14 +186,14 @@ def merge_table(results: Results) -> Table:
     """Return one row per merge of the main method."""
     rows = []
     for merge in results.main.merges:
-        alphas = [tensor.alpha for tensor in merge.tensors]
+        alphas = [tensor.alpha for tensor in merge.tensors if tensor.alpha is not None]
         spread = f"{min(alphas):.3f} to {max(alphas):.3f}" if alphas else MISSING
         params = ", ".join(f"{key} {value}" for key, value in merge.params.items())
         rows.append(
             (
                 f"increment {merge.increment}",
                 f"{merge.method} ({params})" if params else merge.method,
-                str(len(alphas)),
+                str(len(merge.tensors)),
                 spread,
                 percent(merge.sign_conflict),
             )

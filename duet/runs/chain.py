@@ -8,12 +8,16 @@ from the lab, so a chain only computes what is not on disk yet.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duet.families.table import resolve_family
+from duet.families.table import resolve_family, resolve_roles
 from duet.increments.state import DetectorState
+from duet.merging.inputs import Inputs
 from duet.merging.shared import merge_shared
+from duet.merging.stage import Stage
 from duet.merging.trace import MergeTrace
+from duet.recipes.apply import PREVIOUS, pair_fusion
 from duet.runs.lab import Lab, Trained
 from duet.series import Increment, Series, train_slice
 from duet.training.config import Method, Refit, Schedule
@@ -36,6 +40,7 @@ class Setting:
         schedule: How long and how fast every stage trains.
         seed: Of class rows, order and augmentation.
         lab: Where training happens.
+        weights: File that θ_0 was read from, noted in detectors so that they can be merged again.
     """
 
     series: Series
@@ -45,6 +50,7 @@ class Setting:
     schedule: Schedule
     seed: int
     lab: Lab
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,14 @@ class Before:
 
 def run_base(setting: Setting, method: Method) -> StageResult:
     """Train the first increment."""
-    first = setting.series.increments[0]
-    trained = train_alone(setting, first.data, first.classes, first.name)
+    return run_independent(setting, method, setting.series.increments[0])
+
+
+def run_independent(setting: Setting, method: Method, increment: Increment) -> StageResult:
+    """Train one increment from θ_0 alone, to be merged with others later, in any order."""
+    trained = train_alone(setting, increment.data, increment.classes, increment.name)
     state = resolve_family(setting.family).recast(trained.state, method.head)
-    return StageResult(first, trained, state)
+    return StageResult(increment, trained, state)
 
 
 def run_chain(setting: Setting, method: Method) -> list[StageResult]:
@@ -171,16 +181,21 @@ def merge_states(
         stages_before: Increments that ``previous`` holds; the uniform BatchNorm weights count them.
         images: Images seen by ``previous`` and in this stage, for ``weights: images``.
     """  # fmt: skip
-    fusion = method.batchnorm
-    if fusion.weights == "uniform":  # every increment counts the same, however they were merged
-        fusion = fusion.model_copy(update={"weights": (float(stages_before), 1.0)})
+    roles = resolve_roles(trained.family)
+    inputs = Inputs(
+        (
+            Stage(PREVIOUS, weights=previous.shared),
+            Stage(trained.parts[-1].increment, weights=trained.shared),
+        ),
+        base=theta_0,
+        layers=roles.layers(trained.shared, trained.architecture),
+    )
     merged = merge_shared(
         method.merge.method,
         method.merge.params,
-        base=theta_0,
-        stages=[previous.shared, trained.shared],
-        buffers=[previous.buffers, trained.buffers],
-        fusion=fusion,
+        inputs,
+        buffers=(previous.buffers, trained.buffers),
+        fusion=pair_fusion(method.batchnorm, stages_before),
         images=images,
     )
     old = trained.parts[:-1] if method.old_part == "trained" else previous.parts

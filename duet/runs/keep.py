@@ -1,24 +1,24 @@
-"""Write what a chain produced as folders that can be moved, and rebuild detectors from them."""
+"""Write what a chain produced as folders that can be moved."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from duet.errors import ModelError
 from duet.families.table import resolve_family
 from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, save_detector, save_increment
-from duet.merging.trace import MergeTrace
-from duet.runs.chain import Setting, StageResult, merge_states
+from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.write import relative
+from duet.runs.chain import Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Method
 from duet.vectors import TaskVector
-from duet.vectors.tensors import Tensors, fingerprint
+from duet.vectors.tensors import fingerprint
 
 PACKAGES = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy", "faster-coco-eval")
 
@@ -85,7 +85,8 @@ def keep_stage(
     """  # fmt: skip
     increment = folder / "increments" / method.name / result.increment.name
     if method.old_part == "kept":
-        item = _increment_file(setting, method, result, len(lineage), previous)
+        kind: Literal["base", "increment"] = "increment" if previous else "base"
+        item = _increment_file(setting, method, result, len(lineage), previous, kind)
         saved = save_increment(increment, item, overwrite=True)
         merge = _merge_config(method) if previous else None
         lineage = (
@@ -98,9 +99,41 @@ def keep_stage(
         lineage=tuple(lineage),
         image_size=setting.schedule.image_size,
         licence=resolve_family(setting.family).licence,
+        recipe=_recipe(setting, method, lineage, increment.parent, detector),
     )
-    save_detector(detector, result.merged, manifest, overwrite=True)
+    traces = (result.trace,) if result.trace is not None else ()
+    save_detector(detector, result.merged, manifest, traces=traces, overwrite=True)
     return Kept(increment, detector, tuple(lineage))
+
+
+def keep_independent(folder: Path, setting: Setting, method: Method, result: StageResult) -> Path:
+    """Write `increments/<method>/<name>` of a stage that was trained from θ_0 alone."""
+    target = folder / "increments" / method.name / result.increment.name
+    item = _increment_file(setting, method, result, 0, None, "independent")
+    save_increment(target, item, overwrite=True)
+    return target
+
+
+def _recipe(
+    setting: Setting, method: Method, lineage: Sequence[Lineage], increments: Path, detector: Path
+) -> dict[str, Any] | None:
+    """Return how the detector can be merged again; None if no increment holds its old rows."""
+    if not lineage:
+        return None
+    entries = tuple(
+        Entry(
+            path=relative(increments / item.increment, detector),
+            name=item.increment,
+            fingerprint=item.manifest,
+        )
+        for item in lineage
+    )
+    recipe = Recipe(
+        method=method.merge.method, params=method.merge.params, batchnorm=method.batchnorm,
+        geometry="sequential", increments=entries,
+        weights=relative(setting.weights, detector) if setting.weights else None,
+    )  # fmt: skip
+    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _increment_file(
@@ -109,6 +142,7 @@ def _increment_file(
     result: StageResult,
     index: int,
     previous: DetectorState | None,
+    kind: Literal["base", "increment", "independent"],
 ) -> IncrementFile:
     family = resolve_family(setting.family)
     theta_0 = family.shared_of(setting.theta_0, method.head)
@@ -119,7 +153,7 @@ def _increment_file(
     increment = result.increment
     refit = result.refit.state.parts[-1] if result.refit else None
     manifest = IncrementManifest(
-        kind="increment" if previous else "base",
+        kind=kind,
         name=increment.name,
         family=setting.family,
         architecture=setting.architecture,
@@ -139,77 +173,15 @@ def _increment_file(
         images=result.trained.images_seen,
         bn_weight=float(result.trained.images_seen),
         refit_on=fingerprint(result.merged.shared) if refit else None,
+        fisher_images=result.trained.fisher_images,
         licence=family.licence,
     )
-    return IncrementFile(manifest, vector, own.buffers, own.parts[-1], refit)
+    fisher = result.trained.fisher
+    if fisher is not None:  # a base is trained as rows; other forms share fewer tensors
+        fisher = {name: fisher[name] for name in vector.delta}
+    return IncrementFile(manifest, vector, own.buffers, own.parts[-1], refit, fisher)
 
 
 def _merge_config(method: Method) -> dict[str, Any]:
     dumped = method.model_dump(mode="json")
     return {key: dumped[key] for key in ("merge", "batchnorm")}
-
-
-def rebuild(
-    theta_0: Tensors, increments: Sequence[IncrementFile], method: Method
-) -> tuple[DetectorState, list[MergeTrace], list[str]]:
-    """Merge a base and a prefix of its increments again, without training and without data.
-
-    Args:
-        theta_0: Tensors of the pretrained detector that the increments are bound to.
-        increments: The base first, then increments in the order they were learned.
-        method: Merge method and BatchNorm rule to use; its training settings do not matter.
-
-    Returns:
-        The detector, one trace per merge, and remarks (where a re-fit was made on other weights).
-
-    Raises:
-        ModelError: Increments are out of order, of other head forms, or bound to another base.
-    """
-    _require_chain(increments)
-    first = increments[0].manifest
-    shared_0 = resolve_family(first.family).shared_of(theta_0, first.head)
-    state = DetectorState(
-        first.family, first.architecture, first.head,
-        increments[0].vector.apply(shared_0), increments[0].buffers, (increments[0].part,),
-    )  # fmt: skip
-    traces, remarks, seen = [], [], first.images
-    for number, item in enumerate(increments[1:], start=1):
-        trained = replace(
-            state, shared=item.vector.apply(shared_0), buffers=item.buffers,
-            parts=(*state.parts, item.part),
-        )  # fmt: skip
-        images = (seen, item.manifest.images)
-        state, trace = merge_states(method, shared_0, state, trained, number, images)
-        traces.append(trace)
-        seen += item.manifest.images
-        if item.refit is not None:
-            state = replace(state, parts=(*state.parts[:-1], item.refit))
-            if item.refit_on != fingerprint(state.shared):
-                remarks.append(
-                    f"'{item.manifest.name}' was re-fit on other merged weights; its re-fit head "
-                    "part is used all the same"
-                )
-    return state, traces, remarks
-
-
-def _require_chain(increments: Sequence[IncrementFile]) -> None:
-    manifests = [item.manifest for item in increments]
-    got = [f"{m.name} ({m.kind} {m.index})" for m in manifests]
-    if (
-        not manifests
-        or manifests[0].kind != "base"
-        or [m.index for m in manifests] != list(range(len(manifests)))
-    ):
-        raise ModelError(
-            f"increments must be the base and what followed it, in order; got {', '.join(got)}",
-            remedy="an increment is trained from the merged detector before it, so none can be "
-            "left out in between",
-        )
-    for other in manifests[1:]:
-        for field in ("family", "architecture", "head", "base"):
-            if getattr(other, field) != getattr(manifests[0], field):
-                raise ModelError(
-                    f"{field} differs: '{manifests[0].name}' has {getattr(manifests[0], field)}, "
-                    f"'{other.name}' has {getattr(other, field)}",
-                    remedy="merge increments of one run, or of runs with the same base and head",
-                )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet.files import atomic_path, sha256_json
+from duet.increments.fisher import FISHER, read_fisher
 from duet.runs.worker import run_worker
 from duet.training.job import Job, identity, read_state, write_job, write_slice, write_state
 from duet.vectors.tensors import Tensors, fingerprint
@@ -38,6 +39,8 @@ class Trained:
         history: Mean losses per epoch.
         key: Content key of the job.
         reused: It was on disk already.
+        fisher: Diagonal Fisher of the shared tensors, bfloat16; None if the job computes none.
+        fisher_images: Images that it is the mean of.
     """
 
     state: DetectorState
@@ -46,6 +49,8 @@ class Trained:
     history: tuple[dict[str, float], ...]
     key: str
     reused: bool
+    fisher: Tensors | None = None
+    fisher_images: int = 0
 
 
 @dataclass
@@ -109,6 +114,7 @@ class Lab:
                 shutil.rmtree(folder / "engine", ignore_errors=True)
             outcome = json.loads((folder / "outcome.json").read_text())
             state = read_state(folder / "trained.safetensors")
+            fisher = read_fisher(folder / FISHER)[0] if outcome["fisher_images"] else None
         self.listen(title, {"state": "reused" if reused else "finished"})
         return Trained(
             state,
@@ -117,6 +123,8 @@ class Lab:
             tuple(outcome["history"]),
             key,
             reused,
+            fisher,
+            outcome["fisher_images"],
         )
 
     @staticmethod

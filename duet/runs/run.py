@@ -71,8 +71,9 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     theta_0 = resolve_family(plan.family).weights(plan.weights)  # before anything is written
     lab = Lab(plan.out / "lab", jobs=plan.jobs, listen=listen)
     setting = Setting(
-        plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab
-    )
+        plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
+        plan.weights,
+    )  # fmt: skip
     with run_lock(plan.out):
         evaluator = Evaluator(plan.out / "evaluations", plan.schedule.image_size, lab.stopped)
         outcomes, references = _all(plan, setting, evaluator)

@@ -11,8 +11,15 @@ from duet.families.table import resolve_family
 from duet.files import run_lock
 from duet.increments.manifest import MANIFEST, IncrementManifest, Lineage, read_manifest
 from duet.increments.store import load_detector
-from duet.runs.chain import Before, Setting, StageResult, run_base, run_increment
-from duet.runs.keep import keep_stage
+from duet.runs.chain import (
+    Before,
+    Setting,
+    StageResult,
+    run_base,
+    run_increment,
+    run_independent,
+)
+from duet.runs.keep import keep_independent, keep_stage
 from duet.training.config import Method
 
 
@@ -23,14 +30,14 @@ class StepReport:
     Attributes:
         name: The increment.
         increment: Its folder.
-        detector: Folder of the merged detector after it.
-        classes: All classes of that detector.
+        detector: Folder of the merged detector after it; None for an independent increment.
+        classes: All classes of that detector, or of the increment.
         seconds: Training time.
     """
 
     name: str
     increment: Path
-    detector: Path
+    detector: Path | None
     classes: tuple[str, ...]
     seconds: float
 
@@ -40,13 +47,18 @@ class StepReport:
             "schema": 1,
             "name": self.name,
             "increment": str(self.increment),
-            "detector": str(self.detector),
+            "detector": str(self.detector) if self.detector else None,
             "classes": list(self.classes),
             "seconds": self.seconds,
         }
 
     def as_text(self) -> str:
         """Return the same for people."""
+        if self.detector is None:
+            return (
+                f"{self.name}: trained in {self.seconds:.0f} s from the start weights, "
+                f"{len(self.classes)} classes\n  increment {self.increment}"
+            )
         return (
             f"{self.name}: trained in {self.seconds:.0f} s, the detector now knows "
             f"{len(self.classes)} classes\n"
@@ -58,6 +70,15 @@ def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
     """Train the base and keep it."""
     with run_lock(out):
         return _keep(out, setting, method, run_base(setting, method), [], None)
+
+
+def learn_independent(out: Path, setting: Setting, method: Method) -> StepReport:
+    """Train the one increment of ``setting.series`` from θ_0, to be merged later in any order."""
+    with run_lock(out):
+        result = run_independent(setting, method, setting.series.increments[0])
+        folder = keep_independent(out, setting, method, result)
+    name, classes = result.increment.name, result.increment.classes
+    return StepReport(name, folder, None, classes, result.seconds)
 
 
 def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:

@@ -7,13 +7,14 @@ They are separate files so that methods are compared on one schedule: `configs/t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from duet.config import Config, load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
 from duet.merging.batchnorm import BatchNormFusion
+from duet.merging.choice import MergeChoice
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]  # the engine accepts no learning rate above 1
@@ -68,6 +69,12 @@ class Schedule(Config):
     workers: int = Field(default=0, ge=0, description="data loading processes; on a CPU always 0")
     threads: int = Field(default=1, ge=0, description="CPU threads of one stage; 0 = all")
     cache: bool = Field(default=True, description="keep decoded images in memory")
+    fisher_images: int = Field(
+        default=128,
+        ge=0,
+        description="images of the slice whose squared gradients are stored after training, for "
+        "Fisher merging; 0 = off",
+    )
     augmentation: Augmentation = Augmentation()
 
 
@@ -85,13 +92,6 @@ class Directional(Config):
     """L_DC, the directional consistency loss (DuET; method.md section 2)."""
 
     weight: NonNegative = Field(default=0.01, description="lambda_DC, per image; 0 = off")
-
-
-class MergeChoice(Config):
-    """Which merge method joins the old and the new shared tensors."""
-
-    method: str = Field(default="duet", description="a name from `duet methods`")
-    params: dict[str, Any] = Field(default_factory=dict, description="see `duet methods NAME`")
 
 
 class Refit(Config):

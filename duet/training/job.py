@@ -2,7 +2,9 @@
 
 A job can be run by any process on any machine that sees the folder and the images: this is what
 makes resuming, worker processes and multi-GPU launches possible (issue A.4). The folder holds
-``job.json``, ``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``.
+``job.json``, ``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``; a
+finished job adds ``trained.safetensors``, ``fisher.safetensors`` where the schedule asks for it,
+and ``outcome.json`` last.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def require_finite(tensors: Tensors, where: str) -> None:
     bad = [
         f"{name}: {int((~tensor.isfinite()).sum())} of {tensor.numel()} values"
         for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+        if tensor.is_floating_point() and not _all_finite(tensor)
     ]
     if bad:
         raise ModelError(
@@ -65,6 +65,13 @@ def require_finite(tensors: Tensors, where: str) -> None:
             remedy="the training that made these weights diverged, or the file was damaged: "
             "train again with a lower learning rate or fetch the file again",
         )
+
+
+def _all_finite(tensor: torch.Tensor) -> bool:
+    # One pass without a temporary; the extremes of a tensor with a NaN are NaN.
+    return not tensor.numel() or all(
+        bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach())
+    )
 
 
 def require_same_layout(a: Tensors, b: Tensors, what: str) -> None:

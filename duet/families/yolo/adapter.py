@@ -9,23 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from duet.detections import Detections
 from duet.errors import ModelError
 from duet.families.protocol import Progress
 from duet.families.table import FAMILIES
-from duet.families.yolo import engine
-from duet.families.yolo.build import (
-    inference_model,
-    initial_part,
-    split_roles,
-)
-from duet.families.yolo.predict import batches, predict_images
+from duet.families.yolo import engine, roles
+from duet.families.yolo.build import inference_model, initial_part
+from duet.families.yolo.foreign import float_tensors, open_checkpoint, read_detector
+from duet.families.yolo.predict import batches, letterbox, predict_images, to_batch
+from duet.families.yolo.scores import ClassLogits, class_logits
 from duet.increments.base import load_base
-from duet.increments.guard import load_pt
 from duet.increments.state import DetectorState, HeadForm, HeadPart
-from duet.vectors.tensors import Tensors, require_finite
+from duet.vectors.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,10 @@ class YoloFamily:
         seed: int,
     ) -> DetectorState:
         """Return θ_0 with a head part for ``classes``: towers kept, class rows fresh."""
-        roles = split_roles(tensors, head)
+        split = roles.split_roles(tensors, head)
         own = initial_part(tensors, head, len(classes), seed=seed, architecture=architecture)
         part = HeadPart(tuple(classes), own, increment)
-        return DetectorState(self.name, architecture, head, roles.shared, roles.buffers, (part,))
+        return DetectorState(self.name, architecture, head, split.shared, split.buffers, (part,))
 
     def grow(
         self,
@@ -105,15 +103,15 @@ class YoloFamily:
             )
         prefix = f"model.{_head_index(state)}."
         own = {prefix + name: tensor for name, tensor in state.parts[0].tensors.items()}
-        roles = split_roles({**state.shared, **state.buffers, **own}, head)
-        part = replace(state.parts[0], tensors=roles.own)
+        split = roles.split_roles({**state.shared, **state.buffers, **own}, head)
+        part = replace(state.parts[0], tensors=split.own)
         return DetectorState(
-            state.family, state.architecture, head, roles.shared, roles.buffers, (part,)
+            state.family, state.architecture, head, split.shared, split.buffers, (part,)
         )
 
     def shared_of(self, tensors: Tensors, head: str) -> Tensors:
         """Return θ_0's shared trainable tensors under a head form."""
-        return split_roles(tensors, head).shared
+        return roles.shared_of(tensors, head)
 
     def weights(self, path: Path) -> Tensors:
         """Read θ_0: duet's base safetensors, or an Ultralytics `.pt` through the guarded door.
@@ -126,28 +124,13 @@ class YoloFamily:
         """
         if path.suffix not in (".pt", ".pth"):
             return load_base(path)
-        checkpoint = load_pt(path)
-        found = (
-            checkpoint.get("ema") or checkpoint.get("model")
-            if isinstance(checkpoint, dict)
-            else None
-        )
-        if not isinstance(found, nn.Module):
-            raise ModelError(
-                "the file holds no Ultralytics model",
-                where=str(path),
-                remedy="give a .pt file that Ultralytics wrote, or base weights as .safetensors",
-            )
-        tensors = {k: v.detach().float() if v.is_floating_point() else v.detach()
-                   for k, v in found.state_dict().items()}  # fmt: skip
-        if not any(name.endswith(".bn.weight") for name in tensors):
-            raise ModelError(
-                "the model is fused: its BatchNorm layers are gone",
-                where=str(path),
-                remedy="use the checkpoint that training wrote",
-            )
-        require_finite(tensors, str(path))
-        return tensors
+        return float_tensors(open_checkpoint(path))
+
+    def foreign(
+        self, path: Path, *, name: str, head: HeadForm = "towers", trust: bool = False
+    ) -> tuple[DetectorState, dict[str, Any]]:
+        """Read a `.pt` that Ultralytics trained; see `duet.families.yolo.foreign.read_detector`."""
+        return read_detector(path, name=name, head=head, trust=trust, licence=self.licence)
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
@@ -170,6 +153,14 @@ class YoloFamily:
         """Build a detector for inference, BatchNorm folded into the convolutions."""
         module = inference_model(state).to(device).fuse(verbose=False)
         return YoloDetector(module.requires_grad_(False), state, image_size)
+
+    def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
+        """Letterbox images as for inference."""
+        return to_batch([letterbox(image, image_size)[0] for image in images], torch.device("cpu"))
+
+    def class_logits(self, state: DetectorState) -> ClassLogits:
+        """Return the class scores of all increments as a function of the shared tensors."""
+        return class_logits(state)
 
     def export(self, state: DetectorState, target: Path, *, image_size: int, form: str) -> Path:
         """Write the detector as an Ultralytics checkpoint (``pt``) or an ``onnx`` graph."""

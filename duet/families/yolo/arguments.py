@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from duet.families.yolo.build import head_prefix
+from duet.families.yolo.roles import head_prefix
 from duet.increments.state import DetectorState
 from duet.training.job import Job
 

@@ -1,18 +1,9 @@
-"""From tensors to modules and back: which tensor belongs to whom, and which module carries it.
-
-Roles of a YOLO detector's tensors (method.md section 7: told by the family, never by shape):
-trainable shared tensors are merged, BatchNorm statistics of shared layers are fused, and each
-increment's own head tensors are kept as they are. What is an increment's own depends on the form:
-the last class convolutions (`rows`), the class towers (`towers`), or the head (`parallel`).
-"""
+"""From tensors to modules and back: which module carries which tensor (`roles` names them)."""
 
 from __future__ import annotations
 
 import copy
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -31,51 +22,15 @@ from duet.families.yolo.heads import (  # noqa: E402
     TrainingDetect,
     resize_classes,
 )
+from duet.families.yolo.roles import (  # noqa: E402
+    OWN,
+    architecture_file,
+    head_prefix,
+    split_roles,
+    tower_width,
+)
 from duet.increments.state import DetectorState, HeadPart  # noqa: E402
 from duet.vectors.tensors import Tensors  # noqa: E402
-
-OWN = {
-    "rows": re.compile(r"cv3\.\d+\.2\."),
-    "towers": re.compile(r"cv3\."),
-    "parallel": re.compile(r"cv[23]\."),
-}
-STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
-
-
-@dataclass(frozen=True)
-class Roles:
-    """A stock detector's tensors by role, in the engine's names.
-
-    Attributes:
-        shared: Trainable tensors that increments share (float32).
-        buffers: BatchNorm statistics and counters of the shared layers.
-        own: The head part, named relative to the head (``cv3.0.2.weight``).
-    """
-
-    shared: Tensors
-    buffers: Tensors
-    own: Tensors
-
-
-def split_roles(tensors: Tensors, form: str) -> Roles:
-    """Split the state of a stock one-increment detector; every tensor lands exactly once."""
-    prefix = head_prefix(tensors)
-    shared, buffers, own = {}, {}, {}
-    for name, tensor in tensors.items():
-        local = name.removeprefix(prefix)
-        if local != name and OWN[form].match(local):
-            own[local] = tensor
-        elif STATISTIC.search(name):
-            buffers[name] = tensor
-        else:
-            shared[name] = tensor
-    return Roles(shared, buffers, own)
-
-
-def head_prefix(tensors: Tensors) -> str:
-    """Return the name prefix of the head, e.g. ``model.23.``: the last numbered layer."""
-    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("model."))
-    return f"model.{last}."
 
 
 def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
@@ -87,17 +42,8 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
     Raises:
         ModelError: The engine knows no such architecture, or it has another kind of head.
     """
-    known = re.fullmatch(r"yolo(v?\d+)[nslmxtce](6|-p2|-p6)?\.yaml", architecture)
-    if known is None:
-        raise ModelError(
-            f"unknown YOLO architecture '{architecture}'", remedy="for example yolo11n.yaml"
-        )
-    try:
-        model = DetectionModel(architecture, nc=width, verbose=False)
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"unknown YOLO architecture '{architecture}'", remedy="for example yolo11n.yaml"
-        ) from error
+    architecture_file(architecture)  # refuses unknown ones before the engine looks for a path
+    model = DetectionModel(architecture, nc=width, verbose=False)
     head = model.model[-1]
     if hasattr(head, "one2one_cv3"):
         raise ModelError(
@@ -114,21 +60,6 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
     resize_classes(head, classes)
     model.nc, model.yaml["nc"] = classes, classes
     return model
-
-
-def tower_width(part: Mapping[str, torch.Tensor]) -> int:
-    """Return the channels that enter the last class convolution.
-
-    Raises:
-        ModelError: The part holds no such convolution.
-    """
-    name = "cv3.0.2.weight"
-    if name not in part or part[name].ndim != 4:
-        raise ModelError(
-            f"a head part needs the class convolution '{name}'",
-            remedy="the file belongs to another family or is damaged",
-        )
-    return int(part[name].shape[1])
 
 
 def initial_part(
@@ -163,17 +94,20 @@ def initial_part(
 def inference_model(state: DetectorState) -> DetectionModel:
     """Build the detector of a state for inference: stock where one head suffices.
 
+    Class towers of different widths stand side by side, each as wide as its part.
+
     Raises:
-        ModelError: Tensors are missing, unexpected or of another shape (all named).
+        ModelError: Tensors are missing, unexpected or of another shape (all named), or rows of
+            towers of different widths would have to share one.
     """
     first, *others = state.parts
     model = stock_model(state.architecture, len(first.classes), tower_width(first.tensors))
     _load(model, state, first)
     head = model.model[-1]
     if others and state.head == "rows":
-        _join_rows(head, state.parts)
+        _join_rows(head, state)
     elif others:
-        heads = [head, *(_head_with(head, state.head, part) for part in others)]
+        heads = [head, *(_head_with(head, state, part) for part in others)]
         if state.head == "towers":
             head.cv3 = nn.ModuleList(
                 ClassTowers([one.cv3[level] for one in heads]) for level in range(head.nl)
@@ -200,9 +134,9 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
     if old:
         head = model.model[-1]
         sizes = [len(part.classes) for part in state.parts]
-        olds = [] if state.head == "rows" else [_head_with(head, state.head, p) for p in old]
+        olds = [] if state.head == "rows" else [_head_with(head, state, part) for part in old]
         if state.head == "rows":
-            _join_rows(head, state.parts)
+            _join_rows(head, state)
         model.model[-1] = TrainingDetect.of(
             head, state.head, olds, sizes, mask_old=mask_old, run_old=run_old
         )
@@ -251,22 +185,32 @@ def _rows(tensors: Tensors, prefix: str, sizes: list[int], index: int) -> Tensor
     }
 
 
-def _join_rows(head: Detect, parts: tuple[HeadPart, ...]) -> None:
-    heads = [_head_with(head, "rows", part) for part in parts]
-    resize_classes(head, sum(len(part.classes) for part in parts))
+def _join_rows(head: Detect, state: DetectorState) -> None:
+    widths = {part.increment: tower_width(part.tensors) for part in state.parts}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
+        raise ModelError(
+            f"class rows read the same tower, but these want different widths ({listed} channels)",
+            remedy="use the head form 'towers', in which each increment keeps its own tower",
+        )
+    heads = [_head_with(head, state, part) for part in state.parts]
+    resize_classes(head, len(state.labels))
     for level, tower in enumerate(head.cv3):
         for kind in ("weight", "bias"):
             rows = torch.cat([getattr(one.cv3[level][-1], kind).detach() for one in heads])
             getattr(tower[-1], kind).data.copy_(rows)
 
 
-def _head_with(head: Detect, form: str, part: HeadPart) -> Detect:
+def _head_with(head: Detect, state: DetectorState, part: HeadPart) -> Detect:
     """Return a copy of a stock head that carries another increment's part."""
     other = copy.deepcopy(head)
+    width = tower_width(part.tensors)
+    if width != head.cv3[0][-1].in_channels:
+        other.cv3 = stock_model(state.architecture, len(part.classes), width).model[-1].cv3
     resize_classes(other, len(part.classes))
     stock = other.state_dict()
-    own = {name: tensor for name, tensor in stock.items() if OWN[form].match(name)}
-    _require_fit(part.tensors, own, f"the head part of '{part.increment}' does not fit")
+    own = {name: tensor for name, tensor in stock.items() if OWN[state.head].match(name)}
+    require_fit(part.tensors, own, f"the head part of '{part.increment}' does not fit")
     other.load_state_dict({**stock, **part.tensors})
     return other
 
@@ -274,11 +218,11 @@ def _head_with(head: Detect, form: str, part: HeadPart) -> Detect:
 def _load(model: DetectionModel, state: DetectorState, part: HeadPart) -> None:
     prefix = f"model.{len(model.model) - 1}."
     tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in part.tensors.items()}}
-    _require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
+    require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
     model.load_state_dict(tensors)
 
 
-def _require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
+def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
     """Raise unless names and shapes agree; up to 20 problems are named."""
     problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
     problems += [f"unexpected: {name}" for name in tensors.keys() - expected.keys()]

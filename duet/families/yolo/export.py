@@ -21,8 +21,9 @@ from torch import nn
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.yolo import engine
 from duet.families.yolo.build import inference_model
-from duet.families.yolo.heads import ClassTowers, ParallelDetect
+from duet.families.yolo.heads import ParallelDetect
 from duet.families.yolo.predict import letterbox, to_batch
+from duet.families.yolo.stock import stock_detector
 from duet.files import atomic_path
 from duet.increments.state import DetectorState
 
@@ -41,8 +42,9 @@ def write(state: DetectorState, target: Path, *, image_size: int, form: str, lic
         state: The detector.
         target: File to write, ending in ``.pt`` or ``.onnx``.
         image_size: Side of the square that images are fitted into, pixels, a multiple of 32.
-        form: ``"pt"``: unfused float32 modules, to predict, validate and fine-tune with
-            Ultralytics. ``"onnx"``: one graph of a static batch of one image.
+        form: ``"pt"``: unfused float32 modules, to predict, validate, export and fine-tune with
+            Ultralytics; only `parallel` heads of several increments need duet installed there.
+            ``"onnx"``: one graph of a static batch of one image.
         licence: Stamped into the file.
 
     Returns:
@@ -148,8 +150,8 @@ def _open_pt(path: Path) -> Raw:
     engine.prepare()
     from ultralytics.nn.tasks import load_checkpoint
 
-    # The restricted loader knows Ultralytics' classes; duet's own heads are named here.
-    with torch.serialization.safe_globals([ClassTowers, ParallelDetect]):
+    # The restricted loader knows Ultralytics' classes; the one head of duet's own is named here.
+    with torch.serialization.safe_globals([ParallelDetect]):
         # Absolute: a bare name may make the engine look for official weights.
         module, _ = load_checkpoint(str(path.resolve()))
     return _raw(module.fuse(verbose=False))
@@ -181,7 +183,7 @@ def _checkpoint(state: DetectorState, image_size: int, facts: dict[str, Any]) ->
     return {
         "epoch": -1,
         "best_fitness": None,
-        "model": inference_model(state).float().requires_grad_(True),
+        "model": stock_detector(state).float().requires_grad_(True),
         "ema": None,
         "updates": None,
         "optimizer": None,

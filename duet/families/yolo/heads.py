@@ -134,6 +134,27 @@ class TrainingDetect(Detect):  # type: ignore[misc]
         return [(raw["boxes"], raw["scores"]) for raw in raws]
 
 
+class ClassScores(Detect):  # type: ignore[misc]
+    """The class branch of a head: no boxes, so neither their towers nor their decoding run."""
+
+    @classmethod
+    def of(cls, head: Detect) -> ClassScores:
+        """Take over an inference head of any form."""
+        self: ClassScores = _recast(head, cls)
+        return self
+
+    def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
+        """Return ``(B, C, A)`` logits, classes in the order of the increments."""
+        heads = self.heads if hasattr(self, "heads") else [self]
+        return torch.cat(
+            [
+                torch.cat([head.cv3[i](x[i]).flatten(2) for i in range(self.nl)], -1)
+                for head in heads
+            ],
+            1,
+        )
+
+
 def raw_parts(raw: Raw) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return the ``(boxes, scores)`` pairs of a detector's raw inference output."""
     if "parts" in raw:

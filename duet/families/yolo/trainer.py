@@ -34,8 +34,10 @@ from duet.families.yolo.build import (  # noqa: E402
     training_model,
 )
 from duet.families.yolo.data import SliceDataset  # noqa: E402
+from duet.families.yolo.fisher import diagonal_fisher, evenly_spaced  # noqa: E402
 from duet.families.yolo.heads import raw_parts  # noqa: E402
 from duet.files import atomic_path, write_json  # noqa: E402
+from duet.increments.fisher import FISHER, write_fisher  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
 from duet.losses.directional import directional_gradient  # noqa: E402
 from duet.losses.distill import box_distillation, class_distillation  # noqa: E402
@@ -312,7 +314,7 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
         processes ever hold the trained model.
 
         Raises:
-            ModelError: The last step made the weights infinite or NaN.
+            ModelError: The last step made the weights, or the gradients at them, infinite or NaN.
         """
         if RANK not in {-1, 0}:
             return
@@ -320,13 +322,37 @@ class IncrementTrainer(DetectionTrainer):  # type: ignore[misc]
         if not all(bool(tensor.isfinite().all()) for tensor in trained.to_tensors().values()):
             raise self._diverged("the trained weights are not finite")
         write_state(self.folder / "trained.safetensors", trained)
+        fisher_images = self._write_fisher(trained)
         outcome = {
             "images_seen": self.images_seen * max(self.world_size, 1),
             "seconds": round(time.perf_counter() - self._began, 3),
             "history": self.history,
+            "fisher_images": fisher_images,
         }
         write_json(self.folder / "outcome.json", outcome)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _write_fisher(self, trained: DetectorState) -> int:
+        """Store the diagonal Fisher of the stage's shared tensors; return its number of images.
+
+        A stage that keeps its trunk has none: it says nothing about how to merge the trunk.
+        """
+        wanted = self.job.schedule.fisher_images
+        if not wanted or self.job.phase == "refit" or self.job.trunk == "frozen":
+            return 0
+        # A model of its own: the one in training has hooks, the EMA's lacks what was put back.
+        model = training_model(trained, mask_old=self._mask_old(), run_old=False).to(self.device)
+        model.args = self.args
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name not in self.frozen)
+        dataset = self.build_dataset("slice", mode="val", batch=1)
+        chosen = evenly_spaced(len(dataset), wanted)
+        batches = (self.preprocess_batch(dataset.collate_fn([dataset[i]])) for i in chosen)
+        fisher = diagonal_fisher(model, trained.shared, batches)
+        if not all(bool(tensor.isfinite().all()) for tensor in fisher.values()):
+            raise self._diverged("the squared gradients at the end are not finite")
+        write_fisher(self.folder / FISHER, fisher)
+        return len(chosen)
 
     def _diverged(self, how: str) -> ModelError:
         return ModelError(

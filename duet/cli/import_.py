@@ -1,0 +1,68 @@
+"""`duet import`: a foreign detector becomes a duet detector folder, through the guarded door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from duet.cli.common import emit, json_option, note
+
+EPILOG = """\b
+Examples:
+  duet import best.pt --as shop
+  duet import best.pt --as shop --out detectors/shop --json
+"""
+
+
+@click.command("import", epilog=EPILOG)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.pt")
+@click.option("--as", "name", help="Name of its classes' increment [the file's name].")
+@click.option(
+    "--head", type=click.Choice(["towers", "parallel", "rows"]), default="towers",
+    show_default=True, help="What stays its own when it is merged.",
+)  # fmt: skip
+@click.option("--trust", is_flag=True, help="DANGEROUS: unpickle without checks.")
+@click.option("--out", type=click.Path(path_type=Path), help="Detector folder [./NAME].")
+@click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
+@json_option
+def import_file(
+    file: Path, name: str | None, head: Any, trust: bool, out: Path | None, overwrite: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Read an Ultralytics detection .pt and keep it with its class names, in float32.
+
+    Nothing in the file is run. `duet merge` takes such files directly, too.
+    """
+    from duet.errors import ModelError
+    from duet.recipes import Entry, Recipe, make_plan, write_detector
+
+    if file.suffix not in (".pt", ".pth"):
+        raise ModelError(
+            f"expected a .pt file, got '{file.name}'",
+            where=str(file),
+            remedy="folders that duet wrote need no import",
+        )
+    # The mean of one model is that model, to the bit.
+    recipe = Recipe(method="average", increments=(Entry(path=str(file), name=name),))
+    plan = make_plan(recipe, head=head, trust=trust)
+    target = out or Path(plan.sources[0].name)
+    written = write_detector(plan, target, overwrite=overwrite, trust=trust)
+    source = plan.sources[0]
+    result = {
+        "schema": 1, "detector": str(target), "name": source.name, "classes": list(source.classes),
+        "architecture": source.architecture, "head": source.head,
+        "image_size": source.image_size, "sha256": source.fingerprint,
+        "fingerprint": written.manifest.fingerprint, "licence": source.licence,
+    }  # fmt: skip
+    emit(result, as_json, lambda: _text(result))
+    note(f"next: duet merge {target} OTHER --weights BASE.pt --out DIR")
+
+
+def _text(result: dict[str, Any]) -> str:
+    return (
+        f"{result['name']}: {result['architecture']}, {len(result['classes'])} classes "
+        f"({', '.join(result['classes'][:6])}{', …' if len(result['classes']) > 6 else ''}) -> "
+        f"{result['detector']}"
+    )

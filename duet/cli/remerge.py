@@ -1,0 +1,79 @@
+"""What `duet revert` and `duet scale` share: their options, and merging a detector again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from duet.cli.common import counting, emit, json_option, note
+from duet.cli.merge import describe, objective_for, text_of
+
+if TYPE_CHECKING:
+    from duet.recipes.history import Edit
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--out", type=click.Path(path_type=Path), required=True, help="Detector folder."),
+    click.option("--overwrite", is_flag=True, help="Replace an older detector in --out."),
+    click.option(
+        "--weights", type=click.Path(path_type=Path), help="θ_0 [the detector's recipe knows it]."
+    ),
+    click.option(
+        "--increments",
+        "roots",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="Folder to search for increments that were moved.",
+    ),
+    click.option(
+        "--images", type=click.Path(path_type=Path), help="Unlabelled, for learned merges."
+    ),
+    click.option("--trust", is_flag=True, help="DANGEROUS: unpickle .pt files without checks."),
+    click.option("--dry-run", is_flag=True, help="Check everything, merge nothing."),
+    json_option,
+)
+
+
+def remerge_options(command: Command) -> Command:
+    """Add the options of a command that merges a detector again."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def merge_again(
+    edit: Edit, out: Path, *, overwrite: bool, images: Path | None, trust: bool, dry_run: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Do an edited merge, and say how exact it is."""
+    from duet.recipes.plan import require_weights
+    from duet.recipes.write import write_detector
+
+    plan = edit.plan
+    require_weights(plan)
+    verdict = {"exact": edit.exact, "why": edit.why}
+    note(f"note: {'exact' if edit.exact else 'not exact'}: {edit.why}")
+    for remark in plan.remarks:
+        note(f"note: {remark}")
+    if dry_run:
+        planned = {"schema": 1, "detector": None, **verdict, **plan.as_dict()}
+        emit(planned, as_json, lambda: f"would merge {_names(edit)} -> {out}; nothing was written")
+        return
+    with counting(f"{plan.recipe.method} merge") as step:
+        written = write_detector(
+            plan, out, overwrite=overwrite, listen=step, trust=trust,
+            make_objective=objective_for(plan, images),
+        )  # fmt: skip
+    for remark in written.result.remarks[len(plan.remarks) :]:
+        note(f"note: {remark}")
+    result = {**describe(plan, written), **verdict}
+    emit(result, as_json, lambda: text_of(result))
+    note(f"next: duet predict {out} IMAGES")
+
+
+def _names(edit: Edit) -> str:
+    return " + ".join(source.name for source in edit.plan.sources)

@@ -1,0 +1,29 @@
+"""`--set KEY=VALUE` and its grid form `--sweep KEY=V1,V2`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def parse_settings(words: Sequence[str], *, option: str = "--set") -> dict[str, Any]:
+    """Read `KEY=VALUE` words; values are YAML.
+
+    Raises:
+        ConfigError: A word is not of that form.
+    """
+    import yaml
+
+    from duet.errors import ConfigError
+
+    parsed: dict[str, Any] = {}
+    for item in words:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"expected KEY=VALUE, got '{item}'", where=option)
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            detail = " ".join(str(error).split())
+            raise ConfigError(f"not a YAML value in '{item}': {detail}", where=option) from None
+    return parsed

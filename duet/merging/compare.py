@@ -1,0 +1,66 @@
+"""How the task vectors of several stages relate, tensor by tensor: the facts of a `MergeTrace`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from duet.merging.chunks import Scratch, Span
+from duet.merging.inputs import Inputs
+from duet.merging.trace import Notes, TensorTrace
+from duet.vectors.similarity import cosine_of
+
+
+def compare(inputs: Inputs) -> dict[str, TensorTrace]:
+    """Return norms, cosine and sign conflicts of the stages in every tensor, without coefficients.
+
+    Norms and cosine are of the first and the last stage, accumulated in float64; a sign conflict
+    is a scalar that one stage moves up and another one down.
+    """
+
+    def work(name: str, scratch: Scratch) -> TensorTrace:
+        sums = torch.zeros(6, dtype=torch.float64)
+        for span in inputs.pieces(name):
+            sums += _sums(inputs, span, scratch)
+        l1_old, l1_new, dot, square_old, square_new, conflicts = sums.tolist()
+        size = inputs.sizes[name]
+        return TensorTrace(
+            scalars=size,
+            alpha=None,
+            p=None,
+            norm_old=l1_old,
+            norm_new=l1_new,
+            cosine=cosine_of(dot, square_old, square_new),
+            sign_conflict=conflicts / size if size else 0.0,
+        )
+
+    return inputs.each_tensor(work)
+
+
+def annotate(traces: Mapping[str, TensorTrace], notes: Notes) -> dict[str, TensorTrace]:
+    """Return the traces with the coefficients that the method noted."""
+    from dataclasses import replace
+
+    annotated = {}
+    for name, trace in traces.items():
+        values = dict(notes.tensors.get(name, {}))
+        alpha, p = values.pop("alpha", None), values.pop("p", None)
+        annotated[name] = replace(trace, alpha=alpha, p=p, values=values)
+    return annotated
+
+
+def _sums(inputs: Inputs, span: Span, scratch: Scratch) -> torch.Tensor:
+    base = inputs.theta_0(span, scratch)
+    taus = inputs.taus(span, base, scratch)
+    # Signs by the largest and the smallest: a product of two small floats underflows to zero.
+    high, low = scratch("high", len(span)).copy_(taus[0]), scratch("low", len(span)).copy_(taus[0])
+    for tau in taus[1:]:
+        torch.maximum(high, tau, out=high)
+        torch.minimum(low, tau, out=low)
+    old, new = taus[0].double(), taus[-1].double()
+    conflicts = torch.count_nonzero((high > 0) & (low < 0))
+    return torch.stack(
+        [old.abs().sum(), new.abs().sum(), (old * new).sum(), old.square().sum(),
+         new.square().sum(), conflicts.double()]
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""One file per merge method; the rows are in `duet.merging.table`."""

@@ -1,0 +1,141 @@
+"""The DuET module: averaging two stages, tilted per layer by how far each one moved.
+
+DuET (ICCV 2025, arXiv 2506.21260v2), section 3.3 and supplement. More than two stages are folded,
+oldest first, as the paper does over its increments: the result so far counts as the old model.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from duet.config import Config
+from duet.merging.trace import Notes
+
+if TYPE_CHECKING:
+    import torch
+
+    from duet.merging.chunks import Scratch, Span
+    from duet.merging.inputs import Inputs
+    from duet.merging.stage import Stage
+    from duet.vectors import Tensors
+
+_FAR = 1e37
+"""Norms from which differences may leave the range of float32."""
+
+
+class Params(Config):
+    """Parameters of the DuET module."""
+
+    gamma: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Largest tilt of alpha away from alpha_base; 0 is weight averaging.",
+        json_schema_extra={"source": "DuET supplement"},
+    )
+    alpha_base: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Weight of the old model where both moved equally far.",
+        json_schema_extra={"source": "DuET supplement"},
+    )
+    eps: float = Field(
+        default=1e-8,
+        gt=0,
+        le=1e-3,
+        description="Keeps the p-factor finite where neither model moved.",
+        json_schema_extra={"source": "public reproduction; the paper gives no value"},
+    )
+
+    @model_validator(mode="after")
+    def _alpha_stays_a_weight(self) -> Params:
+        # 1e-9 forgives sums such as 0.7 + 0.3 that float64 rounds above 1.
+        if self.alpha_base - self.gamma < -1e-9 or self.alpha_base + self.gamma > 1 + 1e-9:
+            raise ValueError(
+                "alpha_base - gamma and alpha_base + gamma must stay in [0, 1], otherwise the "
+                "merge extrapolates"
+            )
+        return self
+
+
+def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
+    """Write theta_0 + alpha_l tau_old + beta_l tau_curr for each layer (tensor) l into ``out``.
+
+    As alpha_l + beta_l = 1, theta_0 cancels and the merge is the interpolation
+    alpha_l theta_old + beta_l theta_curr. That form is used, because it gives a model back bit for
+    bit where alpha is 1 or 0, and exactly where both models agree; adding theta_0 would round.
+    """
+
+    def work(name: str, scratch: Scratch) -> dict[str, float]:
+        pieces = inputs.pieces(name, 1 << 16)  # five arrays of a piece stay in the cache
+        alpha, p = 1.0, 0.0
+        for span in pieces:
+            base = inputs.theta_0(span, scratch)
+            span.of(out).copy_(inputs.stages[0].theta(span, base, scratch("theta", len(span))))
+        for stage in inputs.stages[1:]:
+            parts = [_norms(inputs, span, stage, out, scratch) for span in pieces]
+            norms = [math.fsum(column) for column in zip(*parts, strict=True)] or [0.0, 0.0, 0.0]
+            alpha, p = factors(norms[0], norms[1], norms[2], params)
+            for span in pieces:
+                base = inputs.theta_0(span, scratch)
+                new = stage.theta(span, base, scratch("theta", len(span)))
+                far = not norms[0] + norms[1] < _FAR
+                interpolate(span.of(out), new, beta=1.0 - alpha, far=far)
+        return {"alpha": alpha, "p": p} if len(inputs.stages) > 1 else {"alpha": alpha}
+
+    return Notes(inputs.each_tensor(work))
+
+
+def factors(
+    norm_old: float, norm_new: float, norm_sum: float, params: Params
+) -> tuple[float, float]:
+    """Return (alpha_l, p_l).
+
+    p_l = (|tau_old|_1 - |tau_curr|_1) / (|tau_old + tau_curr|_1 + eps), delta_l = gamma tanh(p_l),
+    alpha_l = alpha_base + clamp(delta_l, -gamma, gamma). By the triangle inequality |p_l| <= 1, so
+    the clamp of the paper never acts; it stays for the letter of the equation.
+    """
+    p = (norm_old - norm_new) / (norm_sum + params.eps)
+    p = max(-1.0, min(1.0, p))  # rounding of the three sums
+    delta = params.gamma * math.tanh(p)
+    return params.alpha_base + max(-params.gamma, min(params.gamma, delta)), p
+
+
+def _norms(
+    inputs: Inputs, span: Span, stage: Stage, out: Tensors, scratch: Scratch
+) -> tuple[float, float, float]:
+    """Return the l1 norms of tau_old (``out`` - theta_0), tau_new and their sum over a piece."""
+    import torch
+
+    base = inputs.theta_0(span, scratch)
+    old = torch.sub(span.of(out), base, out=scratch("old", len(span)))
+    new = stage.tau(span, base, scratch("tau", len(span)))
+    size = scratch("size", len(span))
+    norms = [float(torch.abs(x, out=size).sum()) for x in (old, new)]
+    norms.append(float(old.add_(new).abs_().sum()))
+    if not math.isfinite(sum(norms)):  # magnitudes near the end of float32
+        old_64 = span.of(out).double() - base.double()
+        new_64 = stage.theta(span, base, size).double() - base.double()
+        norms = [float(x.abs().sum()) for x in (old_64, new_64, old_64 + new_64)]
+    return norms[0], norms[1], norms[2]
+
+
+def interpolate(old: torch.Tensor, new: torch.Tensor, *, beta: float, far: bool = False) -> None:
+    """Turn ``old`` into (1 - beta) old + beta new, in place.
+
+    Args:
+        old: float32, any shape.
+        new: float32, same shape.
+        beta: In [0, 1].
+        far: The difference may leave the range of float32.
+    """
+    if beta == 1.0:
+        old.copy_(new)
+    elif beta != 0.0 and far:
+        old.copy_(old.double().lerp(new.double(), beta))
+    elif beta != 0.0:
+        old.lerp_(new, beta)

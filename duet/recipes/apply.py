@@ -1,0 +1,273 @@
+"""Doing a planned merge: fold a chain of increments, or join independent ones at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from duet.errors import ModelError
+from duet.families.table import resolve_roles
+from duet.increments.state import DetectorState, HeadPart
+from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
+from duet.merging.chunks import Listen, Scratch, Span
+from duet.merging.inputs import Inputs, Objective
+from duet.merging.shared import merge_shared
+from duet.merging.stage import Stage
+from duet.merging.trace import MergeTrace
+from duet.recipes.plan import Plan
+from duet.recipes.sources import Opened, open_source
+from duet.recipes.start import read_start, start_fingerprint
+from duet.vectors.similarity import cosine
+from duet.vectors.tensors import Tensors, fingerprint
+
+PREVIOUS = "(merged so far)"
+"""Name of the first stage when a chain is folded."""
+COMMON = 0.5
+"""Smallest cosine of convolution weights for models of one start; see `docs/merging.md`."""
+
+Allocate = Callable[[str, Mapping[str, torch.Size]], dict[str, torch.Tensor]]
+"""``allocate(purpose, shapes)``: float32 memory for shared tensors, such as a mapped file."""
+
+MakeObjective = Callable[[DetectorState], Objective]
+"""From the detector with fused statistics (its shared tensors do not matter) to an objective."""
+
+
+@dataclass(frozen=True)
+class Remerged:
+    """A detector that was merged again.
+
+    Attributes:
+        state: The detector; its tensors may be memory-mapped files.
+        traces: One per merge.
+        remarks: What a user should know before relying on the result.
+    """
+
+    state: DetectorState
+    traces: tuple[MergeTrace, ...]
+    remarks: tuple[str, ...]
+
+
+def pair_fusion(fusion: BatchNormFusion, stages_before: int) -> BatchNormFusion:
+    """Return the rule for the merge so far and one new stage: uniform counts every increment."""
+    if fusion.weights != "uniform":
+        return fusion
+    return fusion.model_copy(update={"weights": (float(stages_before), 1.0)})
+
+
+def in_memory(purpose: str, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """Allocate plain memory."""
+    return {name: torch.empty(shape) for name, shape in shapes.items()}
+
+
+def merge_plan(
+    plan: Plan,
+    *,
+    opened: Sequence[Opened] | None = None,
+    theta_0: Tensors | None = None,
+    allocate: Allocate = in_memory,
+    make_objective: MakeObjective | None = None,
+    listen: Listen | None = None,
+    trust: bool = False,
+) -> Remerged:
+    """Merge what a plan names.
+
+    Args:
+        plan: Checked plan.
+        opened: Its sources, if they are open already.
+        theta_0: Full start weights, float32 or float16; default: read from the recipe's path.
+        allocate: Where results go; ``"result"`` is the detector, other purposes are temporary.
+        make_objective: For methods that learn from unlabelled images.
+        listen: Progress of each merge.
+        trust: See `duet.recipes.sources.describe`.
+
+    Raises:
+        ModelError: Files are damaged, θ_0 is missing or another one, or the merge is impossible.
+    """
+    if opened is None:
+        opened = tuple(open_source(source, trust=trust) for source in plan.sources)
+    first = plan.sources[0]
+    like = opened[0].stage.tensors
+    layers = resolve_roles(first.family).layers(like, first.architecture)
+    inputs = Inputs((), base=_start(plan, theta_0, like), layers=layers, listen=listen)
+    if plan.geometry == "sequential":
+        result = _fold(plan, opened, inputs, allocate, make_objective)
+    else:
+        result = _join(plan, opened, inputs, allocate, make_objective)
+    return replace(result, remarks=(*plan.remarks, *result.remarks))
+
+
+def _start(plan: Plan, theta_0: Tensors | None, like: Tensors) -> Tensors | None:
+    """Return θ_0's shared tensors, and make sure they are the ones that increments belong to.
+
+    Raises:
+        ModelError: θ_0 is needed and not given, or not the right one.
+    """
+    first = plan.sources[0]
+    expected = {source.base: source.name for source in plan.sources if source.base is not None}
+    if theta_0 is None:
+        if plan.recipe.weights is None:
+            if not expected:
+                _require_unscaled(plan)
+                return None
+            raise ModelError(
+                "task vectors need the start weights θ_0 they belong to",
+                where=next(iter(expected.values())),
+                remedy="give --weights FILE",
+            )
+        theta_0 = read_start(Path(plan.recipe.weights), first.family)
+    shared = resolve_roles(first.family).shared_of(theta_0, first.head)
+    got = start_fingerprint(shared) if expected else None
+    if expected and got not in expected:
+        raise ModelError(
+            f"the increments belong to other start weights: got fingerprint {got}, expected "
+            f"{next(iter(expected))}",
+            where=plan.recipe.weights or "θ_0",
+            remedy="give the start weights that the increments were trained from",
+        )
+    # Foreign towers may have another width than θ_0's; what is shared must be the same.
+    return {name: shared[name] for name in like if name in shared}
+
+
+def _require_unscaled(plan: Plan) -> None:
+    """Refuse factors that would shrink whole weights, not what training changed of them.
+
+    Raises:
+        ModelError: Such a factor is not 1.
+    """
+    folded = plan.geometry == "sequential"
+    for source in plan.sources[:1] if folded else plan.sources:
+        if source.entry.scale != 1:
+            raise ModelError(
+                f"scale {source.entry.scale:g} counts from the start weights θ_0, which are not "
+                "given",
+                where=source.name,
+                remedy="give --weights FILE, or leave the scale at 1",
+            )
+
+
+def _fold(
+    plan: Plan, opened: Sequence[Opened], inputs: Inputs, allocate: Allocate,
+    make_objective: MakeObjective | None,
+) -> Remerged:  # fmt: skip
+    """Merge each increment with the result of those before it, as they were learned."""
+    first = opened[0]
+    inputs = replace(inputs, stages=(first.stage,))
+    shared = allocate("result" if len(opened) == 1 else "fold 0", inputs.shapes)
+    _weights_of(first.stage, inputs, shared)
+    fused, parts = first.buffers, first.parts
+    traces, remarks, seen = [], [], plan.sources[0].images
+    for number, item in enumerate(opened[1:], start=1):
+        source = plan.sources[number]
+        stages = (Stage(PREVIOUS, weights=shared), replace(item.stage, centre=shared))
+        buffers, images = (fused, item.buffers), (seen, source.images)
+        parts = (*parts, *(item.parts if item.refit is None else (item.refit,)))
+        fusion = pair_fusion(plan.recipe.batchnorm, number)
+        objective = _objective(plan, make_objective, shared, buffers, fusion, images, parts)
+        shared = allocate("result" if item is opened[-1] else f"fold {number}", inputs.shapes)
+        merged = merge_shared(
+            plan.recipe.method, plan.recipe.params,
+            replace(inputs, stages=stages, objective=objective),
+            buffers=buffers, fusion=fusion, images=images, out=shared,
+        )  # fmt: skip
+        seen += source.images
+        traces.append(merged.trace)
+        fused = merged.buffers
+        if item.refit is not None and item.refit_on != fingerprint(shared):
+            remarks.append(
+                f"'{source.name}' was re-fit on other merged weights; its re-fit head part is used "
+                "all the same"
+            )
+    return Remerged(_state(plan, shared, fused, parts), tuple(traces), tuple(remarks))
+
+
+def _join(
+    plan: Plan, opened: Sequence[Opened], inputs: Inputs, allocate: Allocate,
+    make_objective: MakeObjective | None,
+) -> Remerged:  # fmt: skip
+    """Merge all increments at once, from θ_0 or from the increment that they all started from."""
+    stages = tuple(item.stage for item in opened)
+    inputs = replace(inputs, stages=stages)
+    if plan.ancestor is not None:
+        ancestor = allocate("ancestor", inputs.shapes)
+        _weights_of(stages[plan.ancestor], inputs, ancestor)
+        rest = [stage for number, stage in enumerate(stages) if number != plan.ancestor]
+        moved = tuple(replace(stage, origin=inputs.base) for stage in rest)
+        inputs = replace(inputs, stages=moved, base=ancestor)
+    parts = tuple(part for item in opened for part in item.parts)
+    buffers = tuple(item.buffers for item in opened)
+    images = tuple(source.images for source in plan.sources)
+    fusion = plan.recipe.batchnorm
+    shared = allocate("result", inputs.shapes)
+    objective = _objective(
+        plan, make_objective, opened[0].stage.tensors, buffers, fusion, images, parts
+    )
+    merged = merge_shared(
+        plan.recipe.method, plan.recipe.params, replace(inputs, objective=objective),
+        buffers=buffers, fusion=fusion, images=images, out=shared,
+    )  # fmt: skip
+    state = _state(plan, shared, merged.buffers, parts)
+    return Remerged(state, (merged.trace,), tuple(_strangers(plan, opened, inputs)))
+
+
+def _objective(
+    plan: Plan, make: MakeObjective | None, shared: Tensors, buffers: Sequence[Tensors],
+    fusion: BatchNormFusion, images: Sequence[int], parts: tuple[HeadPart, ...],
+) -> Objective | None:  # fmt: skip
+    """Return what to minimise on unlabelled images, for the detector with fused statistics."""
+    if make is None:
+        return None
+    fused = fuse_buffers(buffers, fusion.weights_for(len(buffers), images), rule=fusion.rule)
+    return make(_state(plan, shared, fused, parts))
+
+
+def _state(
+    plan: Plan, shared: Tensors, buffers: Tensors, parts: tuple[HeadPart, ...]
+) -> DetectorState:
+    first = plan.sources[0]
+    return DetectorState(first.family, first.architecture, first.head, shared, buffers, parts)
+
+
+def _weights_of(stage: Stage, inputs: Inputs, out: dict[str, torch.Tensor]) -> None:
+    """Write the weights of one stage, bit for bit."""
+
+    def work(span: Span, scratch: Scratch) -> None:
+        base = inputs.theta_0(span, scratch)
+        span.of(out).copy_(stage.theta(span, base, scratch("theta", len(span))))
+
+    inputs.each_span(work)
+
+
+def _strangers(plan: Plan, opened: Sequence[Opened], inputs: Inputs) -> list[str]:
+    """Warn of whole models that do not descend from one start: their mean is no detector.
+
+    Weights that were trained from one start stay close to it in angle; those of independent starts
+    are orthogonal. Increments need no check, because their fingerprints prove where they are from.
+    """
+    whole = [item for item in opened if item.stage.vector is None]
+    if not whole:
+        return []
+    against: list[tuple[str, Tensors]] = [(item.stage.name, item.stage.tensors) for item in whole]
+    if inputs.base is not None:
+        against = [("θ_0", inputs.base), *against]
+    (reference, tensors), *others = against
+    remarks = []
+    for name, other in others:
+        kernels = [key for key, tensor in other.items() if tensor.ndim == 4 and key in tensors]
+        angle = cosine(
+            {key: tensors[key].float() for key in kernels}, {key: other[key] for key in kernels}
+        )
+        if angle < COMMON:
+            remarks.append(
+                f"'{name}' and {reference} do not seem to come from the same start weights (cosine "
+                f"of their convolutions {angle:.2f}): a merge of such models usually detects "
+                "nothing; fine-tune both from one base"
+            )
+    if inputs.base is None and len(whole) > 1 and not remarks:
+        remarks.append(
+            "no start weights were given, so that the models descend from one base was judged by "
+            "their angle alone; --weights FILE proves nothing more but allows every method"
+        )
+    return remarks

@@ -1,0 +1,288 @@
+"""How two detectors or increments differ: classes, recipes, weights, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duet.errors import ModelError
+from duet.families.table import resolve_roles
+from duet.increments.manifest import DetectorManifest, read_any_manifest
+from duet.increments.state import HeadForm, HeadPart
+from duet.recipes.change import Weights, compare_weights
+from duet.recipes.find import Finder, find_start, shipped_start
+from duet.recipes.history import kept_recipe, name_of
+from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.sources import Opened, Source, describe, open_source
+from duet.recipes.start import read_start, start_fingerprint
+from duet.vectors.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models.
+
+    Attributes:
+        source: Facts.
+        opened: Tensors, mapped from disk.
+        recipe: How it was merged; None for increments and files.
+    """
+
+    source: Source
+    opened: Opened
+    recipe: Recipe | None
+
+    @property
+    def increments(self) -> tuple[str, ...]:
+        """What went into it."""
+        lineage = tuple(item.increment for item in self.source.lineage)
+        return lineage or tuple(part.increment for part in self.opened.parts)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two models side by side.
+
+    Attributes:
+        a: First model.
+        b: Second model.
+        weights: Of the shared tensors; None if they cannot be compared.
+        start: File with θ_0, if it is known.
+        remarks: What could not be compared, and why.
+    """
+
+    a: Side
+    b: Side
+    weights: Weights | None
+    start: Path | None
+    remarks: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {
+            "schema": 1,
+            "a": _about(self.a),
+            "b": _about(self.b),
+            "weights_of_start": str(self.start) if self.start is not None else None,
+            "classes": _sets(self.a.source.classes, self.b.source.classes),
+            "increments": _sets(self.a.increments, self.b.increments),
+            "recipe": _recipe_changes(self.a.recipe, self.b.recipe),
+            "weights": self.weights.as_dict() if self.weights is not None else None,
+            "parts": _parts(self.a.opened.parts, self.b.opened.parts),
+            "statistics": _statistics(self.a.opened.buffers, self.b.opened.buffers)
+            if _network(self.a.source) == _network(self.b.source)
+            else {},
+            "remarks": list(self.remarks),
+        }
+
+
+def compare_models(
+    a: Path, b: Path, *, weights: Path | None = None, trust: bool = False
+) -> Difference:
+    """Compare two detector folders, increment folders or `.pt` files.
+
+    Args:
+        a: First one.
+        b: Second one.
+        weights: θ_0; default: what a recipe names, or the shipped weights if they are it.
+        trust: See `duet.recipes.sources.describe`.
+
+    Raises:
+        ModelError: One is not a model or damaged, or ``weights`` is not its θ_0.
+    """
+    head: HeadForm = _head_of(a) or _head_of(b) or "towers"
+    sides = tuple(_side(path, head, trust) for path in (a, b))
+    one, other = sides
+    if _network(one.source) != _network(other.source):
+        told = " and ".join(f"{s.family} {s.architecture}" for s in (one.source, other.source))
+        remark = f"different architectures ({told}): only classes and recipes can be compared"
+        return Difference(one, other, None, None, (remark,))
+    remarks = []
+    if one.source.head != other.source.head:
+        remarks.append(
+            f"different head forms ({one.source.head} and {other.source.head}): only tensors that "
+            "are shared in both are compared"
+        )
+    start = weights if weights is not None else _start_of(sides)
+    base = _base(start, sides, strict=weights is not None)
+    if base is None:
+        start = None
+    rules = resolve_roles(one.source.family)
+    found = compare_weights(
+        one.opened.stage, other.opened.stage, base,
+        lambda names: rules.layers(names, one.source.architecture),
+        same_start=one.source.base == other.source.base,
+    )  # fmt: skip
+    if found is None:
+        remarks.append(
+            "an increment alone is a difference to its start weights θ_0, which are not known: "
+            "shared weights are not compared (--weights FILE)"
+        )
+    elif not found.vectors:
+        remarks.append("start weights θ_0 are not known: no task vectors (--weights FILE)")
+    return Difference(one, other, found, start, tuple(remarks))
+
+
+# ---- the two sides ------------------------------------------------------------------------------
+
+
+def _head_of(path: Path) -> HeadForm | None:
+    return None if path.suffix in (".pt", ".pth") else read_any_manifest(path).head
+
+
+def _side(path: Path, head: HeadForm, trust: bool) -> Side:
+    source = describe(Entry(path=str(path)), head=head, trust=trust)
+    recipe = None
+    if source.kind == "detector":
+        manifest = read_any_manifest(path)
+        if isinstance(manifest, DetectorManifest) and manifest.recipe is not None:
+            recipe = kept_recipe(manifest, path)
+    return Side(source, open_source(source, trust=trust), recipe)
+
+
+def _network(source: Source) -> tuple[str, str]:
+    return source.family, source.architecture
+
+
+def _about(side: Side) -> dict[str, Any]:
+    source = side.source
+    return {
+        "path": source.entry.path, "kind": source.kind, "architecture": source.architecture,
+        "head": source.head, "classes": len(source.classes), "fingerprint": source.fingerprint,
+    }  # fmt: skip
+
+
+# ---- θ_0 ----------------------------------------------------------------------------------------
+
+
+def _start_of(sides: Sequence[Side]) -> Path | None:
+    """Return the file with θ_0 that a recipe or a fingerprint leads to."""
+    for side in sides:
+        source, path = side.source, None
+        if side.recipe is not None:
+            finder = Finder(source.path)
+            found = [finder.entry(entry) for entry in side.recipe.increments]
+            path = find_start(side.recipe, source.path, [one for one in found if one is not None])
+        elif source.base is not None:
+            path = shipped_start(source.family, source.head, source.base)
+        if path is not None:
+            return path
+    return None
+
+
+def _base(start: Path | None, sides: Sequence[Side], *, strict: bool) -> Tensors | None:
+    """Return θ_0's shared tensors; None if they are not known to belong to both sides.
+
+    Raises:
+        ModelError: ``strict``, and they do not.
+    """
+    if start is None:
+        return None
+    whole = read_start(start, sides[0].source.family)
+    shared: Tensors = {}
+    for side in sides:
+        source = side.source
+        shared = resolve_roles(source.family).shared_of(whole, source.head)
+        got = start_fingerprint(shared) if source.base is not None else None
+        if got != source.base:
+            if not strict:
+                return None
+            raise ModelError(
+                f"'{source.name}' belongs to other start weights: got fingerprint {got}, expected "
+                f"{source.base}",
+                where=str(start),
+                remedy="give the start weights that it was trained from",
+            )
+    first = sides[0].opened.stage.tensors
+    if any(name in first and first[name].shape == shared[name].shape for name in shared):
+        return shared
+    if strict:
+        raise ModelError(
+            "no tensor of these start weights fits the models",
+            where=str(start),
+            remedy=f"give start weights of {sides[0].source.architecture}",
+        )
+    return None
+
+
+# ---- facts --------------------------------------------------------------------------------------
+
+
+def _sets(a: Sequence[str], b: Sequence[str]) -> dict[str, Any]:
+    """Compare two ordered sets of names."""
+    both = [name for name in a if name in b]
+    return {
+        "both": both,
+        "only_a": [name for name in a if name not in b],
+        "only_b": [name for name in b if name not in a],
+        "same_order": both == [name for name in b if name in a],
+    }
+
+
+def _recipe_changes(a: Recipe | None, b: Recipe | None) -> list[dict[str, Any]]:
+    """Return every setting that differs; paths do not count."""
+    one, other = _settings(a), _settings(b)
+    keys = dict.fromkeys((*one, *other))
+    return [
+        {"setting": key, "a": one.get(key), "b": other.get(key)}
+        for key in keys
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _settings(recipe: Recipe | None) -> dict[str, Any]:
+    if recipe is None:
+        return {}
+    flat: dict[str, Any] = {"method": recipe.method, "geometry": recipe.geometry}
+    flat |= {f"params.{key}": value for key, value in recipe.params.items()}
+    statistics = recipe.batchnorm.model_dump(mode="json")
+    flat |= {f"batchnorm.{key}": value for key, value in statistics.items()}
+    for entry in recipe.increments:
+        facts = entry.model_dump(mode="json", include={"scale", "alias", "drop", "fingerprint"})
+        flat |= {f"{name_of(entry)}.{key}": value for key, value in facts.items()}
+    return flat
+
+
+def _parts(a: Sequence[HeadPart], b: Sequence[HeadPart]) -> list[dict[str, Any]]:
+    """Compare head parts by the name of their increment."""
+    one, other = ({part.increment: part for part in parts} for parts in (a, b))
+    return [
+        {"increment": name, **_part_change(one[name], other[name])} for name in one if name in other
+    ]
+
+
+def _part_change(a: HeadPart, b: HeadPart) -> dict[str, Any]:
+    """Return whether two head parts are one, and the largest difference if their shapes agree."""
+    shapes = [{name: tensor.shape for name, tensor in p.tensors.items()} for p in (a, b)]
+    if shapes[0] != shapes[1]:
+        return {"identical": False, "max_difference": None}
+    gaps = [_gap(a.tensors[name], b.tensors[name]) for name in a.tensors]
+    same = a.classes == b.classes and all(identical for identical, _ in gaps)
+    return {"identical": same, "max_difference": max((gap for _, gap in gaps), default=0.0)}
+
+
+def _statistics(a: Tensors, b: Tensors) -> dict[str, Any]:
+    """Return the largest difference of BatchNorm statistics by their kind."""
+    found: dict[str, Any] = {}
+    for name in a:
+        if name not in b or a[name].shape != b[name].shape:
+            continue
+        same, gap = _gap(a[name], b[name])
+        kind = name.rpartition(".")[2]
+        row = found.setdefault(kind, {"tensors": 0, "identical": True, "max_difference": 0.0})
+        row["tensors"] += 1
+        row["identical"] &= same
+        row["max_difference"] = max(row["max_difference"], gap)
+    return found
+
+
+def _gap(a: torch.Tensor, b: torch.Tensor) -> tuple[bool, float]:
+    """Return whether two tensors have the same bits, and their largest difference."""
+    one, other = (t.detach().contiguous().view(-1) for t in (a, b))
+    same = a.dtype == b.dtype and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+    largest = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
+    return same, largest

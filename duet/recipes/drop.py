@@ -1,0 +1,158 @@
+"""Dropping classes of a detector: exact, and without θ_0, increments or images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from duet.errors import ConfigError, DuetError, did_you_mean, together
+from duet.families.table import resolve_roles
+from duet.increments.manifest import DetectorManifest, read_any_manifest
+from duet.increments.store import load_detector, load_traces, save_detector
+from duet.recipes.history import kept_recipe, name_of
+from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.write import stored_recipe
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A detector without some of its classes.
+
+    Attributes:
+        folder: Where it is.
+        manifest: Its manifest.
+        classes: What was dropped, by increment.
+        gone: Increments of which no class is left.
+        remarks: What a user should know before relying on the result.
+    """
+
+    folder: Path
+    manifest: DetectorManifest
+    classes: Mapping[str, tuple[str, ...]]
+    gone: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def drop_classes(
+    detector: Path, names: Sequence[str], out: Path, *, overwrite: bool = False
+) -> Dropped:
+    """Write a detector without some classes; every other output stays the same to the bit.
+
+    The shared tensors still hold what those classes taught them. The recipe remembers the drop, so
+    that a later merge keeps it.
+
+    Args:
+        detector: Detector folder.
+        names: Classes to drop, as the detector calls them.
+        out: Must not exist or be empty, unless ``overwrite``.
+        overwrite: Replace an older detector there.
+
+    Raises:
+        ConfigError: Unknown classes, or no class would be left.
+        ModelError: The detector is damaged.
+        DuetError: ``out`` is in the way, or the file system refuses the write.
+    """
+    file = load_detector(detector)
+    state, manifest = file.state, file.manifest
+    _require_droppable(names, tuple(state.labels), str(detector))
+    rules, parts, dropped = resolve_roles(state.family), [], dict[str, tuple[str, ...]]()
+    for part in state.parts:
+        lost = tuple(name for name in part.classes if name in names)
+        kept = rules.drop_classes(part, lost)
+        if lost:
+            dropped[part.increment] = lost
+        if kept is not None:
+            parts.append(kept)
+    left = replace(state, parts=tuple(parts))
+    saved = DetectorManifest.for_state(
+        left, lineage=manifest.lineage, image_size=manifest.image_size, licence=manifest.licence
+    )
+    recipe = _with_drops(manifest, detector, dropped)
+    if recipe is not None:
+        saved = saved.model_copy(update={"recipe": stored_recipe(recipe, out)})
+    saved = save_detector(out, left, saved, traces=load_traces(detector), overwrite=overwrite)
+    still = {part.increment for part in parts}
+    gone = tuple(name for name in dropped if name not in still)
+    return Dropped(out, saved, dropped, gone, tuple(_remarks(gone, manifest, saved)))
+
+
+def _remarks(
+    gone: Sequence[str], before: DetectorManifest, after: DetectorManifest
+) -> Iterator[str]:
+    for name in gone:
+        yield (
+            f"no class is left of '{name}', but the shared weights still hold what it taught; "
+            "`duet revert` merges without it"
+        )
+    if before.recipe is not None and after.recipe is None:
+        yield (
+            "the detector that a class came from cannot be told any more, so the result keeps no "
+            "recipe and cannot be merged again"
+        )
+
+
+def _require_droppable(names: Sequence[str], known: Sequence[str], where: str) -> None:
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
+    if unknown:
+        raise ConfigError(
+            together(
+                [f"no class '{name}'{did_you_mean(name, known)}" for name in unknown],
+                summary="the detector does not know all of these classes",
+            ),
+            where=where,
+            remedy=f"its classes: {', '.join(known)}",
+        )
+    if set(names) >= set(known):
+        raise ConfigError(
+            "no class would be left, and a detector needs one",
+            where=where,
+            remedy=f"keep at least one of: {', '.join(known)}",
+        )
+
+
+def _with_drops(
+    manifest: DetectorManifest, detector: Path, dropped: Mapping[str, Sequence[str]]
+) -> Recipe | None:
+    """Return the recipe with absolute paths and the drops; None if the owner of one is unknown."""
+    if manifest.recipe is None:
+        return None
+    recipe = kept_recipe(manifest, detector)
+    entries = list(recipe.increments)
+    for part, names in dropped.items():
+        owner = _owner(entries, part, manifest, detector)
+        if owner is None:
+            return None
+        entry = entries[owner]
+        original = {new: old for old, new in entry.alias.items()}
+        more = tuple(original.get(name, name) for name in names)
+        alias = {old: new for old, new in entry.alias.items() if old not in more}
+        entries[owner] = entry.model_copy(update={"drop": (*entry.drop, *more), "alias": alias})
+    moved = tuple(
+        entry.model_copy(update={"path": str((detector / entry.path).resolve())})
+        for entry in entries
+    )
+    weights = recipe.weights and str((detector / recipe.weights).resolve())
+    return recipe.model_copy(update={"increments": moved, "weights": weights})
+
+
+def _owner(
+    entries: Sequence[Entry], part: str, manifest: DetectorManifest, detector: Path
+) -> int | None:
+    """Return the entry that a head part came from: of its name, or a detector that holds it."""
+    names = [name_of(entry) for entry in entries]
+    if part in names:
+        return names.index(part)
+    parts = {entry.increment for entry in manifest.parts}
+    joined = [place for place, name in enumerate(names) if name not in parts]
+    if len(joined) == 1:
+        return joined[0]
+    for place, entry in enumerate(entries):
+        try:
+            source = read_any_manifest((detector / entry.path).resolve())
+        except DuetError:  # moved or gone: the others may tell
+            continue
+        inside = source.parts if isinstance(source, DetectorManifest) else ()
+        if any(one.increment == part for one in inside):
+            return place
+    return None

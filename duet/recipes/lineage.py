@@ -1,0 +1,239 @@
+"""What went into a detector, as far as its manifest and the folders that are found can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from duet.errors import DuetError
+from duet.increments.manifest import (
+    DetectorManifest,
+    IncrementManifest,
+    Lineage,
+    read_any_manifest,
+    read_manifest,
+)
+from duet.increments.store import load_detector, load_increment, load_traces
+from duet.recipes.find import Finder, find_start
+from duet.recipes.history import kept_recipe, name_of
+from duet.recipes.recipe import Entry, Recipe
+
+
+@dataclass(frozen=True)
+class Step:
+    """One increment, or a whole model, that went into a detector.
+
+    Attributes:
+        name: Name in the detector.
+        kind: ``base``, ``increment``, ``independent``, ``detector`` or ``pt``; None if not known.
+        domain: Its domain; None if not known.
+        images: Its training images; None if not known.
+        licence: SPDX identifier; None if not known.
+        classes: Its classes that the detector has.
+        method: Merge method that joined it; None for the first one, or if not known.
+        params: Parameters of that method.
+        batchnorm: Rule for BatchNorm statistics; None as for the method.
+        scale: How much of what it changed counts.
+        alias: Classes that were renamed: old to new.
+        drop: Classes that were left out.
+        fingerprint: Of its manifest.
+        path: Where it is, or where it was; None if no path is known.
+        found: Whether it is there.
+        intact: Whether its files are as they were written; None if it was not found.
+        problem: What is wrong with it; None if nothing is.
+    """
+
+    name: str
+    kind: str | None
+    domain: str | None
+    images: int | None
+    licence: str | None
+    classes: tuple[str, ...]
+    method: str | None
+    params: Mapping[str, Any]
+    batchnorm: str | None
+    scale: float
+    alias: Mapping[str, str]
+    drop: tuple[str, ...]
+    fingerprint: str | None
+    path: str | None
+    found: bool
+    intact: bool | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class History:
+    """A detector and all that went into it.
+
+    Attributes:
+        detector: Its folder.
+        manifest: Its manifest.
+        recipe: How to merge it again; None if it keeps none.
+        problems: What is wrong with the detector itself.
+        weights: θ_0 that was found; None if it was not.
+        steps: Oldest first.
+        models: Whole detectors that were merged; what went into them is in ``steps``.
+        merges: Summary of each merge: method, stages, and `MergeSummary`.
+    """
+
+    detector: Path
+    manifest: DetectorManifest
+    recipe: Recipe | None
+    problems: tuple[str, ...]
+    weights: Path | None
+    steps: tuple[Step, ...]
+    models: tuple[Step, ...]
+    merges: tuple[dict[str, Any], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        manifest, recipe = self.manifest, self.recipe
+        named = recipe.weights if recipe is not None else None
+        return {
+            "schema": 1,
+            "detector": str(self.detector),
+            "fingerprint": manifest.fingerprint,
+            "intact": not self.problems,
+            "problems": list(self.problems),
+            "family": manifest.family,
+            "architecture": manifest.architecture,
+            "head": manifest.head,
+            "image_size": manifest.image_size,
+            "licence": manifest.licence,
+            "classes": [name for part in manifest.parts for name in part.classes],
+            "recipe": recipe is not None,
+            "method": recipe.method if recipe is not None else None,
+            "geometry": recipe.geometry if recipe is not None else None,
+            "weights": {
+                "path": str(self.weights) if self.weights is not None else named,
+                "found": self.weights is not None,
+            },
+            "increments": [asdict(step) for step in self.steps],
+            "models": [asdict(step) for step in self.models],
+            "merges": list(self.merges),
+        }
+
+
+def read_history(detector: Path, roots: Sequence[Path] = ()) -> History:
+    """Return what went into a detector; nothing but its manifest need exist.
+
+    Args:
+        detector: Detector folder.
+        roots: Folders to search for increments that were moved.
+
+    Raises:
+        ModelError: It is no detector folder, or its manifest is damaged.
+        ConfigError: A root is no folder.
+    """
+    manifest = read_manifest(detector, DetectorManifest)
+    finder, problems, recipe = Finder(detector, roots), list[str](), None
+    try:
+        load_detector(detector)
+    except DuetError as error:
+        problems.append(error.what)
+    if manifest.recipe is not None:
+        try:
+            recipe = kept_recipe(manifest, detector)
+        except DuetError as error:
+            problems.append(error.what)
+    entries = recipe.increments if recipe is not None else ()
+    by_mark = {entry.fingerprint: entry for entry in entries if entry.fingerprint}
+    steps = tuple(
+        _step(manifest, finder, line, by_mark.get(line.manifest)) for line in manifest.lineage
+    )
+    marks = {line.manifest for line in manifest.lineage}
+    models = tuple(_step(manifest, finder, None, e) for e in entries if e.fingerprint not in marks)
+    found = [Path(step.path) for step in steps if step.found and step.path]
+    start = find_start(recipe, detector, found) if recipe is not None else None
+    merges = _merges(detector, problems)
+    return History(detector, manifest, recipe, tuple(problems), start, steps, models, merges)
+
+
+def _merges(detector: Path, problems: list[str]) -> tuple[dict[str, Any], ...]:
+    try:
+        traces = load_traces(detector)
+    except DuetError as error:
+        if error.what not in problems:
+            problems.append(error.what)
+        return ()
+    return tuple(
+        {
+            "method": trace.method,
+            "stages": list(trace.stages),
+            "batchnorm": dict(trace.batchnorm),
+            "summary": asdict(trace.summary()),
+        }
+        for trace in traces
+    )
+
+
+def _step(
+    manifest: DetectorManifest, finder: Finder, line: Lineage | None, entry: Entry | None
+) -> Step:
+    mark = line.manifest if line is not None else entry.fingerprint if entry is not None else None
+    name = name_of(entry) if entry is not None else line.increment if line is not None else ""
+    if entry is not None:
+        path, old = finder.entry(entry), finder.path(entry)
+    else:
+        path, old = finder.manifest(mark) if mark is not None else None, None
+    facts = _facts(path)
+    merge, batchnorm = _how(line)
+    intact, problem = _check(path, old)
+    owners = {name, *_inside(path)}
+    classes = tuple(c for part in manifest.parts if part.increment in owners for c in part.classes)
+    where = path if path is not None else old
+    return Step(
+        name=name, kind=facts.get("kind"), domain=facts.get("domain"), images=facts.get("images"),
+        licence=facts.get("licence"), classes=classes,
+        method=merge.get("method"), params=merge.get("params") or {}, batchnorm=batchnorm,
+        scale=entry.scale if entry is not None else 1.0,
+        alias=entry.alias if entry is not None else {},
+        drop=entry.drop if entry is not None else (),
+        fingerprint=mark, path=str(where) if where is not None else None,
+        found=path is not None, intact=intact, problem=problem,
+    )  # fmt: skip
+
+
+def _how(line: Lineage | None) -> tuple[dict[str, Any], str | None]:
+    """Return method and parameters, and the BatchNorm rule, of what joined an increment."""
+    config: Mapping[str, Any] = (line.merge if line is not None else None) or {}
+    merge, batchnorm = config.get("merge"), config.get("batchnorm")
+    rule = batchnorm.get("rule") if isinstance(batchnorm, dict) else None
+    return (merge if isinstance(merge, dict) else {}), rule
+
+
+def _facts(path: Path | None) -> dict[str, Any]:
+    """Return what a folder's manifest says about its training; empty if there is none."""
+    if path is None:
+        return {}
+    if path.is_file():
+        return {"kind": "pt"}
+    found = read_any_manifest(path)
+    if isinstance(found, IncrementManifest):
+        return found.model_dump(include={"kind", "domain", "images", "licence"})
+    return {"kind": "detector", "licence": found.licence}
+
+
+def _inside(path: Path | None) -> tuple[str, ...]:
+    """Return the increments that a detector folder holds; none for other sources."""
+    found = read_any_manifest(path) if path is not None and path.is_dir() else None
+    return tuple(p.increment for p in found.parts) if isinstance(found, DetectorManifest) else ()
+
+
+def _check(path: Path | None, old: Path | None) -> tuple[bool | None, str | None]:
+    """Tell whether the files of a source are as they were written, and what is wrong."""
+    if path is None:
+        if old is not None and old.exists():
+            return None, "another one is there now, with another fingerprint"
+        return None, "not found"
+    if path.is_file():  # found by its hash
+        return True, None
+    try:
+        detector = isinstance(read_any_manifest(path), DetectorManifest)
+        load_detector(path) if detector else load_increment(path)
+    except DuetError as error:
+        return False, error.what
+    return True, None

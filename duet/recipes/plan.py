@@ -1,0 +1,214 @@
+"""Checking a merge before any weight is read: what fits, in which geometry, and what results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from duet.errors import ModelError, together
+from duet.increments.state import HeadForm
+from duet.labels import LabelSpace
+from duet.merging.table import METHODS
+from duet.recipes.recipe import Geometry, Recipe
+from duet.recipes.sources import Source, describe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge that can be done.
+
+    Attributes:
+        recipe: With names, fingerprints and the geometry filled in.
+        sources: What is merged, in the recipe's order.
+        geometry: See `Recipe.geometry`.
+        ancestor: Position of the increment that all others were trained from, in the independent
+            geometry; its merged weights take the place of θ_0. None: they started from θ_0.
+        labels: Classes of the result.
+        remarks: What a user should know before relying on the result.
+    """
+
+    recipe: Recipe
+    sources: tuple[Source, ...]
+    geometry: Geometry
+    ancestor: int | None
+    labels: LabelSpace
+    remarks: tuple[str, ...]
+
+    @property
+    def merged(self) -> tuple[Source, ...]:
+        """The sources that the method joins: all but the ancestor."""
+        return tuple(s for number, s in enumerate(self.sources) if number != self.ancestor)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data for `--dry-run`."""
+        return {
+            "method": self.recipe.method,
+            "params": self.recipe.params,
+            "geometry": self.geometry,
+            "starts_from": "θ_0" if self.ancestor is None else self.sources[self.ancestor].name,
+            "classes": list(self.labels),
+            "sources": [
+                {
+                    "name": s.name, "path": s.entry.path, "kind": s.kind, "scale": s.entry.scale,
+                    "classes": list(s.classes), "fingerprint": s.fingerprint,
+                }
+                for s in self.sources
+            ],
+            "remarks": list(self.remarks),
+        }  # fmt: skip
+
+
+def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False) -> Plan:
+    """Read the facts of all sources and check that they fit together.
+
+    Args:
+        recipe: What to merge and how.
+        head: Head form in which foreign models are read.
+        trust: See `duet.recipes.sources.describe`.
+
+    Raises:
+        ModelError: With everything that does not fit, at once.
+        ConfigError: Aliases or drops name unknown classes.
+    """
+    sources = tuple(describe(entry, head=head, trust=trust) for entry in recipe.increments)
+    _require_fit(sources)
+    geometry, ancestor = recipe.geometry, None
+    if geometry is None:
+        geometry = _geometry(sources)
+    if geometry == "independent":
+        ancestor = _ancestor(sources)
+    labels = _labels(sources)
+    entries = tuple(source.entry for source in sources)
+    fixed = recipe.model_copy(update={"increments": entries, "geometry": geometry})
+    remarks = tuple(_remarks(fixed, sources, geometry, ancestor))
+    return Plan(fixed, sources, geometry, ancestor, labels, remarks)
+
+
+def require_weights(plan: Plan) -> None:
+    """Refuse a plan that needs θ_0 and does not name it; for callers that have none in memory.
+
+    Raises:
+        ModelError: Names who needs it.
+    """
+    if plan.recipe.weights is not None:
+        return
+    kept = [source.name for source in plan.sources if source.base is not None]
+    if kept:
+        raise ModelError(
+            f"task vectors need the start weights θ_0 they belong to: {', '.join(kept)}",
+            remedy="give --weights FILE",
+        )
+    if "base" in METHODS[plan.recipe.method].needs:
+        free = [name for name, row in METHODS.items() if "base" not in row.needs]
+        raise ModelError(
+            f"'{plan.recipe.method}' adds task vectors to start weights θ_0, which are not given",
+            remedy="give --weights FILE (the model that all were fine-tuned from), or choose a "
+            f"method without it: {', '.join(free)}",
+        )
+
+
+def _require_fit(sources: Sequence[Source]) -> None:
+    """Compare family, architecture, head, base and names; all problems at once."""
+    problems = []
+    first = sources[0]
+    for other in sources[1:]:
+        for fact in ("family", "architecture", "head"):
+            a, b = getattr(first, fact), getattr(other, fact)
+            if a != b:
+                problems.append(f"{fact}: '{first.name}' has {a}, '{other.name}' has {b}")
+    bases = {source.base: source.name for source in sources if source.base is not None}
+    if len(bases) > 1:
+        told = ", ".join(f"'{name}' from {base[:12]}…" for base, name in bases.items())
+        problems.append(f"base: trained from different start weights: {told}")
+    names = [source.name for source in sources]
+    problems += [
+        f"name: '{name}' occurs {names.count(name)} times; give one as NEW_NAME=PATH"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    if not any(source.classes for source in sources):
+        problems.append("classes: every one is left out, so that nothing is left to detect")
+    if problems:
+        raise ModelError(
+            together(problems, summary="these models do not fit together"),
+            remedy="merge models of one architecture and head form, trained from the same start "
+            "weights",
+        )
+
+
+def _geometry(sources: Sequence[Source]) -> Geometry:
+    """Tell from the manifests how the sources were trained.
+
+    Raises:
+        ModelError: They are part of a chain with gaps, or out of order.
+    """
+    chained = [source for source in sources if source.parent is not None]
+    if [source.kind for source in sources] == ["base"]:
+        return "sequential"  # nothing to merge yet
+    if not chained or (len({source.parent for source in chained}) == 1 and len(chained) > 1):
+        return "independent"
+    expected = [source.index for source in sources] == list(range(len(sources)))
+    if expected and sources[0].parent is None and all(s.parent for s in sources[1:]):
+        return "sequential"
+    got = ", ".join(f"{source.name} ({source.kind} {source.index})" for source in sources)
+    raise ModelError(
+        f"increments must be the base and what followed it, in order; got {got}",
+        remedy="an increment is trained from the merged detector before it, so none should be left "
+        "out in between; --geometry sequential or independent merges them all the same",
+    )
+
+
+def _ancestor(sources: Sequence[Source]) -> int | None:
+    """Return the base that several increments were trained from."""
+    parents = {source.parent for source in sources if source.parent is not None}
+    bases = [number for number, source in enumerate(sources) if source.kind == "base"]
+    if len(parents) == 1 and len(bases) == 1 and len(sources) > 1:
+        return bases[0]
+    return None
+
+
+def _labels(sources: Sequence[Source]) -> LabelSpace:
+    """Join the classes by name.
+
+    Raises:
+        ModelError: Two sources have the same class.
+    """
+    owners: dict[str, list[str]] = {}
+    for source in sources:
+        for name in source.classes:
+            owners.setdefault(name, []).append(source.name)
+    clashes = [f"'{name}' is in {' and '.join(of)}" for name, of in owners.items() if len(of) > 1]
+    if clashes:
+        name, of = next((name, of) for name, of in owners.items() if len(of) > 1)
+        raise ModelError(
+            together(clashes, summary="class names clash"),
+            remedy="every class needs one owner: rename it in one model (--alias "
+            f"'{of[1]}:{name}={name} 2') or leave it out there (--drop '{of[1]}:{name}')",
+        )
+    return LabelSpace(tuple(owners))
+
+
+def _remarks(
+    recipe: Recipe, sources: Sequence[Source], geometry: Geometry, ancestor: int | None
+) -> list[str]:
+    remarks = [
+        f"no class is left of '{source.name}', but its weights count as before"
+        for source in sources
+        if not source.classes
+    ]
+    parents = {source.parent for source in sources}
+    if geometry == "independent" and ancestor is None and len(parents) > 1:
+        remarks.append(
+            "some increments were trained on top of others, yet are merged as if all had started "
+            "from θ_0: what they share counts more than once"
+        )
+    indices = [source.index for source in sources]
+    if geometry == "sequential" and indices != list(range(len(sources))):
+        remarks.append(
+            "increments are missing in between: later ones were trained on top of them, so the "
+            "result is not what training without them would give"
+        )
+    if METHODS[recipe.method].ordered and geometry == "independent" and len(sources) > 2:
+        remarks.append(f"the order of the increments matters to '{recipe.method}'")
+    return remarks

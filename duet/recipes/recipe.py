@@ -1,0 +1,82 @@
+"""The recipe: everything that decides a merge, as one YAML and as part of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from duet.config import Config, load_yaml, parse_config
+from duet.increments.manifest import Sha256, Text
+from duet.merging.batchnorm import BatchNormFusion
+from duet.merging.choice import MergeChoice
+
+Geometry = Literal["sequential", "independent"]
+
+
+class Entry(Config):
+    """One model that goes into a merge."""
+
+    path: Text = Field(description="Increment folder, detector folder, or an Ultralytics .pt file.")
+    name: Text | None = Field(default=None, description="Default: its own name, or the file's.")
+    scale: float = Field(
+        default=1.0, ge=-2, le=2, description="How much of what it changed counts; 1 = all of it."
+    )
+    alias: dict[Text, Text] = Field(
+        default_factory=dict, description="Its class names to rename: old to new."
+    )
+    drop: tuple[Text, ...] = Field(default=(), description="Its classes to leave out.")
+    fingerprint: Sha256 | None = Field(
+        default=None, description="Of its manifest or file; written by duet, checked if given."
+    )
+
+
+def _as_entry(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Recipe(MergeChoice):
+    """One merge."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    batchnorm: BatchNormFusion = BatchNormFusion()
+    geometry: Geometry | None = Field(
+        default=None,
+        description="sequential: each increment was trained from the merge before it, and they "
+        "are folded in that order; independent: all were trained from one start and are merged "
+        "at once. Default: what the manifests say.",
+    )
+    weights: Text | None = Field(default=None, description="θ_0: .safetensors or .pt file.")
+    increments: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = Field(
+        min_length=1, description="What to merge, oldest first."
+    )
+
+
+def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe YAML; paths in it are relative to its folder.
+
+    Args:
+        path: The file.
+        changes: Keys to replace, such as `{"method": "ties"}`.
+
+    Raises:
+        ConfigError: With every problem at once, and the nearest key for each unknown one.
+    """
+    data = load_yaml(path) or {}
+    if isinstance(data, dict):
+        data = {**data, **(changes or {})}
+    recipe = parse_config(Recipe, data, where=str(path))
+    given = changes or {}
+    moved: dict[str, Any] = {}
+    if "increments" not in given:
+        moved["increments"] = tuple(
+            entry.model_copy(update={"path": str(path.parent / entry.path)})
+            for entry in recipe.increments
+        )
+    if recipe.weights and "weights" not in given:
+        moved["weights"] = str(path.parent / recipe.weights)
+    return recipe.model_copy(update=moved)

@@ -1,0 +1,221 @@
+"""What can be merged: increment folders, detector folders, and foreign `.pt` files.
+
+Facts are read first, from manifests alone; weights are mapped into memory afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from duet.errors import ConfigError, ModelError, did_you_mean
+from duet.families.table import FAMILIES, resolve_family, resolve_roles
+from duet.files import sha256_file
+from duet.increments.manifest import (
+    MANIFEST,
+    DetectorManifest,
+    IncrementManifest,
+    Lineage,
+    read_any_manifest,
+)
+from duet.increments.state import HeadForm, HeadPart
+from duet.increments.store import load_detector, load_increment
+from duet.merging.stage import Stage
+from duet.recipes.recipe import Entry
+from duet.vectors.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Source:
+    """Facts about one model, known before a weight is read.
+
+    Attributes:
+        entry: What the recipe says about it; the name is filled in.
+        kind: ``base`` or ``increment`` (kept stages), ``detector``, or ``pt``.
+        family: Detector family.
+        architecture: Architecture within the family.
+        head: Head form.
+        classes: Class names after aliases and drops, in the order of the outputs.
+        base: Fingerprint of θ_0; None for whole models.
+        parent: Fingerprint of the detector that training started from; None for θ_0.
+        index: Position in its series; 0 for whole models.
+        images: Training images; 0 if not known.
+        image_size: Side of the training images in pixels.
+        licence: SPDX identifier.
+        fingerprint: Of the manifest, or of the `.pt` file.
+        lineage: What went into a detector.
+    """
+
+    entry: Entry
+    kind: str
+    family: str
+    architecture: str
+    head: HeadForm
+    classes: tuple[str, ...]
+    base: str | None
+    parent: str | None
+    index: int
+    images: int
+    image_size: int
+    licence: str
+    fingerprint: str
+    lineage: tuple[Lineage, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name in the merge."""
+        return self.entry.name or ""
+
+    @property
+    def path(self) -> Path:
+        """Folder or file."""
+        return Path(self.entry.path)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The tensors of a source, mapped from disk.
+
+    Attributes:
+        stage: Shared tensors.
+        buffers: BatchNorm statistics and counters of the shared layers.
+        parts: Head parts, with aliases and drops applied.
+        refit: The last part re-fit on merged weights, if the increment keeps one.
+        refit_on: Fingerprint of the merged shared tensors that it was re-fit on.
+    """
+
+    stage: Stage
+    buffers: Tensors
+    parts: tuple[HeadPart, ...]
+    refit: HeadPart | None = None
+    refit_on: str | None = None
+
+
+def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
+    """Read the facts of one source: its manifest, or the whole file for a `.pt`.
+
+    Args:
+        entry: What the recipe says.
+        head: Head form in which a foreign model is read.
+        trust: Unpickle a `.pt` without the guarded door's checks (dangerous).
+
+    Raises:
+        ModelError: Not a source, damaged, or not the one that the recipe's fingerprint names.
+        ConfigError: Aliases or drops name classes that it does not have.
+    """
+    path = Path(entry.path)
+    source = (
+        _foreign(entry, head, trust)
+        if path.suffix in (".pt", ".pth")
+        else _kept(entry, read_any_manifest(path))
+    )
+    if entry.fingerprint not in (None, source.fingerprint):
+        raise ModelError(
+            f"not the one in the recipe: got fingerprint {source.fingerprint}, expected "
+            f"{entry.fingerprint}",
+            where=entry.path,
+            remedy="give the path of the original, or remove 'fingerprint' from the recipe",
+        )
+    fixed = entry.model_copy(update={"name": source.name, "fingerprint": source.fingerprint})
+    return replace(source, entry=fixed, classes=_edited(source.classes, entry))
+
+
+def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Source:
+    if isinstance(manifest, IncrementManifest):
+        config = manifest.config.get("schedule")
+        size = config.get("image_size") if isinstance(config, dict) else None
+        return Source(
+            entry.model_copy(update={"name": entry.name or manifest.name}), manifest.kind,
+            manifest.family, manifest.architecture, manifest.head, manifest.classes, manifest.base,
+            manifest.parent, manifest.index, manifest.images,
+            size if isinstance(size, int) else 640, manifest.licence, manifest.fingerprint(),
+        )  # fmt: skip
+    # A detector folder's name says little ("2-comic"); a single part knows its increment.
+    own = manifest.parts[0].increment if len(manifest.parts) == 1 else Path(entry.path).name
+    return Source(
+        entry.model_copy(update={"name": entry.name or own}), "detector", manifest.family,
+        manifest.architecture, manifest.head,
+        tuple(name for part in manifest.parts for name in part.classes), None, None, 0, 0,
+        manifest.image_size, manifest.licence, manifest.fingerprint, manifest.lineage,
+    )  # fmt: skip
+
+
+def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
+    path = Path(entry.path)
+    name = entry.name or path.stem
+    state, facts = resolve_family("yolo").foreign(path, name=name, head=head, trust=trust)
+    return Source(
+        entry.model_copy(update={"name": name}), "pt", state.family, state.architecture, state.head,
+        state.labels.names, None, None, 0, 0, int(facts.get("image_size") or 640),
+        FAMILIES["yolo"].licence, sha256_file(path),
+    )  # fmt: skip
+
+
+def open_source(source: Source, *, trust: bool = False) -> Opened:
+    """Map the tensors of a source.
+
+    Raises:
+        ModelError: The files are damaged.
+    """
+    entry, name = source.entry, source.name
+    if source.kind == "pt":
+        state, _ = resolve_family("yolo").foreign(
+            source.path, name=name, head=source.head, trust=trust
+        )
+        return _whole(source, state.shared, state.buffers, state.parts)
+    if source.kind == "detector":
+        loaded = load_detector(source.path).state
+        return _whole(source, loaded.shared, loaded.buffers, loaded.parts)
+    item = load_increment(source.path)
+    stage = Stage(
+        name, vector=item.vector.delta, correction=item.vector.correction, scale=entry.scale,
+        images=source.images, fisher=item.fisher,
+    )  # fmt: skip
+    refit = _edit_part(source, item.refit) if item.refit is not None else None
+    part = _edit_part(source, item.part)
+    parts = (part,) if part is not None else ()
+    return Opened(stage, item.buffers, parts, refit, item.refit_on)
+
+
+def _whole(
+    source: Source, shared: Tensors, buffers: Tensors, parts: tuple[HeadPart, ...]
+) -> Opened:
+    stage = Stage(source.name, weights=shared, scale=source.entry.scale, images=source.images)
+    edited = [_edit_part(source, part) for part in parts]
+    kept = [part for part in edited if part is not None]
+    if len(parts) == 1 and kept:
+        kept = [replace(kept[0], increment=source.name)]
+    return Opened(stage, buffers, tuple(kept))
+
+
+def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:
+    """Apply drops and aliases; None if no class is left."""
+    rules, entry = resolve_roles(source.family), source.entry
+    drop = [name for name in entry.drop if name in part.classes]
+    kept = rules.drop_classes(part, drop) if drop else part
+    if kept is None:
+        return None
+    alias = {old: new for old, new in entry.alias.items() if old in kept.classes}
+    kept = rules.rename_classes(kept, alias) if alias else kept
+    return replace(kept, increment=source.name) if source.kind != "detector" else kept
+
+
+def _edited(classes: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
+    """Return the class names that are left.
+
+    Raises:
+        ConfigError: An alias or a drop names a class that the source does not have.
+    """
+    for word in (*entry.alias, *entry.drop):
+        if word not in classes:
+            raise ConfigError(
+                f"no class '{word}'{did_you_mean(word, classes)}",
+                where=entry.path,
+                remedy=f"its classes: {', '.join(classes)}",
+            )
+    return tuple(entry.alias.get(name, name) for name in classes if name not in entry.drop)
+
+
+def is_source(path: Path) -> bool:
+    """Tell whether a path looks like something that can be merged."""
+    return (path / MANIFEST).is_file() or path.suffix in (".pt", ".pth")

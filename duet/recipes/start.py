@@ -1,0 +1,45 @@
+"""θ_0 as a file: read the way it is stored, and known by its fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from duet.families.table import resolve_family
+from duet.increments.base import map_base
+from duet.vectors.tensors import Tensors, fingerprint
+
+
+def read_start(path: Path, family: str) -> Tensors:
+    """Return all tensors of θ_0, float16 or float32; base files are mapped, not read.
+
+    Raises:
+        ModelError: The file is missing, damaged, refused, or holds no start weights.
+    """
+    if path.suffix == ".safetensors":
+        return map_base(path)
+    return resolve_family(family).weights(path)
+
+
+def start_fingerprint(shared: Tensors) -> str:
+    """Return the fingerprint of θ_0's shared tensors: that of their exact float32 upcast."""
+    return fingerprint(_Upcast(shared))
+
+
+class _Upcast(Mapping[str, torch.Tensor]):
+    """Float16 tensors as float32, one at a time."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self._tensors[name]
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

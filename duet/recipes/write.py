@@ -1,0 +1,175 @@
+"""A merge from files to a file: inputs and result are mapped, scratch memory is bounded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duet.increments.manifest import DetectorManifest, Lineage
+from duet.increments.state import DetectorState, HeadPart
+from duet.increments.store import Built, build_detector
+from duet.increments.tensorfile import Layout, mapped_output
+from duet.merging.chunks import Listen
+from duet.recipes.apply import MakeObjective, Remerged, merge_plan
+from duet.recipes.plan import Plan
+from duet.recipes.recipe import Recipe
+from duet.recipes.sources import Opened, open_source
+from duet.vectors.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Written:
+    """A detector folder that a merge wrote.
+
+    Attributes:
+        folder: Where it is.
+        manifest: Its manifest.
+        result: State (mapped from the folder), traces and remarks.
+    """
+
+    folder: Path
+    manifest: DetectorManifest
+    result: Remerged
+
+
+def write_detector(
+    plan: Plan,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    theta_0: Tensors | None = None,
+    make_objective: MakeObjective | None = None,
+    listen: Listen | None = None,
+    trust: bool = False,
+) -> Written:
+    """Merge what a plan names into a detector folder, complete or not at all.
+
+    Args:
+        plan: Checked plan.
+        folder: Must not exist or be empty, unless ``overwrite``.
+        overwrite: Replace an older detector there.
+        theta_0: See `duet.recipes.apply.merge_plan`.
+        make_objective: See `duet.recipes.apply.merge_plan`.
+        listen: Progress.
+        trust: See `duet.recipes.sources.describe`.
+
+    Raises:
+        ModelError: See `duet.recipes.apply.merge_plan`.
+        DuetError: The folder is in the way, or the file system refuses the write.
+    """
+    opened = tuple(open_source(source, trust=trust) for source in plan.sources)
+    results: list[Remerged] = []
+
+    def fill(flat: dict[str, torch.Tensor]) -> Built:
+        with _Workspace(folder.parent, flat) as allocate:
+            result = merge_plan(
+                plan, opened=opened, theta_0=theta_0, allocate=allocate,
+                make_objective=make_objective, listen=listen,
+            )  # fmt: skip
+        state = _moved(result.state, flat)
+        results.append(Remerged(state, result.traces, result.remarks))
+        return Built(state, _manifest(plan, state, folder), result.traces)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    manifest = build_detector(folder, _layout(plan, opened), fill, overwrite=overwrite)
+    return Written(folder, manifest, results[0])
+
+
+class _Workspace:
+    """Memory for `merge_plan`: the result in the detector's file, the rest in temporary files."""
+
+    def __init__(self, parent: Path, flat: Mapping[str, torch.Tensor]) -> None:
+        self._parent, self._flat, self._stack = parent, flat, ExitStack()
+
+    def __enter__(self) -> _Workspace:
+        self._folder = Path(
+            self._stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=".merge-", dir=self._parent)
+            )
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, purpose: str, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+        if purpose == "result":
+            return {name: self._flat[f"shared/{name}"] for name in shapes}
+        layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
+        return self._stack.enter_context(mapped_output(self._folder / purpose, layout))
+
+
+def _layout(plan: Plan, opened: Sequence[Opened]) -> Layout:
+    """Return what the detector's file will hold."""
+    first = opened[0]
+    layout: dict[str, tuple[torch.dtype, torch.Size]] = {
+        f"shared/{name}": (torch.float32, tensor.shape)
+        for name, tensor in first.stage.tensors.items()
+    }
+    layout |= {f"buffers/{name}": (t.dtype, t.shape) for name, t in first.buffers.items()}
+    parts = [part for item in opened for part in item.parts]  # a re-fit part has the same shapes
+    for index, part in enumerate(parts):
+        layout |= {f"part/{index}/{name}": (t.dtype, t.shape) for name, t in part.tensors.items()}
+    return layout
+
+
+def _moved(state: DetectorState, flat: Mapping[str, torch.Tensor]) -> DetectorState:
+    """Copy what is not in the file yet, and return the state on the file's memory."""
+    for name, tensor in state.to_tensors().items():
+        if tensor.data_ptr() != flat[name].data_ptr():
+            flat[name].copy_(tensor.detach())
+    parts = tuple(
+        HeadPart(
+            part.classes, {name: flat[f"part/{k}/{name}"] for name in part.tensors}, part.increment
+        )
+        for k, part in enumerate(state.parts)
+    )
+    return DetectorState(
+        state.family, state.architecture, state.head,
+        {name: flat[f"shared/{name}"] for name in state.shared},
+        {name: flat[f"buffers/{name}"] for name in state.buffers}, parts,
+    )  # fmt: skip
+
+
+def _manifest(plan: Plan, state: DetectorState, folder: Path) -> DetectorManifest:
+    lineage: list[Lineage] = []
+    merge = plan.recipe.model_dump(mode="json", include={"method", "params"})
+    config: dict[str, Any] = {
+        "merge": merge, "batchnorm": plan.recipe.batchnorm.model_dump(mode="json"),
+    }  # fmt: skip
+    for number, source in enumerate(plan.sources):
+        if source.lineage:  # a detector brings its own history
+            lineage += source.lineage
+        else:
+            how = config if number else None
+            lineage.append(Lineage(increment=source.name, manifest=source.fingerprint, merge=how))
+    return DetectorManifest.for_state(
+        state,
+        lineage=tuple(lineage),
+        image_size=max(source.image_size for source in plan.sources),
+        licence=plan.sources[0].licence,
+        recipe=stored_recipe(plan.recipe, folder),
+    )
+
+
+def stored_recipe(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Return the recipe as a manifest keeps it: JSON-ready, paths relative to ``folder``."""
+    entries = tuple(
+        entry.model_copy(update={"path": relative(Path(entry.path), folder)})
+        for entry in recipe.increments
+    )
+    weights = recipe.weights and relative(Path(recipe.weights), folder)
+    moved = recipe.model_copy(update={"increments": entries, "weights": weights})
+    return moved.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return ``path`` as seen from ``folder``, so that both can be moved together."""
+    return os.path.relpath(path.resolve(), folder.resolve())

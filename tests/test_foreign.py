@@ -1,0 +1,306 @@
+"""Detectors that Ultralytics trained: read exactly, or refused with the reason."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from factories_yolo import FORMS, YOLO11N, YOLOV8N, images
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+from duet.errors import ModelError
+from duet.families.yolo.adapter import FAMILY
+from duet.families.yolo.build import inference_model
+from duet.families.yolo.roles import split_roles, tower_width
+from duet.files import sha256_file
+
+CLASSES = ("cat", "traffic light", "Ärger")
+
+
+@functools.cache
+def original(architecture: str = YOLO11N, count: int = 3) -> Any:
+    """Return a stock detector as Ultralytics builds it; tower width is tied to the class count."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(count)
+        return enlivened(DetectionModel(architecture, nc=count, verbose=False), count)
+
+
+def enlivened(model: Any, count: int) -> Any:
+    """Give a fresh network statistics of its own, so that signals reach the head, and names."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # statistics of all batches, so that nothing dies out
+    with torch.no_grad():
+        for seed in range(2):
+            model(images(4, 64, seed))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.03
+    names = CLASSES if count == len(CLASSES) else [f"class {i}" for i in range(count)]
+    model.names, model.task = dict(enumerate(names)), "detect"
+    return model.eval()
+
+
+def stored(
+    path: Path, model: Any = None, change: Callable[[Any], object] | None = None, **content: Any
+) -> Path:
+    """Write a checkpoint as `strip_optimizer` leaves it: half precision."""
+    model = copy.deepcopy(model if model is not None else original())
+    if change is not None:
+        change(model)
+    train_args = {"imgsz": 320, "model": "/data/private/yolo11n.pt", "pretrained": True}
+    checkpoint = {
+        "epoch": -1, "model": model.half(), "ema": None, "optimizer": None,
+        "train_args": {"task": "detect", **train_args}, "date": "2026-01-02T03:04:05",
+        "version": "8.4.190", "license": "AGPL-3.0 License",
+    }  # fmt: skip
+    torch.save({**checkpoint, **content}, path)
+    return path
+
+
+# ---- what is read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "count", "width"),
+    [(YOLO11N, 3, 64), (YOLOV8N, 90, 90), (YOLO11N, 90, 90), ("yolov9t.yaml", 3, 64)],
+)
+def test_same_detector_in_float32(
+    architecture: str, count: int, width: int, tmp_path: Path
+) -> None:
+    model = original(architecture, count)
+    state, _ = FAMILY.foreign(stored(tmp_path / "m.pt", model), name="theirs")
+    assert (state.family, state.architecture, state.head) == ("yolo", architecture, "towers")
+    assert [part.increment for part in state.parts] == ["theirs"]
+    assert state.parts[0].classes == tuple(model.names.values())
+    assert tower_width(state.parts[0].tensors) == width
+    upcast = copy.deepcopy(model).half().float()
+    rebuilt = inference_model(state)
+    stored_tensors = upcast.state_dict()
+    for name, tensor in rebuilt.state_dict().items():
+        assert torch.equal(tensor, stored_tensors[name]), name
+    with torch.no_grad():
+        expected, got = upcast(images())[0], rebuilt(images())[0]
+    assert float((expected - got).abs().max()) < 1e-3
+    assert float(expected[:, 4:].std()) > 0  # otherwise constants were compared
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_head_form(form: str, tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.pt")
+    state, _ = FAMILY.foreign(path, name="a", head=form)
+    tensors = FAMILY.weights(path)
+    roles = split_roles(tensors, form)
+    assert state.head == form
+    assert state.shared.keys() == roles.shared.keys()
+    assert state.parts[0].tensors.keys() == roles.own.keys()
+
+
+def test_facts(tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.pt")
+    _, facts = FAMILY.foreign(path, name="a")
+    assert facts == {
+        "file": "m.pt", "image_size": 320, "model": "yolo11n.pt", "pretrained": True,
+        "date": "2026-01-02T03:04:05", "version": "8.4.190", "stated_licence": "AGPL-3.0 License",
+        "sha256": sha256_file(path), "licence": "AGPL-3.0-or-later",
+    }  # fmt: skip
+    json.dumps(facts)
+
+
+def test_facts_that_the_file_does_not_say(tmp_path: Path) -> None:
+    path = stored(
+        tmp_path / "m.pt", train_args={"imgsz": [320, 640], "pretrained": "C:\\w\\x.pt"}, date=None,
+        version=8, license=None,
+    )  # fmt: skip
+    _, facts = FAMILY.foreign(path, name="a")
+    assert (facts["image_size"], facts["pretrained"]) == (640, "x.pt")
+    assert [facts[key] for key in ("model", "date", "version", "stated_licence")] == [None] * 4
+    _, facts = FAMILY.foreign(stored(tmp_path / "n.pt", train_args=None), name="a")
+    assert facts["image_size"] is None
+
+
+def test_averaged_network_goes_first(tmp_path: Path) -> None:
+    averaged = copy.deepcopy(original())
+    with torch.no_grad():
+        averaged.model[0].conv.weight *= 2
+    state, _ = FAMILY.foreign(stored(tmp_path / "m.pt", ema=averaged.half()), name="a")
+    expected = averaged.model[0].conv.weight.detach().half().float()
+    assert torch.equal(state.shared["model.0.conv.weight"], expected)
+
+
+def described(**changes: Any) -> Callable[[Any], object]:
+    return lambda model: model.yaml.update(changes)
+
+
+@pytest.mark.parametrize(
+    "yaml_file",
+    ["/data/me/cfg/yolo11n.yaml", "D:\\models\\yolo11n.yaml", "yolo11.yaml", "models/yolo11.yaml"],
+)
+def test_architecture_is_recovered(yaml_file: str, tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.pt", change=described(yaml_file=yaml_file))
+    assert FAMILY.foreign(path, name="a")[0].architecture == YOLO11N
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["a", "b", "c"], ("a", "b", "c")), ({2: "c", 0: " a ", 1: 7}, ("a", "7", "c"))],
+)
+def test_names_in_output_order(names: Any, expected: tuple[str, ...], tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.pt", change=lambda model: setattr(model, "names", names))
+    assert FAMILY.foreign(path, name="x")[0].parts[0].classes == expected
+
+
+# ---- what is refused --------------------------------------------------------------------------
+
+
+def named(names: Any) -> Callable[[Any], object]:
+    return lambda model: setattr(model, "names", names)
+
+
+def nan(model: Any) -> None:
+    model.model[3].conv.weight.data[0, 0, 0, 0] = float("nan")
+
+
+def overflow(model: Any) -> None:
+    model.model[3].conv.weight.data[0, 0, 0, 0] = 1e6  # infinite in the file's half precision
+
+
+def other_activation(model: Any) -> None:
+    model.model[9].cv1.act = nn.Identity()  # as 8.4.0 built the pooling block
+
+
+def extra_tensor(model: Any) -> None:
+    model.model[2].scale = nn.Parameter(torch.ones(1))
+
+
+def other_input(model: Any) -> None:
+    model.model[0].conv.weight = nn.Parameter(torch.ones(16, 1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        pytest.param(lambda model: delattr(model, "names"), "expected a name for", id="no names"),
+        pytest.param(named(None), "each of the 3 classes, got None", id="names None"),
+        pytest.param(named(["a", "b"]), "each of the 3 classes", id="too few names"),
+        pytest.param(named({1: "a", 2: "b", 3: "c"}), "each of the 3", id="names from 1"),
+        pytest.param(named({"x": "a", "y": "b", "z": "c"}), "each of the 3", id="names by name"),
+        pytest.param(named(["a", "b", " a"]), "occur twice: a", id="names twice"),
+        pytest.param(named(["a", "", "c"]), "non-empty", id="blank name"),
+        pytest.param(named(["a", None, "c"]), "non-empty", id="name is None"),
+        pytest.param(nan, r"NaN or infinite(.|\n)*model\.3\.conv\.weight", id="NaN"),
+        pytest.param(overflow, r"model\.3\.conv\.weight: 1 of", id="infinite"),
+        pytest.param(lambda model: model.fuse(verbose=False), "fused", id="fused"),
+        pytest.param(described(yaml_file="my-yolo.yaml"), "built from 'my-yolo.yaml'", id="custom"),
+        pytest.param(described(yaml_file=None), "no architecture file", id="no architecture"),
+        pytest.param(lambda model: delattr(model, "yaml"), "no architecture file", id="no yaml"),
+        pytest.param(described(yaml_file="yolo11s.yaml"), "of 128 channels", id="another size"),
+        pytest.param(described(yaml_file="yolov8n.yaml"), "do not fit yolov8n", id="another one"),
+        pytest.param(described(yaml_file="yolo26n.yaml"), "end-to-end", id="another head"),
+        pytest.param(extra_tensor, r"unexpected: model\.2\.scale", id="unknown tensor"),
+        pytest.param(other_input, r"model\.0\.conv\.weight: got", id="grey images"),
+        pytest.param(other_activation, "builds another network", id="another function"),
+        pytest.param(lambda model: setattr(model, "task", "pose"), "task 'pose'", id="task"),
+        pytest.param(lambda m: setattr(m, "save", []), "cannot run the model", id="broken"),
+    ],
+)
+def test_unusable_models_are_refused(
+    change: Callable[[Any], object], match: str, tmp_path: Path
+) -> None:
+    path = stored(tmp_path / "m.pt", change=change)
+    with pytest.raises(ModelError, match=match) as caught:
+        FAMILY.foreign(path, name="a")
+    assert str(path) in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_another_function_is_told_by_outputs_alone(tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.pt", change=other_activation)
+    tensors, plain = FAMILY.weights(path), FAMILY.weights(stored(tmp_path / "n.pt"))
+    assert all(torch.equal(tensors[name], plain[name]) for name in plain)
+
+
+def test_a_segmentation_model_is_refused(tmp_path: Path) -> None:
+    model = SegmentationModel("yolo11n-seg.yaml", nc=3, verbose=False)
+    path = stored(tmp_path / "m.pt", model)
+    with pytest.raises(ModelError, match="SegmentationModel with Segment"):
+        FAMILY.foreign(path, name="a")
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Detect head, got Conv2d\n"):
+        FAMILY.foreign(stored(tmp_path / "m.pt", nn.Conv2d(3, 3, 3)), name="a")
+
+
+@pytest.mark.parametrize("architecture", ["yolo26n.yaml", "yolov10n.yaml"])
+def test_end_to_end_heads_are_refused(architecture: str, tmp_path: Path) -> None:
+    model = DetectionModel(architecture, nc=3, verbose=False)
+    with pytest.raises(ModelError, match=r"end-to-end|v10Detect"):
+        FAMILY.foreign(stored(tmp_path / "m.pt", model), name="a")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param({"model.0.conv.weight": torch.ones(3)}, id="plain state"),
+        pytest.param({"model": {"model.0.conv.weight": torch.ones(3)}}, id="state in a dict"),
+        pytest.param({"ema": torch.ones(3), "model": None}, id="a tensor"),
+        pytest.param([torch.ones(3)], id="a list"),
+    ],
+)
+def test_tensors_without_a_model_are_refused(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "m.pt")
+    for read in (FAMILY.weights, lambda path: FAMILY.foreign(path, name="a")):
+        with pytest.raises(ModelError, match="holds no Ultralytics model") as caught:
+            read(tmp_path / "m.pt")
+        assert "YOLO(...).save" in (caught.value.remedy or "")
+
+
+class Payload(nn.Module):
+    """Creates a file when it is unpickled: the harmless stand-in for any program."""
+
+    def __init__(self, canary: Path) -> None:
+        super().__init__()
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.canary}'",)
+
+
+@pytest.mark.parametrize("place", ["beside", "inside"])
+def test_a_program_in_the_file_does_not_run(place: str, tmp_path: Path) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "m.pt"
+    if place == "beside":
+        stored(path, optimizer=Payload(canary))
+    else:
+        stored(path, change=lambda model: setattr(model, "hidden", Payload(canary)))
+    with pytest.raises(ModelError, match="Nothing of it was run"):
+        FAMILY.foreign(path, name="a")
+    assert not canary.exists()
+    # Trusted, the same file does run: so the refusal is what held it back.
+    if place == "beside":
+        assert FAMILY.foreign(path, name="a", trust=True)[0].parts[0].classes == CLASSES
+        assert canary.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_files_are_refused(share: float, tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.pt")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelError, match="not a"):
+        FAMILY.foreign(path, name="a")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        FAMILY.foreign(tmp_path / "m.pt", name="a")

@@ -1,0 +1,303 @@
+"""Every merge method on the same checkpoints of the embedded series, in one table.
+
+    python tools/merge_table.py --seeds 3 --out runs/merge-table     # the table of docs/merging.md
+
+Two geometries: `sequential` joins the base with an increment that was trained from it (duet-plus
+without its re-fit), `independent` joins it with one trained from θ_0 alone. Nothing is trained
+again for a method; the Concrete rows learn from unlabelled training images of the newest domain.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from duet.evaluation.ap import ClassAP
+    from duet.increments.state import DetectorState
+    from duet.runs.chain import Setting
+    from duet.runs.evaluate import Evaluator
+
+COLUMNS = ("ri", "gi", "rai", "pi", "h", "seconds")
+LEARNED = {"concrete": {}, "concrete-adamerging": {}}
+ROWS: dict[str, dict[str, Any]] = {
+    "newest": {"method": "newest", "batchnorm": {"rule": "newest"}},
+    "average": {"method": "average"},
+    "duet": {"method": "duet"},
+    "duet 0.6": {"method": "duet", "params": {"alpha_base": 0.6}},
+    "mtda": {"method": "mtda"},
+    "task-arithmetic 0.3": {"method": "task-arithmetic"},
+    "task-arithmetic 0.5": {"method": "task-arithmetic", "params": {"weight": 0.5}},
+    "ties": {"method": "ties"},
+    "ties density 0.5": {"method": "ties", "params": {"density": 0.5}},
+    "ties sum 0.3": {"method": "ties", "params": {"merge": "sum", "weight": 0.3}},
+    "magmax": {"method": "magmax"},
+    "magmax 1": {"method": "magmax", "params": {"weight": 1.0}},
+    "dare": {"method": "dare"},
+    "dare + ties": {"method": "dare", "params": {"then": "ties"}},
+    "fisher": {"method": "fisher"},
+    "lines": {"method": "lines"},
+    "iso-c": {"method": "iso-c"},
+    "tsv-m": {"method": "tsv-m"},
+    "concrete": {"method": "concrete"},
+    "concrete-adamerging": {"method": "concrete-adamerging"},
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """One seed: its checkpoints and what to measure them with.
+
+    Attributes:
+        setting: Series, schedule and lab.
+        evaluate: Scores a detector on a domain.
+        base: Folder of the base increment.
+        later: Folder of the second increment, by geometry.
+        images: Unlabelled images of the newest domain.
+        references: mAP50 that RI, GI and PI are ratios to.
+        split: Split to measure on.
+    """
+
+    setting: Setting
+    evaluate: Evaluator
+    base: Path
+    later: dict[str, Path]
+    images: list[Path]
+    references: dict[str, float]
+    split: str
+
+
+@click.command()
+@click.option("--rows", default=",".join(ROWS), help="Which rows.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--first-seed", default=0, show_default=True)
+@click.option("--data-seed", default=1, show_default=True, help="Of the scenes.")
+@click.option("--test-scenes", default=400, show_default=True)
+@click.option("--split", default="test", show_default=True)
+@click.option(
+    "--learned",
+    "recipe",
+    type=click.Path(path_type=Path),
+    default=Path("configs/merge/concrete-emoji.yaml"),
+    show_default=True,
+    help="Parameters of the Concrete rows.",
+)
+@click.option("--jobs", default=2, show_default=True)
+@click.option("--epochs", type=int)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/merge-table"))
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    rows: str, seeds: int, first_seed: int, recipe: Path, out: Path, as_json: bool, **options: Any
+) -> None:
+    """Train the checkpoints of every seed once, merge them with every method, print mean ± sd."""
+    import yaml
+
+    names = rows.split(",")
+    learned = yaml.safe_load(recipe.read_text())["params"]
+    chosen = range(first_seed, first_seed + seeds)
+    measured = []
+    for seed in chosen:
+        world = prepare(
+            seed,
+            out,
+            **{k: options[k] for k in ("data_seed", "test_scenes", "jobs", "epochs", "split")},
+        )
+        measured.append(
+            {
+                f"{geometry} {name}": run_row(world, geometry, name, learned, out, seed)
+                for geometry in ("sequential", "independent")
+                for name in names
+            }
+        )
+    summary = {key: summarise([one[key] for one in measured]) for key in measured[0]}
+    report = {
+        "schema": 1,
+        "date": date.today().isoformat(),
+        "seeds": list(chosen),
+        **options,
+        "rows": summary,
+        "per_seed": measured,
+    }
+    (out / "merge-table.json").write_text(json.dumps(report, indent=2, default=str) + "\n")
+    print(json.dumps(report, indent=2, default=str) if as_json else as_table(summary))
+
+
+def prepare(
+    seed: int,
+    out: Path,
+    *,
+    data_seed: int,
+    test_scenes: int,
+    jobs: int,
+    epochs: int | None,
+    split: str,
+) -> World:
+    """Train what one seed needs, or read it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from duet.cli.common import stages
+    from duet.emoji.build import build
+    from duet.families.table import resolve_family
+    from duet.runs.chain import Setting, run_chain, run_independent, train_alone
+    from duet.runs.evaluate import Evaluator
+    from duet.runs.inputs import read_inputs, read_methods
+    from duet.runs.keep import keep_chain, keep_independent
+    from duet.runs.lab import Lab
+    from duet.series import train_slice
+    from duet.shipped import shipped
+    from duet.training.config import Refit
+
+    data = out / f"data-{data_seed}-{test_scenes}"
+    build(data, seed=data_seed, test=test_scenes)
+    inputs = read_inputs(
+        shipped("configs", "series", "emoji-2phase.yaml"),
+        data_root=data,
+        changes={"epochs": epochs} if epochs else None,
+    )
+    method = read_methods(("duet-plus",))[0].model_copy(update={"refit": Refit(), "name": "seq"})
+    alone = method.model_copy(update={"name": "alone"})
+    folder = out / f"seed-{seed}"
+    with stages() as show, ThreadPoolExecutor(4) as pool:
+        setting = Setting(
+            inputs.series,
+            "yolo",
+            inputs.architecture,
+            resolve_family("yolo").weights(inputs.weights),
+            inputs.schedule,
+            seed,
+            Lab(out / "lab", jobs=jobs, listen=show),
+            inputs.weights,
+        )
+        first, second = inputs.series.increments
+        chain = pool.submit(run_chain, setting, method)
+        lone = pool.submit(run_independent, setting, alone, second)
+        slices = {
+            "new on old": (first, second),
+            "old on new": (second, first),
+            "new": (second, second),
+        }
+        others = {
+            key: pool.submit(train_alone, setting, at.data, of.classes, f"reference-{at.domain}")
+            for key, (at, of) in slices.items()
+        }
+        keep_chain(folder, setting, method, chain.result())
+        keep_independent(folder, setting, alone, lone.result())
+        evaluate = Evaluator(out / "evaluations", inputs.schedule.image_size)
+        references = {
+            key: score(evaluate, item.result().state, slices[key][0], split).map50(
+                slices[key][1].classes
+            )
+            for key, item in others.items()
+        }
+        base_state = chain.result()[0].merged
+        references["old"] = score(evaluate, base_state, first, split).map50(first.classes)
+    images = list(train_slice(second.data, second.classes).images)[::3]
+    increments = folder / "increments"
+    return World(
+        setting,
+        evaluate,
+        increments / "seq" / first.name,
+        {
+            "sequential": increments / "seq" / second.name,
+            "independent": increments / "alone" / second.name,
+        },
+        images,
+        references,
+        split,
+    )
+
+
+def run_row(
+    world: World, geometry: str, name: str, learned: dict[str, Any], out: Path, seed: int
+) -> dict[str, float]:
+    """Merge with one method and measure the result."""
+    from duet.config import parse_config
+    from duet.recipes import Recipe, make_plan, write_detector
+    from duet.runs.adapt import objective_from
+
+    data: dict[str, Any] = dict(ROWS[name])
+    is_learned = data["method"] in LEARNED
+    if is_learned:
+        data["params"] = {**learned, "seed": seed}
+    elif data["method"] == "dare":
+        data["params"] = {**data.get("params", {}), "seed": seed}
+    data |= {
+        "geometry": geometry,
+        "weights": str(world.setting.weights),
+        "increments": [str(world.base), str(world.later[geometry])],
+    }
+    plan = make_plan(parse_config(Recipe, data, where=name))
+    size = world.setting.schedule.image_size
+    began = time.perf_counter()
+    written = write_detector(
+        plan,
+        out / f"seed-{seed}" / "merged" / f"{geometry}-{name.replace(' ', '-')}",
+        overwrite=True,
+        make_objective=(lambda state: objective_from(state, world.images, image_size=size, batch=8))
+        if is_learned
+        else None,
+    )
+    seconds = time.perf_counter() - began
+    row = indices(world, written.result.state) | {"seconds": seconds}
+    facts = written.result.traces[-1].facts
+    if "entropy_first" in facts:
+        row |= {"entropy_first": facts["entropy_first"], "entropy_last": facts["entropy_last"]}
+    return row
+
+
+def indices(world: World, state: DetectorState) -> dict[str, float]:
+    """Return RI, GI, RAI, PI and H of a merged detector, in percent."""
+    first, second = world.setting.series.increments
+    old = score(world.evaluate, state, first, world.split)
+    new = score(world.evaluate, state, second, world.split)
+    r = world.references
+    ri = old.map50(first.classes) / r["old"]
+    gi = statistics.mean(
+        [old.map50(second.classes) / r["new on old"], new.map50(first.classes) / r["old on new"]]
+    )
+    pi = new.map50(second.classes) / r["new"]
+    h = 3 / (1 / ri + 1 / gi + 1 / pi) if min(ri, gi, pi) > 0 else 0.0
+    values = {"ri": ri, "gi": gi, "rai": (ri + gi) / 2, "pi": pi, "h": h}
+    return {key: 100 * value for key, value in values.items()}
+
+
+def score(evaluate: Evaluator, state: DetectorState, increment: Any, split: str) -> ClassAP:
+    """Return the AP of all classes that ``state`` knows, on the domain of an increment."""
+    from duet.series import eval_slice
+
+    known = tuple(name for name in increment.data.labels if name in state.labels)
+    return evaluate(state, eval_slice(increment.data, known, split))
+
+
+def summarise(rows: Iterable[dict[str, float]]) -> dict[str, list[float]]:
+    """Return [mean, sd] of every column."""
+    rows = list(rows)
+    return {
+        key: [
+            statistics.mean(row[key] for row in rows),
+            statistics.stdev(row[key] for row in rows) if len(rows) > 1 else 0.0,
+        ]
+        for key in rows[0]
+    }
+
+
+def as_table(summary: dict[str, dict[str, list[float]]]) -> str:
+    """Return a Markdown table: mean ± sd in percent, seconds of the merge."""
+    lines = ["| geometry | method | RI | GI | RAI | PI | H | seconds |", "|---" * 8 + "|"]
+    for key, row in summary.items():
+        geometry, _, name = key.partition(" ")
+        cells = [f"{row[c][0]:.1f} ± {row[c][1]:.1f}" for c in COLUMNS[:-1]]
+        lines.append(f"| {geometry} | {name} | {' | '.join(cells)} | {row['seconds'][0]:.1f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
