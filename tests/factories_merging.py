@@ -21,6 +21,8 @@ quick = settings(
     max_examples=80,
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),  # explaining takes minutes
 )
+brief = settings(quick, max_examples=25)
+"""For properties of every method."""
 LARGEST = torch.finfo(torch.float32).max
 floats32 = st.one_of(
     st.floats(width=32, allow_nan=False, allow_infinity=False),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from duet.cli.main import cli
+from duet.recipes.recipe import Recipe
 from duet.series.model import SeriesConfig
 
 REPO = Path(__file__).resolve().parent.parent
@@ -52,10 +53,12 @@ def test_a_documented_command_parses(page: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_documented_series_loads(page: Path) -> None:
+def test_documented_configurations_load(page: Path) -> None:
     for block in blocks(page, "yaml"):
-        if "increments:" in block:
-            assert SeriesConfig.model_validate(yaml.safe_load(block)).increments
+        data = yaml.safe_load(block)
+        if "increments" in data:
+            model = Recipe if "method" in data else SeriesConfig
+            assert model.model_validate(data).increments
 
 
 def test_the_python_example_runs(

@@ -9,10 +9,10 @@ from factories_merging import (
     PLAIN,
     SHAPES,
     Model,
+    brief,
     columns,
     inputs_of,
     merge_inputs,
-    quick,
     random_models,
     random_stages,
     run,
@@ -80,7 +80,7 @@ def test_one_stage_is_that_stage(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in PLAIN if m not in ("duet", *MATRIX)])
-@quick
+@brief
 @given(rows=small_triples, power=st.integers(-3, 3))
 def test_the_merged_vector_grows_with_the_vectors(
     method: str, rows: list[tuple[float, ...]], power: int

@@ -105,11 +105,7 @@ def main(
     chosen = range(first_seed, first_seed + seeds)
     measured = []
     for seed in chosen:
-        world = prepare(
-            seed,
-            out,
-            **{k: options[k] for k in ("data_seed", "test_scenes", "jobs", "epochs", "split")},
-        )
+        world = prepare(seed, out, **options)
         measured.append(
             {
                 f"{geometry} {name}": run_row(world, geometry, name, learned, out, seed)
@@ -131,88 +127,70 @@ def main(
 
 
 def prepare(
-    seed: int,
-    out: Path,
-    *,
-    data_seed: int,
-    test_scenes: int,
-    jobs: int,
-    epochs: int | None,
+    seed: int, out: Path, *, data_seed: int, test_scenes: int, jobs: int, epochs: int | None,
     split: str,
-) -> World:
+) -> World:  # fmt: skip
     """Train what one seed needs, or read it."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from duet.cli.common import stages
     from duet.emoji.build import build
     from duet.families.table import resolve_family
-    from duet.runs.chain import Setting, run_chain, run_independent, train_alone
+    from duet.runs.chain import Setting
     from duet.runs.evaluate import Evaluator
-    from duet.runs.inputs import read_inputs, read_methods
-    from duet.runs.keep import keep_chain, keep_independent
+    from duet.runs.inputs import read_inputs
     from duet.runs.lab import Lab
     from duet.series import train_slice
     from duet.shipped import shipped
-    from duet.training.config import Refit
 
     data = out / f"data-{data_seed}-{test_scenes}"
     build(data, seed=data_seed, test=test_scenes)
-    inputs = read_inputs(
-        shipped("configs", "series", "emoji-2phase.yaml"),
-        data_root=data,
-        changes={"epochs": epochs} if epochs else None,
-    )
+    series = shipped("configs", "series", "emoji-2phase.yaml")
+    changes: dict[str, object] | None = {"epochs": epochs} if epochs else None
+    inputs = read_inputs(series, data_root=data, changes=changes)
+    with stages() as show:
+        setting = Setting(
+            inputs.series, "yolo", inputs.architecture,
+            resolve_family("yolo").weights(inputs.weights), inputs.schedule, seed,
+            Lab(out / "lab", jobs=jobs, listen=show), inputs.weights,
+        )  # fmt: skip
+        trained = train_all(setting, out / f"seed-{seed}")
+    evaluate = Evaluator(out / "evaluations", inputs.schedule.image_size)
+    first, second = inputs.series.increments
+    references = {
+        "old": score(evaluate, trained["old"], first, split).map50(first.classes),
+        "new on old": score(evaluate, trained["new on old"], first, split).map50(second.classes),
+        "old on new": score(evaluate, trained["old on new"], second, split).map50(first.classes),
+        "new": score(evaluate, trained["new"], second, split).map50(second.classes),
+    }
+    kept = out / f"seed-{seed}" / "increments"
+    later = {"sequential": kept / "seq" / second.name, "independent": kept / "alone" / second.name}
+    images = list(train_slice(second.data, second.classes).images)
+    return World(setting, evaluate, kept / "seq" / first.name, later, images, references, split)
+
+
+def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
+    """Train and keep both increments in both geometries, and return what ratios are made of."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from duet.runs.chain import run_chain, run_independent, train_alone
+    from duet.runs.inputs import read_methods
+    from duet.runs.keep import keep_chain, keep_independent
+    from duet.training.config import Refit
+
     method = read_methods(("duet-plus",))[0].model_copy(update={"refit": Refit(), "name": "seq"})
     alone = method.model_copy(update={"name": "alone"})
-    folder = out / f"seed-{seed}"
-    with stages() as show, ThreadPoolExecutor(4) as pool:
-        setting = Setting(
-            inputs.series,
-            "yolo",
-            inputs.architecture,
-            resolve_family("yolo").weights(inputs.weights),
-            inputs.schedule,
-            seed,
-            Lab(out / "lab", jobs=jobs, listen=show),
-            inputs.weights,
-        )
-        first, second = inputs.series.increments
+    first, second = setting.series.increments
+    with ThreadPoolExecutor(4) as pool:
         chain = pool.submit(run_chain, setting, method)
         lone = pool.submit(run_independent, setting, alone, second)
-        slices = {
-            "new on old": (first, second),
-            "old on new": (second, first),
-            "new": (second, second),
-        }
         others = {
             key: pool.submit(train_alone, setting, at.data, of.classes, f"reference-{at.domain}")
-            for key, (at, of) in slices.items()
+            for key, at, of in (("new on old", first, second), ("old on new", second, first))
         }
         keep_chain(folder, setting, method, chain.result())
         keep_independent(folder, setting, alone, lone.result())
-        evaluate = Evaluator(out / "evaluations", inputs.schedule.image_size)
-        references = {
-            key: score(evaluate, item.result().state, slices[key][0], split).map50(
-                slices[key][1].classes
-            )
-            for key, item in others.items()
-        }
-        base_state = chain.result()[0].merged
-        references["old"] = score(evaluate, base_state, first, split).map50(first.classes)
-    images = list(train_slice(second.data, second.classes).images)[::3]
-    increments = folder / "increments"
-    return World(
-        setting,
-        evaluate,
-        increments / "seq" / first.name,
-        {
-            "sequential": increments / "seq" / second.name,
-            "independent": increments / "alone" / second.name,
-        },
-        images,
-        references,
-        split,
-    )
+        states = {key: item.result().state for key, item in others.items()}
+    # Trained alone on its own slice: the independent increment is PI's reference as well.
+    return {**states, "old": chain.result()[0].merged, "new": lone.result().merged}
 
 
 def run_row(

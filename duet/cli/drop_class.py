@@ -25,7 +25,7 @@ Examples:
 def drop_class(
     detector: Path, classes: tuple[str, ...], out: Path, overwrite: bool, as_json: bool
 ) -> None:
-    """Remove classes from DETECTOR; scores and boxes of all others stay the same to the bit.
+    """Remove classes from DETECTOR; the weights of all others stay the same to the bit.
 
     Needs neither increments nor start weights. Later merges of the result keep the drop.
     """

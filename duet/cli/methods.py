@@ -49,7 +49,7 @@ def _describe(method: Any) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return f"{row['name']:<10} {row['summary']}\n{'':<10} {row['reference']}"
+    return f"{row['name']:<20} {row['summary']}\n{'':<20} {row['reference']}"
 
 
 def _as_text(row: dict[str, Any]) -> str:

@@ -16,7 +16,8 @@ def compare(inputs: Inputs) -> dict[str, TensorTrace]:
     """Return norms, cosine and sign conflicts of the stages in every tensor, without coefficients.
 
     Norms and cosine are of the first and the last stage, accumulated in float64; a sign conflict
-    is a scalar that one stage moves up and another one down.
+    is a scalar that one stage moves up and another one down. Without θ_0 changes are counted from
+    the first stage, so that its own norm is 0.
     """
 
     def work(name: str, scratch: Scratch) -> TensorTrace:
@@ -52,6 +53,10 @@ def annotate(traces: Mapping[str, TensorTrace], notes: Notes) -> dict[str, Tenso
 
 def _sums(inputs: Inputs, span: Span, scratch: Scratch) -> torch.Tensor:
     base = inputs.theta_0(span, scratch)
+    if inputs.base is None:
+        base = scratch("first", len(span)).copy_(
+            inputs.stages[0].theta(span, base, scratch("tau 0", len(span)))
+        )
     taus = inputs.taus(span, base, scratch)
     # Signs by the largest and the smallest: a product of two small floats underflows to zero.
     high, low = scratch("high", len(span)).copy_(taus[0]), scratch("low", len(span)).copy_(taus[0])

@@ -63,10 +63,12 @@ class Stage:
             base: θ_0 of the piece, float32; not read where τ_k is stored.
             scratch: float32 of the piece's size.
         """
-        if self.vector is not None and self.origin is None and self.centre is None:
-            stored = self._flat[span.name][span.lo : span.hi]
-            return stored if self.scale == 1 else torch.mul(stored, self.scale, out=scratch)
-        return torch.sub(self.theta(span, base, scratch), base, out=scratch)
+        if self.centre is not None:
+            return torch.sub(self.theta(span, base, scratch), base, out=scratch)
+        tau = self._flat[span.name][span.lo : span.hi]
+        if self.vector is None or self.origin is not None:
+            tau = torch.sub(self._trained(span, base, scratch), base, out=scratch)
+        return tau if self.scale == 1 else torch.mul(tau, self.scale, out=scratch)
 
     def theta(self, span: Span, base: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
         """Return the weights of the stage in a piece, exact to the bit at scale 1.

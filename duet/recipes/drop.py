@@ -37,10 +37,11 @@ class Dropped:
 def drop_classes(
     detector: Path, names: Sequence[str], out: Path, *, overwrite: bool = False
 ) -> Dropped:
-    """Write a detector without some classes; every other output stays the same to the bit.
+    """Write a detector without some classes; all other weights stay the same to the bit.
 
-    The shared tensors still hold what those classes taught them. The recipe remembers the drop, so
-    that a later merge keeps it.
+    So do the outputs, but for the rounding of a convolution that has fewer rows. The shared tensors
+    still hold what the classes taught them. The recipe remembers the drop, so that a later merge
+    keeps it.
 
     Args:
         detector: Detector folder.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from duet.errors import ConfigError, did_you_mean
 from duet.increments.manifest import MANIFEST, IncrementManifest, read_any_manifest
-from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.recipe import Entry, Recipe, file_name
 
 
 def edited(
@@ -68,7 +68,7 @@ def entry_name(entry: Entry) -> str:
             return manifest.name
         if len(manifest.parts) == 1:
             return manifest.parts[0].increment
-    return path.stem if path.is_file() else path.name
+    return file_name(path) if path.is_file() else path.name
 
 
 def _scaled(factor: str) -> Callable[[Entry], Entry]:

@@ -157,16 +157,19 @@ def revert(
         )
     if plan.geometry == "independent":
         plan = make_plan(_shortened(plan, number), head=manifest.head, trust=trust)
+    last = found.geometry == "sequential" and number == len(rest)
+    return Edit(plan, not later, _why_reverted(increment, later, last=last))
+
+
+def _why_reverted(increment: str, later: Sequence[str], *, last: bool) -> str:
     if later:
-        why = (
-            f"{_these(later)} trained on top of '{increment}' and keep what they took from it: "
-            "not what training without it would give"
+        return (
+            f"{_these(later)} trained on top of '{increment}', whose influence stays in them: not "
+            "what training without it would give"
         )
-    elif found.geometry == "sequential" and number == len(rest):
-        why = f"'{increment}' was the last of the chain: this is the detector before it"
-    else:
-        why = f"nothing was trained on top of '{increment}': this is a merge that never had it"
-    return Edit(plan, not later, why)
+    if last:
+        return f"'{increment}' was the last of the chain: this is the detector before it"
+    return f"nothing was trained on top of '{increment}': this is a merge that never had it"
 
 
 def rescale(
@@ -207,8 +210,8 @@ def rescale(
         return Edit(plan, True, f"'{increment}' counts in full, as it was trained")
     if later:
         why = (
-            f"{_these(later)} trained on top of '{increment}' as it was, and keep what they took "
-            "from it"
+            f"{_these(later)} trained on top of '{increment}' as it was, whose influence stays in "
+            "them"
         )
     else:
         why = f"nothing was trained on top of '{increment}'"

@@ -56,6 +56,12 @@ class Recipe(MergeChoice):
     )
 
 
+def file_name(path: Path) -> str:
+    """Return the name of a foreign file: its stem, or its run for `RUN/weights/best.pt`."""
+    named_by_engine = path.stem in ("best", "last") and path.parent.name == "weights"
+    return path.absolute().parent.parent.name if named_by_engine else path.stem
+
+
 def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe YAML; paths in it are relative to its folder.
 

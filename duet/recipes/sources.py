@@ -21,7 +21,7 @@ from duet.increments.manifest import (
 from duet.increments.state import HeadForm, HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.merging.stage import Stage
-from duet.recipes.recipe import Entry
+from duet.recipes.recipe import Entry, file_name
 from duet.vectors.tensors import Tensors
 
 
@@ -142,7 +142,7 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
 
 def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
     path = Path(entry.path)
-    name = entry.name or path.stem
+    name = entry.name or file_name(path)
     state, facts = resolve_family("yolo").foreign(path, name=name, head=head, trust=trust)
     return Source(
         entry.model_copy(update={"name": name}), "pt", state.family, state.architecture, state.head,

@@ -52,7 +52,12 @@ class Params(Config):
         json_schema_extra={"source": "the authors' code draws; the mean needs no luck",
                            "range": "mean, draw"},
     )  # fmt: skip
-    seed: int = Field(default=0, ge=0, description="Of all draws of the mask.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Of all draws of the mask.",
+        json_schema_extra={"source": "any"},
+    )
 
 
 def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:

@@ -33,13 +33,13 @@ class Params(Config):
         le=1,
         description="Added to every F, in units of the mean F, so that scalars on which no stage "
         "depends fall back to the plain mean; 1 and above would be close to the mean everywhere.",
-        json_schema_extra={"source": "the authors' code: 1e-6"},
+        json_schema_extra={"source": "code of arXiv 2311.03099 (MergeLM): 1e-6, absolute"},
     )
     normalise: bool = Field(
         default=True,
         description="Scale each stage's F to the same mean; otherwise stages with large gradients "
         "count more.",
-        json_schema_extra={"source": "the authors' code normalises", "range": "true, false"},
+        json_schema_extra={"source": "MergeLM normalises (l2 norm)", "range": "true, false"},
     )
 
 
