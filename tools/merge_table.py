@@ -226,8 +226,8 @@ def run_row(
     seconds = time.perf_counter() - began
     row = indices(world, written.result.state) | {"seconds": seconds}
     facts = written.result.traces[-1].facts
-    if "entropy_first" in facts:
-        row |= {"entropy_first": facts["entropy_first"], "entropy_last": facts["entropy_last"]}
+    if "entropy_before" in facts:
+        row |= {key: facts[key] for key in ("entropy_before", "entropy_after")}
     return row
 
 

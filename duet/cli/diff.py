@@ -40,11 +40,11 @@ def diff(a: Path, b: Path, weights: Path | None, every: bool, trust: bool, as_js
     for remark in result["remarks"]:
         note(f"note: {remark}")
     emit(result, as_json, lambda: _text(result, every))
-    detector = next((side for side in (result["b"], result["a"]) if side["kind"] != "pt"), None)
-    if detector is not None and detector["kind"] == "detector":
-        note(f"next: duet log {detector['path']}")
+    detectors = [path for path, key in ((b, "b"), (a, "a")) if result[key]["kind"] == "detector"]
+    if detectors:
+        note(f"next: duet log {detectors[0]}")
     else:
-        note("next: duet merge A B --weights FILE --out DIR")
+        note(f"next: duet merge {a} {b} --weights FILE --out DIR")
 
 
 def _text(result: dict[str, Any], every: bool) -> str:

@@ -49,7 +49,7 @@ def log(detector: Path, roots: tuple[Path, ...], as_json: bool) -> None:
 
 def _text(result: dict[str, Any]) -> str:
     size = f"{result['image_size']} px"
-    facts = [f"{len(result['classes'])} classes", result["architecture"], result["head"], size]
+    facts = [_classes(result["classes"]), result["architecture"], result["head"], size]
     lines = [
         f"{result['detector']}: {', '.join(facts)}, {result['licence']}",
         f"  fingerprint {result['fingerprint'][:12]}…",
@@ -82,18 +82,23 @@ def _step_lines(title: str, step: dict[str, Any]) -> list[str]:
     names = step["classes"]
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        lines.append(f"    {len(names)} classes: {', '.join(names[:_SHOWN])}{more}")
+        lines.append(f"  {_classes(names)}: {', '.join(names[:_SHOWN])}{more}")
     if step["alias"]:
         renamed = ", ".join(f"{old} is {new}" for old, new in step["alias"].items())
-        lines.append(f"    renamed: {renamed}")
+        lines.append(f"  renamed: {renamed}")
     if step["drop"]:
-        lines.append(f"    dropped: {', '.join(step['drop'])}")
+        lines.append(f"  dropped: {', '.join(step['drop'])}")
     if step["method"]:
         params = "".join(f", {key}={value}" for key, value in step["params"].items())
-        lines.append(f"    merged by {step['method']}{params}; BatchNorm {step['batchnorm']}")
+        lines.append(f"  merged by {step['method']}{params}; BatchNorm {step['batchnorm']}")
     state = "intact" if step["intact"] else f"damaged: {step['problem']}"
     if not step["found"]:
         state = step["problem"]
-    mark = f" {step['fingerprint'][:12]}…" if step["fingerprint"] else ""
-    lines.append(f"    folder{mark} {step['path'] or ''} {state}".replace("  ", " ").rstrip())
-    return ["  " + line for line in lines]
+    mark = f"{step['fingerprint'][:12]}…" if step["fingerprint"] else None
+    where = " ".join(word for word in (mark, step["path"]) if word)
+    lines.append(f"  {where}: {state}")
+    return [f"  {line}" for line in lines]
+
+
+def _classes(names: list[str]) -> str:
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'}"

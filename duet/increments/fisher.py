@@ -6,7 +6,7 @@ and half its size; its rounding (at most 0.4 %) is far below the noise of a hund
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,6 +43,28 @@ def read_fisher(
         ModelError: The file is missing, damaged, of another hash, or not finite.
     """
     return read_tensors(path, sha256)
+
+
+def sum_fishers(
+    fishers: Sequence[Tensors | None], names: Iterable[str]
+) -> dict[str, torch.Tensor] | None:
+    """Return the Fisher of a merged detector: what its increments know together, float32.
+
+    Args:
+        fishers: Of each increment; None where it was not kept.
+        names: Shared tensors of the merged detector; a base trained in another head form has more.
+
+    Returns:
+        The sum, or None if one is not known.
+    """
+    known = [fisher for fisher in fishers if fisher is not None]
+    if len(known) < len(fishers) or not known:
+        return None
+    total = {name: known[0][name].float().clone() for name in names}
+    for fisher in known[1:]:
+        for name, tensor in total.items():
+            tensor += fisher[name]
+    return total
 
 
 def require_fisher(fisher: Tensors, shared: Tensors, where: str) -> None:

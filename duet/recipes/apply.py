@@ -10,12 +10,14 @@ import torch
 
 from duet.errors import ModelError
 from duet.families.table import resolve_roles
+from duet.increments.fisher import sum_fishers
 from duet.increments.state import DetectorState, HeadPart
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.chunks import Listen, Scratch, Span
 from duet.merging.inputs import Inputs, Objective
 from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
+from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
 from duet.recipes.plan import Plan
 from duet.recipes.sources import Opened, open_source
@@ -161,7 +163,8 @@ def _fold(
     traces, remarks, seen = [], [], plan.sources[0].images
     for number, item in enumerate(opened[1:], start=1):
         source = plan.sources[number]
-        stages = (Stage(PREVIOUS, weights=shared), replace(item.stage, centre=shared))
+        previous = Stage(PREVIOUS, weights=shared, fisher=_known(plan, opened[:number]))
+        stages = (previous, replace(item.stage, centre=shared))
         buffers, images = (fused, item.buffers), (seen, source.images)
         parts = (*parts, *(item.parts if item.refit is None else (item.refit,)))
         fusion = pair_fusion(plan.recipe.batchnorm, number)
@@ -181,6 +184,13 @@ def _fold(
                 "all the same"
             )
     return Remerged(_state(plan, shared, fused, parts), tuple(traces), tuple(remarks))
+
+
+def _known(plan: Plan, opened: Sequence[Opened]) -> Tensors | None:
+    """Return the Fisher of the merge so far, if the method wants it."""
+    if "fisher" not in METHODS[plan.recipe.method].needs:
+        return None
+    return sum_fishers([item.stage.fisher for item in opened], opened[0].stage.tensors)
 
 
 def _join(

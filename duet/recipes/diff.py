@@ -224,27 +224,36 @@ def _sets(a: Sequence[str], b: Sequence[str]) -> dict[str, Any]:
 
 
 def _recipe_changes(a: Recipe | None, b: Recipe | None) -> list[dict[str, Any]]:
-    """Return every setting that differs; paths do not count."""
+    """Return every setting that differs; paths do not count, nor increments that one side lacks."""
+    if a is None or b is None:
+        return []
     one, other = _settings(a), _settings(b)
-    keys = dict.fromkeys((*one, *other))
+    names = [name_of(entry) for entry in a.increments]
+    both = [name for name in names if name in map(name_of, b.increments)]
+    for name in both:
+        for flat, recipe in ((one, a), (other, b)):
+            flat.update(_entry_settings(name, recipe))
     return [
         {"setting": key, "a": one.get(key), "b": other.get(key)}
-        for key in keys
+        for key in dict.fromkeys((*one, *other))
         if one.get(key) != other.get(key)
     ]
 
 
-def _settings(recipe: Recipe | None) -> dict[str, Any]:
-    if recipe is None:
-        return {}
-    flat: dict[str, Any] = {"method": recipe.method, "geometry": recipe.geometry}
-    flat |= {f"params.{key}": value for key, value in recipe.params.items()}
+def _settings(recipe: Recipe) -> dict[str, Any]:
     statistics = recipe.batchnorm.model_dump(mode="json")
-    flat |= {f"batchnorm.{key}": value for key, value in statistics.items()}
-    for entry in recipe.increments:
-        facts = entry.model_dump(mode="json", include={"scale", "alias", "drop", "fingerprint"})
-        flat |= {f"{name_of(entry)}.{key}": value for key, value in facts.items()}
-    return flat
+    return {
+        "method": recipe.method,
+        "geometry": recipe.geometry,
+        **{f"params.{key}": value for key, value in recipe.params.items()},
+        **{f"batchnorm.{key}": value for key, value in statistics.items()},
+    }
+
+
+def _entry_settings(name: str, recipe: Recipe) -> dict[str, Any]:
+    entry = next(entry for entry in recipe.increments if name_of(entry) == name)
+    facts = entry.model_dump(mode="json", include={"scale", "alias", "drop", "fingerprint"})
+    return {f"{name}.{key}": value for key, value in facts.items()}
 
 
 def _parts(a: Sequence[HeadPart], b: Sequence[HeadPart]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet.families.table import resolve_family, resolve_roles
+from duet.increments.fisher import sum_fishers
 from duet.increments.state import DetectorState
 from duet.merging.inputs import Inputs
 from duet.merging.shared import merge_shared
@@ -107,12 +108,14 @@ class Before:
         earlier: Shared tensors one stage before that (θ_0 at the second stage): L_DC's direction.
         stages: Increments that ``merged`` holds.
         images: Images seen in their training.
+        fisher: Sum of their Fishers; None if one was not kept.
     """
 
     merged: DetectorState
     earlier: Tensors
     stages: int
     images: int
+    fisher: Tensors | None = None
 
 
 def run_base(setting: Setting, method: Method) -> StageResult:
@@ -133,7 +136,9 @@ def run_chain(setting: Setting, method: Method) -> list[StageResult]:
     earlier: Tensors = resolve_family(setting.family).shared_of(setting.theta_0, method.head)
     for increment in setting.series.increments[1:]:
         images = sum(result.trained.images_seen for result in results)
-        before = Before(results[-1].merged, earlier, len(results), images)
+        previous = results[-1].merged
+        fisher = sum_fishers([result.trained.fisher for result in results], previous.shared)
+        before = Before(previous, earlier, len(results), images, fisher)
         results.append(run_increment(setting, method, increment, before))
         earlier = before.merged.shared
     return results
@@ -153,7 +158,10 @@ def run_increment(
     trained = setting.lab.train(f"{method.name}: {increment.name}", job, start, data, direction)
     theta_0 = resolve_family(setting.family).shared_of(setting.theta_0, method.head)
     images = (before.images, trained.images_seen)
-    merged, trace = merge_states(method, theta_0, previous, trained.state, before.stages, images)
+    merged, trace = merge_states(
+        method, theta_0, previous, trained.state, before.stages, images,
+        fishers=(before.fisher, trained.fisher),
+    )  # fmt: skip
     refit = None
     if method.refit.epochs:
         job = _job(setting, method, merged, "refit")
@@ -170,6 +178,7 @@ def merge_states(
     trained: DetectorState,
     stages_before: int,
     images: tuple[int, int],
+    fishers: tuple[Tensors | None, Tensors | None] = (None, None),
 ) -> tuple[DetectorState, MergeTrace]:
     """Join the previous detector with the newly trained one.
 
@@ -180,12 +189,13 @@ def merge_states(
         trained: The same detector plus the new part, after training.
         stages_before: Increments that ``previous`` holds; the uniform BatchNorm weights count them.
         images: Images seen by ``previous`` and in this stage, for ``weights: images``.
+        fishers: Of both, for `fisher`.
     """  # fmt: skip
     roles = resolve_roles(trained.family)
     inputs = Inputs(
         (
-            Stage(PREVIOUS, weights=previous.shared),
-            Stage(trained.parts[-1].increment, weights=trained.shared),
+            Stage(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
+            Stage(trained.parts[-1].increment, weights=trained.shared, fisher=fishers[1]),
         ),
         base=theta_0,
         layers=roles.layers(trained.shared, trained.architecture),

@@ -9,8 +9,10 @@ from typing import Any
 from duet.errors import ModelError
 from duet.families.table import resolve_family
 from duet.files import run_lock
+from duet.increments.fisher import sum_fishers
 from duet.increments.manifest import MANIFEST, IncrementManifest, Lineage, read_manifest
-from duet.increments.store import load_detector
+from duet.increments.store import load_detector, load_increment
+from duet.merging.table import METHODS
 from duet.runs.chain import (
     Before,
     Setting,
@@ -113,7 +115,12 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
             else resolve_family(setting.family).shared_of(setting.theta_0, method.head)
         )
         images = sum(manifest.images for manifest in done)
-        before = Before(last.state, earlier, len(models), images)
+        fisher = None
+        if "fisher" in METHODS[method.merge.method].needs:
+            folders = [_increment(out, method, path) for path in models]
+            kept = [load_increment(folder).fisher for folder in folders]
+            fisher = sum_fishers(kept, last.state.shared)
+        before = Before(last.state, earlier, len(models), images, fisher)
         result = run_increment(setting, method, increment, before)
         return _keep(out, setting, method, result, list(last.manifest.lineage), before)
 
@@ -125,9 +132,12 @@ def kept_models(out: Path, method: Method) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-", 1)[0]))
 
 
+def _increment(out: Path, method: Method, model: Path) -> Path:
+    return out / "increments" / method.name / model.name.split("-", 1)[1]
+
+
 def _manifest(out: Path, method: Method, model: Path) -> IncrementManifest:
-    name = model.name.split("-", 1)[1]
-    return read_manifest(out / "increments" / method.name / name, IncrementManifest)
+    return read_manifest(_increment(out, method, model), IncrementManifest)
 
 
 def _keep(
