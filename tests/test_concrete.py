@@ -22,7 +22,7 @@ from duet.families.yolo.build import inference_model
 from duet.families.yolo.heads import raw_parts
 from duet.merging import Inputs, Stage, merge_shared
 from duet.merging.descent import POINTS, thinned
-from duet.merging.entropy import LEAST, binary_entropy, detection_entropy
+from duet.merging.entropy import binary_entropy, class_entropy, detection_entropy
 from duet.merging.inputs import Objective
 from duet.merging.mask import Mask
 from duet.runs.adapt import images_of, objective_from
@@ -391,8 +391,9 @@ def test_the_most_confident_anchors_count() -> None:
     expected = math.log(2) / 3 * (1 + 0.25) / 2
     assert detection_entropy(logits).item() == pytest.approx(expected, rel=1e-6)
     few = logits[:, :, :100]
-    assert LEAST == 10  # of 100 anchors, 1 % would be one
+    # Of 100 anchors, 1 % would be one, but ten count.
     assert detection_entropy(few).item() == pytest.approx(math.log(2) / 3, rel=1e-6)
+    assert detection_entropy(few, least=20).item() == pytest.approx(math.log(2) / 4, rel=1e-6)
     assert detection_entropy(few[:, :, :2]).item() == pytest.approx(math.log(2) / 6, rel=1e-6)
 
 
@@ -406,10 +407,35 @@ def test_entropy_has_gradient_at_the_chosen_anchors_only() -> None:
     assert not logits.grad[0, 1].any()  # chosen, at the top of the entropy
 
 
+def test_class_entropy_by_hand() -> None:
+    # p = (0.2, 0.6): shares 1/4 and 3/4. Equal scores: ln 2, however low they are.
+    logits = torch.logit(torch.tensor([[[0.2, 0.9, 1e-6], [0.6, 0.9, 1e-6]]]))
+    expected = [0.5623351446, math.log(2), math.log(2)]
+    assert class_entropy(logits).flatten().tolist() == pytest.approx(expected, rel=1e-5)
+    found = detection_entropy(logits, kind="classes", least=1)
+    assert found.item() == pytest.approx(math.log(2), rel=1e-5)
+    low = class_entropy(torch.tensor([[[-90.0], [-200.0]]], requires_grad=True))
+    assert low.item() == pytest.approx(0, abs=1e-30)
+    low.sum().backward()
+
+
+def test_detecting_nothing_has_no_entropy_of_scores_but_of_classes() -> None:
+    logits = torch.randn((1, 4, 30), generator=torch.Generator().manual_seed(0))
+    quiet = logits - 20
+    assert detection_entropy(quiet) < 1e-5
+    classes = [detection_entropy(z, kind="classes", share=1) for z in (logits, quiet)]
+    assert classes[1] > 0.7 * classes[0]
+
+
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, math.nan])
 def test_impossible_shares_are_refused(share: float) -> None:
     with pytest.raises(ConfigError, match="share"):
         detection_entropy(torch.zeros(1, 1, 5), share=share)
+
+
+def test_no_anchors_are_refused() -> None:
+    with pytest.raises(ConfigError, match="least"):
+        detection_entropy(torch.zeros(1, 1, 5), least=0)
 
 
 # ---- a detector ---------------------------------------------------------------------------------

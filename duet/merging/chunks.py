@@ -61,13 +61,17 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._views: dict[tuple[str, int, torch.dtype], torch.Tensor] = {}
 
     def __call__(self, name: str, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return ``count`` scalars of the buffer ``name``, with whatever they hold."""
-        buffer = self._buffers.get((name, dtype))
-        if buffer is None or len(buffer) < count:
-            buffer = self._buffers[name, dtype] = torch.empty(count, dtype=dtype)
-        return buffer[:count]
+        view = self._views.get((name, count, dtype))  # slicing costs as much as a small operation
+        if view is None:
+            buffer = self._buffers.get((name, dtype))
+            if buffer is None or buffer.numel() < count:
+                buffer = self._buffers[name, dtype] = torch.empty(count, dtype=dtype)
+            view = self._views[name, count, dtype] = buffer[:count]
+        return view
 
 
 def each(

@@ -6,40 +6,52 @@ Shapes: B images, C classes, A anchors.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 
 from duet.errors import ConfigError
 
-LEAST = 10
-"""At least so many anchors of an image count, if it has them."""
+Kind = Literal["scores", "classes"]
 
 
-def detection_entropy(logits_BCA: torch.Tensor, *, share: float = 0.01) -> torch.Tensor:
-    """Return the mean binary entropy of class scores over each image's most confident anchors.
+def detection_entropy(
+    logits_BCA: torch.Tensor, *, kind: Kind = "scores", share: float = 0.01, least: int = 10
+) -> torch.Tensor:
+    """Return the mean entropy of the scores at each image's most confident anchors.
 
-    A detector has no distribution over classes, so the entropy of AdaMerging (arXiv 2310.02575)
-    becomes that of C independent yes-or-no scores. Nearly all anchors are background with an
-    entropy near 0; the most confident ones tell whether anything is recognised.
+    AdaMerging (arXiv 2310.02575) takes the entropy of a classifier's softmax; a detector has C
+    independent yes-or-no scores p instead, nearly all of them near 0, so that only the most
+    confident anchors tell whether anything is recognised.
+
+    - ``scores``: the mean of the C binary entropies. Recognising nothing has the lowest one, and
+      a merge that follows it far enough gets there.
+    - ``classes``: the entropy of p / Σ p, which class it is if it is an object. All scores falling
+      together do not change it much.
 
     Args:
         logits_BCA: ``(B, C, A)`` class scores before the sigmoid.
-        share: Part of the anchors that count, in (0, 1]; at least `LEAST`. They are those with
-            the largest logit of any class, chosen without gradient.
+        kind: See above.
+        share: Part of the anchors that count, in (0, 1]: those with the largest logit of any
+            class, chosen without gradient.
+        least: At least so many anchors of an image count, if it has them.
 
     Returns:
-        A scalar in nats, 0 to ln 2, differentiable in the logits.
+        A scalar in nats, differentiable in the logits: 0 to ln 2 for ``scores``, 0 to ln C for
+        ``classes``.
 
     Raises:
-        ConfigError: ``share`` is out of range.
+        ConfigError: ``share`` or ``least`` is out of range.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"share: must be > 0 and <= 1, got {share}")
+    if least < 1:
+        raise ConfigError(f"least: must be 1 or more, got {least}")
     anchors = logits_BCA.shape[2]
-    count = min(anchors, max(LEAST, math.ceil(share * anchors)))
-    chosen = logits_BCA.detach().amax(1).topk(count, sorted=False).indices
-    index = chosen[:, None].expand(-1, logits_BCA.shape[1], -1)
-    return binary_entropy(logits_BCA.gather(2, index)).mean()
+    count = min(anchors, max(least, math.ceil(share * anchors)))
+    best = logits_BCA.detach().amax(1).topk(count, sorted=False).indices
+    chosen = logits_BCA.gather(2, best[:, None].expand(-1, logits_BCA.shape[1], -1))
+    return (binary_entropy(chosen) if kind == "scores" else class_entropy(chosen)).mean()
 
 
 def binary_entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -50,3 +62,9 @@ def binary_entropy(logits: torch.Tensor) -> torch.Tensor:
     """
     below = -logits.abs()
     return torch.nn.functional.softplus(below) - below * below.sigmoid()
+
+
+def class_entropy(logits_BCA: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of p / Σ p over the classes with p = sigmoid(logits), ``(B, A)`` nats."""
+    shares = torch.nn.functional.logsigmoid(logits_BCA).log_softmax(1)
+    return -(shares.exp() * shares).sum(1)

@@ -12,7 +12,7 @@ from duet.merging.chunks import Scratch, Span, each, spans
 from duet.merging.inputs import Inputs
 
 _LARGEST = 0x7F800000  # bits of infinity: no finite magnitude has larger ones
-_SAMPLES = 1 << 17
+_SAMPLES = 1 << 18
 _GATHER = 1 << 22
 """At most this many candidates are copied (16 MB)."""
 
@@ -83,12 +83,12 @@ def _sample(inputs: Inputs, stage: int, sizes: dict[str, int]) -> np.ndarray:
 
 
 def _bracket(sample: np.ndarray, rank: int, count: int) -> tuple[int, int]:
-    """Return bits that very likely enclose the answer: six standard errors to each side."""
+    """Return bits that very likely enclose the answer: four standard errors to each side."""
     if len(sample) >= count:
         return int(sample[rank - 1]), int(sample[rank - 1])
     share = rank / count
-    # Runs of neighbours are correlated: as if there were an eighth as many samples.
-    error = 6 * float(np.sqrt(share * (1 - share) * 8 / len(sample))) + 8 / len(sample)
+    # Runs of neighbours are correlated: as if there were a quarter as many samples.
+    error = 4 * float(np.sqrt(share * (1 - share) * 4 / len(sample))) + 8 / len(sample)
     first, last = int((share - error) * len(sample)), int((share + error) * len(sample)) + 1
     low = int(sample[first]) if first > 0 else 0
     high = int(sample[last]) if last < len(sample) else _LARGEST
@@ -110,7 +110,7 @@ def _count(
         inside = np.less_equal(shifted, np.uint32(last - first), out=mask)
         if gathered[0] > _GATHER:
             return below, int(np.count_nonzero(inside)), None
-        copied = bits[inside] + np.int32(first)
+        copied = np.compress(inside, bits) + np.int32(first)  # twice as fast as bits[inside]
         gathered[0] += len(copied)
         return below, len(copied), copied
 

@@ -14,7 +14,7 @@ from duet.families.table import resolve_family
 from duet.images import read_image
 from duet.increments.state import DetectorState
 from duet.inference.sources import unreadable
-from duet.merging.entropy import detection_entropy
+from duet.merging.entropy import Kind, detection_entropy
 from duet.merging.inputs import Objective
 from duet.vectors.tensors import Tensors
 
@@ -26,7 +26,9 @@ def objective_from(
     image_size: int,
     batch: int = 16,
     seed: int = 0,
+    kind: Kind = "scores",
     share: float = 0.01,
+    least: int = 10,
 ) -> Objective:
     """Return the entropy of a detector's class scores as a function of its shared tensors.
 
@@ -38,7 +40,9 @@ def objective_from(
         batch: Images per step; all of them if there are fewer.
         seed: Of their order. A step's images depend on (seed, step) only; every image is seen
             once before any is seen again.
-        share: Part of each image's anchors that counts, see `detection_entropy`.
+        kind: Which entropy, see `detection_entropy`.
+        share: Part of each image's anchors that counts.
+        least: At least so many anchors of an image count.
 
     Raises:
         DataError: There are no images, or some cannot be read (all are named).
@@ -61,7 +65,7 @@ def objective_from(
     def objective(parameters: Tensors, step: int) -> torch.Tensor:
         chosen = [paths[index] for index in images_of(step, len(paths), batch, seed)]
         inputs = family.prepare([read_image(path) for path in chosen], image_size=image_size)
-        return detection_entropy(scores(parameters, inputs), share=share)
+        return detection_entropy(scores(parameters, inputs), kind=kind, share=share, least=least)
 
     return objective
 

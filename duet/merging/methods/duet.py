@@ -71,20 +71,18 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
     """
 
     def work(name: str, scratch: Scratch) -> dict[str, float]:
-        pieces = inputs.pieces(name, 1 << 16)  # five arrays of a piece stay in the cache
-        alpha, p = 1.0, 0.0
-        for span in pieces:
-            base = inputs.theta_0(span, scratch)
-            span.of(out).copy_(inputs.stages[0].theta(span, base, scratch("theta", len(span))))
-        for stage in inputs.stages[1:]:
-            parts = [_norms(inputs, span, stage, out, scratch) for span in pieces]
-            norms = [math.fsum(column) for column in zip(*parts, strict=True)] or [0.0, 0.0, 0.0]
-            alpha, p = factors(norms[0], norms[1], norms[2], params)
-            for span in pieces:
-                base = inputs.theta_0(span, scratch)
-                new = stage.theta(span, base, scratch("theta", len(span)))
+        pieces = inputs.pieces(name)
+        alpha, p, far = 1.0, 0.0, False
+        for number, stage in enumerate(inputs.stages):
+            if number:
+                before = None if number == 1 else out
+                parts = [_norms(inputs, span, stage, before, scratch) for span in pieces]
+                norms = [math.fsum(column) for column in zip(*parts, strict=True)] or [0.0] * 3
+                alpha, p = factors(norms[0], norms[1], norms[2], params)
                 far = not norms[0] + norms[1] < _FAR
-                interpolate(span.of(out), new, beta=1.0 - alpha, far=far)
+            if number or len(inputs.stages) == 1:
+                for span in pieces:
+                    _fold(inputs, span, number, out, scratch, beta=1.0 - alpha, far=far)
         return {"alpha": alpha, "p": p} if len(inputs.stages) > 1 else {"alpha": alpha}
 
     return Notes(inputs.each_tensor(work))
@@ -106,22 +104,50 @@ def factors(
 
 
 def _norms(
-    inputs: Inputs, span: Span, stage: Stage, out: Tensors, scratch: Scratch
+    inputs: Inputs, span: Span, stage: Stage, before: Tensors | None, scratch: Scratch
 ) -> tuple[float, float, float]:
-    """Return the l1 norms of tau_old (``out`` - theta_0), tau_new and their sum over a piece."""
+    """Return the l1 norms of tau_old, tau_new and their sum over a piece.
+
+    Args:
+        inputs: The stages.
+        span: The piece.
+        stage: The new one.
+        before: The merge so far; None while that is the first stage.
+        scratch: Memory.
+    """
     import torch
 
-    base = inputs.theta_0(span, scratch)
-    old = torch.sub(span.of(out), base, out=scratch("old", len(span)))
-    new = stage.tau(span, base, scratch("tau", len(span)))
-    size = scratch("size", len(span))
+    base, count = inputs.theta_0(span, scratch), len(span)
+    if before is None:
+        old = inputs.stages[0].tau(span, base, scratch("old", count))
+    else:
+        old = torch.sub(span.of(before), base, out=scratch("old", count))
+    new = stage.tau(span, base, scratch("tau", count))
+    size = scratch("size", count)
     norms = [float(torch.abs(x, out=size).sum()) for x in (old, new)]
-    norms.append(float(old.add_(new).abs_().sum()))
+    norms.append(float(torch.add(old, new, out=size).abs_().sum()))
     if not math.isfinite(sum(norms)):  # magnitudes near the end of float32
-        old_64 = span.of(out).double() - base.double()
-        new_64 = stage.theta(span, base, size).double() - base.double()
+        first = inputs.stages[0].theta(span, base, scratch("old", count))
+        origin, theta = base.double(), first if before is None else span.of(before)
+        old_64 = theta.double() - origin
+        new_64 = stage.theta(span, base, size).double() - origin
         norms = [float(x.abs().sum()) for x in (old_64, new_64, old_64 + new_64)]
     return norms[0], norms[1], norms[2]
+
+
+def _fold(
+    inputs: Inputs, span: Span, number: int, out: Tensors, scratch: Scratch, *, beta: float,
+    far: bool,
+) -> None:  # fmt: skip
+    """Blend stage ``number`` into the merge so far; the first fold starts it."""
+    base, target = inputs.theta_0(span, scratch), span.of(out)
+    if number <= 1:
+        first = inputs.stages[0].theta(span, base, target)
+        if first is not target:
+            target.copy_(first)
+    if number:
+        new = inputs.stages[number].theta(span, base, scratch("theta", len(span)))
+        interpolate(target, new, beta=beta, far=far)
 
 
 def interpolate(old: torch.Tensor, new: torch.Tensor, *, beta: float, far: bool = False) -> None:

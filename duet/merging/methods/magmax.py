@@ -33,6 +33,7 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
 
     tau holds per scalar the tau_k with the largest magnitude; of equal ones the latest stage wins.
     """
+    import numpy as np
     import torch
 
     weights = value_of_each(params.weight, inputs.shapes, inputs.layers)
@@ -43,12 +44,13 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
         # Two operations per stage; comparing magnitudes one by one would take twice as many. The
         # sum of the extremes is exactly zero only where both are equally far from zero.
         sign = torch.add(high, low, out=scratch("sign", len(span))).sign_()
-        size = torch.maximum(high, low.neg_(), out=high)
-        if torch.count_nonzero(sign) != torch.count_nonzero(size):
+        size = torch.maximum(high, low.neg_(), out=high).abs_()  # abs: no -0.0, which has bits
+        bits = [x.view(torch.int32).numpy() for x in (sign, size)]
+        if np.count_nonzero(bits[0]) != np.count_nonzero(bits[1]):  # torch's own is 20 times slower
             _break_ties(inputs, span, base, size, sign, scratch)
         torch.add(base, size.mul_(sign), alpha=weights[span.name], out=span.of(out))
 
-    inputs.each_span(work, chunk=1 << 16)
+    inputs.each_span(work)
     return Notes({name: {"weight": value} for name, value in weights.items()})
 
 
@@ -59,14 +61,13 @@ def _extremes(
     import torch
 
     high, low = scratch("high", len(span)), scratch("low", len(span))
-    for k, stage in enumerate(inputs.stages):
+    first, *others = inputs.stages
+    before = [first.tau(span, base, scratch("first", len(span)))] * 2
+    for stage in others or [first]:
         tau = stage.tau(span, base, scratch("tau", len(span)))
-        if k == 0:
-            high.copy_(tau)
-            low.copy_(tau)
-        else:
-            torch.maximum(high, tau, out=high)
-            torch.minimum(low, tau, out=low)
+        before = [
+            torch.maximum(before[0], tau, out=high), torch.minimum(before[1], tau, out=low)
+        ]  # fmt: skip
     return high, low
 
 

@@ -121,10 +121,8 @@ def _merge_signs(
 
     def work(span: Span, scratch: Scratch) -> _Piece:
         kept, base = _trimmed(inputs, thresholds[span.name], span, scratch)
-        sign = scratch("sign", len(span)).copy_(kept[0])
-        for tau in kept[1:]:
-            sign.add_(tau)
-        piece = _Piece(span.name, float(sign.sign_().sum()))
+        sign = _sum(kept, scratch("sign", len(span))).sign_()
+        piece = _Piece(span.name, float(sign.sum()))
         target, weight = span.of(out), weights[span.name]
         places = _cancelled(kept, sign, scratch)
         if places is not None:
@@ -138,8 +136,8 @@ def _merge_signs(
         target.mul_(weight).add_(base)
         return piece
 
-    # A smaller piece: the kept parts of all stages must stay in the cache together.
-    pieces = inputs.each_span(work, chunk=1 << 16)
+    # Larger pieces than elsewhere: with so many operations, threads would wait for each other.
+    pieces = inputs.each_span(work, chunk=1 << 18)
     group_of = {name: number for number, group in enumerate(groups) for name in group}
     majority = [0.0] * len(groups)
     for piece in pieces:
@@ -199,18 +197,29 @@ def _disjoint(
 
     for tau in kept:
         tau.mul_(sign).relu_()  # the magnitude where the sign agrees, else 0
-    out.copy_(kept[0])
-    for tau in kept[1:]:
-        if merge == "max":
-            torch.maximum(out, tau, out=out)
-        else:
-            out.add_(tau)
-    if merge == "mean":
-        count = torch.sign(kept[0], out=scratch("count", len(out)))
+    if merge == "max":
+        out.copy_(kept[0])
         for tau in kept[1:]:
-            count.add_(tau.sign_())
-        out.div_(count.clamp_(min=1))
+            torch.maximum(out, tau, out=out)
+    else:
+        _sum(kept, out)
+    if merge == "mean":
+        for tau in kept:
+            tau.sign_()
+        out.div_(_sum(kept, scratch("count", len(out))).clamp_(min=1))
     out.mul_(sign)
+
+
+def _sum(terms: Sequence[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+    """Write the sum of the terms, in their order, into ``out`` and return it."""
+    import torch
+
+    if len(terms) == 1:
+        return out.copy_(terms[0])
+    torch.add(terms[0], terms[1], out=out)
+    for term in terms[2:]:
+        out.add_(term)
+    return out
 
 
 def _cancelled(
@@ -221,9 +230,10 @@ def _cancelled(
     import torch
 
     # Counted as bits, by numpy: torch.count_nonzero costs more than the whole merge.
-    seen = scratch("seen", len(sign), torch.int32).copy_(kept[0].view(torch.int32))
-    for tau in kept[1:]:
-        seen.bitwise_or_(tau.view(torch.int32))
+    bits = [tau.view(torch.int32) for tau in kept]
+    seen = torch.bitwise_or(bits[0], bits[-1], out=scratch("seen", len(sign), torch.int32))
+    for other in bits[1:-1]:
+        seen.bitwise_or_(other)
     elected = sign.view(torch.int32)
     if np.count_nonzero(seen.numpy()) == np.count_nonzero(elected.numpy()):
         return None
