@@ -30,8 +30,8 @@ from duet.merging.batchnorm import BatchNormFusion
 from duet.recipes import Entry, Recipe, Remerged, make_plan, merge_plan, write_detector
 from duet.recipes.plan import Plan
 from duet.runs import lab as lab_module
-from duet.runs.chain import Setting, StageResult, run_chain, train_alone
-from duet.runs.keep import keep_chain
+from duet.runs.chain import Setting, StageResult, run_chain, run_independent, train_alone
+from duet.runs.keep import keep_chain, keep_independent
 from duet.runs.lab import Lab
 from duet.series import Increment, Series
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
@@ -281,6 +281,21 @@ def test_merging_into_a_folder_gives_the_same_bits(world: World, name: str, tmp_
     assert written.manifest == loaded.manifest
     assert load_traces(tmp_path / "out") == written.result.traces
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # no workspace is left
+
+
+def test_an_increment_trained_apart_merges_with_the_base(world: World) -> None:
+    night, method = world.setting.series.increments[1], METHODS["refit"]
+    result = run_independent(world.setting, method, night)
+    folder = keep_independent(world.folder / "apart", world.setting, method, result)
+    manifest = load_increment(folder).manifest
+    assert (manifest.kind, manifest.parent, manifest.index) == ("independent", None, 0)
+    base = world.folder / "run" / "increments" / "refit" / "day"
+    recipe = Recipe(method="ties", increments=(Entry(path=str(base)), Entry(path=str(folder))))
+    plan = make_plan(recipe)
+    assert (plan.geometry, plan.ancestor) == ("independent", None)
+    state = merge_plan(plan, theta_0=world.setting.theta_0).state
+    assert state.labels.names == NAMES[:3]
+    assert not moved(state.parts[1].tensors, result.merged.parts[0].tensors)
 
 
 def test_kept_detectors_know_their_recipe(world: World) -> None:

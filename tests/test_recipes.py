@@ -15,19 +15,23 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 from factories_detectors import pretrained
-from factories_yolo import NAMES, YOLO11N, flat, moved, shaken, shaken_part, theta_0
+from factories_yolo import NAMES, YOLO11N, flat, make_domain, moved, shaken, shaken_part, theta_0
 from test_foreign import original, stored
 
 from duet.cli.main import cli
 from duet.errors import ConfigError, ModelError
+from duet.evaluation import ClassAP
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.increments.base import load_base, save_base
 from duet.increments.manifest import IncrementManifest
+from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, load_detector, save_increment
 from duet.merging import METHODS
 from duet.merging.batchnorm import fuse_buffers
 from duet.recipes import Recipe, load_recipe, make_plan, merge_plan, write_detector
+from duet.runs import sweep as sweep_module
+from duet.series import Increment, Series, Slice
 from duet.vectors import TaskVector
 
 CLASSES = {"day": NAMES[:2], "night": NAMES[2:3], "fog": NAMES[3:5]}
@@ -404,3 +408,51 @@ def test_a_malicious_file_is_refused_and_does_not_run(
         torch.load(evil, weights_only=False)  # the bomb is live: a trusting loader sets it off
     assert canary.exists()
     pickle.dumps(Bomb("x"))
+
+
+# ---- sweep --------------------------------------------------------------------------------------
+
+
+def test_a_sweep_measures_every_point_and_keeps_the_best(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score of each point is that of the detector which a plain merge with it gives."""
+    steps = tuple(
+        Increment(name, name, classes, make_domain(tmp_path, name, classes=NAMES[:5], seed=seed))
+        for seed, (name, classes) in enumerate(list(CLASSES.items())[:2])
+    )
+    series = Series("toy", "", steps)
+    seen: list[str] = []
+
+    def scored(state: DetectorState, data: Slice, *, image_size: int) -> ClassAP:
+        seen.append(state.fingerprint())
+        value = 0.2 + 0.1 * (len(seen) in (3, 4))  # the second point is the best
+        return ClassAP(dict.fromkeys(data.classes, value), dict.fromkeys(data.classes, value))
+
+    monkeypatch.setattr(sweep_module, "evaluate_state", scored)
+    grid = sweep_module.grid_of({"density": [0.1, 0.5], "weight": 1})
+    assert grid == [{"density": 0.1, "weight": 1}, {"density": 0.5, "weight": 1}]
+    best, trials = sweep_module.sweep(
+        recipe_of(kept, "day", "night"), grid, series, split="val", image_size=64
+    )
+    assert best.params == {"density": 0.5, "weight": 1}
+    assert [round(trial.score, 6) for trial in trials] == [0.2, 0.3]
+    plain = [
+        merge_plan(make_plan(recipe_of(kept, "day", "night", params=point))).state.fingerprint()
+        for point in grid
+    ]
+    assert seen == [plain[0], plain[0], plain[1], plain[1]]
+
+
+def test_a_sweep_on_real_images(kept: Path, tmp_path: Path) -> None:
+    step = Increment("day", "day", CLASSES["day"], make_domain(tmp_path, "day", seed=3))
+    grid = sweep_module.grid_of({"density": [0.1, 0.9]})
+    recipe = recipe_of(kept, "day", "night")
+    series = Series("toy", "", (step,))
+    best, trials = sweep_module.sweep(recipe, grid, series, split="val", image_size=64)
+    assert best.params in grid
+    assert all(0 <= trial.score <= 1 and set(trial.map50) == {"day"} for trial in trials)
+    with pytest.raises(ConfigError, match="needs a declared split"):
+        sweep_module.sweep(recipe, grid, series, split="", image_size=64)
+    with pytest.raises(ConfigError, match="did you mean 'density'"):
+        sweep_module.sweep(recipe, [{"densty": 1}], series, split="val", image_size=64)

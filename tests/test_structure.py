@@ -15,6 +15,7 @@ from duet.cli.main import COMMANDS, DATA_COMMANDS
 from duet.emoji import domains
 from duet.families.table import FAMILIES, resolve_family
 from duet.merging import table as merging
+from duet.recipes.recipe import load_recipe
 from duet.series import formats
 from duet.series.reader import read_config
 from duet.shipped import shipped
@@ -106,6 +107,13 @@ def test_every_shipped_method_loads(path: Path) -> None:
     assert method.name == path.stem
     row = merging.resolve(method.merge.method)
     row.params.model_validate(method.merge.params)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("merge/*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    recipe = load_recipe(path, {"increments": ["base", "increment"]})
+    assert [entry.path for entry in recipe.increments] == ["base", "increment"]
+    assert merging.resolve(recipe.method).params.model_validate(recipe.params)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("train/*.yaml")), ids=lambda p: p.stem)

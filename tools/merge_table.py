@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from duet.runs.evaluate import Evaluator
 
 COLUMNS = ("ri", "gi", "rai", "pi", "h", "seconds")
-LEARNED = {"concrete": {}, "concrete-adamerging": {}}
 ROWS: dict[str, dict[str, Any]] = {
     "newest": {"method": "newest", "batchnorm": {"rule": "newest"}},
     "average": {"method": "average"},
@@ -47,9 +46,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "lines": {"method": "lines"},
     "iso-c": {"method": "iso-c"},
     "tsv-m": {"method": "tsv-m"},
-    "concrete": {"method": "concrete"},
-    "concrete-adamerging": {"method": "concrete-adamerging"},
+    "concrete": {"file": "concrete-emoji.yaml"},
+    "concrete, binary entropy": {
+        "file": "concrete-emoji.yaml",
+        "adapt": {"kind": "scores", "share": 0.01, "least": 10},
+    },
+    "concrete-adamerging": {"file": "concrete-adamerging-emoji.yaml"},
 }
+SEEDED = ("dare", "concrete", "concrete-adamerging")
 
 
 @dataclass(frozen=True)
@@ -76,39 +80,26 @@ class World:
 
 
 @click.command()
-@click.option("--rows", default=",".join(ROWS), help="Which rows.")
+@click.option("--rows", default=";".join(ROWS), help="Which rows, with ; between.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--first-seed", default=0, show_default=True)
 @click.option("--data-seed", default=1, show_default=True, help="Of the scenes.")
 @click.option("--test-scenes", default=400, show_default=True)
 @click.option("--split", default="test", show_default=True)
-@click.option(
-    "--learned",
-    "recipe",
-    type=click.Path(path_type=Path),
-    default=Path("configs/merge/concrete-emoji.yaml"),
-    show_default=True,
-    help="Parameters of the Concrete rows.",
-)
 @click.option("--jobs", default=2, show_default=True)
 @click.option("--epochs", type=int)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/merge-table"))
 @click.option("--json", "as_json", is_flag=True)
-def main(
-    rows: str, seeds: int, first_seed: int, recipe: Path, out: Path, as_json: bool, **options: Any
-) -> None:
+def main(rows: str, seeds: int, first_seed: int, out: Path, as_json: bool, **options: Any) -> None:
     """Train the checkpoints of every seed once, merge them with every method, print mean ± sd."""
-    import yaml
-
-    names = rows.split(",")
-    learned = yaml.safe_load(recipe.read_text())["params"]
+    names = rows.split(";")
     chosen = range(first_seed, first_seed + seeds)
     measured = []
     for seed in chosen:
         world = prepare(seed, out, **options)
         measured.append(
             {
-                f"{geometry} {name}": run_row(world, geometry, name, learned, out, seed)
+                f"{geometry} {name}": run_row(world, geometry, name, out, seed)
                 for geometry in ("sequential", "independent")
                 for name in names
             }
@@ -193,35 +184,35 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
     return {**states, "old": chain.result()[0].merged, "new": lone.result().merged}
 
 
-def run_row(
-    world: World, geometry: str, name: str, learned: dict[str, Any], out: Path, seed: int
-) -> dict[str, float]:
+def run_row(world: World, geometry: str, name: str, out: Path, seed: int) -> dict[str, float]:
     """Merge with one method and measure the result."""
-    from duet.config import parse_config
+    from duet.config import load_yaml, parse_config
     from duet.recipes import Recipe, make_plan, write_detector
     from duet.runs.adapt import objective_from
+    from duet.shipped import shipped
 
     data: dict[str, Any] = dict(ROWS[name])
-    is_learned = data["method"] in LEARNED
-    if is_learned:
-        data["params"] = {**learned, "seed": seed}
-    elif data["method"] == "dare":
+    file = data.pop("file", None)
+    if file is not None:
+        data = load_yaml(shipped("configs", "merge", file)) | data
+    if data["method"] in SEEDED:
         data["params"] = {**data.get("params", {}), "seed": seed}
     data |= {
-        "geometry": geometry,
-        "weights": str(world.setting.weights),
+        "geometry": geometry, "weights": str(world.setting.weights),
         "increments": [str(world.base), str(world.later[geometry])],
-    }
-    plan = make_plan(parse_config(Recipe, data, where=name))
-    size = world.setting.schedule.image_size
+    }  # fmt: skip
+    recipe = parse_config(Recipe, data, where=name)
+    size, settings = world.setting.schedule.image_size, recipe.adapt.model_dump(exclude={"images"})
+
+    def make_objective(state: DetectorState) -> Any:
+        return objective_from(state, world.images, image_size=size, **settings)
+
     began = time.perf_counter()
     written = write_detector(
-        plan,
+        make_plan(recipe),
         out / f"seed-{seed}" / "merged" / f"{geometry}-{name.replace(' ', '-')}",
         overwrite=True,
-        make_objective=(lambda state: objective_from(state, world.images, image_size=size, batch=8))
-        if is_learned
-        else None,
+        make_objective=make_objective if file is not None else None,
     )
     seconds = time.perf_counter() - began
     row = indices(world, written.result.state) | {"seconds": seconds}

@@ -65,8 +65,8 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Check everything, merge nothing.")
 @json_option
 def merge(
-    out: Path | None, overwrite: bool, dry_run: bool, images: Path | None, trust: bool, head: Any,
-    as_json: bool, **options: Any,
+    out: Path | None, overwrite: bool, dry_run: bool, trust: bool, head: Any, as_json: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Merge increment folders, detector folders or Ultralytics .pt files into one detector."""
     from duet.errors import ConfigError
@@ -85,7 +85,7 @@ def merge(
         return
     if out is None:
         raise ConfigError("missing --out", where="duet merge", remedy="name a detector folder")
-    objective = objective_for(plan, images)
+    objective = objective_for(plan)
     if options["sweep"]:
         recipe, trials = _swept(plan, options, objective)
         plan = make_plan(recipe, head=head, trust=trust)
@@ -179,15 +179,18 @@ def _plan_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def objective_for(plan: Plan, images: Path | None) -> Any:
-    """Return what a learned merge minimises on images; None without images."""
-    if images is None:
+def objective_for(plan: Plan, images: Path | None = None) -> Any:
+    """Return what a learned merge minimises on ``images``, else the recipe's; None without."""
+    adapt = plan.recipe.adapt
+    chosen = str(images) if images is not None else adapt.images
+    if chosen is None:
         return None
     from duet.inference.sources import find_images
     from duet.runs.adapt import objective_from
 
-    found, size = find_images(images).paths, max(s.image_size for s in plan.sources)
-    return lambda state: objective_from(state, found, image_size=size)
+    found, size = find_images(chosen).paths, max(s.image_size for s in plan.sources)
+    settings = adapt.model_dump(exclude={"images"})
+    return lambda state: objective_from(state, found, image_size=size, **settings)
 
 
 def _recipe(options: dict[str, Any]) -> Recipe:
@@ -217,6 +220,9 @@ def _recipe(options: dict[str, Any]) -> Recipe:
         raise ConfigError(
             "nothing to merge", where="duet merge", remedy="give SOURCES, or --recipe FILE"
         )
+    if options["images"] is not None:
+        adapt = recipe.adapt.model_copy(update={"images": str(options["images"])})
+        recipe = recipe.model_copy(update={"adapt": adapt})
     return _edit(recipe, options)
 
 

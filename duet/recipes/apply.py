@@ -250,6 +250,18 @@ def _weights_of(stage: Stage, inputs: Inputs, out: dict[str, torch.Tensor]) -> N
     inputs.each_span(work)
 
 
+def _angle(a: Tensors, b: Tensors) -> float:
+    """Return the cosine of the convolutions; constants, equal in every detector, do not count."""
+    kernels = [
+        name
+        for name, tensor in b.items()
+        if tensor.ndim == 4 and name in a and not torch.equal(a[name].float(), tensor)
+    ]
+    if not kernels:
+        return 1.0
+    return cosine({name: a[name].float() for name in kernels}, {name: b[name] for name in kernels})
+
+
 def _strangers(plan: Plan, opened: Sequence[Opened], inputs: Inputs) -> list[str]:
     """Warn of whole models that do not descend from one start: their mean is no detector.
 
@@ -265,10 +277,7 @@ def _strangers(plan: Plan, opened: Sequence[Opened], inputs: Inputs) -> list[str
     (reference, tensors), *others = against
     remarks = []
     for name, other in others:
-        kernels = [key for key, tensor in other.items() if tensor.ndim == 4 and key in tensors]
-        angle = cosine(
-            {key: tensors[key].float() for key in kernels}, {key: other[key] for key in kernels}
-        )
+        angle = _angle(tensors, other)
         if angle < COMMON:
             remarks.append(
                 f"'{name}' and {reference} do not seem to come from the same start weights (cosine "

@@ -102,7 +102,12 @@ def located(
             where=str(folder),
             remedy="; ".join(helps),
         )
-    now = {"increments": tuple(entries), "weights": str(start.resolve()) if start else None}
+    images = parsed.adapt.images and str((folder / parsed.adapt.images).resolve())
+    now = {
+        "increments": tuple(entries),
+        "weights": str(start.resolve()) if start else None,
+        "adapt": parsed.adapt.model_copy(update={"images": images}),
+    }
     return parsed.model_copy(update=now)
 
 

@@ -33,6 +33,21 @@ class Entry(Config):
     )
 
 
+class Adapt(Config):
+    """How methods that learn look at unlabelled images (`duet.merging.entropy`)."""
+
+    images: Text | None = Field(default=None, description="Folder, image or glob.")
+    kind: Literal["scores", "classes"] = Field(
+        default="classes",
+        description="classes: entropy of which class an anchor shows; scores: binary entropy of "
+        "every class score, whose lowest point is a detector that detects nothing.",
+    )
+    share: float = Field(default=0.005, gt=0, le=1, description="Part of the anchors that counts.")
+    least: int = Field(default=3, ge=1, description="At least so many anchors of an image count.")
+    batch: int = Field(default=8, ge=1, description="Images per step.")
+    seed: int = Field(default=0, ge=0, description="Of their order.")
+
+
 def _as_entry(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
@@ -51,6 +66,7 @@ class Recipe(MergeChoice):
         "at once. Default: what the manifests say.",
     )
     weights: Text | None = Field(default=None, description="θ_0: .safetensors or .pt file.")
+    adapt: Adapt = Adapt()
     increments: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = Field(
         min_length=1, description="What to merge, oldest first."
     )
@@ -85,4 +101,7 @@ def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         )
     if recipe.weights and "weights" not in given:
         moved["weights"] = str(path.parent / recipe.weights)
+    if recipe.adapt.images:
+        images = str(path.parent / recipe.adapt.images)
+        moved["adapt"] = recipe.adapt.model_copy(update={"images": images})
     return recipe.model_copy(update=moved)

@@ -166,7 +166,10 @@ def stored_recipe(recipe: Recipe, folder: Path) -> dict[str, Any]:
         for entry in recipe.increments
     )
     weights = recipe.weights and relative(Path(recipe.weights), folder)
-    moved = recipe.model_copy(update={"increments": entries, "weights": weights})
+    images = recipe.adapt.images and relative(Path(recipe.adapt.images), folder)
+    adapt = recipe.adapt.model_copy(update={"images": images})
+    update = {"increments": entries, "weights": weights, "adapt": adapt}
+    moved = recipe.model_copy(update=update)
     return moved.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

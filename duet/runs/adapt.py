@@ -24,11 +24,11 @@ def objective_from(
     images: Sequence[Path],
     *,
     image_size: int,
-    batch: int = 16,
+    batch: int = 8,
     seed: int = 0,
-    kind: Kind = "scores",
-    share: float = 0.01,
-    least: int = 10,
+    kind: Kind = "classes",
+    share: float = 0.005,
+    least: int = 3,
 ) -> Objective:
     """Return the entropy of a detector's class scores as a function of its shared tensors.
 
