@@ -184,8 +184,9 @@ def renamed_increment(place: Place) -> list[object]:
     return place.merge()
 
 
-def detector_as_increment(place: Place) -> list[object]:
-    return ["merge", place.model, "--weights", place.series.weights, "--out", place.out]
+def data_as_increment(place: Place) -> list[object]:
+    folder = place.series.folder / "data"
+    return ["merge", folder, "--weights", place.series.weights, "--out", place.out]
 
 
 def increments_out_of_order(place: Place) -> list[object]:
@@ -363,7 +364,7 @@ CASES: list[tuple[Callable[[Place], list[object]], int, str]] = [
     # increments and detectors
     (truncated_increment, 4, "content changed"),
     (renamed_increment, 4, "content changed"),
-    (detector_as_increment, 4, "expected an increment folder"),
+    (data_as_increment, 4, "holds manifest.json"),
     (increments_out_of_order, 4, "in order"),
     (foreign_base, 4, "base"),
     (edited_manifest, 4, "edited"),

@@ -90,12 +90,10 @@ def located(
             missing.append(f"'{name_of(entry)}'{known}: not at {finder.path(entry)}")
         entries.append(entry.model_copy(update={"path": str(path or finder.path(entry))}))
     helps = ["--increments DIR searches other folders"] if missing else []
-    start = weights
-    if start is None:
-        start = find_start(parsed, folder, found)
-        if start is None and parsed.weights is not None:
-            missing.append(f"start weights θ_0: not at {(folder / parsed.weights).resolve()}")
-            helps.append("--weights FILE names θ_0")
+    start = weights or find_start(parsed, folder, found)
+    if start is None and parsed.weights is not None:
+        missing.append(f"start weights θ_0: not at {(folder / parsed.weights).resolve()}")
+        helps.append("--weights FILE names θ_0")
     if missing:
         raise ModelError(
             together(missing, summary="parts of this detector cannot be found"),
@@ -103,11 +101,9 @@ def located(
             remedy="; ".join(helps),
         )
     images = parsed.adapt.images and str((folder / parsed.adapt.images).resolve())
-    now = {
-        "increments": tuple(entries),
-        "weights": str(start.resolve()) if start else None,
-        "adapt": parsed.adapt.model_copy(update={"images": images}),
-    }
+    adapt = parsed.adapt.model_copy(update={"images": images})
+    theta_0 = str(start.resolve()) if start else None
+    now = {"increments": tuple(entries), "weights": theta_0, "adapt": adapt}
     return parsed.model_copy(update=now)
 
 
