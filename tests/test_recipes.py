@@ -320,6 +320,12 @@ def test_two_foreign_files_in_one_command(users: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "['cup', 'fork', 'bolt']"
 
 
+def test_two_files_need_no_options(users: Path, tmp_path: Path) -> None:
+    result = run("merge", *both(users), "--out", tmp_path / "m", "--json")
+    assert result.exit_code == 0, result.exception
+    assert json.loads(result.stdout)["method"] == "average"
+
+
 def test_imported_files_merge_like_the_files(users: Path, tmp_path: Path) -> None:
     for name in ("mine", "theirs"):
         done = run(

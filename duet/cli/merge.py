@@ -34,7 +34,10 @@ Examples:
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="θ_0 that the models were trained from."
 )
-@click.option("--method", help="See `duet methods` [the last increment's own].")
+@click.option(
+    "--method",
+    help="See `duet methods` [the last increment's own; of whole models without θ_0: average].",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter of the method."
 )
@@ -259,6 +262,8 @@ def _without_file(
         **changes,
     }
     data |= _method_changes(data, options, settings)
+    if "method" not in data and "weights" not in data:
+        data["method"] = "average"  # of whole models: what can be done without θ_0
     return parse_config(Recipe, data, where="merge options")
 
 
