@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -410,10 +409,8 @@ def test_a_malicious_file_is_refused_and_does_not_run(
     assert "refused" in str(result.exception)
     assert not canary.exists()
     assert not (tmp_path / "o").exists()
-    with evil.open("rb"):
-        torch.load(evil, weights_only=False)  # the bomb is live: a trusting loader sets it off
+    torch.load(evil, weights_only=False)  # the bomb is live: a trusting loader sets it off
     assert canary.exists()
-    pickle.dumps(Bomb("x"))
 
 
 # ---- sweep --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
-from duet.recipes.plan import Plan
+from duet.recipes.plan import Plan, require_weights
 from duet.recipes.sources import Opened, open_source
 from duet.recipes.start import read_start, start_fingerprint
 from duet.vectors.similarity import cosine
@@ -93,7 +93,7 @@ def merge_plan(
     first = plan.sources[0]
     like = opened[0].stage.tensors
     layers = resolve_roles(first.family).layers(like, first.architecture)
-    inputs = Inputs((), base=_start(plan, theta_0, like), layers=layers, listen=listen)
+    inputs = Inputs((), base=_start(plan, theta_0), layers=layers, listen=listen)
     if plan.geometry == "sequential":
         result = _fold(plan, opened, inputs, allocate, make_objective)
     else:
@@ -101,24 +101,19 @@ def merge_plan(
     return replace(result, remarks=(*plan.remarks, *result.remarks))
 
 
-def _start(plan: Plan, theta_0: Tensors | None, like: Tensors) -> Tensors | None:
+def _start(plan: Plan, theta_0: Tensors | None) -> Tensors | None:
     """Return θ_0's shared tensors, and make sure they are the ones that increments belong to.
 
     Raises:
         ModelError: θ_0 is needed and not given, or not the right one.
     """
     first = plan.sources[0]
-    expected = {source.base: source.name for source in plan.sources if source.base is not None}
+    expected = {source.base for source in plan.sources if source.base is not None}
     if theta_0 is None:
+        require_weights(plan)
         if plan.recipe.weights is None:
-            if not expected:
-                _require_unscaled(plan)
-                return None
-            raise ModelError(
-                "task vectors need the start weights θ_0 they belong to",
-                where=next(iter(expected.values())),
-                remedy="give --weights FILE",
-            )
+            _require_unscaled(plan)
+            return None
         theta_0 = read_start(Path(plan.recipe.weights), first.family)
     shared = resolve_roles(first.family).shared_of(theta_0, first.head)
     got = start_fingerprint(shared) if expected else None
@@ -129,8 +124,7 @@ def _start(plan: Plan, theta_0: Tensors | None, like: Tensors) -> Tensors | None
             where=plan.recipe.weights or "θ_0",
             remedy="give the start weights that the increments were trained from",
         )
-    # Foreign towers may have another width than θ_0's; what is shared must be the same.
-    return {name: shared[name] for name in like if name in shared}
+    return shared
 
 
 def _require_unscaled(plan: Plan) -> None:
