@@ -40,6 +40,7 @@ COMMANDS = {
     "predict": "duet.cli.predict:predict",
     "export": "duet.cli.export:export",
     "data": "duet.cli.main:data",
+    "weights": "duet.cli.weights:weights",
     "methods": "duet.cli.methods:methods",
 }
 DATA_COMMANDS = {

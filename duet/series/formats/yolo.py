@@ -26,7 +26,6 @@ IMAGE_SUFFIXES = frozenset(
         *("jpg", "mpo", "png", "tif", "tiff", "webp"),
     )
 )
-_NO_DOWNLOAD = "duet never downloads, a 'download' key is not run: fetch the data yourself"
 
 
 def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
@@ -116,6 +115,7 @@ def _list_splits(
 ) -> tuple[dict[str, list[Path]], tuple[Problem, ...]]:
     """Return the image files of each split that the document names."""
     base = source.parent / str(document.get("path") or "")
+    fetch = _fetch_yourself(document.get("download"))
     listed: dict[str, list[Path]] = {}
     problems: list[Problem] = []
     for name in SPLITS:
@@ -134,7 +134,7 @@ def _list_splits(
             continue
         listed[name] = []
         for place in places:
-            images, found = _list_images(base, place, where=f"{source}: {name}")
+            images, found = _list_images(base, place, where=f"{source}: {name}", fetch=fetch)
             listed[name] += images
             problems += [found] if found else []
         if not listed[name]:  # reported above; an empty split would only be reported again
@@ -142,7 +142,26 @@ def _list_splits(
     return listed, tuple(problems)
 
 
-def _list_images(base: Path, place: str, *, where: str) -> tuple[list[Path], Problem | None]:
+def _fetch_yourself(download: Any) -> str:
+    """Return how to come by missing images; Ultralytics would run what 'download' holds."""
+    if not download:
+        return "duet never downloads: fetch the data yourself"
+    text = str(download).strip()
+    if text.startswith(("http://", "https://")) and len(text.split()) == 1:
+        kind = f"the address {text[:200]}"
+    elif text.startswith("bash "):
+        kind = "a shell command"
+    else:
+        kind = f"a program, {len(text.splitlines())} lines"
+    return (
+        f"duet never downloads and never runs the file's 'download' key ({kind}): read what it "
+        "would do, then fetch the data yourself"
+    )
+
+
+def _list_images(
+    base: Path, place: str, *, where: str, fetch: str
+) -> tuple[list[Path], Problem | None]:
     """Return the images of a folder (all levels, sorted) or of a text file (in its order)."""
     target = (base / place).resolve()
     if not target.exists() and place.startswith("../"):
@@ -155,7 +174,7 @@ def _list_images(base: Path, place: str, *, where: str) -> tuple[list[Path], Pro
             # Hidden files are what other systems leave behind (macOS: ._photo.jpg).
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         )
-        what, remedy = f"no images in {target}", f"put images there; {_NO_DOWNLOAD}"
+        what, remedy = f"no images in {target}", f"put images there; {fetch}"
     elif target.is_file():
         try:
             lines = target.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -167,7 +186,7 @@ def _list_images(base: Path, place: str, *, where: str) -> tuple[list[Path], Pro
     else:
         images = []
         what = f"no such folder or list: {target}"
-        remedy = f"paths are relative to 'path', and that to data.yaml; {_NO_DOWNLOAD}"
+        remedy = f"paths are relative to 'path', and that to data.yaml; {fetch}"
     return images, None if images else error("data.images", where, what, remedy)
 
 

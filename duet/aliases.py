@@ -1,0 +1,133 @@
+"""One table of class names that mean the same in different data sets (VOC, COCO, BDD100K, ...).
+
+Class identity is the exact name (`duet.labels`). Aliases count only where a caller asks for them:
+to take the class rows of start weights over by name.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+
+from duet.errors import DataError, together
+
+GROUPS: tuple[tuple[str, ...], ...] = (
+    ("person", "pedestrian", "human"),
+    ("bicycle", "bike", "pedal cycle"),
+    ("car", "automobile"),
+    ("motorcycle", "motorbike", "motor"),
+    ("airplane", "aeroplane", "plane"),
+    ("truck", "lorry"),
+    ("traffic light", "traffic signal"),
+    ("traffic sign", "road sign"),
+    ("backpack", "rucksack"),
+    ("tie", "necktie"),
+    ("donut", "doughnut"),
+    ("couch", "sofa"),
+    ("potted plant", "houseplant"),
+    ("tv", "tv monitor", "television"),
+    ("laptop", "laptop computer"),
+    ("remote", "remote control"),
+    ("cell phone", "mobile phone", "cellular telephone"),
+    ("microwave", "microwave oven"),
+    ("refrigerator", "fridge"),
+    ("hair drier", "hair dryer"),
+    ("eggplant", "aubergine"),
+    ("zucchini", "courgette"),
+    ("ladybug", "ladybird"),
+)
+"""Names of one thing, COCO's first. Case, spaces, hyphens and underscores do not count anywhere.
+
+Left out on purpose: what is only part of the other (a rider is not any person, a van is not a car,
+a stop sign is not any traffic sign), and words of two meanings (mouse, crane, orange, football).
+A pedestrian counts as a person because COCO has no nearer word for people on foot.
+"""
+
+_Key = Callable[[str], "str | None"]
+
+
+def same_class(name: str, known: Sequence[str]) -> str | None:
+    """Return the class of ``known`` that ``name`` means, or None.
+
+    The exact name counts first, then one that differs by case, spaces, hyphens or underscores,
+    then an alias.
+
+    Raises:
+        DataError: Several classes are equally near.
+    """
+    for key in _KEYS:
+        wanted = key(name)
+        found = [other for other in known if wanted is not None and key(other) == wanted]
+        if len(found) > 1:
+            raise DataError(
+                f"'{name}' can mean {' or '.join(map(repr, found))}",
+                remedy="name the class exactly",
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def match_classes(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Pair classes that mean the same, each with at most one other.
+
+    All exact names are paired first, then those that differ by case, spaces, hyphens or
+    underscores, then aliases. So ``person`` takes ``person``, and a ``pedestrian`` beside it gets
+    nothing.
+
+    Args:
+        wanted: Different class names.
+        known: Different class names.
+
+    Returns:
+        Wanted name to known name, in the order of ``wanted``; classes without a partner are absent.
+
+    Raises:
+        DataError: A class has several partners that are equally near; all such cases are named.
+    """
+    pairs: dict[str, str] = {}
+    problems: list[str] = []
+    for key in _KEYS:
+        ours = _grouped((name for name in wanted if name not in pairs), key)
+        theirs = _grouped((name for name in known if name not in pairs.values()), key)
+        for shared in ours.keys() & theirs.keys():
+            left, right = ours[shared], theirs[shared]
+            if len(left) == len(right) == 1:
+                pairs[left[0]] = right[0]
+            else:
+                problems.append(f"{', '.join(left)} can each mean {', '.join(right)}")
+    if problems:
+        raise DataError(
+            together(sorted(set(problems)), summary="classes cannot be paired by name"),
+            remedy="rename them so that the names of a pair are equal",
+        )
+    return {name: pairs[name] for name in wanted if name in pairs}
+
+
+def _grouped(names: Iterable[str], key: _Key) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        shared = key(name)
+        if shared is not None:
+            groups.setdefault(shared, []).append(name)
+    return groups
+
+
+def spelled(name: str) -> str | None:
+    """Return what is left of a name without case, spaces, hyphens and underscores, or None."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(c for c in plain if not c.isspace() and c not in "-_") or None
+
+
+def canonical(name: str) -> str | None:
+    """Return the first name of the group that ``name`` is in, or None."""
+    plain = spelled(name)
+    return _CANONICAL.get(plain) if plain else None
+
+
+def _exactly(name: str) -> str:
+    return name
+
+
+_CANONICAL = {spelled(name): group[0] for group in GROUPS for name in group}
+_KEYS: tuple[_Key, ...] = (_exactly, spelled, canonical)

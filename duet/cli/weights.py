@@ -1,0 +1,266 @@
+"""`duet weights`: start weights by name; the only command that downloads, and only when asked."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from duet.cli.common import PLAIN_EVERY, emit, json_option, note
+from duet.cli.main import LazyGroup
+
+if TYPE_CHECKING:
+    from duet.weights import Manifest, WeightsRow
+    from duet.weights.fetch import Fetched, Plan
+    from duet.weights.transfer import Progress
+
+LS_EPILOG = """\b
+Examples:
+  duet weights ls
+  duet weights ls --family yolo --json
+"""
+GET_EPILOG = """\b
+Examples:
+  duet weights get yolo11n
+  duet weights get yolo11n --dry-run
+  duet weights get yolov9c --sha256 HEX --to weights
+  duet weights get downloads/best.pt
+"""
+manifest_option = click.option(
+    "--manifest", "table", type=click.Path(path_type=Path),
+    help="A table of your own, such as of a mirror [the one that comes with duet].",
+)  # fmt: skip
+
+
+@click.group(
+    "weights",
+    cls=LazyGroup,
+    table={"ls": "duet.cli.weights:ls", "get": "duet.cli.weights:get"},
+)
+def weights() -> None:
+    """List start weights, download them, check them."""
+
+
+@click.command("ls", epilog=LS_EPILOG)
+@click.option("--family", help="Only those of one detector family.")
+@manifest_option
+@json_option
+def ls(family: str | None, table: Path | None, as_json: bool) -> None:
+    """List the start weights that duet knows by name, and which are on this machine."""
+    from duet.errors import ConfigError, did_you_mean
+    from duet.weights import load_manifest
+
+    manifest = load_manifest(table)
+    families = sorted({row.family for row in manifest.rows})
+    if family is not None and family not in families:
+        raise ConfigError(
+            f"no start weights of the family '{family}'{did_you_mean(family, families)}",
+            where="--family",
+            remedy=f"families: {', '.join(families)}",
+        )
+    chosen = [row for row in manifest.rows if family in (None, row.family)]
+    rows = [_described(row, manifest) for row in chosen]
+    emit({"schema": 1, "weights": rows}, as_json, lambda: _table(rows))
+
+
+@click.command("get", epilog=GET_EPILOG)
+@click.argument("weights", metavar="NAME|FILE")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to put the file into [the user's cache; a FILE stays where it is].",
+)  # fmt: skip
+@click.option("--sha256", metavar="HEX", help="The hash that the file must have.")
+@click.option(
+    "--accept-unverified", is_flag=True,
+    help="Take a file whose hash nobody knows; the first download is pinned.",
+)  # fmt: skip
+@manifest_option
+@click.option("--dry-run", is_flag=True, help="Say what would be downloaded; no network.")
+@json_option
+def get(
+    weights: str, folder: Path | None, sha256: str | None, accept_unverified: bool,
+    table: Path | None, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Download start weights by NAME, or check a FILE that is already here.
+
+    A download resumes where it was cut, must have the known SHA-256, and is then opened through
+    the guarded door, which runs nothing of it. Only then does it get its name.
+    """
+    from duet.weights import load_manifest
+    from duet.weights.fetch import fetch, plan_fetch, take_local
+    from duet.weights.manifest import parse_sha256
+    from duet.weights.store import find
+
+    expected = parse_sha256(sha256) if sha256 else None
+    manifest = load_manifest(table)
+    row = manifest.row(weights) if weights in manifest else None
+    if row is None or (row.url is None and folder is not None):
+        _require_no_address(weights)
+        file = find(weights, manifest=manifest)
+        if dry_run:
+            target = folder / file.name if folder else file
+            result = {"schema": 1, "path": str(target), "url": None, "part_bytes": 0}
+            emit(result, as_json, lambda: f"{file}: would be checked; no network")
+            return
+        _tell(take_local(file, folder=folder, sha256=expected), weights, as_json)
+        return
+    plan = plan_fetch(
+        row, manifest, folder=folder, sha256=expected, accept_unverified=accept_unverified
+    )
+    if dry_run:
+        emit({"schema": 1, **plan.as_dict()}, as_json, lambda: _plan_text(plan))
+        return
+    with _downloading(row.name) as progress:
+        fetched = fetch(plan, progress=progress)
+    _tell(fetched, weights, as_json, row, manifest)
+
+
+def _require_no_address(text: str) -> None:
+    from duet.errors import ConfigError
+
+    if "://" in text:
+        raise ConfigError(
+            f"expected a name or a file, got the address {text}",
+            where="NAME|FILE",
+            remedy="download it yourself and give the file; or list it with its hash in a table "
+            "of your own, see --manifest in docs/weights.md",
+        )
+
+
+def _described(row: WeightsRow, manifest: Manifest) -> dict[str, Any]:
+    from duet.weights.store import place, presence
+
+    here = presence(row, manifest)
+    return {
+        "name": row.name, "family": row.family, "architecture": row.architecture,
+        "classes": len(manifest.classes(row)), "class_list": row.classes, "size": row.size,
+        "licence": row.licence, "sha256": row.sha256, "url": row.url, "presence": here,
+        "path": None if here == "not downloaded" else str(place(row, manifest)),
+    }  # fmt: skip
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    head = ("name", "family", "architecture", "classes", "size", "licence", "hash", "here")
+    lines = [
+        (
+            row["name"], row["family"], row["architecture"],
+            f"{row['classes']} {row['class_list']}",
+            _megabytes(row["size"]), row["licence"], "known" if row["sha256"] else "unknown",
+            row["presence"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (head, *lines)
+    )
+
+
+def _plan_text(plan: Plan) -> str:
+    if plan.present or plan.row.url is None:
+        return f"{plan.row.name}: {plan.target} is here; it would be checked, no network"
+    begun = plan.as_dict()["part_bytes"]
+    return "\n".join(
+        (
+            f"{plan.row.name}: {plan.row.url}",
+            f"  to      {plan.target}",
+            f"  size    {_megabytes(plan.row.size)}"
+            + (f", {_megabytes(begun)} of it are here" if begun else ""),
+            f"  sha256  {plan.expected or 'unknown: the download would be pinned'}"
+            + (f" (from the {plan.checked})" if plan.expected else ""),
+            f"  licence {plan.row.licence}",
+        )
+    )
+
+
+def _tell(
+    fetched: Fetched,
+    name: str,
+    as_json: bool,
+    row: WeightsRow | None = None,
+    manifest: Manifest | None = None,
+) -> None:
+    """Print what the file is; the table fills in what the file does not say itself."""
+    facts = fetched.facts.as_dict()
+    if row is not None and manifest is not None:
+        told = {
+            "architecture": row.architecture, "licence": row.licence,
+            "classes": list(manifest.classes(row).names),
+        }  # fmt: skip
+        facts |= {key: value for key, value in told.items() if facts[key] is None}
+    result = {
+        "schema": 1, "weights": name, "path": str(fetched.path), "state": fetched.state,
+        "checked": fetched.checked, "received": fetched.received, **facts,
+    }  # fmt: skip
+    emit(result, as_json, lambda: _text(result))
+    if fetched.checked == "first download":
+        note(
+            f"pinned: SHA-256 {result['sha256']}, which nobody has confirmed; compare it with what "
+            "the publisher says. Later downloads must be equal to this one"
+        )
+
+
+def _text(result: dict[str, Any]) -> str:
+    classes = result["classes"]
+    shown = "not said" if classes is None else f"{len(classes)}: {', '.join(classes[:6])}"
+    more = ", …" if classes is not None and len(classes) > 6 else ""
+    words = {"user": "as --sha256 says", None: "not compared with any"}
+    checked = words.get(result["checked"], result["checked"])
+    return "\n".join(
+        (
+            f"{result['path']} ({result['state']})",
+            f"  {result['kind']}, {result['tensors']} tensors, {_megabytes(result['size'])}",
+            f"  architecture {result['architecture'] or 'not said'}",
+            f"  classes      {shown}{more}",
+            f"  licence      {result['licence'] or 'not said'}",
+            f"  sha256       {result['sha256']} ({checked})",
+        )
+    )
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+@contextmanager
+def _downloading(title: str) -> Iterator[Progress]:
+    """Yield a display of bytes: a bar with ETA on a terminal, else plain lines."""
+    if not sys.stderr.isatty():
+        yield _plain(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.progress import TransferSpeedColumn as Speed
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _plain(title: str) -> Progress:
+    began: list[tuple[float, int]] = []
+    last = [0.0]
+
+    def show(done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if not began:
+            began.append((now, done))
+        if now - max(last[0], began[0][0]) < PLAIN_EVERY:
+            return
+        last[0] = now
+        rate = (done - began[0][1]) / max(now - began[0][0], 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if total and rate > 0 else ""
+        note(f"{title}: {_megabytes(done)} of {_megabytes(total)}{left}")
+
+    return show

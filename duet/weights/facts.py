@@ -1,0 +1,130 @@
+"""What a file of weights says about itself, read through the guarded door: nothing of it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from duet.errors import ModelError
+from duet.files import sha256_file
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the file says; None where it does not say it. None of it is a promise.
+
+    Attributes:
+        kind: "Ultralytics checkpoint", "state dict" or "base weights".
+        sha256: Hash of the file.
+        size: Bytes.
+        tensors: How many tensors it holds.
+        architecture: Architecture file, such as ``yolo11n.yaml``.
+        classes: Class names in the order of the outputs.
+        licence: As the file or its sidecar states it.
+    """
+
+    kind: str
+    sha256: str
+    size: int
+    tensors: int
+    architecture: str | None = None
+    classes: tuple[str, ...] | None = None
+    licence: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {**asdict(self), "classes": None if self.classes is None else list(self.classes)}
+
+
+def read_facts(path: Path) -> Facts:
+    """Open a `.pt`, `.pth` or `.safetensors` file and describe it.
+
+    Raises:
+        ModelError: The file is missing, damaged, refused (it is a program), or holds no weights.
+        MissingExtraError: It holds modules of an engine that is not installed.
+    """
+    found = _of_base(path) if path.suffix == ".safetensors" else _of_checkpoint(path)
+    return Facts(sha256=sha256_file(path), size=path.stat().st_size, **found)
+
+
+def _of_base(path: Path) -> dict[str, Any]:
+    from duet.increments.base import map_base
+
+    tensors = map_base(path)
+    sidecar = path.with_suffix(".json")
+    said = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    return {
+        "kind": "base weights", "tensors": len(tensors),
+        "architecture": _text(said.get("architecture")), "classes": _names(said.get("classes")),
+        "licence": _text(said.get("licence")),
+    }  # fmt: skip
+
+
+def _of_checkpoint(path: Path) -> dict[str, Any]:
+    import torch
+
+    from duet.increments.guard import load_pt
+
+    content = load_pt(path)
+    entries: Mapping[str, Any] = content if isinstance(content, Mapping) else {"model": content}
+    licence = _text(entries.get("license"))
+    for key in ("ema", "model"):
+        module = entries.get(key)
+        if isinstance(module, torch.nn.Module):
+            return {**_of_module(module, path), "licence": licence}
+    count = _tensor_count(entries)
+    if not count:
+        raise ModelError(
+            "the file holds no tensors",
+            where=str(path),
+            remedy="give a checkpoint that training wrote, or a file of base weights",
+        )
+    return {"kind": "state dict", "tensors": count, "licence": licence}
+
+
+def _of_module(module: Any, path: Path) -> dict[str, Any]:
+    try:
+        described, tensors = getattr(module, "yaml", None), len(module.state_dict())
+    except Exception as error:  # a pickle can lack any attribute that the module's class reads
+        raise ModelError(
+            f"the network in the file is not whole: {type(error).__name__}: {error}",
+            where=str(path),
+            remedy="take the file from its source again",
+        ) from None
+    named = described.get("yaml_file") if isinstance(described, Mapping) else None
+    return {
+        "kind": "Ultralytics checkpoint", "tensors": tensors,
+        # Paths of either system: files travel.
+        "architecture": PureWindowsPath(named).name if isinstance(named, str) else None,
+        "classes": _names(getattr(module, "names", None)),
+    }  # fmt: skip
+
+
+def _tensor_count(value: Any) -> int:
+    """Count tensors in nested mappings; a hostile file can hold one that contains itself."""
+    import torch
+
+    count, seen, waiting = 0, set[int](), [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, torch.Tensor):
+            count += 1
+        elif isinstance(found, Mapping) and id(found) not in seen:
+            seen.add(id(found))
+            waiting += found.values()
+    return count
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    if isinstance(value, Mapping) and set(value) == set(range(len(value))):
+        value = [value[index] for index in range(len(value))]
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    return tuple(str(name) for name in value)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

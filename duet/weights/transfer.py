@@ -1,0 +1,318 @@
+"""One file over HTTP: resumed where it was cut, never larger than announced, never unencrypted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+from duet.errors import DuetError, ModelError
+from duet.files import write_json
+from duet.weights.manifest import is_private
+
+if TYPE_CHECKING:
+    import requests
+
+Progress = Callable[[int, "int | None"], None]
+"""Takes the bytes that are here, and how many there will be (None if nobody says)."""
+
+_BLOCK = 1 << 16
+"""Bytes written at a time, and the most that a cut can lose."""
+_REDIRECTS = 5
+_LARGEST = 4 << 30
+"""Bytes at which a body of unannounced length is given up: no start weights are that large."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try.
+
+    Attributes:
+        failures: Attempts in a row that may bring nothing new.
+        connect: Seconds to wait for a connection.
+        read: Seconds to wait for the next bytes.
+        pause: Seconds before the second attempt; doubled before each further one.
+    """
+
+    failures: int = 4
+    connect: float = 10.0
+    read: float = 30.0
+    pause: float = 1.0
+
+
+class _CutError(Exception):
+    """The attempt ended early; another one may go on from here."""
+
+
+@dataclass
+class _Tally:
+    """Bytes that came over the network, in all attempts together."""
+
+    received: int = 0
+
+
+def download(
+    url: str,
+    part: Path,
+    *,
+    size: int | None = None,
+    progress: Progress = lambda done, total: None,
+    patience: Patience | None = None,
+) -> int:
+    """Download ``url`` into ``part``, going on where an earlier attempt was cut.
+
+    What is there is kept only if the server confirms by ETag or date that it still serves the same
+    file; a server that does not resume makes the download start again.
+
+    Args:
+        url: An https address, or http on this machine.
+        part: File to fill. It is complete when this returns, but nothing is known of its content.
+        size: Bytes that it must have; None if unknown.
+        progress: Told after every block.
+        patience: How long to try.
+
+    Returns:
+        Bytes that came over the network; fewer than the file has if an earlier attempt helped.
+
+    Raises:
+        ModelError: The server offers a file of another size.
+        DuetError: The server refuses, sends elsewhere than to an https address, or stays silent;
+            the disk is full or not writable. What came is kept for the next call.
+    """
+    import requests
+
+    patience = patience or Patience()
+    tally, failures = _Tally(), 0
+    with requests.Session() as session:
+        while True:
+            before = _length(part)
+            try:
+                _attempt(session, url, part, size, progress, patience, tally)
+                return tally.received
+            except _CutError as cut:
+                failures = failures + 1 if _length(part) <= before else 1
+                if failures >= patience.failures:
+                    raise DuetError(
+                        f"the download was cut after {_length(part)} bytes: {cut}",
+                        where=url,
+                        remedy="check the network; the same command goes on from there",
+                    ) from None
+            time.sleep(patience.pause * 2 ** (failures - 1))
+
+
+def forget(part: Path) -> None:
+    """Remove a partial file and what is known about it."""
+    part.unlink(missing_ok=True)
+    _memory(part).unlink(missing_ok=True)
+
+
+def _attempt(
+    session: requests.Session, url: str, part: Path, size: int | None, progress: Progress,
+    patience: Patience, tally: _Tally,
+) -> None:  # fmt: skip
+    """Fetch what is missing, in one request."""
+    have, validator = _resumable(part, url)
+    headers = {"Accept-Encoding": "identity", "User-Agent": "duet-detect"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+    with _answer(session, url, headers, patience) as response:
+        if response.status_code == 416:
+            start, total = have, _numbers(response)[1]
+        else:
+            _require_success(response, url)
+            ranged = response.status_code == 206
+            start, total = _numbers(response) if ranged else (0, _content_length(response))
+        if size is not None and total not in (None, size):
+            raise ModelError(
+                f"the server offers a file of {total} bytes, expected {size}",
+                where=url,
+                remedy="the publisher replaced the file, or something on the way answers instead",
+            )
+        if response.status_code == 416 and have and total == have:
+            return
+        if response.status_code == 416 or start not in (0, have):
+            forget(part)
+            raise _CutError("the server did not resume at the place asked for")
+        _remember(part, url, response)
+        _require_space(part, (total or size or 0) - start)
+        done = _fill(response, part, start, total or size, progress, tally)
+    if done != (total or size or done):
+        raise _CutError(f"{done} of {total or size} bytes came")
+
+
+def _fill(
+    response: requests.Response, part: Path, start: int, end: int | None, progress: Progress,
+    tally: _Tally,
+) -> int:  # fmt: skip
+    """Write the body from byte ``start`` on; return the length of the file."""
+    import requests
+
+    done, most = start, end or _LARGEST
+    with _disk(part), part.open("r+b" if start else "wb") as stream:
+        stream.seek(start)
+        stream.truncate()
+        try:
+            for block in response.iter_content(_BLOCK):
+                done += len(block)
+                tally.received += len(block)
+                if done > most:
+                    raise ModelError(
+                        f"the server sends more than the {most} bytes expected",
+                        where=response.url,
+                        remedy="it is another file; take it from its publisher yourself",
+                    )
+                stream.write(block)
+                progress(done, end)
+        except requests.RequestException as error:
+            _sync(stream)
+            raise _CutError(_short(error)) from None
+        _sync(stream)
+    return done
+
+
+@contextlib.contextmanager
+def _answer(
+    session: requests.Session, url: str, headers: dict[str, str], patience: Patience
+) -> Iterator[requests.Response]:
+    """Yield the answer behind redirects, none of which may leave encryption."""
+    import requests
+
+    place = url
+    for _ in range(_REDIRECTS + 1):
+        try:
+            response = session.get(
+                place, headers=headers, stream=True, allow_redirects=False, auth=_no_password,
+                timeout=(patience.connect, patience.read),
+            )  # fmt: skip
+        except requests.exceptions.SSLError as error:
+            raise DuetError(
+                f"the server's certificate is not accepted: {_short(error)}",
+                where=place,
+                remedy="behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate",
+            ) from None
+        except requests.RequestException as error:
+            raise _CutError(_short(error)) from None
+        with response:
+            if not response.is_redirect:
+                yield response
+                return
+            following = urljoin(place, response.headers["Location"])
+        if not is_private(following) or (
+            urlsplit(place).scheme == "https" and urlsplit(following).scheme != "https"
+        ):
+            raise DuetError(
+                f"the server sends on to {following}, which is not https",
+                where=url,
+                remedy="nothing was downloaded; get the file yourself and give its path",
+            )
+        place = following
+    raise DuetError(f"more than {_REDIRECTS} redirects", where=url, remedy="check the address")
+
+
+def _no_password(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Stand in for requests' own look into ~/.netrc: no password leaves this machine."""
+    return request
+
+
+def _require_success(response: requests.Response, url: str) -> None:
+    status = response.status_code
+    if status in (408, 425, 429) or status >= 500:
+        raise _CutError(f"the server answers {status} {response.reason}")
+    if status not in (200, 206):
+        gone = status in (404, 410)
+        raise DuetError(
+            f"the server answers {status} {response.reason}",
+            where=url,
+            remedy="the publisher moved or removed the file: get it elsewhere and give its path"
+            if gone
+            else "get the file yourself and give its path",
+        )
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise DuetError(
+            f"the server packs the file ({response.headers['Content-Encoding']}) though asked not "
+            "to",
+            where=url,
+            remedy="get the file yourself and give its path",
+        )
+
+
+def _content_length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _numbers(response: requests.Response) -> tuple[int, int | None]:
+    """Return the first byte and the full length that ``Content-Range`` names; -1 if none."""
+    text = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", text)
+    if found is None:
+        return -1, None
+    return int(found[1] or 0), int(found[2]) if found[2] != "*" else None
+
+
+def _memory(part: Path) -> Path:
+    return part.with_name(f"{part.name}.resume.json")
+
+
+def _remember(part: Path, url: str, response: requests.Response) -> None:
+    """Keep what tells this file from a later one at the same address."""
+    tag = response.headers.get("ETag", "")
+    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+    write_json(_memory(part), {"url": url, "validator": validator})
+
+
+def _resumable(part: Path, url: str) -> tuple[int, str]:
+    """Return how many bytes may be kept, and what the server must confirm for that."""
+    try:
+        memory: dict[str, Any] = json.loads(_memory(part).read_text(encoding="utf-8"))
+        usable = memory["url"] == url and bool(memory["validator"])
+        return (_length(part), str(memory["validator"])) if usable else (0, "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _require_space(part: Path, missing: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if missing > free:
+        raise DuetError(
+            f"not enough space: {missing} bytes to come, {free} free",
+            where=str(part.parent),
+            remedy="free some disk space or choose another folder with --to",
+        )
+
+
+@contextlib.contextmanager
+def _disk(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise DuetError(
+            f"cannot write: {error.strerror or error}",
+            where=str(part),
+            remedy="free some disk space; the same command goes on from here"
+            if full
+            else "choose another folder with --to",
+        ) from None
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
