@@ -19,14 +19,10 @@ from duet.detections import Detections
 from duet.errors import ConfigError, DataError, DuetError, ModelError
 from duet.images import read_image
 from duet.inference.annotate import PALETTE, annotate
-from duet.inference.predict import (
-    LoadedDetector,
-    load_detector,
-    predict_source,
-)
-from duet.inference.predict import (
-    write_image as save,
-)
+from duet.inference.detector import LoadedDetector
+from duet.inference.load import load
+from duet.inference.predict import predict_source
+from duet.inference.predict import write_image as save
 from duet.inference.sources import find_images
 from duet.labels import LabelSpace
 
@@ -41,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def detector(folder: Path) -> LoadedDetector:
-    return load_detector(folder)
+    return load(folder)
 
 
 @pytest.fixture
@@ -144,7 +140,7 @@ def test_results_and_files(detector: LoadedDetector, photos: Path, tmp_path: Pat
         assert drawn.shape == (result.height, result.width, 3)
     document = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert document["schema_version"] == 1
-    assert document["model"] == detector.manifest.fingerprint
+    assert document["model"] == detector.facts.fingerprint
     assert document["classes"][2] == {"name": "bus", "increment": "comic"}
     first = document["images"][0]
     assert first["image"] == str(photos / "a.jpg")
@@ -216,13 +212,13 @@ def test_thresholds(wrong: dict[str, float], detector: LoadedDetector, photos: P
 def test_device(folder: Path) -> None:
     for device in ("toaster", "cuda:99"):
         with pytest.raises(ConfigError, match="cannot use device") as caught:
-            load_detector(folder, device)
+            load(folder, device)
         assert caught.value.exit_code == 2
 
 
 def test_model_may_be_a_file_of_the_folder(folder: Path, detector: LoadedDetector) -> None:
-    again = load_detector(folder / "manifest.json")
-    assert again.manifest == detector.manifest
+    again = load(folder / "manifest.json")
+    assert again.facts == detector.facts
     assert detector.increments == OWNERS
 
 
@@ -232,7 +228,7 @@ def test_damaged_detector(tmp_path: Path, photos: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
     assert failure(invoke(folder, photos)).exit_code == 4
     with pytest.raises(ModelError):
-        load_detector(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".bmp", ".tif", ".webp"])

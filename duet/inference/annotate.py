@@ -11,6 +11,7 @@ import numpy as np
 
 from duet.detections import Detections
 from duet.images import Image
+from duet.inference.tracking import NO_TRACK, TrackedDetections
 
 # Okabe and Ito: told apart with colour-blind eyes too. Each with the text colour that reads on it.
 PALETTE = (
@@ -26,13 +27,16 @@ PALETTE = (
 _SPREAD = 50  # labels up to which they are moved apart: 300 took seconds per image
 
 
-def annotate(image_BGR: Image, detections: Detections, increments: Sequence[str]) -> Image:
+def annotate(
+    image_BGR: Image, detections: Detections, increments: Sequence[str], *, tell: bool = False
+) -> Image:
     """Return a copy of an image with its detections drawn on it.
 
     Args:
         image_BGR: ``(H, W, 3)`` uint8, BGR; not changed.
-        detections: Boxes in pixels of this image.
+        detections: Boxes in pixels of this image; track ids are drawn where there are any.
         increments: Increment that each class of ``detections.labels`` came with, in their order.
+        tell: Write the increment behind the score, too; its colour shows it anyway.
 
     Returns:
         ``(H, W, 3)`` uint8, BGR.
@@ -43,7 +47,7 @@ def annotate(image_BGR: Image, detections: Detections, increments: Sequence[str]
     # The oldest increment comes first, so that its colour stays when others are learned.
     order = {name: index for index, name in enumerate(dict.fromkeys(increments))}
     colours = np.array([order[increments[index]] for index in detections.class_ids])
-    texts = [f"{n} {s:.2f}" for n, s in zip(detections.names, detections.scores, strict=True)]
+    texts = labels_of(detections, increments if tell else None)
     found = detections.to_supervision()
     plain, few = all(map(str.isascii, texts)), len(texts) <= _SPREAD
     boxes, labels = _annotators(max(scene.shape[:2]), plain, few)
@@ -51,6 +55,17 @@ def annotate(image_BGR: Image, detections: Detections, increments: Sequence[str]
     return np.asarray(
         labels.annotate(scene, found, labels=texts, custom_color_lookup=colours), dtype=np.uint8
     )
+
+
+def labels_of(detections: Detections, increments: Sequence[str] | None) -> list[str]:
+    """Return what is written at each box: ``dog #3 0.87 (comic)``."""
+    tracks = detections.track_ids if isinstance(detections, TrackedDetections) else None
+    texts = []
+    for row, (name, score) in enumerate(zip(detections.names, detections.scores, strict=True)):
+        number = f" #{tracks[row]}" if tracks is not None and tracks[row] != NO_TRACK else ""
+        owner = "" if increments is None else f" ({increments[detections.class_ids[row]]})"
+        texts.append(f"{name}{number} {score:.2f}{owner}")
+    return texts
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,3 +97,16 @@ def _font() -> Path:
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+def write_status(image_BGR: Image, text: str) -> None:
+    """Write a line of ASCII into the lower left corner of an image, in place."""
+    import cv2
+
+    height, width = image_BGR.shape[:2]
+    scale = max(0.35, width / 1600)
+    place = (round(8 * scale), height - round(10 * scale))
+    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # readable on everything
+        cv2.putText(
+            image_BGR, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA
+        )

@@ -7,18 +7,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
 from duet.detections import Detections
 from duet.errors import ConfigError, DuetError
 from duet.files import atomic_path, write_json
 from duet.images import Image, read_image
 from duet.inference.annotate import annotate
+from duet.inference.detector import LoadedDetector, check_thresholds
+from duet.inference.load import detector_folder as detector_folder
+from duet.inference.saving import DRAWN, Shot, open_savers, records
 from duet.inference.sources import Source, find_images
-
-if TYPE_CHECKING:
-    from duet.families.protocol import Detector
-    from duet.increments.manifest import DetectorManifest
 
 SCHEMA_VERSION = 1
 PREDICTIONS = "predictions.json"
@@ -28,21 +27,6 @@ Step = Callable[[int, int], None]
 """Called with images done and images in all."""
 
 _GROUP = 8  # images held in memory at a time
-
-
-@dataclass(frozen=True)
-class LoadedDetector:
-    """A detector folder, ready to look at images.
-
-    Attributes:
-        detector: The detector itself.
-        manifest: Where it comes from.
-        increments: Increment of each class, in the order of the detector's classes.
-    """
-
-    detector: Detector
-    manifest: DetectorManifest
-    increments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,66 +51,13 @@ class ImageResult:
 
     def as_record(self) -> dict[str, object]:
         """Return JSON-ready data; boxes are xyxy in pixels of the original image."""
-        objects = [
-            {**record, "increment": self.increments[class_id]}
-            for record, class_id in zip(
-                self.detections.as_records(), self.detections.class_ids, strict=True
-            )
-        ]
         return {
             "image": str(self.image),
             "name": self.name.as_posix(),
             "width": self.width,
             "height": self.height,
-            "detections": objects,
+            "detections": records(self.detections, self.increments),
         }
-
-
-def load_detector(model: Path, device: str = "cpu") -> LoadedDetector:
-    """Build a detector from its folder.
-
-    Args:
-        model: The folder, or a file in it.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-
-    Raises:
-        ModelError: The folder is missing, incomplete or damaged.
-        ConfigError: There is no such device.
-    """
-    from duet.families.table import resolve_family
-    from duet.increments import store
-
-    file = store.load_detector(detector_folder(model))
-    check_device(device)
-    family = resolve_family(file.state.family)
-    detector = family.detector(file.state, image_size=file.manifest.image_size, device=device)
-    owners = [part.increment for part in file.state.parts for _ in part.classes]
-    return LoadedDetector(detector, file.manifest, tuple(owners))
-
-
-def detector_folder(model: Path) -> Path:
-    """Return the detector folder that ``model`` names: itself, or the folder of a file of it."""
-    inside = model.is_file() and (model.parent / "manifest.json").is_file()
-    return model.parent if inside else model
-
-
-def check_device(device: str) -> None:
-    """Check that torch can use a device.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    import torch
-
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"cannot use device '{device}': {reason}",
-            where="--device",
-            remedy="cpu works everywhere; cuda or mps need the hardware and a torch built for it",
-        ) from None
 
 
 def predict_source(
@@ -136,16 +67,18 @@ def predict_source(
     confidence: float = 0.25,
     iou: float = 0.7,
     out: Path | None = None,
+    tell: bool = False,
     progress: Step | None = None,
 ) -> list[ImageResult]:
     """Detect objects in every image of a source.
 
     Args:
-        detector: What `load_detector` returned.
+        detector: What `duet.load` returned.
         source: An image, a folder or a glob (see `find_images`), or what `find_images` returned.
         confidence: Only detections that score above it, ``[0, 1]``.
         iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
         out: Folder for annotated copies and `predictions.json`; nothing is written without it.
+        tell: Write the increment of its class at each box.
         progress: Called after each group of images.
 
     Raises:
@@ -153,17 +86,15 @@ def predict_source(
         DataError: Images are missing or damaged: all are named before anything is detected.
         DuetError: ``out`` cannot be written, or holds files that are not predictions.
     """
-    for key, value in (("confidence", confidence), ("iou", iou)):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{key} must be in [0, 1], but got {value}", where=key)
+    check_thresholds(confidence, iou)
     images = source if isinstance(source, Source) else find_images(source)
     if out is not None:
         check_out(out, images)
-        _make_out(out)
+        make_out(out)
     results: list[ImageResult] = []
     for start in range(0, len(images.paths), _GROUP):
         group = images.paths[start : start + _GROUP]
-        results += _predict_group(detector, images, group, confidence, iou, out)
+        results += _predict_group(detector, images, group, confidence, iou, out, tell)
         if progress is not None:
             progress(len(results), len(images.paths))
     if out is not None:
@@ -177,22 +108,60 @@ def predictions(
 ) -> dict[str, Any]:
     """Return the content of `predictions.json`."""
     classes = [
-        {"name": name, "increment": part.increment}
-        for part in detector.manifest.parts
-        for name in part.classes
+        {"name": name, "increment": increment}
+        for increment, names in detector.facts.increments
+        for name in names
     ]
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "model": detector.manifest.fingerprint,
-        "licence": detector.manifest.licence,
+        "model": detector.facts.fingerprint,
+        "licence": detector.facts.licence,
         "classes": classes,
         "confidence": confidence,
         "iou": iou,
-        "image_size": detector.manifest.image_size,
+        "image_size": detector.facts.image_size,
         "boxes": "xyxy, pixels of the original upright image",
         "images": [result.as_record() for result in results],
     }
+
+
+def save_results(
+    results: Sequence[ImageResult],
+    detector: LoadedDetector,
+    formats: Sequence[str],
+    out: Path | None,
+    *,
+    lines: IO[str] | None = None,
+) -> None:
+    """Write detections of images as ``txt``, ``coco`` or ``jsonl`` (annotated copies exist).
+
+    Args:
+        results: What `predict_source` returned.
+        detector: What found them.
+        formats: Of `duet.inference.saving.FORMATS`.
+        out: Folder; None writes nothing but ``lines``.
+        lines: Where ``jsonl`` goes if not into a file.
+
+    Raises:
+        ConfigError: Two images would share one label file.
+    """
+    formats = [name for name in formats if name not in DRAWN]
+    stems = [result.name.with_suffix("") for result in results]
+    if "txt" in formats and len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ConfigError(
+            f"two images are called '{twice}': their label files would be one",
+            where="--save txt",
+            remedy="rename one of them, or use --save coco",
+        )
+    savers = open_savers(formats, out, detector, lines=lines)
+    for result in results:
+        name = result.name.as_posix()
+        for saver in savers:
+            saver.add(Shot(name, result.width, result.height, result.detections))
+    for saver in savers:
+        saver.close()
 
 
 def check_out(out: Path, source: Source) -> None:
@@ -218,8 +187,12 @@ def check_out(out: Path, source: Source) -> None:
         )
 
 
-def _make_out(out: Path) -> None:
-    """Make the folder and write to it once: a refusal must not come after an hour of detecting."""
+def make_out(out: Path) -> None:
+    """Make the folder and write to it once: a refusal must not come after an hour of detecting.
+
+    Raises:
+        DuetError: The file system refuses.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out):
@@ -246,16 +219,18 @@ def _predict_group(
     confidence: float,
     iou: float,
     out: Path | None,
+    tell: bool,
 ) -> list[ImageResult]:
     pictures = [read_image(path) for path in paths]
-    found = detector.detector(pictures, confidence=confidence, iou=iou)
+    found = detector.many(pictures, confidence=confidence, iou=iou)
     results = []
     for path, picture, detections in zip(paths, pictures, found, strict=True):
         height, width = picture.shape[:2]
         name = source.name_of(path)
         results.append(ImageResult(path, name, width, height, detections, detector.increments))
         if out is not None:
-            write_image(out / name, annotate(picture, detections, detector.increments))
+            drawn = annotate(picture, detections, detector.increments, tell=tell)
+            write_image(out / name, drawn)
     return results
 
 

@@ -89,7 +89,8 @@ def _resolve(source: str) -> Source:
     raise DataError(
         "no such image or folder",
         where=source,
-        remedy="give an image, a folder of images, or a quoted glob such as 'photos/*.jpg'",
+        remedy="give an image, a folder of images, a quoted glob such as 'photos/*.jpg', a video, "
+        "the number of a webcam, or a URL",
     )
 
 

@@ -1,0 +1,169 @@
+"""`LoadedDetector`: a detector and the facts about it, whatever file it came from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from duet.detections import Detections
+from duet.errors import ConfigError, DataError, ModelError
+from duet.images import Image, read_image
+from duet.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from duet.inference.reader import Notify, Retry
+    from duet.inference.stream import Stream
+
+Look = Callable[..., list[Detections]]
+"""``look(images, confidence=, iou=)``: BGR uint8 images of any size in, one result each."""
+
+
+@dataclass(frozen=True)
+class DetectorFacts:
+    """What is known of a detector beside its weights.
+
+    Attributes:
+        fingerprint: SHA-256 of its state, hexadecimal.
+        licence: SPDX identifier of the engine.
+        image_size: Side of the network's input in pixels.
+        increments: ``(name, classes)`` of each increment, oldest first; the classes in order are
+            those of the detector's output.
+    """
+
+    fingerprint: str
+    licence: str
+    image_size: int
+    increments: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ModelError("the detector knows no classes")
+        if self.image_size < 1:
+            raise ModelError(f"image_size must be positive, but got {self.image_size}")
+        LabelSpace(self.classes)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the detector's outputs."""
+        return tuple(name for _, classes in self.increments for name in classes)
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Increment of each class, in the order of ``classes``."""
+        return tuple(increment for increment, classes in self.increments for _ in classes)
+
+
+@dataclass(frozen=True)
+class LoadedDetector:
+    """A detector, ready to look at images; what `duet.load` returns.
+
+    Attributes:
+        detector: Looks at images: ``detector(images, confidence=, iou=)``.
+        facts: What is known of it.
+    """
+
+    detector: Look = field(repr=False)
+    facts: DetectorFacts
+
+    @functools.cached_property
+    def labels(self) -> LabelSpace:
+        """The classes it knows."""
+        return LabelSpace(self.facts.classes)
+
+    @functools.cached_property
+    def increments(self) -> tuple[str, ...]:
+        """Increment that each class came with, in the order of ``labels``."""
+        return self.facts.owners
+
+    def __call__(
+        self, image: Image | str | Path, *, confidence: float = 0.25, iou: float = 0.7
+    ) -> Detections:
+        """Detect objects in one image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 BGR, or the path of an image file.
+            confidence: Lowest score that counts, ``[0, 1]``.
+            iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
+
+        Returns:
+            Boxes in pixels of the image.
+
+        Raises:
+            ConfigError: A threshold is out of range.
+            DataError: Not an image.
+        """
+        check_thresholds(confidence, iou)
+        if isinstance(image, (str, Path)):
+            image = read_image(Path(image))
+        fits = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3
+        if not fits or image.dtype != np.uint8 or not image.size:
+            raise DataError(
+                "expected an image of shape (H, W, 3) and dtype uint8, but got "
+                f"{getattr(image, 'shape', type(image).__name__)} {getattr(image, 'dtype', '')}",
+                remedy="BGR order, as cv2.imread gives it; a grey image needs cv2.cvtColor",
+            )
+        return self.detector([image], confidence=confidence, iou=iou)[0]
+
+    def many(
+        self, images: Sequence[Image], *, confidence: float = 0.25, iou: float = 0.7
+    ) -> list[Detections]:
+        """Detect objects in several BGR uint8 images at once."""
+        return self.detector(images, confidence=confidence, iou=iou)
+
+    def stream(
+        self,
+        source: str | Path | int,
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.7,
+        track: bool = False,
+        newest: bool | None = None,
+        frames: int | None = None,
+        seconds: float | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        notify: Notify | None = None,
+    ) -> Stream:
+        """Detect objects in a video, webcam or network stream, frame by frame.
+
+        Args:
+            source: Path of a video, number of a webcam, or URL.
+            confidence: Lowest score that counts, ``[0, 1]``.
+            iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
+            track: Give objects track ids (needs the extra ``track``).
+            newest: Skip frames that came while the detector was busy. None: for live sources, not
+                for recordings. A recording with ``newest=True`` plays at its own speed.
+            frames: Stop after so many frames.
+            seconds: Stop after so many seconds, of the recording or of real time if live.
+            timeout: Seconds of silence after which a network source is lost [5].
+            retry: How to come back to a lost live source.
+            notify: Called with one line when a source is lost or back.
+
+        Returns:
+            An iterable of ``(frame, detections)``, which ends by itself with a recording.
+
+        Raises:
+            ConfigError: An option is out of range or does not fit the source.
+            DataError: The source cannot be opened.
+            MissingExtraError: ``track`` without its package.
+        """
+        from duet.inference.stream import Options, open_stream
+
+        options = Options(confidence, iou, track, newest, frames, seconds)
+        return open_stream(self, source, options, timeout=timeout, retry=retry, notify=notify)
+
+
+def check_thresholds(confidence: float, iou: float) -> None:
+    """Check that both are in ``[0, 1]``.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for key, value in (("confidence", confidence), ("iou", iou)):
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{key} must be in [0, 1], but got {value}", where=key)

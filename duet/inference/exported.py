@@ -1,0 +1,118 @@
+"""Open a file that `duet export` wrote; neither duet's weights nor the engine are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from duet.errors import ModelError
+from duet.families.detector import ImageDetector
+from duet.families.exportable import ExportFacts
+from duet.families.runtimes import RUNTIMES, Session, open_file
+from duet.inference.detector import DetectorFacts, LoadedDetector
+from duet.inference.load import check_device
+from duet.labels import LabelSpace
+
+BATCH = 32
+"""Largest batch of a file that takes any; the others take one image at a time."""
+
+
+def load_exported(path: Path, device: str = "cpu") -> LoadedDetector:
+    """Open an exported ``.onnx`` or ``.torchscript`` file or ``*_openvino_model`` folder.
+
+    Args:
+        path: The file or folder.
+        device: ``"cpu"``; ``"cuda"`` and the like where the program that runs it can use them.
+
+    Raises:
+        ModelError: It is missing, damaged, no export of duet's, or disagrees with its metadata.
+        ConfigError: The program cannot use the device.
+        MissingExtraError: The program that runs it is not installed.
+    """
+    form = _form(path)
+    if form == "torchscript":  # torch runs it; the other programs know their devices themselves
+        check_device(device)
+    session = open_file(path, form, device)
+    facts = ExportFacts.from_json(session.stamp, str(path))
+    check_output(_try(session, facts, path), facts, str(path))
+    detector = ImageDetector(
+        session.run,
+        LabelSpace(facts.classes),
+        facts.image_size,
+        facts.fit,
+        facts.layout,
+        batch=BATCH if facts.dynamic else 1,
+    )
+    increments = tuple((part.increment, part.classes) for part in facts.increments)
+    return LoadedDetector(
+        detector, DetectorFacts(facts.fingerprint, facts.licence, facts.image_size, increments)
+    )
+
+
+def check_output(output: torch.Tensor, facts: ExportFacts, where: str) -> None:
+    """Refuse a file whose outputs are not what its metadata says.
+
+    Args:
+        output: Of one image, batch first.
+        facts: The metadata.
+        where: The file.
+
+    Raises:
+        ModelError: They disagree.
+    """
+    count = len(facts.classes)
+    axis = {"anchors": 1, "queries": 2}.get(facts.layout, 2)
+    wanted = 6 if facts.layout.startswith("picked") else 4 + count
+    got = tuple(output.shape)
+    if len(got) != 3 or got[0] != 1 or got[axis] != wanted:
+        shape = f"(1, {wanted}, anchors)" if axis == 1 else f"(1, rows, {wanted})"
+        raise ModelError(
+            f"the metadata names {count} classes in the layout '{facts.layout}', so outputs must "
+            f"have shape {shape}, but got {got}",
+            where=where,
+            remedy="the file was edited or mixed from two: export the detector again",
+        )
+    if wanted == 6 and bool((output[..., 5].round() >= count).any()):
+        raise ModelError(
+            f"the file finds class number {int(output[..., 5].max())}, but its metadata names "
+            f"{count} classes",
+            where=where,
+            remedy="the file was edited or mixed from two: export the detector again",
+        )
+
+
+def _form(path: Path) -> str:
+    for form, runtime in RUNTIMES.items():
+        if path.name.lower().endswith(runtime.ending):
+            _require_kind(path, folder=form == "openvino")
+            return form
+    endings = ", ".join(runtime.ending for runtime in RUNTIMES.values())
+    raise ModelError(
+        "not the name of an exported file that duet can run",
+        where=str(path),
+        remedy=f"names end in {endings}",
+    )
+
+
+def _require_kind(path: Path, *, folder: bool) -> None:
+    if not (path.is_dir() if folder else path.is_file()):
+        problem = "no such file or folder"
+        if path.exists():
+            problem = "expected a folder" if folder else "expected a file, got a folder"
+        raise ModelError(problem, where=str(path), remedy="check the path with ls")
+
+
+def _try(session: Session, facts: ExportFacts, path: Path) -> torch.Tensor:
+    """Run an empty image: what the file gives is known before the first real one."""
+    size = facts.image_size
+    try:
+        return session.run(torch.zeros(1, 3, size, size))
+    except Exception as error:  # foreign programs: every failure means the same
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"the file does not run on an input of {size} x {size} px, as its metadata says: "
+            f"{type(error).__name__}: {reason}",
+            where=str(path),
+            remedy="the file was edited or mixed from two: export the detector again",
+        ) from error

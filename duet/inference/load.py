@@ -1,0 +1,93 @@
+"""Open a detector, by what its path is: a detector folder, or a file that `duet export` wrote."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from duet.errors import ConfigError, ModelError
+from duet.inference.detector import DetectorFacts, LoadedDetector
+
+EXPORTED_SUFFIXES = (".onnx", ".torchscript")
+EXPORTED_FOLDER = "_openvino_model"
+"""How names of exported files and folders end."""
+
+_EXPORTED = "duet.inference.exported"
+
+
+def load(model: str | Path, device: str = "cpu") -> LoadedDetector:
+    """Open a detector.
+
+    Args:
+        model: A detector folder or a file in it; or an exported ``.onnx`` or ``.torchscript`` file
+            or ``*_openvino_model`` folder.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+
+    Raises:
+        ModelError: It is missing, incomplete or damaged.
+        ConfigError: There is no such device.
+        MissingExtraError: The packages that an exported file needs are not installed.
+    """
+    path = Path(model)
+    return _load_exported(path, device) if is_exported(path) else _load_folder(path, device)
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a name is that of an exported file or folder."""
+    return path.suffix.lower() in EXPORTED_SUFFIXES or path.name.endswith(EXPORTED_FOLDER)
+
+
+def detector_folder(model: Path) -> Path:
+    """Return the detector folder that ``model`` names: itself, or the folder of a file of it."""
+    inside = model.is_file() and (model.parent / "manifest.json").is_file()
+    return model.parent if inside else model
+
+
+def _load_folder(path: Path, device: str) -> LoadedDetector:
+    from duet.families.table import resolve_family
+    from duet.increments import store
+
+    file = store.load_detector(detector_folder(path))
+    check_device(device)
+    size = file.manifest.image_size
+    family = resolve_family(file.state.family)
+    detector = family.detector(file.state, image_size=size, device=device)
+    increments = tuple((part.increment, part.classes) for part in file.state.parts)
+    facts = DetectorFacts(file.manifest.fingerprint, file.manifest.licence, size, increments)
+    return LoadedDetector(detector, facts)
+
+
+def _load_exported(path: Path, device: str) -> LoadedDetector:
+    if not path.exists():
+        raise ModelError("no such file or folder", where=str(path), remedy="check the path with ls")
+    try:
+        module = importlib.import_module(_EXPORTED)
+    except ModuleNotFoundError as error:
+        if error.name != _EXPORTED:
+            raise
+        raise ModelError(
+            "this version of duet cannot open exported files",
+            where=str(path),
+            remedy="give the detector folder that the file was exported from",
+        ) from None
+    loaded: LoadedDetector = module.load_exported(path, device)
+    return loaded
+
+
+def check_device(device: str) -> None:
+    """Check that torch can use a device.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"cannot use device '{device}': {reason}",
+            where="--device",
+            remedy="cpu works everywhere; cuda or mps need the hardware and a torch built for it",
+        ) from None

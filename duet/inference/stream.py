@@ -1,0 +1,206 @@
+"""`Stream`: frames and detections of a moving source, newest first where it is live."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from duet.detections import Detections
+from duet.errors import ConfigError, DataError
+from duet.inference.detector import LoadedDetector, check_thresholds
+from duet.inference.frames import Capture, Frame
+from duet.inference.latency import Latency
+from duet.inference.places import Place, find_place
+from duet.inference.reader import Notify, Reader, Retry
+
+if TYPE_CHECKING:
+    from duet.inference.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to look at a stream; see `LoadedDetector.stream`."""
+
+    confidence: float = 0.25
+    iou: float = 0.7
+    track: bool = False
+    newest: bool | None = None
+    frames: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.confidence, self.iou)
+        for key, value in (("frames", self.frames), ("seconds", self.seconds)):
+            if value is not None and value <= 0:
+                raise ConfigError(f"{key} must be above 0, but got {value}", where=key)
+
+
+class Stream:
+    """An open source that a detector looks at: iterate over it once.
+
+    ``for frame, detections in stream`` closes the source when the loop ends or is left. So do
+    `close` and a ``with`` block.
+
+    Attributes:
+        latency: Durations so far; add a ``"draw"`` of your own if you draw.
+        looked_at: Frames that the detector has seen.
+        finite: Whether the source is a recording.
+        newest: Whether frames are skipped that came while the detector was busy.
+        fps: Frames per second that the source declares, or None.
+    """
+
+    def __init__(self, detector: LoadedDetector, reader: Reader, options: Options) -> None:
+        self._detector, self._reader, self._options = detector, reader, options
+        self._tracker = _tracker(options, reader.fps)
+        self.latency = Latency()
+        self.looked_at = 0
+        self.finite, self.newest, self.fps = reader.finite, reader.newest, reader.fps
+        self._finalise = weakref.finalize(self, reader.close)  # also when it is forgotten
+
+    @property
+    def dropped(self) -> int:
+        """Frames of the source that the detector has not seen."""
+        return self._reader.received - self.looked_at if self.newest else 0
+
+    @property
+    def damaged(self) -> int:
+        """Packets that could not be decoded."""
+        return self._reader.damaged
+
+    @property
+    def rejoined(self) -> int:
+        """How often a lost source came back."""
+        return self._reader.rejoined
+
+    def __iter__(self) -> Iterator[tuple[Frame, Detections]]:
+        options, latency = self._options, self.latency
+        deadline = None
+        try:
+            if self.newest:
+                self._warm_up()
+            while options.frames is None or self.looked_at < options.frames:
+                asked = time.monotonic()
+                frame = self._reader.read(deadline)
+                if frame is None or _later(frame.time, options.seconds):
+                    return
+                if options.seconds is not None and not self.finite and deadline is None:
+                    deadline = frame.captured + options.seconds
+                began = frame.captured if self.newest else asked
+                taken = time.monotonic()
+                latency.add("capture", taken - began)
+                detections = self._look(frame, taken)
+                self.looked_at += 1
+                try:
+                    yield frame, detections
+                finally:  # the body is done with this frame, also if it leaves the loop here
+                    latency.add("end to end", time.monotonic() - began)
+        finally:
+            self.close()
+
+    def _warm_up(self) -> None:
+        """Look at nothing once: a network's first call takes longer than a hundred others."""
+        side = self._detector.facts.image_size
+        self._detector.many([np.zeros((side, side, 3), np.uint8)])
+
+    def _look(self, frame: Frame, taken: float) -> Detections:
+        options = self._options
+        confidence = options.confidence
+        if self._tracker is not None:
+            from duet.inference.tracking import LOW
+
+            confidence = min(confidence, LOW)
+        (found,) = self._detector.many([frame.image], confidence=confidence, iou=options.iou)
+        done = time.monotonic()
+        self.latency.add("inference", done - taken)
+        if self._tracker is not None:
+            found = self._tracker.update(found, frame.time)
+            self.latency.add("track", time.monotonic() - done)
+        return found
+
+    def close(self) -> None:
+        """Stop reading and close the source; doing so twice does no harm."""
+        self._finalise()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_stream(
+    detector: LoadedDetector,
+    source: str | Path | int | Place,
+    options: Options,
+    *,
+    timeout: float | None = None,
+    retry: Retry | None = None,
+    notify: Notify | None = None,
+) -> Stream:
+    """Open a moving source for a detector; see `LoadedDetector.stream`."""
+    place = source if isinstance(source, Place) else find_place(source)
+    if not place.moving:
+        raise DataError(
+            "not a video, webcam or stream",
+            where=place.shown,
+            remedy="for images use detector(image), or `duet predict` on the folder",
+        )
+    if options.newest is False and place.kind == "webcam":
+        raise _cannot_keep_all(place)
+    reader = Reader(
+        place, lambda: _connect(place, timeout), newest=options.newest,
+        retry=retry if retry is not None else Retry(), notify=notify or _silent,
+    )  # fmt: skip
+    try:
+        if options.newest is False and not reader.finite:
+            raise _cannot_keep_all(place)
+        return Stream(detector, reader, options)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def _connect(place: Place, timeout: float | None) -> Capture:
+    if place.kind == "webcam":
+        from duet.inference.webcam import WebcamCapture
+
+        return WebcamCapture(int(place.target))
+    from duet.inference.video import TIMEOUT, VideoCapture
+
+    return VideoCapture(place, timeout=TIMEOUT if timeout is None else timeout)
+
+
+def _tracker(options: Options, fps: float | None) -> Tracker | None:
+    if not options.track:
+        return None
+    from duet.inference.tracking import Tracker
+
+    return Tracker(confidence=options.confidence, fps=fps)
+
+
+def _later(seconds: float, limit: float | None) -> bool:
+    return limit is not None and seconds >= limit
+
+
+def _cannot_keep_all(place: Place) -> ConfigError:
+    return ConfigError(
+        "a live source has no 'every frame': what the detector cannot keep up with would pile up",
+        where=place.shown,
+        remedy="leave the option away, or record the stream first and look at the file",
+    )
+
+
+def _silent(_: str) -> None:
+    """Nobody wants to know."""
