@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from duet.detections import Detections
+    from duet.increments.base import StartWeights
     from duet.increments.state import DetectorState, HeadForm, HeadPart
     from duet.merging.layers import Layer
     from duet.vectors.tensors import Tensors
@@ -84,9 +85,17 @@ class Family(Protocol):
     name: str
     licence: str
 
+    def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
+        """Return a stock detector with random weights: what pretraining starts from."""
+        ...
+
+    def whole(self, state: DetectorState) -> Tensors:
+        """Return the tensors of a stock detector with the last part of a state as its head."""
+        ...
+
     def start_state(
         self,
-        tensors: Tensors,
+        start: StartWeights,
         *,
         architecture: str,
         head: HeadForm,
@@ -94,7 +103,10 @@ class Family(Protocol):
         increment: str,
         seed: int,
     ) -> DetectorState:
-        """Return a one-increment state: θ_0's shared tensors and towers, fresh class rows."""
+        """Return a one-increment state of θ_0.
+
+        Rows of classes that θ_0 knows by name (`duet.aliases`) start from its own, others fresh.
+        """
         ...
 
     def grow(
@@ -104,7 +116,7 @@ class Family(Protocol):
         classes: Sequence[str],
         increment: str,
         seed: int,
-        source: Tensors | None,
+        source: StartWeights | None,
     ) -> DetectorState:
         """Append a new head part, started from the last part or from ``source`` (θ_0)."""
         ...
@@ -117,8 +129,12 @@ class Family(Protocol):
         """Return the shared trainable tensors of a stock detector (θ_0) under a head form."""
         ...
 
-    def weights(self, path: Path) -> Tensors:
+    def weights(self, path: Path) -> StartWeights:
         """Read start weights (θ_0): base safetensors, or the engine's own file, guarded."""
+        ...
+
+    def recognises(self, path: Path, *, trust: bool = ...) -> bool:
+        """Tell whether a file of a kind that several families read is one of this family."""
         ...
 
     def foreign(

@@ -1,10 +1,12 @@
-"""The families, as data; adding one adds a folder and a row."""
+"""The families, as data; packages of others add theirs by an entry point."""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
@@ -12,6 +14,7 @@ from duet.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from duet.families.protocol import Family, RoleRules
+    from duet.increments.state import HeadForm
 
 
 @dataclass(frozen=True)
@@ -23,21 +26,51 @@ class FamilyRow:
         roles: Module that is a `RoleRules`; importing it loads no engine.
         summary: One line for people.
         licence: SPDX identifier of the engine, stamped into every file.
+        architectures: Pattern of its architecture names.
+        heads: The head form that it builds for each form that a method asks for.
+        files: What its engine writes: suffixes of files, or names of a file in a folder.
     """
 
     module: str
     roles: str
     summary: str
     licence: str
+    architectures: str
+    heads: Mapping[str, HeadForm]
+    files: tuple[str, ...] = ()
 
+
+# A class of a DETR is one row in each class layer: it has no tower of its own.
+_ROWS: Mapping[str, HeadForm] = {"rows": "rows", "towers": "rows", "parallel": "parallel"}
 
 FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
     {
         "yolo": FamilyRow(
             "duet.families.yolo.adapter",
             "duet.families.yolo.roles",
-            "Ultralytics YOLO detectors with one Detect head (v8, v9, 11, 12)",
+            "Ultralytics YOLO detectors: v8, v9, v10, 11, 12, 26",
             "AGPL-3.0-or-later",
+            r"yolo(v?\d+)[nslmxtceb](6|-p2|-p6)?\.yaml",
+            {"rows": "rows", "towers": "towers", "parallel": "parallel"},
+            (".pt", ".pth"),
+        ),
+        "rtdetr": FamilyRow(
+            "duet.families.rtdetr.adapter",
+            "duet.families.rtdetr.roles",
+            "Ultralytics RT-DETR: l, x, ResNet, YOLOv8 backbones, and a tiny one of duet",
+            "AGPL-3.0-or-later",
+            r"rtdetr-[\w]+\.yaml|yolov8[nslmx]-rtdetr\.yaml",
+            _ROWS,
+            (".pt", ".pth"),
+        ),
+        "dfine": FamilyRow(
+            "duet.families.dfine.adapter",
+            "duet.families.dfine.roles",
+            "D-FINE of Hugging Face transformers (pip install 'duet-detect[dfine]')",
+            "Apache-2.0",
+            r"dfine-\w+",
+            {"rows": "rows", "towers": "rows"},
+            ("config.json",),
         ),
     }
 )
@@ -61,11 +94,62 @@ def resolve_roles(name: str) -> RoleRules:
     return cast("RoleRules", importlib.import_module(_row(name).roles))
 
 
-def _row(name: str) -> FamilyRow:
-    row = FAMILIES.get(name)
-    if row is None:
+def family_of(architecture: str) -> str:
+    """Return the family of an architecture, by its name.
+
+    Raises:
+        ConfigError: No family has such an architecture.
+    """
+    for name, row in families().items():
+        if re.fullmatch(row.architectures, architecture):
+            return name
+    raise ConfigError(
+        f"no detector family has an architecture '{architecture}'",
+        remedy="for example yolo11n.yaml, yolo26s.yaml, rtdetr-l.yaml or dfine-tiny",
+    )
+
+
+def head_form(family: str, wanted: str) -> HeadForm:
+    """Return the head form that a family builds where a method asks for ``wanted``.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    heads = _row(family).heads
+    if wanted not in heads:
         raise ConfigError(
-            f"unknown detector family '{name}'{did_you_mean(name, FAMILIES)}",
-            remedy=f"known families: {', '.join(FAMILIES)}",
+            f"the family '{family}' has no head form '{wanted}'",
+            remedy=f"choose a method with one of: {', '.join(heads)}",
+        )
+    return heads[wanted]
+
+
+def families() -> Mapping[str, FamilyRow]:
+    """Return all families: duet's own, and those of installed packages.
+
+    A package offers a family as an entry point of the group `duet.families` that names a
+    `FamilyRow`; see docs/new_family.md. A name of duet's own cannot be taken.
+    """
+    found = dict(FAMILIES)
+    for entry in entry_points(group="duet.families"):
+        if entry.name not in found:
+            row = entry.load()
+            if not isinstance(row, FamilyRow):
+                raise ConfigError(
+                    f"the entry point names a {type(row).__name__}, expected a FamilyRow",
+                    where=f"{entry.value} (group duet.families)",
+                    remedy="see docs/new_family.md",
+                )
+            found[entry.name] = row
+    return MappingProxyType(found)
+
+
+def _row(name: str) -> FamilyRow:
+    row = FAMILIES.get(name) or families().get(name)
+    if row is None:
+        known = families()
+        raise ConfigError(
+            f"unknown detector family '{name}'{did_you_mean(name, known)}",
+            remedy=f"known families: {', '.join(known)}",
         )
     return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,42 @@ import torch
 from duet.errors import ModelError
 from duet.files import write_json
 from duet.increments.tensorfile import read_tensors, write_tensors
+from duet.labels import LabelSpace
 from duet.vectors import Tensors, require_finite
+
+
+@dataclass(frozen=True)
+class StartWeights:
+    """θ_0 and what it can already detect.
+
+    Attributes:
+        tensors: float32 tensors of a stock detector, and integer counters.
+        classes: Class names in the order of its class rows; empty if they are not known.
+    """
+
+    tensors: Tensors
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.classes:
+            LabelSpace(self.classes)
+
+
+def load_start(path: Path) -> StartWeights:
+    """Read base weights with the class names that their sidecar gives; see `load_base`.
+
+    Raises:
+        ModelError: As `load_base`, or the sidecar's classes are not a list of names.
+    """
+    tensors = load_base(path)
+    sidecar = path.with_suffix(".json")
+    told = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    classes = told.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ModelError(
+            f"'classes' must be a list of names, got {classes!r:.100}", where=str(sidecar)
+        )
+    return StartWeights(tensors, tuple(classes))
 
 
 def load_base(path: Path) -> dict[str, torch.Tensor]:

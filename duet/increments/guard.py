@@ -5,12 +5,14 @@ Nothing else in duet calls `torch.load`. Own files are safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
 import re
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,13 +101,32 @@ def _load_ultralytics(path: Path, refused: list[str]) -> Any:
         raise ModelError(
             f"torch {torch.__version__} has no restricted loading", remedy="upgrade to torch 2.6"
         )
-    try:
-        # Absolute: a bare name may make Ultralytics download or delete official weights.
-        checkpoint, _ = tasks.torch_safe_load(str(path.resolve()), safe_only=True)
-    except Exception as error:  # the loader's errors are of many types and all mean "refused"
-        named = _named_in(error) or _named_in(error.__cause__)
-        raise _refusal(path, [named] if named else refused, detail=_reason(error)) from None
+    with plain_name(path) as safe:
+        try:
+            checkpoint, _ = tasks.torch_safe_load(str(safe), safe_only=True)
+        except Exception as error:  # the loader's errors are of many types and all mean "refused"
+            named = _named_in(error) or _named_in(error.__cause__)
+            raise _refusal(path, [named] if named else refused, detail=_reason(error)) from None
     return checkpoint
+
+
+@contextlib.contextmanager
+def plain_name(path: Path) -> Iterator[Path]:
+    """Yield another name of the file, which Ultralytics takes for nothing but a file.
+
+    It drops quotes from a path, reads ``yolov5n.pt`` as ``yolov5nu.pt``, and where no file has the
+    name that results, it downloads official weights and opens those instead.
+    """
+    with tempfile.TemporaryDirectory(prefix="duet-") as folder:
+        link = Path(folder).resolve() / "checkpoint.pt"
+        if "'" in str(link) or str(link) != str(link).strip():
+            raise ModelError(
+                "the folder for temporary files has a quote in its name",
+                where=folder,
+                remedy="set TMPDIR to a folder without",
+            )
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def _prepare_engine() -> None:
@@ -115,7 +136,7 @@ def _prepare_engine() -> None:
     os.environ.setdefault("YOLO_OFFLINE", "1")
     try:
         # By name: this layer must not depend on a detector family, only use it where it exists.
-        engine = importlib.import_module("duet.families.yolo.engine")
+        engine = importlib.import_module("duet.families.ultralytics.engine")
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("duet"):
             raise

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from duet.errors import ModelError
+from duet.families.foreign import is_foreign
 from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.state import HeadForm, HeadPart
@@ -131,7 +132,7 @@ def compare_models(
 
 
 def _head_of(path: Path) -> HeadForm | None:
-    return None if path.suffix in (".pt", ".pth") else read_any_manifest(path).head
+    return None if is_foreign(path) else read_any_manifest(path).head
 
 
 def _side(path: Path, head: HeadForm, trust: bool) -> Side:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from duet.errors import ConfigError, DuetError
+from duet.families.foreign import foreign_fingerprint, is_foreign
 from duet.families.table import resolve_roles
-from duet.files import sha256_file
 from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
@@ -18,8 +18,6 @@ from duet.increments.manifest import (
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.start import read_start, start_fingerprint
 from duet.shipped import shipped
-
-_FOREIGN = (".pt", ".pth")
 
 
 class Finder:
@@ -58,10 +56,10 @@ class Finder:
             return path
         if wanted is None:
             return None
-        if path.suffix in _FOREIGN:
+        if is_foreign(path):
             self._index()
-            same = (file for file in self._files.get(path.name, ()) if sha256_file(file) == wanted)
-            return next(same, None)
+            named = self._files.get(path.name, ())
+            return next((found for found in named if foreign_fingerprint(found) == wanted), None)
         return self.manifest(wanted)
 
     def manifest(self, fingerprint: str) -> Path | None:
@@ -73,7 +71,7 @@ class Finder:
             self._manifests = {}
             for root in self._roots:
                 for path in _candidates(root):
-                    if path.suffix in _FOREIGN:
+                    if is_foreign(path):
                         self._files.setdefault(path.name, []).append(path)
                         continue
                     found = fingerprint_of(path)
@@ -83,9 +81,9 @@ class Finder:
 
 
 def fingerprint_of(path: Path) -> str | None:
-    """Return the fingerprint of a folder's manifest or of a `.pt` file; None if there is none."""
-    if path.suffix in _FOREIGN:
-        return sha256_file(path) if path.is_file() else None
+    """Return the fingerprint of a folder's manifest or of a foreign model, or None."""
+    if is_foreign(path):
+        return foreign_fingerprint(path) if path.exists() else None
     try:
         manifest = read_any_manifest(path)
     except DuetError:
@@ -134,6 +132,6 @@ def _run_increments(detector: Path) -> tuple[Path, ...]:
 def _candidates(root: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(root.resolve()):
         below.sort()
-        if MANIFEST in files:
+        if MANIFEST in files or is_foreign(Path(folder)):
             yield Path(folder)
-        yield from (Path(folder, name) for name in sorted(files) if name.endswith(_FOREIGN))
+        yield from (Path(folder, name) for name in sorted(files) if is_foreign(Path(name)))

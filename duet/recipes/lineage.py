@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import DuetError
+from duet.families.foreign import is_foreign
 from duet.increments.manifest import (
     DetectorManifest,
     IncrementManifest,
@@ -19,6 +20,7 @@ from duet.increments.store import load_detector, load_increment, load_traces
 from duet.recipes.find import Finder, find_start
 from duet.recipes.history import kept_recipe, name_of
 from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.sources import FOREIGN
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,8 @@ def _facts(path: Path | None) -> dict[str, Any]:
     """Return what a folder's manifest says about its training; empty if there is none."""
     if path is None:
         return {}
-    if path.is_file():
-        return {"kind": "pt"}
+    if is_foreign(path):
+        return {"kind": FOREIGN}
     found = read_any_manifest(path)
     if isinstance(found, IncrementManifest):
         return found.model_dump(include={"kind", "domain", "images", "licence"})

@@ -1,4 +1,4 @@
-"""What can be merged: increment folders, detector folders, and foreign `.pt` files.
+"""What can be merged: increment folders, detector folders, and foreign models.
 
 Facts are read first, from manifests alone; weights are mapped into memory afterwards.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from duet.errors import ConfigError, ModelError, did_you_mean
-from duet.families.table import FAMILIES, resolve_family, resolve_roles
-from duet.files import sha256_file
+from duet.families.foreign import family_of_file, foreign_fingerprint, is_foreign
+from duet.families.table import head_form, resolve_family, resolve_roles
 from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
@@ -24,6 +24,8 @@ from duet.merging.stage import Stage
 from duet.recipes.recipe import Entry, file_name
 from duet.vectors.tensors import Tensors
 
+FOREIGN = "foreign"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -31,7 +33,7 @@ class Source:
 
     Attributes:
         entry: What the recipe says about it; the name is filled in.
-        kind: ``base`` or ``increment`` (kept stages), ``detector``, or ``pt``.
+        kind: ``base`` or ``increment`` (kept stages), ``detector``, or `FOREIGN`.
         family: Detector family.
         architecture: Architecture within the family.
         head: Head form.
@@ -42,7 +44,7 @@ class Source:
         images: Training images; 0 if not known.
         image_size: Side of the training images in pixels.
         licence: SPDX identifier.
-        fingerprint: Of the manifest, or of the `.pt` file.
+        fingerprint: Of the manifest, or of the foreign files.
         lineage: What went into a detector.
     """
 
@@ -92,7 +94,7 @@ class Opened:
 
 
 def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
-    """Read the facts of one source: its manifest, or the whole file for a `.pt`.
+    """Read the facts of one source: its manifest, or a foreign model itself.
 
     Args:
         entry: What the recipe says.
@@ -106,7 +108,7 @@ def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
     path = Path(entry.path)
     source = (
         _foreign(entry, head, trust)
-        if path.suffix in (".pt", ".pth")
+        if is_foreign(path)
         else _kept(entry, read_any_manifest(path))
     )
     if entry.fingerprint not in (None, source.fingerprint):
@@ -143,11 +145,13 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
 def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
     path = Path(entry.path)
     name = entry.name or file_name(path)
-    state, facts = resolve_family("yolo").foreign(path, name=name, head=head, trust=trust)
+    family = family_of_file(path, trust=trust)
+    form = head_form(family, head)
+    state, facts = resolve_family(family).foreign(path, name=name, head=form, trust=trust)
     return Source(
-        entry.model_copy(update={"name": name}), "pt", state.family, state.architecture, state.head,
-        state.labels.names, None, None, 0, 0, int(facts.get("image_size") or 640),
-        FAMILIES["yolo"].licence, sha256_file(path),
+        entry.model_copy(update={"name": name}), FOREIGN, state.family, state.architecture,
+        state.head, state.labels.names, None, None, 0, 0, int(facts.get("image_size") or 640),
+        str(facts["licence"]), foreign_fingerprint(path),
     )  # fmt: skip
 
 
@@ -158,8 +162,8 @@ def open_source(source: Source, *, trust: bool = False) -> Opened:
         ModelError: The files are damaged.
     """
     entry, name = source.entry, source.name
-    if source.kind == "pt":
-        state, _ = resolve_family("yolo").foreign(
+    if source.kind == FOREIGN:
+        state, _ = resolve_family(source.family).foreign(
             source.path, name=name, head=source.head, trust=trust
         )
         return _whole(source, state.shared, state.buffers, state.parts)
@@ -218,4 +222,4 @@ def _edited(classes: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
 
 def is_source(path: Path) -> bool:
     """Tell whether a path looks like something that can be merged."""
-    return (path / MANIFEST).is_file() or path.suffix in (".pt", ".pth")
+    return (path / MANIFEST).is_file() or is_foreign(path)

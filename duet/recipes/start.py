@@ -20,7 +20,7 @@ def read_start(path: Path, family: str) -> Tensors:
     """
     if path.suffix == ".safetensors":
         return map_base(path)
-    return resolve_family(family).weights(path)
+    return resolve_family(family).weights(path).tensors
 
 
 def start_fingerprint(shared: Tensors) -> str:

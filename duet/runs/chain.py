@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet.families.table import resolve_family, resolve_roles
+from duet.increments.base import StartWeights
 from duet.increments.fisher import sum_fishers
 from duet.increments.state import DetectorState
 from duet.merging.inputs import Inputs
@@ -37,7 +38,7 @@ class Setting:
         series: Increments and their data.
         family: Detector family.
         architecture: Architecture file of the family.
-        theta_0: Float32 tensors of the pretrained detector.
+        theta_0: The pretrained detector, float32.
         schedule: How long and how fast every stage trains.
         seed: Of class rows, order and augmentation.
         lab: Where training happens.
@@ -47,7 +48,7 @@ class Setting:
     series: Series
     family: str
     architecture: str
-    theta_0: Tensors
+    theta_0: StartWeights
     schedule: Schedule
     seed: int
     lab: Lab
@@ -133,7 +134,8 @@ def run_independent(setting: Setting, method: Method, increment: Increment) -> S
 def run_chain(setting: Setting, method: Method) -> list[StageResult]:
     """Learn the whole series with one method, oldest increment first."""
     results = [run_base(setting, method)]
-    earlier: Tensors = resolve_family(setting.family).shared_of(setting.theta_0, method.head)
+    family = resolve_family(setting.family)
+    earlier: Tensors = family.shared_of(setting.theta_0.tensors, method.head)
     for increment in setting.series.increments[1:]:
         images = sum(result.trained.images_seen for result in results)
         previous = results[-1].merged
@@ -156,7 +158,7 @@ def run_increment(
         direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
     job = _job(setting, method, start, "increment")
     trained = setting.lab.train(f"{method.name}: {increment.name}", job, start, data, direction)
-    theta_0 = resolve_family(setting.family).shared_of(setting.theta_0, method.head)
+    theta_0 = resolve_family(setting.family).shared_of(setting.theta_0.tensors, method.head)
     images = (before.images, trained.images_seen)
     merged, trace = merge_states(
         method, theta_0, previous, trained.state, before.stages, images,
@@ -244,6 +246,7 @@ def _job(setting: Setting, method: Method, start: DetectorState, phase: Any) -> 
         family=setting.family, architecture=setting.architecture, head=method.head, phase=phase,
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
         old_part=method.old_part, old_negatives=method.old_negatives, trunk=method.trunk,
+        pseudo=method.pseudo if method.old_negatives == "pseudo" else None,
         distill=method.distill if phase == "increment" else None,
         directional=method.directional if phase == "increment" else None,
         schedule=schedule, seed=setting.seed,

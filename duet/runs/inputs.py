@@ -7,6 +7,7 @@ from pathlib import Path
 
 from duet.config import parse_config
 from duet.errors import ConfigError
+from duet.families.table import family_of, head_form
 from duet.series import Series
 from duet.series.reader import read_config, read_series
 from duet.shipped import shipped
@@ -21,13 +22,15 @@ class Inputs:
         series: Increments and data.
         schedule: How long every stage trains.
         weights: θ_0.
-        architecture: Architecture file of the family.
+        architecture: Architecture; its name tells the family.
+        family: Detector family.
     """
 
     series: Series
     schedule: Schedule
     weights: Path
     architecture: str
+    family: str
 
 
 def read_inputs(
@@ -47,7 +50,8 @@ def read_inputs(
         data_root: Replaces the file's ``root``.
         train: Schedule YAML; default the series' own, else the schedule's defaults.
         weights: θ_0; default the series' own.
-        architecture: Architecture; default the series' own, else what the weights' sidecar says.
+        architecture: Architecture; default what the weights' sidecar says, else the
+            series' own.
         changes: Schedule keys to replace, such as ``{"epochs": 3}``.
         only: Read just this increment's data.
 
@@ -72,18 +76,29 @@ def read_inputs(
         raise ConfigError(
             "the start weights are not there", where=str(weights), remedy="check the path"
         )
+    chosen = architecture or _sidecar_architecture(weights) or defaults.architecture
+    if chosen is None:
+        raise ConfigError(
+            "the architecture of the start weights is not known",
+            where=str(weights),
+            remedy="give --architecture, for example yolo11n.yaml",
+        )
+    family = family_of(chosen)
     series = read_series(path, data_root=data_root, only=only)
-    chosen = architecture or defaults.architecture or _sidecar_architecture(weights)
-    return Inputs(series, schedule, weights, chosen)
+    return Inputs(series, schedule, weights, chosen, family)
 
 
-def read_methods(names: tuple[str, ...]) -> tuple[Method, ...]:
-    """Read methods by shipped name or path.
+def read_methods(names: tuple[str, ...], *, family: str) -> tuple[Method, ...]:
+    """Read methods by shipped name or path, with the head forms that a family builds for them.
 
     Raises:
-        ConfigError: One is unknown or invalid, or two have the same name.
+        ConfigError: One is unknown or invalid, or two have the same name; or the family has no
+            such head form.
     """
-    methods = tuple(load_method(name, folder=shipped("configs", "method")) for name in names)
+    loaded = [load_method(name, folder=shipped("configs", "method")) for name in names]
+    methods = tuple(
+        method.model_copy(update={"head": head_form(family, method.head)}) for method in loaded
+    )
     doubled = {m.name for m in methods if sum(m.name == other.name for other in methods) > 1}
     if doubled:
         raise ConfigError(
@@ -93,7 +108,7 @@ def read_methods(names: tuple[str, ...]) -> tuple[Method, ...]:
     return methods
 
 
-def _sidecar_architecture(weights: Path) -> str:
+def _sidecar_architecture(weights: Path) -> str | None:
     import json
 
     sidecar = weights.with_suffix(".json")
@@ -101,8 +116,4 @@ def _sidecar_architecture(weights: Path) -> str:
         found = json.loads(sidecar.read_text(encoding="utf-8")).get("architecture")
         if isinstance(found, str):
             return found
-    raise ConfigError(
-        "the architecture of the start weights is not known",
-        where=str(weights),
-        remedy="give --architecture, for example yolo11n.yaml",
-    )
+    return None

@@ -145,7 +145,7 @@ def _increment_file(
     kind: Literal["base", "increment", "independent"],
 ) -> IncrementFile:
     family = resolve_family(setting.family)
-    theta_0 = family.shared_of(setting.theta_0, method.head)
+    theta_0 = family.shared_of(setting.theta_0.tensors, method.head)
     own = result.trained.state
     if previous is None:
         own = family.recast(own, method.head)

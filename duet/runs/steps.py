@@ -112,7 +112,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
         earlier = (
             load_detector(models[-2]).state.shared
             if len(models) > 1
-            else resolve_family(setting.family).shared_of(setting.theta_0, method.head)
+            else resolve_family(setting.family).shared_of(setting.theta_0.tensors, method.head)
         )
         images = sum(manifest.images for manifest in done)
         fisher = None

@@ -88,6 +88,15 @@ class Distillation(Config):
     box_quantile: Share = Field(default=0.75, description="anchors at or below it by box variance")
 
 
+class PseudoLabels(Config):
+    """The previous detector labels old objects in new images (`old_negatives: pseudo`)."""
+
+    confidence: Share = Field(default=0.4, description="its objects must score above it")
+    iou: Share = Field(
+        default=0.5, description="objects that overlap a label by this much are left out"
+    )
+
+
 class Directional(Config):
     """L_DC, the directional consistency loss (DuET; method.md section 2)."""
 
@@ -113,9 +122,12 @@ class Method(Config):
     old_part: Literal["kept", "trained"] = Field(
         "kept", description="old head tensors stay bit for bit, or train with the rest"
     )
-    old_negatives: Literal["mask", "train"] = Field(
-        "mask", description="may unlabelled old objects in new images count as background?"
+    old_negatives: Literal["mask", "train", "pseudo"] = Field(
+        "mask",
+        description="unlabelled old objects in new images: mask = old classes take no part in the "
+        "loss; train = they count as background; pseudo = the previous detector labels them",
     )
+    pseudo: PseudoLabels = PseudoLabels()
     trunk: Literal["trained", "frozen"] = "trained"
     distill: Distillation = Distillation()
     directional: Directional = Directional()

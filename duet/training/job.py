@@ -19,7 +19,7 @@ from pydantic import Field
 from duet.config import Config, parse_config
 from duet.errors import DataError
 from duet.files import atomic_path, write_json
-from duet.training.config import Directional, Distillation, Schedule
+from duet.training.config import Directional, Distillation, PseudoLabels, Schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,8 @@ class Job(Config):
     parts: tuple[JobPart, ...]
     phase: Literal["base", "increment", "refit"]
     old_part: Literal["kept", "trained"] = "kept"
-    old_negatives: Literal["mask", "train"] = "mask"
+    old_negatives: Literal["mask", "train", "pseudo"] = "mask"
+    pseudo: PseudoLabels | None = None
     trunk: Literal["trained", "frozen"] = "trained"
     distill: Distillation | None = None
     directional: Directional | None = None
@@ -61,6 +62,8 @@ def identity(job: Job) -> dict[str, Any]:
     settings = job.model_dump(mode="json")
     for place in ("device", "workers", "cache"):
         settings["schedule"].pop(place)
+    if job.pseudo is None:
+        settings.pop("pseudo")
     return settings
 
 

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from duet.errors import ModelError, together
-from duet.families.yolo.engine import prepare
+from duet.aliases import match_classes
+from duet.errors import ModelError
+from duet.families.ultralytics.engine import prepare
 
 prepare()
 
-from ultralytics.nn.modules.head import Detect  # noqa: E402  (the engine must be tamed first)
+from ultralytics.nn.modules.head import Detect, v10Detect  # noqa: E402  (tamed first)
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 
+from duet.families.decode import Layout  # noqa: E402
+from duet.families.ultralytics.names import head_prefix  # noqa: E402
+from duet.families.ultralytics.tensors import plain_tensors, require_fit  # noqa: E402
 from duet.families.yolo.heads import (  # noqa: E402
-    ClassTowers,
     ParallelDetect,
     TrainingDetect,
+    class_layers,
+    is_end_to_end,
     resize_classes,
 )
 from duet.families.yolo.roles import (  # noqa: E402
     OWN,
     architecture_file,
-    head_prefix,
     split_roles,
     tower_width,
 )
+from duet.families.yolo.towers import ClassTowers  # noqa: E402
+from duet.increments.base import StartWeights  # noqa: E402
 from duet.increments.state import DetectorState, HeadPart  # noqa: E402
 from duet.vectors.tensors import Tensors  # noqa: E402
+
+PLAIN_HEADS = (Detect, v10Detect)
+"""The engine's heads that find boxes and nothing else."""
 
 
 def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
@@ -45,17 +56,11 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
     architecture_file(architecture)  # refuses unknown ones before the engine looks for a path
     model = DetectionModel(architecture, nc=width, verbose=False)
     head = model.model[-1]
-    if hasattr(head, "one2one_cv3"):
-        raise ModelError(
-            f"{architecture} has an end-to-end {type(head).__name__} head: its one-to-one branch "
-            "would have to grow and merge too",
-            remedy="use a one-to-many detector such as yolov8 or yolo11",
-        )
-    if type(head) is not Detect or head.cv3[0][-1].in_channels != width:
+    if type(head) not in PLAIN_HEADS or head.cv3[0][-1].in_channels != width:
         raise ModelError(
             f"{architecture} has a {type(head).__name__} head with class towers of "
             f"{head.cv3[0][-1].in_channels} channels, expected a plain Detect with {width}",
-            remedy="use a one-to-many detector such as yolov8 or yolo11",
+            remedy="use a detection model such as yolov8, yolo11 or yolo26",
         )
     resize_classes(head, classes)
     model.nc, model.yaml["nc"] = classes, classes
@@ -63,38 +68,48 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
 
 
 def initial_part(
-    tensors: Tensors, form: str, classes: int, *, seed: int, architecture: str
+    start: StartWeights, form: str, classes: Sequence[str], *, seed: int, architecture: str
 ) -> Tensors:
-    """Return a fresh head part: towers as in ``tensors``, class rows new.
+    """Return a fresh head part: towers as in ``start``, and rows of the classes that it knows.
 
     Args:
-        tensors: State of a stock detector to start from (θ_0's or the previous increment's).
+        start: A stock detector to start from (θ_0's or the previous increment's).
         form: Head form.
-        classes: How many classes the part detects.
-        seed: Of the random rows; the bias starts at the engine's prior.
+        classes: Names of the part's classes; known ones are found by `duet.aliases`.
+        seed: Of the random rows; their bias starts at the engine's prior.
         architecture: Architecture file of the engine.
     """
+    tensors = start.tensors
     roles = split_roles(tensors, form)
     prefix = head_prefix(tensors)
     width = int(tensors[f"{prefix}cv3.0.2.weight"].shape[1])
-    head = stock_model(architecture, classes, width).model[-1]
+    head = stock_model(architecture, len(classes), width).model[-1]
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
     own = {name: tensor.clone() for name, tensor in roles.own.items()}
+    known = match_classes(classes, start.classes)
     for level, stride in enumerate(head.stride.tolist()):
         weight = torch.empty_like(head.cv3[level][-1].weight)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         # The engine's prior: about 0.01 objects per cell of a 640 px image.
-        prior = math.log(5 / classes / (640 / stride) ** 2)
-        own[f"cv3.{level}.2.weight"] = weight.detach()
-        own[f"cv3.{level}.2.bias"] = torch.full((classes,), prior)
+        prior = math.log(5 / len(classes) / (640 / stride) ** 2)
+        fresh = {"weight": weight.detach(), "bias": torch.full((len(classes),), prior)}
+        for kind, branch in itertools.product(fresh, ("", "one2one_")):
+            name = f"{branch}cv3.{level}.2.{kind}"
+            if name in own:  # both branches of an end-to-end head start alike, as in the engine
+                own[name] = fresh[kind].clone()
+                for row, wanted in enumerate(classes):
+                    if wanted in known:
+                        own[name][row] = tensors[prefix + name][start.classes.index(known[wanted])]
     return own
 
 
 def inference_model(state: DetectorState) -> DetectionModel:
     """Build the detector of a state for inference: stock where one head suffices.
 
-    Class towers of different widths stand side by side, each as wide as its part.
+    Class towers of different widths stand side by side, each as wide as its part. End-to-end
+    heads answer with their one-to-one branch, whose boxes need no suppression: `layout_of` decides
+    it, and folding drops the branch that is not chosen.
 
     Raises:
         ModelError: Tensors are missing, unexpected or of another shape (all named), or rows of
@@ -109,15 +124,23 @@ def inference_model(state: DetectorState) -> DetectionModel:
     elif others:
         heads = [head, *(_head_with(head, state, part) for part in others)]
         if state.head == "towers":
-            head.cv3 = nn.ModuleList(
-                ClassTowers([one.cv3[level] for one in heads]) for level in range(head.nl)
-            )
+            for name in ("cv3", "one2one_cv3") if is_end_to_end(head) else ("cv3",):
+                levels = zip(*(getattr(one, name) for one in heads), strict=True)
+                setattr(head, name, nn.ModuleList(ClassTowers(level) for level in levels))
             head.nc = sum(one.nc for one in heads)
             head.no = head.nc + 4 * head.reg_max
         else:
             model.model[-1] = ParallelDetect.of(heads)
+    if layout_of(state) == "picked":
+        model.end2end = True
     _set_classes(model, state.labels.names)
     return model.eval()
+
+
+def layout_of(state: DetectorState) -> Layout:
+    """Return what the decoded output of `inference_model` means: which branch answers."""
+    has_one_to_one = any(name.startswith("one2one_") for name in state.parts[0].tensors)
+    return "picked" if has_one_to_one else "anchors"
 
 
 def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> DetectionModel:
@@ -147,8 +170,7 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
 
 def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     """Read the state back from a trained `training_model`, float32 on the CPU."""
-    tensors = {k: v.detach().float().cpu().clone() if v.is_floating_point() else v.cpu().clone()
-               for k, v in model.state_dict().items()}  # fmt: skip
+    tensors = dict(plain_tensors(model))
     prefix = head_prefix(tensors)
     sizes = [len(part.classes) for part in start.parts]
     old = [
@@ -157,7 +179,7 @@ def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     ]
     if start.head == "rows" and old:
         tensors |= {prefix + k: v for k, v in _rows(tensors, prefix, sizes, len(sizes) - 1).items()}
-    stock = {k: v for k, v in tensors.items() if ".old_towers." not in k and ".old_heads." not in k}
+    stock = {k: v for k, v in tensors.items() if not k.startswith(f"{prefix}old_")}
     roles = split_roles(stock, start.head)
     new = HeadPart(start.parts[-1].classes, roles.own, start.parts[-1].increment)
     return DetectorState(
@@ -165,14 +187,19 @@ def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     )
 
 
+OLD_PLACES = {"old_towers": "cv3.", "old_one2one_towers": "one2one_cv3.", "old_heads": ""}
+"""Attributes of `TrainingDetect` that hold old parts -> where their tensors are in a head."""
+
+
 def _old_part(tensors: Tensors, start: DetectorState, index: int) -> Tensors:
     """Return the tensors of an old part, read from the names that `TrainingDetect` gives them."""
     prefix = head_prefix(tensors)
     if start.head == "rows":
         return _rows(tensors, prefix, [len(part.classes) for part in start.parts], index)
-    place, local = ("old_towers", "cv3.") if start.head == "towers" else ("old_heads", "")
-    place = f"{prefix}{place}.{index}."
-    own = {local + k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
+    own: dict[str, torch.Tensor] = {}
+    for attribute, local in OLD_PLACES.items():
+        place = f"{prefix}{attribute}.{index}."
+        own |= {local + k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
     return {name: tensor for name, tensor in own.items() if OWN[start.head].match(name)}
 
 
@@ -195,10 +222,10 @@ def _join_rows(head: Detect, state: DetectorState) -> None:
         )
     heads = [_head_with(head, state, part) for part in state.parts]
     resize_classes(head, len(state.labels))
-    for level, tower in enumerate(head.cv3):
+    for joined, *layers in zip(class_layers(head), *map(class_layers, heads), strict=True):
         for kind in ("weight", "bias"):
-            rows = torch.cat([getattr(one.cv3[level][-1], kind).detach() for one in heads])
-            getattr(tower[-1], kind).data.copy_(rows)
+            rows = torch.cat([getattr(layer, kind).detach() for layer in layers])
+            getattr(joined, kind).data.copy_(rows)
 
 
 def _head_with(head: Detect, state: DetectorState, part: HeadPart) -> Detect:
@@ -206,7 +233,10 @@ def _head_with(head: Detect, state: DetectorState, part: HeadPart) -> Detect:
     other = copy.deepcopy(head)
     width = tower_width(part.tensors)
     if width != head.cv3[0][-1].in_channels:
-        other.cv3 = stock_model(state.architecture, len(part.classes), width).model[-1].cv3
+        wide = stock_model(state.architecture, len(part.classes), width).model[-1]
+        other.cv3 = wide.cv3
+        if is_end_to_end(wide):
+            other.one2one_cv3 = wide.one2one_cv3
     resize_classes(other, len(part.classes))
     stock = other.state_dict()
     own = {name: tensor for name, tensor in stock.items() if OWN[state.head].match(name)}
@@ -220,22 +250,6 @@ def _load(model: DetectionModel, state: DetectorState, part: HeadPart) -> None:
     tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in part.tensors.items()}}
     require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
     model.load_state_dict(tensors)
-
-
-def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
-    """Raise unless names and shapes agree; up to 20 problems are named."""
-    problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
-    problems += [f"unexpected: {name}" for name in tensors.keys() - expected.keys()]
-    problems += [
-        f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
-    ]
-    if problems:
-        raise ModelError(
-            together(sorted(problems)[:20], summary=summary),
-            remedy="the file belongs to another architecture or is damaged",
-        )
 
 
 def _set_classes(model: DetectionModel, names: tuple[str, ...]) -> None:

@@ -13,28 +13,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from duet.errors import MissingExtraError, ModelError, did_you_mean, together
+from duet.errors import ModelError, together
 from duet.families.protocol import Roles
+from duet.families.ultralytics import names as engine_names
+from duet.families.ultralytics.names import STATISTIC, engine_models, head_prefix
 from duet.increments.state import HeadPart
-from duet.merging.layers import Layer, Role
+from duet.merging.layers import Layer
 from duet.vectors.tensors import Tensors
 
+# End-to-end heads (v10, 26) have each branch twice: `one2one_cv2` beside `cv2`.
 OWN = {
-    "rows": re.compile(r"cv3\.\d+\.2\."),
-    "towers": re.compile(r"cv3\."),
-    "parallel": re.compile(r"cv[23]\."),
+    "rows": re.compile(r"(one2one_)?cv3\.\d+\.2\."),
+    "towers": re.compile(r"(one2one_)?cv3\."),
+    "parallel": re.compile(r"(one2one_)?cv[23]\."),
 }
-STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
+BOX_TOWER = re.compile(r"(one2one_)?cv2\.")
 # gamma: the residual scale of YOLO12's attention blocks (A2C2f) in sizes l and x.
 PARAMETER = re.compile(r"\.(weight|bias|gamma)$")
-# The branches of a one-to-many Detect head; dfl is a constant that travels with the shared tensors.
-HEAD = re.compile(r"cv[23]\.|dfl\.conv\.weight$")
+# The branches of a head; dfl is a constant that travels with the shared tensors (absent from
+# heads with reg_max = 1).
+HEAD = re.compile(r"(one2one_)?cv[23]\.|dfl\.conv\.weight$")
 CLASS_ROWS = OWN["rows"]
 
 
@@ -69,8 +71,8 @@ def split_roles(tensors: Tensors, form: str) -> Roles:
                 [f"{name} {tuple(tensors[name].shape)} has no role" for name in sorted(unknown)],
                 summary="tensors that duet does not know how to merge",
             ),
-            remedy="expected weights, biases and BatchNorm statistics of a YOLO detector with one "
-            "Detect head (v8, v9, 11, 12), as training leaves them",
+            remedy="expected weights, biases and BatchNorm statistics of a YOLO detector "
+            "(v8, v9, v10, 11, 12, 26), as training leaves them",
         )
     return Roles(shared, buffers, own)
 
@@ -80,20 +82,12 @@ def shared_of(tensors: Tensors, form: str) -> Tensors:
     return split_roles(tensors, form).shared
 
 
-def head_prefix(tensors: Iterable[str]) -> str:
-    """Return the name prefix of the head, e.g. ``model.23.``: the last numbered layer.
+def head_of(architecture: str) -> str:
+    """Return the name prefix of the head of an architecture; errors as `architecture_file`.
 
-    Raises:
-        ModelError: No tensor is named ``model.<number>.…``.
+    Unlike `head_prefix` it needs no tensors: the shared ones may hold none of the head.
     """
-    numbers = [_layer_number(name) for name in tensors]
-    last = max((number for number in numbers if number is not None), default=None)
-    if last is None:
-        raise ModelError(
-            "no tensor is named 'model.<number>.…'",
-            remedy="expected the state of an Ultralytics detector",
-        )
-    return f"model.{last}."
+    return f"model.{engine_names.layer_counts(architecture_file(architecture))[1] - 1}."
 
 
 def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
@@ -107,37 +101,7 @@ def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
         ModelError: The engine has no such architecture, or a tensor lies outside of it.
         MissingExtraError: Ultralytics is not installed.
     """
-    backbone, count = layer_counts(architecture)
-    found: dict[str, Layer] = {}
-    outside = []
-    for name in names:
-        number = _layer_number(name)
-        if number is None or number >= count:
-            outside.append(name)
-            continue
-        role: Role = "backbone" if number < backbone else "neck"
-        found[name] = Layer("head" if number == count - 1 else role, number / (count - 1))
-    if outside:
-        raise ModelError(
-            together(sorted(outside), summary=f"tensors outside the {count} layers"),
-            where=architecture,
-            remedy="the tensors belong to another architecture",
-        )
-    return found
-
-
-def layer_counts(architecture: str) -> tuple[int, int]:
-    """Return how many layers the backbone has, and how many there are in all.
-
-    Raises:
-        ModelError: The engine has no such architecture.
-        MissingExtraError: Ultralytics is not installed.
-    """
-    import yaml
-
-    content = yaml.safe_load(architecture_file(architecture).read_text(encoding="utf-8"))
-    backbone = len(content["backbone"])
-    return backbone, backbone + len(content["head"])
+    return engine_names.layers_in(names, architecture_file(architecture), architecture)
 
 
 def architecture_file(architecture: str) -> Path:
@@ -151,13 +115,9 @@ def architecture_file(architecture: str) -> Path:
         MissingExtraError: Ultralytics is not installed.
     """
     known = re.fullmatch(r"yolo(v?\d+)[nslmxtceb](6|-p2|-p6)?\.yaml", architecture)
-    spec = find_spec("ultralytics")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError(
-            "the YOLO family needs Ultralytics", remedy="pip install 'ultralytics==8.4.190'"
-        )
+    models = engine_models()
     if known is not None:
-        folder = Path(spec.origin).parent / "cfg" / "models" / known[1]
+        folder = models / known[1]
         renamed = re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", architecture)
         for name in (renamed, re.sub(r"^(yolov?\d+)[nslmx]", r"\1", renamed)):
             if (folder / name).is_file():
@@ -183,64 +143,10 @@ def tower_width(part: Mapping[str, torch.Tensor]) -> int:
 
 
 def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-    """Remove classes from a head part; every other tensor stays bit for bit.
-
-    Args:
-        part: A head part of any form.
-        names: Classes to remove.
-
-    Returns:
-        The part without the output rows of ``names``; None if no class is left.
-
-    Raises:
-        ModelError: The part has no such class, or its rows do not fit its classes.
-    """
-    dropped = set(names)
-    _require_classes(part, dropped)
-    kept = [index for index, name in enumerate(part.classes) if name not in dropped]
-    if not kept:
-        return None
-    if len(kept) == len(part.classes):
-        return part
-    tensors = dict(part.tensors)
-    for name, tensor in part.tensors.items():
-        if CLASS_ROWS.match(name):
-            if tensor.shape[0] != len(part.classes):
-                raise ModelError(
-                    f"'{name}' has {tensor.shape[0]} rows, expected {len(part.classes)}, "
-                    "one per class",
-                    where=f"head part of '{part.increment}'",
-                    remedy="the file is damaged: take it from its source again",
-                )
-            tensors[name] = tensor[kept].clone()
-    return replace(part, classes=tuple(part.classes[index] for index in kept), tensors=tensors)
+    """Remove classes and only their rows; see `duet.families.ultralytics.names.drop_rows`."""
+    return engine_names.drop_rows(part, names, CLASS_ROWS)
 
 
 def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
-    """Return the part with classes called otherwise; all renamings happen at once.
-
-    Args:
-        part: A head part of any form.
-        names: Old name to new name.
-
-    Raises:
-        ModelError: The part has no class of an old name.
-        DataError: Two classes would have one name, or a name is blank.
-    """
-    _require_classes(part, names)
-    return replace(part, classes=tuple(names.get(name, name) for name in part.classes))
-
-
-def _require_classes(part: HeadPart, names: Iterable[str]) -> None:
-    for name in sorted(names):
-        if name not in part.classes:
-            raise ModelError(
-                f"no class '{name}'{did_you_mean(name, part.classes)}",
-                where=f"head part of '{part.increment}'",
-                remedy=f"its classes: {', '.join(part.classes)}",
-            )
-
-
-def _layer_number(name: str) -> int | None:
-    found = re.match(r"model\.(\d+)\.", name)
-    return int(found[1]) if found else None
+    """Return the part with classes called otherwise."""
+    return engine_names.rename_classes(part, names)

@@ -20,7 +20,10 @@ ClassLogits = Callable[[Tensors, torch.Tensor], torch.Tensor]
 
 
 def class_logits(state: DetectorState) -> ClassLogits:
-    """Return ``scores(shared, images)`` of a detector; see `Family.class_logits`."""
+    """Return ``scores(shared, images)`` of a detector; see `Family.class_logits`.
+
+    Of an end-to-end head they are those of the one-to-one branch, which answers at inference.
+    """
     model = inference_model(state).requires_grad_(False)
     model.model[-1] = ClassScores.of(model.model[-1])
 

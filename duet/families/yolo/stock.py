@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from duet.errors import ModelError
-from duet.families.yolo.engine import prepare
+from duet.families.ultralytics.engine import prepare
 
 prepare()
 
@@ -24,7 +24,8 @@ from ultralytics.nn.modules.conv import Conv  # noqa: E402  (the engine must be 
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 
 from duet.families.yolo.build import inference_model  # noqa: E402
-from duet.families.yolo.heads import ClassTowers  # noqa: E402
+from duet.families.yolo.heads import class_towers  # noqa: E402
+from duet.families.yolo.towers import ClassTowers  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
 
 Places = list[torch.Tensor]
@@ -42,9 +43,11 @@ def stock_detector(state: DetectorState) -> DetectionModel:
     """
     model = inference_model(state)
     head = model.model[-1]
-    for level, tower in enumerate(head.cv3):
-        if isinstance(tower, ClassTowers):
-            head.cv3[level] = join_towers(list(tower.towers))
+    # Heads in parallel hold theirs further down, and one increment has none to join.
+    for towers in class_towers(head):
+        for level, tower in enumerate(towers):
+            if isinstance(tower, ClassTowers):
+                towers[level] = join_towers(list(tower.towers))
     return model
 
 

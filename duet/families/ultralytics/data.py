@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from duet.families.yolo.engine import prepare
+from duet.families.ultralytics.engine import prepare
 
 prepare()
 
@@ -21,11 +21,23 @@ class SliceDataset(YOLODataset):  # type: ignore[misc]
     Args:
         slice_file: The slice.
         class_offset: Added to the slice's class ids (old classes come first in the loss).
+        stretch: Images fill the square, as RT-DETR reads them; else they keep their aspect ratio.
     """
 
-    def __init__(self, *args: Any, slice_file: SliceFile, class_offset: int, **kwargs: Any) -> None:
-        self.slice_file, self.class_offset = slice_file, class_offset
+    def __init__(
+        self,
+        *args: Any,
+        slice_file: SliceFile,
+        class_offset: int,
+        stretch: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.slice_file, self.class_offset, self.stretch = slice_file, class_offset, stretch
         super().__init__(*args, img_path="", **kwargs)
+
+    def load_image(self, i: int, rect_mode: bool = True) -> Any:
+        """Load one image; the engine's `rect_mode` keeps the aspect ratio."""
+        return super().load_image(i, rect_mode=rect_mode and not self.stretch)
 
     def get_img_files(self, img_path: str) -> list[str]:
         """Return the slice's images in its own order."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from duet.families.yolo.roles import head_prefix
 from duet.increments.state import DetectorState
 from duet.training.job import Job
 
@@ -39,27 +39,34 @@ def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def frozen_names(model: Any, start: DetectorState, job: Job) -> list[str]:
+def frozen_names(
+    model: Any, start: DetectorState, job: Job, held: Callable[[str], bool]
+) -> list[str]:
     """Return the parameters that must not train in this job.
 
-    Old parts unless `old_part: trained`; the box tower that towers share; the whole trunk in a
-    re-fit or with `trunk: frozen`. The rows of old classes inside one tensor are guarded apart.
+    Old parts unless `old_part: trained`; what the head form holds (the box tower that towers
+    share); the whole trunk in a re-fit or with `trunk: frozen`. The rows of old classes inside one
+    tensor are guarded apart.
+
+    Args:
+        model: A training model; old parts live in attributes of its head named ``old_…``.
+        start: Where the job starts.
+        job: Its settings.
+        held: Tells whether the head form keeps a shared tensor.
     """
     names = [name for name, _ in model.named_parameters()]
     if job.phase == "base":
         return []
-    head = f"model.{len(model.model) - 1}."
-    frozen = {name for name in names if ".old_towers." in name or ".old_heads." in name}
-    if job.old_part == "trained":
-        frozen = set()
-    if job.head == "towers":
-        frozen |= {name for name in names if name.startswith(f"{head}cv2.")}
+    frozen = set() if job.old_part == "trained" else {name for name in names if ".old_" in name}
+    frozen |= {name for name in names if held(name)}
     if job.phase == "refit" or job.trunk == "frozen":
         frozen |= {name for name in names if name in start.shared}
     return sorted(frozen)
 
 
-def restore_frozen(trained: DetectorState, start: DetectorState, job: Job) -> DetectorState:
+def restore_frozen(
+    trained: DetectorState, start: DetectorState, job: Job, held: Callable[[str], bool]
+) -> DetectorState:
     """Put back, bit for bit, what the job was not allowed to change.
 
     The EMA mixes every tensor with itself, and (1 − d)·x + d·x is not x in floating point.
@@ -69,9 +76,8 @@ def restore_frozen(trained: DetectorState, start: DetectorState, job: Job) -> De
     shared, buffers = trained.shared, trained.buffers
     if job.phase == "refit" or job.trunk == "frozen":
         shared, buffers = start.shared, start.buffers
-    elif job.head == "towers":
-        box = f"{head_prefix(start.shared)}cv2."
-        shared = {k: start.shared[k] if k.startswith(box) else v for k, v in shared.items()}
-        buffers = {k: start.buffers[k] if k.startswith(box) else v for k, v in buffers.items()}
+    else:
+        shared = {k: start.shared[k] if held(k) else v for k, v in shared.items()}
+        buffers = {k: start.buffers[k] if held(k) else v for k, v in buffers.items()}
     old = trained.parts[:-1] if job.old_part == "trained" else start.parts[:-1]
     return replace(trained, shared=shared, buffers=buffers, parts=(*old, trained.parts[-1]))

@@ -1,0 +1,83 @@
+"""From the outputs of a network to objects in its square; no engine is needed for it.
+
+Four layouts are known, because engines and exported files end at different places:
+
+    anchors   (4 + C, A)  cxcywh px of the square, class scores; overlapping boxes are suppressed
+    picked    (K, 6)      xyxy px of the square, score, class: end-to-end YOLO
+    picked-n  (K, 6)      cxcywh normalised to the square, score, class: Ultralytics RT-DETR
+    queries   (Q, 4 + C)  cxcywh normalised to the square, class scores: other DETRs
+
+Scores are in [0, 1]. A network gives one such array per image, batch first.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Layout = Literal["anchors", "picked", "picked-n", "queries"]
+
+Objects = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""``(n, 4)`` xyxy in square pixels, ``(n,)`` scores, ``(n,)`` class ids; best first."""
+
+
+def decode(
+    output: torch.Tensor, layout: Layout, *, size: int, confidence: float, iou: float, limit: int
+) -> Objects:
+    """Return the objects in one image's output.
+
+    Args:
+        output: Without the batch dimension, see the table above.
+        layout: What the numbers mean.
+        size: Side of the square in pixels.
+        confidence: Objects must score above it.
+        iou: Boxes of one class that overlap more are suppressed; used by ``anchors`` only.
+        limit: At most this many objects remain.
+    """
+    if layout == "anchors":
+        return suppress(output, confidence=confidence, iou=iou, limit=limit)
+    if layout == "queries":
+        output = pick(output, limit)
+    boxes, scores, class_ids = output[:, :4], output[:, 4], output[:, 5].long()
+    if layout != "picked":
+        boxes = corners(boxes) * size
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] > confidence][:limit]
+    return boxes[order], scores[order], class_ids[order]
+
+
+def suppress(y_CA: torch.Tensor, *, confidence: float, iou: float, limit: int) -> Objects:
+    """Class-wise non-maximum suppression of the ``anchors`` layout.
+
+    Ultralytics' own function stops after a time limit and would silently lose boxes on a loaded
+    machine, so torchvision's is called directly.
+
+    Args:
+        y_CA: ``(4 + C, A)``: cxcywh in square pixels, then class scores in [0, 1].
+        confidence: Candidates must score above it.
+        iou: Boxes of one class that overlap more are suppressed.
+        limit: At most this many detections remain, best first.
+    """
+    from torchvision.ops import batched_nms
+
+    class_ids, anchors = torch.where(y_CA[4:] > confidence)
+    scores = y_CA[4:][class_ids, anchors]
+    boxes = corners(y_CA[:4, anchors].T)
+    kept = batched_nms(boxes, scores, class_ids, iou)[:limit]
+    return boxes[kept], scores[kept], class_ids[kept]
+
+
+def pick(output_QX: torch.Tensor, limit: int) -> torch.Tensor:
+    """Return the best (query, class) pairs of the ``queries`` layout as ``picked-n``."""
+    scores_QC = output_QX[:, 4:]
+    best, places = scores_QC.flatten().topk(min(limit, scores_QC.numel()))
+    queries = places // scores_QC.shape[1]
+    class_ids = (places % scores_QC.shape[1]).to(output_QX.dtype)
+    return torch.cat((output_QX[queries, :4], best[:, None], class_ids[:, None]), 1)
+
+
+def corners(boxes_N4: torch.Tensor) -> torch.Tensor:
+    """Return cxcywh boxes as xyxy, in the same unit."""
+    cx, cy, w, h = boxes_N4.unbind(-1)
+    return torch.stack((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), -1)

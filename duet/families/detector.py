@@ -1,0 +1,65 @@
+"""Images in, `Detections` out, whichever network lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from duet.detections import Detections
+from duet.families.decode import Layout, decode
+from duet.families.images import Fit, batches, fit_image, to_batch
+from duet.labels import LabelSpace
+
+
+@dataclass(frozen=True)
+class ImageDetector:
+    """A network that is ready to look at images (`duet.families.protocol.Detector`).
+
+    Attributes:
+        module: Maps ``(B, 3, S, S)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
+            alone or as the first item of a tuple.
+        labels: Class names in the order of the outputs.
+        image_size: S, pixels.
+        fit: How images become squares.
+        layout: What the outputs mean.
+        device: Where it runs.
+        batch: Largest batch; exported files of a static shape take one image at a time.
+    """
+
+    module: Callable[[torch.Tensor], Any]
+    labels: LabelSpace
+    image_size: int
+    fit: Fit
+    layout: Layout
+    device: str = "cpu"
+    batch: int = 32
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        *,
+        confidence: float = 0.001,
+        iou: float = 0.7,
+        limit: int = 300,
+    ) -> list[Detections]:
+        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image."""
+        found = []
+        place = torch.device(self.device)
+        for group in batches(images, self.batch):
+            fitted = [fit_image(image, self.image_size, self.fit) for image in group]
+            output = self.module(to_batch([one.square for one in fitted], place))
+            rows = output[0] if isinstance(output, tuple) else output
+            for row, one in zip(rows, fitted, strict=True):
+                boxes, scores, class_ids = decode(
+                    row, self.layout, size=self.image_size,
+                    confidence=confidence, iou=iou, limit=limit,
+                )  # fmt: skip
+                xyxy = one.to_original(boxes.cpu().numpy())
+                scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
+                found.append(Detections(xyxy, *scored, self.labels))
+        return found

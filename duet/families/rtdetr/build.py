@@ -1,0 +1,221 @@
+"""From tensors to modules and back: which module carries which tensor (`roles` names them)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+import yaml
+from torch import nn
+
+from duet.errors import ModelError
+from duet.families.ultralytics.engine import prepare
+
+prepare()
+
+from ultralytics.nn.modules.head import RTDETRDecoder  # noqa: E402  (tamed first)
+from ultralytics.nn.tasks import RTDETRDetectionModel  # noqa: E402
+
+from duet.aliases import match_classes  # noqa: E402
+from duet.families.rtdetr.heads import (  # noqa: E402
+    ParallelRTDETRDecoder,
+    TrainingRTDETRDecoder,
+    resize_classes,
+)
+from duet.families.rtdetr.roles import (  # noqa: E402
+    CLASS_ROWS,
+    TINY,
+    architecture_file,
+    head_of,
+    own_pattern,
+    split_roles,
+)
+from duet.families.ultralytics.names import head_prefix  # noqa: E402
+from duet.families.ultralytics.tensors import plain_tensors, require_fit  # noqa: E402
+from duet.increments.base import StartWeights  # noqa: E402
+from duet.increments.state import DetectorState, HeadPart  # noqa: E402
+from duet.vectors.tensors import Tensors  # noqa: E402
+
+PRIOR = 0.01
+"""Score that a fresh class row gives to everything.
+
+The engine scales the logit of it by C / 80, which for ten classes is a score of 0.36: as new rows
+beside trained ones they would win most queries.
+"""
+
+
+def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
+    """Build a stock detector.
+
+    Raises:
+        ModelError: There is no such architecture.
+    """
+    file = architecture_file(architecture)
+    described: object = architecture
+    if architecture == TINY:  # the engine looks for its own files only
+        described = yaml.safe_load(file.read_text(encoding="utf-8")) | {"yaml_file": TINY}
+    model = RTDETRDetectionModel(described, nc=classes, verbose=False)
+    # The engine compares layer numbers against the description; the class count is in the head.
+    model.nc = classes
+    return model
+
+
+def initial_part(start: StartWeights, form: str, classes: Sequence[str], *, seed: int) -> Tensors:
+    """Return a fresh head part; rows of classes that ``start`` knows by name come from it.
+
+    Args:
+        start: A stock detector to start from (θ_0's or the previous increment's).
+        form: Head form.
+        classes: Names of the new classes.
+        seed: Of the random rows.
+    """
+    own = dict(split_roles(start.tensors, form).own)
+    # A generator of its own: chains run in threads, and the global one would mix their draws.
+    generator = torch.Generator().manual_seed(seed)
+    known = match_classes(classes, start.classes)
+    for name in sorted(own):
+        if CLASS_ROWS.match(name):
+            fresh = _fresh_rows(name, len(classes), own[name].shape[1:], generator)
+            for row, wanted in enumerate(classes):
+                if wanted in known:
+                    fresh[row] = own[name][start.classes.index(known[wanted])]
+            own[name] = fresh
+    return {name: tensor.clone() for name, tensor in own.items()}
+
+
+def _fresh_rows(
+    name: str, count: int, shape: torch.Size, generator: torch.Generator
+) -> torch.Tensor:
+    if name.endswith(".bias"):
+        return torch.full((count,), -math.log(1 / PRIOR - 1))
+    rows = torch.empty(count, *shape)
+    if name.startswith("denoising_class_embed"):
+        return nn.init.normal_(rows, generator=generator)
+    return nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
+
+
+def inference_model(state: DetectorState) -> RTDETRDetectionModel:
+    """Build the detector of a state for inference: stock where one decoder suffices.
+
+    Raises:
+        ModelError: Tensors are missing, unexpected or of another shape (all named).
+    """
+    model = joined_model(state)
+    if state.head == "parallel" and len(state.parts) > 1:
+        heads = [head_with(model, state, part) for part in state.parts]
+        model.model[-1] = ParallelRTDETRDecoder.of(heads)
+    _set_classes(model, state.labels.names)
+    return model.eval()
+
+
+def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> RTDETRDetectionModel:
+    """Build the detector of a state for training its last part.
+
+    Args:
+        state: The part to train comes last.
+        mask_old: The detector loss sees only the new classes.
+        run_old: Old decoders are needed too (`parallel`).
+
+    Raises:
+        ModelError: ``parallel`` without ``mask_old``: a new decoder has no old classes.
+    """
+    *old, new = state.parts
+    if state.head == "parallel" and old and not mask_old:
+        raise ModelError(
+            "parallel decoders detect their own classes only, so old ones cannot be in their loss",
+            remedy="use old_negatives: mask, or the head form 'rows'",
+        )
+    model = joined_model(state)
+    if old:
+        olds = [head_with(model, state, part) for part in old] if run_old else []
+        count = sum(len(part.classes) for part in old) if state.head == "rows" else 0
+        model.model[-1] = TrainingRTDETRDecoder.of(
+            model.model[-1],
+            olds if state.head == "parallel" else [],
+            first=count if mask_old else 0,
+        )
+    _set_classes(model, new.classes if mask_old else state.labels.names)
+    return model
+
+
+def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
+    """Read the state back from a trained `training_model`, float32 on the CPU."""
+    tensors = plain_tensors(model)
+    stock = {name: tensor for name, tensor in tensors.items() if ".old_heads." not in name}
+    roles = split_roles(stock, start.head)
+    *old, new = start.parts
+    if start.head == "rows":
+        parts = tuple(
+            HeadPart(part.classes, rows, part.increment)
+            for part, rows in zip(start.parts, split_rows(roles.own, start), strict=True)
+        )
+    else:
+        parts = (
+            *(_old_head(tensors, part, index) for index, part in enumerate(old)),
+            HeadPart(new.classes, roles.own, new.increment),
+        )
+    return DetectorState(
+        start.family, start.architecture, start.head, roles.shared, roles.buffers, parts
+    )
+
+
+def split_rows(own: Tensors, state: DetectorState) -> list[Tensors]:
+    """Cut joined class rows into those of each increment."""
+    sizes = [len(part.classes) for part in state.parts]
+    cut = {name: torch.split(tensor, sizes) for name, tensor in own.items()}
+    return [{name: rows[i].clone() for name, rows in cut.items()} for i in range(len(sizes))]
+
+
+def _old_head(tensors: Tensors, part: HeadPart, index: int) -> HeadPart:
+    """Return an old decoder as trained along; where it did not run, as it was."""
+    place = f"{head_prefix(tensors)}old_heads.{index}."
+    found = {k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
+    return HeadPart(part.classes, found or part.tensors, part.increment)
+
+
+def joined_model(state: DetectorState) -> RTDETRDetectionModel:
+    """Build a stock detector with the rows of all parts, or (`parallel`) the last decoder."""
+    if state.head == "rows":
+        parts = [part.tensors for part in state.parts]
+        own = {name: torch.cat([part[name] for part in parts]) for name in _same_names(state)}
+        count = len(state.labels)
+    else:
+        own, count = dict(state.parts[-1].tensors), len(state.parts[-1].classes)
+    model = stock_model(state.architecture, count)
+    prefix = head_of(state.architecture)
+    tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in own.items()}}
+    require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
+    model.load_state_dict(tensors)
+    return model
+
+
+def head_with(model: RTDETRDetectionModel, state: DetectorState, part: HeadPart) -> RTDETRDecoder:
+    """Return a copy of a stock decoder that carries another increment's part (`parallel`)."""
+    other = copy.deepcopy(model.model[-1])
+    resize_classes(other, len(part.classes))
+    stock = other.state_dict()
+    own = {name: tensor for name, tensor in stock.items() if own_pattern(state.head).match(name)}
+    require_fit(part.tensors, own, f"the head part of '{part.increment}' does not fit")
+    other.load_state_dict({**stock, **part.tensors})
+    return other
+
+
+def _same_names(state: DetectorState) -> list[str]:
+    """Return the names of the class rows, which all parts must have."""
+    names = set(state.parts[0].tensors)
+    for part in state.parts[1:]:
+        if set(part.tensors) != names:
+            odd = sorted(names ^ set(part.tensors))
+            raise ModelError(
+                f"head parts differ in their tensors: {', '.join(odd[:5])}",
+                where=f"head part of '{part.increment}'",
+                remedy="the parts belong to different architectures",
+            )
+    return sorted(names)
+
+
+def _set_classes(model: RTDETRDetectionModel, names: Sequence[str]) -> None:
+    model.names = dict(enumerate(names))
+    model.nc = model.yaml["nc"] = len(names)

@@ -1,0 +1,136 @@
+"""Which tensor of an RT-DETR detector belongs to whom, told by name.
+
+A class is one row in each of the head's class layers: the encoder's, every decoder layer's, and the
+embedding that denoising reads. Under `rows` these are an increment's own and everything else is
+shared and merged; under `parallel` the whole head is its own.
+
+The module implements `duet.families.protocol.RoleRules`. It must stay free of the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from duet.errors import ModelError, together
+from duet.families.protocol import Roles
+from duet.families.ultralytics import names as engine_names
+from duet.families.ultralytics.names import STATISTIC, engine_models, head_prefix
+from duet.increments.state import HeadPart
+from duet.merging.layers import Layer
+from duet.shipped import shipped
+from duet.vectors.tensors import Tensors
+
+CLASS_ROWS = re.compile(
+    r"(enc_score_head|dec_score_head\.\d+)\.(weight|bias)$|denoising_class_embed\.weight$"
+)
+HEAD = re.compile(
+    r"(input_proj|decoder|denoising_class_embed|tgt_embed|query_pos_head|enc_output|enc_score_head"
+    r"|enc_bbox_head|dec_score_head|dec_bbox_head)\."
+)
+OWN = {"rows": CLASS_ROWS, "parallel": HEAD}
+PARAMETER = re.compile(r"\.(in_proj_)?(weight|bias)$")
+TINY = "rtdetr-tiny.yaml"
+
+
+def split_roles(tensors: Tensors, form: str) -> Roles:
+    """Split the state of a stock one-increment detector; every tensor lands exactly once.
+
+    Args:
+        tensors: Full state in the engine's names, such as ``model.0.conv.weight``.
+        form: Head form: "rows" or "parallel".
+
+    Raises:
+        ModelError: Tensors have no role (all named), or there is no numbered layer.
+    """
+    prefix, own_names = head_prefix(tensors), own_pattern(form)
+    shared, buffers, own, unknown = {}, {}, {}, []
+    for name, tensor in tensors.items():
+        local = name.removeprefix(prefix)
+        in_head, statistic = local != name, STATISTIC.search(name) is not None
+        known = name.startswith("model.") and (statistic or PARAMETER.search(name) is not None)
+        if not known or (in_head and not HEAD.match(local)):
+            unknown.append(name)
+        elif in_head and own_names.match(local):
+            own[local] = tensor
+        elif statistic:
+            buffers[name] = tensor
+        else:
+            shared[name] = tensor
+    rows = [name for name in own if CLASS_ROWS.match(name)]
+    if unknown or not rows:
+        problems = [f"{name} {tuple(tensors[name].shape)} has no role" for name in sorted(unknown)]
+        raise ModelError(
+            together(
+                problems or ["no class rows in the last layer"],
+                summary="tensors that duet does not know how to merge",
+            ),
+            remedy="expected the state of an RT-DETR detector, as training leaves it",
+        )
+    return Roles(shared, buffers, own)
+
+
+def own_pattern(form: str) -> re.Pattern[str]:
+    """Return what matches an increment's own tensors, named relative to the head.
+
+    Raises:
+        ModelError: RT-DETR has no such head form.
+    """
+    if form not in OWN:
+        raise ModelError(
+            f"RT-DETR has no head form '{form}'", remedy=f"known forms: {', '.join(OWN)}"
+        )
+    return OWN[form]
+
+
+def shared_of(tensors: Tensors, form: str) -> Tensors:
+    """Return the shared trainable tensors of a stock detector; errors as `split_roles`."""
+    return split_roles(tensors, form).shared
+
+
+def head_of(architecture: str) -> str:
+    """Return the name prefix of the head of an architecture, such as ``model.23.``."""
+    return f"model.{engine_names.layer_counts(architecture_file(architecture))[1] - 1}."
+
+
+def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
+    """Return where each tensor sits: its part of the detector, and its depth.
+
+    Raises:
+        ModelError: There is no such architecture, or a tensor lies outside of it.
+        MissingExtraError: Ultralytics is not installed.
+    """
+    return engine_names.layers_in(names, architecture_file(architecture), architecture)
+
+
+def architecture_file(architecture: str) -> Path:
+    """Find the description of an architecture: the engine's own, or `rtdetr-tiny.yaml` of duet.
+
+    ``yolov8n-rtdetr.yaml`` is described by ``yolov8-rtdetr.yaml``, which serves all sizes.
+
+    Raises:
+        ModelError: There is no such architecture.
+        MissingExtraError: Ultralytics is not installed.
+    """
+    if architecture == TINY:
+        return shipped("configs", "model", TINY)
+    if re.fullmatch(r"rtdetr-(l|x|resnet50|resnet101)\.yaml", architecture):
+        return engine_models() / "rt-detr" / architecture
+    if re.fullmatch(r"yolov8[nslmx]-rtdetr\.yaml", architecture):
+        return engine_models() / "v8" / "yolov8-rtdetr.yaml"
+    raise ModelError(
+        f"unknown RT-DETR architecture '{architecture}'",
+        remedy=f"known: {TINY}, rtdetr-l.yaml, rtdetr-x.yaml, rtdetr-resnet50.yaml, "
+        "rtdetr-resnet101.yaml, yolov8n-rtdetr.yaml (and s, m, l, x)",
+    )
+
+
+def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
+    """Remove classes and only their rows; see `duet.families.ultralytics.names.drop_rows`."""
+    return engine_names.drop_rows(part, names, CLASS_ROWS)
+
+
+def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
+    """Return the part with classes called otherwise."""
+    return engine_names.rename_classes(part, names)

@@ -1,0 +1,110 @@
+"""One stage of an RT-DETR detector on the engine's trainer."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from duet.families.ultralytics.engine import prepare
+
+prepare()
+
+from ultralytics.models.rtdetr.train import RTDETRTrainer  # noqa: E402  (tamed first)
+
+from duet.families.rtdetr.build import (  # noqa: E402
+    inference_model,
+    trained_state,
+    training_model,
+)
+from duet.families.rtdetr.heads import class_layers, proposals, propose_boxes  # noqa: E402
+from duet.families.ultralytics.trainer import StageTrainer  # noqa: E402
+from duet.increments.state import DetectorState  # noqa: E402
+from duet.losses.distill import class_distillation  # noqa: E402
+from duet.losses.queries import query_box_distillation  # noqa: E402
+
+Proposals = tuple[torch.Tensor, torch.Tensor]
+"""``(B, N, C)`` class logits and ``(B, N, 4)`` boxes of the encoder, cxcywh normalised."""
+
+
+class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
+    """See `StageTrainer`.
+
+    Queries of two detectors are not aligned, places of the feature maps are: distilled is what the
+    encoder proposes at every place. The decoder keeps old objects by pseudo-labels.
+    """
+
+    layout = "picked-n"
+    fit = "stretch"
+    summed = False
+
+    def training_model(self, state: DetectorState) -> nn.Module:
+        """Build the detector that trains the last part of a state."""
+        model = training_model(state, mask_old=self._mask_old(), run_old=self.distils)
+        return cast("nn.Module", model)
+
+    def trained_state(self, model: nn.Module) -> DetectorState:
+        """Read the state back from a trained model."""
+        return trained_state(model, self.start)
+
+    def inference_model(self, state: DetectorState) -> nn.Module:
+        """Build the detector of a state for inference, folded."""
+        return cast("nn.Module", inference_model(state).fuse(verbose=False))
+
+    def class_rows(self, model: Any) -> list[nn.Parameter]:
+        """Return weights and biases of the class layers."""
+        layers = class_layers(model.model[-1])
+        return [parameter for layer in layers for parameter in layer.parameters()]
+
+    def held(self, name: str) -> bool:
+        """No head form keeps a shared tensor as it is."""
+        return False
+
+    def watch(self, model: Any) -> None:
+        """Keep what the heads read, and what the encoder of the head in training makes of it."""
+        if not self.distils:
+            return
+        self._kept: dict[str, Any] = {}
+        head = model.model[-1]
+        head.register_forward_pre_hook(self._keeper("student"))
+        head.enc_output.register_forward_hook(self._keeper("features"))
+        head.enc_score_head.register_forward_hook(self._keeper("scores"))
+        assert self.teacher is not None
+        cast("Any", self.teacher).model[-1].register_forward_pre_hook(self._keeper("teacher"))
+
+    def _keeper(self, name: str) -> Any:
+        def keep(module: nn.Module, args: Any, output: Any = None) -> None:
+            self._kept[name] = args[0] if output is None else output
+
+        return keep
+
+    def distillation(self, model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (L*_cls, L*_box), the mean over the old heads (one, unless in parallel)."""
+        assert self.job.distill is not None
+        choice = self.job.distill
+        self.ask_teacher(images)
+        head: Any = cast("Any", self.teacher).model[-1]
+        with torch.no_grad():
+            heads = head.heads if hasattr(head, "heads") else [head]
+            asked = [proposals(one, self._kept["teacher"]) for one in heads]
+        cls, box = [], []
+        for (scores, boxes), (old_scores, old_boxes) in zip(
+            self._student(model.model[-1], asked), asked, strict=True
+        ):
+            peak = old_scores.amax(-1)
+            cls.append(
+                class_distillation(
+                    scores.transpose(1, 2), old_scores.transpose(1, 2), choice.class_quantile
+                )
+            )
+            box.append(query_box_distillation(boxes, old_boxes, peak, choice.box_quantile))
+        return torch.stack(cls).mean(), torch.stack(box).mean()
+
+    def _student(self, head: Any, asked: list[Proposals]) -> list[Proposals]:
+        """Return the old classes' proposals of the model in training."""
+        if len(head.old_heads):
+            return [proposals(old, self._kept["student"]) for old in head.old_heads]
+        features, count = self._kept["features"], asked[0][0].shape[-1]
+        boxes = propose_boxes(head, features, head.anchors)
+        return [(self._kept["scores"][..., :count], boxes)]

@@ -1,0 +1,1 @@
+"""What the families on the Ultralytics engine share: its taming, files, data and training loop."""

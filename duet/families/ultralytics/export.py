@@ -1,0 +1,168 @@
+"""Files written by the engine's own exporter: what Ultralytics users expect of them is in them.
+
+`YOLO("model.onnx")` works because the engine's metadata is there; duet's facts stand beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from duet.errors import ConfigError, ModelError
+from duet.families.exportable import STAMP, Exportable, ExportFacts
+from duet.families.ultralytics import engine
+from duet.files import atomic_path
+from duet.increments.state import DetectorState
+
+LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
+FOLDERS = ("openvino", "coreml")
+FORMS = ("pt", "onnx", "torchscript", "engine", "tflite", *FOLDERS)
+
+_ENGINE_NAMES = {"tflite": "litert"}
+_DEVICES = {"engine": "0"}
+
+
+@dataclass(frozen=True)
+class UltralyticsEngine:
+    """The engine's exporter for one detector (`duet.families.exportable.Engine`).
+
+    Attributes:
+        build: Return the network for inference, one of the engine's models.
+        stock: Return it unfused, out of the engine's own modules where they suffice: for ``pt``.
+        end_to_end: Whether its one-to-one branch answers (layout ``picked``).
+        heads: Classes of duet's own that a ``pt`` file may hold.
+        forms: Names of the formats it writes.
+    """
+
+    build: Callable[[], nn.Module]
+    stock: Callable[[], nn.Module]
+    end_to_end: bool = False
+    heads: tuple[type, ...] = ()
+    forms: tuple[str, ...] = FORMS
+
+    def write(self, form: str, target: Path, facts: ExportFacts) -> None:
+        """Write a file, or replace the empty folder ``target``; see `Engine`."""
+        if form == "pt":
+            torch.save(checkpoint(self.stock(), facts), target)
+            return
+        # The exporter names its files after the checkpoint that it believes the model came from.
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
+            made = self._export(form, Path(folder) / "model.duet-export", facts)
+            os.replace(made, target)
+
+    def open(self, path: Path) -> Callable[[torch.Tensor], Any]:
+        """Return a ``pt`` file as the engine's restricted loader reads it, folded for inference."""
+        engine.prepare()
+        from ultralytics.nn.tasks import load_checkpoint
+
+        # The restricted loader knows Ultralytics' classes; heads of duet's own are named here.
+        with torch.serialization.safe_globals(list(self.heads)):
+            # Absolute: a bare name may make the engine look for official weights.
+            module, _ = load_checkpoint(str(path.resolve()))
+        folded: nn.Module = module.fuse(verbose=False).eval().requires_grad_(False)
+        return folded
+
+    def _export(self, form: str, source: Path, facts: ExportFacts) -> Path:
+        engine.prepare()
+        from ultralytics.engine.exporter import Exporter
+        from ultralytics.utils.callbacks import get_default_callbacks
+
+        model: Any = self.build()
+        model.task, model.pt_path = "detect", str(source)
+        overrides = {
+            "format": _ENGINE_NAMES.get(form, form),
+            "imgsz": facts.image_size,
+            "batch": 1,
+            "dynamic": facts.dynamic,
+            "device": _DEVICES.get(form, "cpu"),
+            "nms": False if self.end_to_end else None,
+        }
+        if form in ("onnx", "engine"):
+            overrides["simplify"] = True
+        callbacks = get_default_callbacks()
+        callbacks["on_export_start"].append(lambda exporter: _stamp(exporter.metadata, facts))
+        try:
+            with _quiet_tracing():
+                made = Exporter(overrides=overrides, _callbacks=callbacks)(model=model)
+        except Exception as error:  # the exporter raises whatever torch, onnx and others raise
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"the engine cannot export this detector: {type(error).__name__}: {reason}"
+            ) from error
+        return Path(made)
+
+
+def write_file(
+    state: DetectorState,
+    exportable: Exportable,
+    target: Path,
+    *,
+    image_size: int,
+    form: str,
+    licence: str,
+) -> Path:
+    """Write a detector as one file, unchecked; `duet.export` also compares and records.
+
+    Raises:
+        ConfigError: Unknown form, or one that is a folder.
+        ModelError: The engine cannot export this detector.
+        DuetError: The file system refuses the write.
+    """
+    exporter = exportable.written_by_engine(form)
+    if exporter is None or form in FOLDERS:
+        raise ConfigError(f"'{form}' is not a form of one file", where=str(target))
+    facts = ExportFacts.of(state, exportable, image_size=image_size, licence=licence)
+    with atomic_path(target) as temporary:
+        exporter.write(form, temporary, facts)
+    return target
+
+
+def checkpoint(model: nn.Module, facts: ExportFacts) -> dict[str, Any]:
+    """Return a checkpoint as Ultralytics' own `strip_optimizer` leaves it, but in float32.
+
+    No date: equal detectors give equal files.
+    """
+    from ultralytics import __version__
+
+    arguments = {"task": "detect", "model": facts.architecture, "imgsz": facts.image_size}
+    return {
+        "epoch": -1,
+        "best_fitness": None,
+        "model": model.float().requires_grad_(True),
+        "ema": None,
+        "updates": None,
+        "optimizer": None,
+        "train_args": arguments,
+        "version": __version__,
+        "license": LICENCE,
+        "docs": "https://docs.ultralytics.com",
+        STAMP: facts.model_dump(mode="json"),
+    }
+
+
+def _stamp(metadata: dict[str, Any], facts: ExportFacts) -> None:
+    """Add duet's facts to what the exporter is about to write into the file."""
+    metadata["description"] = facts.description
+    metadata[STAMP] = facts.to_json()
+    metadata["licence"], metadata["fingerprint"] = facts.licence, facts.fingerprint
+
+
+@contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Silence tracing warnings and give back the threads that the exporter takes away."""
+    threads = torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,152 @@
+"""Names of tensors in the engine's detectors: numbered layers, and class rows of head parts.
+
+Free of the engine, so that files can be merged without loading one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from duet.errors import MissingExtraError, ModelError, did_you_mean, together
+from duet.increments.state import HeadPart
+from duet.merging.layers import Layer, Role
+
+STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
+
+
+def engine_models() -> Path:
+    """Return the folder of the engine's architecture files, without importing the engine.
+
+    Raises:
+        MissingExtraError: Ultralytics is not installed.
+    """
+    spec = find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(
+            "this family needs Ultralytics", remedy="pip install 'ultralytics==8.4.190'"
+        )
+    return Path(spec.origin).parent / "cfg" / "models"
+
+
+def head_prefix(tensors: Iterable[str]) -> str:
+    """Return the name prefix of the head, e.g. ``model.23.``: the last numbered layer.
+
+    Raises:
+        ModelError: No tensor is named ``model.<number>.…``.
+    """
+    numbers = [_layer_number(name) for name in tensors]
+    last = max((number for number in numbers if number is not None), default=None)
+    if last is None:
+        raise ModelError(
+            "no tensor is named 'model.<number>.…'",
+            remedy="expected the state of an Ultralytics detector",
+        )
+    return f"model.{last}."
+
+
+def layer_counts(file: Path) -> tuple[int, int]:
+    """Return how many layers an architecture's backbone has, and how many there are in all."""
+    import yaml
+
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    backbone = len(content["backbone"])
+    return backbone, backbone + len(content["head"])
+
+
+def layers_in(names: Iterable[str], file: Path, architecture: str) -> dict[str, Layer]:
+    """Return where each tensor sits: its part of the detector, and its depth.
+
+    Args:
+        names: Tensor names, such as ``model.0.conv.weight``.
+        file: Description of the architecture.
+        architecture: Its name, for messages.
+
+    Raises:
+        ModelError: A tensor lies outside of the architecture.
+    """
+    backbone, count = layer_counts(file)
+    found: dict[str, Layer] = {}
+    outside = []
+    for name in names:
+        number = _layer_number(name)
+        if number is None or number >= count:
+            outside.append(name)
+            continue
+        role: Role = "backbone" if number < backbone else "neck"
+        found[name] = Layer("head" if number == count - 1 else role, number / (count - 1))
+    if outside:
+        raise ModelError(
+            together(sorted(outside), summary=f"tensors outside the {count} layers"),
+            where=architecture,
+            remedy="the tensors belong to another architecture",
+        )
+    return found
+
+
+def drop_rows(part: HeadPart, names: Iterable[str], rows: re.Pattern[str]) -> HeadPart | None:
+    """Remove classes from a head part; every other tensor stays bit for bit.
+
+    Args:
+        part: A head part of any form.
+        names: Classes to remove.
+        rows: Matches the tensors that hold one row per class.
+
+    Returns:
+        The part without the rows of ``names``; None if no class is left.
+
+    Raises:
+        ModelError: The part has no such class, or its rows do not fit its classes.
+    """
+    dropped = set(names)
+    _require_classes(part, dropped)
+    kept = [index for index, name in enumerate(part.classes) if name not in dropped]
+    if not kept:
+        return None
+    if len(kept) == len(part.classes):
+        return part
+    tensors = dict(part.tensors)
+    for name, tensor in part.tensors.items():
+        if rows.match(name):
+            if tensor.shape[0] != len(part.classes):
+                raise ModelError(
+                    f"'{name}' has {tensor.shape[0]} rows, expected {len(part.classes)}, "
+                    "one per class",
+                    where=f"head part of '{part.increment}'",
+                    remedy="the file is damaged: take it from its source again",
+                )
+            tensors[name] = tensor[kept].clone()
+    return replace(part, classes=tuple(part.classes[index] for index in kept), tensors=tensors)
+
+
+def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
+    """Return the part with classes called otherwise; all renamings happen at once.
+
+    Args:
+        part: A head part of any form.
+        names: Old name to new name.
+
+    Raises:
+        ModelError: The part has no class of an old name.
+        DataError: Two classes would have one name, or a name is blank.
+    """
+    _require_classes(part, names)
+    return replace(part, classes=tuple(names.get(name, name) for name in part.classes))
+
+
+def _require_classes(part: HeadPart, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if name not in part.classes:
+            raise ModelError(
+                f"no class '{name}'{did_you_mean(name, part.classes)}",
+                where=f"head part of '{part.increment}'",
+                remedy=f"its classes: {', '.join(part.classes)}",
+            )
+
+
+def _layer_number(name: str) -> int | None:
+    found = re.match(r"model\.(\d+)\.", name)
+    return int(found[1]) if found else None

@@ -1,0 +1,36 @@
+"""Tensors of the engine's modules."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from duet.errors import ModelError, together
+from duet.vectors.tensors import Tensors
+
+
+def plain_tensors(model: nn.Module) -> Tensors:
+    """Return copies of a module's tensors on the CPU, floats as float32."""
+    return {
+        k: v.detach().float().cpu().clone() if v.is_floating_point() else v.cpu().clone()
+        for k, v in model.state_dict().items()
+    }
+
+
+def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
+    """Raise unless names and shapes agree; up to 20 problems are named.
+
+    Raises:
+        ModelError: They do not.
+    """
+    problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
+    problems += [f"unexpected: {name}" for name in tensors.keys() - expected.keys()]
+    problems += [
+        f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise ModelError(
+            together(sorted(problems)[:20], summary=summary),
+            remedy="the file belongs to another architecture or is damaged",
+        )

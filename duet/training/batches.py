@@ -1,0 +1,114 @@
+"""The images of a slice as training batches: stretched to a square, augmented, cached.
+
+What an image looks like in an epoch depends on (seed, epoch, place in the slice) alone: not on the
+number of loading processes, and not on what was loaded before.
+
+Shapes: B images, S pixels, N boxes of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from duet.images import read_image
+from duet.training.augment import Augmenter
+from duet.training.config import Schedule
+from duet.training.job import SliceFile
+from duet.training.pseudo import Target
+
+Item = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""``(S, S, 3)`` uint8 BGR, ``(N, 4)`` float32 cxcywh normalised, ``(N,)`` int64 class ids."""
+
+
+class SquareImages(Dataset[Item]):
+    """A slice whose items are asked for by ``(epoch, place)``; epoch −1 means unchanged.
+
+    Args:
+        slice_file: The slice.
+        schedule: Image size, augmentation, and whether decoded images stay in memory.
+        seed: Of the augmentation.
+    """
+
+    def __init__(self, slice_file: SliceFile, schedule: Schedule, seed: int) -> None:
+        self._rows = list(slice_file.rows())
+        self._size, self._seed = schedule.image_size, seed
+        self._augment = Augmenter(schedule.augmentation)
+        self._cache: dict[int, np.ndarray] | None = {} if schedule.cache else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, place = key
+        _, _, boxes, class_ids = self._rows[place]
+        square = self._square(place)
+        if epoch < 0:
+            return square, boxes, class_ids
+        seed = np.random.SeedSequence([self._seed, epoch, place]).generate_state(1)[0]
+        return self._augment(square, boxes, class_ids, seed=int(seed))
+
+    def _square(self, place: int) -> np.ndarray:
+        if self._cache is not None and place in self._cache:
+            return self._cache[place]
+        import cv2
+
+        image = read_image(self._rows[place][0])
+        square: np.ndarray = cv2.resize(
+            image, (self._size, self._size), interpolation=cv2.INTER_LINEAR
+        )
+        if self._cache is not None:
+            self._cache[place] = square
+        return square
+
+
+class EpochOrder:
+    """The batches of an epoch as keys of `SquareImages`, in an order that its seed decides."""
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        self._count, self._batch, self._seed = count, batch, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self._count // self._batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._count)
+        for start in range(0, self._count, self._batch):
+            yield [(self.epoch, int(place)) for place in order[start : start + self._batch]]
+
+
+def loader(images: SquareImages, order: EpochOrder, workers: int) -> DataLoader[Any]:
+    """Return a loader of `collate`d batches; set ``order.epoch`` before each pass."""
+    return DataLoader(
+        images, batch_sampler=order, num_workers=workers, collate_fn=collate,
+        persistent_workers=workers > 0,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def collate(items: Sequence[Item]) -> tuple[torch.Tensor, list[Target]]:
+    """Return ``(B, S, S, 3)`` uint8 BGR and the targets, normalised, of one batch."""
+    images = torch.from_numpy(np.stack([image for image, *_ in items]))
+    targets = [
+        Target(
+            torch.from_numpy(np.asarray(boxes, dtype=np.float32).reshape(-1, 4)),
+            torch.from_numpy(np.asarray(class_ids, dtype=np.int64)),
+        )
+        for _, boxes, class_ids in items
+    ]
+    return images, targets
+
+
+def to_device(
+    batch: tuple[torch.Tensor, list[Target]], device: torch.device
+) -> tuple[torch.Tensor, list[Target]]:
+    """Return ``(B, 3, S, S)`` float32 RGB in [0, 1] and the targets, on ``device``."""
+    images, targets = batch
+    images_B3SS = images.to(device).flip(-1).permute(0, 3, 1, 2).contiguous().float() / 255
+    return images_B3SS, [
+        Target(target.boxes.to(device), target.labels.to(device)) for target in targets
+    ]

@@ -1,0 +1,56 @@
+"""The optimizer of a job and its learning rate over time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from duet.training.job import Job
+
+
+def make_optimizer(module: nn.Module, job: Job) -> torch.optim.Optimizer:
+    """Return AdamW, or SGD with Nesterov momentum, over the trainable parameters.
+
+    Weight decay is for matrices and kernels; scales and biases have none.
+    """
+    schedule = job.schedule
+    decay = schedule.weight_decay
+    if job.phase != "base" and schedule.weight_decay_increment is not None:
+        decay = schedule.weight_decay_increment
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    peak = peak_rate(job)
+    if schedule.optimizer == "SGD":
+        nesterov = schedule.momentum > 0
+        return torch.optim.SGD(groups, peak, momentum=schedule.momentum, nesterov=nesterov)
+    # A momentum of 1 is allowed for SGD; AdamW needs less.
+    return torch.optim.AdamW(groups, peak, betas=(min(schedule.momentum, 0.999), 0.999))
+
+
+def peak_rate(job: Job) -> float:
+    """Return the peak learning rate of the job's phase."""
+    schedule = job.schedule
+    later = job.phase != "base"
+    return schedule.lr_increment if later and schedule.lr_increment else schedule.lr
+
+
+def learning_rate(job: Job, done: int, steps: int) -> float:
+    """Return the learning rate of a step.
+
+    Args:
+        job: Peak, shape and warm-up.
+        done: Steps of the job before this one.
+        steps: Steps in an epoch.
+    """
+    schedule = job.schedule
+    share = done / (schedule.epochs * steps)
+    one_cycle = schedule.decay == "one-cycle"
+    rest = (1 + math.cos(math.pi * share)) / 2 if one_cycle else 1 - share
+    rate = peak_rate(job) * (schedule.final_lr + (1 - schedule.final_lr) * rest)
+    warm_up = round(schedule.warmup_epochs * steps)
+    return rate * min(1.0, (done + 1) / warm_up) if warm_up else rate
