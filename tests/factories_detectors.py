@@ -10,6 +10,7 @@ import torch
 
 from duet.families.yolo.adapter import FAMILY
 from duet.increments import DetectorManifest, DetectorState, Lineage, load_base, save_detector
+from duet.increments.base import StartWeights
 from duet.shipped import shipped
 from duet.vectors import Tensors
 
@@ -32,7 +33,7 @@ def pretrained() -> Tensors:
 def make_state(head: str, increments: int) -> DetectorState:
     """Return a detector of 2, 1 and 3 classes per increment with lively class rows."""
     state = FAMILY.start_state(
-        pretrained(), architecture=ARCHITECTURE, head=head, classes=CLASSES[0],
+        StartWeights(pretrained()), architecture=ARCHITECTURE, head=head, classes=CLASSES[0],
         increment=INCREMENTS[0], seed=0,
     )  # fmt: skip
     for index in range(1, increments):

@@ -15,6 +15,7 @@ from factories_series import make_dataset
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.families.yolo.roles import split_roles
+from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState, HeadPart
 from duet.series import Slice, train_slice
 from duet.series.formats import resolve
@@ -66,9 +67,9 @@ def make_state(
 ) -> DetectorState:
     """Return a detector of ``len(sizes)`` increments whose parts all differ."""
     groups = class_groups(sizes)
-    tensors = theta_0(architecture)
+    start = StartWeights(theta_0(architecture))
     state = FAMILY.start_state(
-        tensors, architecture=architecture, head=head, classes=groups[0], increment="t0", seed=0
+        start, architecture=architecture, head=head, classes=groups[0], increment="t0", seed=0
     )
     for number, classes in enumerate(groups[1:], start=1):
         state = FAMILY.grow(

@@ -24,6 +24,7 @@ from factories_yolo import (
 from duet.errors import ModelError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model
+from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, load_detector, load_increment, load_traces
 from duet.merging.batchnorm import BatchNormFusion
@@ -87,7 +88,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for seed, (domain, classes) in enumerate({"day": NAMES[:2], "night": NAMES[2:3]}.items())
     )
     setting = Setting(
-        series=Series("toy", "", steps), family="yolo", architecture=YOLO11N, theta_0=theta_0(),
+        series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
+        theta_0=StartWeights(theta_0()),
         schedule=micro_schedule(lr=5e-3), seed=3, lab=Lab(folder / "lab"),
     )  # fmt: skip
     threads = torch.get_num_threads()
@@ -158,7 +160,7 @@ def expected_duet(world: World, name: str) -> dict[str, torch.Tensor]:
     method = METHODS[name]
     gamma, base = (method.merge.params[key] for key in ("gamma", "alpha_base"))
     before, stage = world.chains[name]
-    theta = FAMILY.shared_of(world.setting.theta_0, method.head)
+    theta = FAMILY.shared_of(world.setting.theta_0.tensors, method.head)
     merged = {}
     for key, zero in theta.items():
         old = before.merged.shared[key].double() - zero.double()
@@ -261,7 +263,7 @@ def plan_of(
 
 
 def remerged(world: World, name: str, **options: Any) -> Remerged:
-    return merge_plan(plan_of(world, name, **options), theta_0=world.setting.theta_0)
+    return merge_plan(plan_of(world, name, **options), theta_0=world.setting.theta_0.tensors)
 
 
 @pytest.mark.parametrize("name", ["duet", "refit", "frozen", "fisher"])
@@ -275,7 +277,8 @@ def test_merging_again_gives_the_same_bits(world: World, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["duet", "refit"])
 def test_merging_into_a_folder_gives_the_same_bits(world: World, name: str, tmp_path: Path) -> None:
-    written = write_detector(plan_of(world, name), tmp_path / "out", theta_0=world.setting.theta_0)
+    plan, start = plan_of(world, name), world.setting.theta_0.tensors
+    written = write_detector(plan, tmp_path / "out", theta_0=start)
     loaded = load_detector(tmp_path / "out")
     assert loaded.state.fingerprint() == world.chains[name][-1].merged.fingerprint()
     assert written.manifest == loaded.manifest
@@ -293,7 +296,7 @@ def test_an_increment_trained_apart_merges_with_the_base(world: World) -> None:
     recipe = Recipe(method="ties", increments=(Entry(path=str(base)), Entry(path=str(folder))))
     plan = make_plan(recipe)
     assert (plan.geometry, plan.ancestor) == ("independent", None)
-    state = merge_plan(plan, theta_0=world.setting.theta_0).state
+    state = merge_plan(plan, theta_0=world.setting.theta_0.tensors).state
     assert state.labels.names == NAMES[:3]
     assert not moved(state.parts[1].tensors, result.merged.parts[0].tensors)
 
@@ -382,7 +385,8 @@ def test_head_forms_are_not_mixed(world: World) -> None:
 
 
 def test_another_base_is_refused(world: World) -> None:
-    other = {k: v + 1 if v.is_floating_point() else v for k, v in world.setting.theta_0.items()}
+    start = world.setting.theta_0.tensors
+    other = {k: v + 1 if v.is_floating_point() else v for k, v in start.items()}
     with pytest.raises(ModelError, match="other start weights"):
         merge_plan(plan_of(world, "duet"), theta_0=other)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -19,14 +24,23 @@ from factories_series import write_image
 from duet.cli.export import export as command
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError, ModelError
 from duet.export import export as export_module
-from duet.export import parity as parity_module
-from duet.export.export import export_detector
-from duet.export.parity import Parity, measure, sample_images
+from duet.export import formats
+from duet.export.export import export_detector, exportable_of
+from duet.export.formats import FORMATS, Tolerance, writer
+from duet.export.matching import FLOOR, differences
+from duet.export.parity import Parity, as_function, measure, sample_images
+from duet.families.exportable import ExportFacts
+from duet.families.images import prepare_batch
 from duet.families.yolo import export as yolo_export
 from duet.families.yolo.adapter import FAMILY
+from duet.families.yolo.build import stock_model
+from duet.increments.base import StartWeights
 from duet.increments.guard import load_pt
+from duet.increments.manifest import Lineage
+from duet.increments.state import DetectorState, HeadPart
 
 ALL = [(head, count) for head in ("rows", "towers", "parallel") for count in (1, 2, 3)]
+LINEAGE = (Lineage(increment="flat", manifest="0" * 64, merge=None),)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +57,37 @@ def failure(result: Result) -> DuetError:
     return result.exception
 
 
+def facts_of(state: DetectorState, size: int = SIZE, *, dynamic: bool = False) -> ExportFacts:
+    return ExportFacts.of(
+        state, exportable_of(state), image_size=size, licence="AGPL-3.0-or-later",
+        lineage=LINEAGE, dynamic=dynamic,
+    )  # fmt: skip
+
+
+def write(
+    state: DetectorState, form: str, folder: Path, facts: ExportFacts, *, name: str = "m"
+) -> Path:
+    """Write an export without comparing it."""
+    target = folder / f"{name}{FORMATS[form].suffix}"
+    if FORMATS[form].folder:
+        target.mkdir()
+    writer(FORMATS[form]).write(exportable_of(state), target, facts)
+    return target
+
+
+def parity_of(
+    state: DetectorState, form: str, folder: Path, size: int = SIZE, *, dynamic: bool = False
+) -> Parity:
+    facts = facts_of(state, size, dynamic=dynamic)
+    path = write(state, form, folder, facts)
+    assert list(folder.iterdir()) == [path]
+    return measure(exportable_of(state), facts, path, form, sample_images(size))
+
+
 def test_outputs_of_the_test_detector_depend_on_the_image() -> None:
-    run = yolo_export.raw_module(make_state("towers", 2))
-    one, two = (run(yolo_export.squares([image], SIZE)) for image in sample_images(SIZE, 2))
+    run = as_function(exportable_of(make_state("towers", 2)).build())
+    images = sample_images(SIZE, 2)
+    one, two = (run(prepare_batch([image], SIZE, "letterbox")) for image in images)
     assert (one - two)[:, :4].abs().max() > 0.1  # otherwise parity would compare constants
     assert (one - two)[:, 4:].abs().max() > 1e-3
     assert 0.01 < float(one[:, 4:].mean()) < 0.99
@@ -53,43 +95,209 @@ def test_outputs_of_the_test_detector_depend_on_the_image() -> None:
 
 @pytest.mark.parametrize(("head", "increments"), ALL)
 def test_pt_is_the_same_detector(head: str, increments: int, tmp_path: Path) -> None:
-    state = make_state(head, increments)
-    path = FAMILY.export(state, tmp_path / "m.pt", image_size=SIZE, form="pt")
-    parity = measure(state, path, "pt", sample_images(SIZE), image_size=SIZE)
+    parity = parity_of(make_state(head, increments), "pt", tmp_path)
     assert parity.max_box_px <= 1e-6
     joined = head == "towers" and increments > 1  # plain layers sum in another order
     assert parity.max_score <= (2e-6 if joined else 1e-7)
 
 
-@pytest.mark.parametrize(
-    ("head", "increments"), [("rows", 1), ("rows", 3), ("towers", 3), ("parallel", 3)]
-)
-def test_onnx_is_the_same_detector(head: str, increments: int, tmp_path: Path) -> None:
-    state = make_state(head, increments)
-    path = FAMILY.export(state, tmp_path / "m.onnx", image_size=SIZE, form="onnx")
-    parity = measure(state, path, "onnx", sample_images(SIZE), image_size=SIZE)
-    assert parity.ok, parity
-    assert list(tmp_path.iterdir()) == [path]
+GRAPHS = [
+    ("onnx", "rows", 2, 320, False),
+    ("onnx", "towers", 3, SIZE, True),
+    ("onnx", "parallel", 2, SIZE, False),
+    ("torchscript", "rows", 1, SIZE, True),
+    ("torchscript", "towers", 2, 320, False),
+    ("torchscript", "parallel", 2, SIZE, False),
+    ("openvino", "towers", 2, 320, False),
+    ("openvino", "parallel", 2, SIZE, True),
+]
 
+
+@pytest.mark.parametrize(("form", "head", "increments", "size", "dynamic"), GRAPHS)
+def test_graphs_are_the_same_detector(
+    form: str, head: str, increments: int, size: int, dynamic: bool, tmp_path: Path
+) -> None:
+    parity = parity_of(make_state(head, increments), form, tmp_path, size, dynamic=dynamic)
+    assert parity.ok, parity
+    if form == "torchscript":
+        assert max(parity.max_box_px, parity.max_score) <= 1e-6
+    if parity.lowered is not None:  # only processors with bfloat16 have it
+        assert form == "openvino"
+        assert parity.lowered.max_box_px > 10 * parity.tolerance.box_px
+
+
+def test_onnx_says_where_it_comes_from(tmp_path: Path) -> None:
     import onnx
 
-    graph = onnx.load(str(path))
+    state = make_state("rows", 2)
+    facts = facts_of(state)
+    graph = onnx.load(str(write(state, "onnx", tmp_path, facts)))
     said = {item.key: item.value for item in graph.metadata_props}
     assert said["names"] == str(dict(enumerate(state.labels)))
-    facts = json.loads(said["duet"])
-    assert facts["licence"] == said["licence"] == "AGPL-3.0-or-later"
-    assert facts["fingerprint"] == state.fingerprint()
-    assert [p["increment"] for p in facts["increments"]] == [p.increment for p in state.parts]
+    assert said["task"] == "detect"  # what YOLO("model.onnx") reads
+    kept = json.loads(said["duet"])
+    assert kept["licence"] == said["licence"] == "AGPL-3.0-or-later"
+    assert kept["fingerprint"] == said["fingerprint"] == state.fingerprint()
+    assert [p["increment"] for p in kept["increments"]] == [p.increment for p in state.parts]
+    assert kept["lineage"] == [item.model_dump(mode="json") for item in LINEAGE]
+    assert (kept["layout"], kept["fit"], kept["image_size"]) == ("anchors", "letterbox", SIZE)
+    assert ExportFacts.from_json(said["duet"], "x") == facts
     shape = [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim]
     assert shape == [1, 3, SIZE, SIZE]
+
+    from ultralytics import YOLO
+
+    model = YOLO(tmp_path / "m.onnx")
+    image = sample_images(SIZE)[2]
+    found = model.predict(image, conf=0.3, imgsz=SIZE, verbose=False, device="cpu")[0]
+    assert found.names == dict(enumerate(state.labels))
+    assert len(found.boxes) > 0
+
+
+@functools.cache
+def end_to_end_state() -> DetectorState:
+    """Return a YOLO26 detector whose outputs depend on the image: BatchNorm knows the images."""
+    architecture = "yolo26n.yaml"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = stock_model(architecture, 3, 64).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        with torch.no_grad():
+            for _ in range(4):
+                model(prepare_batch(sample_images(SIZE, 6), SIZE, "letterbox"))
+        start = StartWeights({k: v.detach().clone() for k, v in model.state_dict().items()})
+    state = FAMILY.start_state(
+        start, architecture=architecture, head="rows", classes=("cat", "dog"), increment="flat",
+        seed=0,
+    )  # fmt: skip
+    state = FAMILY.grow(state, classes=("bus",), increment="comic", seed=1, source=None)
+    generator = torch.Generator().manual_seed(1)
+    return replace(state, parts=tuple(lively(part, generator) for part in state.parts))
+
+
+def lively(part: HeadPart, generator: torch.Generator) -> HeadPart:
+    """Return a part whose class scores spread between 0 and 1."""
+    bias = re.compile(r"(one2one_)?cv3\.\d\.2\.bias")
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) - 1 if bias.match(name) else tensor
+        for name, tensor in part.tensors.items()
+    }
+    return replace(part, tensors=tensors)
+
+
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+def test_end_to_end_heads(form: str, tmp_path: Path) -> None:
+    state = end_to_end_state()
+    facts, exportable = facts_of(state), exportable_of(state)
+    assert facts.layout == "picked"
+    path = write(state, form, tmp_path, facts)
+    parity = measure(exportable, facts, path, form, sample_images(SIZE))
+    assert parity.max_box_px <= 5e-3  # random weights magnify rounding
+    assert parity.max_score <= 5e-5
+    name = "model.0.conv.weight"
+    shared = {**state.shared, name: state.shared[name] * 1.01}
+    other = exportable_of(replace(state, shared=shared))
+    assert measure(other, facts, path, form, sample_images(SIZE)).max_box_px > 1
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "openvino"])
+def test_a_family_whose_engine_has_no_exporter(form: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from factories_dfine import make_state as make_dfine
+
+    state = make_dfine((2, 1))
+    parity = parity_of(state, form, tmp_path)
+    assert parity.ok, parity
+    assert facts_of(state).layout == "queries"
+    shared = dict(state.shared)
+    name = next(n for n, t in shared.items() if t.ndim == 4 and t.abs().sum() > 0)
+    shared[name] = shared[name] * 1.01
+    other = exportable_of(replace(state, shared=shared))
+    path = next(tmp_path.iterdir())
+    assert not measure(other, facts_of(state), path, form, sample_images(SIZE)).ok
+
+
+def test_a_family_without_a_format_says_which_it_has(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from factories_dfine import make_state as make_dfine
+
+    state = make_dfine((2, 1))
+    with pytest.raises(ConfigError, match="dfine cannot be exported as pt") as caught:
+        writer(FORMATS["pt"]).write(exportable_of(state), tmp_path / "m.pt", facts_of(state))
+    assert caught.value.remedy == "it has: onnx, torchscript, openvino"
+
+
+def rows(*values: Sequence[float]) -> torch.Tensor:
+    """Return 30 rows of the layout `picked`: those given, then an ever lower tail."""
+    tail = [[5 + k, 5, 9 + k, 9, 0.01 - 1e-4 * k, 0] for k in range(30 - len(values))]
+    return torch.tensor([*values, *tail], dtype=torch.float64)
+
+
+A, B = (1, 1, 8, 8, 0.9, 0), (20, 2, 30, 9, 0.8, 1)
+
+
+def off(expected: torch.Tensor, got: torch.Tensor) -> tuple[float, float]:
+    return differences(expected, got, "picked", size=64, tolerance=Tolerance())
+
+
+def test_sets_of_rows_are_compared_without_regard_to_order() -> None:
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    assert off(rows(A, B), rows(A, B)[order]) == (0, 0)
+    other = rows((1, 1, 8.0005, 8, 0.9, 0), (20, 2, 30, 9, 0.800004, 1))[order]
+    assert off(rows(A, B), other) == pytest.approx((5e-4, 4e-6), rel=1e-3)
+
+
+def test_a_lower_row_at_the_cut_off_may_differ() -> None:
+    one, other = rows(A, B), rows(A, B)
+    one[-1] = torch.tensor([40, 40, 50, 50, 0.005, 1])
+    other[-1] = torch.tensor([10, 50, 12, 60, 0.005, 0])
+    assert off(one, other) == (0, 0)
+    one[15:, 4], other[15:, 4] = FLOOR / 2, FLOOR / 3  # noise
+    assert off(one, other) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (20, 2, 30, 9, 0.8, 0),
+        (20, 2, 30, 9, 0.79, 1),
+        (20, 2, 30.1, 9, 0.8, 1),
+        (40, 2, 50, 9, 0.8, 1),
+        (20, 2, 30, 9, 1e-4, 1),
+    ],
+    ids=["class", "score", "box", "place", "lost"],
+)
+def test_a_wrong_row_is_noticed(wrong: tuple[float, ...]) -> None:
+    for pair in ((rows(A, B), rows(A, wrong)), (rows(A, wrong), rows(A, B))):
+        box, score = off(*pair)
+        assert box > 0.05 or score > 5e-3
+
+
+def test_the_best_rows_are_compared_even_if_they_score_nothing() -> None:
+    one, other = rows(A, B), rows(A, B)
+    one[:, 4] *= FLOOR / 10
+    other[:, 4] *= FLOOR / 10
+    assert off(one, other) == (0, 0)
+    other[1, 0] += 0.1
+    assert off(one, other)[0] == pytest.approx(0.1)
+
+
+def test_queries_are_paired_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one = torch.rand(20, 4 + 3, generator=generator)
+    other = one.flip(0)
+    usual = {"layout": "queries", "size": 64, "tolerance": Tolerance()}
+    assert differences(one, other, **usual) == (0, 0)
+    other[3, 0] += 1 / 64
+    other[5, 6] += 0.25
+    assert differences(one, other, **usual) == pytest.approx((1, 0.25), rel=1e-4)
 
 
 def test_pt_is_float32_unfused_trainable_and_says_where_it_comes_from(tmp_path: Path) -> None:
     state = make_state("rows", 2)
-    paths = [
-        FAMILY.export(state, tmp_path / name, image_size=SIZE, form="pt")
-        for name in ("a.pt", "b.pt")
-    ]
+    paths = [write(state, "pt", tmp_path, facts_of(state), name=name) for name in ("a", "b")]
     checkpoint = load_pt(paths[0])  # the guarded door accepts it: no class of duet inside
     model = checkpoint["model"]
     assert not model.is_fused()
@@ -163,10 +371,10 @@ def use_in_ultralytics(tmp_path: Path, paths: list[str], *, blocked: bool) -> st
 
 
 def test_pt_works_in_stock_ultralytics_without_duet(tmp_path: Path) -> None:
-    paths = [
-        str(FAMILY.export(make_state(h, n), tmp_path / f"{h}.pt", image_size=SIZE, form="pt"))
-        for h, n in (("rows", 2), ("towers", 2), ("parallel", 1))
-    ]
+    paths = []
+    for head, count in (("rows", 2), ("towers", 2), ("parallel", 1)):
+        state = make_state(head, count)
+        paths.append(str(write(state, "pt", tmp_path, facts_of(state), name=head)))
     lines = use_in_ultralytics(tmp_path, paths[:2], blocked=True).strip().splitlines()
     assert lines[-2:] == ["{0: 'cat', 1: 'dog', 2: 'bus'} []"] * 2
     for path in paths:
@@ -175,7 +383,7 @@ def test_pt_works_in_stock_ultralytics_without_duet(tmp_path: Path) -> None:
 
 def test_parallel_heads_work_in_ultralytics_where_duet_is_importable(tmp_path: Path) -> None:
     state = make_state("parallel", 2)
-    path = FAMILY.export(state, tmp_path / "parallel.pt", image_size=SIZE, form="pt")
+    path = write(state, "pt", tmp_path, facts_of(state), name="parallel")
     printed = use_in_ultralytics(tmp_path, [str(path)], blocked=False)
     assert "'duet.families.yolo.heads'" in printed
     with pytest.raises(ModelError, match="duet"):  # the guarded door stays narrow
@@ -212,41 +420,103 @@ def test_a_file_that_differs_is_not_left_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["pt", "torchscript"])
+def test_a_changed_weight_is_noticed(form: str, tmp_path: Path) -> None:
     one = make_state("rows", 1)
     changed = {"model.0.conv.weight": one.shared["model.0.conv.weight"] * 1.01}
     other = replace(one, shared={**one.shared, **changed})
-    path = FAMILY.export(other, tmp_path / "m.pt", image_size=SIZE, form="pt")
-    assert not measure(one, path, "pt", sample_images(SIZE), image_size=SIZE).ok
+    path = write(other, form, tmp_path, facts_of(one))
+    images = sample_images(SIZE)
+    assert not measure(exportable_of(one), facts_of(one), path, form, images).ok
     with pytest.raises(ModelError, match="shape"):
-        measure(make_state("rows", 2), path, "pt", sample_images(SIZE), image_size=SIZE)
+        measure(exportable_of(make_state("rows", 2)), facts_of(one), path, form, images)
+    if form != "pt":
+        with pytest.raises(ModelError, match="not what was written"):
+            measure(exportable_of(other), facts_of(other), path, form, images)
 
 
 def test_a_broken_file_does_not_load(tmp_path: Path) -> None:
-    for form in ("pt", "onnx"):
+    state = make_state("rows", 1)
+    for form in ("pt", "onnx", "torchscript"):
         path = tmp_path / f"m.{form}"
         path.write_bytes(b"nothing")
         with pytest.raises(ModelError, match="does not load"):
-            measure(make_state("rows", 1), path, form, sample_images(SIZE), image_size=SIZE)
+            measure(exportable_of(state), facts_of(state), path, form, sample_images(SIZE))
 
 
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that notes every process that is started, and refuse it."""
+    seen: list[object] = []
+
+    def refuse(*arguments: object, **_: object) -> None:
+        seen.append(arguments)
+        raise OSError("no processes in this test")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(os, "system", refuse)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("form", "lacking", "line"),
+    [
+        ("onnx", "onnx", 'pip install "duet-detect[onnx]"'),
+        ("openvino", "openvino", 'pip install "duet-detect[openvino]"'),
+        ("engine", "tensorrt", 'pip install tensorrt "duet-detect[onnx]"'),
+        ("coreml", "coremltools", 'pip install "coremltools>=9" "numpy<=2.3.5"'),
+        ("tflite", "litert_torch", 'pip install "litert-torch>=0.10" "ai-edge-litert>=2.3"'),
+    ],
+)
 def test_missing_packages_are_named_before_any_work(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(yolo_export, "find_spec", lambda name: None if name == "onnx" else True)
+    form: str, lacking: str, line: str, folder: Path, tmp_path: Path, started: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == lacking else True)
     monkeypatch.setattr(yolo_export, "inference_model", lambda _: pytest.fail("work was done"))
     with pytest.raises(MissingExtraError) as caught:
-        export_detector(folder, tmp_path / "m.onnx", "onnx")
+        export_detector(folder, tmp_path / f"m{FORMATS[form].suffix}", form)
     assert caught.value.exit_code == 5
-    assert 'pip install "duet-detect[onnx]"' in str(caught.value)
+    assert line in str(caught.value)
     assert "onnxslim" not in str(caught.value)
+    assert started == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_engine_installs_nothing_by_itself(tmp_path: Path, started: list[object]) -> None:
+    state = make_state("rows", 1)
+    for form in ("tflite", "coreml"):
+        if FORMATS[form].missing:
+            with pytest.raises(ModelError, match="the engine cannot export"):
+                write(state, form, tmp_path, facts_of(state))
+    assert started == []
+
+
+def test_machines_that_cannot_write_a_format(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda _: True)
+    monkeypatch.setattr(yolo_export, "inference_model", lambda _: pytest.fail("work was done"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(sys, "platform", "linux")
+    for form, problem in (("engine", "NVIDIA GPU"), ("coreml", "numpy"), ("tflite", "riscv64")):
+        with pytest.raises(ConfigError, match=problem):
+            export_detector(folder, tmp_path / f"m{FORMATS[form].suffix}", form)
+
+
+def test_only_graphs_take_any_batch(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no dynamic batch"):
+        export_detector(folder, tmp_path / "m.pt", "pt", dynamic=True)
 
 
 @pytest.mark.parametrize(
     ("name", "form", "error"),
     [
         ("m.onnx", "pt", ConfigError),
-        ("m.engine", "engine", ConfigError),
+        ("m.engine", "engines", ConfigError),
+        ("_openvino_model", "openvino", ConfigError),
         ("folder", "pt", ConfigError),
     ],
 )
@@ -272,12 +542,37 @@ def test_unwritable_target(folder: Path, tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
+def test_openvino_folders_are_replaced_and_others_are_not(folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "thesis_openvino_model"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match="no export"):
+        export_detector(folder, mine, "openvino", overwrite=True)
+    assert [p.name for p in mine.iterdir()] == ["thesis.tex"]
+
+    target = tmp_path / "x" / "m_openvino_model"
+    target.mkdir(parents=True)
+    (target / "metadata.yaml").write_text("old: 1")
+    with pytest.raises(ConfigError, match="already exists"):
+        export_detector(folder, target, "openvino")
+    report = export_detector(folder, target, "openvino", overwrite=True)
+    names = ["metadata.yaml", "model.bin", "model.xml"]
+    assert sorted(p.name for p in target.iterdir()) == names
+    assert sorted(p.name for p in target.parent.iterdir()) == [target.name, "parity.json"]
+    assert report.bytes == sum(p.stat().st_size for p in target.iterdir())
+    entry = json.loads((target.parent / "parity.json").read_text())["exports"][0]
+    assert entry == report.as_dict()
+    assert entry["parity"]["tolerance_box_px"] == 1e-2
+    assert "float32" in entry["parity"]["tolerance_why"]
+
+
 def test_sample_images_are_deterministic() -> None:
     first, second = sample_images(SIZE), sample_images(SIZE)
     assert [image.shape[:2] for image in first] == [(32, 64), (64, 48), (64, 64)]
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
+    state = make_state("rows", 1)
     with pytest.raises(DataError, match="at least one"):
-        measure(make_state("rows", 1), Path("x"), "pt", [], image_size=SIZE)
+        measure(exportable_of(state), facts_of(state), Path("x"), "pt", [])
 
 
 def test_command(folder: Path, tmp_path: Path) -> None:
@@ -316,5 +611,30 @@ def test_default_target_lies_in_the_detector_folder(tmp_path: Path) -> None:
     load_detector(folder)  # an export inside does not disturb it
 
 
+def test_the_list_of_formats_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "openvino" else True)
+    listed = json.loads(invoke("--formats", "--json").stdout)["formats"]
+    assert [row["name"] for row in listed] == list(FORMATS)
+    assert {row["name"]: row["missing"] for row in listed}["openvino"] == ["openvino"]
+    text = invoke("--list").stdout
+    assert 'not installed: pip install "duet-detect[openvino]"' in text
+    assert "needs an NVIDIA GPU" in text
+
+
+def test_what_the_command_line_lacks(folder: Path) -> None:
+    assert "MODEL" in str(invoke("--to", "pt").exception)
+    assert "torchscript" in str(invoke(folder).exception)
+    assert "did you mean 'onnx'" in str(failure(invoke(folder, "--to", "onx")))
+
+
+def test_every_format_has_its_module() -> None:
+    for row in FORMATS.values():
+        module = writer(row)
+        assert callable(module.check)
+        assert callable(module.write)
+
+
 def test_tolerances_are_the_promised_ones() -> None:
-    assert (parity_module.BOX_TOLERANCE_PX, parity_module.SCORE_TOLERANCE) == (1e-3, 1e-5)
+    usual = {name for name, row in FORMATS.items() if row.tolerance == Tolerance()}
+    assert usual == {"pt", "onnx", "torchscript"}
+    assert (Tolerance().box_px, Tolerance().score) == (1e-3, 1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -29,11 +30,10 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import v8DetectionLoss
 
 from duet.errors import ModelError
-from duet.families.yolo import engine
+from duet.families.ultralytics import engine
+from duet.families.ultralytics.arguments import engine_overrides
 from duet.families.yolo.adapter import FAMILY
-from duet.families.yolo.arguments import engine_overrides
 from duet.families.yolo.build import training_model
-from duet.families.yolo.fisher import diagonal_fisher, evenly_spaced
 from duet.families.yolo.trainer import IncrementTrainer
 from duet.files import sha256_file
 from duet.increments import IncrementFile, load_increment, save_increment
@@ -41,6 +41,7 @@ from duet.increments.state import DetectorState
 from duet.runs import lab as lab_module
 from duet.runs.lab import Lab, Trained
 from duet.series import Slice
+from duet.training.fisher import diagonal_fisher, evenly_spaced
 from duet.training.job import read_job, read_state
 from duet.vectors import Tensors
 
@@ -153,16 +154,21 @@ def test_stored_fisher_is_the_mean_of_squared_gradients(
     assert got["model.0.conv.weight"].any()
 
 
+def fisher_of(model: Any, names: Any, batches: Any) -> dict[str, torch.Tensor]:
+    losses = (functools.partial(lambda one: model(one)[0].sum(), batch) for batch in batches)
+    return diagonal_fisher(model, names, losses)
+
+
 def test_one_image_at_a_time_and_scale(new_slice: Slice) -> None:
     """F is additive over images, unlike a batch's squared gradient, and quadratic in the loss."""
     state = make_state("towers")
     batches = [batch_of(new_slice, index) for index in range(3)]
     names = state.shared.keys()
-    whole = diagonal_fisher(model_of(state), names, iter(batches))
-    single = [diagonal_fisher(model_of(state), names, [batch]) for batch in batches]
+    whole = fisher_of(model_of(state), names, iter(batches))
+    single = [fisher_of(model_of(state), names, [batch]) for batch in batches]
     mean = {name: sum(one[name] for one in single) / 3 for name in names}
     close(whole, mean, rtol=1e-5)
-    doubled = diagonal_fisher(model_of(state, box=15.0, cls=1.0, dfl=3.0), names, batches)
+    doubled = fisher_of(model_of(state, box=15.0, cls=1.0, dfl=3.0), names, batches)
     close(doubled, {name: 4 * tensor for name, tensor in whole.items()}, rtol=1e-5)
 
 
@@ -170,7 +176,7 @@ def test_statistics_and_weights_stay_untouched(new_slice: Slice) -> None:
     model = model_of(make_state("towers"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batches = [batch_of(new_slice, index) for index in range(2)]
-    fisher = diagonal_fisher(model, make_state("towers").shared.keys(), batches)
+    fisher = fisher_of(model, make_state("towers").shared.keys(), batches)
     assert not moved(before, model.state_dict())
     assert all(bool((tensor >= 0).all()) for tensor in fisher.values())
     assert {tensor.dtype for tensor in fisher.values()} == {torch.float32}

@@ -33,7 +33,7 @@ from duet.export.export import export_detector
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model
 from duet.families.yolo.roles import CLASS_ROWS
-from duet.increments.base import load_base, save_base
+from duet.increments.base import StartWeights, load_base, save_base
 from duet.increments.manifest import DetectorManifest, IncrementManifest, read_manifest
 from duet.increments.state import DetectorState
 from duet.increments.store import (
@@ -92,8 +92,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     )
     setting = Setting(
         series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
-        theta_0=load_base(weights), schedule=micro_schedule(lr=5e-3, fisher_images=0), seed=3,
-        lab=Lab(folder / "lab"), weights=weights,
+        theta_0=StartWeights(load_base(weights)), schedule=micro_schedule(lr=5e-3, fisher_images=0),
+        seed=3, lab=Lab(folder / "lab"), weights=weights,
     )  # fmt: skip
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
@@ -126,7 +126,7 @@ class Kept:
             return path
         theta = load_base(self.weights)
         state = FAMILY.start_state(
-            theta, architecture=YOLO11N, head=head, classes=classes or CLASSES[name],
+            StartWeights(theta), architecture=YOLO11N, head=head, classes=classes or CLASSES[name],
             increment=name, seed=seed,
         )  # fmt: skip
         start = FAMILY.shared_of(theta, head)
@@ -742,8 +742,8 @@ def test_diff_compares_what_is_comparable(
 
 def save_v8(folder: Path) -> Path:
     state = FAMILY.start_state(
-        theta_0(YOLOV8N), architecture=YOLOV8N, head="rows", classes=("cat",), increment="v8",
-        seed=0,
+        StartWeights(theta_0(YOLOV8N)), architecture=YOLOV8N, head="rows", classes=("cat",),
+        increment="v8", seed=0,
     )  # fmt: skip
     manifest = DetectorManifest.for_state(state, lineage=(), image_size=64, licence=FAMILY.licence)
     save_detector(folder, state, manifest)
@@ -756,7 +756,7 @@ def test_diff_reads_pt_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     done = make.duet_here(capsys, "diff", detector, tmp_path / "one.pt", "--json")
     assert done.code == 0, done.err
     result = done.json()
-    assert result["b"]["kind"] == "pt"
+    assert result["b"]["kind"] == "foreign"
     assert result["classes"]["only_a"] == result["classes"]["only_b"] == []
     # The engine keeps half precision.
     assert result["weights"]["total"]["relative"] < 1e-3
@@ -784,7 +784,7 @@ def test_pt_files_can_be_reverted_and_moved(
     assert done.code == 0, done.err
     assert done.json()["classes"] == ["lynx", "wolf"]
     (step,) = read_history(tmp_path / "out").steps
-    assert (step.kind, step.found, step.intact, step.alias) == ("pt", True, True, alias)
+    assert (step.kind, step.found, step.intact, step.alias) == ("foreign", True, True, alias)
     # A factor needs something to count from.
     with pytest.raises(ModelError, match="counts from the start weights"):
         write_detector(rescale(tmp_path / "out", "theirs", 0.5).plan, tmp_path / "half")

@@ -22,7 +22,7 @@ from duet.errors import ConfigError, ModelError
 from duet.evaluation import ClassAP
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
-from duet.increments.base import load_base, save_base
+from duet.increments.base import StartWeights, load_base, save_base
 from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, load_detector, save_increment
@@ -55,7 +55,12 @@ def write_increment(
     theta = load_base(weights)
     head = facts.pop("head", "towers")
     state = FAMILY.start_state(
-        theta, architecture=YOLO11N, head=head, classes=classes, increment=name, seed=seed
+        StartWeights(theta),
+        architecture=YOLO11N,
+        head=head,
+        classes=classes,
+        increment=name,
+        seed=seed,
     )
     start = FAMILY.shared_of(theta, head)
     vector = TaskVector.between(start, shaken(start, seed))

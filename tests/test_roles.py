@@ -82,7 +82,8 @@ def added(name: str) -> Callable[[Tensors], dict[str, torch.Tensor]]:
         pytest.param(added("model.0.bn.moving_mean"), "moving_mean", id="another statistic"),
         pytest.param(added("teacher.0.weight"), "teacher.0.weight", id="outside of the layers"),
         pytest.param(added("model.23.cv4.0.0.conv.weight"), r"cv4\.0", id="branch of masks"),
-        pytest.param(added("model.23.one2one_cv3.0.2.weight"), "one2one_cv3", id="end-to-end"),
+        pytest.param(added("model.23.one2one_cv4.0.2.weight"), "one2one_cv4", id="end-to-end"),
+        pytest.param(added("model.23.one2many_cv3.0.2.weight"), "one2many", id="no such branch"),
         pytest.param(added("model.23.cv3.0.2.weight_quantizer"), "quantizer", id="in the rows"),
         pytest.param(
             renamed("model.0.bn.running_var", "model.0.bn.running_std"), "running_std", id="renamed"
@@ -133,6 +134,8 @@ def test_learnable_extras_of_large_detectors_are_shared() -> None:
         ("yolov9t.yaml", "v9/yolov9t.yaml", 10, 22),
         ("yolov9e.yaml", "v9/yolov9e.yaml", 30, 42),
         ("yolo12x.yaml", "12/yolo12.yaml", 9, 21),
+        ("yolov10b.yaml", "v10/yolov10b.yaml", 11, 23),
+        ("yolo26m.yaml", "26/yolo26.yaml", 11, 23),
     ],
 )
 def test_layers(architecture: str, file: str, backbone: int, last: int) -> None:

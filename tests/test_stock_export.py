@@ -24,6 +24,7 @@ from factories_yolo import (
     shaken,
     shaken_part,
 )
+from test_end_to_end import every_pair, lively, same_picks
 from torch import nn
 from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel
@@ -31,9 +32,10 @@ from ultralytics.nn.tasks import DetectionModel
 from duet.errors import ModelError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model, stock_model
-from duet.families.yolo.heads import ClassTowers
 from duet.families.yolo.stock import join_towers, stock_detector
+from duet.families.yolo.towers import ClassTowers
 from duet.images import read_image
+from duet.increments.base import StartWeights
 from duet.increments.guard import load_pt
 from duet.increments.state import DetectorState
 
@@ -56,7 +58,7 @@ def towers_of(architecture: str, sizes: tuple[int, ...], widths: tuple[int, ...]
     for number, (classes, width) in enumerate(zip(groups, widths, strict=True)):
         tensors = shaken(stock_model(architecture, 1, width).state_dict(), number, scale=0.5)
         one = FAMILY.start_state(
-            tensors, architecture=architecture, head="towers", classes=classes,
+            StartWeights(tensors), architecture=architecture, head="towers", classes=classes,
             increment=f"t{number}", seed=number,
         )  # fmt: skip
         parts.append(shaken_part(one.parts[0], 10 + number, scale=0.5))
@@ -136,6 +138,65 @@ def test_rows_stay_as_they_are_and_parallel_needs_duet() -> None:
 def test_inside_duet_towers_run_in_turn() -> None:
     detector = FAMILY.detector(make_state("towers", (2, 1)), image_size=64)
     assert all(isinstance(tower, ClassTowers) for tower in detector.module.model[-1].cv3)
+
+
+@pytest.mark.parametrize("architecture", ["yolo26n.yaml", "yolov10n.yaml"])
+@torch.no_grad()
+def test_both_branches_of_an_end_to_end_head_are_joined(architecture: str) -> None:
+    state = towers_of(architecture, (2, 1, 3), (64, 64, 80))
+    model, plain = inference_model(state), stock_detector(state)
+    assert not any(type(module).__module__.startswith("duet") for module in plain.modules())
+    picked, raw = plain(images())
+    picked_in_turn, raw_in_turn = model(images())
+    assert picked.shape == (2, 84, 6)
+    assert relative(picked[..., 4], picked_in_turn[..., 4]) <= 1e-4
+    for branch in ("one2many", "one2one"):
+        scores, in_turn = raw[branch]["scores"], raw_in_turn[branch]["scores"]
+        assert relative(scores, in_turn) <= 1e-5
+        assert torch.equal(raw[branch]["boxes"], raw_in_turn[branch]["boxes"])
+    rows = stock_detector(make_state("rows", (2, 1), architecture=architecture))
+    assert not any(type(module).__module__.startswith("duet") for module in rows.modules())
+
+
+END_TO_END = """
+import sys
+sys.modules["duet"] = None
+import json
+import torch
+from ultralytics import YOLO
+
+answers = []
+for nms in (False, None):
+    model = YOLO({path!r})
+    options = dict(conf=0.3, iou=1.0, imgsz={size}, verbose=False, device="cpu", nms=nms)
+    found = model.predict(torch.load({images!r}), **options)
+    answers.append([one.boxes.data.tolist() for one in found])
+print("RESULT" + json.dumps([type(model.model.model[-1]).__module__, answers]))
+"""
+
+
+@pytest.mark.parametrize("form", ["rows", "towers"])
+@pytest.mark.parametrize("architecture", ["yolo26n.yaml", "yolov10n.yaml"])
+def test_end_to_end_files_work_where_duet_is_not_installed(
+    architecture: str, form: str, tmp_path: Path
+) -> None:
+    state = lively(form, (2, 1), architecture)
+    path, x = tmp_path / "m.pt", images()
+    torch.save({"model": stock_detector(state), "train_args": {"task": "detect"}}, path)
+    torch.save(x, tmp_path / "x.pt")
+    code = END_TO_END.format(path=str(path), images=str(tmp_path / "x.pt"), size=64)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    module, (picked, suppressed) = json.loads(done.stdout.rpartition("RESULT")[2])
+    assert module == "ultralytics.nn.modules.head"
+    pairs = every_pair(state, x)
+    for boxes, expected in zip(picked, pairs, strict=True):
+        assert len(boxes) > 3
+        assert same_picks(torch.tensor(boxes), expected, 1e-3, pixels=64)
+    assert picked != suppressed  # by default the engine takes the one-to-many branch
 
 
 @architectures

@@ -29,9 +29,9 @@ from factories_yolo import (
 
 from duet.config import parse_config
 from duet.errors import ConfigError, DataError, DuetError, ModelError
-from duet.families.yolo import engine
+from duet.families.ultralytics import engine
+from duet.families.ultralytics.arguments import engine_overrides, restore_frozen
 from duet.families.yolo.adapter import FAMILY
-from duet.families.yolo.arguments import engine_overrides, restore_frozen
 from duet.families.yolo.build import trained_state, training_model
 from duet.families.yolo.roles import STATISTIC, head_prefix
 from duet.families.yolo.trainer import IncrementTrainer
@@ -174,7 +174,7 @@ def test_exactly_these_tensors_move(
     trainer._do_train()
     assert moved_groups(start, trained_state(trainer.model, start)) == expected
     ema = trained_state(trainer.ema.ema, start)
-    assert moved_groups(start, restore_frozen(ema, start, trainer.job)) == expected
+    assert moved_groups(start, restore_frozen(ema, start, trainer.job, trainer.held)) == expected
     written = read_state(folder / "trained.safetensors")
     assert moved_groups(start, written) == expected
 

@@ -32,6 +32,7 @@ COLUMNS = ("ri", "gi", "rai", "pi", "h", "new_map50", "sign_conflict", "seconds"
 @click.option("--split", default="test", show_default=True)
 @click.option("--jobs", default=2, show_default=True)
 @click.option("--epochs", default=None, type=int)
+@click.option("--weights", default=None, help="θ_0: a file or a name of `duet weights ls`.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/ablation"))
 @click.option("--json", "as_json", is_flag=True)
 def main(rows: str, seeds: int, first_seed: int, as_json: bool, out: Path, **options: Any) -> None:
@@ -50,7 +51,7 @@ def main(rows: str, seeds: int, first_seed: int, as_json: bool, out: Path, **opt
 
 def run_seed(
     rows: list[str], seed: int, out: Path, *, data_seed: int, test_scenes: int, split: str,
-    jobs: int, epochs: int | None,
+    jobs: int, epochs: int | None, weights: str | None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Return the numbers of every row for one seed."""
     from duet.cli.common import stages
@@ -58,17 +59,20 @@ def run_seed(
     from duet.runs.inputs import read_inputs, read_methods
     from duet.runs.run import RunPlan, execute
     from duet.shipped import shipped
+    from duet.weights import find
 
     data = out / f"data-{data_seed}-{test_scenes}"
     build(data, seed=data_seed, test=test_scenes)
     inputs = read_inputs(
         shipped("configs", "series", "emoji-2phase.yaml"),
         data_root=data,
+        weights=find(weights) if weights else None,
         changes={"epochs": epochs} if epochs else None,
     )
     plan = RunPlan(
-        series=inputs.series, methods=read_methods(tuple(rows)), schedule=inputs.schedule,
-        weights=inputs.weights, architecture=inputs.architecture, family="yolo", seed=seed,
+        series=inputs.series, methods=read_methods(tuple(rows), family=inputs.family),
+        schedule=inputs.schedule,
+        weights=inputs.weights, architecture=inputs.architecture, family=inputs.family, seed=seed,
         out=out / f"data-{data_seed}-seed-{seed}", jobs=jobs, split=split,
     )  # fmt: skip
     with stages() as show:

@@ -104,17 +104,19 @@ def _trainer(
     import torch
     from safetensors.torch import save_file
 
-    from duet.families.yolo import engine
+    from duet.families.ultralytics import engine
+    from duet.families.ultralytics.arguments import engine_overrides
+    from duet.families.ultralytics.trainer import JOB_VARIABLE
     from duet.families.yolo.adapter import FAMILY
-    from duet.families.yolo.arguments import engine_overrides
     from duet.families.yolo.build import stock_model
-    from duet.families.yolo.trainer import JOB_VARIABLE, IncrementTrainer
+    from duet.families.yolo.trainer import IncrementTrainer
+    from duet.increments.base import StartWeights
     from duet.training.config import Directional, Distillation, Schedule
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state
 
     names = [f"class{number}" for number in range(2 * classes)]
     torch.manual_seed(seed)
-    theta = stock_model(architecture, classes, width=64).state_dict()
+    theta = StartWeights(stock_model(architecture, classes, width=64).state_dict())
     start = FAMILY.start_state(
         theta, architecture=architecture, head=head, classes=names[:classes], increment="old",
         seed=seed,

@@ -139,8 +139,8 @@ def prepare(
     inputs = read_inputs(series, data_root=data, changes=changes)
     with stages() as show:
         setting = Setting(
-            inputs.series, "yolo", inputs.architecture,
-            resolve_family("yolo").weights(inputs.weights), inputs.schedule, seed,
+            inputs.series, inputs.family, inputs.architecture,
+            resolve_family(inputs.family).weights(inputs.weights), inputs.schedule, seed,
             Lab(out / "lab", jobs=jobs, listen=show), inputs.weights,
         )  # fmt: skip
         trained = train_all(setting, out / f"seed-{seed}")
@@ -167,7 +167,8 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
     from duet.runs.keep import keep_chain, keep_independent
     from duet.training.config import Refit
 
-    method = read_methods(("duet-plus",))[0].model_copy(update={"refit": Refit(), "name": "seq"})
+    (method,) = read_methods(("duet-plus",), family=setting.family)
+    method = method.model_copy(update={"refit": Refit(), "name": "seq"})
     alone = method.model_copy(update={"name": "alone"})
     first, second = setting.series.increments
     with ThreadPoolExecutor(4) as pool:

@@ -25,17 +25,18 @@ import click
 @click.option("--architecture", default="yolo11n.yaml", show_default=True)
 @click.option("--scenes", default=5000, show_default=True, help="Training scenes.")
 @click.option("--epochs", default=11, show_default=True)
+@click.option("--lr", default=2e-3, show_default=True, help="Peak learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def main(
-    out: Path, work: Path | None, architecture: str, scenes: int, epochs: int, seed: int,
-    threads: int, as_json: bool,
+    out: Path, work: Path | None, architecture: str, scenes: int, epochs: int, lr: float,
+    seed: int, threads: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Build the scenes, train, evaluate on unseen scenes, write the weights."""
     with tempfile.TemporaryDirectory() as temporary:
         manifest = pretrain(
-            work or Path(temporary), out, architecture, scenes, epochs, seed, threads
+            work or Path(temporary), out, architecture, scenes, epochs, lr, seed, threads
         )
     if as_json:
         print(json.dumps(manifest, indent=2))
@@ -44,10 +45,18 @@ def main(
 
 
 def pretrain(
-    work: Path, out: Path, architecture: str, scenes: int, epochs: int, seed: int, threads: int
+    work: Path,
+    out: Path,
+    architecture: str,
+    scenes: int,
+    epochs: int,
+    lr: float,
+    seed: int,
+    threads: int,
 ) -> dict[str, Any]:
     """Return the manifest that was written beside the weights."""
     from duet.emoji.build import build_pretraining
+    from duet.families.table import resolve_family
     from duet.increments.base import save_base
     from duet.runs.evaluate import evaluate_state
     from duet.series import eval_slice
@@ -57,18 +66,17 @@ def pretrain(
     source = work / "mixed" / "mixed" / "data.yaml"
     data = resolve("yolo").read(source, domain="mixed", verify="header").data
     classes = data.labels.names
-    trained = train(work, data, architecture, epochs, seed, threads)
+    trained = train(work, data, architecture, epochs, lr, seed, threads)
     whole = trained.state
-    prefix = next(name for name in whole.shared if ".dfl." in name).split("dfl.")[0]
-    flat = {**whole.shared, **whole.buffers}
-    flat |= {prefix + name: tensor for name, tensor in whole.parts[0].tensors.items()}
+    flat = resolve_family(whole.family).whole(whole)
     result = evaluate_state(whole, eval_slice(data, classes, "test"), image_size=160)
     info = {
         "name": out.stem,
         "architecture": architecture,
         "classes": list(classes),
         "licence": "AGPL-3.0-or-later",
-        "command": "python tools/pretrain_emoji.py",
+        "command": f"python tools/pretrain_emoji.py --architecture {architecture} "
+        f"--epochs {epochs} --scenes {scenes} --lr {lr:g}",
         "seed": seed,
         "training_scenes": scenes,
         "epochs": epochs,
@@ -82,31 +90,31 @@ def pretrain(
     return info
 
 
-def train(work: Path, data: Any, architecture: str, epochs: int, seed: int, threads: int) -> Any:
+def train(
+    work: Path, data: Any, architecture: str, epochs: int, lr: float, seed: int, threads: int
+) -> Any:
     """Train a detector with random weights on the scenes, through duet's own lab."""
-    import torch
-
-    from duet.families.table import resolve_family
-    from duet.families.yolo.build import stock_model
+    from duet.families.table import family_of, resolve_family
+    from duet.increments.base import StartWeights
     from duet.runs.lab import Lab
     from duet.series import train_slice
     from duet.training.config import Augmentation, Schedule
     from duet.training.job import Job, JobPart
 
     classes = data.labels.names
-    torch.manual_seed(seed)
-    fresh = stock_model(architecture, len(classes), width=64)
-    tensors = {k: v.detach().clone() for k, v in fresh.state_dict().items()}
-    start = resolve_family("yolo").start_state(
-        tensors, architecture=architecture, head="rows", classes=classes, increment="mixed",
+    name = family_of(architecture)
+    family = resolve_family(name)
+    fresh = StartWeights(family.fresh(architecture, classes, seed=seed).tensors)
+    start = family.start_state(
+        fresh, architecture=architecture, head="rows", classes=classes, increment="mixed",
         seed=seed,
     )  # fmt: skip
     schedule = Schedule(
-        epochs=epochs, batch=16, image_size=160, lr=2e-3, warmup_epochs=0.5, threads=threads,
+        epochs=epochs, batch=16, image_size=160, lr=lr, warmup_epochs=0.5, threads=threads,
         weight_decay=5e-4, augmentation=Augmentation(scale=0.4, translate=0.1),
     )  # fmt: skip
     job = Job(
-        family="yolo", architecture=architecture, head="rows", phase="base", schedule=schedule,
+        family=name, architecture=architecture, head="rows", phase="base", schedule=schedule,
         seed=seed, parts=(JobPart(increment="mixed", classes=classes),),
     )  # fmt: skip
     lab = Lab(work / "stages", listen=_print_progress)

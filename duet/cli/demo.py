@@ -14,6 +14,7 @@ EPILOG = """\b
 Examples:
   duet demo
   duet demo --out runs/demo --json
+  duet demo --weights rtdetr-tiny-emoji --method duet-detr --method seq-ft
   duet demo --method duet-plus --method duet --method frozen --method seq-ft
 """
 
@@ -25,6 +26,7 @@ Examples:
 @click.option("--method", "methods", multiple=True, default=DEFAULT_METHODS, show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
 @click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's 8 epochs.")
+@click.option("--weights", help="θ_0: a file or a name of `duet weights ls` [YOLO11n's].")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--train-scenes", type=click.IntRange(min=20), default=450, show_default=True)
 @click.option("--test-scenes", type=click.IntRange(min=20), default=250, show_default=True)
@@ -43,7 +45,7 @@ def demo(
 
     with counting("drawing scenes") as step:
         build(out / "data", train=train_scenes, val=150, test=test_scenes, progress=step)
-    unused = dict.fromkeys(("train", "weights", "architecture", "batch", "device", "threads"))
+    unused = dict.fromkeys(("train", "architecture", "batch", "device", "threads"))
     options |= {"out": out, "data_root": out / "data", "references": True, "split": "", **unused}
     plan = make_plan(shipped("configs", "series", "emoji-2phase.yaml"), options)
     if dry_run:

@@ -2,77 +2,102 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from duet.cli.common import counting, emit, json_option, note
+from duet.export.formats import FORMATS, resolve
 
 if TYPE_CHECKING:
     from duet.increments.store import DetectorFile
 
 EPILOG = """\b
 Examples:
-  duet export runs/demo/models/duet-plus/2-comic --to pt
-  duet export MODEL --to onnx --out detector.onnx --check photos/
-  duet export MODEL --to onnx --dry-run --json
+  duet export runs/demo/models/duet-plus/2-comic --to onnx
+  duet export MODEL --to openvino --out detector_openvino_model --check photos/
+  duet export MODEL --to pt --dry-run --json
+  duet export --formats
 """
 
 
+@dataclass(frozen=True)
+class Options:
+    """The options of one export; the names are those of the command line."""
+
+    form: str
+    out: Path | None
+    check: str | None
+    dynamic: bool
+    overwrite: bool
+    dry_run: bool
+    as_json: bool
+
+
 @click.command("export", epilog=EPILOG)
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
-@click.option(
-    "--to",
-    "form",
-    type=click.Choice(["pt", "onnx"]),
-    required=True,
-    help="pt: Ultralytics checkpoint; onnx: one graph.",
-)
-@click.option("--out", type=click.Path(path_type=Path), help="File [MODEL/export/model.pt|onnx].")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL", required=False)
+@click.option("--to", "form", metavar="FORM", help=f"{', '.join(FORMATS)}; see --formats.")
+@click.option("--out", type=click.Path(path_type=Path), help="File [MODEL/export/model.FORM].")
 @click.option("--check", metavar="IMAGES", help="Image, folder or glob to compare outputs on.")
+@click.option("--dynamic", is_flag=True, help="Take batches of any size [one image].")
 @click.option("--overwrite", is_flag=True, help="Replace an older export.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
+@click.option("--formats", "--list", "formats", is_flag=True, help="List the formats and stop.")
 @json_option
-def export(
-    model: Path, form: str, out: Path | None, check: str | None, overwrite: bool, dry_run: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+def export(model: Path | None, form: str | None, formats: bool, **options: Any) -> None:
     """Write a detector as one file and prove that it computes the same.
 
     The file is kept only if its outputs equal the detector's (boxes within 0.001 px, scores within
-    0.00001); the measured differences go to parity.json beside it.
+    0.00001; OpenVINO: boxes within 0.01 px); the measured differences go to parity.json beside it.
     """
+    if formats:
+        _list(options["as_json"])
+        return
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
+    if form is None:
+        raise click.UsageError(
+            f"Missing option '--to'. Choose from: {', '.join(FORMATS)}.",
+            click.get_current_context(),
+        )
+    _export(model, Options(form, **options))
+
+
+def _export(model: Path, options: Options) -> None:
     from duet.export.export import check_export, export_detector
-    from duet.inference.predict import detector_folder
+    from duet.inference.load import detector_folder
     from duet.inference.sources import find_images
 
-    folder = detector_folder(model)
-    target = out if out is not None else folder / "export" / f"model.{form}"
-    detector = check_export(folder, target, form, overwrite=overwrite)
-    images = find_images(check).paths if check is not None else ()
-    if dry_run:
-        plan = _plan(detector, target, form, len(images))
-        emit(plan, as_json, lambda: f"would write {target} and parity.json; nothing was written")
+    folder, form = detector_folder(model), options.form
+    default = folder / "export" / f"model{resolve(form).suffix}"
+    target = options.out if options.out is not None else default
+    detector = check_export(
+        folder, target, form, dynamic=options.dynamic, overwrite=options.overwrite
+    )
+    images = find_images(options.check).paths if options.check is not None else ()
+    if options.dry_run:
+        plan = _plan(detector, target, options, len(images))
+        emit(plan, options.as_json, lambda: f"would write {target} and parity.json")
         return
     with counting(f"exporting {form}") as step:
         report = export_detector(
-            folder, target, form, images=images, overwrite=overwrite, progress=step
-        )
+            folder, target, form, images=images, dynamic=options.dynamic,
+            overwrite=options.overwrite, progress=step,
+        )  # fmt: skip
     result = {"schema": 1, "path": str(target), **report.as_dict()}
-    emit(result, as_json, lambda: _text(result))
-    if form == "pt":
-        note(f"next: yolo predict model={target} source=IMAGES imgsz={report.image_size}")
-    else:
-        note(f"next: load {target} with ONNX Runtime; class names are in its metadata")
+    emit(result, options.as_json, lambda: _text(result))
+    note(_next(target, form, report.image_size))
 
 
-def _plan(detector: DetectorFile, target: Path, form: str, images: int) -> dict[str, Any]:
+def _plan(detector: DetectorFile, target: Path, options: Options, images: int) -> dict[str, Any]:
     return {
         "schema": 1,
         "dry_run": True,
         "path": str(target),
-        "form": form,
+        "form": options.form,
+        "dynamic": options.dynamic,
         "model": detector.manifest.fingerprint,
         "image_size": detector.manifest.image_size,
         "classes": list(detector.state.labels),
@@ -80,13 +105,55 @@ def _plan(detector: DetectorFile, target: Path, form: str, images: int) -> dict[
     }
 
 
+def _next(target: Path, form: str, image_size: int) -> str:
+    if form in ("onnx", "torchscript", "openvino"):
+        return f"next: duet predict {target} SOURCE"
+    if form == "pt":
+        return f"next: yolo predict model={target} source=IMAGES imgsz={image_size}"
+    return f"next: yolo predict task=detect model={target} source=IMAGES imgsz={image_size}"
+
+
 def _text(result: dict[str, Any]) -> str:
     parity, classes = result["parity"], result["classes"]
     needs = "; loading it needs duet installed" if result["needs_duet"] else ""
-    return (
-        f"{result['path']}: {result['bytes'] / 1e6:.1f} MB, {len(classes)} classes, "
-        f"input {result['image_size']} x {result['image_size']} px{needs}\n"
-        f"same detector: boxes within {parity['max_box_px']:.1e} px, scores within "
-        f"{parity['max_score']:.1e} on {parity['images']} images\n"
-        f"licence: {result['licence']}"
-    )
+    batch = ", any batch" if result["dynamic"] else ""
+    side = result["image_size"]
+    size = f"{result['bytes'] / 1e6:.1f} MB, {len(classes)} classes, input {side} x {side} px"
+    lines = [f"{result['path']}: {size}{batch}{needs}"]
+    if parity is None:
+        lines.append(f"not compared with the detector: duet cannot run {result['form']} files")
+    else:
+        lines.append(
+            f"same detector: boxes within {parity['max_box_px']:.1e} px, scores within "
+            f"{parity['max_score']:.1e} on {parity['images']} images"
+        )
+        if "tolerance_why" in parity:
+            lines.append(f"tolerance {parity['tolerance_box_px']:g} px: {parity['tolerance_why']}")
+        if "lowered" in parity:
+            low = parity["lowered"]
+            lines.append(
+                f"in {low['precision']}, which other programs get from OpenVINO on this machine "
+                f"unless they set INFERENCE_PRECISION_HINT: f32, boxes move by up to "
+                f"{low['max_box_px']:.2g} px, scores by {low['max_score']:.1e}"
+            )
+    return "\n".join([*lines, f"licence: {result['licence']}"])
+
+
+def _list(as_json: bool) -> None:
+    rows = [row.as_dict() for row in FORMATS.values()]
+    emit({"schema": 1, "formats": rows}, as_json, lambda: "\n".join(_line(row) for row in rows))
+
+
+def _line(row: dict[str, Any]) -> str:
+    lines = [f"{row['name']:<12} {row['summary']} ({row['suffix']})"]
+    if row["needs"]:
+        lines.append(f"{'':<12} needs {row['needs']}")
+    if row["missing"]:
+        lines.append(f"{'':<12} not installed: pip install {row['install']}")
+    if row["tolerance_why"]:
+        lines.append(
+            f"{'':<12} boxes within {row['tolerance_box_px']:g} px: {row['tolerance_why']}"
+        )
+    if row["tolerance_box_px"] is None:
+        lines.append(f"{'':<12} written by the engine; not compared, not run by duet")
+    return "\n".join(lines)

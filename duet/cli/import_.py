@@ -17,7 +17,7 @@ Examples:
 
 
 @click.command("import", epilog=EPILOG)
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.pt")
+@click.argument("file", type=click.Path(path_type=Path), metavar="MODEL")
 @click.option("--as", "name", help="Name of its classes' increment [the file's name].")
 @click.option(
     "--head", type=click.Choice(["towers", "parallel", "rows"]), default="towers",
@@ -31,16 +31,19 @@ def import_file(
     file: Path, name: str | None, head: Any, trust: bool, out: Path | None, overwrite: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Read an Ultralytics detection .pt and keep it with its class names, in float32.
+    """Read a detector of another program and keep it with its class names, in float32.
 
-    Nothing in the file is run. `duet merge` takes such files directly, too.
+    MODEL is a .pt file of Ultralytics (YOLO, RT-DETR), or a folder of transformers (D-FINE).
+    Nothing in it is run. `duet merge` takes such files directly, too.
     """
     from duet.errors import ModelError
+    from duet.families.foreign import is_foreign
     from duet.recipes import Entry, Recipe, make_plan, write_detector
 
-    if file.suffix not in (".pt", ".pth"):
+    if not is_foreign(file):
         raise ModelError(
-            f"expected a .pt file, got '{file.name}'",
+            f"expected a model that Ultralytics (.pt) or transformers (a folder) saved, "
+            f"got '{file.name}'",
             where=str(file),
             remedy="folders that duet wrote need no import",
         )

@@ -37,7 +37,7 @@ def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) ->
     first = read_config(series).increment_names()[0]
     with stages() as show:
         setting = _setting(series, out, first, options, show)
-        report = learn_base(out, setting, read_methods((method,))[0])
+        report = learn_base(out, setting, read_methods((method,), family=setting.family)[0])
     _tell(report, as_json)
 
 
@@ -66,7 +66,7 @@ def increment(
     learn = learn_independent if independent else learn_increment
     with stages() as show:
         setting = _setting(series, out, name, options, show)
-        report = learn(out, setting, read_methods((method,))[0])
+        report = learn(out, setting, read_methods((method,), family=setting.family)[0])
     _tell(report, as_json)
 
 
@@ -77,8 +77,8 @@ def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: 
 
     inputs = inputs_of(series, options, only)
     return Setting(
-        inputs.series, "yolo", inputs.architecture,
-        resolve_family("yolo").weights(inputs.weights), inputs.schedule,
+        inputs.series, inputs.family, inputs.architecture,
+        resolve_family(inputs.family).weights(inputs.weights), inputs.schedule,
         options["seed"], Lab(out / "lab", listen=show), inputs.weights,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ def training_options(command: Any) -> Any:
     options = [
         click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the data."),
         click.option("--train", type=click.Path(path_type=Path), help="Schedule YAML."),
-        click.option("--weights", type=click.Path(path_type=Path), help="θ_0, .safetensors."),
+        click.option("--weights", help="θ_0: a file, or a name of `duet weights ls`."),
         click.option("--architecture", help="For example yolo11n.yaml."),
         click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's."),
         click.option("--batch", type=click.IntRange(min=1), help="Replace the schedule's."),
@@ -46,13 +46,14 @@ def training_options(command: Any) -> Any:
 def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) -> Inputs:
     """Read and check everything that the `training_options` name."""
     from duet.runs.inputs import read_inputs
+    from duet.weights import find
 
     changes = {key: options[key] for key in ("epochs", "batch", "device", "threads")}
     return read_inputs(
         series,
         data_root=options["data_root"],
         train=options["train"],
-        weights=options["weights"],
+        weights=find(options["weights"]) if options["weights"] else None,
         architecture=options["architecture"],
         changes={key: value for key, value in changes.items() if value is not None},
         only=only,
@@ -96,15 +97,15 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
     from duet.runs.inputs import read_methods
     from duet.runs.run import RunPlan
 
-    methods = read_methods(options["methods"])
     inputs = inputs_of(series, options)
+    methods = read_methods(options["methods"], family=inputs.family)
     return RunPlan(
         series=inputs.series,
         methods=methods,
         schedule=inputs.schedule,
         weights=inputs.weights,
         architecture=inputs.architecture,
-        family="yolo",
+        family=inputs.family,
         seed=options["seed"],
         out=options["out"] or Path("runs") / inputs.series.name,
         jobs=options["jobs"] or min(2, os.cpu_count() or 1),

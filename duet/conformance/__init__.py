@@ -19,6 +19,7 @@ from duet.conformance.case import Case
 from duet.conformance.structure import (
     check_class_tensors,
     check_merge,
+    check_row,
     check_rows_survive,
     check_split,
     check_start_by_name,
@@ -30,6 +31,7 @@ Check = Callable[[Case, Path], None]
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
+        "row": check_row,
         "split": check_split,
         "class-tensors": check_class_tensors,
         "start-by-name": check_start_by_name,

@@ -8,12 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet.conformance.case import NEW, OLD, Case, scene
+from duet.families.table import families, family_of
 
 if TYPE_CHECKING:
     import torch
 
     from duet.increments.state import DetectorState
     from duet.vectors.tensors import Tensors
+
+
+def check_row(case: Case, folder: Path) -> None:
+    """The table's row and the family agree, and the architecture is told by its name."""
+    row = families()[case.family]
+    assert case.engine.name == case.family, f"`name` is {case.engine.name}, not {case.family}"
+    assert case.engine.licence == row.licence, "the licence is not the row's"
+    assert family_of(case.architecture) == case.family, f"{case.architecture} is another family's"
+    # Bases and references are trained once for all methods, as rows.
+    assert row.heads.get("rows") == "rows", "every family needs the head form `rows`"
 
 
 def check_split(case: Case, folder: Path) -> None:

@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ConfigError, DuetError
-from duet.export.parity import Parity, export_module, measure, require, sample_images
+from duet.export.formats import (
+    Format,
+    offered,
+    require_packages,
+    resolve,
+    writer,
+)
+from duet.export.parity import Parity, measure, require, sample_images
+from duet.export.placing import new_export
+from duet.families.exportable import Exportable, ExportFacts
 from duet.families.table import resolve_family
-from duet.files import atomic_path, sha256_file, write_json
-from duet.images import read_image
+from duet.files import sha256_file, sha256_json, write_json
+from duet.images import Image, read_image
 from duet.increments.manifest import DetectorManifest
+from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
 
 PARITY = "parity.json"
@@ -29,14 +39,15 @@ class ExportReport:
     """What was exported and how well it was reproduced.
 
     Attributes:
-        file: The exported file.
-        form: ``"pt"`` or ``"onnx"``.
+        file: The exported file or folder.
+        form: Name of the format.
         bytes: Its size.
-        sha256: Of its bytes.
+        sha256: Of its bytes; of a folder, of the JSON that maps its files to theirs.
         image_size: Side of its input, pixels.
         classes: Class names in the order of its outputs.
+        dynamic: Whether it takes batches of any size.
         needs_duet: Whether loading it needs duet installed (`pt` with `parallel` heads).
-        parity: Difference to the detector in memory.
+        parity: Difference to the detector in memory; None where duet cannot run the format.
         manifest: Where the detector comes from.
     """
 
@@ -46,8 +57,9 @@ class ExportReport:
     sha256: str
     image_size: int
     classes: tuple[str, ...]
+    dynamic: bool
     needs_duet: bool
-    parity: Parity
+    parity: Parity | None
     manifest: DetectorManifest
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,8 +74,9 @@ class ExportReport:
             "licence": self.manifest.licence,
             "image_size": self.image_size,
             "classes": list(self.classes),
+            "dynamic": self.dynamic,
             "needs_duet": self.needs_duet,
-            "parity": self.parity.as_dict(),
+            "parity": self.parity.as_dict() if self.parity is not None else None,
             "lineage": lineage,
         }
 
@@ -74,6 +87,7 @@ def export_detector(
     form: str,
     *,
     images: Sequence[Path] = (),
+    dynamic: bool = False,
     overwrite: bool = False,
     progress: Step | None = None,
 ) -> ExportReport:
@@ -81,65 +95,134 @@ def export_detector(
 
     Args:
         folder: Detector folder.
-        target: File to write; `parity.json` is written beside it.
-        form: ``"pt"`` or ``"onnx"``.
+        target: File or folder to write; `parity.json` is written beside it.
+        form: Name of a format, see `duet.export.formats`.
         images: Images to compare on; a few synthetic ones when left out.
+        dynamic: Let the file take batches of any size.
         overwrite: Replace an older export.
         progress: Called after each of three steps.
 
     Raises:
         ModelError: The folder is damaged, or the exported file computes something else.
-        ConfigError: Unknown form, or ``target`` exists or has another suffix.
+        ConfigError: Unknown form, one that the family, the machine or the options do not fit, or
+            ``target`` exists or has another suffix.
         DataError: An image cannot be read.
         MissingExtraError: Packages for the form are not installed.
         DuetError: The file system refuses the write.
     """
     step = progress if progress is not None else _silent
-    detector = check_export(folder, target, form, overwrite=overwrite)
-    state, size = detector.state, detector.manifest.image_size
-    pictures = [read_image(path) for path in images] or sample_images(size)
+    detector = check_export(folder, target, form, dynamic=dynamic, overwrite=overwrite)
+    row, manifest = resolve(form), detector.manifest
+    exportable = exportable_of(detector.state)
+    facts = ExportFacts.of(
+        detector.state, exportable, image_size=manifest.image_size, licence=manifest.licence,
+        lineage=manifest.lineage, dynamic=dynamic,
+    )  # fmt: skip
+    pictures = [read_image(path) for path in images] or sample_images(manifest.image_size)
     step(1, 3)
-    with atomic_path(target) as temporary:
+    with new_export(target, folder=row.folder) as temporary:
         try:
-            resolve_family(state.family).export(state, temporary, image_size=size, form=form)
+            writer(row).write(exportable, temporary, facts)
             step(2, 3)
-            parity = measure(state, temporary, form, pictures, image_size=size)
-            require(parity, str(target))
+            parity = _compare(row, exportable, facts, temporary, target, pictures)
         except DuetError as error:  # the temporary name means nothing to the user
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
-    report = _report(detector, target, form, parity)
-    others = [item for item in _kept(target.parent) or [] if item.get("file") != target.name]
-    document = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
-    write_json(target.parent / PARITY, document | {"exports": [*others, report.as_dict()]})
+    report = _report(detector, target, facts, row, parity)
+    _record(report)
     step(3, 3)
     return report
 
 
-def _report(detector: DetectorFile, target: Path, form: str, parity: Parity) -> ExportReport:
+def _compare(
+    row: Format, exportable: Exportable, facts: ExportFacts, file: Path, target: Path,
+    images: Sequence[Image],
+) -> Parity | None:  # fmt: skip
+    """Return how a written file differs; None where duet cannot run it; errors as `require`."""
+    if row.tolerance is None:
+        return None
+    parity = measure(exportable, facts, file, row.name, images)
+    require(parity, str(target))
+    return parity
+
+
+def _record(report: ExportReport) -> None:
+    """Put an entry into the folder's `parity.json`, in place of an older one of that name."""
+    folder = report.file.parent
+    others = [item for item in _kept(folder) or [] if item.get("file") != report.file.name]
+    document = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
+    write_json(folder / PARITY, document | {"exports": [*others, report.as_dict()]})
+
+
+def exportable_of(state: DetectorState) -> Exportable:
+    """Return how a detector is exported: its family says it.
+
+    Raises:
+        ConfigError: No such family.
+    """
+    return resolve_family(state.family).exportable(state)
+
+
+def _report(
+    detector: DetectorFile, target: Path, facts: ExportFacts, row: Format, parity: Parity | None
+) -> ExportReport:
     state = detector.state
+    files = sorted(path for path in target.rglob("*") if path.is_file()) if row.folder else [target]
+    hashes = {path.relative_to(target).as_posix(): sha256_file(path) for path in files}
     return ExportReport(
         file=target,
-        form=form,
-        bytes=target.stat().st_size,
-        sha256=sha256_file(target),
-        image_size=detector.manifest.image_size,
-        classes=tuple(state.labels),
-        needs_duet=form == "pt" and state.head == "parallel" and len(state.parts) > 1,
+        form=row.name,
+        bytes=sum(path.stat().st_size for path in files),
+        sha256=sha256_json(hashes) if row.folder else sha256_file(target),
+        image_size=facts.image_size,
+        classes=facts.classes,
+        dynamic=facts.dynamic,
+        needs_duet=row.name == "pt" and state.head == "parallel" and len(state.parts) > 1,
         parity=parity,
         manifest=detector.manifest,
     )
 
 
-def check_export(folder: Path, target: Path, form: str, *, overwrite: bool) -> DetectorFile:
+def check_export(
+    folder: Path, target: Path, form: str, *, dynamic: bool = False, overwrite: bool = False
+) -> DetectorFile:
     """Read a detector folder and refuse an export that cannot work; errors as `export_detector`."""
+    row = resolve(form)
     detector = load_detector(folder)
-    if target.is_dir():
+    family, names = detector.state.family, offered(exportable_of(detector.state))
+    if form not in names:
         raise ConfigError(
-            "this is a folder", where=str(target), remedy=f"name a file that ends in .{form}"
+            f"the family {family} cannot be exported as {form}",
+            remedy=f"it has: {', '.join(names)}",
         )
-    module = export_module(detector.state.family)
-    module.check(target, image_size=detector.manifest.image_size, form=form)
+    if dynamic and not row.dynamic:
+        raise ConfigError(
+            f"{form} files have no dynamic batch",
+            where="--dynamic",
+            remedy=f"{form} without it, or onnx, torchscript, openvino",
+        )
+    if detector.manifest.image_size % 32:
+        raise ConfigError(
+            f"image_size must be a multiple of 32, but got {detector.manifest.image_size}"
+        )
+    require_packages(row)
+    writer(row).check()
+    _check_target(target, row, overwrite=overwrite)
+    return detector
+
+
+def _check_target(target: Path, row: Format, *, overwrite: bool) -> None:
+    if target.exists() and target.is_dir() != row.folder:
+        kind = "this is a file" if row.folder else "this is a folder"
+        raise ConfigError(
+            kind, where=str(target), remedy=f"name one that ends in {row.suffix} for --out"
+        )
+    if not target.name.endswith(row.suffix) or target.name == row.suffix:
+        raise ConfigError(
+            f"names of form '{row.name}' must end in {row.suffix}, but got '{target.name}'",
+            where=str(target),
+            remedy=f"for example model{row.suffix}",
+        )
     if target.exists() and not overwrite:
         raise ConfigError(
             "already exists",
@@ -152,7 +235,6 @@ def check_export(folder: Path, target: Path, form: str, *, overwrite: bool) -> D
             where=str(target.parent),
             remedy="choose another folder for --out, or replace it with --overwrite",
         )
-    return detector
 
 
 def _kept(folder: Path) -> list[dict[str, Any]] | None:

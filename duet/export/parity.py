@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
 import numpy as np
+import torch
 
 from duet.errors import DataError, ModelError
-from duet.families.table import FAMILIES
+from duet.export.formats import FORMATS, Tolerance
+from duet.export.matching import differences
+from duet.families.exportable import Exportable, ExportFacts
+from duet.families.images import batches, prepare_batch
+from duet.families.runtimes import Run, open_file, open_openvino
 from duet.images import Image
 
-if TYPE_CHECKING:
-    import torch
 
-    from duet.increments.state import DetectorState
+@dataclass(frozen=True)
+class Lowered:
+    """What the program would compute if it chose the number format itself; for information.
 
-BOX_TOLERANCE_PX = 1e-3
-SCORE_TOLERANCE = 1e-5
+    Attributes:
+        precision: Its choice on this machine, such as ``"bf16"``.
+        max_box_px: As in `Parity`.
+        max_score: As in `Parity`.
+    """
 
-
-class ExportModule(Protocol):
-    """What a family's `export.py` offers besides `Family.export`."""
-
-    def check(self, target: Path, *, image_size: int, form: str) -> None:
-        """Refuse what cannot be exported before any work."""
-        ...
-
-    def raw_module(self, state: DetectorState) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the detector in memory: ``(B, 3, S, S)`` -> ``(B, 4 + C, A)``."""
-        ...
-
-    def open_file(self, path: Path, form: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return an exported file as such a function."""
-        ...
-
-    def squares(self, images: Sequence[np.ndarray], image_size: int) -> torch.Tensor:
-        """Fit BGR uint8 images into the detector's input."""
-        ...
+    precision: str
+    max_box_px: float
+    max_score: float
 
 
 @dataclass(frozen=True)
@@ -51,68 +42,133 @@ class Parity:
         max_box_px: Largest difference of a box coordinate, pixels of the detector's input.
         max_score: Largest difference of a class score.
         images: How many images were compared.
+        tolerance: What is allowed.
+        lowered: The same in the number format that the program prefers, if it is another.
     """
 
     max_box_px: float
     max_score: float
     images: int
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    lowered: Lowered | None = None
 
     @property
     def ok(self) -> bool:
         """Whether both differences are within tolerance; NaN is not."""
-        return self.max_box_px <= BOX_TOLERANCE_PX and self.max_score <= SCORE_TOLERANCE
+        allowed = self.tolerance
+        return self.max_box_px <= allowed.box_px and self.max_score <= allowed.score
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data; the tolerances come along."""
-        return {
-            **asdict(self),
-            "tolerance_box_px": BOX_TOLERANCE_PX,
-            "tolerance_score": SCORE_TOLERANCE,
+        data: dict[str, Any] = {
+            "max_box_px": self.max_box_px,
+            "max_score": self.max_score,
+            "images": self.images,
+            "tolerance_box_px": self.tolerance.box_px,
+            "tolerance_score": self.tolerance.score,
         }
-
-
-def export_module(family: str) -> ExportModule:
-    """Import a family's `export.py`: it lies beside the module that the table names."""
-    package = FAMILIES[family].module.rpartition(".")[0]
-    return cast("ExportModule", importlib.import_module(f"{package}.export"))
+        if self.tolerance.why:
+            data["tolerance_why"] = self.tolerance.why
+        if self.lowered is not None:
+            data["lowered"] = vars(self.lowered)
+        return data
 
 
 def measure(
-    state: DetectorState, path: Path, form: str, images: Sequence[np.ndarray], *, image_size: int
+    exportable: Exportable,
+    facts: ExportFacts,
+    path: Path,
+    form: str,
+    images: Sequence[np.ndarray],
 ) -> Parity:
-    """Compare the raw decoded outputs of an exported file with the detector in memory.
+    """Compare the raw outputs of an exported file with the detector in memory.
 
     Args:
-        state: The detector that was exported.
-        path: The exported file.
-        form: ``"pt"`` or ``"onnx"``.
-        images: BGR uint8 images of any size, at least one.
-        image_size: Side of the detector's input, pixels.
+        exportable: The detector that was exported.
+        facts: What the file must say about itself.
+        path: The exported file or folder.
+        form: A format with a tolerance.
+        images: BGR uint8 images of any size, at least one. Two at a time are given to files that
+            take any batch.
 
     Raises:
         DataError: No images.
-        ModelError: The file does not load, or gives outputs of another shape or NaN.
+        ModelError: The file does not load, says something else about itself, or gives outputs of
+            another shape or NaN.
     """
     if not images:
         raise DataError("parity needs at least one image")
-    module = export_module(state.family)
-    live, exported = module.raw_module(state), module.open_file(path, form)
+    tolerance = FORMATS[form].tolerance or Tolerance()
+    inputs = [
+        prepare_batch(group, facts.image_size, facts.fit)
+        for group in batches(images, 2 if facts.dynamic else 1)
+    ]
+    live = as_function(exportable.build().eval())
+    expected = [live(batch) for batch in inputs]
+    box, score = _compare(_open(exportable, facts, path, form), inputs, expected, facts, tolerance)
+    lowered = None
+    if form == "openvino":
+        session = open_openvino(path, "cpu", precision=None)
+        if session.precision != "f32":
+            off = _compare(session.run, inputs, expected, facts, tolerance)
+            lowered = Lowered(session.precision, *off)
+    return Parity(box, score, len(images), tolerance, lowered)
+
+
+def _open(exportable: Exportable, facts: ExportFacts, path: Path, form: str) -> Run:
+    if form == "pt" and exportable.engine is not None:
+        try:
+            return as_function(exportable.engine.open(path))
+        except Exception as error:  # the engine's loader; every failure means the same
+            raise ModelError(
+                f"the exported file does not load: {type(error).__name__}: {error}",
+                where=str(path),
+                remedy="this is a bug in duet or in the engine's version: please report it",
+            ) from error
+    session = open_file(path, form)
+    if ExportFacts.from_json(session.stamp, str(path)) != facts:
+        raise ModelError(
+            "the metadata of the exported file is not what was written",
+            where=str(path),
+            remedy="this is a bug in duet or in the engine's version: please report it",
+        )
+    return session.run
+
+
+def _compare(
+    run: Run,
+    inputs: Sequence[torch.Tensor],
+    expected: Sequence[torch.Tensor],
+    facts: ExportFacts,
+    tolerance: Tolerance,
+) -> tuple[float, float]:
+    """Return the largest differences over all images, in pixels and score."""
     box = score = 0.0
-    for image in images:
-        batch = module.squares([image], image_size)
-        expected, got = live(batch), exported(batch)
-        if got.shape != expected.shape:
+    for batch, wanted in zip(inputs, expected, strict=True):
+        got = run(batch)
+        if got.shape != wanted.shape:
             raise ModelError(
                 f"the exported file gives outputs of shape {tuple(got.shape)}, "
-                f"expected {tuple(expected.shape)}",
-                where=str(path),
+                f"expected {tuple(wanted.shape)}"
             )
         if not bool(got.isfinite().all()):
-            raise ModelError("the exported file gives NaN or infinite outputs", where=str(path))
-        difference = (got - expected).abs()[0]
-        box = max(box, float(difference[:4].max()))
-        score = max(score, float(difference[4:].max()))
-    return Parity(box, score, len(images))
+            raise ModelError("the exported file gives NaN or infinite outputs")
+        for one, other in zip(wanted, got, strict=True):
+            off = differences(one, other, facts.layout, size=facts.image_size, tolerance=tolerance)
+            box, score = max(box, off[0]), max(score, off[1])
+    return box, score
+
+
+def as_function(module: Any) -> Run:
+    """Return a network as a function of a batch; of a tuple the first item counts."""
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            output = module(batch)
+        first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return first
+
+    return run
 
 
 def require(parity: Parity, where: str) -> None:
@@ -122,12 +178,14 @@ def require(parity: Parity, where: str) -> None:
         ModelError: A difference is above its tolerance.
     """
     if not parity.ok:
+        allowed = parity.tolerance
         raise ModelError(
             f"the exported file is not the same detector: boxes differ by up to "
-            f"{parity.max_box_px:.2g} px (tolerance {BOX_TOLERANCE_PX:g}), scores by up to "
-            f"{parity.max_score:.2g} (tolerance {SCORE_TOLERANCE:g}) on {parity.images} images",
+            f"{parity.max_box_px:.2g} px (tolerance {allowed.box_px:g}), scores by up to "
+            f"{parity.max_score:.2g} (tolerance {allowed.score:g}) on {parity.images} images",
             where=where,
-            remedy="the file was not kept; report this with the versions of torch and onnxruntime",
+            remedy="the file was not kept; report this with the versions of torch and of the "
+            "program that runs the file",
         )
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from duet.detections import Detections
+    from duet.families.exportable import Exportable
     from duet.increments.base import StartWeights
     from duet.increments.state import DetectorState, HeadForm, HeadPart
     from duet.merging.layers import Layer
@@ -168,6 +169,6 @@ class Family(Protocol):
         """
         ...
 
-    def export(self, state: DetectorState, target: Path, *, image_size: int, form: str) -> Path:
-        """Write the detector as ``pt`` or ``onnx``."""
+    def exportable(self, state: DetectorState) -> Exportable:
+        """Return how the detector becomes files of other programs; nothing is built yet."""
         ...

@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
@@ -133,15 +133,28 @@ def families() -> Mapping[str, FamilyRow]:
     found = dict(FAMILIES)
     for entry in entry_points(group="duet.families"):
         if entry.name not in found:
-            row = entry.load()
-            if not isinstance(row, FamilyRow):
-                raise ConfigError(
-                    f"the entry point names a {type(row).__name__}, expected a FamilyRow",
-                    where=f"{entry.value} (group duet.families)",
-                    remedy="see docs/new_family.md",
-                )
-            found[entry.name] = row
+            found[entry.name] = _offered(entry)
     return MappingProxyType(found)
+
+
+def _offered(entry: EntryPoint) -> FamilyRow:
+    """Load the row that an installed package offers."""
+    where = f"{entry.value} (entry point '{entry.name}' of the group duet.families)"
+    try:
+        row = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"an installed package offers a detector family that does not load: {error}",
+            where=where,
+            remedy="repair or uninstall the package",
+        ) from error
+    if not isinstance(row, FamilyRow):
+        raise ConfigError(
+            f"the entry point names a {type(row).__name__}, expected a FamilyRow",
+            where=where,
+            remedy="see docs/new_family.md",
+        )
+    return row
 
 
 def _row(name: str) -> FamilyRow:
@@ -150,6 +163,7 @@ def _row(name: str) -> FamilyRow:
         known = families()
         raise ConfigError(
             f"unknown detector family '{name}'{did_you_mean(name, known)}",
-            remedy=f"known families: {', '.join(known)}",
+            remedy=f"known families: {', '.join(known)}; a package that brings another must be "
+            "installed, or lie on PYTHONPATH, wherever its detectors are used",
         )
     return row

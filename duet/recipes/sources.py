@@ -107,9 +107,7 @@ def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
     """
     path = Path(entry.path)
     source = (
-        _foreign(entry, head, trust)
-        if is_foreign(path)
-        else _kept(entry, read_any_manifest(path))
+        _foreign(entry, head, trust) if is_foreign(path) else _kept(entry, read_any_manifest(path))
     )
     if entry.fingerprint not in (None, source.fingerprint):
         raise ModelError(

@@ -72,17 +72,11 @@ def read_inputs(
             where=str(path),
             remedy="give --weights FILE.safetensors, or name them under 'defaults' in the series",
         )
-    if not weights.is_file():
+    if not weights.exists():
         raise ConfigError(
             "the start weights are not there", where=str(weights), remedy="check the path"
         )
-    chosen = architecture or _sidecar_architecture(weights) or defaults.architecture
-    if chosen is None:
-        raise ConfigError(
-            "the architecture of the start weights is not known",
-            where=str(weights),
-            remedy="give --architecture, for example yolo11n.yaml",
-        )
+    chosen = architecture or _architecture_of(weights, defaults.architecture)
     family = family_of(chosen)
     series = read_series(path, data_root=data_root, only=only)
     return Inputs(series, schedule, weights, chosen, family)
@@ -108,7 +102,12 @@ def read_methods(names: tuple[str, ...], *, family: str) -> tuple[Method, ...]:
     return methods
 
 
-def _sidecar_architecture(weights: Path) -> str | None:
+def _architecture_of(weights: Path, default: str | None) -> str:
+    """Return the architecture that the weights' sidecar names, else the default.
+
+    Raises:
+        ConfigError: Neither says it.
+    """
     import json
 
     sidecar = weights.with_suffix(".json")
@@ -116,4 +115,10 @@ def _sidecar_architecture(weights: Path) -> str | None:
         found = json.loads(sidecar.read_text(encoding="utf-8")).get("architecture")
         if isinstance(found, str):
             return found
-    return None
+    if default is None:
+        raise ConfigError(
+            "the architecture of the start weights is not known",
+            where=str(weights),
+            remedy="give --architecture, for example yolo11n.yaml",
+        )
+    return default

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from duet.config import Config, load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
@@ -134,6 +134,15 @@ class Method(Config):
     merge: MergeChoice = MergeChoice()
     batchnorm: BatchNormFusion = BatchNormFusion()
     refit: Refit = Refit()
+
+    @model_validator(mode="after")
+    def _parallel_heads_know_their_own(self) -> Method:
+        if self.head == "parallel" and self.old_negatives == "pseudo":
+            raise ValueError(
+                "old_negatives: pseudo needs a head that knows the old classes: rows or towers, "
+                "but got parallel"
+            )
+        return self
 
 
 def load_schedule(path: Path) -> Schedule:

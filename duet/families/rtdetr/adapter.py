@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from duet.errors import ModelError
 from duet.families.detector import ImageDetector
+from duet.families.exportable import Exportable
 from duet.families.images import prepare_batch
 from duet.families.protocol import Progress
 from duet.families.rtdetr import roles
@@ -148,6 +149,12 @@ class RTDETRFamily:
             return result
 
         return scores
+
+    def exportable(self, state: DetectorState) -> Exportable:
+        """Return how the detector is exported; see `duet.families.rtdetr.export`."""
+        from duet.families.rtdetr.export import exportable
+
+        return exportable(state)
 
     def export(self, state: DetectorState, target: Path, *, image_size: int, form: str) -> Path:
         """Write the detector as a file of another program."""

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import yaml
 from torch import nn
 
 from duet.errors import ModelError
@@ -26,13 +25,12 @@ from duet.families.rtdetr.heads import (  # noqa: E402
 )
 from duet.families.rtdetr.roles import (  # noqa: E402
     CLASS_ROWS,
-    TINY,
     architecture_file,
     head_of,
     own_pattern,
     split_roles,
 )
-from duet.families.ultralytics.names import head_prefix  # noqa: E402
+from duet.families.ultralytics.names import description, head_prefix  # noqa: E402
 from duet.families.ultralytics.tensors import plain_tensors, require_fit  # noqa: E402
 from duet.increments.base import StartWeights  # noqa: E402
 from duet.increments.state import DetectorState, HeadPart  # noqa: E402
@@ -52,10 +50,7 @@ def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
     Raises:
         ModelError: There is no such architecture.
     """
-    file = architecture_file(architecture)
-    described: object = architecture
-    if architecture == TINY:  # the engine looks for its own files only
-        described = yaml.safe_load(file.read_text(encoding="utf-8")) | {"yaml_file": TINY}
+    described = description(architecture_file(architecture), architecture)
     model = RTDETRDetectionModel(described, nc=classes, verbose=False)
     # The engine compares layer numbers against the description; the class count is in the head.
     model.nc = classes

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from duet.errors import MissingExtraError, ModelError, did_you_mean, together
 from duet.increments.state import HeadPart
@@ -46,6 +47,22 @@ def head_prefix(tensors: Iterable[str]) -> str:
             remedy="expected the state of an Ultralytics detector",
         )
     return f"model.{last}."
+
+
+def description(file: Path, architecture: str) -> dict[str, Any]:
+    """Return an architecture as the engine's models take it, read from ``file`` alone.
+
+    Given a name instead, the engine would prefer a file of that name in the working folder.
+
+    Args:
+        file: One of the engine's or of duet's own.
+        architecture: Such as ``yolo11n.yaml``; the letter after the number is the size.
+    """
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    size = re.match(r"yolov?\d+([nslmx])", architecture)
+    return content | {"scale": size[1] if size else "", "yaml_file": architecture}
 
 
 def layer_counts(file: Path) -> tuple[int, int]:

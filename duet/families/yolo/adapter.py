@@ -12,6 +12,7 @@ import torch
 
 from duet.errors import ModelError
 from duet.families.detector import ImageDetector
+from duet.families.exportable import Exportable
 from duet.families.images import prepare_batch
 from duet.families.protocol import Progress
 from duet.families.table import FAMILIES
@@ -20,7 +21,13 @@ from duet.families.ultralytics.run import run_job
 from duet.families.ultralytics.start import read_start
 from duet.families.ultralytics.tensors import plain_tensors
 from duet.families.yolo import roles
-from duet.families.yolo.build import inference_model, initial_part, layout_of, stock_model
+from duet.families.yolo.build import (
+    inference_model,
+    initial_part,
+    layout_of,
+    narrowest_towers,
+    stock_model,
+)
 from duet.families.yolo.foreign import read_detector
 from duet.families.yolo.scores import ClassLogits, class_logits
 from duet.families.yolo.towers import join
@@ -37,12 +44,12 @@ class YoloFamily:
     licence: str = FAMILIES["yolo"].licence
 
     def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
-        """Return a stock detector with random weights; its class towers have 64 channels."""
+        """Return a stock detector with random weights; its class towers are the narrowest."""
+        width = narrowest_towers(architecture)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return StartWeights(
-                plain_tensors(stock_model(architecture, len(classes), 64)), tuple(classes)
-            )
+            model = stock_model(architecture, len(classes), width)
+        return StartWeights(plain_tensors(model), tuple(classes))
 
     def whole(self, state: DetectorState) -> Tensors:
         """Return the tensors of a stock detector with the last part as its head."""
@@ -133,6 +140,12 @@ class YoloFamily:
     def class_logits(self, state: DetectorState) -> ClassLogits:
         """Return the class scores of all increments as a function of the shared tensors."""
         return class_logits(state)
+
+    def exportable(self, state: DetectorState) -> Exportable:
+        """Return how the detector is exported; see `duet.families.yolo.export`."""
+        from duet.families.yolo.export import exportable
+
+        return exportable(state)
 
     def export(self, state: DetectorState, target: Path, *, image_size: int, form: str) -> Path:
         """Write the detector as an Ultralytics checkpoint (``pt``) or an ``onnx`` graph."""

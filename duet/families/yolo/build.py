@@ -20,7 +20,7 @@ from ultralytics.nn.modules.head import Detect, v10Detect  # noqa: E402  (tamed 
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 
 from duet.families.decode import Layout  # noqa: E402
-from duet.families.ultralytics.names import head_prefix  # noqa: E402
+from duet.families.ultralytics.names import description, head_prefix  # noqa: E402
 from duet.families.ultralytics.tensors import plain_tensors, require_fit  # noqa: E402
 from duet.families.yolo.heads import (  # noqa: E402
     ParallelDetect,
@@ -53,8 +53,8 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
     Raises:
         ModelError: The engine knows no such architecture, or it has another kind of head.
     """
-    architecture_file(architecture)  # refuses unknown ones before the engine looks for a path
-    model = DetectionModel(architecture, nc=width, verbose=False)
+    described = description(architecture_file(architecture), architecture)
+    model = DetectionModel(described, nc=width, verbose=False)
     head = model.model[-1]
     if type(head) not in PLAIN_HEADS or head.cv3[0][-1].in_channels != width:
         raise ModelError(
@@ -65,6 +65,13 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
     resize_classes(head, classes)
     model.nc, model.yaml["nc"] = classes, classes
     return model
+
+
+def narrowest_towers(architecture: str) -> int:
+    """Return the channels of an architecture's class towers while it has few classes."""
+    described = description(architecture_file(architecture), architecture)
+    head = DetectionModel(described, nc=1, verbose=False).model[-1]
+    return int(head.cv3[0][-1].in_channels)
 
 
 def initial_part(

@@ -1,0 +1,51 @@
+"""ONNX graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from duet.errors import ModelError
+from duet.export.formats import by_engine
+from duet.export.tracing import example, quiet
+from duet.families.exportable import STAMP, Exportable, ExportFacts
+
+OPSET = 17
+"""What ONNX Runtime, OpenVINO and TensorRT of the last years all read; has LayerNormalization."""
+
+
+def check() -> None:
+    """Nothing but packages is needed; see `duet.export.formats.Writer`."""
+
+
+def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
+    """Write the graph; see `duet.export.formats.Writer`."""
+    if by_engine(exportable, "onnx", target, facts):
+        return
+    import onnx
+    import onnxslim
+    import torch
+
+    axes = {"images": {0: "batch"}, "output0": {0: "batch"}} if facts.dynamic else None
+    try:
+        with quiet():
+            torch.onnx.export(
+                exportable.build(), (example(facts),), str(target), opset_version=OPSET,
+                input_names=["images"], output_names=["output0"], dynamic_axes=axes, dynamo=False,
+            )  # fmt: skip
+            graph = onnxslim.slim(onnx.load(str(target)))
+    except Exception as error:  # torch, onnx and onnxslim raise half a dozen types
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"this detector cannot be written as ONNX: {type(error).__name__}: {reason}"
+        ) from error
+    stamp = {
+        "description": facts.description,
+        "names": str(dict(enumerate(facts.classes))),
+        "licence": facts.licence,
+        "fingerprint": facts.fingerprint,
+        STAMP: facts.to_json(),
+    }
+    for key, value in stamp.items():
+        item = graph.metadata_props.add()
+        item.key, item.value = key, value
+    onnx.save(graph, str(target))

@@ -1,0 +1,46 @@
+"""OpenVINO folders: graph, weights and metadata.
+
+Weights stay float32. What OpenVINO computes with is chosen when a file is loaded: by itself it
+takes bfloat16 on processors that have instructions for it (AMX, AVX-512 BF16), and boxes then move
+by pixels. `duet.families.runtimes` therefore asks for float32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from duet.errors import ModelError
+from duet.export.formats import by_engine
+from duet.export.tracing import example, trace
+from duet.families.exportable import STAMP, Exportable, ExportFacts
+from duet.families.runtimes import METADATA, mute_openvino
+
+
+def check() -> None:
+    """Nothing but packages is needed; see `duet.export.formats.Writer`."""
+
+
+def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
+    """Write the folder; see `duet.export.formats.Writer`."""
+    mute_openvino()
+    if by_engine(exportable, "openvino", target, facts):
+        return
+    import openvino
+    import yaml
+
+    images = example(facts)
+    shape = [-1 if facts.dynamic else 1, *images.shape[1:]]
+    try:
+        graph = openvino.convert_model(trace(exportable, facts), input=shape, example_input=images)
+        openvino.save_model(graph, target / "model.xml", compress_to_fp16=False)
+    except Exception as error:  # the converter raises half a dozen types
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"this detector cannot be written for OpenVINO: {type(error).__name__}: {reason}"
+        ) from error
+    stamp = {
+        "description": facts.description,
+        "names": dict(enumerate(facts.classes)),
+        STAMP: facts.to_json(),
+    }
+    (target / METADATA).write_text(yaml.safe_dump(stamp, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,84 @@
+"""How far two outputs of one image are apart.
+
+In the layout ``anchors`` every place has its partner. The other layouts are sets of rows, picked or
+ordered by score: rounding may swap near ties, and may pick another row at the cut-off. There rows
+are paired one to one so that the sum of log(1 + distance) is least, where the distance of two rows
+is the larger of their box difference and their difference in any class score, both in units of the
+tolerance; a row of another class is therefore far away. Paired rows are compared if one of the two
+counts: it scores at least `FLOOR` and more than twice the score tolerance above the lowest row, or
+is among the `BEST` best rows of its side, whatever they score.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from duet.export.formats import Tolerance
+from duet.families.decode import Layout
+
+FLOOR = 1e-3
+"""Rows that score less are noise to every user."""
+
+BEST = 10
+"""So many rows are compared even if they score less: an image without objects proves something."""
+
+
+def differences(
+    expected: torch.Tensor, got: torch.Tensor, layout: Layout, *, size: int, tolerance: Tolerance
+) -> tuple[float, float]:
+    """Return the largest differences of box coordinates in pixels and of class scores.
+
+    Args:
+        expected: Output of one image without the batch dimension, see `duet.families.decode`.
+        got: The other, of the same shape.
+        layout: What the numbers mean.
+        size: Side of the square in pixels.
+        tolerance: What counts as equal; weighs boxes against scores where rows are paired.
+    """
+    if layout == "anchors":
+        off = (got - expected).abs()
+        return float(off[:4].max()), float(off[4:].max())
+    classes = 0
+    if layout != "queries":
+        classes = int(max(expected[:, 5].max(), got[:, 5].max()).round()) + 1
+    boxes, scores = _rows(expected, layout, size, classes)
+    other_boxes, other_scores = _rows(got, layout, size, classes)
+    box_off = torch.cdist(boxes, other_boxes, p=torch.inf)
+    score_off = torch.cdist(scores, other_scores, p=torch.inf)
+    here, there = _pair(torch.maximum(box_off / tolerance.box_px, score_off / tolerance.score))
+    floor = max(FLOOR, float(scores.amax(1).min()) + 2 * tolerance.score)
+    counts = _counts(scores, floor)[here] | _counts(other_scores, floor)[there]
+    here, there = here[counts], there[counts]
+    return float(box_off[here, there].max()), float(score_off[here, there].max())
+
+
+def _rows(
+    output: torch.Tensor, layout: Layout, size: int, classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``(N, 4)`` boxes in pixels and ``(N, C)`` scores, 0 for the classes not picked."""
+    output = output.double()
+    boxes = output[:, :4] if layout == "picked" else output[:, :4] * size
+    if layout == "queries":
+        return boxes, output[:, 4:]
+    scores = output.new_zeros(len(output), classes)
+    scores[torch.arange(len(output)), output[:, 5].round().long()] = output[:, 4]
+    return boxes, scores
+
+
+def _pair(distances_NN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices of paired rows.
+
+    The logarithm keeps a row that has no partner from spoiling the pairs of the others: of a
+    metric it leaves a metric.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    here, there = linear_sum_assignment(distances_NN.log1p().cpu().numpy())
+    return torch.from_numpy(here), torch.from_numpy(there)
+
+
+def _counts(scores_NC: torch.Tensor, floor: float) -> torch.Tensor:
+    best = scores_NC.amax(1)
+    counts = best >= floor
+    counts[best.topk(min(BEST, len(best))).indices] = True
+    return counts

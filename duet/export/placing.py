@@ -1,0 +1,62 @@
+"""Put an exported file or folder in its place when it is complete and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from duet.errors import ConfigError, DuetError
+from duet.families.runtimes import METADATA
+from duet.files import atomic_folder, atomic_path
+
+_OWN = (METADATA, "Manifest.json")
+"""One of these lies in every folder that an exporter wrote: OpenVINO's, Core ML's."""
+
+
+@contextlib.contextmanager
+def new_export(target: Path, *, folder: bool) -> Iterator[Path]:
+    """Yield a temporary file or folder that becomes ``target`` when the block succeeds.
+
+    An older file or exported folder is replaced; until then it is untouched.
+
+    Raises:
+        ConfigError: ``target`` is a folder that no exporter wrote.
+        DuetError: The file system refuses the write.
+    """
+    if not folder:
+        with atomic_path(target) as temporary:
+            yield temporary
+        return
+    if not target.is_dir() or not any(target.iterdir()):
+        with atomic_folder(target) as temporary:
+            yield temporary
+        return
+    # A mistyped path must not delete somebody's data.
+    if not any((target / name).is_file() for name in _OWN):
+        raise ConfigError(
+            f"this folder is no export: it holds none of {', '.join(_OWN)}",
+            where=str(target),
+            remedy="choose another --out, or remove it first",
+        )
+    with contextlib.ExitStack() as stack:
+        try:
+            stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            stack.callback(shutil.rmtree, stage, ignore_errors=True)
+            with atomic_folder(stage / "new") as temporary:
+                yield temporary
+            os.replace(target, stage / "old")
+            try:
+                os.replace(stage / "new", target)
+            except OSError:
+                os.replace(stage / "old", target)
+                raise
+        except OSError as error:
+            raise DuetError(
+                f"cannot replace: {error.strerror or error}",
+                where=str(target),
+                remedy="free some disk space or choose another folder; the old one is untouched",
+            ) from error

@@ -1,0 +1,1 @@
+"""D-FINE of Hugging Face transformers: real-time, end-to-end, no suppression, Apache-2.0."""

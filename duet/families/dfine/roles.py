@@ -1,0 +1,277 @@
+"""Which tensor of a D-FINE detector belongs to whom, and where it sits: told by name.
+
+A class is one row in every class layer: the encoder's score head, each decoder layer's class head
+and the embedding of denoising queries. These rows are an increment's own; everything else is shared
+and merged. BatchNorm statistics are fused; constants that never train travel with them.
+
+Two traps of the engine are dealt with here and nowhere else. Its state names the decoder's heads
+twice (`class_embed.0.bias` is `model.decoder.class_embed.0.bias`): one copy is kept. And the
+denoising embedding has one row more than classes, for padding: it becomes a buffer of its own,
+`PADDING`, that all increments of a base have in common.
+
+The module implements `duet.families.protocol.RoleRules` and must stay free of the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from duet.errors import ModelError, did_you_mean, together
+from duet.families.dfine.architectures import architecture as read_architecture
+from duet.families.protocol import Roles
+from duet.increments.state import DetectorState, HeadPart
+from duet.merging.layers import Layer, Role
+from duet.vectors.tensors import Tensors
+
+PREFIX = "model."
+EMBEDDING = "model.denoising_class_embed.weight"
+PADDING = "model.denoising_class_embed.padding"
+ALIAS = re.compile(r"(class_embed|bbox_embed)\.")
+ROWS = re.compile(
+    r"model\.(enc_score_head\.|decoder\.class_embed\.\d+\.|denoising_class_embed\.weight$)"
+)
+MODULE = re.compile(
+    r"model\.(backbone|encoder|encoder_input_proj|decoder|decoder_input_proj|enc_output"
+    r"|enc_score_head|enc_bbox_head|denoising_class_embed|weight_embedding)\."
+)
+# scale: of the backbone's learnable affine blocks.
+PARAMETER = re.compile(r"\.(weight|bias|scale)$")
+STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
+CONSTANT = re.compile(r"\.(num_points_scale|reg_scale|up|padding)$")
+
+
+def head_form(form: str) -> str:
+    """Return the one head form of the family: a class tower of a DETR is one row.
+
+    Raises:
+        ModelError: Whole decoders side by side are asked for.
+    """
+    if form not in ("rows", "towers"):
+        raise ModelError(
+            f"D-FINE has no head form '{form}': its queries attend to each other, so decoders "
+            "cannot be set side by side",
+            remedy="use the head form 'rows'",
+        )
+    return "rows"
+
+
+def split_roles(tensors: Tensors, form: str) -> Roles:
+    """Split the state of a stock one-increment detector; every tensor lands exactly once.
+
+    Args:
+        tensors: State in the engine's names, with or without its doubles, or with `PADDING` apart.
+        form: Head form: "rows" ("towers" means the same).
+
+    Raises:
+        ModelError: Tensors have no role (all named), doubles differ, or rows are missing.
+    """
+    head_form(form)
+    single = without_aliases(tensors)
+    shared, buffers, own, unknown = {}, {}, {}, []
+    for name, tensor in single.items():
+        if MODULE.match(name) is None:
+            unknown.append(name)
+        elif ROWS.match(name):
+            own[name.removeprefix(PREFIX)] = tensor
+        elif STATISTIC.search(name) or CONSTANT.search(name):
+            buffers[name] = tensor
+        elif PARAMETER.search(name):
+            shared[name] = tensor
+        else:
+            unknown.append(name)
+    if unknown or "enc_score_head.weight" not in own:
+        raise ModelError(
+            together(
+                [f"{name} {tuple(single[name].shape)} has no role" for name in sorted(unknown)]
+                or ["there is no model.enc_score_head.weight"],
+                summary="not the tensors of a D-FINE detector",
+            ),
+            remedy="expected the state of transformers' DFineForObjectDetection",
+        )
+    _part_padding(own, buffers)
+    return Roles(shared, buffers, own)
+
+
+def without_aliases(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return the tensors under one name each.
+
+    Raises:
+        ModelError: A tensor is there twice and differs.
+    """
+    single = {name: tensor for name, tensor in tensors.items() if not ALIAS.match(name)}
+    for name, tensor in tensors.items():
+        if ALIAS.match(name) is None:
+            continue
+        known = single.setdefault(f"model.decoder.{name}", tensor)
+        if known is not tensor and not torch.equal(known, tensor):
+            raise ModelError(
+                f"'{name}' and 'model.decoder.{name}' are one tensor, but they differ",
+                remedy="the file is damaged: take it from its source again",
+            )
+    return single
+
+
+def stock_names(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return the state that the engine loads: `PADDING` back in its place, doubles included."""
+    stock = dict(tensors)
+    if PADDING in stock:
+        stock[EMBEDDING] = torch.cat((stock[EMBEDDING], stock.pop(PADDING)[None]))
+    doubles = {
+        name.removeprefix("model.decoder."): tensor
+        for name, tensor in stock.items()
+        if ALIAS.match(name.removeprefix("model.decoder."))
+    }
+    return {**stock, **doubles}
+
+
+def _part_padding(own: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> None:
+    """Move the padding row of the denoising embedding from the own tensors to the buffers."""
+    name = EMBEDDING.removeprefix(PREFIX)
+    classes = len(own["enc_score_head.weight"])
+    if name not in own or PADDING in buffers:
+        return
+    if len(own[name]) != classes + 1:
+        raise ModelError(
+            f"'{EMBEDDING}' has {len(own[name])} rows, expected {classes + 1}, one per class and "
+            "one for padding",
+            remedy="the file is damaged: take it from its source again",
+        )
+    buffers[PADDING] = own[name][-1].clone()
+    own[name] = own[name][:-1].clone()
+
+
+def shared_of(tensors: Tensors, form: str) -> Tensors:
+    """Return the shared trainable tensors of a stock detector; errors as `split_roles`."""
+    return split_roles(tensors, form).shared
+
+
+def join_rows(state: DetectorState) -> dict[str, torch.Tensor]:
+    """Return the tensors of one detector with the class rows of all parts, `PADDING` apart.
+
+    Raises:
+        ModelError: A part has other tensors than the first, or rows that do not fit its classes.
+    """
+    names = state.parts[0].tensors.keys()
+    for part in state.parts:
+        odd = sorted(names ^ part.tensors.keys())
+        if odd:
+            raise ModelError(
+                f"head parts hold different tensors: {', '.join(odd[:5])}",
+                where=f"head part of '{part.increment}'",
+                remedy="the file belongs to another architecture or is damaged",
+            )
+        _require_rows(part)
+    rows = {PREFIX + name: torch.cat([p.tensors[name] for p in state.parts]) for name in names}
+    return {**state.shared, **state.buffers, **rows}
+
+
+def cut_rows(own: Tensors, sizes: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+    """Return the rows of each part from the joined ones, in names relative to the head."""
+    pieces = {name: torch.split(tensor, list(sizes)) for name, tensor in own.items()}
+    return [
+        {name: rows[index].clone() for name, rows in pieces.items()} for index in range(len(sizes))
+    ]
+
+
+def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
+    """Return where each shared tensor sits: its part of the detector, and its depth.
+
+    Depth counts the stem, the backbone's stages, the projection, the hybrid encoder, the encoder's
+    head and the decoder's layers.
+
+    Raises:
+        ModelError: There is no such architecture, or a tensor lies outside of it.
+    """
+    settings = read_architecture(architecture)
+    stages = len(settings["backbone_config"]["stage_in_channels"])
+    last = stages + 3 + settings.get("decoder_layers", 6)
+    found, outside = {}, []
+    for name in names:
+        role, position = _place(name, stages)
+        if role is None or position > last:
+            outside.append(name)
+        else:
+            found[name] = Layer(role, position / last)
+    if outside:
+        raise ModelError(
+            together(sorted(outside), summary=f"tensors outside the {last + 1} layers"),
+            where=architecture,
+            remedy="the tensors belong to another architecture",
+        )
+    return found
+
+
+def _place(name: str, stages: int) -> tuple[Role | None, int]:
+    """Return the role of a tensor and its layer; None if no layer has such a name."""
+    stage = re.match(r"model\.backbone\.model\.encoder\.stages\.(\d+)\.", name)
+    repeated = re.match(r"model\.decoder\.(?:layers|bbox_embed|lqe_layers)\.(\d+)\.", name)
+    if stage is not None:
+        return ("backbone", 1 + int(stage[1])) if int(stage[1]) < stages else (None, 0)
+    if repeated is not None:
+        return "head", stages + 4 + int(repeated[1])
+    starts: tuple[tuple[str, Role, int], ...] = (
+        ("model.backbone.", "backbone", 0),
+        ("model.encoder_input_proj.", "neck", stages + 1),
+        ("model.encoder.", "neck", stages + 2),
+        ("model.enc_", "head", stages + 3),
+        ("model.decoder_input_proj.", "head", stages + 3),
+        ("model.weight_embedding.", "head", stages + 4),
+        ("model.decoder.", "head", stages + 4),
+    )
+    for start, role, position in starts:
+        if name.startswith(start):
+            return role, position
+    return None, 0
+
+
+def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
+    """Remove classes from a head part and only their rows; None if no class is left.
+
+    Raises:
+        ModelError: The part has no such class, or its rows do not fit its classes.
+    """
+    dropped = set(names)
+    _require_classes(part, dropped)
+    _require_rows(part)
+    kept = [index for index, name in enumerate(part.classes) if name not in dropped]
+    if not kept:
+        return None
+    if len(kept) == len(part.classes):
+        return part
+    tensors = {name: tensor[kept].clone() for name, tensor in part.tensors.items()}
+    return replace(part, classes=tuple(part.classes[index] for index in kept), tensors=tensors)
+
+
+def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
+    """Return the part with classes called otherwise; all renamings happen at once.
+
+    Raises:
+        ModelError: The part has no class of an old name.
+        DataError: Two classes would have one name, or a name is blank.
+    """
+    _require_classes(part, names)
+    return replace(part, classes=tuple(names.get(name, name) for name in part.classes))
+
+
+def _require_classes(part: HeadPart, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if name not in part.classes:
+            raise ModelError(
+                f"no class '{name}'{did_you_mean(name, part.classes)}",
+                where=f"head part of '{part.increment}'",
+                remedy=f"its classes: {', '.join(part.classes)}",
+            )
+
+
+def _require_rows(part: HeadPart) -> None:
+    for name, tensor in part.tensors.items():
+        if tensor.shape[0] != len(part.classes):
+            raise ModelError(
+                f"'{name}' has {tensor.shape[0]} rows, expected {len(part.classes)}, one per class",
+                where=f"head part of '{part.increment}'",
+                remedy="the file is damaged: take it from its source again",
+            )

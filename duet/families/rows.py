@@ -1,0 +1,271 @@
+"""For families in which an increment owns class rows and nothing else.
+
+A class is one row (the first dimension) of every tensor of a head part. The functions sort
+tensors by name, and join, cut, drop and rename rows; `RowsFamily` is the part of
+`duet.families.protocol.Family` that needs no more than that. None of it loads an engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from duet.aliases import match_classes
+from duet.errors import ModelError, did_you_mean, together
+from duet.families.protocol import Roles
+from duet.increments.base import StartWeights, load_start
+from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.vectors.tensors import Tensors
+
+if TYPE_CHECKING:
+    from duet.families.protocol import RoleRules
+
+
+class RowsFamily:
+    """A family whose head form is `rows`, and whose engine writes no files of its own.
+
+    Own tensors must keep the engine's whole names in `RoleRules.split_roles`.
+
+    Attributes:
+        name: As in the table.
+        licence: As in the table.
+        rules: What the family knows about names of tensors.
+    """
+
+    name: str
+    licence: str
+    rules: RoleRules
+
+    def fresh_rows(self, like: Tensors, classes: int, *, seed: int) -> Tensors:
+        """Return class rows that have learned nothing, the same for the same seed.
+
+        Args:
+            like: The own tensors of another part; all but the first dimension count.
+            classes: Number of rows.
+            seed: Of what is random; the global generator stays untouched.
+        """
+        raise NotImplementedError
+
+    def start_state(
+        self,
+        start: StartWeights,
+        *,
+        architecture: str,
+        head: HeadForm,
+        classes: Sequence[str],
+        increment: str,
+        seed: int,
+    ) -> DetectorState:
+        """Return θ_0 with rows for ``classes``: those that it knows by name, fresh ones else."""
+        roles = self.rules.split_roles(start.tensors, head)
+        part = self._part(start, classes, increment, seed)
+        return DetectorState(self.name, architecture, "rows", roles.shared, roles.buffers, (part,))
+
+    def grow(
+        self,
+        state: DetectorState,
+        *,
+        classes: Sequence[str],
+        increment: str,
+        seed: int,
+        source: StartWeights | None,
+    ) -> DetectorState:
+        """Append rows for ``classes``; those that ``source`` (θ_0) knows start from its own."""
+        start = source if source is not None else StartWeights(self.whole(state))
+        part = self._part(start, classes, increment, seed)
+        return replace(state, parts=(*state.parts, part))
+
+    def whole(self, state: DetectorState) -> Tensors:
+        """Return the tensors of one detector with the last part's rows."""
+        return {**state.shared, **state.buffers, **state.parts[-1].tensors}
+
+    def recast(self, state: DetectorState, head: HeadForm) -> DetectorState:
+        """Return the state: there is one head form."""
+        return state
+
+    def shared_of(self, tensors: Tensors, head: str) -> Tensors:
+        """Return θ_0's shared trainable tensors."""
+        return self.rules.shared_of(tensors, head)
+
+    def weights(self, path: Path) -> StartWeights:
+        """Read θ_0 as duet stores it; errors as `load_start`."""
+        return load_start(path)
+
+    def recognises(self, path: Path, *, trust: bool = False) -> bool:
+        """Tell that no file is of this family; its row in the table names no ``files``."""
+        return False
+
+    def foreign(
+        self, path: Path, *, name: str, head: HeadForm = "rows", trust: bool = False
+    ) -> tuple[DetectorState, dict[str, Any]]:
+        """Refuse: the engine writes no files.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            f"the family {self.name} reads no files but duet's own",
+            where=str(path),
+            remedy="give a detector folder or an increment folder of duet",
+        )
+
+    def _part(
+        self, start: StartWeights, classes: Sequence[str], increment: str, seed: int
+    ) -> HeadPart:
+        own = self.rules.split_roles(start.tensors, "rows").own
+        fresh = self.fresh_rows(own, len(classes), seed=seed)
+        rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
+        return HeadPart(tuple(classes), rows, increment)
+
+
+def split_by_name(
+    tensors: Tensors,
+    *,
+    shared: re.Pattern[str],
+    buffers: re.Pattern[str],
+    own: re.Pattern[str],
+) -> Roles:
+    """Give every tensor of a one-increment detector one role; whole names must match.
+
+    Args:
+        tensors: The detector.
+        shared: Matches trainable tensors that increments share.
+        buffers: Matches BatchNorm statistics, counters, and constants.
+        own: Matches class rows.
+
+    Raises:
+        ModelError: A tensor has no role (all are named) or several, or there are no class rows.
+    """
+    found: tuple[dict[str, torch.Tensor], ...] = ({}, {}, {})
+    problems = []
+    for name, tensor in tensors.items():
+        matching = [
+            group
+            for group, pattern in zip(found, (shared, buffers, own), strict=True)
+            if pattern.fullmatch(name)
+        ]
+        if len(matching) == 1:
+            matching[0][name] = tensor
+        else:
+            told = "several roles" if matching else "no role"
+            problems.append(f"{name} {tuple(tensor.shape)} has {told}")
+    if problems or not found[2]:
+        raise ModelError(
+            together(
+                sorted(problems) or ["there are no class rows"],
+                summary="tensors that duet does not know how to merge",
+            ),
+            remedy="the tensors belong to another family, or the file is damaged",
+        )
+    return Roles(*found)
+
+
+def join_rows(parts: Sequence[HeadPart]) -> dict[str, torch.Tensor]:
+    """Return the tensors of all parts, joined row under row, oldest increment first.
+
+    Raises:
+        ModelError: A part has other tensors than the first, or rows that do not fit its classes.
+    """
+    names = parts[0].tensors.keys()
+    for part in parts:
+        odd = sorted(names ^ part.tensors.keys())
+        if odd:
+            raise ModelError(
+                f"head parts hold different tensors: {', '.join(odd[:5])}",
+                where=f"head part of '{part.increment}'",
+                remedy="the file belongs to another architecture or is damaged",
+            )
+        _require_rows(part)
+    return {name: torch.cat([part.tensors[name] for part in parts]) for name in names}
+
+
+def cut_rows(own: Tensors, like: Sequence[HeadPart]) -> tuple[HeadPart, ...]:
+    """Return joined rows as parts again; classes and increments as in ``like``."""
+    sizes = [len(part.classes) for part in like]
+    cut = {name: torch.split(tensor, sizes) for name, tensor in own.items()}
+    return tuple(
+        replace(part, tensors={name: rows[index].clone() for name, rows in cut.items()})
+        for index, part in enumerate(like)
+    )
+
+
+def start_rows(
+    fresh: Tensors, known: Tensors, *, classes: Sequence[str], known_classes: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Return fresh rows, those of classes that are known by name (`duet.aliases`) taken over.
+
+    Args:
+        fresh: One row per class of ``classes``.
+        known: Tensors of the same names, one row per class of ``known_classes``.
+        classes: Classes of the new part.
+        known_classes: Classes of the start weights; empty if they are not known.
+
+    Raises:
+        ModelError: The start weights have other rows than classes.
+    """
+    for name in known if known_classes else ():
+        if len(known[name]) != len(known_classes):
+            raise ModelError(
+                f"the start weights have {len(known[name])} rows in '{name}', but name "
+                f"{len(known_classes)} classes",
+                remedy="the file is damaged: take it from its source again",
+            )
+    rows = {name: tensor.clone() for name, tensor in fresh.items()}
+    for wanted, found in match_classes(classes, known_classes).items():
+        for name, tensor in rows.items():
+            tensor[list(classes).index(wanted)] = known[name][list(known_classes).index(found)]
+    return rows
+
+
+def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
+    """Remove classes from a head part and only their rows; None if no class is left.
+
+    Raises:
+        ModelError: The part has no such class, or its rows do not fit its classes.
+    """
+    dropped = set(names)
+    _require_classes(part, dropped)
+    _require_rows(part)
+    kept = [index for index, name in enumerate(part.classes) if name not in dropped]
+    if not kept:
+        return None
+    if len(kept) == len(part.classes):
+        return part
+    tensors = {name: tensor[kept].clone() for name, tensor in part.tensors.items()}
+    return replace(part, classes=tuple(part.classes[index] for index in kept), tensors=tensors)
+
+
+def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
+    """Return the part with classes called otherwise; all renamings happen at once.
+
+    Raises:
+        ModelError: The part has no class of an old name.
+        DataError: Two classes would have one name, or a name is blank.
+    """
+    _require_classes(part, names)
+    return replace(part, classes=tuple(names.get(name, name) for name in part.classes))
+
+
+def _require_classes(part: HeadPart, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if name not in part.classes:
+            raise ModelError(
+                f"no class '{name}'{did_you_mean(name, part.classes)}",
+                where=f"head part of '{part.increment}'",
+                remedy=f"its classes: {', '.join(part.classes)}",
+            )
+
+
+def _require_rows(part: HeadPart) -> None:
+    for name, tensor in part.tensors.items():
+        if tensor.shape[0] != len(part.classes):
+            raise ModelError(
+                f"'{name}' has {tensor.shape[0]} rows, expected {len(part.classes)}, one per class",
+                where=f"head part of '{part.increment}'",
+                remedy="the file is damaged: take it from its source again",
+            )

@@ -1,0 +1,209 @@
+"""Run an exported file in the program that it was made for; no detection engine is needed.
+
+A file is data to ONNX Runtime and OpenVINO. TorchScript is a small language: loading imports no
+Python, but the graph in the file is run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from duet.errors import ConfigError, MissingExtraError, ModelError
+from duet.families.exportable import STAMP
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+"""``(B, 3, S, S)`` float32 RGB in [0, 1] to float32 outputs on the CPU, batch first."""
+
+ENGINE_FILE = "config.txt"
+"""Where Ultralytics keeps the metadata inside a TorchScript archive; the others follow it."""
+
+METADATA = "metadata.yaml"
+"""Where Ultralytics keeps the metadata inside an OpenVINO folder; the others follow it."""
+
+
+def mute_openvino() -> None:
+    """Keep OpenVINO from reporting each conversion to its maker; call it before its import.
+
+    Its converter sends events to a statistics service unless the user has opted out, and uses a
+    stand-in that does nothing where the package for it is missing. Here it is missing.
+    """
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Session:
+    """An exported file, loaded.
+
+    Attributes:
+        run: Runs it.
+        stamp: Its facts as `ExportFacts.from_json` reads them; None if it has none.
+        precision: Number format that the program computes with, such as ``"f32"``.
+    """
+
+    run: Run
+    stamp: str | None
+    precision: str = "f32"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One row of the table.
+
+    Attributes:
+        ending: How names of its files (or folders) end.
+        package: Package that runs them.
+        extra: Extra of duet that installs it.
+        open: ``open(path, device)``.
+    """
+
+    ending: str
+    package: str
+    extra: str
+    open: Callable[[Path, str], Session]
+
+
+def open_file(path: Path, form: str, device: str = "cpu") -> Session:
+    """Load an exported file.
+
+    Args:
+        path: File, or folder of an OpenVINO model.
+        form: Key of `RUNTIMES`.
+        device: ``"cpu"``; ``"cuda"`` and the like where the program can use them.
+
+    Raises:
+        ModelError: The program does not accept the file.
+        ConfigError: The program cannot use the device.
+        MissingExtraError: The program is not installed.
+    """
+    runtime = RUNTIMES[form]
+    if find_spec(runtime.package) is None:
+        raise MissingExtraError(
+            f"running {runtime.ending} files needs {runtime.package}",
+            where=str(path),
+            remedy=f'pip install "duet-detect[{runtime.extra}]"',
+        )
+    try:
+        return runtime.open(path, device)
+    except (ModelError, ConfigError):
+        raise
+    except Exception as error:  # foreign loaders raise half a dozen types: all mean the same
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"the exported file does not load: {type(error).__name__}: {reason}",
+            where=str(path),
+            remedy="it is truncated, damaged or no such file: export the detector again",
+        ) from error
+
+
+def _open_onnx(path: Path, device: str) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers: list[Any] = ["CPUExecutionProvider"]
+    kind, _, number = device.partition(":")
+    if kind != "cpu":
+        wanted = f"{kind.upper()}ExecutionProvider"
+        _require_device(wanted in onnxruntime.get_available_providers(), device, "onnxruntime-gpu")
+        providers = [(wanted, {"device_id": int(number or 0)}), *providers]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    name = session.get_inputs()[0].name
+    metadata = session.get_modelmeta().custom_metadata_map
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {name: batch.cpu().numpy()})[0])
+
+    return Session(run, metadata.get(STAMP))
+
+
+def _open_torchscript(path: Path, device: str) -> Session:
+    place = torch.device(device)
+    files = {ENGINE_FILE: ""}
+    jit: Any = torch.jit  # untyped
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
+        module = jit.load(str(path), map_location=place, _extra_files=files).eval()
+    metadata = json.loads(files[ENGINE_FILE] or "{}")
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            output = module(batch.to(place))
+        return _first(output).float().cpu()
+
+    return Session(run, metadata.get(STAMP) if isinstance(metadata, dict) else None)
+
+
+def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Session:
+    """Load an OpenVINO folder.
+
+    Args:
+        path: Folder with one ``.xml``, its ``.bin`` and `METADATA`.
+        device: ``"cpu"``.
+        precision: Number format to compute with. OpenVINO's own choice (None) is bfloat16 on
+            processors that have instructions for it, which moves boxes by pixels.
+
+    Raises:
+        ModelError: The folder does not hold one model.
+        ConfigError: Another device.
+    """
+    mute_openvino()
+    import openvino
+    import yaml
+
+    _require_device(device == "cpu", device, None)
+    graphs = sorted(path.glob("*.xml"))
+    if len(graphs) != 1:
+        raise ModelError(
+            f"expected a folder with one .xml file, got {len(graphs)}",
+            where=str(path),
+            remedy="give the folder *_openvino_model that `duet export` wrote",
+        )
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    if precision is not None:
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    compiled = openvino.Core().compile_model(graphs[0], "CPU", settings)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    described = path / METADATA
+    metadata = yaml.safe_load(described.read_text("utf-8")) if described.is_file() else None
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        # A copy: the next call writes into the same memory.
+        return torch.from_numpy(compiled(batch.cpu().numpy())[0].copy())
+
+    return Session(run, metadata.get(STAMP) if isinstance(metadata, dict) else None, used)
+
+
+RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
+    {
+        "onnx": Runtime(".onnx", "onnxruntime", "onnx", _open_onnx),
+        "torchscript": Runtime(".torchscript", "torch", "torch", _open_torchscript),
+        "openvino": Runtime("_openvino_model", "openvino", "openvino", open_openvino),
+    }
+)
+
+
+def _require_device(usable: bool, device: str, package: str | None) -> None:
+    if not usable:
+        advice = f"install {package} with its CUDA libraries, or " if package else ""
+        raise ConfigError(
+            f"this exported file cannot run on device '{device}'",
+            where="--device",
+            remedy=f"{advice}use --device cpu",
+        )
+
+
+def _first(output: Any) -> torch.Tensor:
+    tensor: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return tensor

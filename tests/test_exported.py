@@ -1,0 +1,307 @@
+"""Exported files as detectors: the same objects, the facts along with it, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from factories_detectors import SIZE, make_detector
+from factories_series import write_image
+
+import duet
+from duet.cli.predict import predict
+from duet.errors import ConfigError, MissingExtraError, ModelError
+from duet.export.export import export_detector
+from duet.export.formats import FORMATS
+from duet.families import runtimes
+from duet.families.exportable import STAMP
+from duet.inference.detector import LoadedDetector
+
+RUN = ("onnx", "torchscript", "openvino")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_detector(tmp_path_factory.mktemp("exported") / "detector", head="parallel")
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path) -> dict[str, Path]:
+    """Return one export of each format that duet runs; OpenVINO's takes any batch."""
+    made = {}
+    for form in RUN:
+        target = folder / "export" / f"model{FORMATS[form].suffix}"
+        made[form] = export_detector(folder, target, form, dynamic=form == "openvino").file
+    return made
+
+
+def pictures() -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (h, w, 3), np.uint8) for h, w in ((50, 90), (70, 64), (64, 64))]
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    """Return a copy that may be damaged."""
+    target = folder / path.name
+    if path.is_dir():
+        shutil.copytree(path, target)
+    else:
+        shutil.copyfile(path, target)
+    return target
+
+
+def restamp(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the facts in an ONNX file."""
+    graph = onnx.load(str(path))
+    (item,) = (item for item in graph.metadata_props if item.key == STAMP)
+    facts = json.loads(item.value)
+    changed = change(facts)
+    item.value = changed if isinstance(changed, str) else json.dumps(facts)
+    onnx.save(graph, str(path))
+
+
+@pytest.mark.parametrize("form", RUN)
+def test_the_same_objects_are_found(form: str, files: dict[str, Path], folder: Path) -> None:
+    detector, exported = duet.load(folder), duet.load(files[form])
+    assert isinstance(exported, LoadedDetector)
+    assert exported.facts == detector.facts
+    assert exported.increments == ("flat", "flat", "comic")
+    expected = detector.many(pictures(), confidence=0.3, iou=1.0)
+    found = exported.many(pictures(), confidence=0.3, iou=1.0)
+    assert sum(len(one) for one in expected) > 10
+    for one, other in zip(expected, found, strict=True):
+        assert other.names == one.names
+        assert np.abs(other.xyxy - one.xyxy).max() < 1e-2
+        assert np.abs(other.scores - one.scores).max() < 1e-5
+
+
+def test_the_command_reads_exported_files(
+    files: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    photo = write_image(tmp_path / "photos" / "a.png", seed=3, size=(90, 50))
+    documents = []
+    for model in (folder, files["onnx"]):
+        arguments = [str(model), str(photo), "--conf", "0.3", "--json"]
+        done = CliRunner().invoke(predict, arguments, standalone_mode=False)
+        assert done.exception is None, done.exception
+        documents.append(json.loads(done.stdout))
+    one, other = documents
+    assert other["model"] == one["model"]
+    assert other["classes"] == one["classes"]
+    seen = [d["images"][0]["detections"] for d in documents]
+    assert [d["name"] for d in seen[0]] == [d["name"] for d in seen[1]]
+    assert len(seen[0]) > 0
+
+
+ALONE = """
+import sys
+sys.modules["ultralytics"] = sys.modules["onnx"] = None
+import numpy as np
+import duet
+detector = duet.load({path!r})
+print(len(detector(np.full((64, 64, 3), 90, np.uint8), confidence=0.001)), detector.labels.names)
+"""
+
+
+def test_neither_the_engine_nor_duets_weights_are_needed(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = copy_of(files["onnx"], tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE.format(path=str(path))],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "('cat', 'dog', 'bus')" in done.stdout
+
+
+def test_files_of_other_programs_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    path = copy_of(files["onnx"], tmp_path)
+    graph = onnx.load(str(path))
+    del graph.metadata_props[:]
+    onnx.save(graph, str(path))
+    script = tmp_path / "m.torchscript"
+    torch.jit.trace(torch.nn.Identity(), torch.zeros(1)).save(str(script))
+    vino = copy_of(files["openvino"], tmp_path)
+    (vino / "metadata.yaml").unlink()
+    for foreign in (path, script, vino):
+        with pytest.raises(ModelError, match="duet did not export this file") as caught:
+            duet.load(foreign)
+        assert "duet export MODEL" in str(caught.value)
+        assert caught.value.where == str(foreign)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+@pytest.mark.parametrize("form", RUN)
+def test_truncated_files(form: str, share: float, files: dict[str, Path], tmp_path: Path) -> None:
+    path = copy_of(files[form], tmp_path)
+    weights = path / "model.bin" if path.is_dir() else path
+    os.truncate(weights, int(weights.stat().st_size * share))
+    with pytest.raises(ModelError, match=r"does not (load|run)"):
+        duet.load(path)
+
+
+def test_metadata_that_cannot_be_read(files: dict[str, Path], tmp_path: Path) -> None:
+    path = copy_of(files["openvino"], tmp_path)
+    (path / "metadata.yaml").write_text("duet: [1, 2")
+    with pytest.raises(ModelError, match="does not load"):
+        duet.load(path)
+    (path / "metadata.yaml").write_text(yaml.safe_dump({"duet": "{"}))
+    with pytest.raises(ModelError, match="not valid JSON"):
+        duet.load(path)
+    shutil.copyfile(path / "model.xml", path / "second.xml")
+    with pytest.raises(ModelError, match=r"one \.xml file, got 2"):
+        duet.load(path)
+
+
+def one_more_class(facts: dict[str, Any]) -> None:
+    facts["increments"][0]["classes"].append("horse")
+
+
+def same_class_twice(facts: dict[str, Any]) -> None:
+    facts["increments"][1]["classes"] = ["cat"]
+
+
+def other_size(facts: dict[str, Any]) -> None:
+    facts["image_size"] = 96
+
+
+def other_layout(facts: dict[str, Any]) -> None:
+    facts["layout"] = "picked"
+
+
+def unknown_layout(facts: dict[str, Any]) -> None:
+    facts["layout"] = "boxes"
+
+
+def newer(facts: dict[str, Any]) -> None:
+    facts["schema_version"] = 99
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (one_more_class, r"names 4 classes .* must have shape \(1, 8, anchors\), but got \(1, 7"),
+        (same_class_twice, "occur twice: cat"),
+        (other_size, "does not run on an input of 96 x 96"),
+        (other_layout, "must have shape"),
+        (unknown_layout, "layout"),
+        (newer, "newer duet: schema version 99"),
+        (lambda _: "[1]", "cannot be used"),
+        (lambda _: "null", "cannot be used"),
+        (lambda _: "[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_metadata_that_disagrees(
+    change: Callable[[dict[str, Any]], object], problem: str, files: dict[str, Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    path = copy_of(files["onnx"], tmp_path)
+    restamp(path, change)
+    with pytest.raises(ModelError, match=problem) as caught:
+        duet.load(path)
+    assert caught.value.where == str(path)
+
+
+def test_files_of_the_first_version_are_read(files: dict[str, Path], tmp_path: Path) -> None:
+    def first(facts: dict[str, Any]) -> None:
+        facts["schema_version"] = 1
+        for key in ("fit", "layout", "dynamic", "lineage"):
+            del facts[key]
+
+    path = copy_of(files["onnx"], tmp_path)
+    restamp(path, first)
+    assert duet.load(path).facts == duet.load(files["onnx"]).facts
+
+
+def test_paths_that_are_no_exports(files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        duet.load(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").mkdir()
+    with pytest.raises(ModelError, match="got a folder"):
+        duet.load(tmp_path / "m.onnx")
+    (tmp_path / "m_openvino_model").write_text("x")
+    with pytest.raises(ModelError, match="expected a folder"):
+        duet.load(tmp_path / "m_openvino_model")
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+@pytest.mark.parametrize("form", RUN)
+def test_devices_that_do_not_exist(form: str, device: str, files: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="device") as caught:
+        duet.load(files[form], device)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("form", "extra"), [("onnx", "onnx"), ("openvino", "openvino")])
+def test_a_missing_program_is_named(
+    form: str, extra: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError) as caught:
+        duet.load(files[form])
+    assert f'pip install "duet-detect[{extra}]"' in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "ABSOLUTE", "link.bin"])
+def test_onnx_reads_no_file_outside_its_folder(location: str, tmp_path: Path) -> None:
+    inside, secret = tmp_path / "in", tmp_path / "secret.bin"
+    inside.mkdir()
+    np.arange(4, dtype=np.float32).tofile(secret)
+    (inside / "link.bin").symlink_to(secret)
+    weights = onnx.TensorProto(name="w", dims=[4], data_type=onnx.TensorProto.FLOAT)
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    entry = weights.external_data.add()
+    entry.key = "location"
+    entry.value = str(secret) if location == "ABSOLUTE" else location
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy"]
+    node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weights])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 10
+    path = inside / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="does not load"):
+        duet.load(path)
+
+
+def test_batches(files: dict[str, Path]) -> None:
+    one, other = duet.load(files["onnx"]), duet.load(files["openvino"])
+    assert one.detector.batch == 1  # type: ignore[attr-defined]
+    assert other.detector.batch > 1  # type: ignore[attr-defined]
+    assert runtimes.open_openvino(files["openvino"], "cpu").precision == "f32"
+    size = torch.zeros(3, 3, SIZE, SIZE)
+    assert len(runtimes.open_file(files["openvino"], "openvino").run(size)) == 3
+
+
+def test_openvino_reports_nothing_to_its_maker(tmp_path: Path) -> None:
+    """Its converter sends statistics unless its own stand-in is used."""
+    script = """
+import socket, sys
+def refuse(*args, **kwargs):
+    raise SystemExit("a connection was tried")
+socket.socket.connect = refuse
+socket.getaddrinfo = refuse
+from duet.families.runtimes import mute_openvino
+mute_openvino()
+import openvino, torch
+from openvino.tools.ovc import telemetry_utils
+assert telemetry_utils.tm.__name__.endswith("telemetry_stub"), telemetry_utils.tm
+openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
+assert sys.modules["openvino_telemetry"] is None
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
