@@ -353,7 +353,7 @@ CASES: list[tuple[Callable[[Place], list[object]], int, str]] = [
     (change_weights, 4, "content changed"),
     (nan_weights, 4, "NaN or infinite"),
     (text_weights, 4, "not a complete safetensors file"),
-    (missing_weights, 2, "not there"),
+    (missing_weights, 2, "no such file of start weights"),
     (evil_weights, 4, "posix.system"),
     (evil_base, 4, "posix.system"),
     (evil_merge, 4, "posix.system"),

@@ -10,7 +10,6 @@ from duet.conformance import CHECKS, Case
 
 CASES = {
     "yolov8n": Case("yolo", "yolov8n.yaml"),
-    "yolov9t": Case("yolo", "yolov9t.yaml"),
     "yolov10n": Case("yolo", "yolov10n.yaml"),
     "yolo11n": Case("yolo", "yolo11n.yaml"),
     "yolo12n": Case("yolo", "yolo12n.yaml"),

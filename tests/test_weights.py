@@ -78,7 +78,7 @@ def test_the_official_checkpoints_are_listed() -> None:
     sizes = {"yolov8": "nsmlx", "yolov9": "tsmce", "yolov10": "nsmblx", "yolo11": "nsmlx",
              "yolo12": "nsmlx", "yolo26": "nsmlx", "rtdetr-": "lx"}  # fmt: skip
     wanted = {f"{stem}{size}" for stem, letters in sizes.items() for size in letters}
-    assert set(rows) == wanted | {"yolo11n-emoji"}
+    assert set(rows) == wanted | {"yolo11n-emoji", "rtdetr-tiny-emoji"}
     source = (engine_folder() / "utils/downloads.py").read_text()
     release = re.search(r'def attempt_download_asset\(.*?release: str = "([^"]+)"', source, re.S)
     assert release is not None
@@ -94,14 +94,16 @@ def test_classes_and_architectures_are_the_engines() -> None:
     listed = yaml.safe_load((engine_folder() / "cfg/datasets/coco.yaml").read_text())["names"]
     assert manifest.class_lists["coco"].names == tuple(listed[index] for index in range(80))
     known = {path.name for path in (engine_folder() / "cfg/models").rglob("*.yaml")}
+    known |= {path.name for path in shipped("configs", "model").iterdir()}
     for one in manifest.rows:
         assert {one.architecture, re.sub(r"[nslmx]\.yaml$", ".yaml", one.architecture)} & known
 
 
-def test_the_shipped_row_is_the_shipped_file() -> None:
+@pytest.mark.parametrize("name", ["yolo11n-emoji", "rtdetr-tiny-emoji"])
+def test_the_shipped_row_is_the_shipped_file(name: str) -> None:
     manifest = load_manifest()
-    one = manifest.row("yolo11n-emoji")
-    path = find("yolo11n-emoji")
+    one = manifest.row(name)
+    path = find(name)
     sidecar = json.loads(path.with_suffix(".json").read_text())
     assert path == shipped("weights", one.file).resolve()
     assert (one.sha256, one.size) == (sha256_file(path), path.stat().st_size)
@@ -570,7 +572,9 @@ def test_ls(
     )
     assert re.search(r"^yolov9c +yolo .* - +AGPL-3\.0 +unknown +not downloaded$", out, re.M)
     code, out, _ = duet(capsys, "weights", "ls", "--family", "rtdetr", "--json")
-    assert [item["name"] for item in json.loads(out)["weights"]] == ["rtdetr-l", "rtdetr-x"]
+    assert [item["name"] for item in json.loads(out)["weights"]] == [
+        "rtdetr-tiny-emoji", "rtdetr-l", "rtdetr-x",
+    ]  # fmt: skip
     code, _, err = duet(capsys, "weights", "ls", "--family", "rtdet")
     assert (code, "did you mean 'rtdetr'" in err) == (2, True)
     table = write_manifest(tmp_path, row(site))

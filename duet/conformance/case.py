@@ -28,7 +28,7 @@ class Case:
         family: Name of the family.
         architecture: A small one: the checks train it.
         image_size: Pixels.
-        lr: Learning rate at which it learns coloured squares in 60 steps.
+        lr: Learning rate at which it learns coloured squares in 48 steps.
         formats: Formats of `duet export` whose files must compute the same.
     """
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from duet.increments.state import DetectorState, HeadForm
     from duet.series import Slice
 
-EPOCHS = 30
+EPOCHS = 24
 IMAGES = 8
 
 

@@ -91,6 +91,11 @@ class ClassAP:
         """
         return _mean(self.ap, tuple(names))
 
+    def covering(self, names: Iterable[str]) -> ClassAP:
+        """Return the same with None for those of ``names`` that the data set does not have."""
+        absent: dict[str, float | None] = dict.fromkeys(names)
+        return ClassAP({**absent, **self.ap50}, {**absent, **self.ap})
+
     def has_truth(self, names: Iterable[str]) -> bool:
         """Tell whether at least one of ``names`` has a labelled object."""
         return any(self.ap50.get(name) is not None for name in names)

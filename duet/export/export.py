@@ -128,8 +128,7 @@ def export_detector(
         except DuetError as error:  # the temporary name means nothing to the user
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
-    report = _report(detector, target, facts, row, parity)
-    _record(report)
+    _record(report := _report(detector, target, facts, row, parity))
     step(3, 3)
     return report
 

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from duet.errors import ConfigError, did_you_mean
+from duet.errors import ConfigError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from duet.families.protocol import Family, RoleRules
@@ -98,12 +98,12 @@ def family_of(architecture: str) -> str:
     """Return the family of an architecture, by its name.
 
     Raises:
-        ConfigError: No family has such an architecture.
+        ModelError: No family has such an architecture.
     """
     for name, row in families().items():
         if re.fullmatch(row.architectures, architecture):
             return name
-    raise ConfigError(
+    raise ModelError(
         f"no detector family has an architecture '{architecture}'",
         remedy="for example yolo11n.yaml, yolo26s.yaml, rtdetr-l.yaml or dfine-tiny",
     )

@@ -72,7 +72,11 @@ def indices_of(
             matrix = matrix.with_value(stage, domain, classes, scores.map50(classes))
         else:
             empty.append((domain, classes))
-    known = {(r.domain, r.classes): r.scores.map50(r.classes) for r in references}
+    known = {
+        (r.domain, r.classes): r.scores.map50(r.classes)
+        for r in references
+        if r.scores.has_truth(r.classes)
+    }
     return matrix, compute_indices(steps, matrix, known or None, without_truth=empty)
 
 

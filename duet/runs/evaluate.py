@@ -117,6 +117,8 @@ class Evaluator:
     def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
         """Return the AP of every class of ``data`` that ``state`` knows."""
         known = tuple(name for name in data.classes if name in state.labels)
+        if not known:  # data sets need not share classes
+            return ClassAP({}, {})
         key = sha256_json(
             [state.fingerprint(), data.sha256, known, self.image_size, CONFIDENCE, IOU, LIMIT]
         )

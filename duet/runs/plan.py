@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from duet.evaluation.pairs import reference_slices
 from duet.series import train_slice
 
 if TYPE_CHECKING:
@@ -54,11 +53,10 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
             if method.refit.epochs:
                 epochs = method.refit.epochs
                 stages.append(_stage(plan, f"{name} re-fit", item.data, item.classes, epochs, 0.5))
-    if plan.references and len(plan.steps) > 1:
-        for domain, classes in reference_slices(plan.steps):
-            data = next(i.data for i in plan.series.increments if i.domain == domain)
-            name = f"reference {domain}"
-            stages.append(_stage(plan, name, data, classes, plan.schedule.epochs, 1.0))
+    for domain, classes in plan.reference_cuts:
+        data = next(i.data for i in plan.series.increments if i.domain == domain)
+        there = tuple(name for name in classes if name in data.labels)
+        stages.append(_stage(plan, f"reference {domain}", data, there, plan.schedule.epochs, 1.0))
     return stages
 
 

@@ -61,6 +61,17 @@ class RunPlan:
         """(domain, classes) per increment."""
         return [(item.domain, item.classes) for item in self.series.increments]
 
+    @property
+    def reference_cuts(self) -> list[Cut]:
+        """(domain, classes) per reference model: those of which the domain's data has a class."""
+        if not self.references or len(self.steps) < 2:
+            return []
+        return [
+            (domain, classes)
+            for domain, classes in reference_slices(self.steps)
+            if any(name in domain_data(self.series, domain).labels for name in classes)
+        ]
+
 
 def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     """Do what is missing, write `results.json` and `results.csv`, return the results.
@@ -88,7 +99,7 @@ def _all(
     plan: RunPlan, setting: Setting, evaluator: Evaluator
 ) -> tuple[list[MethodOutcome], list[Reference]]:
     """Run chains and references side by side; the first failure stops the rest."""
-    wanted = reference_slices(plan.steps) if plan.references and len(plan.steps) > 1 else ()
+    wanted = plan.reference_cuts
     with ThreadPoolExecutor(max_workers=len(plan.methods) + len(wanted)) as pool:
         chains = [pool.submit(_chain, plan, setting, evaluator, m) for m in plan.methods]
         others = [pool.submit(_reference, plan, setting, evaluator, cut) for cut in wanted]
@@ -125,16 +136,18 @@ def _score(
     data = domain_data(plan.series, domain)
     wanted = tuple(name for name in plan.series.labels if name in data.labels)
     with setting.lab.slots:
-        return evaluator(result.merged, eval_slice(data, wanted, plan.split or eval_split(data)))
+        cut = eval_slice(data, wanted, plan.split or eval_split(data))
+        return evaluator(result.merged, cut).covering(plan.series.labels)
 
 
 def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:
     domain, classes = cut
     data = domain_data(plan.series, domain)
-    trained = train_alone(setting, data, classes, f"reference-{domain}")
+    there = tuple(name for name in classes if name in data.labels)
+    trained = train_alone(setting, data, there, f"reference-{domain}")
     with setting.lab.slots:
-        scores = evaluator(trained.state, eval_slice(data, classes, plan.split or eval_split(data)))
-    return Reference(domain, classes, scores, trained.seconds)
+        scores = evaluator(trained.state, eval_slice(data, there, plan.split or eval_split(data)))
+    return Reference(domain, classes, scores.covering(classes), trained.seconds)
 
 
 def domain_data(series: Series, domain: str) -> Any:

@@ -156,12 +156,6 @@ class RTDETRFamily:
 
         return exportable(state)
 
-    def export(self, state: DetectorState, target: Path, *, image_size: int, form: str) -> Path:
-        """Write the detector as a file of another program."""
-        from duet.families.rtdetr.export import write
-
-        return write(state, target, image_size=image_size, form=form, licence=self.licence)
-
 
 FAMILY = RTDETRFamily()
 

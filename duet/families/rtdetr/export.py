@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 from torch import nn
 
 from duet.families.exportable import Exportable
 from duet.families.rtdetr.build import inference_model
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder
-from duet.families.ultralytics.export import UltralyticsEngine, write_file
+from duet.families.ultralytics.export import UltralyticsEngine
 from duet.increments.state import DetectorState
 
 
@@ -23,13 +22,6 @@ def exportable(state: DetectorState) -> Exportable:
     build, stock = functools.partial(_folded, state), functools.partial(inference_model, state)
     engine = UltralyticsEngine(build, stock, heads=(ParallelRTDETRDecoder,))
     return Exportable(build, "picked-n", "stretch", engine)
-
-
-def write(state: DetectorState, target: Path, *, image_size: int, form: str, licence: str) -> Path:
-    """Write a detector as one file; see `write_file`."""
-    return write_file(
-        state, exportable(state), target, image_size=image_size, form=form, licence=licence
-    )
 
 
 def _folded(state: DetectorState) -> nn.Module:

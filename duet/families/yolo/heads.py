@@ -82,8 +82,14 @@ class ParallelDetect(Detect):  # type: ignore[misc]
             start += head.nc
         y = torch.cat(decoded, -1)
         if self.end2end:
-            y = self.postprocess(y.permute(0, 2, 1))
+            y = self._best(y.permute(0, 2, 1), decoded[0].shape[-1])
         return y if self.export else (y, {"parts": parts})
+
+    def _best(self, y_BAX: torch.Tensor, anchors: int) -> torch.Tensor:
+        """Pick as many objects as one head may give: the exporter counts anchors of one."""
+        boxes, scores = y_BAX.split((4, self.nc), -1)
+        scores, class_ids, index = self.get_topk_index(scores, min(self.max_det, anchors))
+        return torch.cat((self._gather(boxes, index), scores, class_ids), -1)
 
 
 class TrainingDetect(Detect):  # type: ignore[misc]
