@@ -180,7 +180,7 @@ def join_rows(parts: Sequence[HeadPart]) -> dict[str, torch.Tensor]:
                 where=f"head part of '{part.increment}'",
                 remedy="the file belongs to another architecture or is damaged",
             )
-        _require_rows(part)
+        require_rows(part, part.tensors)
     return {name: torch.cat([part.tensors[name] for part in parts]) for name in names}
 
 
@@ -222,22 +222,34 @@ def start_rows(
     return rows
 
 
-def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-    """Remove classes from a head part and only their rows; None if no class is left.
+def drop_classes(
+    part: HeadPart, names: Iterable[str], rows: re.Pattern[str] | None = None
+) -> HeadPart | None:
+    """Remove classes from a head part; every other tensor stays bit for bit.
+
+    Args:
+        part: A head part of any form.
+        names: Classes to remove.
+        rows: Matches the tensors that hold one row per class; None if all do.
+
+    Returns:
+        The part without the rows of ``names``; None if no class is left.
 
     Raises:
         ModelError: The part has no such class, or its rows do not fit its classes.
     """
     dropped = set(names)
     _require_classes(part, dropped)
-    _require_rows(part)
+    by_class = {n: t for n, t in part.tensors.items() if rows is None or rows.match(n)}
+    require_rows(part, by_class)
     kept = [index for index, name in enumerate(part.classes) if name not in dropped]
     if not kept:
         return None
     if len(kept) == len(part.classes):
         return part
-    tensors = {name: tensor[kept].clone() for name, tensor in part.tensors.items()}
-    return replace(part, classes=tuple(part.classes[index] for index in kept), tensors=tensors)
+    cut = {name: tensor[kept].clone() for name, tensor in by_class.items()}
+    classes = tuple(part.classes[index] for index in kept)
+    return replace(part, classes=classes, tensors={**part.tensors, **cut})
 
 
 def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
@@ -261,8 +273,13 @@ def _require_classes(part: HeadPart, names: Iterable[str]) -> None:
             )
 
 
-def _require_rows(part: HeadPart) -> None:
-    for name, tensor in part.tensors.items():
+def require_rows(part: HeadPart, tensors: Tensors) -> None:
+    """Raise unless every one of ``tensors`` has one row per class of the part.
+
+    Raises:
+        ModelError: With the first that has not.
+    """
+    for name, tensor in tensors.items():
         if tensor.shape[0] != len(part.classes):
             raise ModelError(
                 f"'{name}' has {tensor.shape[0]} rows, expected {len(part.classes)}, one per class",

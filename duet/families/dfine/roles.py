@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
-from duet.errors import ModelError, did_you_mean, together
+from duet.errors import ModelError, together
+from duet.families import rows as class_rows
 from duet.families.dfine.architectures import architecture as read_architecture
 from duet.families.protocol import Roles
 from duet.increments.state import DetectorState, HeadPart
@@ -164,7 +164,7 @@ def join_rows(state: DetectorState) -> dict[str, torch.Tensor]:
                 where=f"head part of '{part.increment}'",
                 remedy="the file belongs to another architecture or is damaged",
             )
-        _require_rows(part)
+        class_rows.require_rows(part, part.tensors)
     rows = {PREFIX + name: torch.cat([p.tensors[name] for p in state.parts]) for name in names}
     return {**state.shared, **state.buffers, **rows}
 
@@ -229,49 +229,10 @@ def _place(name: str, stages: int) -> tuple[Role | None, int]:
 
 
 def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-    """Remove classes from a head part and only their rows; None if no class is left.
-
-    Raises:
-        ModelError: The part has no such class, or its rows do not fit its classes.
-    """
-    dropped = set(names)
-    _require_classes(part, dropped)
-    _require_rows(part)
-    kept = [index for index, name in enumerate(part.classes) if name not in dropped]
-    if not kept:
-        return None
-    if len(kept) == len(part.classes):
-        return part
-    tensors = {name: tensor[kept].clone() for name, tensor in part.tensors.items()}
-    return replace(part, classes=tuple(part.classes[index] for index in kept), tensors=tensors)
+    """Remove classes and only their rows; see `duet.families.rows.drop_classes`."""
+    return class_rows.drop_classes(part, names)
 
 
 def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
-    """Return the part with classes called otherwise; all renamings happen at once.
-
-    Raises:
-        ModelError: The part has no class of an old name.
-        DataError: Two classes would have one name, or a name is blank.
-    """
-    _require_classes(part, names)
-    return replace(part, classes=tuple(names.get(name, name) for name in part.classes))
-
-
-def _require_classes(part: HeadPart, names: Iterable[str]) -> None:
-    for name in sorted(names):
-        if name not in part.classes:
-            raise ModelError(
-                f"no class '{name}'{did_you_mean(name, part.classes)}",
-                where=f"head part of '{part.increment}'",
-                remedy=f"its classes: {', '.join(part.classes)}",
-            )
-
-
-def _require_rows(part: HeadPart) -> None:
-    for name, tensor in part.tensors.items():
-        if tensor.shape[0] != len(part.classes):
-            raise ModelError(
-                f"'{name}' has {tensor.shape[0]} rows, expected {len(part.classes)}, one per class",
-                where=f"head part of '{part.increment}'",
-                remedy="the file is damaged: take it from its source again",
-            )
+    """Return the part with classes called otherwise."""
+    return class_rows.rename_classes(part, names)

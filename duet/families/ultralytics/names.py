@@ -1,4 +1,4 @@
-"""Names of tensors in the engine's detectors: numbered layers, and class rows of head parts.
+"""Names of tensors in the engine's detectors: numbered layers.
 
 Free of the engine, so that files can be merged without loading one.
 """
@@ -6,14 +6,12 @@ Free of the engine, so that files can be merged without loading one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from duet.errors import MissingExtraError, ModelError, did_you_mean, together
-from duet.increments.state import HeadPart
+from duet.errors import MissingExtraError, ModelError, together
 from duet.merging.layers import Layer, Role
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
@@ -102,66 +100,6 @@ def layers_in(names: Iterable[str], file: Path, architecture: str) -> dict[str, 
             remedy="the tensors belong to another architecture",
         )
     return found
-
-
-def drop_rows(part: HeadPart, names: Iterable[str], rows: re.Pattern[str]) -> HeadPart | None:
-    """Remove classes from a head part; every other tensor stays bit for bit.
-
-    Args:
-        part: A head part of any form.
-        names: Classes to remove.
-        rows: Matches the tensors that hold one row per class.
-
-    Returns:
-        The part without the rows of ``names``; None if no class is left.
-
-    Raises:
-        ModelError: The part has no such class, or its rows do not fit its classes.
-    """
-    dropped = set(names)
-    _require_classes(part, dropped)
-    kept = [index for index, name in enumerate(part.classes) if name not in dropped]
-    if not kept:
-        return None
-    if len(kept) == len(part.classes):
-        return part
-    tensors = dict(part.tensors)
-    for name, tensor in part.tensors.items():
-        if rows.match(name):
-            if tensor.shape[0] != len(part.classes):
-                raise ModelError(
-                    f"'{name}' has {tensor.shape[0]} rows, expected {len(part.classes)}, "
-                    "one per class",
-                    where=f"head part of '{part.increment}'",
-                    remedy="the file is damaged: take it from its source again",
-                )
-            tensors[name] = tensor[kept].clone()
-    return replace(part, classes=tuple(part.classes[index] for index in kept), tensors=tensors)
-
-
-def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
-    """Return the part with classes called otherwise; all renamings happen at once.
-
-    Args:
-        part: A head part of any form.
-        names: Old name to new name.
-
-    Raises:
-        ModelError: The part has no class of an old name.
-        DataError: Two classes would have one name, or a name is blank.
-    """
-    _require_classes(part, names)
-    return replace(part, classes=tuple(names.get(name, name) for name in part.classes))
-
-
-def _require_classes(part: HeadPart, names: Iterable[str]) -> None:
-    for name in sorted(names):
-        if name not in part.classes:
-            raise ModelError(
-                f"no class '{name}'{did_you_mean(name, part.classes)}",
-                where=f"head part of '{part.increment}'",
-                remedy=f"its classes: {', '.join(part.classes)}",
-            )
 
 
 def _layer_number(name: str) -> int | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from duet.errors import ModelError, together
+from duet.families import rows as class_rows
 from duet.families.protocol import Roles
 from duet.families.ultralytics import names as engine_names
 from duet.families.ultralytics.names import STATISTIC, engine_models, head_prefix
@@ -143,10 +144,10 @@ def tower_width(part: Mapping[str, torch.Tensor]) -> int:
 
 
 def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-    """Remove classes and only their rows; see `duet.families.ultralytics.names.drop_rows`."""
-    return engine_names.drop_rows(part, names, CLASS_ROWS)
+    """Remove classes and only their rows; see `duet.families.rows.drop_classes`."""
+    return class_rows.drop_classes(part, names, CLASS_ROWS)
 
 
 def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
     """Return the part with classes called otherwise."""
-    return engine_names.rename_classes(part, names)
+    return class_rows.rename_classes(part, names)
