@@ -126,7 +126,7 @@ def test_the_best_of_all_heads_is_picked(
     assert layout_of(state) == "picked"
     picked, raw = model(x)
     heads = len(counts) if form == "parallel" else 1
-    assert picked.shape == (2, min(300, 84 * heads), 6)
+    assert picked.shape == (2, 84, 6)  # as many as one head may give, whatever the form
     assert len(raw_parts(raw)) == len(raw_parts(raw, "one2one")) == heads
     for rows, pairs in zip(picked, every_pair(state, x), strict=True):
         assert float(rows[:, 4].std()) > 0.05
@@ -167,12 +167,12 @@ def test_any_size_and_batch(form: str, size: tuple[int, int]) -> None:
     model = inference_model(lively(form, (2, 1))).fuse(verbose=False)
     x = torch.rand((3, 3, *size), generator=torch.Generator().manual_seed(0))
     together = model(x)[0]
-    anchors = 21 * size[0] * size[1] // 1024 * (2 if form == "parallel" else 1)
+    anchors = 21 * size[0] * size[1] // 1024
     assert together.shape == (3, min(300, anchors), 6)
     for index in range(3):
         one = model(x[index : index + 1])[0]
         assert torch.allclose(one[0, :, 4], together[index, :, 4], atol=1e-5)
-    assert model(images())[0].shape[1] == min(300, 84 * (2 if form == "parallel" else 1))
+    assert model(images())[0].shape[1] == 84
 
 
 @architectures
@@ -207,7 +207,7 @@ def test_the_detector_reads_picks(form: str) -> None:
     found = detector([picture, picture[:48]], confidence=0.3)
     x = FAMILY.prepare([picture, picture[:48]], image_size=64)
     for one, pairs in zip(found, every_pair(state, x), strict=True):
-        expected = pairs[pairs[:, 4] > 0.3][: 84 * (2 if form == "parallel" else 1)]
+        expected = pairs[pairs[:, 4] > 0.3][:84]
         assert len(expected) > 0
         assert abs(len(one.scores) - len(expected)) <= 1  # a score at the threshold may round
         assert np.allclose(one.scores[:5], expected[:5, 4], atol=1e-4)
