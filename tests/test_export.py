@@ -638,3 +638,12 @@ def test_tolerances_are_the_promised_ones() -> None:
     usual = {name for name, row in FORMATS.items() if row.tolerance == Tolerance()}
     assert usual == {"pt", "onnx", "torchscript"}
     assert (Tolerance().box_px, Tolerance().score) == (1e-3, 1e-5)
+
+
+def test_a_quote_in_the_path_is_no_way_around_the_file(tmp_path: Path) -> None:
+    """The engine drops quotes from paths, finds nothing, and looks for official weights."""
+    folder = make_detector(tmp_path / "detector")
+    (tmp_path / "it's").mkdir()
+    report = export_detector(folder, tmp_path / "it's" / "yolov5n.pt", "pt")
+    assert report.parity is not None
+    assert report.parity.ok

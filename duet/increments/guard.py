@@ -1,6 +1,7 @@
 """The one guarded door for `.pt` files, which are pickles and therefore programs.
 
-Nothing else in duet calls `torch.load`. Own files are safetensors.
+Own files are safetensors, but for the checkpoint of an unfinished training, which
+`duet.training.checkpoint` reads back as plain tensors (`weights_only`). Nothing else unpickles.
 """
 
 from __future__ import annotations

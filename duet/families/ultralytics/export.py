@@ -21,6 +21,7 @@ from duet.errors import ConfigError, ModelError
 from duet.families.exportable import STAMP, Exportable, ExportFacts
 from duet.families.ultralytics import engine
 from duet.files import atomic_path
+from duet.increments.guard import plain_name
 from duet.increments.state import DetectorState
 
 LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
@@ -65,9 +66,8 @@ class UltralyticsEngine:
         from ultralytics.nn.tasks import load_checkpoint
 
         # The restricted loader knows Ultralytics' classes; heads of duet's own are named here.
-        with torch.serialization.safe_globals(list(self.heads)):
-            # Absolute: a bare name may make the engine look for official weights.
-            module, _ = load_checkpoint(str(path.resolve()))
+        with plain_name(path) as name, torch.serialization.safe_globals(list(self.heads)):
+            module, _ = load_checkpoint(str(name))
         folded: nn.Module = module.fuse(verbose=False).eval().requires_grad_(False)
         return folded
 
