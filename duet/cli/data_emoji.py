@@ -32,7 +32,7 @@ _PLAIN_EVERY_S = 5.0
 @click.option("--domains", help="Comma-separated; the protocol's when left out.")
 @click.option(
     "--protocol",
-    type=click.Choice(["2-phase", "4-phase", "none"]),
+    type=click.Choice(["2-phase", "4-phase", "class-only", "domain-only", "none"]),
     default="2-phase",
     show_default=True,
     help="Which classes each domain's training scenes are sure to show.",

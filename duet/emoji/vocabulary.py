@@ -123,5 +123,7 @@ FOCI: Mapping[str, Mapping[str, Sequence[str]]] = {
         "watercolor": tuple(VOC)[6:13],
         "night": tuple(VOC)[13:],
     },
+    "class-only": {"flat": tuple(VOC)},
+    "domain-only": {"flat": _FIRST, "comic": _FIRST, "night": _FIRST},
 }
 """Per protocol and domain: classes of which every *training* scene holds at least one."""

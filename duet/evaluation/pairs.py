@@ -13,6 +13,10 @@ retention and plasticity a second time under the name of generalisation. So clas
 increment taught in that domain are taken out of U_i, an empty U_i gives no pair, and two increments
 that then ask the same question at the same stage give one pair. With distinct domains nothing
 changes; a purely class-incremental series (one domain) has no GI at all.
+
+**The same classes in several domains.** An increment may also bring no new class but show known ones
+in a new domain. The same rule holds: what was labelled in a domain is no generalisation there, so a
+purely domain-incremental series has no GI either, but RI and PI.
 """
 
 from __future__ import annotations
@@ -116,7 +120,9 @@ def _never_labelled(steps: Sequence[tuple[str, tuple[str, ...]]], number: int) -
     if number == 1:
         union = steps[1][1]
     else:
-        union = tuple(name for _, classes in steps[: number - 1] for name in classes)
+        union = tuple(
+            dict.fromkeys(name for _, classes in steps[: number - 1] for name in classes)
+        )
     here = steps[number - 1][0]
     labelled = {name for domain, classes in steps if domain == here for name in classes}
     return tuple(name for name in union if name not in labelled)
@@ -126,12 +132,14 @@ def _checked(series: SeriesSteps) -> list[tuple[str, tuple[str, ...]]]:
     """Return the steps as tuples.
 
     Raises:
-        DataError: No increment, an increment without domain or classes, or a class learned twice.
+        DataError: No increment, an increment without domain or classes, one with both new and known
+            classes, or a class learned twice in one domain.
     """
     steps = [(domain, tuple(classes)) for domain, classes in series]
     if not steps:
         raise DataError("a series needs at least one increment, got none")
-    owner: dict[str, int] = {}
+    owner: dict[tuple[str, str], int] = {}
+    known: set[str] = set()
     for number, (domain, classes) in enumerate(steps, start=1):
         if not domain or not classes:
             raise DataError(
@@ -139,10 +147,18 @@ def _checked(series: SeriesSteps) -> list[tuple[str, tuple[str, ...]]]:
                 f"got {slice_title(domain, classes)}"
             )
         for name in classes:
-            if name in owner:
+            if (domain, name) in owner:
                 raise DataError(
-                    f"class '{name}' is learned in increments {owner[name]} and {number}",
-                    remedy="class sets must be disjoint: drop it from one of the two",
+                    f"class '{name}' is learned in increments {owner[domain, name]} and {number}, "
+                    f"both in '{domain}'",
+                    remedy="class sets of one domain must be disjoint: drop it from one of the two",
                 )
-            owner[name] = number
+            owner[domain, name] = number
+        old = [name for name in classes if name in known]
+        if old and len(old) < len(classes):
+            raise DataError(
+                f"increment {number} brings new classes and known ones: {', '.join(old)}",
+                remedy="split it in two: one increment of new classes, one of known ones",
+            )
+        known.update(classes)
     return steps

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, ModelError
@@ -37,7 +37,11 @@ class IncrementManifest(Config):
     family: Text
     architecture: Text
     head: HeadForm
-    classes: tuple[Text, ...] = Field(min_length=1, description="In the order of the outputs.")
+    classes: tuple[Text, ...] = Field(
+        description="That it adds, in the order of the outputs; none if it shows known classes in "
+        "a new domain."
+    )
+    adapts: tuple[Text, ...] = Field(default=(), description="Those known classes.")
     domain: Text
     index: int = Field(ge=0, description="Position in the series.")
     base: Sha256 = Field(description="Fingerprint of theta_0 (its shared floating tensors).")
@@ -64,6 +68,15 @@ class IncrementManifest(Config):
     licence: Text
     files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
 
+    @model_validator(mode="after")
+    def _teaches_something(self) -> IncrementManifest:
+        if bool(self.classes) == bool(self.adapts):
+            raise ValueError(
+                "an increment either adds classes or adapts known ones, but got classes "
+                f"{list(self.classes)} and adapts {list(self.adapts)}"
+            )
+        return self
+
     def identity(self) -> str:
         """Return the SHA-256 of what gives the tensors their meaning.
 
@@ -78,6 +91,8 @@ class IncrementManifest(Config):
         dumped = self.model_dump(mode="json")
         if not self.fisher_images:  # increments from before Fishers were kept stay what they were
             del dumped["fisher_images"]
+        if not self.adapts:
+            del dumped["adapts"]
         return sha256_json(dumped)
 
 

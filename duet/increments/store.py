@@ -54,7 +54,7 @@ class IncrementFile:
         manifest: What it is and how it was made.
         vector: Task vector of the shared tensors, bound to theta_0.
         buffers: BatchNorm statistics (float32) and counters (int64) of the shared layers.
-        part: The head part as trained.
+        part: The head part as trained; None if the increment adds no classes.
         refit: The head part re-fit on merged shared tensors (`manifest.refit_on`), if it was.
         fisher: Diagonal Fisher of the shared tensors (`manifest.fisher_images`), if kept.
     """
@@ -62,7 +62,7 @@ class IncrementFile:
     manifest: IncrementManifest
     vector: TaskVector
     buffers: Tensors
-    part: HeadPart
+    part: HeadPart | None
     refit: HeadPart | None = None
     fisher: Tensors | None = None
 
@@ -77,6 +77,12 @@ class IncrementFile:
                     f"the manifest says {list(self.manifest.classes)}",
                     where=where,
                 )
+        if (self.part is None) != (not self.manifest.classes):
+            raise ModelError(
+                f"{'no' if self.part is None else 'a'} head part, but the manifest adds "
+                f"{len(self.manifest.classes)} classes",
+                where=where,
+            )
         if self.vector.base != self.manifest.base:
             raise ModelError(
                 f"the task vector has base {self.vector.base}, the manifest {self.manifest.base}",
@@ -166,9 +172,9 @@ def save_increment(
     """
     flat = increment.vector.to_tensors()
     flat |= {f"buffers/{name}": tensor for name, tensor in increment.buffers.items()}
-    flat |= {f"part/{name}": tensor for name, tensor in increment.part.tensors.items()}
-    if increment.refit is not None:
-        flat |= {f"refit/{name}": tensor for name, tensor in increment.refit.tensors.items()}
+    for place, part in (("part", increment.part), ("refit", increment.refit)):
+        if part is not None:
+            flat |= {f"{place}/{name}": tensor for name, tensor in part.tensors.items()}
     metadata = {"identity": increment.manifest.identity()}
 
     def write(target: Path) -> dict[str, str]:
@@ -206,14 +212,16 @@ def load_increment(folder: Path) -> IncrementFile:
             manifest=manifest,
             vector=TaskVector.from_tensors({key: flat[key] for key in keys}, manifest.base),
             buffers=groups["buffers"],
-            part=HeadPart(manifest.classes, groups["part"], manifest.name),
-            refit=HeadPart(manifest.classes, groups["refit"], manifest.name)
-            if groups["refit"]
-            else None,
+            part=_part(manifest, groups["part"]),
+            refit=_part(manifest, groups["refit"]),
             fisher=fisher,
         )
     except DuetError as error:
         raise _damaged(folder, error) from None
+
+
+def _part(manifest: IncrementManifest, tensors: Tensors) -> HeadPart | None:
+    return HeadPart(manifest.classes, tensors, manifest.name) if tensors else None
 
 
 @dataclass(frozen=True)

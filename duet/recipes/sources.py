@@ -174,7 +174,7 @@ def open_source(source: Source, *, trust: bool = False) -> Opened:
         images=source.images, fisher=item.fisher,
     )  # fmt: skip
     refit = _edit_part(source, item.refit) if item.refit is not None else None
-    part = _edit_part(source, item.part)
+    part = _edit_part(source, item.part) if item.part is not None else None
     parts = (part,) if part is not None else ()
     return Opened(stage, item.buffers, parts, refit, item.refit_on)
 

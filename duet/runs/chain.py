@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from duet.errors import ConfigError
 from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.increments.fisher import sum_fishers
@@ -20,8 +21,9 @@ from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
 from duet.merging.trace import MergeTrace
 from duet.recipes.apply import PREVIOUS, pair_fusion
-from duet.runs.lab import Lab, Trained
-from duet.series import Increment, Series, train_slice
+from duet.runs.lab import Lab, Trained, untrained
+from duet.series import Increment, Series, Slice, train_slice
+from duet.series.joining import with_classes
 from duet.training.config import Method, Refit, Schedule
 from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors
@@ -86,18 +88,23 @@ def train_alone(
 
     The result is head-agnostic: its head form is `rows`, see `Family.recast`.
     """
+    title = f"{name}: {domain.name}[{classes[0]} … {classes[-1]}]"
+    return train_slice_alone(setting, train_slice(domain, classes), name, title)
+
+
+def train_slice_alone(setting: Setting, data: Slice, name: str, title: str) -> Trained:
+    """Train θ_0 on a slice; its classes become the one head part, ``name``."""
     family = resolve_family(setting.family)
     start = family.start_state(
-        setting.theta_0, architecture=setting.architecture, head="rows", classes=classes,
+        setting.theta_0, architecture=setting.architecture, head="rows", classes=data.classes,
         increment=name, seed=setting.seed,
     )  # fmt: skip
     job = Job(
         family=setting.family, architecture=setting.architecture, head="rows", phase="base",
-        parts=(JobPart(increment=name, classes=classes),), schedule=setting.schedule,
+        parts=(JobPart(increment=name, classes=data.classes),), schedule=setting.schedule,
         seed=setting.seed,
     )  # fmt: skip
-    title = f"{name}: {domain.name}[{classes[0]} … {classes[-1]}]"
-    return setting.lab.train(title, job, start, train_slice(domain, classes))
+    return setting.lab.train(title, job, start, data)
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,10 @@ def run_independent(setting: Setting, method: Method, increment: Increment) -> S
 
 def run_chain(setting: Setting, method: Method) -> list[StageResult]:
     """Learn the whole series with one method, oldest increment first."""
+    if method.data != "increment":
+        from duet.runs.joint import run_joint
+
+        return run_joint(setting, method)
     results = [run_base(setting, method)]
     family = resolve_family(setting.family)
     earlier: Tensors = family.shared_of(setting.theta_0.tensors, method.head)
@@ -149,28 +160,56 @@ def run_chain(setting: Setting, method: Method) -> list[StageResult]:
 def run_increment(
     setting: Setting, method: Method, increment: Increment, before: Before
 ) -> StageResult:
-    """Train, merge and re-fit one increment; no data but its own is touched."""
+    """Train, merge and re-fit one increment; no data but its own is touched.
+
+    An increment whose classes are all known brings no head part: it moves the shared tensors alone.
+    """
     previous = before.merged
-    start = _grow(setting, method, increment, previous)
+    adapts = all(name in previous.labels for name in increment.classes)
     data = train_slice(increment.data, increment.classes)
+    if adapts and method.trunk == "frozen" and method.old_part == "kept":
+        return StageResult(increment, untrained(previous), previous)  # nothing may move
+    start = previous if adapts else _grow(setting, method, increment, previous)
+    if adapts:
+        data = with_classes(data, previous.labels.names)
     direction = None
     if method.directional.weight > 0 and method.trunk == "trained":
         direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
-    job = _job(setting, method, start, "increment")
-    trained = setting.lab.train(f"{method.name}: {increment.name}", job, start, data, direction)
+    job = _job(setting, method, start, "increment", adapts=increment.classes if adapts else ())
+    trained = setting.lab.train(
+        f"{method.name}: {increment.name}", job, start, data, direction,
+        _importance(method, increment, before),
+    )  # fmt: skip
     theta_0 = resolve_family(setting.family).shared_of(setting.theta_0.tensors, method.head)
     images = (before.images, trained.images_seen)
     merged, trace = merge_states(
         method, theta_0, previous, trained.state, before.stages, images,
-        fishers=(before.fisher, trained.fisher),
+        fishers=(before.fisher, trained.fisher), name=increment.name,
     )  # fmt: skip
     refit = None
-    if method.refit.epochs:
+    if method.refit.epochs and not adapts:
         job = _job(setting, method, merged, "refit")
         title = f"{method.name}: {increment.name} re-fit"
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     return StageResult(increment, trained, merged, trace, refit)
+
+
+def _importance(method: Method, increment: Increment, before: Before) -> Tensors | None:
+    """Return F of EWC, the Fishers of all earlier increments; None if the method has no use for it.
+
+    Raises:
+        ConfigError: An earlier increment was trained without one.
+    """
+    if not method.ewc.weight:
+        return None
+    if before.fisher is None:
+        raise ConfigError(
+            f"'{method.name}' (EWC) needs the Fisher of every earlier increment, one has none",
+            where=increment.name,
+            remedy="set fisher_images above 0 in the schedule and train the earlier ones again",
+        )
+    return before.fisher
 
 
 def merge_states(
@@ -181,6 +220,7 @@ def merge_states(
     stages_before: int,
     images: tuple[int, int],
     fishers: tuple[Tensors | None, Tensors | None] = (None, None),
+    name: str = "",
 ) -> tuple[DetectorState, MergeTrace]:
     """Join the previous detector with the newly trained one.
 
@@ -188,16 +228,17 @@ def merge_states(
         method: Merge method, BatchNorm rule, and whether old parts were trained.
         theta_0: Shared tensors of the pretrained detector.
         previous: Merged detector before this stage.
-        trained: The same detector plus the new part, after training.
+        trained: The same detector after training, with the new part if there is one.
         stages_before: Increments that ``previous`` holds; the uniform BatchNorm weights count them.
         images: Images seen by ``previous`` and in this stage, for ``weights: images``.
         fishers: Of both, for `fisher`.
+        name: Of the increment; default that of its part.
     """  # fmt: skip
     roles = resolve_roles(trained.family)
     inputs = Inputs(
         (
             Stage(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
-            Stage(trained.parts[-1].increment, weights=trained.shared, fisher=fishers[1]),
+            Stage(name or trained.parts[-1].increment, weights=trained.shared, fisher=fishers[1]),
         ),
         base=theta_0,
         layers=roles.layers(trained.shared, trained.architecture),
@@ -210,10 +251,9 @@ def merge_states(
         fusion=pair_fusion(method.batchnorm, stages_before),
         images=images,
     )
-    old = trained.parts[:-1] if method.old_part == "trained" else previous.parts
-    state = replace(
-        trained, shared=merged.tensors, buffers=merged.buffers, parts=(*old, trained.parts[-1])
-    )
+    kept = 0 if method.old_part == "trained" else len(previous.parts)
+    parts = (*previous.parts[:kept], *trained.parts[kept:])
+    state = replace(trained, shared=merged.tensors, buffers=merged.buffers, parts=parts)
     return state, merged.trace
 
 
@@ -230,7 +270,9 @@ def _grow(
     )
 
 
-def _job(setting: Setting, method: Method, start: DetectorState, phase: Any) -> Job:
+def _job(
+    setting: Setting, method: Method, start: DetectorState, phase: Any, adapts: tuple[str, ...] = ()
+) -> Job:
     schedule = setting.schedule
     if phase == "refit":
         refit: Refit = method.refit
@@ -249,5 +291,6 @@ def _job(setting: Setting, method: Method, start: DetectorState, phase: Any) -> 
         pseudo=method.pseudo if method.old_negatives == "pseudo" else None,
         distill=method.distill if phase == "increment" else None,
         directional=method.directional if phase == "increment" else None,
+        ewc=method.ewc if phase == "increment" and method.ewc.weight else None, adapts=adapts,
         schedule=schedule, seed=setting.seed,
     )  # fmt: skip

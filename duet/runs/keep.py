@@ -57,8 +57,8 @@ def keep_chain(
     """Write `increments/<method>/<name>` and `models/<method>/<n>-<name>` for every stage."""
     lineage: Sequence[Lineage] = ()
     previous: DetectorState | None = None
-    for result in results:
-        lineage = keep_stage(folder, setting, method, result, lineage, previous).lineage
+    for number, result in enumerate(results, start=1):
+        lineage = keep_stage(folder, setting, method, result, lineage, previous, number).lineage
         previous = result.merged
 
 
@@ -69,11 +69,12 @@ def keep_stage(
     result: StageResult,
     lineage: Sequence[Lineage],
     previous: DetectorState | None,
+    number: int,
 ) -> Kept:
     """Write the folders of one stage.
 
-    A method that trains its old head rows (sequential fine-tuning) leaves no increment: its old
-    rows are in no increment's file, so a merge could not rebuild the detector.
+    A method that trains its old head rows (sequential fine-tuning, joint training) leaves no
+    increment: its old rows are in no increment's file, so a merge could not rebuild the detector.
 
     Args:
         folder: Run folder.
@@ -82,6 +83,7 @@ def keep_stage(
         result: The stage.
         lineage: Of the detector before.
         previous: That detector; None at the base.
+        number: Of the stage, 1 at the base.
     """  # fmt: skip
     increment = folder / "increments" / method.name / result.increment.name
     if method.old_part == "kept":
@@ -92,7 +94,6 @@ def keep_stage(
         lineage = (
             *lineage, Lineage(increment=saved.name, manifest=saved.fingerprint(), merge=merge)
         )  # fmt: skip
-    number = len(result.merged.parts)
     detector = folder / "models" / method.name / f"{number}-{result.increment.name}"
     manifest = DetectorManifest.for_state(
         result.merged,
@@ -151,6 +152,7 @@ def _increment_file(
         own = family.recast(own, method.head)
     vector = TaskVector.between(theta_0, own.shared)
     increment = result.increment
+    adapts = previous is not None and all(n in previous.labels for n in increment.classes)
     refit = result.refit.state.parts[-1] if result.refit else None
     manifest = IncrementManifest(
         kind=kind,
@@ -158,7 +160,8 @@ def _increment_file(
         family=setting.family,
         architecture=setting.architecture,
         head=method.head,
-        classes=increment.classes,
+        classes=() if adapts else increment.classes,
+        adapts=increment.classes if adapts else (),
         domain=increment.domain,
         index=index,
         base=vector.base,
@@ -179,7 +182,8 @@ def _increment_file(
     fisher = result.trained.fisher
     if fisher is not None:  # a base is trained as rows; other forms share fewer tensors
         fisher = {name: fisher[name] for name in vector.delta}
-    return IncrementFile(manifest, vector, own.buffers, own.parts[-1], refit, fisher)
+    part = None if adapts else own.parts[-1]
+    return IncrementFile(manifest, vector, own.buffers, part, refit, fisher)
 
 
 def _merge_config(method: Method) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 from duet.files import atomic_path, sha256_json
 from duet.increments.fisher import FISHER, read_fisher
 from duet.runs.worker import run_worker
-from duet.training.job import Job, identity, read_state, write_job, write_slice, write_state
+from duet.training.job import (
+    DIRECTION,
+    IMPORTANCE,
+    Job,
+    identity,
+    read_state,
+    write_job,
+    write_slice,
+    write_state,
+)
 from duet.vectors.tensors import Tensors, fingerprint
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ class Trained:
         reused: It was on disk already.
         fisher: Diagonal Fisher of the shared tensors, bfloat16; None if the job computes none.
         fisher_images: Images that it is the mean of.
+        peak_memory: Main memory of the training process at most, bytes; None if it did not tell.
     """
 
     state: DetectorState
@@ -51,6 +61,12 @@ class Trained:
     reused: bool
     fisher: Tensors | None = None
     fisher_images: int = 0
+    peak_memory: int | None = None
+
+
+def untrained(state: DetectorState) -> Trained:
+    """Return the result of a stage that may change nothing."""
+    return Trained(state, 0, 0.0, (), "", reused=True)
 
 
 @dataclass
@@ -87,6 +103,7 @@ class Lab:
         start: DetectorState,
         data: Slice,
         direction: Tensors | None = None,
+        importance: Tensors | None = None,
     ) -> Trained:
         """Train a job, or read its result if an equal job was trained before.
 
@@ -96,11 +113,13 @@ class Lab:
             start: Where training starts; its last part is the one to train.
             data: The slice.
             direction: d of L_DC per shared tensor, where the job asks for it.
+            importance: F of EWC per shared tensor, where the job asks for it.
 
         Raises:
             DuetError: The training failed.
         """
-        key = job_key(job, start, data, direction)
+        factors = {DIRECTION: direction, IMPORTANCE: importance}
+        key = job_key(job, start, data, direction, importance)
         folder = self.folder / f"{job.phase}-{key[:16]}"
         with self._guard:
             lock = self._locks[key]
@@ -108,7 +127,7 @@ class Lab:
             reused = (folder / "outcome.json").is_file()
             if not reused:
                 with self.slots:
-                    self._prepare(folder, job, start, data, direction)
+                    self._prepare(folder, job, start, data, factors)
                     self.listen(title, {"state": "started"})
                     run_worker(folder, lambda record: self.listen(title, record), self.stopped)
                 shutil.rmtree(folder / "engine", ignore_errors=True)
@@ -125,33 +144,43 @@ class Lab:
             reused,
             fisher,
             outcome["fisher_images"],
+            outcome.get("peak_memory"),  # older outcomes lack it
         )
 
     @staticmethod
     def _prepare(
-        folder: Path, job: Job, start: DetectorState, data: Slice, direction: Tensors | None
-    ) -> None:
+        folder: Path, job: Job, start: DetectorState, data: Slice,
+        factors: Mapping[str, Tensors | None],
+    ) -> None:  # fmt: skip
         """Write the job's files; an interrupted job's checkpoint stays and is resumed."""
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".*"):  # temporary files of a process that was killed
             stale.unlink()
         write_state(folder / "start.safetensors", start)
         write_slice(folder / "slice.npz", data)
-        if direction is not None:
-            from safetensors.torch import save_file
+        for name, tensors in factors.items():
+            if tensors is not None:
+                from safetensors.torch import save_file
 
-            with atomic_path(folder / "direction.safetensors") as temporary:
-                save_file({k: v.contiguous() for k, v in direction.items()}, temporary)
+                with atomic_path(folder / name) as temporary:
+                    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         write_job(folder, job)
 
 
-def job_key(job: Job, start: DetectorState, data: Slice, direction: Tensors | None) -> str:
+def job_key(
+    job: Job,
+    start: DetectorState,
+    data: Slice,
+    direction: Tensors | None,
+    importance: Tensors | None = None,
+) -> str:
     """Return the SHA-256 that identifies a training by content (paths and devices left out)."""
-    return sha256_json(
-        {
-            "job": identity(job),
-            "start": start.fingerprint(),
-            "data": data.sha256,
-            "direction": fingerprint(direction) if direction is not None else None,
-        }
-    )
+    content = {
+        "job": identity(job),
+        "start": start.fingerprint(),
+        "data": data.sha256,
+        "direction": fingerprint(direction) if direction is not None else None,
+    }
+    if importance is not None:
+        content["importance"] = fingerprint(importance)
+    return sha256_json(content)

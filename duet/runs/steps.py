@@ -144,7 +144,8 @@ def _keep(
     out: Path, setting: Setting, method: Method, result: StageResult, lineage: list[Lineage],
     before: Before | None,
 ) -> StepReport:  # fmt: skip
-    kept = keep_stage(out, setting, method, result, lineage, before.merged if before else None)
+    previous, number = (before.merged, before.stages + 1) if before else (None, 1)
+    kept = keep_stage(out, setting, method, result, lineage, previous, number)
     return StepReport(
         result.increment.name, kept.increment, kept.detector, result.merged.labels.names,
         result.seconds,

@@ -32,8 +32,12 @@ def check_series(series: Series) -> tuple[Problem, ...]:
 
 
 def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
-    """Yield classes that the data do not have and classes that come twice."""
-    first: dict[str, str] = {}
+    """Yield classes that the data do not have, and classes that come again as they must not.
+
+    Known classes may come again in another domain, as an increment that brings no new ones.
+    """
+    first: dict[str, Increment] = {}
+    taught: dict[tuple[str, str], Increment] = {}
     for increment in increments:
         where = f"increment '{increment.name}'"
         labels = increment.data.labels
@@ -43,11 +47,26 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
                 what = f"unknown class '{name}'{did_you_mean(name, labels)}"
                 remedy = f"classes of {increment.data.source}: {', '.join(labels)}"
                 yield error("class.unknown", where, what, remedy)
-            if name in first:
-                what = f"class '{name}' already belongs to increment '{first[name]}'"
-                remedy = "a class is learned once: drop it from one of the two or rename it"
+            if (increment.domain, name) in taught:
+                other = taught[increment.domain, name].name
+                what = f"class '{name}' already belongs to increment '{other}' of the same domain"
+                remedy = "a class is learned once in a domain: drop it from one of the two"
                 yield error("class.twice", where, what, remedy)
-            first.setdefault(name, increment.name)
+            taught.setdefault((increment.domain, name), increment)
+        known = [
+            name
+            for name in increment.classes
+            if name in first and first[name].domain != increment.domain
+        ]
+        if known and len(known) < len(increment.classes):
+            what = f"brings new classes and known ones: {_quoted(known)}"
+            remedy = (
+                "split it in two increments, one of new classes and one of known ones, or drop the "
+                "known ones"
+            )
+            yield error("class.mixed", where, what, remedy)
+        for name in increment.classes:
+            first.setdefault(name, increment)
 
 
 def _slice_problems(increments: Iterable[Increment]) -> Iterator[Problem]:

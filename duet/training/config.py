@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from duet.config import Config, load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
+from duet.losses.distillation.table import DISTILLATIONS
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
 
@@ -79,13 +80,24 @@ class Schedule(Config):
 
 
 class Distillation(Config):
-    """L*_Distill on the old classes' raw outputs (DuET section 3; method.md section 2)."""
+    """Keeping the old classes' raw outputs (DuET section 3; method.md sections 2 and 6)."""
 
+    method: str = Field(default="duet", description="which outputs are kept, and how")
     weight: NonNegative = Field(default=0.01, description="lambda_Distill, per image; 0 = off")
     class_quantile: Share = Field(
         default=0.75, description="anchors at or above it by max old logit"
     )
     box_quantile: Share = Field(default=0.75, description="anchors at or below it by box variance")
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in DISTILLATIONS:
+            known = ", ".join(DISTILLATIONS)
+            raise ValueError(
+                f"unknown distillation{did_you_mean(value, DISTILLATIONS)}; known: {known}"
+            )
+        return value
 
 
 class PseudoLabels(Config):
@@ -101,6 +113,15 @@ class Directional(Config):
     """L_DC, the directional consistency loss (DuET; method.md section 2)."""
 
     weight: NonNegative = Field(default=0.01, description="lambda_DC, per image; 0 = off")
+
+
+class Ewc(Config):
+    """Elastic weight consolidation (Kirkpatrick et al., PNAS 2017), on the shared weights.
+
+    L = weight / 2 · Σ_i F_i (θ_i − θ_{t−1,i})², with the Fishers of all earlier increments summed.
+    """
+
+    weight: NonNegative = Field(default=0.0, description="lambda_EWC, per image; 0 = off")
 
 
 class Refit(Config):
@@ -131,9 +152,24 @@ class Method(Config):
     trunk: Literal["trained", "frozen"] = "trained"
     distill: Distillation = Distillation()
     directional: Directional = Directional()
+    ewc: Ewc = Ewc()
+    data: Literal["increment", "joint-partial", "joint-full"] = Field(
+        "increment",
+        description="what a stage trains on: the increment alone; or, as a yardstick that keeps "
+        "every image, all increments so far with their own labels, or with all labels there are",
+    )
     merge: MergeChoice = MergeChoice()
     batchnorm: BatchNormFusion = BatchNormFusion()
     refit: Refit = Refit()
+
+    @model_validator(mode="after")
+    def _joint_training_has_one_head(self) -> Method:
+        if self.data != "increment" and (self.head != "rows" or self.old_part != "trained"):
+            raise ValueError(
+                f"data: {self.data} trains one head on all images, so it needs head: rows and "
+                f"old_part: trained, but got {self.head} and {self.old_part}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parallel_heads_know_their_own(self) -> Method:

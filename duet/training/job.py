@@ -2,7 +2,8 @@
 
 A job can be run by any process on any machine that sees the folder and the images: this is what
 makes resuming, worker processes and multi-GPU launches possible (issue A.4). The folder holds
-``job.json``, ``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``; a
+``job.json``, ``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``, for EWC
+``importance.safetensors``; a
 finished job adds ``trained.safetensors``, ``fisher.safetensors`` where the schedule asks for it,
 and ``outcome.json`` last.
 """
@@ -19,13 +20,15 @@ from pydantic import Field
 from duet.config import Config, parse_config
 from duet.errors import DataError
 from duet.files import atomic_path, write_json
-from duet.training.config import Directional, Distillation, PseudoLabels, Schedule
+from duet.training.config import Directional, Distillation, Ewc, PseudoLabels, Schedule
 
 if TYPE_CHECKING:
     import numpy as np
 
     from duet.increments.state import DetectorState
     from duet.series import Slice
+
+DIRECTION, IMPORTANCE = "direction.safetensors", "importance.safetensors"
 
 
 class JobPart(Config):
@@ -40,6 +43,8 @@ class Job(Config):
 
     Attributes:
         phase: ``base`` (detector loss on all parts), ``increment`` or ``refit``.
+        adapts: Classes that are labelled, if the increment brings no new ones but shows known ones
+            in a new domain; then no part is new.
     """
 
     family: str
@@ -53,6 +58,8 @@ class Job(Config):
     trunk: Literal["trained", "frozen"] = "trained"
     distill: Distillation | None = None
     directional: Directional | None = None
+    ewc: Ewc | None = None
+    adapts: tuple[str, ...] = ()
     schedule: Schedule
     seed: int = Field(default=0, ge=0)
 
@@ -62,9 +69,20 @@ def identity(job: Job) -> dict[str, Any]:
     settings = job.model_dump(mode="json")
     for place in ("device", "workers", "cache"):
         settings["schedule"].pop(place)
-    if job.pseudo is None:
-        settings.pop("pseudo")
+    # What came later is left out where it is not used, so that older results stay known.
+    for key in ("pseudo", "ewc", "adapts"):
+        if not settings[key]:
+            settings.pop(key)
+    if job.distill is not None and job.distill.method == "duet":
+        settings["distill"].pop("method")
     return settings
+
+
+def old_part_count(job: Job) -> int:
+    """Return how many of the leading parts were learned before this job."""
+    if job.phase == "base":
+        return 0
+    return len(job.parts) - (0 if job.adapts else 1)
 
 
 @dataclass(frozen=True)

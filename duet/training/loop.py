@@ -26,14 +26,15 @@ from duet.errors import ConfigError, DuetError, ModelError
 from duet.files import write_json
 from duet.increments.fisher import FISHER, write_fisher
 from duet.increments.state import DetectorState
-from duet.losses.directional import directional_gradient
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
 from duet.training.checkpoint import read_checkpoint, remove_checkpoint, write_checkpoint
 from duet.training.ema import Ema, tensors_of
 from duet.training.fisher import diagonal_fisher, evenly_spaced
 from duet.training.job import Job, read_job, read_slice, read_state, write_state
+from duet.training.memory import peak_memory
 from duet.training.optimizer import learning_rate, make_optimizer
 from duet.training.pseudo import Target
+from duet.training.pulls import read_pulls
 from duet.vectors.tensors import Tensors
 
 Progress = Callable[[dict[str, Any]], None]
@@ -109,7 +110,9 @@ class Loop:
             name: (rows, self._parameters[name].detach()[rows].clone())
             for name, rows in self.learner.kept_rows.items()
         }
-        self._directions = self._read_directions()
+        self._pulls = read_pulls(
+            folder, self.job, self._parameters.items(), self.start.shared, self.device
+        )
         self.optimizer = make_optimizer(self.learner.module, self.job)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half())
         self.ema = Ema(self.learner.module)
@@ -161,15 +164,12 @@ class Loop:
             return self.learner.losses(images, targets)
 
     def _optimizer_step(self, done: int, steps: int) -> None:
-        """Add the closed-form gradient of λ_DC · L_DC, clip, step, and put kept rows back."""
+        """Add the gradients of the losses of the weights, clip, step, and put kept rows back."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.job, done, steps)
         self.scaler.unscale_(self.optimizer)
-        for p, q, d in self._directions:
-            assert self.job.directional is not None
-            if p.grad is not None:
-                gradient = directional_gradient(p.detach(), q, d)
-                p.grad.add_(gradient, alpha=self.job.directional.weight)
+        for pull in self._pulls:
+            pull.add(1.0)
         for name, (rows, _) in self._kept.items():
             kept = self._parameters[name].grad
             if kept is not None:
@@ -200,20 +200,6 @@ class Loop:
         for layer in module.modules():
             if isinstance(layer, _BatchNorm) and not layer.weight.requires_grad:
                 layer.eval()
-
-    def _read_directions(self) -> list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]]:
-        """Return ``(p, q, d)`` of L_DC for every trainable shared tensor (q, d from files)."""
-        choice = self.job.directional
-        if self.job.phase != "increment" or choice is None or choice.weight == 0:
-            return []
-        from safetensors.torch import load_file
-
-        direction = load_file(self.folder / "direction.safetensors")
-        return [
-            (parameter, self.start.shared[name].to(self.device), direction[name].to(self.device))
-            for name, parameter in self._parameters.items()
-            if name in direction and parameter.requires_grad
-        ]
 
     def _half(self) -> bool:
         return self.schedule.amp and self.device.type == "cuda"
@@ -258,6 +244,7 @@ class Loop:
             "seconds": round(time.perf_counter() - self._began, 3),
             "history": self.history,
             "fisher_images": self._write_fisher(trained),
+            "peak_memory": peak_memory(),
         }
         write_json(self.folder / "outcome.json", outcome)
         remove_checkpoint(self.folder)

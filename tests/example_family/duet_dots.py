@@ -36,7 +36,7 @@ from duet.families.rows import rename_classes as rename_classes
 from duet.families.table import FamilyRow
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
-from duet.losses.distill import box_distillation, class_distillation
+from duet.losses.distillation.duet import box_distillation, class_distillation
 from duet.merging.layers import Layer
 from duet.training.job import Job
 from duet.training.pseudo import Found, Target, add_pseudo_labels

@@ -10,6 +10,7 @@ Shapes: B images, S pixels, N places of the encoder, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from duet.errors import ConfigError
 from duet.families.dfine.engine import prepare
 
 prepare()
@@ -28,9 +30,9 @@ from duet.families.dfine.architectures import require_queries  # noqa: E402
 from duet.families.dfine.build import model_of, state_of, stock_config  # noqa: E402
 from duet.families.dfine.roles import EMBEDDING, PREFIX  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
-from duet.losses.distill import class_distillation  # noqa: E402
-from duet.losses.queries import query_box_distillation  # noqa: E402
-from duet.training.job import Job  # noqa: E402
+from duet.losses.distillation.responses import Places, Quantiles  # noqa: E402
+from duet.losses.distillation.table import resolve_distillation  # noqa: E402
+from duet.training.job import Job, old_part_count  # noqa: E402
 from duet.training.pseudo import Found, Target, add_pseudo_labels  # noqa: E402
 from duet.vectors.tensors import Tensors  # noqa: E402
 
@@ -51,6 +53,7 @@ class DFineLearner:
 
     Raises:
         ModelError: The state does not fit its architecture, or the images are too small for it.
+        ConfigError: Known classes are to be left out of the loss.
     """
 
     clip_norm: float = CLIP_NORM
@@ -59,9 +62,18 @@ class DFineLearner:
 
     def __init__(self, job: Job, start: DetectorState, device: torch.device) -> None:
         require_queries(job.architecture, job.schedule.image_size)
-        self._start, self._old = start, sum(len(part.classes) for part in start.parts[:-1])
-        later = job.phase != "base" and self._old > 0
-        self._masks = later and job.old_negatives == "mask"
+        previous = start.parts[: old_part_count(job)]
+        self._start, self._old = start, sum(len(part.classes) for part in previous)
+        self._first = 0 if job.adapts else self._old  # the slice's first class
+        later = self._old > 0
+        if job.adapts and job.old_negatives == "mask" and set(job.adapts) != set(start.labels):
+            raise ConfigError(
+                "this detector family cannot leave known classes out of its loss",
+                where=f"increment of known classes {', '.join(job.adapts)}",
+                remedy="choose a method with old_negatives: pseudo or train, or label all known "
+                "classes",
+            )
+        self._masks = later and not job.adapts and job.old_negatives == "mask"
         self._pseudo = job.pseudo if later and job.old_negatives == "pseudo" else None
         distill = job.distill if later and job.phase == "increment" else None
         self._distill = distill if distill is not None and distill.weight > 0 else None
@@ -70,11 +82,8 @@ class DFineLearner:
         self.kept_rows = dict(self._rows_to_keep(later and job.old_part == "kept", device))
         self._teacher: Any = None
         if self._pseudo is not None or self._distill is not None:
-            previous = DetectorState(
-                start.family, start.architecture, start.head, start.shared, start.buffers,
-                start.parts[:-1],
-            )  # fmt: skip
-            self._teacher = model_of(previous).to(device).eval().requires_grad_(False)
+            teacher = dataclasses.replace(start, parts=previous)
+            self._teacher = model_of(teacher).to(device).eval().requires_grad_(False)
         learned = len(start.labels) - (self._old if self._masks else 0)
         self._loss_config = stock_config(start.architecture, learned)
 
@@ -92,7 +101,7 @@ class DFineLearner:
         self, images_B3SS: torch.Tensor, targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
         """Return the parts of the loss; see `duet.training.loop.Learner`."""
-        targets = [Target(target.boxes, target.labels + self._old) for target in targets]
+        targets = [Target(target.boxes, target.labels + self._first) for target in targets]
         seen = self._look(images_B3SS) if self._teacher is not None else None
         if self._pseudo is not None:
             targets = add_pseudo_labels(
@@ -154,14 +163,15 @@ class DFineLearner:
     def _distillation(self, output: Any, seen: Any) -> dict[str, torch.Tensor]:
         """Return λ_Distill · L*_Distill on the encoder's scores and proposals of old classes."""
         assert self._distill is not None
-        old_BCN = output.enc_outputs_class[..., : self._old].transpose(1, 2)
-        cls = class_distillation(
-            old_BCN, seen.enc_outputs_class.transpose(1, 2), self._distill.class_quantile
-        )
-        box = query_box_distillation(
+        method = resolve_distillation(self._distill.method)
+        quantiles = Quantiles(self._distill.class_quantile, self._distill.box_quantile)
+        ours = Places(
             output.enc_outputs_coord_logits.float().sigmoid(),
-            seen.enc_outputs_coord_logits.float().sigmoid(),
-            seen.enc_outputs_class.amax(-1),
-            self._distill.box_quantile,
+            output.enc_outputs_class[..., : self._old].transpose(1, 2),
         )
+        theirs = Places(
+            seen.enc_outputs_coord_logits.float().sigmoid(),
+            seen.enc_outputs_class.transpose(1, 2),
+        )
+        cls, box = method.of_places(ours, theirs, quantiles)
         return {"kd_cls": self._distill.weight * cls, "kd_box": self._distill.weight * box}

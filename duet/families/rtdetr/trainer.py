@@ -21,8 +21,8 @@ from duet.families.rtdetr.build import (  # noqa: E402
 from duet.families.rtdetr.heads import class_layers, proposals, propose_boxes  # noqa: E402
 from duet.families.ultralytics.trainer import StageTrainer  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
-from duet.losses.distill import class_distillation  # noqa: E402
-from duet.losses.queries import query_box_distillation  # noqa: E402
+from duet.losses.distillation.responses import Places, Quantiles  # noqa: E402
+from duet.losses.distillation.table import resolve_distillation  # noqa: E402
 
 Proposals = tuple[torch.Tensor, torch.Tensor]
 """``(B, N, C)`` class logits and ``(B, N, 4)`` boxes of the encoder, cxcywh normalised."""
@@ -41,7 +41,7 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
 
     def training_model(self, state: DetectorState) -> nn.Module:
         """Build the detector that trains the last part of a state."""
-        model = training_model(state, mask_old=self._mask_old(), run_old=self.distils)
+        model = training_model(state, mask_old=self._cut_old(), run_old=self.distils)
         return cast("nn.Module", model)
 
     def trained_state(self, model: nn.Module) -> DetectorState:
@@ -81,24 +81,20 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
 
     def distillation(self, model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (L*_cls, L*_box), the mean over the old heads (one, unless in parallel)."""
-        assert self.job.distill is not None
         choice = self.job.distill
+        assert choice is not None
+        method = resolve_distillation(choice.method)
+        quantiles = Quantiles(choice.class_quantile, choice.box_quantile)
         self.ask_teacher(images)
         head: Any = cast("Any", self.teacher).model[-1]
         with torch.no_grad():
             heads = head.heads if hasattr(head, "heads") else [head]
             asked = [proposals(one, self._kept["teacher"]) for one in heads]
-        cls, box = [], []
-        for (scores, boxes), (old_scores, old_boxes) in zip(
-            self._student(model.model[-1], asked), asked, strict=True
-        ):
-            peak = old_scores.amax(-1)
-            cls.append(
-                class_distillation(
-                    scores.transpose(1, 2), old_scores.transpose(1, 2), choice.class_quantile
-                )
-            )
-            box.append(query_box_distillation(boxes, old_boxes, peak, choice.box_quantile))
+        pairs = zip(self._student(model.model[-1], asked), asked, strict=True)
+        losses = [
+            method.of_places(_places(*ours), _places(*theirs), quantiles) for ours, theirs in pairs
+        ]
+        cls, box = zip(*losses, strict=True)
         return torch.stack(cls).mean(), torch.stack(box).mean()
 
     def _student(self, head: Any, asked: list[Proposals]) -> list[Proposals]:
@@ -108,3 +104,7 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
         features, count = self._kept["features"], asked[0][0].shape[-1]
         boxes = propose_boxes(head, features, head.anchors)
         return [(self._kept["scores"][..., :count], boxes)]
+
+
+def _places(scores_BNC: torch.Tensor, boxes_BN4: torch.Tensor) -> Places:
+    return Places(boxes_BN4, scores_BNC.transpose(1, 2))

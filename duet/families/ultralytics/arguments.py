@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.increments.state import DetectorState
-from duet.training.job import Job
+from duet.training.job import Job, old_part_count
 
 
 def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def frozen_names(
 ) -> list[str]:
     """Return the parameters that must not train in this job.
 
-    Old parts unless `old_part: trained`; what the head form holds (the box tower that towers
-    share); the whole trunk in a re-fit or with `trunk: frozen`. The rows of old classes inside one
+    Old parts unless `old_part: trained`, which are all parts if the increment brings no new classes;
+    what the head form holds (the box tower that towers share); the whole trunk in a re-fit or with `trunk: frozen`. The rows of old classes inside one
     tensor are guarded apart.
 
     Args:
@@ -59,6 +59,8 @@ def frozen_names(
         return []
     frozen = set() if job.old_part == "trained" else {name for name in names if ".old_" in name}
     frozen |= {name for name in names if held(name)}
+    if job.adapts and job.old_part == "kept":
+        frozen |= {name for name in names if name not in start.shared}
     if job.phase == "refit" or job.trunk == "frozen":
         frozen |= {name for name in names if name in start.shared}
     return sorted(frozen)
@@ -79,5 +81,6 @@ def restore_frozen(
     else:
         shared = {k: start.shared[k] if held(k) else v for k, v in shared.items()}
         buffers = {k: start.buffers[k] if held(k) else v for k, v in buffers.items()}
-    old = trained.parts[:-1] if job.old_part == "trained" else start.parts[:-1]
-    return replace(trained, shared=shared, buffers=buffers, parts=(*old, trained.parts[-1]))
+    count = 0 if job.old_part == "trained" else old_part_count(job)
+    parts = (*start.parts[:count], *trained.parts[count:])
+    return replace(trained, shared=shared, buffers=buffers, parts=parts)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from duet.errors import ModelError
+from duet.errors import ConfigError, ModelError
 from duet.families.ultralytics.engine import prepare
 
 prepare()
@@ -31,6 +31,7 @@ from duet.training.checkpoint import (  # noqa: E402
 )
 from duet.training.fisher import diagonal_fisher, evenly_spaced  # noqa: E402
 from duet.training.job import Job, write_state  # noqa: E402
+from duet.training.memory import peak_memory  # noqa: E402
 
 # Mixed into the engine's trainers, whose methods it calls and overrides: untyped, hence Any.
 Engine: Any = object
@@ -83,6 +84,18 @@ class StoredStage(Engine):  # type: ignore[misc]
     def held(self, name: str) -> bool:
         """Tell whether the head form keeps a shared tensor as it is."""
         raise NotImplementedError
+
+    def silence(self, model: Any, classes: list[int]) -> None:
+        """Take classes out of the detector loss: nobody labelled them in these images.
+
+        Raises:
+            ConfigError: The family's loss cannot leave classes out.
+        """
+        raise ConfigError(
+            "this detector family cannot leave known classes out of its loss",
+            where=f"increment of known classes {', '.join(self.job.adapts)}",
+            remedy="choose a method with old_negatives: pseudo or train, or label all known classes",
+        )
 
     def watch(self, model: Any) -> None:
         """Hook what `distillation` needs onto the model in training and onto the teacher."""
@@ -145,6 +158,7 @@ class StoredStage(Engine):  # type: ignore[misc]
             "seconds": round(time.perf_counter() - self._began, 3),
             "history": self.history,
             "fisher_images": fisher_images,
+            "peak_memory": peak_memory(),
         }
         write_json(self.folder / "outcome.json", outcome)
         remove_checkpoint(self.folder)

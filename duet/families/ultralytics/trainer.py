@@ -31,8 +31,13 @@ from duet.families.ultralytics.data import SliceDataset  # noqa: E402
 from duet.families.ultralytics.pseudo import extend_batch  # noqa: E402
 from duet.families.ultralytics.stage import StoredStage  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
-from duet.losses.directional import directional_gradient  # noqa: E402
-from duet.training.job import read_job, read_slice, read_state  # noqa: E402
+from duet.training.job import (  # noqa: E402
+    old_part_count,
+    read_job,
+    read_slice,
+    read_state,
+)
+from duet.training.pulls import read_pulls  # noqa: E402
 
 JOB_VARIABLE = "DUET_JOB"
 
@@ -62,7 +67,7 @@ class StageTrainer(StoredStage):
 
     def get_dataset(self) -> dict[str, Any]:
         """Describe the classes that the loss sees; nothing is looked up or downloaded."""
-        parts = self.job.parts[-1:] if self._mask_old() else self.job.parts
+        parts = self.job.parts[-1:] if self._cut_old() else self.job.parts
         names = [name for part in parts for name in part.classes]
         return {
             "names": dict(enumerate(names)),
@@ -78,7 +83,7 @@ class StageTrainer(StoredStage):
         """Return the slice; the unused validation loader gets it without augmentation."""
         return SliceDataset(
             slice_file=self.slice_file,
-            class_offset=0 if self._mask_old() else self._class_offset(),
+            class_offset=0 if self._cut_old() else self._first_class(),
             stretch=self.fit == "stretch",
             imgsz=self.args.imgsz,
             batch_size=batch or self.batch_size,
@@ -89,13 +94,22 @@ class StageTrainer(StoredStage):
             data=self.data,
         )
 
-    def _class_offset(self) -> int:
-        return sum(len(part.classes) for part in self.job.parts[:-1])
+    def _first_class(self) -> int:
+        """Return the place of the slice's first class among all; of known classes it is told."""
+        return 0 if self.job.adapts else sum(len(part.classes) for part in self.job.parts[:-1])
 
-    def _mask_old(self) -> bool:
+    def _cut_old(self) -> bool:
+        """Tell whether the loss sees the new part alone."""
         # A re-fit trains new class rows alone, for which an old object is background anyway.
         later = {"base": (), "increment": ("mask",), "refit": ("mask", "pseudo")}
-        return self.job.old_negatives in later[self.job.phase]
+        return not self.job.adapts and self.job.old_negatives in later[self.job.phase]
+
+    def _unlabelled(self) -> list[int]:
+        """Return the known classes that the images of an increment without new ones do not label."""
+        if not self.job.adapts or self.job.old_negatives != "mask":
+            return []
+        names = [name for part in self.job.parts for name in part.classes]
+        return [index for index, name in enumerate(names) if name not in self.job.adapts]
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device; add what the previous detector finds, if asked to."""
@@ -116,6 +130,8 @@ class StageTrainer(StoredStage):
     def setup_model(self) -> None:
         """Build the detector from the job's start tensors, float32."""
         self.model = self.training_model(self.start)
+        if self._unlabelled():
+            self.silence(self.model, self._unlabelled())
 
     @property
     def distils(self) -> bool:
@@ -131,7 +147,9 @@ class StageTrainer(StoredStage):
             if name in self.frozen:
                 parameter.requires_grad_(False)
         self._row_guard = self._old_rows(model)
-        self._directions = self._read_directions(model)
+        self._pulls = read_pulls(
+            self.folder, self.job, model.named_parameters(), self.start.shared, self.device
+        )
         if self.distils or (self.job.pseudo is not None and self.job.phase == "increment"):
             self.teacher = self._build_teacher()
         # After the EMA has copied the model, so that neither hooks nor teacher travel with it.
@@ -140,7 +158,7 @@ class StageTrainer(StoredStage):
         self._resume()
 
     def _build_teacher(self) -> nn.Module:
-        """Return the previous detector: the start without the part in training."""
+        """Return the previous detector: the start without a part that is new."""
         start = self.start
         previous = DetectorState(
             start.family,
@@ -148,7 +166,7 @@ class StageTrainer(StoredStage):
             start.head,
             start.shared,
             start.buffers,
-            start.parts[:-1],
+            start.parts[: old_part_count(self.job)],
         )
         teacher = self.inference_model(previous).to(self.device)
         return teacher.requires_grad_(False)
@@ -162,27 +180,13 @@ class StageTrainer(StoredStage):
                 self._seen = images, self.teacher(images)
         return self._seen[1]
 
-    def _read_directions(
-        self, model: nn.Module
-    ) -> list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]]:
-        """Return ``(p, q, d)`` of L_DC for every trainable shared tensor (q, d from files)."""
-        choice = self.job.directional
-        if self.job.phase != "increment" or choice is None or choice.weight == 0:
-            return []
-        from safetensors.torch import load_file
-
-        direction = load_file(self.folder / "direction.safetensors")
-        return [
-            (parameter, self.start.shared[name].to(self.device), direction[name].to(self.device))
-            for name, parameter in model.named_parameters()
-            if name in direction and parameter.requires_grad
-        ]
-
     def _old_rows(self, model: Any) -> list[tuple[nn.Parameter, torch.Tensor]]:
         """Return parameters whose first rows belong to old classes and must not move."""
-        if self.job.head != "rows" or self.job.old_part == "trained" or len(self.job.parts) < 2:
+        if self.job.head != "rows" or self.job.old_part == "trained" or self.job.adapts:
+            return []  # an increment without new classes keeps all rows: they are frozen
+        count = self._first_class()
+        if not count:
             return []
-        count = self._class_offset()
         return [
             (parameter, parameter.detach()[:count].clone()) for parameter in self.class_rows(model)
         ]
@@ -209,7 +213,7 @@ class StageTrainer(StoredStage):
         return loss, items
 
     def optimizer_step(self) -> None:
-        """Add the closed-form gradient of λ_DC · L_DC, step, and put kept rows back.
+        """Add the gradients of the losses of the weights, step, and put kept rows back.
 
         Called after every batch: `accumulate` is counted here and starts anew in each epoch. The
         engine would carry gradients over to the next epoch, where a resumed run has none.
@@ -219,14 +223,9 @@ class StageTrainer(StoredStage):
         if self._waiting < self.job.schedule.accumulate and self._in_epoch < len(self.train_loader):
             return
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
-        if self._directions:
-            assert self.job.directional is not None
+        for pull in self._pulls:
             # λ is per image; so is the loss, once the engine's sum is taken into account.
-            weight = self.job.directional.weight * self.per_image(self.batch_size)
-            weight *= self._waiting * scale
-            for p, q, d in self._directions:
-                if p.grad is not None:
-                    p.grad.add_(directional_gradient(p.detach(), q, d), alpha=weight)
+            pull.add(self.per_image(self.batch_size) * self._waiting * scale)
         for parameter, kept in self._row_guard:
             if parameter.grad is not None:
                 parameter.grad[: len(kept)] = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ prepare()
 
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402  (tamed first)
 from ultralytics.nn.modules.head import Detect  # noqa: E402
+from ultralytics.utils.tal import dist2bbox  # noqa: E402
+from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 from duet.families.ultralytics.trainer import StageTrainer  # noqa: E402
 from duet.families.yolo import roles  # noqa: E402
@@ -25,7 +28,8 @@ from duet.families.yolo.build import (  # noqa: E402
 )
 from duet.families.yolo.heads import Pairs, class_layers, raw_parts  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
-from duet.losses.distill import box_distillation, class_distillation  # noqa: E402
+from duet.losses.distillation.responses import Anchors, Quantiles  # noqa: E402
+from duet.losses.distillation.table import resolve_distillation  # noqa: E402
 
 
 class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
@@ -35,7 +39,7 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         """Build the detector that trains the last part of a state.
 
         Raises:
-            ConfigError: Heads in parallel are to learn from pseudo labels.
+            ConfigError: Heads in parallel are to learn from pseudo labels, or known classes.
         """
         pseudo = self.job.old_negatives == "pseudo" and self.job.phase == "increment"
         if self.job.head == "parallel" and pseudo:
@@ -44,7 +48,13 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
                 "classes that could learn from the previous detector's labels",
                 remedy="choose head: towers or rows, or old_negatives: mask",
             )
-        model: nn.Module = training_model(state, mask_old=self._mask_old(), run_old=self.distils)
+        if self.job.adapts and self.job.head == "parallel" and len(state.parts) > 1:
+            raise ConfigError(
+                "an increment of known classes trains no head of its own, and of heads in parallel "
+                "each detects only some of them",
+                remedy="choose a method with head: towers or rows",
+            )
+        model: nn.Module = training_model(state, mask_old=self._cut_old(), run_old=self.distils)
         return model
 
     def trained_state(self, model: nn.Module) -> DetectorState:
@@ -76,6 +86,12 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         local = name.removeprefix(prefix)
         return self.job.head == "towers" and local != name and bool(roles.BOX_TOWER.match(local))
 
+    def silence(self, model: Any, classes: list[int]) -> None:
+        """Take classes out of the detector loss: its class term weighs them with 0."""
+        weights = torch.ones(model.nc)
+        weights[classes] = 0
+        model.class_weights = weights
+
     def watch(self, model: Any) -> None:
         """Keep the raw output of the head."""
         self._raw: dict[str, Any] = {}
@@ -94,27 +110,46 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         sees the loss at its full weight. Parts that are kept need nothing: they cannot move.
         """
         taught, asked = self._raw, self.ask_teacher(images)[1]
-        pairs = [(taught["old"], raw_parts(asked))]
-        if "old_one2one" in taught and (self.job.head == "rows" or self.job.old_part == "trained"):
-            pairs.append((taught["old_one2one"], raw_parts(asked, "one2one")))
-        losses = [self._distance(*pair, bins=model.model[-1].reg_max) for pair in pairs]
+        if self.job.adapts:  # no part is new: all that the head says was known before
+            pairs = [(raw_parts(taught), raw_parts(asked))]
+            if "one2one" in taught:
+                pairs.append((raw_parts(taught, "one2one"), raw_parts(asked, "one2one")))
+        else:
+            pairs = [(taught["old"], raw_parts(asked))]
+            learns = self.job.head == "rows" or self.job.old_part == "trained"
+            if "old_one2one" in taught and learns:
+                pairs.append((taught["old_one2one"], raw_parts(asked, "one2one")))
+        losses = [self._distance(*pair) for pair in pairs]
         cls, box = torch.stack(losses).sum(0)
         return cls, box
 
-    def _distance(self, student: Pairs, teacher: Pairs, *, bins: int) -> torch.Tensor:
+    def _distance(self, student: Pairs, teacher: Pairs) -> torch.Tensor:
         """Return L*_cls and L*_box of one branch, ``(2,)``, the mean over its heads."""
         choice = self.job.distill
         assert choice is not None
+        method = resolve_distillation(choice.method)
+        quantiles = Quantiles(choice.class_quantile, choice.box_quantile)
+        bins = unwrap_model(self.model).model[-1].reg_max
         losses = [
             torch.stack(
-                (
-                    class_distillation(s_scores, t_scores, choice.class_quantile),
-                    box_distillation(s_boxes, t_boxes, bins, choice.box_quantile),
+                method.of_anchors(
+                    Anchors(*ours, bins),
+                    Anchors(*theirs, bins, functools.partial(self._teacher_boxes, theirs[0])),
+                    quantiles,
                 )
             )
-            for (s_boxes, s_scores), (t_boxes, t_scores) in zip(student, teacher, strict=True)
+            for ours, theirs in zip(student, teacher, strict=True)
         ]
         return torch.stack(losses).mean(0)
+
+    def _teacher_boxes(self, raw_BXA: torch.Tensor) -> torch.Tensor:
+        """Decode raw box outputs of the teacher, which has just run: ``(B, A, 4)`` xyxy px."""
+        head: Any = cast("Any", self.teacher).model[-1]
+        head = head.heads[0] if hasattr(head, "heads") else head
+        points, strides = head.anchors[None], head.strides[None]
+        sides = head.dfl(raw_BXA)
+        corners: torch.Tensor = dist2bbox(sides, points, xywh=False, dim=1) * strides
+        return corners.transpose(1, 2)
 
 
 def _keep_branches() -> None:

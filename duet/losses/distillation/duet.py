@@ -9,6 +9,27 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import kl_div
 
+from duet.losses.distillation.proposals import query_box_distillation
+from duet.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+
+
+def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Losses:
+    """Return (L*_cls, L*_box) of dense outputs."""
+    return (
+        class_distillation(student.scores, teacher.scores, quantiles.scores),
+        box_distillation(student.boxes, teacher.boxes, teacher.bins, quantiles.boxes),
+    )
+
+
+def of_places(student: Places, teacher: Places, quantiles: Quantiles) -> Losses:
+    """Return the same of what an encoder proposes at every place."""
+    return (
+        class_distillation(student.scores, teacher.scores, quantiles.scores),
+        query_box_distillation(
+            student.boxes, teacher.boxes, teacher.scores.amax(1), quantiles.boxes
+        ),
+    )
+
 
 def class_distillation(
     student_BCA: torch.Tensor, teacher_BCA: torch.Tensor, quantile: float

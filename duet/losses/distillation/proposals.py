@@ -1,4 +1,4 @@
-"""Box distillation for detectors with queries (the DETR family).
+"""DuET's box distillation for detectors with queries (the DETR family).
 
 Queries of two detectors are not aligned: each picks its own places of an image. The encoder is: its
 head makes one proposal at every place of the feature maps, in the same order in both detectors. So

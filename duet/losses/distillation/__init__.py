@@ -1,0 +1,1 @@
+"""Ways to keep old outputs while something new is learned; one file each."""

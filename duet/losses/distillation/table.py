@@ -1,0 +1,32 @@
+"""The distillations by name. Adding one = one file here with the two functions, and one row."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:  # configurations name distillations without loading torch
+    from duet.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+
+DISTILLATIONS = {
+    "duet": "duet.losses.distillation.duet",
+    "lwf": "duet.losses.distillation.lwf",
+    "erd": "duet.losses.distillation.erd",
+}
+
+
+class Distillation(Protocol):
+    """What a file offers: how far a detector in training is from the previous one."""
+
+    def of_anchors(self, student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Losses:
+        """Return (class loss, box loss) of a dense head."""
+        ...
+
+    def of_places(self, student: Places, teacher: Places, quantiles: Quantiles) -> Losses:
+        """Return (class loss, box loss) of an encoder's proposals."""
+        ...
+
+
+def resolve_distillation(name: str) -> Distillation:
+    """Import a distillation by its name in the table."""
+    return cast("Distillation", importlib.import_module(DISTILLATIONS[name]))
