@@ -25,7 +25,12 @@ from duet.conformance.structure import (
     check_start_by_name,
     check_stored,
 )
-from duet.conformance.training import check_exported, check_learns, check_resumes
+from duet.conformance.training import (
+    check_adapts,
+    check_exported,
+    check_learns,
+    check_resumes,
+)
 
 Check = Callable[[Case, Path], None]
 
@@ -39,6 +44,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "stored": check_stored,
         "merge": check_merge,
         "learns": check_learns,
+        "adapts": check_adapts,
         "resumes": check_resumes,
         "exported": check_exported,
     }

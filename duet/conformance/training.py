@@ -65,6 +65,25 @@ def check_learns(case: Case, folder: Path) -> None:
     assert {"kd_cls", "kd_box"} <= history[0].keys(), "distillation is not in the history"
 
 
+def check_adapts(case: Case, folder: Path) -> None:
+    """Known classes in a new domain: the shared tensors move, the head part stays to the bit.
+
+    The old outputs are kept by ERD, which asks most of a family: it wants boxes too.
+    """
+    data = squares(folder / "data", OLD, count=IMAGES, size=case.image_size)
+    start = case.start(case.forms[0])
+    with _settled():
+        adapted = train(
+            case, folder / "job", start, data, phase="increment", epochs=1, adapts=OLD,
+            distill={"method": "erd", "weight": 0.1},
+        )  # fmt: skip
+    assert adapted.labels == start.labels, "the classes changed"
+    assert same(start.parts[0].tensors, adapted.parts[0].tensors), "the head part moved"
+    assert not same(start.shared, adapted.shared), "nothing was learned"
+    history = json.loads((folder / "job" / "outcome.json").read_text())["history"]
+    assert {"kd_cls", "kd_box"} <= history[-1].keys(), "distillation is not in the history"
+
+
 def check_resumes(case: Case, folder: Path) -> None:
     """A job that dies after its second epoch ends with the same bits."""
     form = case.forms[0]

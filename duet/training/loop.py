@@ -61,7 +61,8 @@ class Learner(Protocol):
 
         Args:
             images_B3SS: float32 RGB in [0, 1].
-            targets: cxcywh normalised; class ids count from the first class of the last part.
+            targets: cxcywh normalised; class ids count from the first class of the last part, or
+                from the first of all where the job adapts known classes.
         """
         ...
 

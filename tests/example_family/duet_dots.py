@@ -36,9 +36,11 @@ from duet.families.rows import rename_classes as rename_classes
 from duet.families.table import FamilyRow
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
-from duet.losses.distillation.duet import box_distillation, class_distillation
+from duet.losses.distillation.responses import Anchors as Responses
+from duet.losses.distillation.responses import Quantiles
+from duet.losses.distillation.table import resolve_distillation
 from duet.merging.layers import Layer
-from duet.training.job import Job
+from duet.training.job import Job, old_part_count
 from duet.training.pseudo import Found, Target, add_pseudo_labels
 from duet.vectors.tensors import Tensors
 
@@ -165,9 +167,11 @@ class DotsLearner:
     kept_rows: Mapping[str, torch.Tensor]
 
     def __init__(self, job: Job, start: DetectorState, device: torch.device) -> None:
-        self._start, self._old = start, sum(len(part.classes) for part in start.parts[:-1])
-        later = job.phase != "base" and self._old > 0
-        self._begin = self._old if later and job.old_negatives == "mask" else 0
+        previous = start.parts[: old_part_count(job)]
+        self._start, self._old = start, sum(len(part.classes) for part in previous)
+        self._first = 0 if job.adapts else self._old  # the first class of the slice
+        later = self._old > 0
+        self._begin = self._first if later and job.old_negatives == "mask" else 0
         self._pseudo = job.pseudo if later and job.old_negatives == "pseudo" else None
         self._distill = job.distill if later and job.distill and job.distill.weight else None
         self.module = network(start).to(device)
@@ -176,8 +180,8 @@ class DotsLearner:
         self.kept_rows = {"rows.weight": old, "rows.bias": old} if kept else {}
         self._teacher: Any = None
         if self._pseudo or self._distill:
-            previous = network(replace(start, parts=start.parts[:-1]))
-            self._teacher = previous.to(device).eval().requires_grad_(False)
+            teacher = network(replace(start, parts=previous))
+            self._teacher = teacher.to(device).eval().requires_grad_(False)
 
     def state(self, tensors: Tensors) -> DetectorState:
         """Return the state whose network holds these tensors."""
@@ -190,7 +194,7 @@ class DotsLearner:
     ) -> dict[str, torch.Tensor]:
         """Return the parts of the loss; class ids count from the first class of the last part."""
         size = images_B3SS.shape[-1]
-        targets = [Target(one.boxes * size, one.labels + self._old) for one in targets]
+        targets = [Target(one.boxes * size, one.labels + self._first) for one in targets]
         seen = self._teacher(images_B3SS) if self._teacher is not None else None
         if self._pseudo is not None:
             targets = add_pseudo_labels(
@@ -199,9 +203,12 @@ class DotsLearner:
         sides, logits = (output.float() for output in self.module(images_B3SS))
         losses = self._detection(boxes_of(sides), logits, targets)
         if self._distill is not None:
-            weight, old = self._distill.weight, logits[:, : self._old]
-            cls = class_distillation(old, seen[1], self._distill.class_quantile)
-            box = box_distillation(sides, seen[0], 1, self._distill.box_quantile)
+            choice, weight = self._distill, self._distill.weight
+            cls, box = resolve_distillation(choice.method).of_anchors(
+                Responses(sides, logits[:, : self._old], 1),
+                Responses(seen[0], seen[1], 1, lambda: boxes_of(seen[0]).transpose(1, 2)),
+                Quantiles(choice.class_quantile, choice.box_quantile),
+            )
             losses |= {"kd_cls": weight * cls, "kd_box": weight * box}
         return losses
 

@@ -99,7 +99,7 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
 
     def _student(self, head: Any, asked: list[Proposals]) -> list[Proposals]:
         """Return the old classes' proposals of the model in training."""
-        if len(head.old_heads):
+        if len(getattr(head, "old_heads", ())):  # a stock decoder holds all old classes
             return [proposals(old, self._kept["student"]) for old in head.old_heads]
         features, count = self._kept["features"], asked[0][0].shape[-1]
         boxes = propose_boxes(head, features, head.anchors)
