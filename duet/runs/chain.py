@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duet.errors import ConfigError
+from duet.errors import ConfigError, DataError
 from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.increments.fisher import sum_fishers
@@ -29,6 +29,7 @@ from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors
 
 if TYPE_CHECKING:
+    from duet.labels import LabelSpace
     from duet.series import DomainData
 
 
@@ -163,9 +164,13 @@ def run_increment(
     """Train, merge and re-fit one increment; no data but its own is touched.
 
     An increment whose classes are all known brings no head part: it moves the shared tensors alone.
+
+    Raises:
+        DataError: It brings new classes and known ones.
+        ConfigError: EWC has no Fisher to go by.
     """
     previous = before.merged
-    adapts = all(name in previous.labels for name in increment.classes)
+    adapts = _adapts(increment, previous.labels)
     data = train_slice(increment.data, increment.classes)
     if adapts and method.trunk == "frozen" and method.old_part == "kept":
         return StageResult(increment, untrained(previous), previous)  # nothing may move
@@ -193,6 +198,18 @@ def run_increment(
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     return StageResult(increment, trained, merged, trace, refit)
+
+
+def _adapts(increment: Increment, labels: LabelSpace) -> bool:
+    """Tell whether all classes of an increment are known already."""
+    known = [name for name in increment.classes if name in labels]
+    if known and len(known) < len(increment.classes):
+        raise DataError(
+            f"brings new classes and known ones: {', '.join(known)}",
+            where=f"increment '{increment.name}'",
+            remedy="split it in two: an increment of new classes and one of known ones",
+        )
+    return bool(known)
 
 
 def _importance(method: Method, increment: Increment, before: Before) -> Tensors | None:

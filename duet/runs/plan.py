@@ -6,10 +6,15 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from duet.runs.joint import joint_slice
 from duet.series import train_slice
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from duet.runs.run import RunPlan
+    from duet.series import Increment, Slice
+    from duet.training.config import Method
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""
@@ -43,21 +48,36 @@ class PlannedStage:
 
 def planned_stages(plan: RunPlan) -> list[PlannedStage]:
     """Return every training of a run, whether or not it is on disk already."""
-    first = plan.series.increments[0]
-    stages = [_stage(plan, "base", first.data, first.classes, plan.schedule.epochs, 1.0)]
+    first, *others = plan.series.increments
+    cut = train_slice(first.data, first.classes)
+    stages = [_stage(plan, "base", cut, plan.schedule.epochs, 1.0)]
     for method in plan.methods:
-        for item in plan.series.increments[1:]:
-            factor = DISTILLATION if method.distill.weight else 1.0
-            name = f"{method.name}: {item.name}"
-            stages.append(_stage(plan, name, item.data, item.classes, plan.schedule.epochs, factor))
-            if method.refit.epochs:
-                epochs = method.refit.epochs
-                stages.append(_stage(plan, f"{name} re-fit", item.data, item.classes, epochs, 0.5))
+        for number, item in enumerate(others, start=2):
+            stages += _method_stages(plan, method, number, item)
     for domain, classes in plan.reference_cuts:
         data = next(i.data for i in plan.series.increments if i.domain == domain)
         there = tuple(name for name in classes if name in data.labels)
-        stages.append(_stage(plan, f"reference {domain}", data, there, plan.schedule.epochs, 1.0))
+        cut = train_slice(data, there)
+        stages.append(_stage(plan, f"reference {domain}", cut, plan.schedule.epochs, 1.0))
     return stages
+
+
+def _method_stages(
+    plan: RunPlan, method: Method, number: int, item: Increment
+) -> Iterator[PlannedStage]:
+    """Yield what a method trains at stage ``number``."""
+    name, epochs = f"{method.name}: {item.name}", plan.schedule.epochs
+    if method.data != "increment":
+        seen, full = plan.series.increments[:number], method.data == "joint-full"
+        cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
+        yield _stage(plan, name, cut, epochs, 1.0)
+        return
+    looks = method.distill.weight or method.old_negatives == "pseudo"
+    cut = train_slice(item.data, item.classes)
+    yield _stage(plan, name, cut, epochs, DISTILLATION if looks else 1.0)
+    known = plan.series.classes_until(number - 2)
+    if method.refit.epochs and not all(one in known for one in item.classes):
+        yield _stage(plan, f"{name} re-fit", cut, method.refit.epochs, 0.5)
 
 
 def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
@@ -88,11 +108,11 @@ def plan_as_text(plan: RunPlan) -> str:
     return "\n".join(lines)
 
 
-def _stage(
-    plan: RunPlan, title: str, data: Any, classes: tuple[str, ...], epochs: int, factor: float
-) -> PlannedStage:
-    images = len(train_slice(data, classes))
+def _stage(plan: RunPlan, title: str, cut: Slice, epochs: int, factor: float) -> PlannedStage:
+    images = len(cut)
     scale = (plan.schedule.image_size / 160) ** 2
     seconds = images * epochs * SECONDS_PER_IMAGE * scale * factor
     steps = math.ceil(images / plan.schedule.batch) * epochs
-    return PlannedStage(title, data.name, len(classes), images, epochs, steps, round(seconds, 1))
+    return PlannedStage(
+        title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1)
+    )

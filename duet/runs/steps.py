@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from duet.errors import ModelError
+from duet.errors import ConfigError, ModelError
 from duet.families.table import resolve_family
 from duet.files import run_lock
 from duet.increments.fisher import sum_fishers
@@ -87,9 +87,15 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
     """Train the one increment of ``setting.series`` on top of what the run folder holds.
 
     Raises:
-        ModelError: The folder holds no base, or the increment was learned already.
+        ModelError: The folder holds no base, or the increment is the base.
+        ConfigError: The method needs the images of all increments.
     """
     increment = setting.series.increments[0]
+    if method.data != "increment":
+        raise ConfigError(
+            f"'{method.name}' trains on the images of all increments, `duet increment` reads one",
+            remedy="use `duet run` for joint training",
+        )
     with run_lock(out):
         models = kept_models(out, method)
         if not models:
@@ -116,7 +122,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
         )
         images = sum(manifest.images for manifest in done)
         fisher = None
-        if "fisher" in METHODS[method.merge.method].needs:
+        if method.ewc.weight or "fisher" in METHODS[method.merge.method].needs:
             folders = [_increment(out, method, path) for path in models]
             kept = [load_increment(folder).fisher for folder in folders]
             fisher = sum_fishers(kept, last.state.shared)
