@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from factories_yolo import NAMES, YOLO11N, make_domain, micro_schedule, theta_0
+from safetensors.torch import save_file
 
 from duet.config import parse_config
 from duet.errors import ConfigError
@@ -20,6 +21,7 @@ from duet.families.yolo.adapter import FAMILY
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
+from duet.losses.directional import directional_gradient
 from duet.losses.distillation import duet, erd, lwf
 from duet.losses.distillation.responses import Anchors, Places, Quantiles
 from duet.losses.distillation.table import DISTILLATIONS, resolve_distillation
@@ -34,8 +36,9 @@ from duet.runs.lab import Lab
 from duet.series import Increment, Series, train_slice
 from duet.series.joining import join_slices, with_classes
 from duet.series.problems import DataError
-from duet.training.config import Distillation, Ewc, Method, PseudoLabels
-from duet.training.job import Job, JobPart, identity
+from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
+from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity
+from duet.training.pulls import read_pulls
 
 BASELINES = (
     "seq-ft", "masked", "frozen", "lwf", "erd", "pseudo", "ewc", "joint-partial", "joint-full",
@@ -166,6 +169,37 @@ def test_ewc_gradient_is_that_of_its_loss() -> None:
     (expected,) = torch.autograd.grad(ewc_loss(p, q, f), p)
     assert torch.allclose(ewc_gradient(p.detach(), q, f), expected, atol=1e-6)
     assert float(ewc_gradient(q, q, f).abs().max()) == 0
+
+
+def test_losses_of_the_weights_add_up(tmp_path: Path) -> None:
+    """Both L_DC and EWC, each with its λ, on the parameters that train and nowhere else."""
+    names = ("a", "b", "frozen")
+    start = {name: noise(3, seed=k) for k, name in enumerate(names)}
+    d, f = ({name: noise(3, seed=10 * m + k) for k, name in enumerate(names)} for m in (1, 2))
+    f = {name: tensor.square().bfloat16() for name, tensor in f.items()}
+    save_file(d, tmp_path / DIRECTION)
+    save_file(f, tmp_path / IMPORTANCE)
+    settings: dict[str, Any] = {
+        "family": "yolo", "architecture": YOLO11N, "head": "rows", "parts": (),
+        "directional": Directional(weight=0.5), "ewc": Ewc(weight=2.0),
+        "schedule": micro_schedule(),
+    }  # fmt: skip
+    parameters = {name: torch.nn.Parameter(tensor + 0.1) for name, tensor in start.items()}
+    parameters["frozen"].requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones(3)
+    job = Job(phase="increment", **settings)
+    for pull in read_pulls(tmp_path, job, parameters.items(), start, torch.device("cpu")):
+        pull.add(4.0)
+    for name in ("a", "b"):
+        p, q = parameters[name].detach(), start[name]
+        expected = 1 + 4 * 0.5 * directional_gradient(p, q, d[name])
+        expected = expected + 4 * 2.0 * f[name].float() * (p - q)
+        assert torch.allclose(parameters[name].grad, expected, atol=1e-5), name
+    assert torch.equal(parameters["frozen"].grad, torch.ones(3))
+    for phase in ("base", "refit"):
+        other = Job(phase=phase, **settings)
+        assert read_pulls(tmp_path, other, parameters.items(), start, torch.device("cpu")) == []
 
 
 def test_duet_of_places_looks_at_the_teacher_s_best() -> None:

@@ -126,7 +126,8 @@ def test_cells_needed_are_enough_and_nothing_more(steps: Steps) -> None:
     [
         pytest.param([], "at least one increment", id="empty"),
         pytest.param([("A", ())], "at least one class", id="no-class"),
-        pytest.param([("A", ("a",)), ("B", ("a",))], "increments 1 and 2", id="not-disjoint"),
+        pytest.param([("A", ("a",)), ("A", ("a",))], "increments 1 and 2", id="not-disjoint"),
+        pytest.param([("A", ("a",)), ("B", ("a", "b"))], "split it in two", id="mixed"),
     ],
 )
 def test_series_errors(steps: Steps, words: str) -> None:

@@ -1,6 +1,6 @@
 """The ladder of the paper on the embedded series, beside the control and duet-plus.
 
-    python tools/ablation.py --seeds 3 --out runs/ablation          # tables of docs/benchmarks.md
+    python tools/ablation.py --seeds 3 --out runs/ablation          # tables of docs/measurements.md
     python tools/ablation.py --rows seq-ft,duet-plus --split val    # tuning looks at val only
 
 Each seed has its own base, class rows, order and augmentation; ``--data-seed`` draws other scenes.
