@@ -1,0 +1,29 @@
+"""What `prepare` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Overlap = Literal["refuse", "drop-from-train"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user decides where the archives leave a question; see docs/published.md.
+
+    Attributes:
+        difficult: What later reads do with objects marked difficult: ignore, drop or keep.
+        overlap: Images in training and evaluation lists: refuse, or drop them from training.
+        allow_counts: Accept other counts than the published ones.
+        split_seed: Seed to split a data set that has no evaluation list; None refuses it.
+        drop_names: Names of objects that are left out.
+        drop_broken_boxes: Leave objects out whose box cannot be one.
+    """
+
+    difficult: str = "ignore"
+    overlap: Overlap = "refuse"
+    allow_counts: bool = False
+    split_seed: int | None = None
+    drop_names: tuple[str, ...] = ()
+    drop_broken_boxes: bool = False

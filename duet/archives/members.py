@@ -1,0 +1,245 @@
+"""Reading an archive (zip, tar, or an unpacked folder) without trusting a byte of it.
+
+No name of an archive is ever used as a path to write to: callers read members as streams and choose
+the place themselves. So links, devices and ``..`` could do no harm; they are refused all the same,
+because no published data set has them, and what has them is something else.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from duet.errors import DataError
+
+MAX_MEMBERS = 1_000_000
+"""The largest published archive (Watercolor2k with its extra images) has about 110 000."""
+
+MAX_SIZE = 64 * 2**20
+"""Bytes of one unpacked member that is read; a published image has at most a few MB."""
+
+MAX_RATIO = 200
+"""Unpacked to packed bytes of a large zip member; a JPEG has about 1, XML of labels below 20."""
+
+_RATIO_COUNTS_ABOVE = 2**20
+_BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
+    NotImplementedError, OSError,
+)  # fmt: skip
+_AGAIN = "get the archive again from its authors and compare its size; see docs/published.md"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file of an archive: its POSIX name and its unpacked size in bytes."""
+
+    name: str
+    size: int
+
+
+class Archive(Protocol):
+    """An open archive; both methods go through it in its own order."""
+
+    def scan(self) -> Iterator[Member]:
+        """Yield every regular file, after checking it."""
+        ...
+
+    def each(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of the files that are wanted."""
+        ...
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open an archive by its content, whatever its name ends in.
+
+    Raises:
+        DataError: There is none, it is something else, or it is damaged (then also while reading).
+    """
+    if path.is_dir():
+        yield _Folder(path)
+        return
+    head = _head(path)
+    with _damage_told(path):
+        # A tar may end in a zip and so look like one; the reverse cannot happen.
+        opened: tarfile.TarFile | zipfile.ZipFile | None = None
+        if tarfile.is_tarfile(path):
+            opened = tarfile.open(path)  # noqa: SIM115  # closed below
+        elif zipfile.is_zipfile(path):
+            opened = zipfile.ZipFile(path)
+    if opened is None:
+        raise DataError(_what_it_is(head), where=str(path), remedy=_AGAIN)
+    with opened:
+        yield _Tar(path, opened) if isinstance(opened, tarfile.TarFile) else _Zip(path, opened)
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Turn every error of the archive libraries into one that names the archive.
+
+    Raises:
+        DataError: The archive is damaged.
+    """
+    try:
+        yield
+    except _BROKEN as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"damaged or cut off: {detail}", where=str(path), remedy=_AGAIN) from error
+
+
+class _Zip:
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path, self.archive = path, archive
+
+    def scan(self) -> Iterator[Member]:
+        for count, info in enumerate(self.archive.infolist()):
+            # Unix mode bits, 0 where another system packed; 0xA000 is a symbolic link.
+            mode = info.external_attr >> 16
+            regular = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
+            _check(self.path, info.filename, regular=regular, count=count)
+            packed = max(info.compress_size, 1)
+            if info.file_size > _RATIO_COUNTS_ABOVE and info.file_size > MAX_RATIO * packed:
+                what = f"'{info.filename}' unpacks to {info.file_size // packed} times its size"
+                raise DataError(f"refused: {what}", where=str(self.path), remedy=_AGAIN)
+            if not info.is_dir():
+                yield Member(info.filename, info.file_size)
+
+    def each(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        for info in self.archive.infolist():
+            if not info.is_dir() and wanted(info.filename):
+                with _damage_told(self.path), self.archive.open(info) as stream:
+                    content = _limited(self.path, info.filename, stream)
+                yield info.filename, content
+
+
+class _Tar:
+    def __init__(self, path: Path, archive: tarfile.TarFile) -> None:
+        self.path, self.archive = path, archive
+
+    def scan(self) -> Iterator[Member]:
+        for count, info in enumerate(self._infos()):
+            _check(self.path, info.name, regular=info.isreg() or info.isdir(), count=count)
+            if info.isreg():
+                yield Member(_tidy(info.name), info.size)
+
+    def each(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        for info in self._infos():
+            if info.isreg() and wanted(_tidy(info.name)):
+                with _damage_told(self.path):
+                    stream = self.archive.extractfile(info)
+                    assert stream is not None  # a regular file has content
+                    content = _limited(self.path, info.name, stream)
+                yield _tidy(info.name), content
+
+    def _infos(self) -> Iterator[tarfile.TarInfo]:
+        infos = iter(self.archive)
+        while True:
+            with _damage_told(self.path):
+                info = next(infos, None)
+            if info is None:
+                return
+            yield info
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def scan(self) -> Iterator[Member]:
+        count = 0
+        for folder, folders, files in os.walk(self.path):
+            folders.sort()
+            for name in sorted(files):
+                file = Path(folder, name)
+                relative = file.relative_to(self.path).as_posix()
+                _check(self.path, relative, regular=file.is_file(), count=count)
+                count += 1
+                yield Member(relative, file.stat().st_size)
+
+    def each(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        for member in self.scan():
+            if wanted(member.name):
+                with _damage_told(self.path), (self.path / member.name).open("rb") as stream:
+                    content = _limited(self.path, member.name, stream)
+                yield member.name, content
+
+
+def _limited(path: Path, name: str, stream: IO[bytes]) -> bytes:
+    """Return a member's content.
+
+    Raises:
+        DataError: It is larger than any member of a published archive.
+    """
+    content = stream.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
+        what = f"refused: '{name}' is larger than {MAX_SIZE} bytes"
+        raise DataError(what, where=str(path), remedy=_AGAIN)
+    return content
+
+
+def _tidy(name: str) -> str:
+    """Return a name without the leading ``./`` that some programs write."""
+    return name[2:] if name.startswith("./") else name
+
+
+def _check(path: Path, name: str, *, regular: bool, count: int) -> None:
+    """Refuse a member that no data set has.
+
+    Raises:
+        DataError: An unsafe name or kind, or too many members.
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    unsafe_name = not name or name.startswith(("/", "\\")) or ".." in parts or "\0" in name
+    unsafe_name |= bool(parts) and parts[0].endswith(":")  # C:
+    if unsafe_name or not regular:
+        what = "an unsafe name" if unsafe_name else "a link, a device or another special file"
+        raise DataError(
+            f"refused: '{name}' is {what}",
+            where=str(path),
+            remedy="no published archive has such a member; get it from its authors",
+        )
+    if count >= MAX_MEMBERS:
+        raise DataError(f"refused: more than {MAX_MEMBERS} members", where=str(path), remedy=_AGAIN)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file.
+
+    Raises:
+        DataError: There is no such file, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return stream.read(512)
+    except OSError as error:
+        raise DataError(
+            f"cannot read: {error.strerror}", where=str(path), remedy="check the path"
+        ) from error
+
+
+def _what_it_is(head: bytes) -> str:
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    expected = "expected a zip or tar archive, got"
+    if not head:
+        return f"{expected} an empty file"
+    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+        return (
+            f"{expected} a web page (HTML): the download saved a page that asks to log in or to "
+            "confirm, not the archive"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        return f"{expected} a Git LFS pointer"
+    if start.startswith(b"rar!"):
+        return f"{expected} a RAR archive: unpack it and give its folder"
+    if head.startswith(b"PK\x03\x04"):
+        return f"{expected} a zip archive that is cut off (its end is missing)"
+    return f"{expected} neither (first bytes: {head[:8].hex(' ')})"

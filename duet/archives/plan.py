@@ -1,0 +1,218 @@
+"""Which folder of which archive is which part of which data set: found by content, then by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from duet.archives.members import Member, open_archive
+from duet.archives.sets import DataSet, Group, Part
+from duet.errors import DataError, did_you_mean, together
+
+Place = tuple[Path, str]
+"""(archive, member)."""
+
+_IMAGE = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_JUNK = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$)")
+_SUFFIXES = re.compile(r"(\.(zip|tar|tgz|gz|bz2|xz))+$", re.IGNORECASE)
+_DEVKIT = re.compile(r"(^|/)VOCcode/")
+
+
+@dataclass
+class Folder:
+    """All that the archives hold of one VOC folder.
+
+    Attributes:
+        lists: Name of a list -> where it is.
+        labels: Image id -> where its XML is.
+        images: Image id -> where the image is.
+        sizes: Member sizes of the images, bytes.
+    """
+
+    lists: dict[str, Place] = field(default_factory=dict)
+    labels: dict[str, Place] = field(default_factory=dict)
+    images: dict[str, Place] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def find_folders(group: Group, archives: Sequence[tuple[str, Path]]) -> dict[str, Folder]:
+    """Look through all archives and return the prepared folder's name -> what there is of it.
+
+    Args:
+        group: The data sets to look for.
+        archives: (folder that the user says it is, or empty; path of the archive).
+
+    Raises:
+        DataError: With everything that is wrong with the archives, together.
+    """
+    folders: dict[str, Folder] = {}
+    problems: list[str] = []
+    for said, path in archives:
+        try:
+            found = _look_into(group, said, path, folders)
+            problems += _misnamed(group, path, found)
+        except DataError as failure:
+            problems.append(str(failure))
+    if problems:
+        raise DataError(together(problems, summary="archives cannot be used"))
+    return folders
+
+
+def chosen_sets(group: Group, folders: Mapping[str, Folder]) -> tuple[DataSet, ...]:
+    """Return the data sets whose parts are all there.
+
+    Raises:
+        DataError: A data set is there in part only, or none is.
+    """
+    missing: list[str] = []
+    chosen: list[DataSet] = []
+    for item in group.sets:
+        if not any(part.folder in folders for part in item.parts):
+            continue
+        absent = [part for part in item.parts if not _has(folders, part)]
+        missing += [
+            f"{item.domain}: no list '{part.split}' of {part.folder}; it is in {part.archive}"
+            for part in absent
+        ]
+        if not absent:
+            chosen.append(item)
+    if missing:
+        raise DataError(
+            together(missing, summary="parts are missing"),
+            remedy="give all archives of a data set in one command",
+        )
+    if not chosen:
+        raise DataError("no data set found", remedy=f"get the archives: {group.source}")
+    return tuple(chosen)
+
+
+def folder_name(group: Group, word: str) -> str | None:
+    """Return the prepared folder that a name means, or None."""
+    plain = _plain(word)
+    for folder, names in group.known_as.items():
+        if plain in {_plain(folder), *map(_plain, names)}:
+            return folder
+    return None
+
+
+def _has(folders: Mapping[str, Folder], part: Part) -> bool:
+    return part.folder in folders and part.split in folders[part.folder].lists
+
+
+def _look_into(
+    group: Group, said: str, path: Path, folders: dict[str, Folder]
+) -> dict[str, set[str]]:
+    """Add what an archive holds to ``folders``; return folder -> lists found in this archive.
+
+    Raises:
+        DataError: The archive is not usable or not of this group.
+    """
+    with open_archive(path) as archive:
+        members = [member for member in archive.scan() if not _JUNK.search(member.name)]
+    trees = _trees(members)
+    if not trees:
+        raise DataError(_no_tree(members), where=str(path), remedy=f"expected: {group.source}")
+    found: dict[str, set[str]] = {}
+    for root, inside in trees.items():
+        folder = said or _identify(group, path, root)
+        if folder is None:
+            names = ", ".join(group.known_as)
+            raise DataError(
+                f"'{root or path.name}' is none of the data sets known here{_near(group, root)}",
+                where=str(path),
+                remedy=f"say which it is: NAME={path.name}, where NAME is one of {names}",
+            )
+        found.setdefault(folder, set()).update(
+            _add(folders.setdefault(folder, Folder()), path, inside)
+        )
+    return found
+
+
+def _trees(members: Iterable[Member]) -> dict[str, list[tuple[str, Member]]]:
+    """Return folder in VOC layout -> (path inside it, member)."""
+    trees: dict[str, list[tuple[str, Member]]] = {}
+    for member in members:
+        parts = PurePosixPath(member.name.replace("\\", "/")).parts
+        for index, part in enumerate(parts):
+            if part in ("Annotations", "JPEGImages") or parts[index : index + 2] == (
+                "ImageSets", "Main",
+            ):  # fmt: skip
+                inside = "/".join(parts[index:])
+                trees.setdefault("/".join(parts[:index]), []).append((inside, member))
+                break
+    return trees
+
+
+def _add(folder: Folder, path: Path, inside: Iterable[tuple[str, Member]]) -> set[str]:
+    """Add one tree to a folder; return its lists.
+
+    Raises:
+        DataError: Another archive brought a list already.
+    """
+    lists = set()
+    for name, member in inside:
+        place = (path, member.name)
+        kind, leaf = name.split("/", 1)[0], name.rsplit("/", 1)[-1]
+        if kind == "ImageSets" and leaf.endswith(".txt"):
+            split = leaf[:-4]
+            known = folder.lists.setdefault(split, place)
+            if known != place:
+                raise DataError(
+                    f"holds '{member.name}', which {known[0]} has given already",
+                    where=str(path),
+                    remedy="give each archive once",
+                )
+            lists.add(split)
+        elif kind == "Annotations" and leaf.endswith(".xml"):
+            folder.labels[leaf[:-4]] = place
+        elif kind == "JPEGImages" and _IMAGE.search(leaf):
+            stem = _IMAGE.sub("", leaf)
+            folder.images[stem] = place
+            folder.sizes[stem] = member.size
+    return lists
+
+
+def _identify(group: Group, path: Path, root: str) -> str | None:
+    """Return the prepared folder of a tree: by the nearest folder's name, else the archive's."""
+    for word in reversed(PurePosixPath(root).parts):
+        if (folder := folder_name(group, word)) is not None:
+            return folder
+    plain = _plain(_SUFFIXES.sub("", path.name))
+    for folder, names in group.known_as.items():
+        # Google Drive appends a date and a number to what it packs.
+        if any(plain.startswith(_plain(name)) for name in (folder, *names)):
+            return folder
+    return None
+
+
+def _misnamed(group: Group, path: Path, found: Mapping[str, set[str]]) -> list[str]:
+    """Return a problem where an archive bears the authors' name of another one."""
+    for part in (part for item in group.sets for part in item.parts):
+        if path.name == part.archive and part.split not in found.get(part.folder, ()):
+            held = ", ".join(f"{name}/{split}" for name in found for split in sorted(found[name]))
+            what = f"{path}: by its name this is {part.folder}/{part.split}, but it holds"
+            remedy = "download it again, or rename it if only the name is wrong"
+            return [f"{what} {held or 'no list'}\n  {remedy}"]
+    return []
+
+
+def _no_tree(members: Sequence[Member]) -> str:
+    if any(_DEVKIT.search(member.name) for member in members):
+        return "this is the development kit's code, which comes without images"
+    top = sorted({member.name.split("/", 1)[0] for member in members})
+    shown = ", ".join(top[:5]) or "nothing"
+    return (
+        "no folder in VOC layout (Annotations, ImageSets/Main, JPEGImages) inside; it holds "
+        f"{shown}{' ...' if len(top) > 5 else ''}"
+    )
+
+
+def _near(group: Group, root: str) -> str:
+    words = PurePosixPath(root).parts
+    return did_you_mean(words[-1], group.known_as) if words else ""
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.casefold())
