@@ -1,13 +1,14 @@
 """One table of class names that mean the same in different data sets (VOC, COCO, BDD100K, ...).
 
 Class identity is the exact name (`duet.labels`). Aliases count only where a caller asks for them:
-to take the class rows of start weights over by name.
+to take the class rows of start weights over by name, to read the data sets of a series under the
+names that the series uses, and to convert the names of a data set.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from duet.errors import DataError, together
 
@@ -42,6 +43,32 @@ Left out on purpose: what is only part of the other (a rider is not any person, 
 a stop sign is not any traffic sign), and words of two meanings (mouse, crane, orange, football).
 A pedestrian counts as a person because COCO has no nearer word for people on foot.
 """
+
+VOC = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+COCO80 = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
+    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
+    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+BDD10 = (
+    "person", "rider", "car", "truck", "bus", "train", "motor", "bike", "traffic light",
+    "traffic sign",
+)  # fmt: skip
+
+VOCABULARIES: Mapping[str, tuple[str, ...]] = {"voc": VOC, "coco": COCO80, "bdd": BDD10}
+"""Class names of published data sets, in the order of their ids. BDD's are those of its 2018 files,
+which Diverse Weather took over; later files say pedestrian, motorcycle and bicycle."""
 
 _Key = Callable[[str], "str | None"]
 
@@ -123,6 +150,19 @@ def canonical(name: str) -> str | None:
     """Return the first name of the group that ``name`` is in, or None."""
     plain = spelled(name)
     return _CANONICAL.get(plain) if plain else None
+
+
+def meaning(name: str) -> str:
+    """Return what all names of one thing share: names with one meaning are one class."""
+    return spelled(canonical(name) or name) or name
+
+
+def clashes(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of two or more different names that mean the same."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(meaning(name), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def _exactly(name: str) -> str:

@@ -11,16 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duet.aliases import GROUPS, canonical, match_classes, same_class, spelled
+from duet.aliases import (
+    BDD10,
+    COCO80,
+    GROUPS,
+    VOC,
+    VOCABULARIES,
+    canonical,
+    clashes,
+    match_classes,
+    meaning,
+    same_class,
+    spelled,
+)
 from duet.errors import DataError
 from duet.weights import load_manifest
 
 COCO = load_manifest().class_lists["coco"].names
-VOC = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
 BDD = (
     "pedestrian", "rider", "car", "truck", "bus", "train", "motor", "bike", "traffic light",
     "traffic sign",
@@ -30,6 +37,28 @@ CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "
 
 ALL_NAMES = [name for group in GROUPS for name in group]
 WORDS = st.sampled_from([*ALL_NAMES, *COCO, *VOC, *BDD, "Sofa", "traffic-light", "no such thing"])
+
+
+def test_vocabularies_are_those_of_the_published_sets() -> None:
+    assert COCO80 == COCO
+    assert {name: len(names) for name, names in VOCABULARIES.items()} == {
+        "voc": 20, "coco": 80, "bdd": 10,
+    }  # fmt: skip
+    assert list(VOC) == sorted(VOC)
+    assert match_classes(BDD10, BDD) == dict(zip(BDD10, BDD, strict=True))
+
+
+@pytest.mark.parametrize("names", VOCABULARIES.values(), ids=VOCABULARIES)
+def test_names_of_one_vocabulary_all_mean_different_things(names: Sequence[str]) -> None:
+    assert clashes(names) == []
+
+
+@given(WORDS, WORDS)
+def test_one_meaning_is_one_class(one: str, other: str) -> None:
+    assert (meaning(one) == meaning(other)) == (same_class(one, [other]) is not None)
+    assert clashes([one, other, one]) == (
+        [(one, other)] if one != other and meaning(one) == meaning(other) else []
+    )
 
 
 def test_every_voc_class_is_in_coco() -> None:

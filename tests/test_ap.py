@@ -19,20 +19,34 @@ from duet.labels import LabelSpace
 LABELS = LabelSpace.of(["ant", "bee", "cow", "dog", "elk"])
 
 
-def _truth(boxes: object = (), ids: object = (), size: int = 100) -> Truth:
-    return Truth(np.asarray(boxes, float), np.asarray(ids, np.int64), size, size)
+def _truth(
+    boxes: object = (), ids: object = (), size: int = 100, ignored: object = (), crowds: object = ()
+) -> Truth:
+    flags = (np.asarray(ignored, bool), np.asarray(crowds, bool))
+    return Truth(np.asarray(boxes, float), np.asarray(ids, np.int64), size, size, *flags)
 
 
 def _scene(
-    random: np.random.Generator, images: int, classes: int, crowd: int
+    random: np.random.Generator,
+    images: int,
+    classes: int,
+    crowd: int,
+    ignored: float = 0.0,
+    crowds: float = 0.0,
 ) -> tuple[list[Detections], list[Truth]]:
-    """Return noisy detections of random labels; scores collide on purpose."""
+    """Return noisy detections of random labels; scores collide on purpose.
+
+    ``ignored`` of the objects are ignored, and ``crowds`` of these are crowds.
+    """
     predictions, truths = [], []
     for _ in range(images):
         corner = random.uniform(0, 80, (random.integers(0, 6), 2))
         boxes = np.hstack([corner, corner + random.uniform(2, 30, corner.shape)])
         ids = random.integers(0, classes, len(boxes))
-        truths.append(_truth(boxes, ids))
+        flags = random.uniform(size=len(boxes)) < ignored
+        truths.append(
+            _truth(boxes, ids, 100, flags, flags & (random.uniform(size=len(boxes)) < crowds))
+        )
         copies = int(random.integers(0, crowd))
         noisy = np.repeat(boxes, copies, axis=0) + random.normal(0, 2, (len(boxes) * copies, 4))
         stray = random.uniform(-20, 120, (int(random.integers(0, 5)), 4))
@@ -46,7 +60,11 @@ def _scene(
 def _pycocotools(
     predictions: Sequence[Detections], truths: Sequence[Truth], subset: Sequence[int]
 ) -> tuple[float, float]:
-    """Return (AP50-95, AP50) of the reference implementation with ``params.catIds = subset``."""
+    """Return (AP50-95, AP50) of the reference implementation with ``params.catIds = subset``.
+
+    All ignored objects are ``iscrowd``; those that are no crowds get the IoU of other objects.
+    """
+    from pycocotools import mask
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -60,10 +78,21 @@ def _pycocotools(
                     "id": len(made) + 1, "image_id": image, "category_id": int(index),
                     "bbox": [left, top, width, height], "area": width * height, "iscrowd": 0,
                 }  # fmt: skip
+                if isinstance(item, Truth):
+                    entry["iscrowd"] = int(item.ignored[row])
+                    entry["crowd"] = int(item.crowds[row])
                 if isinstance(item, Detections):
                     entry["score"] = float(item.scores[row])
                 made.append(entry)
         return made
+
+    class PlainIoU(COCOeval):
+        def computeIoU(self, image: int, category: int) -> object:  # noqa: N802
+            labelled, found = self._gts[image, category], self._dts[image, category]
+            order = np.argsort([-item["score"] for item in found], kind="mergesort")
+            boxes = [found[index]["bbox"] for index in order[: self.params.maxDets[-1]]]
+            crowds = [item["crowd"] for item in labelled]
+            return mask.iou(boxes, [item["bbox"] for item in labelled], crowds)
 
     frame = {
         "images": [{"id": i, "height": t.height, "width": t.width} for i, t in enumerate(truths)],
@@ -76,7 +105,7 @@ def _pycocotools(
             side.dataset = {**frame, "annotations": records(items)}
             side.createIndex()
             sides.append(side)
-        run = COCOeval(*sides, iouType="bbox")
+        run = PlainIoU(*sides, iouType="bbox")
         run.params.catIds = list(subset)
         run.evaluate()
         run.accumulate()
@@ -102,6 +131,65 @@ def test_equals_pycocotools(seed: int, crowd: int, subset: set[int]) -> None:
     else:
         assert result.map50(names) == pytest.approx(expected_ap50, abs=1e-9)
         assert result.map(names) == pytest.approx(expected_ap, abs=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    crowd=st.sampled_from([1, 3, 45]),
+    crowds=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_ignored_objects_equal_pycocotools(seed: int, crowd: int, crowds: float) -> None:
+    random = np.random.default_rng(seed)
+    predictions, truths = _scene(random, 5, 4, crowd, ignored=0.5, crowds=crowds)
+    result = evaluate_ap(predictions, truths, LABELS)
+    for index, name in enumerate(LABELS):
+        expected_ap, expected_ap50 = _pycocotools(predictions, truths, [index])
+        if expected_ap50 == -1:  # nothing but ignored objects
+            assert result.ap50[name] is result.ap[name] is None
+        else:
+            assert result.ap50[name] == pytest.approx(expected_ap50, abs=1e-9)
+            assert result.ap[name] == pytest.approx(expected_ap, abs=1e-9)
+
+
+OBJECT, ELSEWHERE, INSIDE = [0, 0, 40, 40], [60, 60, 99, 99], [65, 65, 75, 75]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "crowd", "expected"),
+    [
+        pytest.param([OBJECT], False, 1.0, id="only-the-object"),
+        pytest.param([ELSEWHERE, OBJECT], False, 1.0, id="an-ignored-one-first"),
+        pytest.param([ELSEWHERE, ELSEWHERE, OBJECT], False, 1.0, id="an-ignored-one-twice"),
+        pytest.param([INSIDE, OBJECT], False, 0.5, id="a-part-of-a-single-object-is-wrong"),
+        pytest.param([INSIDE, OBJECT], True, 1.0, id="a-part-of-a-crowd-is-not"),
+    ],
+)
+def test_a_detection_of_an_ignored_object_counts_neither_way(
+    boxes: list[list[int]], crowd: bool, expected: float
+) -> None:
+    found = Detections(
+        np.array(boxes, float), np.linspace(0.9, 0.5, len(boxes)), np.zeros(len(boxes), int), LABELS
+    )
+    truth = _truth([OBJECT, ELSEWHERE], [0, 0], 100, [False, True], [False, crowd])
+    assert evaluate_ap([found], [truth], LABELS).map50(["ant"]) == pytest.approx(expected)
+
+
+def test_a_class_with_only_ignored_objects_has_no_ap() -> None:
+    found = Detections(np.array([OBJECT]), np.array([0.9]), np.array([1]), LABELS)
+    truth = _truth([OBJECT, ELSEWHERE], [1, 0], 100, [True, False])
+    result = evaluate_ap([found], [truth], LABELS)
+    assert (result.ap50["bee"], result.ap["bee"], result.ap50["ant"]) == (None, None, 0.0)
+    assert not result.has_truth(["bee"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(([True],), "ignored must have shape"), (([False] * 2, [True] * 2), "crowd is ignored")],
+)
+def test_flags_are_validated(flags: tuple[list[bool], ...], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        _truth([OBJECT, ELSEWHERE], [0, 0], 100, *flags)
 
 
 def test_empty_predictions_score_zero() -> None:

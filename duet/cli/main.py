@@ -37,6 +37,7 @@ COMMANDS = {
     "drop-class": "duet.cli.drop_class:drop_class",
     "eval": "duet.cli.evaluate:evaluate",
     "report": "duet.cli.report:report",
+    "compare": "duet.cli.compare:compare",
     "predict": "duet.cli.predict:predict",
     "export": "duet.cli.export:export",
     "data": "duet.cli.main:data",
@@ -46,6 +47,7 @@ COMMANDS = {
 DATA_COMMANDS = {
     "emoji": "duet.cli.data_emoji:emoji",
     "check": "duet.cli.data_check:check",
+    "convert": "duet.cli.data_convert:convert",
 }
 
 
@@ -94,7 +96,7 @@ def cli() -> None:
 
 @click.group(cls=LazyGroup, table=DATA_COMMANDS)
 def data() -> None:
-    """Make or check the data of a series."""
+    """Make, check or convert the data of a series."""
 
 
 def main() -> None:

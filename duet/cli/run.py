@@ -20,7 +20,8 @@ EPILOG = """\b
 Examples:
   duet run series.yaml --dry-run
   duet run series.yaml --out runs/shop
-  duet run series.yaml --method duet-plus --method frozen --method seq-ft --out runs/shop
+  duet run series.yaml --methods duet-plus,frozen,seq-ft --out runs/shop
+  duet run series.yaml --methods duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
 """
 DEFAULT_METHODS = ("duet-plus", "seq-ft")
 
@@ -63,8 +64,18 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
 @click.command("run", epilog=EPILOG)
 @click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
 @click.option(
-    "--method", "methods", multiple=True, default=DEFAULT_METHODS, show_default=True,
-    help="Shipped name or YAML path; the first is reported on, the others stand beside it.",
+    "--methods", "listed", default="",
+    help="Shipped names or YAML paths with commas between; the first is reported on, the others "
+    f"stand beside it [{','.join(DEFAULT_METHODS)}].",
+)  # fmt: skip
+@click.option("--method", "methods", multiple=True, help="One more method; may be repeated.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Repeat with so many seeds, from --seed on, and compare.",
+)  # fmt: skip
+@click.option(
+    "--orders", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Repeat with so many orders of the increments, the written one first.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/<series name>].")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
@@ -73,21 +84,53 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
 @training_options
 @click.option("--dry-run", is_flag=True, help="Print the plan with counts and a time estimate.")
 @json_option
-def run(series: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+def run(
+    series: Path, dry_run: bool, as_json: bool, seeds: int, orders: int, listed: str, **options: Any
+) -> None:
     """Learn a series: base, increments, merges, references, evaluation, report.
 
     Does only what is missing in the run folder, so a stopped run is continued by the same command.
     """
+    names = tuple(name for item in listed.split(",") if (name := item.strip()))
+    options["methods"] = (*names, *options["methods"]) or DEFAULT_METHODS
     plan = make_plan(series, options)
+    if seeds > 1 or orders > 1:
+        _repeat(plan, seeds, orders, dry_run, as_json)
+        return
     if dry_run:
         from duet.runs.plan import plan_as_dict, plan_as_text
 
         emit(plan_as_dict(plan), as_json, lambda: plan_as_text(plan))
         return
+    from duet.report.words import off_published
+
     results, report = perform(plan)
+    for line in off_published(results):
+        note(f"warning: {line}")
     emit(summary(results, plan.out, report), as_json, lambda: table(results, report))
     for line in results.commands.next:
         note(f"next: {line}")
+
+
+def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool) -> None:
+    """Run several seeds or orders and print how the methods compare over all of them."""
+    import datetime
+
+    from duet.compare.tables import as_dict, as_text
+    from duet.report.words import off_published
+    from duet.runs import repeat
+
+    plans = repeat.repeats(plan, seeds=seeds, orders=orders)
+    if dry_run:
+        emit(repeat.repeats_as_dict(plans), as_json, lambda: repeat.repeats_as_text(plans))
+        return
+    with stages() as show:
+        today = datetime.date.today().isoformat()
+        found = repeat.execute_repeats(plan.out, plans, show, date=today)
+    for line in off_published(found.runs[0].results):
+        note(f"warning: {line}")
+    emit(as_dict(found), as_json, lambda: as_text(found))
+    note(f"written: {plan.out / repeat.COMPARE_FILE}, {plan.out / repeat.SUMMARY_FILE}")
 
 
 def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:

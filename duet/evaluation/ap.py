@@ -9,6 +9,7 @@ Source: Lin et al., Microsoft COCO, ECCV 2014; the numbers equal pycocotools' (t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,10 @@ from duet.labels import LabelSpace
 MAX_DETECTIONS = 100
 """Detections counted per image and class, the most confident first (COCO's value)."""
 
-_EVERY_AREA = (0.0, 1e5**2)
+EVERY_AREA = (0.0, 1e5**2)
+"""Square pixels: COCO ignores unmatched detections outside, and objects."""
+
+_NO_AREA = 2 * EVERY_AREA[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +39,18 @@ class Truth:
         class_ids: ``(m,)`` int64, position of the class in the label space of the evaluation.
         height: Image height in pixels.
         width: Image width in pixels.
+        ignored: ``(m,)`` bool, objects that are not scored; none by default. A detection of one
+            counts neither way: it is no hit and no false alarm.
+        crowds: ``(m,)`` bool, ignored regions of many objects. What overlaps is then measured by
+            the share of the detection that lies in the region, as COCO does, else by IoU.
     """
 
     xyxy: npt.NDArray[np.float64]
     class_ids: npt.NDArray[np.int64]
     height: int
     width: int
+    ignored: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    crowds: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __post_init__(self) -> None:
         xyxy = frozen_array("xyxy", self.xyxy, np.float64, columns=4)
@@ -59,19 +69,28 @@ class Truth:
             )
         object.__setattr__(self, "xyxy", xyxy)
         object.__setattr__(self, "class_ids", class_ids)
+        for name in ("ignored", "crowds"):
+            object.__setattr__(self, name, _flags(name, getattr(self, name), len(class_ids)))
+        if (self.crowds & ~self.ignored).any():
+            raise DataError("a crowd is ignored: 'ignored' must be true where 'crowds' is")
 
 
 @dataclass(frozen=True)
 class ClassAP:
     """Average precision of every class of a label space; None where nothing is labelled.
 
+    Ignored objects are not labelled in this sense.
+
     Attributes:
         ap50: Class name -> AP at IoU 0.50, a fraction in ``[0, 1]``.
         ap: Class name -> AP averaged over IoU 0.50:0.05:0.95.
+        evidence: File of the matches behind it (`duet.evaluation.matches`), relative to the run
+            folder; None where they are not kept.
     """
 
     ap50: Mapping[str, float | None]
     ap: Mapping[str, float | None] = field(repr=False)
+    evidence: str | None = None
 
     def map50(self, names: Iterable[str]) -> float:
         """Return the mean AP50 over those of ``names`` that have labelled objects.
@@ -94,7 +113,7 @@ class ClassAP:
     def covering(self, names: Iterable[str]) -> ClassAP:
         """Return the same with None for those of ``names`` that the data set does not have."""
         absent: dict[str, float | None] = dict.fromkeys(names)
-        return ClassAP({**absent, **self.ap50}, {**absent, **self.ap})
+        return ClassAP({**absent, **self.ap50}, {**absent, **self.ap}, self.evidence)
 
     def has_truth(self, names: Iterable[str]) -> bool:
         """Tell whether at least one of ``names`` has a labelled object."""
@@ -108,6 +127,11 @@ def evaluate_ap(
 
     Predicted classes are matched to ``labels`` by name. Predictions of classes outside ``labels``
     cannot change the AP of the classes inside, so they are left out.
+
+    Ignored objects are matched last, as COCO matches crowds: a detection takes the free object that
+    it overlaps most, and an ignored one only if there is no other; any number of detections may be
+    on one ignored object. (VOC's own program takes the most overlapped object of all, so a
+    detection between two objects may count differently there.)
 
     Args:
         predictions: One entry per image, in the order of ``truths``; any confidence, unfiltered.
@@ -123,7 +147,7 @@ def evaluate_ap(
     """
     _check(predictions, truths, labels)
     precision = _precision(predictions, truths, labels)
-    labelled = {int(index) for truth in truths for index in truth.class_ids}
+    labelled = {int(i) for truth in truths for i in truth.class_ids[~truth.ignored]}
     ap50: dict[str, float | None] = {}
     ap: dict[str, float | None] = {}
     for index, name in enumerate(labels):
@@ -146,6 +170,7 @@ def backend() -> dict[str, Any]:
             "recall_points": 101,
             "max_detections": MAX_DETECTIONS,
             "area": "all",
+            "ignored_objects": "difficult: neither way, by IoU; crowds: as COCO",
         },
     }
 
@@ -187,10 +212,31 @@ def _precision(
     predictions: Sequence[Detections], truths: Sequence[Truth], labels: LabelSpace
 ) -> npt.NDArray[np.float64]:
     """Return ``(IoU thresholds, recall points, classes)`` float64; -1 where nothing is labelled."""
-    found = _detection_records(predictions, labels)
-    labelled = _truth_records(truths)
-    if not found or not labelled:  # the library refuses an empty side
+    run = coco_run(predictions, truths, labels)
+    if run is None:
         return np.zeros((10, 101, len(labels)))
+    precision = np.asarray(run.eval["precision"], np.float64)  # (T, R, K, areas, maxDets)
+    return precision[:, :, :, 0, 0]
+
+
+def coco_run(
+    predictions: Sequence[Detections],
+    truths: Sequence[Truth],
+    labels: LabelSpace,
+    thresholds: Sequence[float] | None = None,
+) -> Any:
+    """Return a finished `COCOeval_faster`, or None where one side is empty: it refuses that.
+
+    Args:
+        predictions: One entry per image.
+        truths: One entry per image.
+        labels: The classes to evaluate; their positions are the category ids.
+        thresholds: IoU thresholds; default COCO's ten.
+    """
+    found = _detection_records(predictions, labels)
+    labelled = _truth_records(truths, found)
+    if not found or not labelled:
+        return None
     from faster_coco_eval import COCO, COCOeval_faster
 
     frame = {
@@ -207,19 +253,37 @@ def _precision(
         print_function=_quiet,
     )
     run.params.maxDets = [MAX_DETECTIONS]
-    run.params.areaRng, run.params.areaRngLbl = [list(_EVERY_AREA)], ["all"]
+    run.params.areaRng, run.params.areaRngLbl = [list(EVERY_AREA)], ["all"]
+    if thresholds is not None:
+        run.params.iouThrs = np.asarray(thresholds, np.float64)
     run.evaluate()
     run.accumulate()
-    precision = np.asarray(run.eval["precision"], np.float64)  # (T, R, K, areas, maxDets)
-    return precision[:, :, :, 0, 0]
+    for truth in run.cocoGt.dataset["annotations"]:  # the library marks crowds only
+        truth["ignore"] = int(truth["ignore"] or truth["area"] == _NO_AREA)
+    return run
 
 
-def _truth_records(truths: Sequence[Truth]) -> list[dict[str, Any]]:
-    return _numbered(
-        _record(image, index, box) | {"iscrowd": 0}
-        for image, truth in enumerate(truths)
-        for index, box in zip(truth.class_ids, truth.xyxy, strict=True)
-    )
+def _truth_records(
+    truths: Sequence[Truth], found: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return COCO annotations of the objects, ignored ones marked so that they do not count.
+
+    COCO's only mark is ``iscrowd``, which also replaces IoU. A single ignored object is therefore
+    given an area that no area range holds, which COCO ignores at plain IoU. As that lets only one
+    detection match it, there is a copy for each detection that could.
+    """
+    guesses = Counter((record["image_id"], record["category_id"]) for record in found)
+    records: list[dict[str, Any]] = []
+    for image, truth in enumerate(truths):
+        columns = (truth.class_ids, truth.xyxy, truth.ignored, truth.crowds)
+        for index, box, ignored, crowd in zip(*columns, strict=True):
+            record = _record(image, index, box) | {"iscrowd": int(crowd)}
+            if not ignored or crowd:
+                records.append(record)
+                continue
+            copies = min(guesses[image, int(index)], MAX_DETECTIONS)
+            records += [{**record, "area": _NO_AREA} for _ in range(copies)]
+    return _numbered(records)
 
 
 def _detection_records(
@@ -250,6 +314,15 @@ def _record(image: int, index: int, box: npt.NDArray[Any]) -> dict[str, Any]:
 def _numbered(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     # Ids start at 1: the evaluators read a match with id 0 as "no match".
     return [{"id": number, **record} for number, record in enumerate(records, start=1)]
+
+
+def _flags(name: str, value: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
+    """Return ``(count,)`` read-only bool; nothing stands for none."""
+    flags = np.array(value, np.bool_) if len(value) else np.zeros(count, np.bool_)
+    if flags.shape != (count,):
+        raise DataError(f"{name} must have shape ({count},) like class_ids, but got {flags.shape}")
+    flags.setflags(write=False)
+    return flags
 
 
 def _quiet(*_: object) -> None:

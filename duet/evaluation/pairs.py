@@ -14,9 +14,9 @@ increment taught in that domain are taken out of U_i, an empty U_i gives no pair
 that then ask the same question at the same stage give one pair. With distinct domains nothing
 changes; a purely class-incremental series (one domain) has no GI at all.
 
-**The same classes in several domains.** An increment may also bring no new class but show known ones
-in a new domain. The same rule holds: what was labelled in a domain is no generalisation there, so a
-purely domain-incremental series has no GI either, but RI and PI.
+**The same classes in several domains.** An increment may also bring no new class but show known
+ones in a new domain. The same rule holds: what was labelled in a domain is no generalisation there,
+so a purely domain-incremental series has no GI either, but RI and PI.
 """
 
 from __future__ import annotations
@@ -120,9 +120,7 @@ def _never_labelled(steps: Sequence[tuple[str, tuple[str, ...]]], number: int) -
     if number == 1:
         union = steps[1][1]
     else:
-        union = tuple(
-            dict.fromkeys(name for _, classes in steps[: number - 1] for name in classes)
-        )
+        union = tuple(dict.fromkeys(name for _, classes in steps[: number - 1] for name in classes))
     here = steps[number - 1][0]
     labelled = {name for domain, classes in steps if domain == here for name in classes}
     return tuple(name for name in union if name not in labelled)

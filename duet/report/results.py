@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from duet.config import Config, parse_config
 from duet.errors import DataError
@@ -22,6 +22,8 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.indices import Indices
 from duet.evaluation.matrix import StageMatrix
 from duet.files import write_json, write_text
+from duet.report.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
+from duet.report.published import PublishedEntry
 
 if TYPE_CHECKING:  # merging imports torch; a report must not
     from duet.merging.trace import MergeTrace
@@ -29,13 +31,6 @@ if TYPE_CHECKING:  # merging imports torch; a report must not
 SCHEMA_VERSION = 1
 RESULTS_FILE = "results.json"
 CSV_FILE = "results.csv"
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Stage = Annotated[int, Field(ge=1)]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
-Pixels = tuple[float, float, float, float]
 
 
 class SplitCount(Config):
@@ -146,11 +141,16 @@ class ClassScores(Config):
     domain: str
     ap50: dict[str, Fraction | None]
     ap: dict[str, Fraction | None]
+    evidence: InnerPath | None = None
+    """The matches that AP50 was computed from (`duet.evaluation.matches`)."""
 
     @classmethod
     def of(cls, stage: int, domain: str, scores: ClassAP) -> ClassScores:
         """Convert the result of `duet.evaluation.evaluate_ap`."""
-        return cls(stage=stage, domain=domain, ap50=dict(scores.ap50), ap=dict(scores.ap))
+        return cls(
+            stage=stage, domain=domain, ap50=dict(scores.ap50), ap=dict(scores.ap),
+            evidence=scores.evidence,
+        )  # fmt: skip
 
 
 class TensorEntry(Config):
@@ -212,6 +212,12 @@ class Method(Config):
     class_scores: tuple[ClassScores, ...] = ()
     merges: tuple[MergeEntry, ...] = ()
     costs: tuple[StageCost, ...] = ()
+    parameters: Count | None = None
+    """Trainable numbers of the final detector; None in files of older versions, as below."""
+    latency_ms: Amount | None = None
+    """Of the final detector on one image, median, one CPU thread; see `duet.runs.costs`."""
+    memory_mb: Amount | None = None
+    """Largest peak of a training process of the increments, main memory, in 10^6 bytes."""
     notes: tuple[str, ...] = ()
 
     def stage_matrix(self) -> StageMatrix:
@@ -233,6 +239,8 @@ class ReferenceEntry(Config):
     ap50: dict[str, Fraction | None] = Field(default_factory=dict)
     """Per class, on the same slice."""
     seconds: Seconds | None = None
+    evidence: InnerPath | None = None
+    """The matches that AP50 was computed from."""
 
 
 class Environment(Config):
@@ -270,22 +278,13 @@ class GallerySide(Config):
 class GalleryImage(Config):
     """One image before and after; drawn by `duet.report.gallery`."""
 
-    file: str
-    """POSIX path relative to the run folder."""
+    file: InnerPath
     domain: str
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     truths: tuple[TruthBox, ...]
     before: GallerySide
     after: GallerySide
-
-    @field_validator("file")
-    @classmethod
-    def _inside_the_run_folder(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or "\\" in value or not path.name:
-            raise ValueError("must be a path inside the run folder, with forward slashes")
-        return value
 
 
 class Commands(Config):
@@ -305,6 +304,7 @@ class Results(Config):
     """Name of the method that the report is about; the others are compared with it."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)]
     references: tuple[ReferenceEntry, ...] = ()
+    published: tuple[PublishedEntry, ...] = ()
     environment: Environment
     gallery: tuple[GalleryImage, ...] = ()
     commands: Commands = Commands()

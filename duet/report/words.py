@@ -135,8 +135,21 @@ def cautions(results: Results) -> tuple[str, ...]:
     notes = [f"{m.title}: {note}" for m in results.methods for note in m.notes]
     return (
         f"Every number comes from one seed ({results.protocol.seed}): small gaps may be noise.",
+        *off_published(results),
         *(f"Left out: {line}." for line in results.main.indices.left_out),
         *notes,
+    )
+
+
+def off_published(results: Results) -> tuple[str, ...]:
+    """Return one sentence per trained model that is not near the value published for it."""
+    return tuple(
+        f"{where(results, item.domain, item.classes)}: a model trained only on them has mAP50 "
+        f"{percent(item.measured)}, published are {percent(item.published)} ({item.source}); a gap "
+        f"above {points(item.tolerance).lstrip('+')} means that data, splits, class order or "
+        f"schedule differ, so the indices cannot be compared with the published ones."
+        for item in results.published
+        if not item.near
     )
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,13 @@ from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
 from duet.families.table import resolve_family
 from duet.report import results as schema
+from duet.report.published import PublishedEntry
 from duet.runs.chain import StageResult
+from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.keep import versions
 from duet.series import eval_slice, eval_split, train_slice
+from duet.series.expected import compare
 from duet.training.config import Method
 
 if TYPE_CHECKING:
@@ -112,9 +115,11 @@ def assemble(
                 map50=r.scores.map50(r.classes),
                 ap50=dict(r.scores.ap50),
                 seconds=r.seconds,
+                evidence=r.scores.evidence,
             )
             for r in references
         ),
+        published=_published(plan, outcomes[0], references),
         environment=schema.Environment(
             versions=versions(),
             cpu=f"{platform.machine()}, {os.cpu_count()} cores",
@@ -127,13 +132,27 @@ def assemble(
     )
 
 
+def _published(
+    plan: RunPlan, first: MethodOutcome, references: Sequence[Reference]
+) -> tuple[PublishedEntry, ...]:
+    """Hold the base and the references against the series' published values."""
+    domain, classes = plan.steps[0]
+    trained = [(r.domain, r.classes, r.scores) for r in references]
+    trained.append((domain, classes, first.scores[1, domain]))
+    measured = {(d, c): scores.map50(c) for d, c, scores in trained if scores.has_truth(c)}
+    found = compare(plan.series.expected, measured, architecture=plan.architecture)
+    return tuple(PublishedEntry(**asdict(item)) for item in found)
+
+
 def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
     entries = []
     for item in plan.series.increments:
         cut = train_slice(item.data, item.classes)
         whole = eval_slice(item.data, item.classes, plan.split or eval_split(item.data))
         counts = {
-            name: schema.SplitCount(images=len(data), boxes=sum(map(len, data.class_ids)))
+            name: schema.SplitCount(
+                images=len(data), boxes=sum(int((~ignored).sum()) for ignored in data.ignored)
+            )
             for name, data in (("train", cut), (whole.split, whole))
         }
         entries.append(
@@ -155,6 +174,7 @@ def _method_entry(
         schema.StageCost(title=f"{result.increment.name}", seconds=result.seconds)
         for result in outcome.results
     )
+    final = outcome.results[-1].merged
     return schema.Method(
         name=outcome.method.name,
         title=outcome.method.title or outcome.method.name,
@@ -166,7 +186,21 @@ def _method_entry(
         ),
         merges=merges,
         costs=costs,
+        parameters=parameter_count(final),
+        latency_ms=latency_ms(
+            final,
+            _latest_images(plan),
+            image_size=plan.schedule.image_size,
+            folder=plan.out / "evaluations",
+        ),
+        memory_mb=peak_megabytes(outcome.results),
     )
+
+
+def _latest_images(plan: RunPlan) -> tuple[Path, ...]:
+    """Return the evaluation images of the last domain: what the detector will meet next."""
+    data = plan.series.increments[-1].data
+    return data.split(plan.split or eval_split(data)).images
 
 
 def _sorted(entry: schema.MergeEntry) -> schema.MergeEntry:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from duet.errors import DuetError
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
+from duet.evaluation.matches import match, save_matches
 from duet.families.table import resolve_family
 from duet.files import sha256_json, write_json
 from duet.images import read_image
 from duet.labels import LabelSpace
 from duet.series import eval_slice, eval_split
+from duet.series.images import image_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +34,14 @@ CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 
 
 def truths(data: Slice) -> list[Truth]:
-    """Return the labels of a slice as xyxy px of each original image."""
+    """Return the labels of a slice as xyxy px of each original image, ignored ones marked."""
     found = []
-    for boxes, ids, (height, width) in zip(data.boxes, data.class_ids, data.sizes, strict=True):
+    columns = (data.boxes, data.class_ids, data.sizes, data.ignored, data.crowds)
+    for boxes, ids, (height, width), ignored, crowds in zip(*columns, strict=True):
         centre, half = boxes[:, :2], boxes[:, 2:] / 2
         unit = np.concatenate([centre - half, centre + half], 1)
-        found.append(Truth(unit * np.array([width, height, width, height]), ids, height, width))
+        xyxy = unit * np.array([width, height, width, height])
+        found.append(Truth(xyxy, ids, height, width, ignored, crowds))
     return found
 
 
@@ -61,9 +66,20 @@ def evaluate_state(
     state: DetectorState, data: Slice, *, image_size: int, stopped: threading.Event | None = None
 ) -> ClassAP:
     """Return the AP of every class of ``data`` for one detector."""
+    return evaluate_ap(*_sides(state, data, image_size, stopped))
+
+
+def _sides(
+    state: DetectorState, data: Slice, image_size: int, stopped: threading.Event | None
+) -> tuple[list[Detections], list[Truth], LabelSpace]:
+    """Return what `evaluate_ap` compares: detections, labels, and the classes of ``data``."""
     detector = resolve_family(state.family).detector(state, image_size=image_size)
-    found = predict(detector, data.images, stopped)
-    return evaluate_ap(found, truths(data), LabelSpace(data.classes))
+    return predict(detector, data.images, stopped), truths(data), LabelSpace(data.classes)
+
+
+def image_keys(images: Sequence[Path]) -> npt.NDArray[np.uint64]:
+    """Return ``(images,)`` numbers that tell images apart by content."""
+    return np.array([int(image_sha256(path)[:16], 16) for path in images], np.uint64)
 
 
 def evaluate_cells(
@@ -104,7 +120,8 @@ class Evaluator:
     """Evaluations kept under one folder, by content of model and data.
 
     Attributes:
-        folder: One small JSON per (model, domain).
+        folder: Per (model, domain) a small JSON with the AP of every class, and beside it the
+            matches that it was computed from (`duet.evaluation.matches`), for `duet compare`.
         image_size: Side of the square that images are fitted into, pixels.
         stopped: Ends an evaluation early when set.
     """
@@ -115,7 +132,7 @@ class Evaluator:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
-        """Return the AP of every class of ``data`` that ``state`` knows."""
+        """Return the AP of every class of ``data`` that ``state`` knows, and its evidence."""
         known = tuple(name for name in data.classes if name in state.labels)
         if not known:  # data sets need not share classes
             return ClassAP({}, {})
@@ -123,13 +140,16 @@ class Evaluator:
             [state.fingerprint(), data.sha256, known, self.image_size, CONFIDENCE, IOU, LIMIT]
         )
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
+        evidence = path.with_suffix(".npz")
         with self._lock:  # one at a time: evaluation uses torch in this process
-            if not path.is_file():
-                reduced, size = _reduce(data, known), self.image_size
-                result = evaluate_state(state, reduced, image_size=size, stopped=self.stopped)
+            if not (path.is_file() and evidence.is_file()):  # older ones kept no matches
+                reduced = _reduce(data, known)
+                sides = _sides(state, reduced, self.image_size, self.stopped)
+                result = evaluate_ap(*sides)
+                save_matches(evidence, match(*sides, image_keys(reduced.images)))
                 write_json(path, {"ap50": dict(result.ap50), "ap": dict(result.ap)})
             stored: dict[str, Any] = json.loads(path.read_text())
-        return ClassAP(stored["ap50"], stored["ap"])
+        return ClassAP(stored["ap50"], stored["ap"], f"{self.folder.name}/{evidence.name}")
 
 
 def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:
@@ -145,4 +165,6 @@ def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:
         classes=classes,
         class_ids=tuple(new[ids][keep] for ids, keep in zip(data.class_ids, kept, strict=True)),
         boxes=tuple(boxes[keep] for boxes, keep in zip(data.boxes, kept, strict=True)),
+        ignored=tuple(flags[keep] for flags, keep in zip(data.ignored, kept, strict=True)),
+        crowds=tuple(flags[keep] for flags, keep in zip(data.crowds, kept, strict=True)),
     )

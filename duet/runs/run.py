@@ -41,6 +41,7 @@ class RunPlan:
         references: Train the reference models that GI and PI need.
         split: Split to evaluate on; empty = test if there is one, else val.
         command: The shell line, for the report.
+        lab: Folder of the trainings, for runs that share them; default one in ``out``.
     """
 
     series: Series
@@ -55,6 +56,7 @@ class RunPlan:
     references: bool = True
     split: str = ""
     command: str = ""
+    lab: Path | None = None
 
     @property
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -80,7 +82,7 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
         DuetError: A stage failed; finished stages stay and are reused by the same command.
     """
     theta_0 = resolve_family(plan.family).weights(plan.weights)  # before anything is written
-    lab = Lab(plan.out / "lab", jobs=plan.jobs, listen=listen)
+    lab = Lab(plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen)
     setting = Setting(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
         plan.weights,

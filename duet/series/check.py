@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def _absent(split: Split, data: DomainData, names: Iterable[str]) -> list[str]:
     """Return the names without a single object in the split."""
     present: set[int] = set()
     for annotation in split.annotations:
-        present.update(np.unique(annotation.class_ids).tolist())
+        present.update(np.unique(annotation.object_ids).tolist())
     return [name for name in names if data.labels.index(name) not in present]
 
 
@@ -110,30 +110,41 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where an image occurs."""
 
     source: Path
     split: str
     image: Path
 
+    @property
+    def trains(self) -> bool:
+        """Whether detectors learn from it here; elsewhere they are measured on it."""
+        return self.split == "train"
 
-def _image_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
-    """Yield images whose content is in training and evaluation, or twice in one split."""
+
+def places(increments: Iterable[Increment]) -> list[Place]:
+    """Return every place of every image; data that several increments share count once."""
     sources = {increment.data.source: increment.data for increment in increments}
-    places = [
-        _Place(data.source, split.name, image)
+    return [
+        Place(data.source, split.name, image)
         for data in sources.values()
         for split in data.splits.values()
         for image in split.images
     ]
-    for group in _same_content(places):
-        trained = [place for place in group if place.split == "train"]
-        measured = [place for place in group if place.split != "train"]
+
+
+def _image_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
+    """Yield images whose content is in training and evaluation, or twice in training."""
+    for group in same_content(places(increments)):
+        trained = [place for place in group if place.trains]
+        measured = [place for place in group if not place.trains]
         for place in measured:
             if trained:
                 yield _leak(_nearest(trained, place), place)
-        seen: dict[tuple[Path, str], _Place] = {}
+        if trained:
+            yield from _repeats(trained)
+        seen: dict[tuple[Path, str], Place] = {}
         for place in group:
             other = seen.setdefault((place.source, place.split), place)
             if other is not place:
@@ -141,12 +152,27 @@ def _image_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
                 yield warning("image.duplicate", place.image, what, "remove one of the two")
 
 
-def _nearest(trained: list[_Place], measured: _Place) -> _Place:
+def _repeats(trained: Sequence[Place]) -> Iterator[Problem]:
+    """Yield copies of one image in the training data of several data sets.
+
+    The same file in two data sets is a choice, a copy under another name mostly a mistake.
+    """
+    first = trained[0]
+    for place in {place.source: place for place in reversed(trained)}.values():
+        if place.source != first.source and place.image != first.image:
+            what = (
+                f"the same image as {first.image}, which the training data of {first.source} hold"
+            )
+            remedy = "remove one of the two: an increment should bring images of its own"
+            yield warning("image.repeat", place.image, what, remedy)
+
+
+def _nearest(trained: list[Place], measured: Place) -> Place:
     """Return the training copy in the same data set if there is one, else the first."""
     return next((place for place in trained if place.source == measured.source), trained[0])
 
 
-def _leak(trained: _Place, measured: _Place) -> Problem:
+def _leak(trained: Place, measured: Place) -> Problem:
     if trained.source == measured.source:
         code, whose = "image.leak", "this data set"
     else:
@@ -156,15 +182,15 @@ def _leak(trained: _Place, measured: _Place) -> Problem:
     return error(code, measured.image, what, remedy)
 
 
-def _same_content(places: Iterable[_Place]) -> Iterator[list[_Place]]:
+def same_content(found: Iterable[Place]) -> Iterator[list[Place]]:
     """Yield the groups of two or more places with identical image bytes."""
-    by_size: dict[int, list[_Place]] = defaultdict(list)
-    for place in places:
+    by_size: dict[int, list[Place]] = defaultdict(list)
+    for place in found:
         by_size[place.image.stat().st_size].append(place)
     for candidates in by_size.values():
         if len(candidates) < 2:  # a file of unique size has no copy: most need no hashing
             continue
-        by_hash: dict[str, list[_Place]] = defaultdict(list)
+        by_hash: dict[str, list[Place]] = defaultdict(list)
         for place in candidates:
             by_hash[image_sha256(place.image)].append(place)
         yield from (group for group in by_hash.values() if len(group) > 1)

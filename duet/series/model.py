@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -20,10 +20,12 @@ from pydantic import Field, field_validator, model_validator
 from duet.config import Config
 from duet.errors import DataError, did_you_mean
 from duet.labels import LabelSpace
+from duet.series.expected import Expected
 from duet.series.images import image_sha256
 
 Ids: TypeAlias = NDArray[np.int64]
 Boxes: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
 
 # Names become folder names of a run: no separators, no hidden files, no control characters.
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^./\\\s][^/\\\x00-\x1f]*$")]
@@ -34,8 +36,10 @@ class IncrementConfig(Config):
 
     name: Name | None = Field(default=None, description="unique name; by default the domain's")
     domain: Name = Field(description="what the images look like, for example 'night'")
-    data: str = Field(min_length=1, description="path of data.yaml, relative to the series' root")
-    format: str = Field(default="yolo", description="label format of the data")
+    data: str = Field(
+        min_length=1, description="data.yaml or folder of the data, relative to the series' root"
+    )
+    format: str = Field(default="auto", description="label format; auto: what the data look like")
     classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         min_length=1, description="the new classes, by name"
     )
@@ -43,11 +47,11 @@ class IncrementConfig(Config):
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str) -> str:
-        from duet.series.formats import FORMATS
+        from duet.series.formats import CHOICES
 
-        if value not in FORMATS:
-            known = ", ".join(FORMATS)
-            raise ValueError(f"unknown format{did_you_mean(value, FORMATS)}; known: {known}")
+        if value not in CHOICES:
+            known = ", ".join(CHOICES)
+            raise ValueError(f"unknown format{did_you_mean(value, CHOICES)}; known: {known}")
         return value
 
 
@@ -69,6 +73,7 @@ class SeriesConfig(Config):
     root: str = Field(default=".", description="folder of the data, relative to this file")
     increments: tuple[IncrementConfig, ...] = Field(min_length=1)
     defaults: Defaults = Defaults()
+    expected: Expected | None = Field(default=None, description="published values to check against")
 
     @model_validator(mode="after")
     def _names_differ(self) -> SeriesConfig:
@@ -76,6 +81,14 @@ class SeriesConfig(Config):
         doubled = sorted(name for name, count in counts.items() if count > 1)
         if doubled:
             raise ValueError(f"increment names occur twice: {', '.join(doubled)}")
+        return self
+
+    @model_validator(mode="after")
+    def _expected_fits(self) -> SeriesConfig:
+        if self.expected is not None:
+            steps = [(item.domain, item.classes) for item in self.increments]
+            if problems := self.expected.problems(steps):
+                raise ValueError("; ".join(problems))
         return self
 
     def increment_names(self) -> tuple[str, ...]:
@@ -92,6 +105,14 @@ class SeriesConfig(Config):
         return tuple(names)
 
 
+@lru_cache(maxsize=1024)
+def none_of(count: int) -> Flags:
+    """Return ``(count,) bool``, all false; shared by all images with as many objects."""
+    flags: Flags = np.zeros(count, dtype=np.bool_)
+    flags.setflags(write=False)
+    return flags
+
+
 @dataclass(frozen=True, eq=False)
 class Annotation:
     """The labelled objects of one image.
@@ -101,17 +122,31 @@ class Annotation:
         boxes: ``(n, 4) float64`` cxcywh, normalised to 0..1.
         width: Image width in pixels, upright.
         height: Image height in pixels, upright.
+        ignored: ``(n,) bool``: objects that are neither learned from nor scored (VOC's difficult,
+            COCO's crowds); none by default.
+        crowds: ``(n,) bool``: those of them that are a region of many objects (COCO's iscrowd).
     """
 
     class_ids: Ids
     boxes: Boxes
     width: int
     height: int
+    ignored: Flags = field(default_factory=lambda: none_of(0))
+    crowds: Flags = field(default_factory=lambda: none_of(0))
 
     def __post_init__(self) -> None:
         _check_labels(self.class_ids, self.boxes)
+        for name in ("ignored", "crowds"):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, none_of(len(self.class_ids)))
+        _check_flags(self.class_ids, self.ignored, self.crowds)
         if self.width < 0 or self.height < 0:
             raise DataError(f"image size must not be negative, got {self.width}x{self.height}")
+
+    @property
+    def object_ids(self) -> Ids:
+        """``(m,) int64`` class ids of the objects that count: those that are not ignored."""
+        return self.class_ids[~self.ignored]
 
 
 @dataclass(frozen=True)
@@ -179,6 +214,7 @@ class Series:
     name: str
     description: str
     increments: tuple[Increment, ...]
+    expected: Expected | None = None
 
     def __post_init__(self) -> None:
         if not self.increments:
@@ -204,7 +240,8 @@ class Series:
             DataError: There is no increment ``t``.
         """
         self.increment(t)
-        return tuple(name for step in self.increments[: t + 1] for name in step.classes)
+        learned = self.increments[: t + 1]
+        return tuple(dict.fromkeys(name for step in learned for name in step.classes))
 
     def increment(self, name_or_index: str | int) -> Increment:
         """Return an increment by its name or by its index from 0.
@@ -237,6 +274,8 @@ class Slice:
         boxes: Per image ``(n, 4) float64`` cxcywh, normalised to 0..1.
         class_ids: Per image ``(n,) int64`` indices into ``classes`` (not into the data set's).
         sizes: Per image ``(height, width)`` in pixels, upright.
+        ignored: Per image ``(n,) bool``, see `Annotation`; a training slice has none.
+        crowds: Per image ``(n,) bool``, see `Annotation`.
     """
 
     domain: str
@@ -246,16 +285,26 @@ class Slice:
     boxes: tuple[Boxes, ...]
     class_ids: tuple[Ids, ...]
     sizes: tuple[tuple[int, int], ...]
+    ignored: tuple[Flags, ...] = ()
+    crowds: tuple[Flags, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("ignored", "crowds"):
+            if not getattr(self, name):
+                none = tuple(none_of(len(ids)) for ids in self.class_ids)
+                object.__setattr__(self, name, none)
         _check_lengths(
             f"slice of '{self.domain}'",
             images=self.images,
             boxes=self.boxes,
             class_ids=self.class_ids,
             sizes=self.sizes,
+            ignored=self.ignored,
+            crowds=self.crowds,
         )
         LabelSpace(self.classes)
+        for columns in zip(self.class_ids, self.ignored, self.crowds, strict=True):
+            _check_flags(*columns)
         for ids, boxes in zip(self.class_ids, self.boxes, strict=True):
             _check_labels(ids, boxes)
             if ids.size and ids.max() >= len(self.classes):
@@ -270,6 +319,9 @@ class Slice:
     def sha256(self) -> str:
         """Hash of the content: classes, image bytes and labels; not of paths or their order.
 
+        Flags count only on images with an ignored object, so a slice without any has one hash,
+        whichever format it was read from.
+
         Raises:
             OSError: An image cannot be read any more.
         """
@@ -279,8 +331,11 @@ class Slice:
                 + len(ids).to_bytes(8, "little")
                 + ids.astype("<i8").tobytes()
                 + boxes.astype("<f8").tobytes()
+                + (ignored.tobytes() + crowds.tobytes() if ignored.any() else b"")
             ).digest()
-            for image, ids, boxes in zip(self.images, self.class_ids, self.boxes, strict=True)
+            for image, ids, boxes, ignored, crowds in zip(
+                self.images, self.class_ids, self.boxes, self.ignored, self.crowds, strict=True
+            )
         )
         digest = hashlib.sha256("\0".join(self.classes).encode())
         digest.update(b"\0\0")
@@ -307,3 +362,14 @@ def _check_labels(class_ids: Ids, boxes: Boxes) -> None:
     # A NaN fails this comparison too.
     if class_ids.size and not (class_ids.min() >= 0 and boxes.min() >= 0 and boxes.max() <= 1):
         raise DataError("class_ids must be >= 0 and boxes cxcywh within 0..1")
+
+
+def _check_flags(class_ids: Ids, ignored: Flags, crowds: Flags) -> None:
+    """Raise unless both are ``(n,) bool`` and every crowd is ignored."""
+    for name, flags in (("ignored", ignored), ("crowds", crowds)):
+        if flags.shape != class_ids.shape or flags.dtype != np.bool_:
+            raise DataError(
+                f"{name} must be {class_ids.shape} bool, got {flags.shape} {flags.dtype}"
+            )
+    if (crowds & ~ignored).any():
+        raise DataError("a crowd is an ignored region: 'ignored' must be true where 'crowds' is")

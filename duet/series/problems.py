@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from duet.errors import DataError
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 
 SHOWN_PER_CODE = 20  # one systematic mistake in 10 000 labels must not bury the other kinds
 
@@ -19,7 +19,8 @@ class Problem:
     """One thing that is wrong with a series or its data.
 
     Attributes:
-        severity: ``"error"`` stops the work, ``"warning"`` does not.
+        severity: ``"error"`` stops the work, ``"warning"`` only in strict mode, and ``"note"``, a
+            piece of information about sound data, never.
         code: Stable machine-readable kind, such as ``"label.range"``.
         where: File (with ``:line`` where there is one) or key concerned.
         what: One sentence: what is wrong, with the value got and the value expected.
@@ -33,8 +34,9 @@ class Problem:
     remedy: str
 
     def __post_init__(self) -> None:
-        if self.severity not in ("error", "warning"):
-            raise ValueError(f"severity must be 'error' or 'warning', got {self.severity!r}")
+        if self.severity not in get_args(Severity):
+            known = ", ".join(map(repr, get_args(Severity)))
+            raise ValueError(f"severity must be one of {known}, got {self.severity!r}")
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.where}: {self.what}"
@@ -60,9 +62,15 @@ def warning(code: str, where: object, what: str, remedy: str) -> Problem:
     return Problem("warning", code, str(where), what, remedy)
 
 
+def note(code: str, where: object, what: str, remedy: str) -> Problem:
+    """Return something worth knowing about sound data; never counted as a problem."""
+    return Problem("note", code, str(where), what, remedy)
+
+
 def fatal(problems: Iterable[Problem], *, strict: bool = False) -> tuple[Problem, ...]:
     """Return the problems that stop the work: the errors, with ``strict`` the warnings too."""
-    return tuple(problem for problem in problems if strict or problem.severity == "error")
+    stopping = ("error", "warning") if strict else ("error",)
+    return tuple(problem for problem in problems if problem.severity in stopping)
 
 
 def listing(problems: Sequence[Problem], *, per_code: int = SHOWN_PER_CODE) -> list[str]:
@@ -89,7 +97,7 @@ def raise_problems(problems: Iterable[Problem], *, where: str, strict: bool = Fa
     """Raise all fatal problems as one error; return when there is none.
 
     Args:
-        problems: Errors and warnings in any order.
+        problems: Errors, warnings and notes in any order.
         where: File name of the series, shown first.
         strict: Count warnings as errors.
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from duet.config import load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
 from duet.series.check import check_series
-from duet.series.formats import Reading, resolve
+from duet.series.formats import Reading, read
 from duet.series.images import Verify
 from duet.series.model import Increment, Series, SeriesConfig
 from duet.series.problems import Problem, raise_problems
+from duet.series.spelling import align, clashing_classes
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def inspect_series(
             remedy=f"increments: {', '.join(names)}",
         )
     root = data_root if data_root is not None else path.parent / config.root
+    classes = tuple(dict.fromkeys(name for item in config.increments for name in item.classes))
     readings: dict[tuple[str, Path], Reading] = {}
     increments: list[Increment] = []
     for name, item in zip(names, config.increments, strict=True):
@@ -96,9 +98,12 @@ def inspect_series(
         # Increments of one domain mostly share a data set; it is read once.
         key = (item.format, (root / item.data).resolve())
         if key not in readings:
-            readings[key] = resolve(item.format).read(key[1], domain=item.domain, verify=verify)
+            found = read(key[1], form=item.format, domain=item.domain, verify=verify)
+            data, renamed = align(found.data, classes)
+            readings[key] = Reading(data, found.problems + renamed, found.unused)
         data = replace(readings[key].data, name=item.domain)
         increments.append(Increment(name, item.domain, item.classes, data))
-    series = Series(config.name, config.description, tuple(increments))
-    found = tuple(problem for reading in readings.values() for problem in reading.problems)
-    return Inspection(series, found + check_series(series))
+    series = Series(config.name, config.description, tuple(increments), config.expected)
+    problems = tuple(problem for reading in readings.values() for problem in reading.problems)
+    problems += tuple(clashing_classes(config))
+    return Inspection(series, problems + check_series(series))

@@ -15,9 +15,10 @@ class SplitCounts:
     Attributes:
         images: All images of the split.
         with_objects: Images that hold at least one object of the increment's classes.
-        objects: Objects per class of the increment.
+        objects: Objects per class of the increment, without ignored ones.
         smallest: Smallest ``(width, height)`` in pixels, per side; None without images.
         largest: Largest ``(width, height)`` in pixels, per side; None without images.
+        ignored: Ignored objects of the increment's classes (VOC's difficult, COCO's crowds).
     """
 
     images: int
@@ -25,6 +26,7 @@ class SplitCounts:
     objects: Mapping[str, int]
     smallest: tuple[int, int] | None
     largest: tuple[int, int] | None
+    ignored: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def _count(increment: Increment, split: Split) -> SplitCounts:
     labels = increment.data.labels
     names = {labels.index(name): name for name in increment.classes if name in labels}
     objects = dict.fromkeys(increment.classes, 0)
-    with_objects = 0
+    with_objects = ignored = 0
     for annotation in split.annotations:
-        found = [names[index] for index in annotation.class_ids.tolist() if index in names]
+        ignored += sum(i in names for i in annotation.class_ids[annotation.ignored].tolist())
+        found = [names[index] for index in annotation.object_ids.tolist() if index in names]
         with_objects += bool(found)
         for name in found:
             objects[name] += 1
@@ -72,4 +75,5 @@ def _count(increment: Increment, split: Split) -> SplitCounts:
         objects=objects,
         smallest=(min(widths), min(heights)) if widths else None,
         largest=(max(widths), max(heights)) if widths else None,
+        ignored=ignored,
     )

@@ -44,9 +44,9 @@ def frozen_names(
 ) -> list[str]:
     """Return the parameters that must not train in this job.
 
-    Old parts unless `old_part: trained`, which are all parts if the increment brings no new classes;
-    what the head form holds (the box tower that towers share); the whole trunk in a re-fit or with `trunk: frozen`. The rows of old classes inside one
-    tensor are guarded apart.
+    Old parts unless `old_part: trained`; they are all parts if the increment brings no new classes.
+    What the head form holds (the box tower that towers share). The whole trunk in a re-fit or with
+    `trunk: frozen`. The rows of old classes inside one tensor are guarded apart.
 
     Args:
         model: A training model; old parts live in attributes of its head named ``old_…``.

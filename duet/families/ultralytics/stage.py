@@ -94,7 +94,7 @@ class StoredStage(Engine):  # type: ignore[misc]
         raise ConfigError(
             "this detector family cannot leave known classes out of its loss",
             where=f"increment of known classes {', '.join(self.job.adapts)}",
-            remedy="choose a method with old_negatives: pseudo or train, or label all known classes",
+            remedy="choose a method with old_negatives: pseudo or train, or label all of them",
         )
 
     def watch(self, model: Any) -> None:

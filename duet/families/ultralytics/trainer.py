@@ -105,7 +105,7 @@ class StageTrainer(StoredStage):
         return not self.job.adapts and self.job.old_negatives in later[self.job.phase]
 
     def _unlabelled(self) -> list[int]:
-        """Return the known classes that the images of an increment without new ones do not label."""
+        """Return the known classes that an increment without new ones does not label."""
         if not self.job.adapts or self.job.old_negatives != "mask":
             return []
         names = [name for part in self.job.parts for name in part.classes]

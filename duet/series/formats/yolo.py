@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from duet.config import load_yaml
-from duet.errors import DuetError
+import yaml
+
+from duet.files import write_text
 from duet.labels import LabelSpace
-from duet.series.formats import Reading
-from duet.series.formats.yolo_labels import read_labels
-from duet.series.images import FULL_VERIFY_LIMIT, ImageFacts, Verify, inspect_images
+from duet.series.formats import DESCRIPTION, Progress, Reading, Transfer, Written
+from duet.series.formats.documents import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    load_description,
+    look_at,
+    read_names,
+)
+from duet.series.formats.placing import Placer
+from duet.series.formats.yolo_labels import format_labels, read_labels
+from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, DomainData, Split
 from duet.series.problems import Problem, error
 
-SPLITS = ("train", "val", "test")
+LAYOUT = "a data.yaml with 'names', 'train' and 'val'"
+HOLDS_IGNORED = False
 
-# What Ultralytics counts as images; one that Pillow cannot decode is reported, not passed over.
-IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpeg2000"),
-        *("jpg", "mpo", "png", "tif", "tiff", "webp"),
-    )
-)
+
+def recognises(folder: Path) -> bool:
+    """Tell whether the folder is described by a ``data.yaml``, this format's only sign."""
+    return (folder / DESCRIPTION).is_file()
 
 
 def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
@@ -38,24 +45,24 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
         verify: How closely images are looked at; by default every pixel in a data set of up to
             ``FULL_VERIFY_LIMIT`` images, headers in a larger one.
     """
-    document, problems = _load(source)
+    document, problems = load_description(source)
     if document is None:
         return Reading(DomainData(domain, LabelSpace(()), {}, source), problems)
     labels, found = read_names(document, source)
     problems += found
     listed, found = _list_splits(document, source)
     problems += found
-    facts = _facts(listed, verify)
-    problems += tuple(fact.problem for fact in facts.values() if fact.problem is not None)
-    annotations, found = _annotate(facts, len(labels) or None)
-    problems += found
+    facts, unreadable = look_at(listed, verify)
+    annotations, found, polygons = _annotate(facts, len(labels) or None)
+    problems += (*unreadable, *found)
     splits = {
         # An image with a problem has no annotation: the problem stands for it.
         name: Split(name, kept, tuple(annotations[image] for image in kept))
         for name, images in listed.items()
         for kept in [tuple(image for image in images if image in annotations)]
     }
-    return Reading(DomainData(domain, labels, splits, source), problems)
+    unused = Counter({"outlines": polygons} if polygons else {})
+    return Reading(DomainData(domain, labels, splits, source), problems, unused)
 
 
 def label_path(image: Path) -> Path:
@@ -64,50 +71,46 @@ def label_path(image: Path) -> Path:
     return Path(f"{os.path.splitext(labels.join(text.rsplit(images, 1)))[0]}.txt")
 
 
-def read_names(document: Mapping[str, Any], source: Path) -> tuple[LabelSpace, tuple[Problem, ...]]:
-    """Return the classes of ``names`` (a list, or a mapping from 0..n-1) and check ``nc``.
+def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
+    """Write ``images/SPLIT``, ``labels/SPLIT`` and ``data.yaml`` into an empty folder.
 
-    The label space is empty when ``names`` cannot be used.
+    The format cannot mark an object as ignored: such objects are left out and counted. A split
+    whose images are not in the order of their names gets a list, ``SPLIT.txt``, that keeps it.
     """
-    remedy = "write 'names' as a list, or as a mapping from 0, 1, 2, ...; quote words such as 'no'"
-    raw = document.get("names")
-    if isinstance(raw, dict):
-        if any(type(key) is not int for key in raw) or sorted(raw) != list(range(len(raw))):
-            what = f"keys of 'names' must be 0 to {len(raw) - 1}, got {list(raw)}"
-            return LabelSpace(()), (error("data.names", source, what, remedy),)
-        raw = [raw[index] for index in range(len(raw))]
-    if not isinstance(raw, list) or not raw:
-        what = f"'names' must be a list or a mapping of class names, got {raw!r}"
-        return LabelSpace(()), (error("data.names", source, what, remedy),)
-    # YAML reads an unquoted 7 as a number (fine: its text is clear) but `no` as False (it is not).
-    wrong = [name for name in raw if type(name) not in (str, int, float)]
-    if wrong:
-        what = f"class names must be text, got {', '.join(map(repr, wrong))}"
-        return LabelSpace(()), (error("data.names", source, what, remedy),)
-    try:
-        labels = LabelSpace.of(str(name) for name in raw)
-    except DuetError as failure:
-        what, advice = failure.what, failure.remedy or remedy
-        return LabelSpace(()), (error("data.names", source, what, advice),)
-    count = document.get("nc")
-    if count is not None and count != len(labels):
-        what = f"'nc' is {count!r} but 'names' has {len(labels)} classes"
-        return labels, (error("data.nc", source, what, "remove 'nc' or correct it"),)
-    return labels, ()
+    placer = Placer(transfer)
+    document: dict[str, Any] = {}
+    images = objects = lost = 0
+    for name, split in data.splits.items():
+        places = [folder / kind / name for kind in ("images", "labels")]
+        for place in places:
+            place.mkdir(parents=True)
+        names: list[str] = []
+        for image, annotation in zip(split.images, split.annotations, strict=True):
+            placed = placer.place(image, places[0], scope=name)
+            kept = ~annotation.ignored
+            text = format_labels(annotation.class_ids[kept], annotation.boxes[kept])
+            # Not atomic one by one: the folder as a whole is.
+            (places[1] / f"{placed.stem}.txt").write_text(text, encoding="utf-8")
+            names.append(placed.name)
+            objects += int(kept.sum())
+            lost += int((~kept).sum())
+            progress(1)
+        images += len(names)
+        document[name] = _listed(folder, name, names)
+    document["names"] = list(data.labels)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    write_text(folder / DESCRIPTION, text)
+    return Written(folder / DESCRIPTION, images, objects, placer.renamed, lost)
 
 
-def _load(source: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...]]:
-    """Return the document, or None and why."""
-    try:
-        document = load_yaml(source)
-    except DuetError as failure:
-        remedy = failure.remedy or "correct the file"
-        return None, (error("data.file", source, failure.what, remedy),)
-    if not isinstance(document, dict):
-        what = f"data.yaml must be a mapping, got {type(document).__name__}"
-        remedy = "write at least 'names', 'train' and 'val'"
-        return None, (error("data.file", source, what, remedy),)
-    return document, ()
+def _listed(folder: Path, split: str, names: Sequence[str]) -> str:
+    """Return the value of a split in ``data.yaml``: its folder, or a list that keeps the order."""
+    usual = all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
+    if usual and sorted(names) == list(names):
+        return f"images/{split}"
+    lines = "".join(f"./images/{split}/{name}\n" for name in names)
+    write_text(folder / f"{split}.txt", lines)
+    return f"{split}.txt"
 
 
 def _list_splits(
@@ -190,21 +193,21 @@ def _list_images(
     return images, None if images else error("data.images", where, what, remedy)
 
 
-def _facts(listed: Mapping[str, Sequence[Path]], verify: Verify | None) -> dict[Path, ImageFacts]:
-    images = [image for split in listed.values() for image in split]
-    chosen: Verify = verify or ("full" if len(images) <= FULL_VERIFY_LIMIT else "header")
-    return inspect_images(images, verify=chosen)
-
-
 def _annotate(
     facts: Mapping[Path, ImageFacts], class_count: int | None
-) -> tuple[dict[Path, Annotation], tuple[Problem, ...]]:
-    """Read the labels of every image; label files of unreadable images are checked too."""
+) -> tuple[dict[Path, Annotation], tuple[Problem, ...], int]:
+    """Read the labels of every image; label files of unreadable images are checked too.
+
+    Returns:
+        The annotations, the problems, and how many objects are given by their outline.
+    """
     annotations: dict[Path, Annotation] = {}
     problems: list[Problem] = []
+    polygons = 0
     for image, fact in facts.items():
         rows = read_labels(label_path(image), class_count=class_count)
         problems += rows.problems
+        polygons += rows.polygons
         if fact.problem is None:
             annotations[image] = Annotation(rows.class_ids, rows.boxes, fact.width, fact.height)
-    return annotations, tuple(problems)
+    return annotations, tuple(problems), polygons

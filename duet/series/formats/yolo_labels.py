@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from duet.errors import DataError
+from duet.series.formats.boxes import DECIMALS, NOTHING, TOLERANCE, rounded
 from duet.series.model import Boxes, Ids
 from duet.series.problems import Problem, error
-
-TOLERANCE = 1e-3
-"""How far a normalised coordinate may leave 0..1: labelling tools round; it is then clipped."""
 
 _BOX_COLUMNS = 5
 _POLYGON_MIN_COLUMNS = 7  # class and three points
@@ -31,13 +29,15 @@ class LabelFile:
 
     Attributes:
         class_ids: ``(n,) int64`` ids of the rows without a problem.
-        boxes: ``(n, 4) float64`` cxcywh, normalised, clipped to 0..1.
+        boxes: ``(n, 4) float64`` cxcywh, normalised, clipped to 0..1, see `boxes.rounded`.
         problems: What is wrong, by file and line.
+        polygons: How many of the objects are given by their outline.
     """
 
     class_ids: Ids
     boxes: Boxes
     problems: tuple[Problem, ...] = ()
+    polygons: int = 0
 
     def __post_init__(self) -> None:
         if self.boxes.shape != (len(self.class_ids), 4):
@@ -72,6 +72,7 @@ def parse_labels(text: str, *, where: str, class_count: int | None) -> LabelFile
     """
     rows: list[tuple[float, ...]] = []
     problems: list[Problem] = []
+    polygons = 0
     first_line: dict[tuple[float, ...], int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
@@ -80,14 +81,29 @@ def parse_labels(text: str, *, where: str, class_count: int | None) -> LabelFile
         place = f"{where}:{number}"
         values, found = _parse_row(fields, place, class_count)
         problems.extend(found)
-        if values in first_line:
-            what = f"the same object as line {first_line[values]}"
+        # What is rounded on reading cannot tell two objects apart.
+        key = tuple(round(value, DECIMALS) for value in values)
+        if key in first_line:
+            what = f"the same object as line {first_line[key]}"
             problems.append(error("label.duplicate", place, what, "delete one of the two lines"))
         elif values:
-            first_line[values] = number
+            first_line[key] = number
             if not found:
                 rows.append(values)
-    return _label_file(rows, problems)
+                polygons += len(fields) != _BOX_COLUMNS
+    return _label_file(rows, problems, polygons)
+
+
+def format_labels(class_ids: Ids, boxes: Boxes) -> str:
+    """Return the text of a label file, one box per line, with as many decimals as are read."""
+    return "".join(
+        f"{index} {' '.join(_decimal(value) for value in box)}\n"
+        for index, box in zip(class_ids.tolist(), boxes.tolist(), strict=True)
+    )
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".")
 
 
 def _parse_row(
@@ -110,7 +126,7 @@ def _parse_row(
     problems = _class_problems(numbers[0], place, class_count)
     coordinates = numbers[1:]
     box = _polygon_to_cxcywh(coordinates) if polygon else coordinates
-    if box[2] <= 0 or box[3] <= 0:
+    if box[2] <= NOTHING or box[3] <= NOTHING:
         what = f"width and height must be above 0, got {box[2]:g} x {box[3]:g}"
         problems.append(error("label.degenerate", place, what, "delete the row or draw it again"))
     # A negative width is one mistake, reported above; here count only values outside for real.
@@ -140,6 +156,9 @@ def _polygon_to_cxcywh(coordinates: Sequence[float]) -> list[float]:
     return [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
 
 
-def _label_file(rows: Sequence[tuple[float, ...]], problems: Sequence[Problem]) -> LabelFile:
+def _label_file(
+    rows: Sequence[tuple[float, ...]], problems: Sequence[Problem], polygons: int = 0
+) -> LabelFile:
     table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    return LabelFile(table[:, 0].astype(np.int64), table[:, 1:].copy(), tuple(problems))
+    boxes = rounded(table[:, 1:])
+    return LabelFile(table[:, 0].astype(np.int64), boxes, tuple(problems), polygons)

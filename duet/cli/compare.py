@@ -1,0 +1,59 @@
+"""`duet compare`: which method is better, and whether the difference is noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from duet.cli.common import emit, json_option, note
+
+EPILOG = """\b
+Examples:
+  duet compare runs/shop
+  duet compare runs/short runs/long --metric ri
+  duet compare runs/repeats --bootstrap 2000 --out comparison.md
+  duet compare runs/repeats --json | jq '.methods[] | [.method, .h.mean]'
+"""
+
+
+@click.command("compare", epilog=EPILOG)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--metric",
+    type=click.Choice(["h", "rai", "ri", "gi", "pi"]),
+    help="What to rank by [h, else the first that the runs define].",
+)
+@click.option(
+    "--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True,
+    help="Resamples of the test images; 0 for no intervals.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Also write a Markdown page.")
+@click.option("--force", is_flag=True, help="Compare runs of different protocols too.")
+@json_option
+def compare(
+    runs: tuple[Path, ...],
+    metric: str | None,
+    bootstrap: int,
+    seed: int,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Rank the methods of finished runs: indices, intervals, what is noise, what it costs.
+
+    RUN is a run folder, or a folder of repeats (`duet run --seeds`). Methods of the same name are
+    one row, averaged over seeds. Differences to the best are tested on resampled test images, the
+    same for all methods, and against the spread over seeds. Needs no images and no GPU.
+    """
+    from duet.compare.ranking import compare as rank
+    from duet.compare.runs import find_runs
+    from duet.compare.tables import as_dict, as_markdown, as_text
+    from duet.files import write_text
+
+    found = rank(find_runs(runs), metric=metric, bootstrap=bootstrap, seed=seed, force=force)
+    if out is not None:
+        write_text(out, as_markdown(found))
+        note(f"written: {out}")
+    emit(as_dict(found), as_json, lambda: as_text(found))

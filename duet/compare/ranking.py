@@ -1,0 +1,329 @@
+"""Methods ranked by an index, each difference to the best with its interval: data, no text."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from duet.compare.runs import Entry, Key, Run, differences, grouped, require_equal
+from duet.compare.samples import NoEvidenceError, Sampler
+from duet.errors import ConfigError
+from duet.evaluation.bootstrap import Sampled
+from duet.evaluation.matrix import Slice
+from duet.evaluation.pairs import Pair, SeriesSteps, pi_pairs, ri_pairs
+
+METRICS = ("h", "rai", "ri", "gi", "pi")
+"""What methods can be ranked by; without a wish, the first that the runs define."""
+
+LEVEL = 95.0
+"""Per cent of the resamples inside an interval."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A fraction over several seeds.
+
+    Attributes:
+        mean: Mean over the runs.
+        sd: Sample standard deviation over the runs; None for one run.
+        low: Lower end of the 95 % interval over test images; None without matches.
+        high: Upper end.
+    """
+
+    mean: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method less another one, over the seeds that both have.
+
+    Attributes:
+        mean: Mean difference, a fraction.
+        low: Lower end of the paired 95 % interval over test images; None without matches.
+        high: Upper end.
+        spread: Root of the summed variances over seeds; None if one side has a single run.
+        noise: True if the interval holds 0 or the difference is below ``spread``; None if neither
+            is known.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    spread: float | None
+    noise: bool | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method costs; means over its runs, None where no run says it.
+
+    Attributes:
+        seconds: Training time of all increments but the first.
+        memory_mb: Peak main memory of a training process, 10^6 bytes (largest of the runs).
+        parameters: Trainable numbers of the final detector.
+        latency_ms: CPU time of the final detector for one image.
+    """
+
+    seconds: float
+    memory_mb: float | None
+    parameters: float | None
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Attributes:
+        label: Its name, with the folder where several share it.
+        title: For people.
+        seeds: Seeds of its runs.
+        values: ``ri``, ``gi``, ``pi``, ``rai``, ``h``, and mAP50 of the final detector on old
+            classes (``old``) and of each stage's detector on its new ones (``new``).
+        retention: RI per (domain, classes) of an earlier increment.
+        cost: What it costs.
+        to_best: Difference to the best row in the chosen metric; None for that row itself, or
+            where the metric is not defined.
+    """
+
+    label: str
+    title: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, Value]
+    retention: Mapping[Slice, Value]
+    cost: Cost
+    to_best: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer of `duet compare`.
+
+    Attributes:
+        metric: What the rows are ranked by.
+        rows: Best first; rows without the metric come last.
+        runs: What was compared.
+        bootstrap: Number of resamples.
+        seed: Of the resamples.
+        undefined: Largest share of resamples in which an index was not defined.
+        without_evidence: Run folders that keep no matches: no intervals for their methods.
+        differing: What the runs do not share, where that was allowed.
+    """
+
+    metric: str
+    rows: tuple[Row, ...]
+    runs: tuple[Run, ...]
+    bootstrap: int
+    seed: int
+    undefined: float = 0.0
+    without_evidence: tuple[Path, ...] = ()
+    differing: tuple[str, ...] = ()
+
+
+def compare(
+    runs: Sequence[Run],
+    *,
+    metric: str | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    force: bool = False,
+) -> Comparison:
+    """Rank the methods of finished runs.
+
+    Args:
+        runs: What `find_runs` returned.
+        metric: One of `METRICS`; None takes the first that the runs define.
+        bootstrap: Number of resamples; 0 for no intervals.
+        seed: Of the resamples.
+        force: Compare runs of different protocols too; methods are then kept apart by folder.
+
+    Raises:
+        DataError: The runs measure different things, or matches are damaged.
+        ConfigError: No run defines the metric that was asked for.
+    """
+    differing = differences(runs)
+    if not force:
+        require_equal(differing)
+    groups = grouped(runs, apart=bool(differing))
+    chosen = _chosen(metric, groups)
+    measured = _Measured(Sampler(bootstrap, seed))
+    if bootstrap:
+        measured.read(groups)
+        differing += measured.sampler.other_images()
+        if not force:
+            require_equal(differing)
+    rows = _ranked([_row(label, entries, measured) for label, entries in groups.items()], chosen)
+    best = rows[0]
+    told = [
+        row
+        if row is best or chosen not in row.values
+        else replace(
+            row, to_best=_difference(groups[row.label], groups[best.label], chosen, measured)
+        )
+        for row in rows
+    ]
+    return Comparison(
+        chosen, tuple(told), tuple(runs), bootstrap, seed, measured.undefined(),
+        tuple(measured.lacking), differing,
+    )  # fmt: skip
+
+
+@dataclass
+class _Measured:
+    """Resampled indices of every method and run, as far as matches are kept."""
+
+    sampler: Sampler
+    samples: dict[tuple[Path, str], dict[str, Sampled]] = field(default_factory=dict)
+    lacking: dict[Path, None] = field(default_factory=dict)
+
+    def read(self, groups: Mapping[str, Sequence[Entry]]) -> None:
+        """Resample every method of every run that keeps its matches."""
+        for entry in (entry for entries in groups.values() for entry in entries):
+            try:
+                found = self.sampler.indices(entry)
+            except NoEvidenceError:
+                self.lacking[entry.run.folder] = None
+            else:
+                self.samples[entry.run.folder, entry.method.name] = found
+
+    def pooled(self, entries: Iterable[Entry], name: str) -> Sampled | None:
+        """Return the mean over runs of an index, per resample; None if a run lacks it."""
+        found = [
+            self.samples.get((entry.run.folder, entry.method.name), {}).get(name)
+            for entry in entries
+        ]
+        known = [values for values in found if values is not None]
+        return np.mean(known, axis=0) if known and len(known) == len(found) else None
+
+    def undefined(self) -> float:
+        """Return the largest share of resamples that left an index of a run undefined."""
+        columns = (values for row in self.samples.values() for values in row.values())
+        return max((float(np.isnan(values).mean()) for values in columns), default=0.0)
+
+
+def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
+    entries = [entry for group in groups.values() for entry in group]
+    defined = [
+        name for name in METRICS
+        if any(getattr(entry.method.indices, name) is not None for entry in entries)
+    ]  # fmt: skip
+    if metric is None:
+        return defined[0] if defined else METRICS[0]
+    if metric not in defined:
+        raise ConfigError(
+            f"none of these runs defines {metric.upper()}",
+            remedy=f"choose --metric {' or '.join(defined)}" if defined else "leave --metric out",
+        )
+    return metric
+
+
+def _row(label: str, entries: Sequence[Entry], measured: _Measured) -> Row:
+    values: dict[str, Value] = {}
+    for name in METRICS:
+        found = [getattr(entry.method.indices, name) for entry in entries]
+        known = [value for value in found if value is not None]
+        if known:
+            values[name] = _value(known, measured.pooled(entries, name))
+    for name, pairs in (("old", ri_pairs), ("new", pi_pairs)):
+        known = [v for entry in entries if (v := _mean_cell(entry, pairs)) is not None]
+        if known:
+            values[name] = _value(known)
+    return Row(
+        label=label,
+        title=entries[0].method.title,
+        seeds=tuple(entry.run.results.protocol.seed for entry in entries),
+        values=values,
+        retention=_retention(entries),
+        cost=_cost(entries),
+    )
+
+
+def _mean_cell(entry: Entry, pairs: Callable[[SeriesSteps], tuple[Pair, ...]]) -> float | None:
+    """Return the mean mAP50 over the pairs that have a cell."""
+    matrix = entry.method.stage_matrix()
+    cells = [pair.cell for pair in pairs(entry.run.results.series.steps)]
+    values = [matrix.get(*cell) for cell in cells if cell in matrix]
+    return statistics.fmean(values) if values else None
+
+
+def _retention(entries: Sequence[Entry]) -> dict[Slice, Value]:
+    found: dict[tuple[str, frozenset[str]], tuple[Slice, list[float]]] = {}
+    for term in (term for entry in entries for term in entry.method.indices.ri_terms):
+        key = term.domain, frozenset(term.classes)
+        found.setdefault(key, ((term.domain, term.classes), []))[1].append(term.ratio)
+    return {part: _value(ratios) for part, ratios in found.values()}
+
+
+def _cost(entries: Sequence[Entry]) -> Cost:
+    methods = [entry.method for entry in entries]
+    memory = [m.memory_mb for m in methods if m.memory_mb is not None]
+    parameters = [m.parameters for m in methods if m.parameters is not None]
+    latency = [m.latency_ms for m in methods if m.latency_ms is not None]
+    return Cost(
+        seconds=statistics.fmean(sum(cost.seconds for cost in m.costs[1:]) for m in methods),
+        memory_mb=max(memory, default=None),
+        parameters=statistics.fmean(parameters) if parameters else None,
+        latency_ms=statistics.fmean(latency) if latency else None,
+    )
+
+
+def _value(values: Sequence[float], samples: Sampled | None = None) -> Value:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Value(statistics.fmean(values), sd, *_interval(samples))
+
+
+def _interval(samples: Sampled | None) -> tuple[float | None, float | None]:
+    """Return the percentiles that hold `LEVEL` per cent of the resamples (not of the first row)."""
+    if samples is None or np.isnan(samples[1:]).all():
+        return None, None
+    edge = (100 - LEVEL) / 2
+    low, high = np.nanpercentile(samples[1:], [edge, 100 - edge])
+    return float(low), float(high)
+
+
+def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
+    known = [row for row in rows if metric in row.values]
+    ordered = sorted(known, key=lambda row: -row.values[metric].mean)
+    return [*ordered, *(row for row in rows if metric not in row.values)]
+
+
+def _difference(
+    entries: Sequence[Entry], others: Sequence[Entry], metric: str, measured: _Measured
+) -> Difference:
+    """Return ``entries`` less ``others``, over the runs that both have, else over all."""
+    ours, theirs = _by_key(entries, metric), _by_key(others, metric)
+    shared = [key for key in ours if key in theirs]
+    pairs = [(ours[key], theirs[key]) for key in shared]
+    mine = [one for one, _ in pairs] or list(ours.values())
+    yours = [other for _, other in pairs] or list(theirs.values())
+    values = [[getattr(e.method.indices, metric) for e in side] for side in (mine, yours)]
+    mean = statistics.fmean(values[0]) - statistics.fmean(values[1])
+    one, other = measured.pooled(mine, metric), measured.pooled(yours, metric)
+    low, high = _interval(None if one is None or other is None else one - other)
+    spread = None
+    if min(map(len, values)) > 1:
+        spread = math.sqrt(sum(statistics.variance(side) for side in values))
+    return Difference(mean, low, high, spread, _is_noise(mean, low, high, spread))
+
+
+def _is_noise(
+    mean: float, low: float | None, high: float | None, spread: float | None
+) -> bool | None:
+    tests = []
+    if low is not None and high is not None:
+        tests.append(low <= 0 <= high)
+    if spread is not None:
+        tests.append(abs(mean) < spread)
+    return any(tests) if tests else None
+
+
+def _by_key(entries: Sequence[Entry], metric: str) -> dict[Key, Entry]:
+    return {e.run.key: e for e in entries if getattr(e.method.indices, metric) is not None}

@@ -1,0 +1,184 @@
+"""Finding finished runs, telling whether they may be compared, and grouping them by method."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from duet.errors import DataError, together
+from duet.evaluation.matrix import slice_title
+from duet.report.results import RESULTS_FILE, Method, Results, load_results
+
+Key = tuple[tuple[tuple[str, tuple[str, ...]], ...], int]
+"""(order of the increments, seed): two methods with the same key are a pair."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        folder: Run folder.
+        group: What the user named: the run folder, or the folder of repeats that it lies in.
+        results: Its `results.json`.
+    """
+
+    folder: Path
+    group: str
+    results: Results
+
+    @property
+    def key(self) -> Key:
+        """Order of the increments, and the seed."""
+        return self.results.series.steps, self.results.protocol.seed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of one run."""
+
+    run: Run
+    method: Method
+
+
+def find_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
+    """Read the runs that ``paths`` name: run folders, or folders of repeats.
+
+    Raises:
+        DataError: A folder holds no finished run, or a file cannot be used.
+        ConfigError: A `results.json` does not follow the schema.
+    """
+    folders: dict[Path, tuple[Path, str]] = {}
+    names = _short_names(paths)
+    for path, name in zip(paths, names, strict=True):
+        for folder in _run_folders(path):
+            folders.setdefault(folder.resolve(), (folder, name))
+    return tuple(Run(folder, name, load_results(folder)) for folder, name in folders.values())
+
+
+def _run_folders(path: Path) -> list[Path]:
+    if (path / RESULTS_FILE).is_file():
+        return [path]
+    found = sorted(item.parent for item in path.glob(f"*/{RESULTS_FILE}"))
+    if not found:
+        raise DataError(
+            "no finished run here: neither results.json nor folders that hold one",
+            where=str(path),
+            remedy="pass the folders of finished runs, or a folder that `duet run --seeds` filled",
+        )
+    return found
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the last part of each path, or the whole where that is not enough."""
+    names = [path.resolve().name for path in paths]
+    return [
+        name if names.count(name) == 1 else str(path)
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def differences(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return what keeps runs from being compared, one sentence per fact; empty if nothing does.
+
+    Seeds and the order of the increments may differ.
+    """
+    found = []
+    for name in _facts(runs[0]):
+        values: dict[str, list[str]] = {}
+        for run in runs:
+            values.setdefault(_facts(run).get(name, "none"), []).append(str(run.folder))
+        if len(values) > 1:
+            told = "; ".join(f"{value} in {_some(folders)}" for value, folders in values.items())
+            found.append(f"{name}: {told}")
+    return tuple(found)
+
+
+def require_equal(found: Sequence[str]) -> None:
+    """Refuse runs whose numbers do not mean the same.
+
+    Args:
+        found: What `differences` returned.
+
+    Raises:
+        DataError: With everything that differs.
+    """
+    if found:
+        raise DataError(
+            together(found, summary="these runs measure different things"),
+            remedy="compare runs of one series and protocol, or give --force to see them anyway",
+        )
+
+
+def _facts(run: Run) -> Mapping[str, str]:
+    """Return what must be equal, as text."""
+    series, protocol = run.results.series, run.results.protocol
+    increments = sorted(slice_title(step.domain, step.classes) for step in series.increments)
+    counted = {
+        step.domain: step.counts[protocol.eval_split].images
+        for step in series.increments
+        if protocol.eval_split in step.counts
+    }
+    images = ", ".join(f"{domain} {number}" for domain, number in sorted(counted.items()))
+    return {
+        "increments": ", ".join(increments),
+        "split": protocol.eval_split,
+        "images of the split": images or "unknown",
+        "image size": f"{protocol.image_size} px",
+        "detector": protocol.family,
+        "image rule": protocol.image_rule,
+        "AP": f"{protocol.ap.name} {protocol.ap.parameters}",
+    }
+
+
+def _some(folders: Sequence[str]) -> str:
+    return folders[0] if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more"
+
+
+def grouped(runs: Sequence[Run], *, apart: bool = False) -> dict[str, tuple[Entry, ...]]:
+    """Return label -> the runs of one method, in the order in which the methods were found.
+
+    A method's label is its name. Where two folders hold different results of the same name, seed
+    and order (one was trained longer, say), the labels name the folder too; equal results count
+    once.
+
+    Args:
+        runs: What `find_runs` returned.
+        apart: Never put runs of different arguments together.
+    """
+    names = dict.fromkeys(method.name for run in runs for method in run.results.methods)
+    groups: dict[str, tuple[Entry, ...]] = {}
+    for name in names:
+        entries = _distinct(
+            [Entry(run, m) for run in runs for m in run.results.methods if m.name == name]
+        )
+        labels: list[Callable[[Entry], str]] = [
+            lambda e: e.method.name,
+            lambda e: f"{e.method.name} ({e.run.group})",
+            lambda e: f"{e.method.name} ({e.run.group}/{e.run.folder.name})",
+        ]
+        several = apart and len({entry.run.group for entry in entries}) > 1
+        for label in labels[1 if several else 0 :]:
+            counts = Counter((label(entry), entry.run.key) for entry in entries)
+            if max(counts.values()) == 1:
+                break
+        for entry in entries:
+            groups[label(entry)] = (*groups.get(label(entry), ()), entry)
+    return groups
+
+
+def _distinct(entries: Sequence[Entry]) -> list[Entry]:
+    """Drop entries that repeat the numbers of an earlier one of the same seed and order."""
+    kept: list[Entry] = []
+    for entry in entries:
+        same = (
+            other.run.key == entry.run.key
+            and other.method.matrix == entry.method.matrix
+            and other.method.indices == entry.method.indices
+            for other in kept
+        )
+        if not any(same):
+            kept.append(entry)
+    return kept

@@ -1,0 +1,166 @@
+"""The indices of a method on resampled images: RI, GI, PI, RAI and H, once per resample.
+
+The same images are drawn for all models, stages, references, seeds and methods, so that the
+difference of two methods is measured on equal terms. Training is not repeated: the intervals speak
+of the choice of test images, the spread over seeds speaks of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from duet.compare.runs import Entry
+from duet.errors import DataError
+from duet.evaluation.bootstrap import Sampled, Weights, resamples, weighted_ap50
+from duet.evaluation.matches import Matches, load_matches
+from duet.report.results import TermEntry
+
+CLOSE = 1e-6
+"""How far the indices from the matches may be from those of `results.json`: rounding alone."""
+
+
+class NoEvidenceError(Exception):
+    """A run does not keep the matches that its numbers come from."""
+
+
+@dataclass
+class Sampler:
+    """Indices on resampled images; every matching file is read and resampled once.
+
+    Attributes:
+        count: Number of resamples.
+        seed: Of the resamples.
+        images: Per file of matches, the name of its set of images: domain and content.
+    """
+
+    count: int
+    seed: int
+    images: dict[Path, str] = field(default_factory=dict)
+    _weights: dict[tuple[str, bytes], Weights] = field(default_factory=dict)
+    _matches: dict[Path, Matches] = field(default_factory=dict)
+    _ap50: dict[tuple[Path, str], Sampled] = field(default_factory=dict)
+
+    def indices(self, entry: Entry) -> dict[str, Sampled]:
+        """Return ``ri``, ``gi``, ``pi``, ``rai`` and ``h`` of one method in one run.
+
+        Each is ``(count + 1,)``; the first value is that of the images as they are. NaN where a
+        resample leaves an index undefined; an index that the run does not define is left out.
+
+        Raises:
+            NoEvidenceError: The run keeps no matches for one of the cells.
+            DataError: A file of matches is damaged, or tells other numbers than `results.json`.
+        """
+        indices = entry.method.indices
+        found: dict[str, Sampled] = {}
+        for name, terms in (
+            ("ri", indices.ri_terms), ("gi", indices.gi_terms), ("pi", indices.pi_terms),
+        ):  # fmt: skip
+            if terms:
+                ratios = [self._ratio(entry, term, name == "ri") for term in terms]
+                found[name] = np.mean(ratios, axis=0)
+        if {"ri", "gi"} <= set(found):
+            found["rai"] = (found["ri"] + found["gi"]) / 2
+        if {"ri", "gi", "pi"} <= set(found):
+            found["h"] = _harmonic([found[name] for name in ("ri", "gi", "pi")])
+        _require_equal(entry, found)
+        return found
+
+    def other_images(self) -> tuple[str, ...]:
+        """Return the domains that were evaluated on several sets of images, one sentence each."""
+        sets: dict[str, dict[str, Path]] = {}
+        for path, name in self.images.items():
+            sets.setdefault(name.split(":")[0], {}).setdefault(name, path)
+        return tuple(
+            f"content of the evaluated images of {domain}: "
+            + " is not that of ".join(str(path) for path in list(paths.values())[:2])
+            for domain, paths in sets.items()
+            if len(paths) > 1
+        )
+
+    def _ratio(self, entry: Entry, term: TermEntry, retention: bool) -> Sampled:
+        classes, domain = term.classes, term.domain
+        after = self._map50(entry, _scores_file(entry, term.stage, domain), domain, classes)
+        if retention:
+            other = _scores_file(entry, term.increment, domain)
+        else:
+            reference = entry.run.results.reference(domain, classes)
+            other = reference.evidence if reference else None
+        before = self._map50(entry, other, domain, classes)
+        return _divided(after, before)
+
+    def _map50(
+        self, entry: Entry, evidence: str | None, domain: str, classes: Sequence[str]
+    ) -> Sampled:
+        """Return the mean AP50 of those classes that the resample holds, ``(count + 1,)``."""
+        path = entry.run.folder / evidence if evidence else None
+        if path is None or not path.is_file():
+            raise NoEvidenceError(str(entry.run.folder))
+        path = path.resolve()
+        known = self._read(path, domain).classes
+        values = np.stack([self._class(path, name) for name in classes if name in known])
+        there = ~np.isnan(values)
+        number = there.sum(axis=0)
+        total = np.where(there, values, 0).sum(axis=0)
+        return _divided(total, number)
+
+    def _read(self, path: Path, domain: str) -> Matches:
+        if path not in self._matches:
+            self._matches[path] = load_matches(path)
+            content = np.sort(self._matches[path].keys).tobytes()
+            self.images[path] = f"{domain}:{content.hex()}"
+        return self._matches[path]
+
+    def _class(self, path: Path, name: str) -> Sampled:
+        if (path, name) not in self._ap50:
+            matches = self._matches[path]
+            weights = self._weights_for(self.images[path].split(":")[0], matches.keys)
+            self._ap50[path, name] = weighted_ap50(matches.classes[name], weights)
+        return self._ap50[path, name]
+
+    def _weights_for(self, domain: str, keys: npt.NDArray[np.uint64]) -> Weights:
+        """Return the weights of a file's images: equal images get equal columns in every file."""
+        files = domain, keys.tobytes()
+        if files not in self._weights:
+            drawn = resamples(len(keys), self.count, seed=self.seed, name=domain)
+            # Columns belong to images in the order of their keys, whatever the order of the files.
+            places = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
+            self._weights[files] = np.ascontiguousarray(drawn[:, places])
+        return self._weights[files]
+
+
+def _divided(above: Sampled, below: npt.NDArray[Any]) -> Sampled:
+    """Return the quotient, NaN where ``below`` is 0 or NaN."""
+    quotient = np.full_like(above, np.nan)
+    np.divide(above, below, out=quotient, where=below > 0)
+    return quotient
+
+
+def _scores_file(entry: Entry, stage: int, domain: str) -> str | None:
+    scores = entry.method.scores_at(stage, domain)
+    return scores.evidence if scores else None
+
+
+def _harmonic(values: Sequence[Sampled]) -> Sampled:
+    """Return the harmonic mean per resample; 0 where one value is 0."""
+    stacked = np.stack(values)
+    zero = (stacked == 0).any(axis=0)
+    mean: Sampled = len(values) / (1 / np.where(stacked == 0, 1, stacked)).sum(axis=0)
+    return np.where(zero, 0.0, mean)
+
+
+def _require_equal(entry: Entry, found: Mapping[str, Sampled]) -> None:
+    for name, values in found.items():
+        stored = getattr(entry.method.indices, name)
+        if stored is None or abs(values[0] - stored) > CLOSE:
+            raise DataError(
+                f"the matches of {entry.method.name} give {name.upper()} {values[0]:.6f}, "
+                f"results.json says {stored}",
+                where=str(entry.run.folder),
+                remedy="give the `duet run` command of this run again; it evaluates anew",
+            )

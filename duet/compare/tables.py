@@ -1,0 +1,244 @@
+"""A comparison as tables, sentences, Markdown and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from duet.compare.ranking import METRICS, Comparison, Cost, Difference, Row, Value
+from duet.report.markdown import markdown_table
+from duet.report.phrases import MISSING, count_of, duration, listed, percent, points, where
+from duet.report.tables import Table
+
+TITLES = {"h": "H", "rai": "RAI", "ri": "RI", "gi": "GI", "pi": "PI"}
+COLUMNS = ("ri", "gi", "pi", "rai", "h", "old", "new")
+SHOWN_UNDEFINED = 0.001
+"""Share of undefined resamples from which on the text speaks of them."""
+
+
+def ranking_table(found: Comparison) -> Table:
+    """Return every method with its indices and its difference to the best, in per cent."""
+    name = TITLES[found.metric]
+    titles = [TITLES.get(key, key) for key in COLUMNS]
+    header = ("Method", "seeds", *titles, f"{name} to best", "95 % interval", "noise")
+    rows = tuple(
+        (
+            row.label,
+            str(len(row.seeds)),
+            *(_mean_sd(row.values.get(key)) for key in COLUMNS),
+            *_to_best(row, found.rows[0], found.metric),
+        )
+        for row in found.rows
+    )
+    return Table(header, rows)
+
+
+def interval_table(found: Comparison) -> Table:
+    """Return the interval over test images of every index of every method, in per cent."""
+    rows = tuple(
+        (row.label, *(_interval(row.values.get(key)) for key in METRICS)) for row in found.rows
+    )
+    return Table(("Method", *(TITLES[key] for key in METRICS)), rows)
+
+
+def cost_table(found: Comparison) -> Table:
+    """Return what every method costs, beside its place in the ranking."""
+    header = ("Method", TITLES[found.metric], "training", "peak memory", "parameters", "one image")
+    rows = tuple(
+        (row.label, _mean_sd(row.values.get(found.metric)), *_cost(row.cost)) for row in found.rows
+    )
+    return Table(header, rows)
+
+
+def retention_table(found: Comparison) -> Table | None:
+    """Return RI per domain and class set; None where there is only one that could be forgotten."""
+    parts = list(dict.fromkeys(part for row in found.rows for part in row.retention))
+    if len(parts) < 2:
+        return None
+    names = [domain for domain, _ in parts]
+    if len(set(names)) < len(names):
+        names = [where(found.runs[0].results, *part) for part in parts]
+    rows = tuple(
+        (row.label, *(_mean_sd(row.retention.get(part)) for part in parts)) for row in found.rows
+    )
+    return Table(("Method", *names), rows)
+
+
+def sentences(found: Comparison) -> tuple[str, ...]:
+    """Return the answer in words: the best, what cannot be told from it, what is worse."""
+    best, name = found.rows[0], TITLES[found.metric]
+    value = best.values.get(found.metric)
+    if value is None:  # too few increments, or a detector that learned nothing
+        return ("No index is defined in these runs: see their reports.", *cautions(found))
+    over = f", 95 % interval over test images {_interval(value)}" if value.low is not None else ""
+    lines = [f"Highest {name}: {best.label} with {_mean_sd(value)} %{over}."]
+    groups: dict[bool | None, list[str]] = {}
+    for row in found.rows[1:]:
+        if row.to_best is not None:
+            groups.setdefault(row.to_best.noise, []).append(row.label)
+    if True in groups:
+        lines.append(f"Within noise of it: {listed(groups[True], limit=20)}.")
+    if False in groups:
+        lines.append(f"Below it beyond noise: {listed(groups[False], limit=20)}.")
+    if None in groups:
+        lines.append(
+            f"Not known whether noise (one seed and no interval): {listed(groups[None], limit=20)}."
+        )
+    return (*lines, *cautions(found))
+
+
+def cautions(found: Comparison) -> tuple[str, ...]:
+    """Return what limits the numbers."""
+    lines = []
+    if found.without_evidence:
+        folders = listed([str(folder) for folder in found.without_evidence])
+        lines.append(
+            f"No evidence in {folders}: intervals are missing there. Give the `duet run` command "
+            f"of the run again; it evaluates anew and trains nothing."
+        )
+    if len({seed for row in found.rows for seed in row.seeds}) == 1:
+        lines.append("One seed: intervals speak of the test images, not of training.")
+    if found.undefined >= SHOWN_UNDEFINED:
+        lines.append(f"Up to {percent(found.undefined)} of the resamples left an index undefined.")
+    lines += [f"Differs between the runs, compared by --force: {fact}." for fact in found.differing]
+    return tuple(lines)
+
+
+def as_text(found: Comparison) -> str:
+    """Return the comparison for terminals."""
+    blocks = [_what(found), ranking_table(found).as_text()]
+    retention = retention_table(found)
+    if retention is not None:
+        blocks.append(f"RI per earlier increment (%)\n\n{retention.as_text()}")
+    blocks += [cost_table(found).as_text(), "\n".join(sentences(found))]
+    return "\n\n".join(blocks)
+
+
+def as_markdown(found: Comparison, *, heading: str = "# Comparison") -> str:
+    """Return the comparison as a Markdown page, or as a section under another heading."""
+    blocks = [
+        heading,
+        _what(found),
+        "\n".join(f"- {line}" for line in sentences(found)),
+        markdown_table(ranking_table(found)).rstrip(),
+        _legend(found),
+    ]
+    level = heading.split(" ", 1)[0] + "#"
+    retention = retention_table(found)
+    if retention is not None:
+        text = "RI of the classes of each earlier increment in their own domain, in per cent."
+        table = markdown_table(retention).rstrip()
+        blocks += [f"{level} Kept, domain by domain", text, table]
+    if any(value.low is not None for row in found.rows for value in row.values.values()):
+        text = f"95 % intervals over test images, {found.bootstrap} resamples, in per cent."
+        blocks += [f"{level} Intervals", text, markdown_table(interval_table(found)).rstrip()]
+    blocks += [f"{level} Costs", markdown_table(cost_table(found)).rstrip(), _COSTS]
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_dict(found: Comparison) -> dict[str, Any]:
+    """Return the comparison as JSON-ready data; every number is a fraction unless named."""
+    return {
+        "schema": 1,
+        "metric": found.metric,
+        "series": found.runs[0].results.series.name,
+        "bootstrap": {"resamples": found.bootstrap, "seed": found.seed, "level": 0.95},
+        "best": found.rows[0].label,
+        "methods": [_row_dict(row) for row in found.rows],
+        "runs": [
+            {
+                "folder": str(run.folder),
+                "seed": run.results.protocol.seed,
+                "increments": [step.domain for step in run.results.series.increments],
+            }
+            for run in found.runs
+        ],
+        "undefined": found.undefined,
+        "without_evidence": [str(folder) for folder in found.without_evidence],
+        "differing": list(found.differing),
+    }
+
+
+def _row_dict(row: Row) -> dict[str, Any]:
+    return {
+        "method": row.label,
+        "title": row.title,
+        "seeds": list(row.seeds),
+        **{name: asdict(value) for name, value in row.values.items()},
+        "retention": [
+            {"domain": domain, "classes": list(classes), **asdict(value)}
+            for (domain, classes), value in row.retention.items()
+        ],
+        "cost": asdict(row.cost),
+        "to_best": asdict(row.to_best) if row.to_best else None,
+    }
+
+
+_COSTS = (
+    "*training*: wall time of all trainings after the first increment's, other trainings may have "
+    "run beside them. *peak memory*: main memory of the largest training process. *parameters*: "
+    "trainable numbers of the final detector. *one image*: CPU time of one thread, decoded image "
+    "to detections, median."
+)
+
+
+def _what(found: Comparison) -> str:
+    results = found.runs[0].results
+    protocol = results.protocol
+    steps = " → ".join(
+        f"{step.domain}[{count_of(len(step.classes), 'class', 'classes')}]"
+        for step in results.series.increments
+    )
+    orders = len({run.key[0] for run in found.runs})
+    also = f" and {orders - 1} other orders" if orders > 1 else ""
+    return (
+        f"{results.series.name}: {steps}{also}; {protocol.family}, {protocol.image_size} px, split "
+        f"{protocol.eval_split}; {count_of(len(found.runs), 'run')}. Indices and mAP50 in per cent."
+    )
+
+
+def _legend(found: Comparison) -> str:
+    text = "Mean ± sample standard deviation over runs. *old*: mAP50 of the final detector on the "
+    text += "classes of earlier increments in their domains; *new*: mAP50 on the new classes right "
+    text += "after their stage. "
+    if found.bootstrap:
+        text += (
+            f"The interval is that of the difference: a paired bootstrap over test images, "
+            f"{found.bootstrap} resamples, averaged over seeds. "
+        )
+    return text + (
+        "*noise*: yes if the interval holds 0, or if the difference is smaller than the standard "
+        "deviations of both over seeds together."
+    )
+
+
+def _mean_sd(value: Value | None) -> str:
+    if value is None:
+        return MISSING
+    spread = f" ± {percent(value.sd, unit=False)}" if value.sd is not None else ""
+    return percent(value.mean, unit=False) + spread
+
+
+def _interval(value: Value | Difference | None) -> str:
+    if value is None or value.low is None:
+        return MISSING
+    write = points if isinstance(value, Difference) else percent
+    return f"{write(value.low, unit=False)} to {write(value.high, unit=False)}"
+
+
+def _to_best(row: Row, best: Row, metric: str) -> tuple[str, str, str]:
+    if row is best and metric in row.values:
+        return "best", "", ""
+    if row.to_best is None:
+        return MISSING, MISSING, MISSING
+    noise = {True: "yes", False: "no", None: MISSING}[row.to_best.noise]
+    return points(row.to_best.mean, unit=False), _interval(row.to_best), noise
+
+
+def _cost(cost: Cost) -> tuple[str, ...]:
+    return (
+        duration(cost.seconds),
+        MISSING if cost.memory_mb is None else f"{cost.memory_mb:.0f} MB",
+        MISSING if cost.parameters is None else f"{cost.parameters / 1e6:.2f} M",
+        MISSING if cost.latency_ms is None else f"{cost.latency_ms:.1f} ms",
+    )

@@ -1,0 +1,138 @@
+"""A run repeated with several seeds and orders of the increments, and what they say together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duet.compare import Comparison, compare, find_runs
+from duet.compare.tables import as_dict, as_markdown
+from duet.errors import ConfigError
+from duet.files import run_lock, write_json, write_text
+from duet.report.markdown import write_report
+from duet.runs.lab import Listener
+from duet.runs.plan import plan_as_dict, plan_as_text
+from duet.runs.run import RunPlan, execute
+from duet.series import Increment, Series
+
+SUMMARY_FILE = "summary.json"
+COMPARE_FILE = "compare.md"
+
+_ALL_LISTED = 7
+"""Up to so many increments all orders are listed; beyond, orders are drawn until they differ."""
+
+
+def repeats(plan: RunPlan, *, seeds: int, orders: int) -> tuple[RunPlan, ...]:
+    """Return one plan per order and seed, each with a folder of its own and one lab for all.
+
+    Seeds count up from the plan's. Order 0 is the series as written; the others are drawn by the
+    plan's seed. Every increment keeps its classes and its domain.
+
+    Args:
+        plan: What to repeat; its ``out`` becomes the folder of the repeats.
+        seeds: Number of seeds, 1 or more.
+        orders: Number of orders, 1 or more.
+
+    Raises:
+        ConfigError: The series has fewer orders.
+    """
+    plans = []
+    for number, series in enumerate(ordered(plan.series, orders, seed=plan.seed)):
+        for seed in range(plan.seed, plan.seed + seeds):
+            name = f"order-{number}-seed-{seed}" if orders > 1 else f"seed-{seed}"
+            plans.append(
+                replace(
+                    plan,
+                    series=series,
+                    seed=seed,
+                    out=plan.out / name,
+                    lab=plan.lab or plan.out / "lab",
+                )
+            )
+    return tuple(plans)
+
+
+def ordered(series: Series, count: int, *, seed: int) -> tuple[Series, ...]:
+    """Return the series in ``count`` distinct orders of its increments, the written one first.
+
+    Raises:
+        ConfigError: There are not so many.
+    """
+    length = len(series.increments)
+    if count > math.factorial(length):
+        raise ConfigError(
+            f"{length} increments have {math.factorial(length)} orders, got {count}",
+            where="--orders",
+            remedy="ask for fewer",
+        )
+    random = np.random.default_rng(seed)
+    chosen: dict[tuple[int, ...], None] = {tuple(range(length)): None}
+    if length <= _ALL_LISTED:
+        others = list(itertools.permutations(range(length)))[1:]
+        picked = random.permutation(len(others))[: count - 1]
+        chosen |= dict.fromkeys(others[place] for place in picked)
+    while len(chosen) < count:
+        chosen[tuple(random.permutation(length).tolist())] = None
+    return tuple(_in_order(series, order) for order in chosen)
+
+
+def _in_order(series: Series, order: Sequence[int]) -> Series:
+    increments: list[Increment] = [series.increments[place] for place in order]
+    return replace(series, increments=tuple(increments))
+
+
+def execute_repeats(
+    out: Path, plans: Sequence[RunPlan], listen: Listener, *, date: str
+) -> Comparison:
+    """Do what is missing of every run; write the runs, `summary.json` and `compare.md`.
+
+    Args:
+        out: Folder of the repeats.
+        plans: What `repeats` returned.
+        listen: Progress; titles begin with the name of the run.
+        date: ISO 8601, for the reports.
+
+    Raises:
+        DuetError: A training failed; what is finished stays and is reused by the same command.
+    """
+    with run_lock(out):  # the lab is shared: nobody else may train in it
+        for plan in plans:
+            execute(plan, _titled(plan.out.name, listen), date=date)
+            write_report(plan.out)
+        found = compare(find_runs([plan.out for plan in plans]))
+        write_text(out / COMPARE_FILE, as_markdown(found))
+        write_json(out / SUMMARY_FILE, as_dict(found))
+    return found
+
+
+def _titled(name: str, listen: Listener) -> Listener:
+    def told(title: str, record: dict[str, Any]) -> None:
+        listen(f"{name} {title}", record)
+
+    return told
+
+
+def repeats_as_dict(plans: Sequence[RunPlan]) -> dict[str, Any]:
+    """Return the plans as JSON-ready data; what runs share is counted in each of them."""
+    runs = [plan_as_dict(plan) for plan in plans]
+    seconds = sum(run["estimated_seconds"] for run in runs)
+    return {"schema": 1, "runs": runs, "estimated_seconds": seconds}
+
+
+def repeats_as_text(plans: Sequence[RunPlan]) -> str:
+    """Return the plans for people: the first in full, the others by name."""
+    whole = repeats_as_dict(plans)["estimated_seconds"]
+    lines = [plan_as_text(plans[0]), "", f"and {len(plans) - 1} more like it:"]
+    for plan in plans[1:]:
+        order = " → ".join(item.name for item in plan.series.increments)
+        lines.append(f"  {plan.out}  seed {plan.seed}  {order}")
+    lines.append(
+        f"at most {whole / 60:.0f} minutes in all; trainings that runs share are done once"
+    )
+    return "\n".join(lines)

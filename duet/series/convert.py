@@ -1,0 +1,367 @@
+"""Writing a data set, or all data sets of a series, in another format and under other names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from duet.aliases import VOCABULARIES, match_classes
+from duet.config import load_yaml
+from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
+from duet.files import atomic_folder, write_text
+from duet.labels import LabelSpace
+from duet.series.formats import (
+    AUTO,
+    DESCRIPTION,
+    Difficult,
+    Reading,
+    Transfer,
+    locate,
+    read,
+    resolve,
+)
+from duet.series.model import Annotation, DomainData, SeriesConfig, Split
+from duet.series.problems import Problem, raise_problems
+from duet.series.reader import read_config
+from duet.series.spelling import align
+
+Step = Callable[[str, int, int], None]
+"""Called with the folder that is being written, the images done and their total."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What to write.
+
+    Attributes:
+        to: Format to write.
+        form: Format to read, or ``"auto"``.
+        transfer: Whether images are copied or linked.
+        rename: Old class name to new; a new name that is there already joins the two classes.
+        vocabulary: Key of `VOCABULARIES`: classes get its spelling where they mean one of its.
+        difficult: Replaces what a VOC data set says of difficult objects.
+        lossy: Leave out ignored objects where the new format cannot mark them.
+    """
+
+    to: str
+    form: str = AUTO
+    transfer: Transfer = "copy"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: str | None = None
+    difficult: Difficult | None = None
+    lossy: bool = False
+
+    def __post_init__(self) -> None:
+        resolve(self.to)
+        if self.vocabulary is not None and self.vocabulary not in VOCABULARIES:
+            raise ConfigError(
+                f"unknown vocabulary '{self.vocabulary}'",
+                remedy=f"known: {', '.join(VOCABULARIES)}",
+            )
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One data set that was written.
+
+    Attributes:
+        source: What it was read from.
+        data: Path of the new ``data.yaml``, relative to the target folder.
+        read_as: Format of the source.
+        images: Images per split.
+        objects: Objects per split, ignored ones included.
+        ignored: Ignored objects per split (difficult, crowds).
+        classes: Class names, in the order of their ids.
+        renamed_classes: Old name to new, where they differ.
+        renamed_images: Images whose file name had to change.
+        lost: Ignored objects that were left out, because the format cannot mark them.
+        joined: Objects that became the same as another when two classes were joined.
+        unused: What the source holds beyond boxes, with counts; it was not written.
+        warnings: Warnings about the source, see ``duet data check``.
+    """
+
+    source: Path
+    data: str
+    read_as: str
+    images: Mapping[str, int]
+    objects: Mapping[str, int]
+    ignored: Mapping[str, int]
+    classes: tuple[str, ...]
+    renamed_classes: Mapping[str, str]
+    renamed_images: int
+    lost: int
+    joined: int
+    unused: Mapping[str, int]
+    warnings: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-ready data."""
+        return {**asdict(self), "source": str(self.source), "classes": list(self.classes)}
+
+
+def convert(source: Path, target: Path, wanted: Conversion, step: Step) -> tuple[Converted, ...]:
+    """Write a data set in ``target``, or all data sets of a series and a new ``series.yaml``.
+
+    Args:
+        source: A data set as `duet.series.formats.read` takes it, or a series file.
+        target: A folder that does not exist yet or is empty; complete afterwards, or absent.
+        wanted: What to write.
+        step: Told after each image.
+
+    Raises:
+        ConfigError: The series file is malformed, or no data set has a class to rename.
+        DataError: The source has errors, or objects would be lost and ``lossy`` is not set.
+        DuetError: ``target`` holds files, or cannot be written.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DuetError(
+            "already exists and is not empty", where=str(target), remedy="choose another folder"
+        )
+    if is_series(source):
+        return _convert_series(source, target, wanted, step)
+    reading = read(source, form=wanted.form, domain=source.stem, difficult=wanted.difficult)
+    raise_problems(reading.problems, where=str(source))
+    _check_renames(wanted, reading.data.labels)
+    ready = _prepare(reading, locate(source, wanted.form)[0], wanted, ())
+    _refuse_losses([ready], wanted)
+    with atomic_folder(target) as temporary:
+        return (_write(ready, temporary, "", wanted, step),)
+
+
+def is_series(source: Path) -> bool:
+    """Tell whether a file is a series, not the description of one data set."""
+    if not source.is_file() or source.suffix.lower() not in (".yaml", ".yml"):
+        return False
+    document = load_yaml(source)
+    return isinstance(document, dict) and "increments" in document
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A data set with its final names."""
+
+    data: DomainData
+    renamed: Mapping[str, str]
+    joined: int
+    reading: Reading
+    read_as: str
+
+
+def _convert_series(
+    source: Path, target: Path, wanted: Conversion, step: Step
+) -> tuple[Converted, ...]:
+    config = read_config(source)
+    root = source.parent / config.root
+    classes = tuple(dict.fromkeys(name for item in config.increments for name in item.classes))
+    new = _new_names(classes, wanted)
+    folders: dict[tuple[str, Path], str] = {}
+    readings: dict[str, tuple[Reading, Path, str]] = {}
+    problems: list[Problem] = []
+    for item in config.increments:
+        key = (item.format, (root / item.data).resolve())
+        if key in folders:
+            continue
+        folders[key] = _unused_name(item.domain, tuple(folders.values()))
+        form = item.format if item.format != AUTO else wanted.form
+        reading = read(key[1], form=form, domain=item.domain, difficult=_voc_only(key, wanted))
+        problems += reading.problems
+        readings[folders[key]] = (reading, key[1], form)
+    raise_problems(problems, where=str(source))
+    present = [name for reading, *_ in readings.values() for name in reading.data.labels]
+    _check_renames(wanted, [*present, *classes])
+    ready = {
+        folder: _prepare(reading, locate(place, form)[0], wanted, tuple(new.values()))
+        for folder, (reading, place, form) in readings.items()
+    }
+    _refuse_losses(list(ready.values()), wanted)
+    with atomic_folder(target) as temporary:
+        done = tuple(
+            _write(one, temporary / folder, folder, wanted, step) for folder, one in ready.items()
+        )
+        places = [
+            f"{folders[item.format, (root / item.data).resolve()]}/{DESCRIPTION}"
+            for item in config.increments
+        ]
+        document = _new_series(config, source, target, places, new)
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        write_text(temporary / "series.yaml", text)
+    return done
+
+
+def _voc_only(key: tuple[str, Path], wanted: Conversion) -> Difficult | None:
+    """Return the choice for difficult objects if the data set can have any."""
+    try:
+        return wanted.difficult if locate(key[1], key[0])[0] == "voc" else None
+    except DuetError:  # reading the data set reports it
+        return None
+
+
+def _unused_name(wanted: str, taken: Sequence[str]) -> str:
+    names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, 10**6))
+    return next(name for name in names if name not in taken)
+
+
+def _check_renames(wanted: Conversion, known: Iterable[str]) -> None:
+    names = tuple(dict.fromkeys(known))
+    unknown = [
+        f"no class '{old}'{did_you_mean(old, names)}" for old in wanted.rename if old not in names
+    ]
+    if unknown:
+        raise ConfigError(
+            together(unknown, summary="nothing to rename"),
+            where="--rename",
+            remedy=f"classes: {', '.join(names)}",
+        )
+
+
+def _new_names(names: Sequence[str], wanted: Conversion) -> dict[str, str]:
+    """Return the new name of each class.
+
+    Raises:
+        DataError: Several classes mean the same name of the vocabulary.
+    """
+    renamed = {name: wanted.rename.get(name, name) for name in names}
+    if wanted.vocabulary is None:
+        return renamed
+    pairs = match_classes(tuple(dict.fromkeys(renamed.values())), VOCABULARIES[wanted.vocabulary])
+    return {old: pairs.get(new, new) for old, new in renamed.items()}
+
+
+def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequence[str]) -> _Ready:
+    """Give the classes of a data set their new names; classes of one name become one.
+
+    Args:
+        reading: What was read, without errors.
+        read_as: Its format.
+        wanted: What to write.
+        series: The new names of the series' classes, which its data sets take over.
+    """
+    old = reading.data.labels
+    new = _new_names(tuple(old), wanted)
+    labels = LabelSpace.of(dict.fromkeys(new.values()))
+    data, joined = reading.data, 0
+    if len(labels) < len(old):
+        positions = np.array([labels.index(new[name]) for name in old], np.int64)
+        data, joined = _joined(data, positions)
+    aligned, found = align(replace(data, labels=labels), series)
+    raise_problems(found, where=str(data.source))
+    final = dict(zip(labels, aligned.labels, strict=True))
+    renamed = {name: final[new[name]] for name in old if final[new[name]] != name}
+    return _Ready(aligned, renamed, joined, reading, read_as)
+
+
+def _joined(data: DomainData, positions: np.ndarray[Any, Any]) -> tuple[DomainData, int]:
+    """Return the data set with new class ids; objects that are now the same are one."""
+    dropped = 0
+    splits: dict[str, Split] = {}
+    for name, split in data.splits.items():
+        annotations: list[Annotation] = []
+        for found in split.annotations:
+            ids = positions[found.class_ids]
+            table = np.column_stack([ids, found.ignored, found.crowds, found.boxes])
+            kept = np.sort(np.unique(table, axis=0, return_index=True)[1])
+            dropped += len(ids) - len(kept)
+            annotations.append(
+                replace(
+                    found, class_ids=ids[kept], boxes=found.boxes[kept],
+                    ignored=found.ignored[kept], crowds=found.crowds[kept],
+                )
+            )  # fmt: skip
+        splits[name] = replace(split, annotations=tuple(annotations))
+    return replace(data, splits=splits), dropped
+
+
+def _refuse_losses(ready: Sequence[_Ready], wanted: Conversion) -> None:
+    if wanted.lossy or resolve(wanted.to).HOLDS_IGNORED:
+        return
+    lost = {str(one.data.source): sum(_ignored(one.data).values()) for one in ready}
+    problems = [f"{place}: {count} ignored objects" for place, count in lost.items() if count]
+    if problems:
+        raise DataError(
+            together(problems, summary=f"{wanted.to} cannot mark objects as ignored"),
+            remedy="give --lossy to leave them out (they become background), choose another "
+            "format, or for VOC's difficult objects --difficult keep",
+        )
+
+
+def _ignored(data: DomainData) -> dict[str, int]:
+    return {
+        name: sum(int(found.ignored.sum()) for found in split.annotations)
+        for name, split in data.splits.items()
+    }
+
+
+def _write(ready: _Ready, folder: Path, name: str, wanted: Conversion, step: Step) -> Converted:
+    folder.mkdir(exist_ok=True)
+    total = sum(len(split.images) for split in ready.data.splits.values())
+    done = 0
+
+    def progress(images: int) -> None:
+        nonlocal done
+        done += images
+        step(name or wanted.to, done, total)
+
+    written = resolve(wanted.to).write(
+        ready.data, folder, transfer=wanted.transfer, progress=progress
+    )
+    splits = ready.data.splits
+    return Converted(
+        source=ready.data.source,
+        data=os.path.join(name, DESCRIPTION),
+        read_as=ready.read_as,
+        images={key: len(split.images) for key, split in splits.items()},
+        objects={
+            key: sum(len(found.class_ids) for found in split.annotations)
+            for key, split in splits.items()
+        },
+        ignored=_ignored(ready.data),
+        classes=ready.data.labels.names,
+        renamed_classes=ready.renamed,
+        renamed_images=written.renamed,
+        lost=written.lost,
+        joined=ready.joined,
+        unused=dict(ready.reading.unused),
+        warnings=sum(problem.severity == "warning" for problem in ready.reading.problems),
+    )
+
+
+def _new_series(
+    config: SeriesConfig,
+    source: Path,
+    target: Path,
+    places: Sequence[str],
+    names: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the series file of the converted data: all else as it was."""
+    document: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    document["root"] = "."
+    for item, place in zip(document["increments"], places, strict=True):
+        item.pop("format", None)
+        item["data"] = place
+    here, there = source.parent.resolve(), target.resolve()
+    for key in ("train", "weights"):
+        value = document.get("defaults", {}).get(key)
+        if value:
+            document["defaults"][key] = os.path.relpath(here / value, there)
+    renamed: dict[str, Any] = _with_names(document, names)
+    return renamed
+
+
+def _with_names(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a document in which every list called ``classes`` has the new names."""
+    if isinstance(value, list):
+        return [_with_names(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: list(dict.fromkeys(names.get(name, name) for name in item))
+        if key == "classes" and isinstance(item, list)
+        else _with_names(item, names)
+        for key, item in value.items()
+    }

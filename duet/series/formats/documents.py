@@ -1,0 +1,105 @@
+"""What the formats share: the YAML file that describes a data set, and a look at its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from duet.config import load_yaml
+from duet.errors import DuetError
+from duet.labels import LabelSpace
+from duet.series.images import FULL_VERIFY_LIMIT, ImageFacts, Verify, inspect_images
+from duet.series.problems import Problem, error
+
+SPLITS = ("train", "val", "test")
+
+# What Ultralytics counts as images; one that Pillow cannot decode is reported, not passed over.
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpeg2000"),
+        *("jpg", "mpo", "png", "tif", "tiff", "webp"),
+    )
+)
+
+
+def load_description(source: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...]]:
+    """Return the document, or None and why."""
+    try:
+        document = load_yaml(source)
+    except DuetError as failure:
+        remedy = failure.remedy or "correct the file"
+        return None, (error("data.file", source, failure.what, remedy),)
+    if not isinstance(document, dict):
+        what = f"data.yaml must be a mapping, got {type(document).__name__}"
+        remedy = "write at least 'names', 'train' and 'val'"
+        return None, (error("data.file", source, what, remedy),)
+    return document, ()
+
+
+def check_keys(document: Mapping[str, Any], known: Sequence[str], source: Path) -> list[Problem]:
+    """Return a problem per key that a description of duet's own does not have."""
+    from duet.errors import did_you_mean
+
+    return [
+        error(
+            "data.key", source, f"unknown key '{key}'{did_you_mean(str(key), known)}",
+            f"known keys: {', '.join(known)}",
+        )
+        for key in document
+        if key not in known
+    ]  # fmt: skip
+
+
+def read_names(document: Mapping[str, Any], source: Path) -> tuple[LabelSpace, tuple[Problem, ...]]:
+    """Return the classes of ``names`` (a list, or a mapping from 0..n-1) and check ``nc``.
+
+    The label space is empty when ``names`` cannot be used.
+    """
+    remedy = "write 'names' as a list, or as a mapping from 0, 1, 2, ...; quote words such as 'no'"
+    raw = document.get("names")
+    if isinstance(raw, dict):
+        if any(type(key) is not int for key in raw) or sorted(raw) != list(range(len(raw))):
+            what = f"keys of 'names' must be 0 to {len(raw) - 1}, got {list(raw)}"
+            return LabelSpace(()), (error("data.names", source, what, remedy),)
+        raw = [raw[index] for index in range(len(raw))]
+    if not isinstance(raw, list) or not raw:
+        what = f"'names' must be a list or a mapping of class names, got {raw!r}"
+        return LabelSpace(()), (error("data.names", source, what, remedy),)
+    # YAML reads an unquoted 7 as a number (fine: its text is clear) but `no` as False (it is not).
+    wrong = [name for name in raw if type(name) not in (str, int, float)]
+    if wrong:
+        what = f"class names must be text, got {', '.join(map(repr, wrong))}"
+        return LabelSpace(()), (error("data.names", source, what, remedy),)
+    try:
+        labels = LabelSpace.of(str(name) for name in raw)
+    except DuetError as failure:
+        what, advice = failure.what, failure.remedy or remedy
+        return LabelSpace(()), (error("data.names", source, what, advice),)
+    count = document.get("nc")
+    if count is not None and count != len(labels):
+        what = f"'nc' is {count!r} but 'names' has {len(labels)} classes"
+        return labels, (error("data.nc", source, what, "remove 'nc' or correct it"),)
+    return labels, ()
+
+
+def missing_splits(found: Sequence[str], source: Path, remedy: str) -> list[Problem]:
+    """Return a problem for no training split and one for nothing to evaluate on."""
+    problems = []
+    if "train" not in found:
+        problems.append(error("data.split", source, "no 'train' split", remedy))
+    if "val" not in found and "test" not in found:
+        what = "neither a 'val' nor a 'test' split to evaluate on"
+        problems.append(error("data.split", source, what, remedy))
+    return problems
+
+
+def look_at(
+    listed: Mapping[str, Sequence[Path]], verify: Verify | None
+) -> tuple[dict[Path, ImageFacts], list[Problem]]:
+    """Look at every image of every split once, by default as closely as their number allows."""
+    images = [image for split in listed.values() for image in split]
+    chosen: Verify = verify or ("full" if len(images) <= FULL_VERIFY_LIMIT else "header")
+    facts = inspect_images(images, verify=chosen)
+    return facts, [fact.problem for fact in facts.values() if fact.problem is not None]

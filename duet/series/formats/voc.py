@@ -1,0 +1,323 @@
+"""PASCAL VOC: `Annotations`, `ImageSets/Main` and `JPEGImages`, or several such folders.
+
+Coordinates are whole pixels counted from 1, and the last pixel belongs to the box: its left edge is
+``xmin - 1``, its right edge ``xmax``, in pixels from the image's border. Fractions, which other
+tools write, are taken the same way.
+
+A single folder is read by VOC's own custom: training on `trainval` and evaluation on `test` where
+both lists exist, else on `train` and `val`. A YAML file can say otherwise::
+
+    format: voc
+    path: VOCdevkit               # relative to this file
+    train: [VOC2007/trainval, VOC2012/trainval]
+    test: VOC2007/test
+    names: [aeroplane, bicycle]   # left out: every name that occurs, sorted
+    difficult: ignore             # or drop, keep
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import yaml
+
+from duet.errors import DataError, did_you_mean
+from duet.files import write_text
+from duet.labels import LabelSpace
+from duet.series.formats import DESCRIPTION, Difficult, Progress, Reading, Transfer, Written
+from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
+from duet.series.formats.documents import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    check_keys,
+    load_description,
+    look_at,
+    missing_splits,
+    read_names,
+)
+from duet.series.formats.placing import Placer
+from duet.series.formats.voc_xml import VocFile, VocObject, format_xml, read_xml
+from duet.series.images import ImageFacts, Verify
+from duet.series.model import Annotation, Boxes, DomainData, Split
+from duet.series.problems import Problem, error, warning
+
+LAYOUT = "folders Annotations, ImageSets/Main and JPEGImages"
+HOLDS_IGNORED = True
+
+_KEYS = ("format", "path", *SPLITS, "names", "nc", "difficult")
+_LISTS = Path("ImageSets", "Main")
+_FROM_ONE = np.array([1.0, 1.0, 0.0, 0.0])
+_CLASS_WISE = re.compile(r"\S+\s+(-1|0|1)")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An image and its annotation file, as a list names them; either may be missing."""
+
+    image: Path
+    xml: Path
+
+
+def recognises(folder: Path) -> bool:
+    """Tell whether the folder has VOC's three sub-folders."""
+    return all((folder / name).is_dir() for name in ("Annotations", _LISTS, "JPEGImages"))
+
+
+def read(
+    source: Path,
+    *,
+    domain: str,
+    verify: Verify | None = None,
+    difficult: Difficult | None = None,
+) -> Reading:
+    """Read the data set at ``source``.
+
+    Args:
+        source: A folder in VOC's layout, or a YAML file as shown above.
+        domain: Name of the domain.
+        verify: How closely images are looked at, see `documents.look_at`.
+        difficult: Replaces what the YAML file says.
+    """
+    if source.is_dir():
+        document: dict[str, Any] = dict(_custom(source))
+        problems: list[Problem] = []
+    else:
+        loaded, found = load_description(source)
+        document, problems = loaded or {}, list(found)
+        if loaded is None:
+            return Reading(DomainData(domain, LabelSpace(()), {}, source), tuple(problems))
+        problems += check_keys(document, _KEYS, source)
+    choice, unknown = _difficult(document.get("difficult"), source)
+    listed, unlisted = _list_splits(document, source)
+    names, unnamed = read_names(document, source) if "names" in document else (None, ())
+    problems += [*unknown, *unlisted, *unnamed]
+    pairs = {pair.image: pair for split in listed.values() for pair in split}
+    facts, unreadable = look_at({"all": list(pairs)}, verify)
+    files = {image: read_xml(pair.xml) for image, pair in pairs.items()}
+    problems += [*unreadable, *(item for file in files.values() for item in file.problems)]
+    labels = names if names is not None else _collected(files.values())
+    annotations, wrong = _annotate(pairs, files, facts, labels, difficult or choice)
+    problems += wrong
+    splits = {
+        # An image with a problem has no annotation: the problem stands for it.
+        name: Split(name, kept, tuple(annotations[image] for image in kept))
+        for name, split in listed.items()
+        for kept in [tuple(pair.image for pair in split if pair.image in annotations)]
+    }
+    unused = sum((file.unused for file in files.values()), Counter[str]())
+    return Reading(DomainData(domain, labels, splits, source), tuple(problems), unused)
+
+
+def _custom(folder: Path) -> dict[str, str]:
+    """Return the lists that VOC's custom uses: class-wise lists and `extra` are none of them."""
+    known = ("train", "val", "trainval", "test")
+    present = {name for name in known if (folder / _LISTS / f"{name}.txt").is_file()}
+    if {"trainval", "test"} <= present:
+        return {"train": "trainval", "test": "test"}
+    return {name: name for name in SPLITS if name in present}
+
+
+def _difficult(value: object, source: Path) -> tuple[Difficult, list[Problem]]:
+    if value is None or value in get_args(Difficult):
+        return cast(Difficult, value or "ignore"), []
+    what = f"'difficult' must be one of {', '.join(get_args(Difficult))}, got {value!r}"
+    remedy = "ignore: neither learned nor scored, as VOC does"
+    return "ignore", [error("data.key", source, what, remedy)]
+
+
+def _list_splits(
+    document: Mapping[str, Any], source: Path
+) -> tuple[dict[str, list[_Pair]], list[Problem]]:
+    """Return the images of each split that the document names, in the order of its lists."""
+    folder = source if source.is_dir() else source.parent
+    base = folder / str(document.get("path") or "")
+    listed: dict[str, list[_Pair]] = {}
+    problems: list[Problem] = []
+    for name in SPLITS:
+        entry = document.get(name)
+        if entry in (None, "", []):
+            continue
+        entries = entry if isinstance(entry, list) else [entry]
+        if not all(isinstance(place, str) for place in entries):
+            what = f"'{name}' must be a list such as 'VOC2007/trainval', or several, got {entry!r}"
+            problems.append(error("data.split", source, what, "write FOLDER/LIST"))
+            continue
+        pairs: list[_Pair] = []
+        for place in entries:
+            found, wrong = _read_list(base / Path(place).parent, Path(place).name)
+            pairs += found
+            problems += wrong
+        if pairs:
+            listed[name] = pairs
+    remedy = f"lists looked for in {base / _LISTS}: trainval.txt and test.txt, or train.txt and "
+    remedy += "val.txt; a data.yaml with 'format: voc' can name others"
+    named = [name for name in SPLITS if document.get(name) not in (None, "", [])]
+    return listed, problems + missing_splits(named, source, remedy)
+
+
+def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
+    path = folder / _LISTS / f"{name.removesuffix('.txt')}.txt"
+    remedy = "a split is FOLDER/LIST, and FOLDER is relative to 'path'; duet never downloads"
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as failure:
+        what = f"cannot read the list: {failure.strerror}"
+        return [], [error("data.images", path, what, remedy)]
+    stems = [line.strip() for line in lines if line.strip()]
+    if not stems:
+        return [], [error("data.images", path, "the list is empty", "write one name per line")]
+    if all(_CLASS_WISE.fullmatch(stem) for stem in stems):
+        what = "a list of one class, with a 1 or -1 per image, is no split"
+        return [], [error("data.images", path, what, "name the list without a class")]
+    images = folder / "JPEGImages"
+    files = _files_by_stem(images)
+    pairs = []
+    for stem in stems:
+        if Path(stem).suffix.lower() in IMAGE_SUFFIXES:  # some tools list file names
+            stem = os.path.splitext(stem)[0]
+        # The name in the list counts; <filename> is often that of another computer.
+        image = images / files.get(stem, f"{stem}.jpg")
+        pairs.append(_Pair(image, folder / "Annotations" / f"{stem}.xml"))
+    return pairs, []
+
+
+def _files_by_stem(folder: Path) -> dict[str, str]:
+    """Return the image file of each name without suffix, JPEG first."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    names = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    names.sort(key=lambda name: not name.lower().endswith(".jpg"), reverse=True)
+    return {os.path.splitext(name)[0]: name for name in names}
+
+
+def _collected(files: Any) -> LabelSpace:
+    return LabelSpace.of(sorted({item.name for file in files for item in file.objects}))
+
+
+def _annotate(
+    pairs: Mapping[Path, _Pair],
+    files: Mapping[Path, VocFile],
+    facts: Mapping[Path, ImageFacts],
+    labels: LabelSpace,
+    difficult: Difficult,
+) -> tuple[dict[Path, Annotation], list[Problem]]:
+    """Return the annotation of every image that can be read and whose XML can be read."""
+    usable = [image for image in pairs if not facts[image].problem and files[image].readable]
+    problems = [
+        *_unknown_names(pairs, files, labels),
+        *(item for image in usable for item in _contradiction(pairs[image], files, facts)),
+    ]
+    sizes = np.array([(facts[i].width, facts[i].height) for i in usable], np.int64).reshape(-1, 2)
+    objects = _pixel_boxes([files[image] for image in usable], labels, difficult)
+    annotations, found = annotate(
+        objects, sizes, lambda image, number: f"{pairs[usable[image]].xml}: object {number}"
+    )
+    return dict(zip(usable, annotations, strict=True)), problems + found
+
+
+def _unknown_names(
+    pairs: Mapping[Path, _Pair], files: Mapping[Path, VocFile], labels: LabelSpace
+) -> list[Problem]:
+    @cache
+    def remark(name: str) -> str:
+        return f"unknown class '{name}'{did_you_mean(name, labels)}"
+
+    remedy = "correct the name, or add it to 'names' in data.yaml"
+    known = set(labels)
+    return [
+        error("label.class", f"{pairs[image].xml}: object {item.number}", remark(item.name), remedy)
+        for image, file in files.items()
+        for item in file.objects
+        if known and item.name not in known
+    ]
+
+
+def _contradiction(
+    pair: _Pair, files: Mapping[Path, VocFile], facts: Mapping[Path, ImageFacts]
+) -> list[Problem]:
+    """Return a warning if ``<size>`` is not that of the image; the image is believed."""
+    stated, fact = files[pair.image].size, facts[pair.image]
+    if stated in (None, (fact.width, fact.height)):
+        return []
+    turned = stated == (fact.height, fact.width)
+    what = f"<size> is {stated[0]}x{stated[1]} px, but the image is {fact.width}x{fact.height} px"
+    what += ": was it labelled lying and is shown upright?" if turned else ""
+    return [warning("label.size", pair.xml, what, "the image counts; check that the boxes fit it")]
+
+
+def _pixel_boxes(files: Sequence[VocFile], labels: LabelSpace, difficult: Difficult) -> PixelBoxes:
+    """Return the objects of all files whose class is known, edges counted from 0."""
+    index = {name: position for position, name in enumerate(labels)}
+    rows = [
+        (image, index[item.name], item)
+        for image, file in enumerate(files)
+        for item in file.objects
+        if item.name in index and not (difficult == "drop" and item.difficult and not item.crowd)
+    ]
+    crowds = np.array([item.crowd for *_, item in rows], np.bool_)
+    ignored = np.array([item.difficult for *_, item in rows], np.bool_)
+    corners = np.array([item.corners for *_, item in rows], np.float64).reshape(-1, 4)
+    return PixelBoxes(
+        np.array([image for image, *_ in rows], np.int64),
+        np.array([class_id for _, class_id, _ in rows], np.int64),
+        corners - _FROM_ONE,
+        crowds | ignored if difficult == "ignore" else crowds,
+        crowds,
+        np.array([item.number for *_, item in rows], np.int64),
+    )
+
+
+def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
+    """Write VOC's three folders and a ``data.yaml`` into an empty folder.
+
+    Ignored objects become `difficult`, crowds keep a mark of their own (see `voc_xml`).
+
+    Raises:
+        DataError: A class name cannot be written in XML.
+    """
+    for name in data.labels:
+        if name != name.strip() or _NOT_XML.search(name) or "\r" in name:
+            raise DataError(f"the class name {name!r} does not survive XML", remedy="rename it")
+    for place in ("Annotations", _LISTS, "JPEGImages"):
+        (folder / place).mkdir(parents=True)
+    placer = Placer(transfer)
+    document: dict[str, Any] = {"format": "voc"}
+    images = objects = 0
+    for name, split in data.splits.items():
+        stems: list[str] = []
+        for image, annotation in zip(split.images, split.annotations, strict=True):
+            # All splits share one folder.
+            placed = placer.place(image, folder / "JPEGImages", scope="", prefix=name)
+            text = _xml_of(annotation, placed.name, data.labels)
+            (folder / "Annotations" / f"{placed.stem}.xml").write_text(text, encoding="utf-8")
+            stems.append(placed.stem)
+            objects += len(annotation.class_ids)
+            progress(1)
+        write_text(folder / _LISTS / f"{name}.txt", "".join(f"{stem}\n" for stem in stems))
+        images += len(stems)
+        document[name] = name
+    document["names"] = list(data.labels)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    write_text(folder / DESCRIPTION, text)
+    return Written(folder / DESCRIPTION, images, objects, placer.renamed)
+
+
+def _xml_of(annotation: Annotation, image: str, labels: LabelSpace) -> str:
+    size = (annotation.width, annotation.height)
+    corners: Boxes = to_pixels(
+        annotation.boxes, size, lambda edges: edges + _FROM_ONE, lambda found: found - _FROM_ONE
+    )
+    columns = (annotation.class_ids, corners.tolist(), annotation.ignored, annotation.crowds)
+    objects = [
+        VocObject(number, labels.names[index], tuple(box), bool(ignored), bool(crowd))
+        for number, (index, box, ignored, crowd) in enumerate(zip(*columns, strict=True), start=1)
+    ]
+    return format_xml(image, size, objects)

@@ -1,0 +1,310 @@
+"""`duet compare`: ranks, paired intervals, noise, and refusing what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import factories_run as make
+import numpy as np
+import pytest
+from factories_compare import IMAGES, SKILLS, Skill, write_run
+from factories_results import FOUR_PHASE, TWO_PHASE
+
+from duet.compare import Comparison, compare, find_runs
+from duet.compare.ranking import Row
+from duet.compare.runs import Entry
+from duet.compare.samples import Sampler
+from duet.compare.tables import as_dict, as_markdown, as_text
+from duet.errors import ConfigError, DataError
+from duet.report.results import load_results
+
+REPEATS = 200
+
+
+@pytest.fixture(scope="module")
+def repeats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of three methods."""
+    folder = tmp_path_factory.mktemp("repeats")
+    for seed in range(3):
+        write_run(folder / f"seed-{seed}", seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(repeats: Path) -> Comparison:
+    return compare(find_runs([repeats]), bootstrap=REPEATS)
+
+
+def row(found: Comparison, label: str) -> Row:
+    return next(row for row in found.rows if row.label == label)
+
+
+# ---- numbers ------------------------------------------------------------------------------
+
+
+def test_means_and_spreads_are_those_of_the_results(found: Comparison, repeats: Path) -> None:
+    runs = [load_results(repeats / f"seed-{seed}") for seed in range(3)]
+    for position, name in enumerate(SKILLS):
+        methods = [run.methods[position] for run in runs]
+        for index in ("ri", "gi", "pi", "rai", "h"):
+            values = [getattr(method.indices, index) for method in methods]
+            told = row(found, name).values[index]
+            assert told.mean == pytest.approx(statistics.fmean(values))
+            assert told.sd == pytest.approx(statistics.stdev(values))
+        last = [m.stage_matrix().get(2, *runs[0].series.steps[1]) for m in methods]
+        assert row(found, name).values["new"].mean == pytest.approx(statistics.fmean(last))
+        first = [m.stage_matrix().get(2, *runs[0].series.steps[0]) for m in methods]
+        assert row(found, name).values["old"].mean == pytest.approx(statistics.fmean(first))
+
+
+def test_a_clear_difference_is_no_noise_and_equal_skill_is(found: Comparison) -> None:
+    assert {found.rows[0].label, found.rows[1].label} == {"good", "twin"}
+    close, far = found.rows[1].to_best, row(found, "bad").to_best
+    assert found.rows[0].to_best is None
+    assert close is not None
+    assert close.noise is True
+    assert far is not None
+    assert far.noise is False
+    assert far.low is not None
+    assert far.high is not None
+    assert far.low < far.mean < far.high < 0
+
+
+def test_the_interval_holds_the_mean_and_shrinks_with_its_level(found: Comparison) -> None:
+    for item in found.rows:
+        for name in ("ri", "gi", "pi", "rai", "h"):
+            value = item.values[name]
+            assert value.low is not None
+            assert value.high is not None
+            assert value.low < value.mean < value.high
+            assert value.high - value.low < 0.5
+
+
+def test_differences_are_paired(tmp_path: Path) -> None:
+    """A copy differs by exactly 0 on every resample; independent resampling would spread."""
+    folder = write_run(tmp_path / "run", {"one": Skill(0.8, 0.8), "copy": Skill(0.8, 0.8)})
+    found = compare(find_runs([folder]), bootstrap=REPEATS)
+    value, difference = found.rows[0].values["h"], found.rows[1].to_best
+    assert value.low is not None
+    assert value.high is not None
+    assert value.high - value.low > 0.01
+    assert difference is not None
+    assert (difference.mean, difference.low, difference.high) == (0, 0, 0)
+    assert difference.noise
+
+
+def test_the_order_of_image_files_does_not_matter(tmp_path: Path) -> None:
+    order = np.random.default_rng(1).permutation(IMAGES)
+    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", order=order.tolist())]
+    tables = [as_dict(compare(find_runs([folder]), bootstrap=50)) for folder in folders]
+    assert tables[0]["methods"] == tables[1]["methods"]
+
+
+def test_the_seed_decides_the_resamples(repeats: Path) -> None:
+    runs = find_runs([repeats / "seed-0"])
+    ends = [row(compare(runs, bootstrap=50, seed=s), "good").values["h"].low for s in (0, 0, 1)]
+    assert ends[0] == ends[1] != ends[2]
+
+
+def test_indices_of_resamples_are_those_of_the_definition(repeats: Path) -> None:
+    """RI of a resample is the mean of ratios of means over classes, H the harmonic mean."""
+    run = find_runs([repeats / "seed-0"])[0]
+    sampled = Sampler(20, 0).indices(Entry(run, run.results.methods[0]))
+    assert sampled["rai"] == pytest.approx((sampled["ri"] + sampled["gi"]) / 2)
+    parts = [sampled[name] for name in ("ri", "gi", "pi")]
+    harmonic = [statistics.harmonic_mean(three) for three in zip(*parts, strict=True)]
+    assert sampled["h"] == pytest.approx(harmonic)
+    assert sampled["ri"].shape == (21,)
+    assert len(np.unique(sampled["ri"])) > 15
+
+
+def test_retention_per_domain(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "four", steps=FOUR_PHASE)
+    found = compare(find_runs([folder]), bootstrap=20)
+    good = row(found, "good")
+    assert [domain for domain, _ in good.retention] == ["watercolor", "comic", "clipart"]
+    mean = statistics.fmean(value.mean for value in good.retention.values())
+    assert mean == pytest.approx(good.values["ri"].mean)
+    assert "watercolor" in as_text(found)
+    assert "domain by domain" in as_markdown(found)
+
+
+def test_costs(found: Comparison) -> None:
+    cost = row(found, "twin").cost
+    assert (cost.seconds, cost.latency_ms) == (51, 11)  # the second increment alone; seeds 0 to 2
+    assert (cost.memory_mb, cost.parameters) == (800, 2_500_001)
+
+
+# ---- what may be compared -----------------------------------------------------------------
+
+
+def altered(folder: Path, target: Path, **changes: Any) -> Path:
+    """Copy a run and change entries of `results.json`, named as ``section__key``."""
+    shutil.copytree(folder, target)
+    path = target / "results.json"
+    data = json.loads(path.read_text())
+    for name, value in changes.items():
+        section, key = name.split("__")
+        data[section][key] = value
+    path.write_text(json.dumps(data))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param({"protocol__image_size": 320}, "image size: 160 px in .*; 320 px", id="size"),
+        pytest.param({"protocol__family": "rtdetr"}, "detector: yolo11n in .*rtdetr", id="family"),
+        pytest.param({"protocol__eval_split": "test"}, "split: val in .*test", id="split"),
+    ],
+)
+def test_other_protocols_are_refused(
+    tmp_path: Path, repeats: Path, changes: dict[str, Any], words: str
+) -> None:
+    runs = find_runs([repeats / "seed-0", altered(repeats / "seed-1", tmp_path / "b", **changes)])
+    with pytest.raises(DataError, match=words):
+        compare(runs, bootstrap=0)
+    forced = compare(runs, bootstrap=0, force=True)
+    assert {row.label for row in forced.rows} >= {"good (seed-0)", "good (b)"}
+    assert "--force" in as_text(forced)
+
+
+def test_another_series_is_refused(tmp_path: Path, repeats: Path) -> None:
+    other = write_run(tmp_path / "four", steps=FOUR_PHASE)
+    with pytest.raises(DataError, match="increments: "):
+        compare(find_runs([repeats, other]), bootstrap=0)
+
+
+def test_other_images_are_refused(tmp_path: Path, repeats: Path) -> None:
+    other = write_run(tmp_path / "other", data_seed=1)
+    runs = find_runs([repeats / "seed-0", other])
+    with pytest.raises(DataError, match="content of the evaluated images of flat"):
+        compare(runs, bootstrap=5)
+
+
+def test_methods_of_several_folders_stand_side_by_side(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", {"good": SKILLS["good"]})
+    two = write_run(tmp_path / "two", {"bad": SKILLS["bad"]})
+    found = compare(find_runs([one, two]), bootstrap=REPEATS)
+    assert [row.label for row in found.rows] == ["good", "bad"]
+    assert found.rows[1].to_best is not None
+    assert found.rows[1].to_best.noise is False
+
+
+def test_equal_names_with_other_numbers_are_told_apart(tmp_path: Path, repeats: Path) -> None:
+    short = write_run(tmp_path / "short", {"good": Skill(0.5, 0.5)})
+    found = compare(find_runs([repeats / "seed-0", short]), bootstrap=0)
+    assert {row.label for row in found.rows} == {"good (seed-0)", "good (short)", "twin", "bad"}
+
+
+def test_equal_results_count_once(tmp_path: Path, repeats: Path) -> None:
+    copy = shutil.copytree(repeats / "seed-0", tmp_path / "copy")
+    found = compare(find_runs([repeats, copy, repeats / "seed-1"]), bootstrap=0)
+    assert row(found, "good").seeds == (0, 1, 2)
+
+
+def test_orders_of_the_same_increments_are_repeats(tmp_path: Path) -> None:
+    forward = write_run(tmp_path / "order-0")
+    backward = write_run(tmp_path / "order-1", steps=(TWO_PHASE[1], TWO_PHASE[0]))
+    found = compare(find_runs([forward, backward]), bootstrap=20)
+    assert len(row(found, "good").seeds) == 2
+    assert "1 other order" in as_text(found)
+
+
+# ---- what is missing ----------------------------------------------------------------------
+
+
+def test_runs_without_evidence_have_no_intervals(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "old", evidence=False)
+    found = compare(find_runs([folder]), bootstrap=50)
+    assert found.without_evidence == (folder,)
+    difference = row(found, "bad").to_best
+    assert difference is not None
+    assert (difference.low, difference.noise) == (None, None)
+    text = as_text(found)
+    assert "No evidence in" in text
+    assert "Not known whether noise" in text
+
+
+def test_lost_files_of_evidence_are_said(tmp_path: Path, repeats: Path) -> None:
+    folder = shutil.copytree(repeats / "seed-0", tmp_path / "run")
+    (folder / "evaluations" / "bad-2-flat.npz").unlink()
+    found = compare(find_runs([folder]), bootstrap=50)
+    assert found.without_evidence == (folder,)
+    assert row(found, "good").values["h"].low is not None
+    assert row(found, "bad").values["h"].low is None
+
+
+def test_results_that_the_evidence_contradicts_are_refused(tmp_path: Path, repeats: Path) -> None:
+    folder = shutil.copytree(repeats / "seed-0", tmp_path / "run")
+    path = folder / "results.json"
+    data = json.loads(path.read_text())
+    data["methods"][0]["indices"]["ri"] += 0.01
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="the matches of good give RI"):
+        compare(find_runs([folder]), bootstrap=5)
+
+
+def test_without_references_ri_decides(tmp_path: Path) -> None:
+    runs = find_runs([write_run(tmp_path / "run", references=False)])
+    found = compare(runs, bootstrap=20)
+    assert found.metric == "ri"
+    assert "h" not in found.rows[0].values
+    with pytest.raises(ConfigError, match="none of these runs defines H"):
+        compare(runs, metric="h", bootstrap=0)
+
+
+# ---- the command --------------------------------------------------------------------------
+
+
+def test_the_command(repeats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    words = ["compare", repeats, "--bootstrap", "50", "--metric", "ri", "--out", page]
+    done = make.duet_here(capsys, *words, "--json")
+    assert done.code == 0, done.err
+    told = done.json()
+    assert (told["metric"], told["bootstrap"]["resamples"], len(told["runs"])) == ("ri", 50, 3)
+    assert [method["seeds"] for method in told["methods"]] == [[0, 1, 2]] * 3
+    assert told["methods"][-1]["to_best"]["noise"] is False
+    text = page.read_text()
+    assert text.startswith("# Comparison\n")
+    assert text.count("| good |") == 3  # ranking, intervals, costs
+    people = make.duet_here(capsys, *words[:4])
+    assert people.code == 0
+    assert "Highest H: " in people.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        pytest.param(["nowhere"], 3, "no finished run here", id="no-run"),
+        pytest.param([], 2, "Missing argument", id="nothing"),
+        pytest.param(["RUN", "--metric", "map"], 2, "'map'", id="metric"),
+    ],
+)
+def test_errors(
+    repeats: Path, tmp_path: Path, words: list[str], code: int, message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    places = {"RUN": str(repeats), "nowhere": str(tmp_path)}
+    done = make.duet_here(capsys, "compare", *(places.get(w, w) for w in words), "--json")
+    assert done.code == code
+    assert message in done.error()["message"]
+
+
+def test_comparing_loads_no_torch(repeats: Path) -> None:
+    program = (
+        "import sys\n"
+        "from duet.cli.main import _run\n"
+        f"code = _run(['compare', {str(repeats)!r}, '--bootstrap', '5'])\n"
+        "heavy = {'torch', 'ultralytics', 'matplotlib', 'faster_coco_eval'} & set(sys.modules)\n"
+        "sys.exit(code or (f'loaded {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

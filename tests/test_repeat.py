@@ -1,0 +1,225 @@
+"""Runs repeated with seeds and orders, and evaluations that keep what their numbers are made of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import factories_run as make
+import numpy as np
+import pytest
+import torch
+
+import duet.runs.lab as lab_module
+from duet.errors import ConfigError
+from duet.evaluation.bootstrap import weighted_ap50
+from duet.evaluation.matches import load_matches
+from duet.families.table import resolve_family
+from duet.report.results import load_results
+from duet.runs.costs import latency_ms, parameter_count
+from duet.runs.evaluate import Evaluator
+from duet.runs.inputs import read_inputs, read_methods
+from duet.runs.repeat import execute_repeats, ordered, repeats
+from duet.runs.run import RunPlan
+from duet.series import eval_slice
+from duet.training.job import read_job
+from duet.training.memory import peak_memory
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(scope="module")
+def plan(base: Path) -> RunPlan:
+    """One epoch of the frozen control on the tiny series, without references."""
+    series = make.tiny(base)
+    changes: dict[str, object] = {"epochs": 1, "threads": 1, "fisher_images": 0}
+    inputs = read_inputs(series.series, changes=changes)
+    return RunPlan(
+        series=inputs.series, methods=read_methods(("frozen",), family=inputs.family),
+        schedule=inputs.schedule, weights=inputs.weights, architecture=inputs.architecture,
+        family=inputs.family, seed=5, out=base / "repeats", references=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained_here() -> Iterator[list[Path]]:
+    """Train in this process instead of a worker: it saves importing the engine each time."""
+    ran: list[Path] = []
+
+    def train(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
+        ran.append(job)
+        resolve_family(read_job(job).family).train(job, progress)
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DUET_JOB", "")
+        patch.setattr(lab_module, "run_worker", train)
+        yield ran
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+# ---- which runs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seeds", "orders", "names"),
+    [
+        pytest.param(1, 1, ["seed-5"], id="one"),
+        pytest.param(3, 1, ["seed-5", "seed-6", "seed-7"], id="seeds"),
+        pytest.param(1, 2, ["order-0-seed-5", "order-1-seed-5"], id="orders"),
+        pytest.param(
+            2, 2, [f"order-{o}-seed-{s}" for o in (0, 1) for s in (5, 6)], id="both"
+        ),
+    ],
+)  # fmt: skip
+def test_folders_seeds_and_one_lab(
+    plan: RunPlan, seeds: int, orders: int, names: list[str]
+) -> None:
+    plans = repeats(plan, seeds=seeds, orders=orders)
+    assert [item.out for item in plans] == [plan.out / name for name in names]
+    assert [item.seed for item in plans] == [int(name.rsplit("-", 1)[1]) for name in names]
+    assert {item.lab for item in plans} == {plan.out / "lab"}
+
+
+@pytest.mark.parametrize("length", [2, 4, 9])
+def test_orders_are_distinct_and_keep_classes_with_domains(plan: RunPlan, length: int) -> None:
+    first = plan.series.increments[0]
+    steps = tuple(
+        replace(first, name=f"d{n}", domain=f"d{n}", classes=(f"c{n}",)) for n in range(length)
+    )
+    series = replace(plan.series, increments=steps)
+    made = ordered(series, 2 if length == 2 else 6, seed=3)
+    names = [[item.name for item in one.increments] for one in made]
+    assert made[0] == series
+    assert len(set(map(tuple, names))) == len(made) == (2 if length == 2 else 6)
+    assert all(sorted(one) == sorted(names[0]) for one in names)
+    pairs = {(i.name, i.domain, i.classes) for one in made for i in one.increments}
+    assert pairs == {(f"d{n}", f"d{n}", (f"c{n}",)) for n in range(length)}
+    again = ordered(series, len(made), seed=3)
+    assert names == [[item.name for item in one.increments] for one in again]
+
+
+def test_more_orders_than_there_are(plan: RunPlan) -> None:
+    with pytest.raises(ConfigError, match="2 increments have 2 orders, got 3"):
+        repeats(plan, seeds=1, orders=3)
+
+
+# ---- a real one ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_orders_are_run_and_compared(
+    plan: RunPlan, trained_here: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Path] = []  # drawing reports takes longer than everything else here
+    monkeypatch.setattr("duet.runs.repeat.write_report", reported.append)
+    plans = repeats(plan, seeds=1, orders=2)
+    titles: set[str] = set()
+    found = execute_repeats(
+        plan.out, plans, lambda title, record: titles.add(title), date="2026-11-23"
+    )
+    assert len(trained_here) == 4  # two bases, two increments
+    assert {path.parent for path in trained_here} == {(plan.out / "lab").resolve()}
+    assert any(title.startswith("order-1-seed-5 frozen: flat") for title in titles)
+    runs = [load_results(item.out) for item in plans]
+    assert [run.series.steps[0][0] for run in runs] == ["flat", "comic"]
+    # Random weights find nothing in one epoch: no ratio is defined, which must not end in an error.
+    assert "No index is defined" in (plan.out / "compare.md").read_text()
+    assert not found.rows[0].values["old"].mean
+    summary = json.loads((plan.out / "summary.json").read_text())
+    assert [run["increments"] for run in summary["runs"]] == [["flat", "comic"], ["comic", "flat"]]
+    assert (plan.out / "compare.md").read_text().startswith("# Comparison")
+    assert reported == [item.out for item in plans]
+    for item, run in zip(plans, runs, strict=True):
+        method = run.methods[0]
+        files = [scores.evidence for scores in method.class_scores]
+        assert len(files) == 4
+        assert all(name and (item.out / name).is_file() for name in files)
+        assert method.parameters is not None
+        assert 1e6 < method.parameters < 4e6  # YOLO11n with ten classes has 2.6 million
+        assert method.latency_ms is not None
+        assert 0 < method.latency_ms < 2000
+        assert method.memory_mb is not None
+        assert 100 < method.memory_mb < 20_000
+
+    # Again: nothing is trained or evaluated.
+    kept = make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")
+    execute_repeats(plan.out, plans[:1], lambda *_: None, date="2026-11-23")
+    assert len(trained_here) == 4
+    assert (make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")) == kept
+
+
+def test_the_command_lists_methods_and_plans_repeats(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = make.tiny(base).series
+    words = ["run", series, "--methods", "frozen, seq-ft", "--method", "duet", "--out", tmp_path]
+    done = make.duet_here(capsys, *words, "--seeds", 2, "--orders", 2, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    runs = done.json()["runs"]
+    assert [run["methods"] for run in runs] == [["frozen", "seq-ft", "duet"]] * 4
+    assert [Path(run["out"]).name for run in runs][-1] == "order-1-seed-1"
+    assert runs[0]["stages"][0]["domain"] == "flat"
+    assert runs[-1]["stages"][0]["domain"] == "comic"
+    people = make.duet_here(capsys, *words, "--seeds", 2, "--dry-run")
+    assert "and 1 more like it" in people.out
+    assert not list(tmp_path.iterdir())
+
+
+# ---- evaluations and costs ----------------------------------------------------------------
+
+
+def test_evaluations_keep_their_matches(plan: RunPlan, tmp_path: Path) -> None:
+    family = resolve_family("yolo")
+    first = plan.series.increments[0]
+    state = family.start_state(
+        family.weights(plan.weights), architecture=plan.architecture, head="rows",
+        classes=first.classes, increment="flat", seed=0,
+    )  # fmt: skip
+    evaluator = Evaluator(tmp_path / "evaluations", 64)
+    cut = eval_slice(first.data, (*first.classes, make.NEW[0]), "test")
+    scores = evaluator(state, cut)
+    assert scores.evidence is not None
+    path = tmp_path / scores.evidence
+    matches = load_matches(path)
+    assert list(matches.classes) == list(first.classes)  # what the detector does not know is left
+    ones = np.ones((1, len(cut)), np.float32)
+    for name, found in matches.classes.items():
+        expected = scores.ap50[name]
+        value = weighted_ap50(found, ones)[0]
+        assert value == pytest.approx(
+            np.nan if expected is None else expected, abs=1e-9, nan_ok=True
+        )
+    assert sum(len(found.scores) for found in matches.classes.values()) > 100
+    # An evaluation of an older version, without matches, is done again; others are read.
+    before = make.listing(tmp_path)
+    assert evaluator(state, cut) == scores
+    assert make.listing(tmp_path) == before
+    path.unlink()
+    assert evaluator(state, cut) == scores
+    assert path.is_file()
+    assert scores.covering(["unknown"]).evidence == scores.evidence
+    images = cut.images[:2]
+    first_time = latency_ms(state, images, image_size=64, folder=tmp_path)
+    assert first_time == latency_ms(state, images, image_size=64, folder=tmp_path)
+    assert latency_ms(state, (), image_size=64, folder=tmp_path) is None
+    stock = sum(p.numel() for p in family.detector(state, image_size=64).module.parameters())
+    assert abs(parameter_count(state) - stock) < 0.01 * stock  # the engine's is fused
+
+
+def test_peak_memory_is_that_of_the_process() -> None:
+    """A child of a large parent is small; ``ru_maxrss`` would tell the parent's size."""
+    program = "from duet.training.memory import peak_memory; print(peak_memory())"
+    ballast = np.ones(50_000_000)
+    small = int(subprocess.check_output([sys.executable, "-c", program]))
+    assert peak_memory() > ballast.nbytes
+    assert 5e6 < small < 200e6
