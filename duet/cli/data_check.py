@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,14 +13,19 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from duet.series import IncrementCounts, Inspection
+    from duet.doctor import Diagnosis, Finding
+    from duet.doctor.repair import Repair
+    from duet.series import IncrementCounts
 
 EPILOG = """\b
 Examples:
   duet data check series.yaml
-  duet data check series.yaml --data-root /data/shop --strict
-  duet data check series.yaml --json | jq .problems
+  duet data check series.yaml --strict --json | jq .findings
+  duet data check series.yaml --detector runs/demo/detector --crops unlabelled
+  duet data check series.yaml --fix repaired
 """
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @click.command("check", epilog=EPILOG)
@@ -30,46 +35,181 @@ Examples:
     type=click.Path(path_type=Path),
     help="Folder of the data, in place of the file's 'root'.",
 )
+@click.option(
+    "--detector",
+    type=click.Path(path_type=Path),
+    help="Look for unlabelled objects of the classes that this detector knows.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Lowest score of these objects.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the detector runs.")
+@click.option(
+    "--crops", type=click.Path(path_type=Path), help="Write pictures of these objects to a folder."
+)
+@click.option("--fix", type=click.Path(path_type=Path), help="Write a repaired copy to a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-@click.option("--strict", is_flag=True, help="Count warnings as errors.")
-def check(series: Path, data_root: Path | None, as_json: bool, strict: bool) -> None:
+@click.option("--strict", is_flag=True, help="Count warnings as errors; notes never count.")
+def check(
+    series: Path,
+    data_root: Path | None,
+    detector: Path | None,
+    confidence: float,
+    device: str,
+    crops: Path | None,
+    fix: Path | None,
+    as_json: bool,
+    strict: bool,
+) -> None:
     """Check the images and labels of a series before any training.
 
-    Reads every image and label file, changes nothing, and shows all problems at once. Exit code 3
-    means that the series cannot be used.
+    Decodes every image, reads every label and shows all problems at once; the data are never
+    changed. Exit code 3 means that the series (with --fix: its repaired copy) cannot be used.
     """
+    from duet.doctor.crops import check_empty, write_crops
+    from duet.errors import ConfigError
+
+    if crops is not None and detector is None:
+        remedy = "name the detector that knows the old classes"
+        what = "there is nothing to cut out without --detector"
+        raise ConfigError(what, where="--crops", remedy=remedy)
+    for option, folder in (("--crops", crops), ("--fix", fix)):
+        if folder is not None:
+            check_empty(folder, option)
+    diagnosis = _examine(series, data_root, detector, confidence, device)
+    extra: dict[str, Any] = {}
+    if crops is not None:
+        extra["crops"] = {"folder": str(crops), "count": write_crops(diagnosis.shifts, crops)}
+    repaired = _repair(diagnosis, fix) if fix is not None else None
+    if repaired is not None:
+        extra["fix"] = repaired.as_dict() | {"series": str(repaired.series)}
+    if as_json:
+        _show_json(diagnosis, repaired, extra, strict=strict)
+    else:
+        _show(diagnosis, repaired, extra, strict=strict)
+
+
+def _examine(
+    series: Path, data_root: Path | None, detector: Path | None, confidence: float, device: str
+) -> Diagnosis:
+    from duet.cli.common import counting
+    from duet.doctor import examine
+
+    if detector is None:
+        return examine(series, data_root=data_root)
+    from duet.inference.load import load
+
+    with counting("looking for old objects") as step:
+        return examine(
+            series,
+            data_root=data_root,
+            detector=load(detector, device),
+            confidence=confidence,
+            progress=step,
+        )
+
+
+def _repair(diagnosis: Diagnosis, folder: Path) -> Repair:
+    from duet.cli.common import counting
+    from duet.doctor.repair import repair
+
+    splits = [
+        split
+        for data in {i.data.source: i.data for i in diagnosis.series.increments}.values()
+        for split in data.splits.values()
+    ]
+    total, done = sum(len(split.images) for split in splits), 0
+    with counting("copying images") as show:
+
+        def step(images: int) -> None:
+            nonlocal done
+            done += images
+            show(done, total)
+
+        return repair(diagnosis, folder, progress=step)
+
+
+def _show_json(
+    diagnosis: Diagnosis, repaired: Repair | None, extra: dict[str, Any], *, strict: bool
+) -> None:
+    from duet.doctor import findings
     from duet.errors import DataError
-    from duet.series import inspect_series, raise_problems, summarise
+    from duet.series import summarise
+    from duet.series.problems import fatal
+
+    stopping = fatal(repaired.left if repaired else diagnosis.problems, strict=strict)
+    counted = [problem for problem in diagnosis.problems if problem.severity != "note"]
+    notes = [problem for problem in diagnosis.problems if problem.severity == "note"]
+    document = {
+        "schema": 1,
+        "series": diagnosis.series.name,
+        "ok": not stopping,
+        "domains": list(diagnosis.series.domains),
+        "increments": [count.as_dict() for count in summarise(diagnosis.series)],
+        "findings": [finding.as_dict() for finding in findings(diagnosis.problems)],
+        "problems": [problem.as_dict() for problem in counted],
+        "notes": [problem.as_dict() for problem in notes],
+        "background": [shift.as_dict() for shift in diagnosis.shifts],
+        **extra,
+    }
+    click.echo(json_module.dumps(document, indent=2))
+    if stopping:  # the problems themselves are in the JSON
+        where = str(repaired.series if repaired else diagnosis.path)
+        raise DataError(f"{len(stopping)} problems, see 'problems'", where=where)
+
+
+def _show(
+    diagnosis: Diagnosis, repaired: Repair | None, extra: dict[str, Any], *, strict: bool
+) -> None:
+    from duet.doctor import findings
+    from duet.series import raise_problems, summarise
     from duet.series.problems import fatal, listing
 
-    inspection = inspect_series(series, data_root=data_root)
-    counts = summarise(inspection.series)
-    stopping = fatal(inspection.problems, strict=strict)
-    if as_json:
-        click.echo(json_module.dumps(_as_dict(inspection, counts, ok=not stopping), indent=2))
-        if stopping:  # the problems themselves are in the JSON
-            raise DataError(f"{len(stopping)} problems, see 'problems'", where=str(series))
-        return
-    _print_table(_table(inspection.series.name, counts))
-    warnings = [problem for problem in inspection.problems if problem not in stopping]
-    for line in listing(warnings):
-        click.echo(f"warning {line}")
-    raise_problems(inspection.problems, where=str(series), strict=strict)
+    _print_table(_table(diagnosis.series.name, summarise(diagnosis.series)))
+    if found := findings(diagnosis.problems):
+        _print_table(_findings_table(found))
+    if "crops" in extra:
+        click.echo(
+            f"{extra['crops']['count']} crops and contact sheets in {extra['crops']['folder']}"
+        )
+    problems, where = diagnosis.problems, str(diagnosis.path)
+    if repaired is not None:
+        problems, where = repaired.left, str(repaired.series)
+        for action, count in sorted(repaired.as_dict()["counts"].items()):  # type: ignore[attr-defined]
+            click.echo(f"{action}: {count}")
+        click.echo(f"repaired copy: {repaired.series}")
+    stopping = set(fatal(problems, strict=strict))
+    for severity in ("warning", "note"):
+        lines = [p for p in problems if p.severity == severity and p not in stopping]
+        for line in listing(lines):
+            click.echo(f"{severity} {line}")
+    raise_problems(problems, where=where, strict=strict)
     click.echo("no errors: the series can be used")
 
 
-def _as_dict(
-    inspection: Inspection, counts: Sequence[IncrementCounts], *, ok: bool
-) -> dict[str, object]:
-    series = inspection.series
-    return {
-        "schema": 1,
-        "series": series.name,
-        "ok": ok,
-        "domains": list(series.domains),
-        "increments": [count.as_dict() for count in counts],
-        "problems": [problem.as_dict() for problem in inspection.problems],
-    }
+def _findings_table(found: Sequence[Finding]) -> Table:
+    """Return one row per kind of problem."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="findings", title_justify="left")
+    table.add_column("severity")
+    table.add_column("code", no_wrap=True)
+    table.add_column("count", justify="right")
+    table.add_column("for example", ratio=1, overflow="fold")
+    for row in found:
+        colour = _COLOURS[row.severity]
+        table.add_row(
+            Text(row.severity, style=colour),
+            row.code,
+            str(row.count),
+            Text("\n".join([*row.examples, *(["..."] if row.count > len(row.examples) else [])])),
+        )
+    return table
 
 
 def _table(title: str, counts: Sequence[IncrementCounts]) -> Table:

@@ -1,0 +1,142 @@
+"""Boxes that are well written but cannot be meant: placeholders, specks, overshoots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duet.series.model import Boxes, DomainData, Ids
+from duet.series.problems import Problem, error, note, warning
+
+CORNER_PX = 1.5
+"""A box within so many pixels of a corner is the (1, 1, 1, 1) of tools that need some box."""
+
+TINY_PX = 0.999
+"""Sides below one pixel; labels with six decimals of a 1000 px image are off by 0.0005 px."""
+
+WHOLE = 0.995
+"""Share of both sides from which a box counts as the whole image."""
+
+WHOLE_MANY, WHOLE_SHARE = 3, 0.01
+"""Whole-image boxes in a data set that make a warning: so many, and this share of its images.
+
+One close-up fills its image now and then (every 300th image in VOC); a data set made from class
+folders has such a box everywhere.
+"""
+
+OVERSHOOT_PX = 1.0
+"""How far an edge may leave the image unmentioned, as in the readers of pixel formats."""
+
+Mask = NDArray[np.bool_]
+Sizes = NDArray[np.float64]
+"""``(n, 2) float64`` width and height in pixels of the image that each box is on."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoxTable:
+    """All objects of a data set, ignored ones left out.
+
+    Attributes:
+        images: Every image once.
+        rows: ``(n,) int64`` position of each object's image in ``images``.
+        class_ids: ``(n,) int64``.
+        boxes: ``(n, 4) float64`` cxcywh, normalised.
+        sizes: ``(n, 2) float64`` width and height of the object's image in pixels.
+    """
+
+    images: tuple[Path, ...]
+    rows: Ids
+    class_ids: Ids
+    boxes: Boxes
+    sizes: Sizes
+
+    @classmethod
+    def of(cls, data: DomainData) -> BoxTable:
+        """Collect the objects of all splits; an image that is in two splits counts once."""
+        annotations = {
+            image: annotation
+            for split in data.splits.values()
+            for image, annotation in zip(split.images, split.annotations, strict=True)
+        }
+        kept = [~annotation.ignored for annotation in annotations.values()]
+        counts = [int(mask.sum()) for mask in kept]
+        items = list(zip(annotations.values(), kept, strict=True))
+        sizes = np.array([(a.width, a.height) for a in annotations.values()], np.float64)
+        rows = np.repeat(np.arange(len(items)), counts)
+        return cls(
+            tuple(annotations),
+            rows,
+            np.concatenate([a.class_ids[mask] for a, mask in items] or [np.zeros(0, np.int64)]),
+            np.concatenate([a.boxes[mask] for a, mask in items] or [np.zeros((0, 4))]),
+            sizes.reshape(-1, 2)[rows],
+        )
+
+
+def box_problems(data: DomainData, *, overshoots: bool) -> Iterator[Problem]:
+    """Yield placeholders, boxes below a pixel, whole-image boxes and boxes that stick out.
+
+    Args:
+        data: A data set.
+        overshoots: Report boxes that stick out; the readers of VOC and COCO do so themselves.
+    """
+    table = BoxTable.of(data)
+    boxes = (table.boxes, table.sizes)
+    dummy, tiny, outside = dummies(*boxes), tinies(*boxes), overshooting(*boxes)
+    for row in np.flatnonzero(dummy).tolist():
+        remedy = "delete it, or draw it around the object"
+        yield error("label.dummy", *_place(data, table, row, "a placeholder box"), remedy)
+    for row in np.flatnonzero(tiny & ~dummy).tolist():
+        remedy = "delete it: no detector can learn from less than a pixel"
+        yield warning("label.tiny", *_place(data, table, row, "a side below one pixel"), remedy)
+    for row in np.flatnonzero(outside & ~dummy & overshoots).tolist():
+        remedy = "draw it within the image"
+        yield warning("label.outside", *_place(data, table, row, "sticks out"), remedy)
+    yield from _whole_images(data, table)
+
+
+def dummies(boxes: Boxes, sizes: Sizes) -> Mask:
+    """Return ``(n,) bool``: boxes that some tool wrote because it needed one.
+
+    A box of a pixel in a corner is VOC's ``1, 1, 1, 1``; ``1 1 1 1`` is the same in YOLO's columns.
+    """
+    pixels = boxes * np.tile(sizes, 2)
+    near = np.minimum(pixels[:, :2], sizes - pixels[:, :2])
+    speck = (pixels[:, 2:] <= CORNER_PX).all(axis=1) & (near <= CORNER_PX).all(axis=1)
+    ones = (boxes >= 1 - 1e-6).all(axis=1)
+    return np.asarray(speck | ones, np.bool_)
+
+
+def tinies(boxes: Boxes, sizes: Sizes) -> Mask:
+    """Return ``(n,) bool``: boxes with a side below one pixel."""
+    return np.asarray((boxes[:, 2:] * sizes < TINY_PX).any(axis=1), np.bool_)
+
+
+def overshooting(boxes: Boxes, sizes: Sizes) -> Mask:
+    """Return ``(n,) bool``: boxes with an edge more than a pixel outside the image."""
+    low = (boxes[:, :2] - boxes[:, 2:] / 2) * sizes
+    high = (boxes[:, :2] + boxes[:, 2:] / 2 - 1) * sizes
+    return np.asarray((np.maximum(-low, high) > OVERSHOOT_PX + 1e-3).any(axis=1), np.bool_)
+
+
+def _whole_images(data: DomainData, table: BoxTable) -> Iterator[Problem]:
+    """Yield boxes that cover their whole image: a warning where that happens again and again."""
+    whole = (table.boxes[:, 2:] >= WHOLE).all(axis=1) & ~dummies(table.boxes, table.sizes)
+    holding = len(np.unique(table.rows[whole]))
+    many = holding >= WHOLE_MANY and holding > WHOLE_SHARE * len(table.images)
+    kind = warning if many else note
+    for row in np.flatnonzero(whole).tolist():
+        what = f"covers the whole image ({holding} of {len(table.images)} images have such a box)"
+        remedy = "look at some: a label of the whole image teaches no place; draw the objects"
+        yield kind("label.whole-image", *_place(data, table, row, what), remedy)
+
+
+def _place(data: DomainData, table: BoxTable, row: int, what: str) -> tuple[str, str]:
+    """Return where an object is and what is wrong with it."""
+    pixels = table.boxes[row] * np.tile(table.sizes[row], 2)
+    name = data.labels.names[table.class_ids[row]] if len(data.labels) else table.class_ids[row]
+    size = f"{pixels[2]:.4g} x {pixels[3]:.4g} px around ({pixels[0]:.4g}, {pixels[1]:.4g})"
+    return str(table.images[table.rows[row]]), f"'{name}' of {size}: {what}"

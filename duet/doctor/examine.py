@@ -1,0 +1,108 @@
+"""Everything that is wrong with a series, each image decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duet.doctor.background import Shift, Step, known_shift, unlabelled
+from duet.doctor.balance import balance_problems
+from duet.doctor.boxes import box_problems
+from duet.doctor.duplicates import Copy, exact_copies, near_duplicates, near_problems
+from duet.doctor.pairs import pair_problems
+from duet.errors import DuetError
+from duet.series.formats import locate
+from duet.series.images import thumbnails
+from duet.series.model import Series
+from duet.series.problems import Problem
+from duet.series.reader import inspect_series, read_config
+
+if TYPE_CHECKING:
+    from duet.inference.detector import LoadedDetector
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A series and all that is wrong with it.
+
+    Attributes:
+        path: The series file.
+        series: As far as it can be read.
+        problems: Errors, warnings and notes: of the files, then of the series as a whole.
+        copies: Images that occur twice, exactly or nearly.
+        shifts: What the detector saw; empty without one.
+        forms: Format of each data set, by its source.
+    """
+
+    path: Path
+    series: Series
+    problems: tuple[Problem, ...]
+    copies: tuple[Copy, ...]
+    shifts: tuple[Shift, ...]
+    forms: Mapping[Path, str]
+
+
+def examine(
+    path: Path,
+    *,
+    data_root: Path | None = None,
+    detector: LoadedDetector | None = None,
+    confidence: float = 0.5,
+    progress: Step | None = None,
+) -> Diagnosis:
+    """Read a series in full and look for everything that spoils training or evaluation.
+
+    Args:
+        path: The series' YAML file.
+        data_root: Folder that replaces the file's ``root``.
+        detector: Looks for unlabelled objects of the classes it knows.
+        confidence: Lowest score of these that counts, in range [0, 1].
+        progress: Called after each group of images that the detector saw.
+
+    Raises:
+        ConfigError: The series file itself is missing or malformed.
+    """
+    with thumbnails() as small:
+        inspection = inspect_series(path, data_root=data_root, verify="full")
+    series = inspection.series
+    forms = _forms(path, data_root, series)
+    near = near_duplicates(series, small)
+    shifts = (
+        unlabelled(series, detector, confidence=confidence, progress=progress) if detector else ()
+    )
+    broken = {problem.where for problem in inspection.problems}
+    problems = (
+        *inspection.problems,
+        *_data_problems(series, forms, broken),
+        *near_problems(near),
+        *balance_problems(series),
+        *known_shift(series),
+        *(shift.as_problem() for shift in shifts),
+    )
+    return Diagnosis(path, series, problems, exact_copies(series) + near, shifts, forms)
+
+
+def _data_problems(
+    series: Series, forms: Mapping[Path, str], broken: set[str]
+) -> Iterator[Problem]:
+    """Yield the problems of each data set alone; one that several increments share comes once."""
+    for source, data in {item.data.source: item.data for item in series.increments}.items():
+        form = forms.get(source)
+        if form is not None:
+            yield from pair_problems(data, form, broken)
+        yield from box_problems(data, overshoots=form == "yolo")
+
+
+def _forms(path: Path, data_root: Path | None, series: Series) -> dict[Path, str]:
+    """Return the format of each data set; one whose format cannot be told has been reported."""
+    config = read_config(path)
+    root = data_root if data_root is not None else path.parent / config.root
+    forms: dict[Path, str] = {}
+    for item, increment in zip(config.increments, series.increments, strict=True):
+        try:
+            forms[increment.data.source] = locate((root / item.data).resolve(), item.format)[0]
+        except DuetError:
+            continue
+    return forms

@@ -1,0 +1,107 @@
+"""Images without labels and labels without images, by what lies in the folders."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from duet.series.formats.documents import IMAGE_SUFFIXES
+from duet.series.formats.yolo import label_path
+from duet.series.model import DomainData
+from duet.series.problems import Problem, note, warning
+
+_NO_LABELS = ("classes.txt", "notes.txt", "README.txt")  # what labelling tools put beside labels
+
+MOST_UNLABELLED = 0.5
+"""Share of a split's images without labels up to which these look forgotten, not meant."""
+
+
+def pair_problems(data: DomainData, form: str, broken: Collection[str]) -> Iterator[Problem]:
+    """Yield images and label files that miss each other.
+
+    Args:
+        data: A data set.
+        form: Its format, one of `duet.series.formats.FORMATS`.
+        broken: Images that have a problem of their own and are therefore not in ``data``.
+    """
+    if form == "yolo":
+        yield from _images_without_file(data)
+        yield from _orphans(
+            ".txt", {(label_path(image).parent, image.parent) for image in _images(data)}
+        )
+    elif form == "voc":
+        folders = {(image.parent.parent / "Annotations", image.parent) for image in _images(data)}
+        yield from _orphans(".xml", folders)
+    else:
+        yield from _images_without_entry(data, broken)
+
+
+def _images(data: DomainData) -> Iterator[Path]:
+    for split in data.splits.values():
+        yield from split.images
+
+
+def _images_without_file(data: DomainData) -> Iterator[Problem]:
+    """Yield YOLO images without a label file; the format takes them for empty scenes."""
+    present: dict[Path, set[str]] = {}
+    for split in data.splits.values():
+        missing = []
+        for image in split.images:
+            path = label_path(image)
+            if path.parent not in present:  # one listing per folder instead of a stat per file
+                present[path.parent] = _names(path.parent)
+            if path.name not in present[path.parent]:
+                missing.append(image)
+        if len(missing) < len(split.images):  # without any label, the class problems tell it
+            forgotten = len(missing) <= MOST_UNLABELLED * len(split.images)
+            what = "no label file: read as an image without objects"
+            remedy = "label it, or write an empty label file if nothing is on it"
+            for image in missing:
+                kind = warning if forgotten else note
+                yield kind("pair.no-label", image, what, remedy)
+
+
+def _images_without_entry(data: DomainData, broken: Collection[str]) -> Iterator[Problem]:
+    """Yield images that lie beside those of a COCO file but are not in it."""
+    known = {str(image) for image in _images(data)} | set(broken)
+    for folder in sorted({image.parent for image in _images(data)}):
+        files = [folder / name for name in sorted(_names(folder))]
+        unlisted = [
+            path
+            for path in files
+            if path.suffix.lower() in IMAGE_SUFFIXES and str(path) not in known
+        ]
+        forgotten = len(unlisted) <= MOST_UNLABELLED * len(files)
+        for path in unlisted:
+            kind = warning if forgotten else note
+            what, remedy = "no entry in any JSON file", "label it, or remove it"
+            yield kind("pair.no-entry", path, what, remedy)
+
+
+def _orphans(suffix: str, folders: Iterable[tuple[Path, Path]]) -> Iterator[Problem]:
+    """Yield label files whose image is gone; one that is merely not listed has its image.
+
+    Args:
+        suffix: Of the label files.
+        folders: Pairs of a label folder and the image folder that belongs to it.
+    """
+    stems: dict[Path, set[str]] = defaultdict(set)
+    for labels, images in folders:
+        found = (Path(name) for name in _names(images))
+        stems[labels] |= {name.stem for name in found if name.suffix.lower() in IMAGE_SUFFIXES}
+    for folder, known in sorted(stems.items()):
+        for name in sorted(_names(folder)):
+            stem = Path(name).stem
+            if name.endswith(suffix) and stem not in known and name not in _NO_LABELS:
+                what = "a label file without an image"
+                remedy = "restore the image, or delete the label file"
+                yield warning("pair.no-image", folder / name, what, remedy)
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names in a folder, without the hidden files of other systems."""
+    try:
+        return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    except OSError:
+        return set()
