@@ -445,18 +445,15 @@ def test_a_schedule_shows_all_its_mistakes_at_once(
         assert said in done.err
 
 
-def test_an_increment_with_a_class_that_the_detector_has(
+def test_single_increments_do_not_train_jointly(
     capsys: pytest.CaptureFixture[str], place: Place, run: Path
 ) -> None:
     shutil.copytree(run / "models", place.out / "models")
-    shutil.copytree(run / "increments", place.out / "increments")
-    place.edit_series(lambda s: s["increments"][1].update(name="third", classes=["cat"]))
-    place.edit_series(lambda s: s["increments"].pop(0))
     before = make.listing(place.out)
-    words = ["--method", place.series.method, "--out", place.out]
-    done = make.duet_here(capsys, "increment", place.series.series, "third", *words)
-    assert done.code in (3, 4), done.err
-    assert "already known: cat" in done.err
+    words = ["--method", "joint-full", "--out", place.out]
+    done = make.duet_here(capsys, "increment", place.series.series, "comic", *words)
+    assert done.code == 2, done.err
+    assert "use `duet run`" in done.err
     assert make.listing(place.out) == before
 
 
