@@ -13,6 +13,8 @@ from typing import Any
 import click
 import factories_run as make
 import pytest
+import torch
+import yaml
 
 from duet.cli.main import COMMANDS, DATA_COMMANDS, cli
 from duet.emoji import build as emoji
@@ -255,6 +257,38 @@ def test_single_steps_without_the_old_data_give_the_same_detector(
     assert make.detectors(tmp_path / "steps") == {
         name: wanted[name] for name in wanted if "duet-plus" in name
     }
+
+
+def test_new_images_of_known_classes_are_an_increment_too(
+    capsys: pytest.CaptureFixture[str], run: Path, series: make.Tiny, tmp_path: Path
+) -> None:
+    """A new domain without new classes: learned, merged, logged, and taken back."""
+    out = tmp_path / "out"
+    for name in ("models", "increments"):
+        shutil.copytree(run / name, out / name)
+    own = make.copy_tiny(series, tmp_path / "own")
+    text = yaml.safe_load(own.series.read_text())
+    text["increments"] = [{"domain": "dusk", "data": "comic/data.yaml", "classes": list(make.NEW)}]
+    own.series.write_text(yaml.safe_dump(text))
+    words = ["--method", own.method, "--out", out, "--json"]
+    done = make.duet_here(capsys, "increment", own.series, "dusk", *words)
+    assert done.code == 0, done.err
+    assert done.json()["classes"] == [*make.OLD, *make.NEW]
+    before, after = (out / "models/duet-plus" / name for name in ("2-comic", "3-dusk"))
+    states = [load_detector(path).state for path in (before, after)]
+    for old, new in zip(*(state.parts for state in states), strict=True):
+        assert all(torch.equal(old.tensors[k], new.tensors[k]) for k in old.tensors)
+    assert any(not torch.equal(states[0].shared[k], states[1].shared[k]) for k in states[0].shared)
+    told = make.duet_here(capsys, "log", after, "--json")
+    assert told.code == 0, told.err
+    assert "dusk" in told.out
+    reverted = make.duet_here(
+        capsys, "revert", after, "dusk", "--weights", own.weights, "--out", tmp_path / "without"
+    )
+    assert reverted.code == 0, reverted.err
+    again = load_detector(tmp_path / "without").state
+    for name, tensor in states[0].shared.items():
+        assert torch.allclose(again.shared[name], tensor, atol=1e-6), name
 
 
 def test_merging_kept_increments_again_gives_the_kept_detector(
