@@ -92,11 +92,13 @@ measurements of single questions: [measurements.md](measurements.md).
 @click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's, for a trial.")
 @click.option("--bootstrap", default=1000, show_default=True, help="Resamples of the test images.")
 @click.option("--from-runs", is_flag=True, help="Train nothing, only write the document.")
+@click.option("--note", default="", help="A remark on how this was measured, for the document.")
 @click.option("--document", type=click.Path(path_type=Path), default=DOCUMENT)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def main(
     out: Path, protocols: str, seeds: int | None, methods: str | None, jobs: int,
-    epochs: int | None, bootstrap: int, from_runs: bool, document: Path, as_json: bool,
+    epochs: int | None, bootstrap: int, from_runs: bool, note: str, document: Path,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Run what is missing and write the document."""
     from duet.compare.tables import as_dict
@@ -113,7 +115,7 @@ def main(
             run_protocol(PROTOCOLS[name], out / name, chosen, count, jobs=jobs, epochs=epochs)
     found = {name: read_protocol(out / name, bootstrap) for name in PROTOCOLS}
     finished = {name: one for name, one in found.items() if one is not None}
-    write_text(document, render(finished, out))
+    write_text(document, render(finished, out, note))
     click.echo(f"written: {document}", err=True)
     summary = {"schema": 1, "protocols": {name: as_dict(one) for name, one in finished.items()}}
     click.echo(json.dumps(summary, indent=2) if as_json else document.read_text())
@@ -175,12 +177,13 @@ def commands(
     return draw, [*run, "--out", str(folder / "seed-0")]
 
 
-def render(found: dict[str, Comparison], out: Path) -> str:
+def render(found: dict[str, Comparison], out: Path, note: str) -> str:
     """Return the document."""
     from duet.compare.tables import as_markdown
 
     command = f"python tools/benchmarks.py --out {shlex.quote(str(out))}"
     blocks = [INTRODUCTION.format(today=date.today().isoformat()), f"    {command}\n"]
+    blocks += [f"{note}\n"] if note else []
     for name, comparison in found.items():
         blocks += [
             f"## {name}\n",

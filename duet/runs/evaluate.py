@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,11 +125,13 @@ class Evaluator:
             matches that it was computed from (`duet.evaluation.matches`), for `duet compare`.
         image_size: Side of the square that images are fitted into, pixels.
         stopped: Ends an evaluation early when set.
+        slots: Entered while an evaluation runs, so that it counts among the trainings at a time.
     """
 
     folder: Path
     image_size: int
     stopped: threading.Event = field(default_factory=threading.Event)
+    slots: AbstractContextManager[Any] = field(default_factory=nullcontext)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
@@ -143,13 +146,16 @@ class Evaluator:
         evidence = path.with_suffix(".npz")
         with self._lock:  # one at a time: evaluation uses torch in this process
             if not (path.is_file() and evidence.is_file()):  # older ones kept no matches
-                reduced = _reduce(data, known)
-                sides = _sides(state, reduced, self.image_size, self.stopped)
-                result = evaluate_ap(*sides)
-                save_matches(evidence, match(*sides, image_keys(reduced.images)))
-                write_json(path, {"ap50": dict(result.ap50), "ap": dict(result.ap)})
+                with self.slots:  # after the lock: who waits for it must not hold up a training
+                    self._evaluate(state, _reduce(data, known), path, evidence)
             stored: dict[str, Any] = json.loads(path.read_text())
         return ClassAP(stored["ap50"], stored["ap"], f"{self.folder.name}/{evidence.name}")
+
+    def _evaluate(self, state: DetectorState, data: Slice, path: Path, evidence: Path) -> None:
+        sides = _sides(state, data, self.image_size, self.stopped)
+        result = evaluate_ap(*sides)
+        save_matches(evidence, match(*sides, image_keys(data.images)))
+        write_json(path, {"ap50": dict(result.ap50), "ap": dict(result.ap)})
 
 
 def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:

@@ -88,7 +88,9 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
         plan.weights,
     )  # fmt: skip
     with run_lock(plan.out):
-        evaluator = Evaluator(plan.out / "evaluations", plan.schedule.image_size, lab.stopped)
+        evaluator = Evaluator(
+            plan.out / "evaluations", plan.schedule.image_size, lab.stopped, lab.slots
+        )
         outcomes, references = _all(plan, setting, evaluator)
         main = outcomes[0]
         pictures = gallery(plan, main.results)
@@ -137,9 +139,8 @@ def _score(
 ) -> ClassAP:
     data = domain_data(plan.series, domain)
     wanted = tuple(name for name in plan.series.labels if name in data.labels)
-    with setting.lab.slots:
-        cut = eval_slice(data, wanted, plan.split or eval_split(data))
-        return evaluator(result.merged, cut).covering(plan.series.labels)
+    cut = eval_slice(data, wanted, plan.split or eval_split(data))
+    return evaluator(result.merged, cut).covering(plan.series.labels)
 
 
 def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:
@@ -147,8 +148,7 @@ def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) 
     data = domain_data(plan.series, domain)
     there = tuple(name for name in classes if name in data.labels)
     trained = train_alone(setting, data, there, f"reference-{domain}")
-    with setting.lab.slots:
-        scores = evaluator(trained.state, eval_slice(data, there, plan.split or eval_split(data)))
+    scores = evaluator(trained.state, eval_slice(data, there, plan.split or eval_split(data)))
     return Reference(domain, classes, scores.covering(classes), trained.seconds)
 
 
