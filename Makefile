@@ -1,12 +1,12 @@
 # make demo   everything, from a bare checkout to a report, in about ten minutes on two cores
-# make test   the test suite
+# make test   the test suite; make test-all also what repeats it at length
 # make check  format, lint, types, layers, then the tests
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.duet-setup
 
-.PHONY: setup demo test check ablation clean
+.PHONY: setup demo test test-all check ablation clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'thorough or not thorough'
 
 check: setup
 	$(BIN)/ruff format --check .

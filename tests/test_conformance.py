@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("case", CASES)
+TRAINING = ("learns", "adapts", "resumes")
+ALIKE = ("yolov8n", "yolov10n", "yolo12n")
+"""Heads and losses of yolo11n and yolo26n: their trainings take a minute and repeat those."""
+
+
+def rows() -> Iterator[Any]:
+    """Every check of every family; trainings that repeat another's only in `make test-all`."""
+    for case, check in itertools.product(CASES, CHECKS):
+        repeated = case in ALIKE and check in TRAINING
+        yield pytest.param(case, check, marks=[pytest.mark.thorough] if repeated else [])
+
+
+@pytest.mark.parametrize(("case", "check"), rows())
 def test_family(case: str, check: str, tmp_path: Path) -> None:
     CHECKS[check](CASES[case], tmp_path)

@@ -613,7 +613,7 @@ def overlap(one: Any, other: Any) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_increments_are_learned(chain: Any) -> None:
     _, setting, results = chain
     day, night = setting.series.increments
@@ -622,7 +622,7 @@ def test_two_increments_are_learned(chain: Any) -> None:
     assert results[1].merged.labels.names == NAMES[:3]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_old_parts_stay_and_the_trunk_is_the_mean(chain: Any) -> None:
     _, _, (base, stage) = chain
     assert not moved(base.merged.parts[0].tensors, stage.merged.parts[0].tensors)
@@ -632,7 +632,7 @@ def test_old_parts_stay_and_the_trunk_is_the_mean(chain: Any) -> None:
         torch.testing.assert_close(tensor.double(), mean, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_kept_detectors_answer_the_same(chain: Any) -> None:
     folder, _, results = chain
     for number, result in enumerate(results, start=1):
@@ -646,7 +646,7 @@ def test_kept_detectors_answer_the_same(chain: Any) -> None:
         assert all(np.array_equal(a.scores, b.scores) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["onnx", "torchscript"])
 def test_exported_files_answer_the_same(chain: Any, tmp_path: Path, form: str) -> None:
     folder, *_ = chain

@@ -125,7 +125,7 @@ def test_exactly_these_tensors_move(
 # ---- the weights of the branches, and resuming --------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_resuming_gives_the_same_bytes(new_slice: Slice, tmp_path: Path) -> None:
     start = make_state("towers", SIZES, architecture=YOLO26N)
     folders = [

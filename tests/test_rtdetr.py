@@ -288,7 +288,7 @@ def test_the_previous_detector_labels_old_objects(
         tmp_path / "job", state, new_slice, old_negatives="pseudo",
         pseudo={"confidence": confidence, "iou": 0.5},
     )  # fmt: skip
-    assert not trainer._mask_old()
+    assert not trainer._cut_old()
     classes = one_batch(trainer)["cls"].flatten().tolist()
     assert classes.count(OLD.index("red")) == 0 if confidence == 1.0 else classes.count(0) > 4
     assert sum(value >= len(OLD) for value in classes) == 4
@@ -299,7 +299,7 @@ def test_a_refit_has_no_use_for_them(new_slice: Slice, tmp_path: Path) -> None:
         tmp_path / "job", CASE.grown("rows"), new_slice, phase="refit", old_negatives="pseudo",
         pseudo={"confidence": 0.1},
     )  # fmt: skip
-    assert trainer._mask_old()
+    assert trainer._cut_old()
     assert trainer.teacher is None
 
 

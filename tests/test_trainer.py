@@ -234,11 +234,15 @@ MOSAIC = Augmentation(mosaic=0.5, mosaic_off_epochs=1, flip=0.5, scale=0.4, tran
     "changes",
     [
         pytest.param({}, id="plain"),
-        pytest.param({"optimizer": "SGD", "decay": "one-cycle"}, id="SGD, one-cycle"),
-        pytest.param({"warmup_epochs": 1.5}, id="inside the warm-up"),
-        pytest.param({"accumulate": 2}, id="accumulated"),
+        pytest.param(
+            {"optimizer": "SGD", "decay": "one-cycle"},
+            id="SGD, one-cycle",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param({"warmup_epochs": 1.5}, id="inside the warm-up", marks=pytest.mark.thorough),
+        pytest.param({"accumulate": 2}, id="accumulated", marks=pytest.mark.thorough),
         pytest.param({"accumulate": 2, "batch": 3}, id="accumulated, odd number of steps"),
-        pytest.param({"augmentation": MOSAIC}, id="mosaic"),
+        pytest.param({"augmentation": MOSAIC}, id="mosaic", marks=pytest.mark.thorough),
         pytest.param({"augmentation": MOSAIC, "cache": False}, id="mosaic from disk"),
     ],
 )

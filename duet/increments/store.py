@@ -213,7 +213,7 @@ def load_increment(folder: Path) -> IncrementFile:
             vector=TaskVector.from_tensors({key: flat[key] for key in keys}, manifest.base),
             buffers=groups["buffers"],
             part=_part(manifest, groups["part"]),
-            refit=_part(manifest, groups["refit"]),
+            refit=_part(manifest, groups["refit"]) if groups["refit"] else None,
             fisher=fisher,
         )
     except DuetError as error:
@@ -221,7 +221,10 @@ def load_increment(folder: Path) -> IncrementFile:
 
 
 def _part(manifest: IncrementManifest, tensors: Tensors) -> HeadPart | None:
-    return HeadPart(manifest.classes, tensors, manifest.name) if tensors else None
+    """Return the head part; None if the increment adds no classes and has none."""
+    if not manifest.classes and not tensors:
+        return None
+    return HeadPart(manifest.classes, tensors, manifest.name)
 
 
 @dataclass(frozen=True)
