@@ -37,7 +37,7 @@ from duet.series import Increment, Series, train_slice
 from duet.series.joining import join_slices, with_classes
 from duet.series.problems import DataError
 from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
-from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity
+from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
 from duet.training.pulls import read_pulls
 
 BASELINES = (
@@ -235,6 +235,20 @@ def test_wrong_methods_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(Method, {"name": "x", **wrong}, where="x.yaml")
     assert words in str(caught.value)
+
+
+def test_what_nobody_labelled_follows_from_the_job() -> None:
+    parts = (
+        JobPart(increment="a", classes=("cat", "dog")),
+        JobPart(increment="b", classes=("bus",)),
+    )
+    settings: dict[str, Any] = {
+        "family": "yolo", "architecture": YOLO11N, "head": "rows", "parts": parts,
+        "schedule": micro_schedule(),
+    }  # fmt: skip
+    assert unlabelled_classes(Job(phase="base", **settings)) == []
+    assert unlabelled_classes(Job(phase="increment", **settings)) == [0, 1]
+    assert unlabelled_classes(Job(phase="increment", adapts=("dog",), **settings)) == [0, 2]
 
 
 def test_older_trainings_keep_their_identity() -> None:

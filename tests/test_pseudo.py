@@ -40,7 +40,9 @@ def test_who_joins(
     objects: list[tuple[tuple[float, ...], float, int]],
     expected: list[int],
 ) -> None:
-    [extended] = add_pseudo_labels([target(*labels)], [found(*objects)], confidence=0.4, iou=0.5)
+    [extended] = add_pseudo_labels(
+        [target(*labels)], [found(*objects)], confidence=0.4, iou=0.5, classes=(1, 2)
+    )
     assert extended.labels.tolist() == expected
     assert torch.equal(extended.boxes[: len(labels)], target(*labels).boxes)
     by_class = {label: box for box, _, label in objects} | {label: box for box, label in labels}
@@ -50,9 +52,16 @@ def test_who_joins(
 def test_images_do_not_mix() -> None:
     both = add_pseudo_labels(
         [target((LEFT, 7)), target()], [found((LEFT, 0.9, 1)), found((LEFT, 0.9, 1))],
-        confidence=0.4, iou=0.5,
+        confidence=0.4, iou=0.5, classes=(1,),
     )  # fmt: skip
     assert [one.labels.tolist() for one in both] == [[7], [1]]
+
+
+def test_labelled_classes_get_no_other_labels() -> None:
+    """Of a class that people labelled here, what the old detector sees besides is a mistake."""
+    objects = found((LEFT, 0.9, 1), (RIGHT, 0.8, 2))
+    [extended] = add_pseudo_labels([target()], [objects], confidence=0.4, iou=0.5, classes=(2,))
+    assert extended.labels.tolist() == [2]
 
 
 def test_overlap_is_the_iou() -> None:

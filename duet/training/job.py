@@ -78,6 +78,12 @@ def identity(job: Job) -> dict[str, Any]:
     return settings
 
 
+def unlabelled_classes(job: Job) -> list[int]:
+    """Return the known classes whose objects nobody labelled in the job's images, as class ids."""
+    names = [name for part in job.parts[: old_part_count(job)] for name in part.classes]
+    return [index for index, name in enumerate(names) if name not in job.adapts]
+
+
 def old_part_count(job: Job) -> int:
     """Return how many of the leading parts were learned before this job."""
     if job.phase == "base":

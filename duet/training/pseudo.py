@@ -42,7 +42,12 @@ class Found:
 
 
 def add_pseudo_labels(
-    targets: Sequence[Target], found: Sequence[Found], *, confidence: float, iou: float
+    targets: Sequence[Target],
+    found: Sequence[Found],
+    *,
+    confidence: float,
+    iou: float,
+    classes: Sequence[int],
 ) -> list[Target]:
     """Append found objects to the targets of each image.
 
@@ -55,18 +60,24 @@ def add_pseudo_labels(
         found: One per image.
         confidence: In [0, 1].
         iou: In [0, 1].
+        classes: Whose objects may join: those that nobody labelled. Where a class is labelled, its
+            labels are all there is of it.
 
     Returns:
         New targets on the devices of the given ones.
     """
     return [
-        _extended(target, objects, confidence, iou)
+        _extended(target, objects, confidence, iou, classes)
         for target, objects in zip(targets, found, strict=True)
     ]
 
 
-def _extended(target: Target, found: Found, confidence: float, iou: float) -> Target:
-    confident = torch.nonzero(found.scores > confidence).flatten()
+def _extended(
+    target: Target, found: Found, confidence: float, iou: float, classes: Sequence[int]
+) -> Target:
+    wanted = torch.tensor(list(classes), dtype=torch.long, device=found.labels.device)
+    unlabelled = torch.isin(found.labels.long(), wanted)
+    confident = torch.nonzero((found.scores > confidence) & unlabelled).flatten()
     order = confident[found.scores[confident].argsort(descending=True, stable=True)]
     labels = len(target.boxes)
     both = torch.cat((target.boxes, found.boxes[order].to(target.boxes)))

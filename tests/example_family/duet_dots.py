@@ -40,7 +40,7 @@ from duet.losses.distillation.responses import Anchors as Responses
 from duet.losses.distillation.responses import Quantiles
 from duet.losses.distillation.table import resolve_distillation
 from duet.merging.layers import Layer
-from duet.training.job import Job, old_part_count
+from duet.training.job import Job, old_part_count, unlabelled_classes
 from duet.training.pseudo import Found, Target, add_pseudo_labels
 from duet.vectors.tensors import Tensors
 
@@ -170,6 +170,7 @@ class DotsLearner:
         previous = start.parts[: old_part_count(job)]
         self._start, self._old = start, sum(len(part.classes) for part in previous)
         self._first = 0 if job.adapts else self._old  # the first class of the slice
+        self._unlabelled = unlabelled_classes(job)
         later = self._old > 0
         self._begin = self._first if later and job.old_negatives == "mask" else 0
         self._pseudo = job.pseudo if later and job.old_negatives == "pseudo" else None
@@ -198,8 +199,9 @@ class DotsLearner:
         seen = self._teacher(images_B3SS) if self._teacher is not None else None
         if self._pseudo is not None:
             targets = add_pseudo_labels(
-                targets, found(seen), confidence=self._pseudo.confidence, iou=self._pseudo.iou
-            )
+                targets, found(seen), confidence=self._pseudo.confidence, iou=self._pseudo.iou,
+                classes=self._unlabelled,
+            )  # fmt: skip
         sides, logits = (output.float() for output in self.module(images_B3SS))
         losses = self._detection(boxes_of(sides), logits, targets)
         if self._distill is not None:

@@ -32,7 +32,7 @@ from duet.families.dfine.roles import EMBEDDING, PREFIX  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
 from duet.losses.distillation.responses import Places, Quantiles  # noqa: E402
 from duet.losses.distillation.table import resolve_distillation  # noqa: E402
-from duet.training.job import Job, old_part_count  # noqa: E402
+from duet.training.job import Job, old_part_count, unlabelled_classes  # noqa: E402
 from duet.training.pseudo import Found, Target, add_pseudo_labels  # noqa: E402
 from duet.vectors.tensors import Tensors  # noqa: E402
 
@@ -65,6 +65,7 @@ class DFineLearner:
         previous = start.parts[: old_part_count(job)]
         self._start, self._old = start, sum(len(part.classes) for part in previous)
         self._first = 0 if job.adapts else self._old  # the slice's first class
+        self._unlabelled = unlabelled_classes(job)
         later = self._old > 0
         if job.adapts and job.old_negatives == "mask" and set(job.adapts) != set(start.labels):
             raise ConfigError(
@@ -105,8 +106,9 @@ class DFineLearner:
         seen = self._look(images_B3SS) if self._teacher is not None else None
         if self._pseudo is not None:
             targets = add_pseudo_labels(
-                targets, self._found(seen), confidence=self._pseudo.confidence, iou=self._pseudo.iou
-            )
+                targets, self._found(seen), confidence=self._pseudo.confidence,
+                iou=self._pseudo.iou, classes=self._unlabelled,
+            )  # fmt: skip
         labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
         output = self._model.model(images_B3SS, labels=labels)
         with torch.autocast(images_B3SS.device.type, enabled=False):

@@ -12,8 +12,9 @@ from duet.training.pseudo import Found, Target, add_pseudo_labels
 
 
 def extend_batch(
-    batch: dict[str, Any], found: Sequence[Objects], *, size: int, confidence: float, iou: float
-) -> None:
+    batch: dict[str, Any], found: Sequence[Objects], *, size: int, confidence: float, iou: float,
+    classes: Sequence[int],
+) -> None:  # fmt: skip
     """Add the previous detector's objects to a batch of the engine.
 
     Args:
@@ -23,6 +24,7 @@ def extend_batch(
         size: Side of the square in pixels.
         confidence: See `duet.training.pseudo.add_pseudo_labels`.
         iou: Likewise.
+        classes: Likewise.
     """
     owner, boxes, ids = batch["batch_idx"], batch["bboxes"], batch["cls"]
     targets = [
@@ -33,7 +35,7 @@ def extend_batch(
         Found(_inside(xyxy / size).to(boxes), scores, class_ids)
         for xyxy, scores, class_ids in found
     ]
-    extended = add_pseudo_labels(targets, objects, confidence=confidence, iou=iou)
+    extended = add_pseudo_labels(targets, objects, confidence=confidence, iou=iou, classes=classes)
     batch["bboxes"] = torch.cat([target.boxes for target in extended])
     batch["cls"] = torch.cat([target.labels for target in extended]).reshape(-1, 1).to(ids)
     counts = torch.tensor([len(target.labels) for target in extended], device=owner.device)

@@ -36,6 +36,7 @@ from duet.training.job import (  # noqa: E402
     read_job,
     read_slice,
     read_state,
+    unlabelled_classes,
 )
 from duet.training.pulls import read_pulls  # noqa: E402
 
@@ -106,10 +107,8 @@ class StageTrainer(StoredStage):
 
     def _unlabelled(self) -> list[int]:
         """Return the known classes that an increment without new ones does not label."""
-        if not self.job.adapts or self.job.old_negatives != "mask":
-            return []
-        names = [name for part in self.job.parts for name in part.classes]
-        return [index for index, name in enumerate(names) if name not in self.job.adapts]
+        masked = self.job.adapts and self.job.old_negatives == "mask"
+        return unlabelled_classes(self.job) if masked else []
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device; add what the previous detector finds, if asked to."""
@@ -122,7 +121,8 @@ class StageTrainer(StoredStage):
                 decode(row, self.layout, size=size, confidence=least, iou=0.7, limit=100)
                 for row in asked
             ]
-            extend_batch(batch, found, size=size, confidence=least, iou=choice.iou)
+            classes = unlabelled_classes(self.job)
+            extend_batch(batch, found, size=size, confidence=least, iou=choice.iou, classes=classes)
         return batch
 
     # ---- set-up ---------------------------------------------------------------------------
