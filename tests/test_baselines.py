@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,10 @@ from duet.runs.chain import Setting, StageResult, run_chain
 from duet.runs.inputs import read_methods
 from duet.runs.joint import joint_slice
 from duet.runs.keep import keep_chain
+from duet.runs.known import require_learnable
 from duet.runs.lab import Lab
+from duet.runs.repeat import repeats
+from duet.runs.run import RunPlan
 from duet.series import Increment, Series, train_slice
 from duet.series.joining import join_slices, with_classes
 from duet.series.problems import DataError
@@ -497,3 +500,57 @@ def test_classes_that_nobody_labelled_there_are_no_background(
         # Weight decay leaves biases alone: a row without a gradient stays.
         still = [bool(torch.allclose(old[n][1], now[n][1], atol=1e-7)) for n in rows]
         assert all(still) == silent, rows
+
+
+# ---- who can learn known classes, asked before anything is trained -----------------------------
+
+
+def steps(*classes: tuple[str, ...]) -> list[Increment]:
+    """Return increments in one domain each; nobody reads their data."""
+    return [
+        Increment(f"d{n}", f"d{n}", names, cast("Any", None)) for n, names in enumerate(classes)
+    ]
+
+
+@pytest.mark.parametrize("family", ["rtdetr", "dfine"])
+def test_families_whose_loss_takes_all_classes_say_so_at_once(family: str) -> None:
+    masked, pseudo = read_methods(("duet", "pseudo"), family=family)
+    some, everything = steps(NAMES[:2], NAMES[:1]), steps(NAMES[:2], NAMES[:2])
+    with pytest.raises(ConfigError, match=f"background: {NAMES[1]}; .*'{family}'") as caught:
+        require_learnable((pseudo, masked), family, some)
+    assert "increment 'd1'" in (caught.value.where or "")
+    require_learnable((pseudo,), family, some)
+    require_learnable((pseudo, masked), family, everything)
+    require_learnable(read_methods(("duet",), family="yolo"), "yolo", some)
+
+
+def test_whole_heads_in_parallel_learn_known_classes_only_while_there_is_one() -> None:
+    (whole,) = read_methods(("duet",), family="yolo")
+    assert whole.head == "parallel"
+    require_learnable((whole,), "yolo", steps(NAMES[:2], NAMES[:2], NAMES[2:3]))
+    with pytest.raises(ConfigError, match="trains no head of its own"):
+        require_learnable((whole,), "yolo", steps(NAMES[:2], NAMES[2:3], NAMES[:3]))
+    joint = read_methods(("joint-full",), family="yolo")
+    require_learnable(joint, "yolo", steps(NAMES[:2], NAMES[2:3], NAMES[:3]))
+
+
+def test_another_order_may_not_mix_new_classes_and_known_ones(
+    setting: tuple[Setting, Path],
+) -> None:
+    """What is in order as written: all classes, then one of them; the other way round is not."""
+    first, second = setting[0].series.increments
+    again = Increment(second.name, second.domain, first.classes[:1], second.data)
+    plan = RunPlan(
+        Series("again", "", (first, again)), read_methods(("duet-plus",), family="yolo"),
+        setting[0].schedule, Path("w"), "yolo11n.yaml", "yolo", 0, setting[1] / "orders",
+    )  # fmt: skip
+    with pytest.raises(DataError, match="brings new classes and known ones"):
+        repeats(plan, seeds=1, orders=2)
+
+
+def test_pseudo_labels_do_not_go_with_whole_heads() -> None:
+    wanted = {"name": "m", "head": "parallel", "old_negatives": "pseudo"}
+    with pytest.raises(
+        ConfigError, match="needs a head that knows the old classes: rows or towers"
+    ):
+        parse_config(Method, wanted, where="m.yaml")

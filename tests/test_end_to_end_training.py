@@ -13,7 +13,6 @@ from factories_yolo import class_groups, make_job, make_slice, make_state, micro
 from test_end_to_end import YOLO26N, YOLOV10N, lively
 from test_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
 
-from duet.errors import ConfigError
 from duet.families.ultralytics import pseudo
 from duet.families.ultralytics.arguments import restore_frozen
 from duet.families.yolo.adapter import FAMILY
@@ -279,11 +278,3 @@ def test_previous_detector_labels_old_objects(
     loss, _ = trainer.model(batch)
     loss.sum().backward()
     assert trainer.model.model[0].conv.weight.grad.any()
-
-
-def test_pseudo_labels_do_not_go_with_whole_heads(new_slice: Slice, tmp_path: Path) -> None:
-    folder = make_job(tmp_path / "job", make_state("parallel", SIZES), new_slice, **PSEUDO)
-    with pytest.raises(ConfigError, match="pseudo does not go with head: parallel") as caught:
-        FAMILY.train(folder, silent)
-    assert "towers" in (caught.value.remedy or "")
-    assert not (folder / "checkpoint.pt").exists()

@@ -42,6 +42,7 @@ class Protocol:
         what: The question, for the document.
         data_seed: Of the scenes: settings were chosen on seed 0, so another one is measured.
         test: Test scenes per domain.
+        weights: Name of θ_0; empty = the series' own.
     """
 
     series: str
@@ -51,12 +52,18 @@ class Protocol:
     what: str
     data_seed: int = 1
     test: int = 400
+    weights: str = ""
 
 
 FEW = ("duet-plus", "duet", "seq-ft", "frozen-long", "erd")
 PROTOCOLS = {
     "2-phase": Protocol(
         "emoji-2phase", "2-phase", ALL, 3, "New classes in a new domain, once; all methods."
+    ),
+    "2-phase-rtdetr": Protocol(
+        "emoji-2phase", "2-phase", ("duet-detr", *ALL), 1,
+        "The same with a tiny RT-DETR: detectors with queries keep old classes in other ways.",
+        weights="rtdetr-tiny-emoji",
     ),
     "4-phase": Protocol(
         "emoji-4phase", "4-phase", FEW, 1, "New classes in a new domain, three times in a row.",
@@ -77,9 +84,10 @@ INTRODUCTION = """\
 # Benchmarks
 
 Written by `tools/benchmarks.py` on {today}; do not edit. Detectors, schedules and scenes are those
-that ship: `yolo11n-emoji` at 160 px on the Emoji series. Scenes of data seed 1 played no part in
-choosing any setting. mAP50 by COCO's definition; indices as `duet report` defines them. Hand-made
-measurements of single questions: [measurements.md](measurements.md).
+that ship: `yolo11n-emoji`, where nothing else is named, at 160 px on the Emoji series. Scenes of
+data seed 1 played no part in choosing any setting. mAP50 by COCO's definition; indices as
+`duet report` defines them. Hand-made measurements of single questions:
+[measurements.md](measurements.md).
 """
 
 
@@ -133,6 +141,7 @@ def run_protocol(
     from duet.runs.repeat import execute_repeats, repeats
     from duet.runs.run import RunPlan
     from duet.shipped import shipped
+    from duet.weights import find
 
     focus = FOCI[protocol.emoji]
     build(
@@ -141,6 +150,7 @@ def run_protocol(
     )  # fmt: skip
     inputs = read_inputs(
         shipped("configs", "series", f"{protocol.series}.yaml"), data_root=folder / "data",
+        weights=find(protocol.weights) if protocol.weights else None,
         changes={"epochs": epochs} if epochs else None,
     )  # fmt: skip
     plan = RunPlan(
@@ -172,6 +182,7 @@ def commands(
     draw += ["--seed", str(protocol.data_seed), "--test", str(protocol.test)]
     run = ["duet", "run", f"configs/series/{protocol.series}.yaml", "--data-root", data]
     run += ["--methods", ",".join(methods)]
+    run += ["--weights", protocol.weights] if protocol.weights else []
     if seeds > 1:
         return draw, [*run, "--seeds", str(seeds), "--out", str(folder)]
     return draw, [*run, "--out", str(folder / "seed-0")]

@@ -29,6 +29,7 @@ class FamilyRow:
         architectures: Pattern of its architecture names.
         heads: The head form that it builds for each form that a method asks for.
         files: What its engine writes: suffixes of files, or names of a file in a folder.
+        leaves_out: Whether its loss can leave known classes out that nobody labelled.
     """
 
     module: str
@@ -38,6 +39,7 @@ class FamilyRow:
     architectures: str
     heads: Mapping[str, HeadForm]
     files: tuple[str, ...] = ()
+    leaves_out: bool = False
 
 
 # A class of a DETR is one row in each class layer: it has no tower of its own.
@@ -53,6 +55,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             r"yolo(v?\d+)[nslmxtceb](6|-p2|-p6)?\.yaml",
             {"rows": "rows", "towers": "towers", "parallel": "parallel"},
             (".pt", ".pth"),
+            leaves_out=True,
         ),
         "rtdetr": FamilyRow(
             "duet.families.rtdetr.adapter",
@@ -122,6 +125,11 @@ def head_form(family: str, wanted: str) -> HeadForm:
             remedy=f"choose a method with one of: {', '.join(heads)}",
         )
     return heads[wanted]
+
+
+def leaves_out(family: str) -> bool:
+    """Tell whether a family's loss can leave known classes out that nobody labelled."""
+    return _row(family).leaves_out
 
 
 def families() -> Mapping[str, FamilyRow]:

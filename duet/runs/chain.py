@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duet.errors import ConfigError, DataError
+from duet.errors import ConfigError
 from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.increments.fisher import sum_fishers
@@ -21,6 +21,7 @@ from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
 from duet.merging.trace import MergeTrace
 from duet.recipes.apply import PREVIOUS, pair_fusion
+from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Lab, Trained, untrained
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.joining import with_classes
@@ -29,7 +30,6 @@ from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors
 
 if TYPE_CHECKING:
-    from duet.labels import LabelSpace
     from duet.series import DomainData
 
 
@@ -167,20 +167,23 @@ def run_increment(
 
     Raises:
         DataError: It brings new classes and known ones.
-        ConfigError: EWC has no Fisher to go by.
+        ConfigError: EWC has no Fisher to go by, or the method cannot learn known classes.
     """
     previous = before.merged
-    adapts = _adapts(increment, previous.labels)
+    known, parts = previous.labels.names, len(previous.parts)
+    again = adapts(increment, known)
+    if again:
+        require_adaptable(method, setting.family, increment, known, parts)
     data = train_slice(increment.data, increment.classes)
-    if adapts and method.trunk == "frozen" and method.old_part == "kept":
+    if again and method.trunk == "frozen" and method.old_part == "kept":
         return StageResult(increment, untrained(previous), previous)  # nothing may move
-    start = previous if adapts else _grow(setting, method, increment, previous)
-    if adapts:
-        data = with_classes(data, previous.labels.names)
+    start = previous if again else _grow(setting, method, increment, previous)
+    if again:
+        data = with_classes(data, known)
     direction = None
     if method.directional.weight > 0 and method.trunk == "trained":
         direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
-    job = _job(setting, method, start, "increment", adapts=increment.classes if adapts else ())
+    job = _job(setting, method, start, "increment", adapts=increment.classes if again else ())
     trained = setting.lab.train(
         f"{method.name}: {increment.name}", job, start, data, direction,
         _importance(method, increment, before),
@@ -192,24 +195,12 @@ def run_increment(
         fishers=(before.fisher, trained.fisher), name=increment.name,
     )  # fmt: skip
     refit = None
-    if method.refit.epochs and not adapts:
+    if method.refit.epochs and not again:
         job = _job(setting, method, merged, "refit")
         title = f"{method.name}: {increment.name} re-fit"
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     return StageResult(increment, trained, merged, trace, refit)
-
-
-def _adapts(increment: Increment, labels: LabelSpace) -> bool:
-    """Tell whether all classes of an increment are known already."""
-    known = [name for name in increment.classes if name in labels]
-    if known and len(known) < len(increment.classes):
-        raise DataError(
-            f"brings new classes and known ones: {', '.join(known)}",
-            where=f"increment '{increment.name}'",
-            remedy="split it in two: an increment of new classes and one of known ones",
-        )
-    return bool(known)
 
 
 def _importance(method: Method, increment: Increment, before: Before) -> Tensors | None:

@@ -19,6 +19,7 @@ from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import Setting, StageResult, run_chain, train_alone
 from duet.runs.evaluate import Evaluator
 from duet.runs.keep import keep_chain
+from duet.runs.known import require_learnable
 from duet.runs.lab import Lab, Listener
 from duet.series import Series, eval_slice, eval_split
 from duet.training.config import Method, Schedule
@@ -57,6 +58,10 @@ class RunPlan:
     split: str = ""
     command: str = ""
     lab: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no training could finish; see `require_learnable`."""
+        require_learnable(self.methods, self.family, self.series.increments)
 
     @property
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from duet.errors import ConfigError
 from duet.families.dfine.engine import prepare
 
 prepare()
@@ -53,7 +52,6 @@ class DFineLearner:
 
     Raises:
         ModelError: The state does not fit its architecture, or the images are too small for it.
-        ConfigError: Known classes are to be left out of the loss.
     """
 
     clip_norm: float = CLIP_NORM
@@ -67,13 +65,6 @@ class DFineLearner:
         self._first = 0 if job.adapts else self._old  # the slice's first class
         self._unlabelled = unlabelled_classes(job)
         later = self._old > 0
-        if job.adapts and job.old_negatives == "mask" and set(job.adapts) != set(start.labels):
-            raise ConfigError(
-                "this detector family cannot leave known classes out of its loss",
-                where=f"increment of known classes {', '.join(job.adapts)}",
-                remedy="choose a method with old_negatives: pseudo or train, or label all known "
-                "classes",
-            )
         self._masks = later and not job.adapts and job.old_negatives == "mask"
         self._pseudo = job.pseudo if later and job.old_negatives == "pseudo" else None
         distill = job.distill if later and job.phase == "increment" else None

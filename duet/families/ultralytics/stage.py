@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from duet.errors import ConfigError, ModelError
+from duet.errors import ModelError
 from duet.families.ultralytics.engine import prepare
 
 prepare()
@@ -88,14 +88,9 @@ class StoredStage(Engine):  # type: ignore[misc]
     def silence(self, model: Any, classes: list[int]) -> None:
         """Take classes out of the detector loss: nobody labelled them in these images.
 
-        Raises:
-            ConfigError: The family's loss cannot leave classes out.
+        Asked only of families whose row says that they can (`FamilyRow.leaves_out`).
         """
-        raise ConfigError(
-            "this detector family cannot leave known classes out of its loss",
-            where=f"increment of known classes {', '.join(self.job.adapts)}",
-            remedy="choose a method with old_negatives: pseudo or train, or label all of them",
-        )
+        raise NotImplementedError
 
     def watch(self, model: Any) -> None:
         """Hook what `distillation` needs onto the model in training and onto the teacher."""

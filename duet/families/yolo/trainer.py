@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from duet.errors import ConfigError
 from duet.families.ultralytics.engine import prepare
 
 prepare()
@@ -36,24 +35,7 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
     """See `StageTrainer`."""
 
     def training_model(self, state: DetectorState) -> nn.Module:
-        """Build the detector that trains the last part of a state.
-
-        Raises:
-            ConfigError: Heads in parallel are to learn from pseudo labels, or known classes.
-        """
-        pseudo = self.job.old_negatives == "pseudo" and self.job.phase == "increment"
-        if self.job.head == "parallel" and pseudo:
-            raise ConfigError(
-                "old_negatives: pseudo does not go with head: parallel: a new head has no old "
-                "classes that could learn from the previous detector's labels",
-                remedy="choose head: towers or rows, or old_negatives: mask",
-            )
-        if self.job.adapts and self.job.head == "parallel" and len(state.parts) > 1:
-            raise ConfigError(
-                "an increment of known classes trains no head of its own, and of heads in parallel "
-                "each detects only some of them",
-                remedy="choose a method with head: towers or rows",
-            )
+        """Build the detector that trains the last part of a state."""
         model: nn.Module = training_model(state, mask_old=self._cut_old(), run_old=self.distils)
         return model
 

@@ -1,0 +1,79 @@
+"""Increments of known classes: who can learn them in a new domain, asked before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from duet.errors import ConfigError, DataError
+from duet.families.table import leaves_out
+from duet.series import Increment
+from duet.training.config import Method
+
+
+def adapts(increment: Increment, known: Collection[str]) -> bool:
+    """Tell whether all classes of an increment are known already.
+
+    Raises:
+        DataError: Some are and some are not.
+    """
+    there = [name for name in increment.classes if name in known]
+    if there and len(there) < len(increment.classes):
+        raise DataError(
+            f"brings new classes and known ones: {', '.join(there)}",
+            where=f"increment '{increment.name}'",
+            remedy="split it in two: an increment of new classes and one of known ones",
+        )
+    return bool(there)
+
+
+def require_adaptable(
+    method: Method, family: str, increment: Increment, known: Collection[str], parts: int
+) -> None:
+    """Refuse an increment of known classes that a method cannot learn with a family's detectors.
+
+    Args:
+        method: With the head form that the family builds.
+        family: Name of the family.
+        increment: What is to be learned; its classes are all known.
+        known: All classes of the detector.
+        parts: Increments that brought them.
+
+    Raises:
+        ConfigError: It cannot; says what can.
+    """
+    if method.head == "parallel" and parts > 1:
+        raise ConfigError(
+            "an increment of known classes trains no head of its own, and of heads in parallel "
+            "each detects only some of them",
+            where=f"method '{method.name}', increment '{increment.name}'",
+            remedy="choose a method with head: towers or rows",
+        )
+    missing = [name for name in known if name not in increment.classes]
+    if method.old_negatives == "mask" and missing and not leaves_out(family):
+        raise ConfigError(
+            f"known classes that nobody labelled there would count as background: "
+            f"{', '.join(missing)}; detectors of the family '{family}' cannot leave them out of "
+            "their loss",
+            where=f"method '{method.name}', increment '{increment.name}'",
+            remedy="choose a method with old_negatives: pseudo or train, or label all known "
+            "classes",
+        )
+
+
+def require_learnable(methods: Iterable[Method], family: str, series: Iterable[Increment]) -> None:
+    """Ask all of the above for every increment of a series, before anything is trained.
+
+    Raises:
+        DataError: An increment brings new classes and known ones.
+        ConfigError: A method cannot learn an increment.
+    """
+    known: dict[str, None] = {}
+    parts = 0
+    chosen = [method for method in methods if method.data == "increment"]
+    for increment in series:
+        if adapts(increment, known):
+            for method in chosen:
+                require_adaptable(method, family, increment, known, parts)
+        else:
+            parts += 1
+        known |= dict.fromkeys(increment.classes)
