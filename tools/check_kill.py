@@ -27,9 +27,7 @@ import click
 import yaml
 
 from duet.files import sha256_file
-
-ASSUMED = 30.0
-"""Seconds of an undisturbed run that was made elsewhere."""
+from duet.report.markdown import REPORT_FILE
 
 
 @dataclass
@@ -144,11 +142,10 @@ def check(
     grace: float,
 ) -> Report:
     """Strike as planned and compare each run that reaches its end."""
-    seconds = ASSUMED
     if reference is None:
-        reference, began = folder / "undisturbed", time.monotonic()
+        reference = folder / "undisturbed"
         subprocess.run(entry(words, reference), check=True, stdout=sys.stderr)
-        seconds = time.monotonic() - began
+    seconds = duration(reference)
     expected = detectors(reference)
     report = Report(words, round(seconds, 1), len(expected))
     struck, waiting = folder / "struck-0", list(blows)
@@ -172,6 +169,12 @@ def check(
     return report
 
 
+def duration(run: Path) -> float:
+    """Return the seconds between the first training of a run and its report."""
+    began = min(path.stat().st_mtime for path in run.glob("lab/*/job.json"))
+    return (run / REPORT_FILE).stat().st_mtime - began
+
+
 def entry(words: list[str], out: Path) -> list[str]:
     """Return the command that runs the command line with this Python."""
     start = [sys.executable, "-c", "from duet.cli.main import main; main()"]
@@ -179,7 +182,7 @@ def entry(words: list[str], out: Path) -> list[str]:
 
 
 def strike(command: list[str], out: Path, kind: str, after: float, grace: float) -> Blow | None:
-    """Start the command and strike once; None if it ended by itself (or ``kind`` is empty)."""
+    """Start the command and strike once; None if it ended first (or ``kind`` is empty)."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -200,6 +203,8 @@ def strike(command: list[str], out: Path, kind: str, after: float, grace: float)
     else:
         process.send_signal(number)
     process.communicate()
+    if (out / REPORT_FILE).is_file():  # written last
+        return None  # it had done all its work: what came too late is no blow
     ended = time.monotonic()
     while workers_of(out) and time.monotonic() < ended + grace:
         time.sleep(0.05)
