@@ -213,6 +213,7 @@ def test_what_was_looked_for_is_named(tmp_path: Path) -> None:
     [
         ({"format": "vok"}, "auto", DataError, "did you mean 'voc'"),
         ({"format": 3}, "auto", DataError, "got 3"),
+        ({"format": ["voc"]}, "auto", DataError, "must be one of"),
         ({"format": "voc"}, "coco", DataError, "the file says 'format: voc'"),
         ({}, "vok", ConfigError, "did you mean 'voc'"),
     ],

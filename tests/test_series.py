@@ -331,6 +331,7 @@ ITEM = {"domain": "day", "data": "d.yaml", "classes": ["cat"]}
         ({"name": "a", "increments": [{**ITEM, "domain": ".."}]}, pytest.raises(ConfigError)),
         ({"name": "a", "increments": [{**ITEM, "classes": []}]}, pytest.raises(ConfigError)),
         ({"name": "a", "increments": [{**ITEM, "classes": [True]}]}, pytest.raises(ConfigError)),
+        ({"name": "a", "increments": [{**ITEM, "data": "a\0b"}]}, pytest.raises(ConfigError)),
         ([], pytest.raises(ConfigError)),
     ],
 )

@@ -161,45 +161,42 @@ def _convert_series(
     classes = tuple(dict.fromkeys(name for item in config.increments for name in item.classes))
     new = _new_names(classes, wanted)
     folders: dict[tuple[str, Path], str] = {}
-    readings: dict[str, tuple[Reading, Path, str]] = {}
+    readings: dict[tuple[str, Path], Reading] = {}
     problems: list[Problem] = []
-    for item in config.increments:
-        key = (item.format, (root / item.data).resolve())
+    keys = [_key(root / item.data, item.format, wanted) for item in config.increments]
+    for item, key in zip(config.increments, keys, strict=True):
         if key in folders:
             continue
         folders[key] = _unused_name(item.domain, tuple(folders.values()))
-        form = item.format if item.format != AUTO else wanted.form
-        reading = read(key[1], form=form, domain=item.domain, difficult=_voc_only(key, wanted))
-        problems += reading.problems
-        readings[folders[key]] = (reading, key[1], form)
+        difficult = wanted.difficult if key[0] == "voc" else None
+        readings[key] = read(key[1], form=key[0], domain=item.domain, difficult=difficult)
+        problems += readings[key].problems
     raise_problems(problems, where=str(source))
-    present = [name for reading, *_ in readings.values() for name in reading.data.labels]
+    present = [name for reading in readings.values() for name in reading.data.labels]
     _check_renames(wanted, [*present, *classes])
     ready = {
-        folder: _prepare(reading, locate(place, form)[0], wanted, tuple(new.values()))
-        for folder, (reading, place, form) in readings.items()
+        folders[key]: _prepare(reading, key[0], wanted, tuple(new.values()))
+        for key, reading in readings.items()
     }
     _refuse_losses(list(ready.values()), wanted)
     with atomic_folder(target) as temporary:
         done = tuple(
             _write(one, temporary / folder, folder, wanted, step) for folder, one in ready.items()
         )
-        places = [
-            f"{folders[item.format, (root / item.data).resolve()]}/{DESCRIPTION}"
-            for item in config.increments
-        ]
+        places = [f"{folders[key]}/{DESCRIPTION}" for key in keys]
         document = _new_series(config, source, target, places, new)
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_text(temporary / "series.yaml", text)
     return done
 
 
-def _voc_only(key: tuple[str, Path], wanted: Conversion) -> Difficult | None:
-    """Return the choice for difficult objects if the data set can have any."""
+def _key(data: Path, form: str, wanted: Conversion) -> tuple[str, Path]:
+    """Return format and source of a data set: the same for a folder and for its data.yaml."""
+    form = form if form != AUTO else wanted.form
     try:
-        return wanted.difficult if locate(key[1], key[0])[0] == "voc" else None
+        return locate(data.resolve(), form)
     except DuetError:  # reading the data set reports it
-        return None
+        return form, data.resolve()
 
 
 def _unused_name(wanted: str, taken: Sequence[str]) -> str:
@@ -241,7 +238,11 @@ def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequenc
         read_as: Its format.
         wanted: What to write.
         series: The new names of the series' classes, which its data sets take over.
+
+    Raises:
+        DataError: No training image has an object, or the names of two classes clash.
     """
+    _refuse_unlabelled(reading.data)
     old = reading.data.labels
     new = _new_names(tuple(old), wanted)
     labels = LabelSpace.of(dict.fromkeys(new.values()))
@@ -254,6 +255,18 @@ def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequenc
     final = dict(zip(labels, aligned.labels, strict=True))
     renamed = {name: final[new[name]] for name in old if final[new[name]] != name}
     return _Ready(aligned, renamed, joined, reading, read_as)
+
+
+def _refuse_unlabelled(data: DomainData) -> None:
+    """Raise if no training image has an object: its labels lie where nothing looks for them."""
+    found = data.splits["train"].annotations
+    if not any(len(annotation.class_ids) for annotation in found):
+        raise DataError(
+            f"none of the {len(found)} training images has an object",
+            where=str(data.source),
+            remedy="check where the labels lie: those of YOLO are looked for in a folder 'labels' "
+            "beside 'images'",
+        )
 
 
 def _joined(data: DomainData, positions: np.ndarray[Any, Any]) -> tuple[DomainData, int]:

@@ -11,13 +11,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from duet.errors import DataError
 from duet.files import sha256_file
+from duet.images import read_image
 from duet.series.problems import Problem, error
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Verify = Literal["full", "header"]
 
@@ -35,6 +40,9 @@ Thumbnail: TypeAlias = NDArray[np.uint8]
 """``(32, 32) uint8`` grey, upright, both sides scaled to fit (the aspect ratio is not kept)."""
 
 _collector: ContextVar[dict[Path, Thumbnail] | None] = ContextVar("thumbnails", default=None)
+
+_READ_ALIKE = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
+"""Formats in which Pillow, which looks at files here, and OpenCV agree on every kind of file."""
 
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -110,26 +118,33 @@ def _sha256_of(path: str, _size: int, _mtime_ns: int, _ctime_ns: int) -> str:
 
 def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
     """Return the facts of one image; every failure becomes a problem of that file."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes a name that is too long as absent
         remedy = "restore the file, or take it out of the list; duet never downloads"
         return ImageFacts(0, 0, error("image.missing", path, "no such image", remedy)), None
     try:
         if verify == "full":
-            return _decode(path.read_bytes(), small=small)
+            return _decode(path, small=small)
         with _open(path) as image:
-            facts = ImageFacts(*_upright_size(image))
+            facts = _facts(image, path)
             image.verify()
             return facts, None
     except Exception as failure:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        what = f"not a readable image: {_reason(failure, path)}"
         remedy = "copy it again from its source, or remove it together with its label file"
-        return ImageFacts(0, 0, error("image.unreadable", path, what, remedy)), None
+        return _unreadable(path, _reason(failure, path), remedy), None
 
 
-def _decode(content: bytes, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
+def _unreadable(path: Path, reason: str, remedy: str) -> ImageFacts:
+    what = f"not a readable image: {reason}"
+    return ImageFacts(0, 0, error("image.unreadable", path, what, remedy))
+
+
+def _decode(path: Path, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
     """Decode an image to its last byte; any failure is raised as the decoder raises it."""
+    from PIL import Image
+
+    content = path.read_bytes()
     with _open(io.BytesIO(content)) as image:
-        facts = ImageFacts(*_upright_size(image))
+        facts = _facts(image, path)
         if image.format not in ("JPEG", "MPO"):
             image.verify()  # PNG checksums, which load() does not look at
     with _open(io.BytesIO(content)) as image:  # verify() spoils the open image
@@ -139,7 +154,9 @@ def _decode(content: bytes, *, small: bool) -> tuple[ImageFacts, Thumbnail | Non
         # transform and the colours are saved: half the time. For other formats it does nothing.
         image.draft("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         image.load()
-        return facts, _grey_square(image, full, THUMBNAIL_SIDE) if small else None
+        if not small:
+            return facts, None
+        return facts, _grey_square(image, full, THUMBNAIL_SIDE, Image.Resampling.BOX)
 
 
 def read_grey(path: Path, side: int) -> NDArray[np.uint8]:
@@ -148,14 +165,19 @@ def read_grey(path: Path, side: int) -> NDArray[np.uint8]:
     Raises:
         OSError: The file is gone or is no longer a readable image.
     """
+    from PIL import Image
+
     with _open(path) as image:
         full = image.size
         image.draft("L", (side, side))
         image.load()
-        return _grey_square(image, full, side)
+        # A box would alias small images: a copy of half the size would look like another picture.
+        return _grey_square(image, full, side, Image.Resampling.BICUBIC)
 
 
-def _grey_square(image: Any, full: tuple[int, int], side: int) -> NDArray[np.uint8]:
+def _grey_square(
+    image: Any, full: tuple[int, int], side: int, resampling: Image.Resampling
+) -> NDArray[np.uint8]:
     """Return ``(side, side) uint8`` grey, upright, of a decoded Pillow image.
 
     Args:
@@ -163,6 +185,7 @@ def _grey_square(image: Any, full: tuple[int, int], side: int) -> NDArray[np.uin
         full: Width and height of the file's own pixels. A reduced JPEG ends in a column and a row
             that reach beyond the image, which must not shift the rest.
         side: In pixels.
+        resampling: Of Pillow.
     """
     from PIL import Image, ImageOps
 
@@ -174,7 +197,7 @@ def _grey_square(image: Any, full: tuple[int, int], side: int) -> NDArray[np.uin
         grey = Image.fromarray(values.clip(0).astype(np.uint8))
     else:
         grey = image.convert("L")
-    square = grey.resize((side, side), Image.Resampling.BOX, box=box)
+    square = grey.resize((side, side), resampling, box=box)
     turn = _turn(image)
     if turn > 1:
         exif = square.getexif()
@@ -202,6 +225,21 @@ def _turn(image: Any) -> int:
     # PNG's own getexif() decodes all pixels first; the base class reads what is known now.
     turn = Image.Image.getexif(image).get(_EXIF_ORIENTATION)
     return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _facts(image: Any, path: Path) -> ImageFacts:
+    """Return the facts of an open image; a problem where OpenCV sees another image or none."""
+    size = _upright_size(image)
+    if image.format not in _READ_ALIKE:
+        try:
+            height, width = read_image(path).shape[:2]
+        except DataError:
+            reason = f"OpenCV, which loads images for detectors, cannot read this {image.format}"
+            return _unreadable(path, reason, "save it as PNG")
+        if (width, height) != size:
+            reason = f"OpenCV does not turn this {image.format} upright, other programs do"
+            return _unreadable(path, reason, "save it upright, as PNG")
+    return ImageFacts(*size)
 
 
 def _upright_size(image: Any) -> tuple[int, int]:

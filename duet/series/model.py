@@ -29,6 +29,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 # Names become folder names of a run: no separators, no hidden files, no control characters.
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^./\\\s][^/\\\x00-\x1f]*$")]
+DataPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # YAML can write a NUL, no path can hold it
 
 
 class IncrementConfig(Config):
@@ -36,7 +37,7 @@ class IncrementConfig(Config):
 
     name: Name | None = Field(default=None, description="unique name; by default the domain's")
     domain: Name = Field(description="what the images look like, for example 'night'")
-    data: str = Field(
+    data: DataPath = Field(
         min_length=1, description="data.yaml or folder of the data, relative to the series' root"
     )
     format: str = Field(default="auto", description="label format; auto: what the data look like")
@@ -70,7 +71,7 @@ class SeriesConfig(Config):
     schema_version: Literal[1] = Field(default=1, alias="schema", description="of this file")
     name: str = Field(min_length=1)
     description: str = ""
-    root: str = Field(default=".", description="folder of the data, relative to this file")
+    root: DataPath = Field(default=".", description="folder of the data, relative to this file")
     increments: tuple[IncrementConfig, ...] = Field(min_length=1)
     defaults: Defaults = Defaults()
     expected: Expected | None = Field(default=None, description="published values to check against")

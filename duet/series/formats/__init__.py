@@ -169,7 +169,7 @@ def locate(source: Path, form: str = AUTO) -> tuple[str, Path]:
             "{images: FOLDER, annotations: FILE.json}; or name the folder of the data set",
         )
     said = _said(place)
-    if said is not None and said not in FORMATS:
+    if said is not None and said not in tuple(FORMATS):  # a list has no hash
         what = f"'format' must be one of {', '.join(FORMATS)}, got {said!r}"
         raise DataError(what + did_you_mean(str(said), FORMATS), remedy="correct the key 'format'")
     if form != AUTO and said not in (None, form):

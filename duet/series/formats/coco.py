@@ -10,7 +10,8 @@ A folder is read as it comes from COCO (``annotations/instances_train2017.json``
     names: [person, bicycle]      # left out: the categories, in the order of their ids
 
 A bbox is left, top, width, height in pixels from the image's border. ``iscrowd`` marks a region of
-many objects, which is ignored. ``ignore: 1``, which some tools write, marks one object as ignored.
+many objects, which is ignored. ``ignore: 1`` or ``difficult: 1``, which some tools write, mark one
+object as ignored.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from duet.series.formats.coco_json import CocoFile, read_json
 from duet.series.formats.documents import (
     SPLITS,
     check_keys,
+    first_file,
     load_description,
     look_at,
     missing_splits,
@@ -181,9 +183,7 @@ def _load(parts: Sequence[_Part]) -> tuple[list[_File], list[Problem]]:
 
 def _image_path(part: _Part, name: str) -> Path:
     """Return the path of an image; some tools name it from the data set's folder."""
-    beside = part.images / name
-    other = part.base / name
-    return other if not beside.is_file() and other.is_file() else beside
+    return first_file([part.images / name, part.base / name])
 
 
 def _labels(

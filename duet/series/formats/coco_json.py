@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from posixpath import normpath
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,6 +19,12 @@ from duet.series.problems import Problem, error, warning
 
 _Items = Callable[[str], Iterator[Any]]
 """The elements of one of the document's lists."""
+
+_BUFFER_BYTES = 1 << 14
+_DEPTH = 1000
+
+_MARKS = ("iscrowd", "ignore", "difficult")
+_TRUE, _FALSE = ("1", "true", "1.0"), ("0", "false", "0.0", "none", "")
 
 _BOX_REMEDY = "a bbox is [left, top, width, height] in pixels: correct it or delete the annotation"
 
@@ -47,26 +54,54 @@ def read_json(path: Path) -> CocoFile | Problem:
     """Read one instance file, or return why that is impossible.
 
     The file is read three times as a stream, because its lists may stand in any order; only the
-    boxes are kept. One with NaN, which JSON does not know but Python writes, is read in one piece.
+    boxes are kept. One with NaN, which JSON does not know but Python writes, or with deeply nested
+    parts is read in one piece.
     """
     import ijson  # type: ignore[import-untyped]
 
     def stream(name: str) -> Iterator[Any]:
         with path.open("rb") as file:
-            yield from ijson.items(file, f"{name}.item", use_float=True)
+            yield from ijson.items(
+                _Shallow(file), f"{name}.item", use_float=True, buf_size=_BUFFER_BYTES
+            )
 
     try:
         return _Reader(path, stream).read()
-    except ijson.JSONError as failure:
+    except (ijson.JSONError, _TooDeepError) as failure:
         try:
             document = json.loads(path.read_bytes())
         except (ValueError, RecursionError):
             what = f"not valid JSON: {' '.join(str(failure).split())[:200]}"
             return error("data.file", path, what, "take the file again from its source")
-    except OSError as failure:
-        return error("data.file", path, f"cannot read: {failure.strerror}", "check the path")
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
+        return error("data.file", path, f"cannot read: {failure}", "check the path")
     lists = document if isinstance(document, dict) else {}
     return _Reader(path, lambda name: iter(_as_list(lists.get(name)))).read()
+
+
+class _TooDeepError(Exception):
+    """A file is nested so deeply that a stream of it would need memory by the square of that."""
+
+
+class _Shallow:
+    """A file that is read only as long as few brackets are open; those in texts count, too."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.depth = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            _TooDeepError: More than `_DEPTH` brackets are open after them.
+        """
+        block = self.file.read(size)
+        self.depth += sum(block.count(sign) for sign in (b"[", b"{"))
+        self.depth -= sum(block.count(sign) for sign in (b"]", b"}"))
+        if self.depth > _DEPTH:
+            raise _TooDeepError(f"more than {_DEPTH} brackets are open at once")
+        return block
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -121,11 +156,11 @@ class _Reader:
                 what = f"an image needs an 'id' and a 'file_name', got {_short(item)}"
             elif index in places:
                 what = f"image id {index} occurs twice, the second time for {name}"
-            elif name in listed:
+            elif normpath(name) in listed:
                 what = f"{name} is listed twice, the second time as image {index}"
             else:
                 places[index] = len(files)
-                listed.add(name)
+                listed.add(normpath(name))
                 files.append(name)
                 width, height = entry.get("width"), entry.get("height")
                 sizes.append(_size(width, height))
@@ -147,9 +182,9 @@ class _Reader:
             class_ids.append(classes[entry["category_id"]])
             numbers.append(number)
             boxes.extend(found)
-            crowd = bool(entry.get("iscrowd")) and not entry.get("difficult")
-            crowds.append(crowd)
-            ignored.append(bool(entry.get("iscrowd") or entry.get("ignore")))
+            marks = {key: _mark(entry.get(key)) for key in _MARKS}
+            crowds.append(bool(marks["iscrowd"] and not marks["difficult"]))
+            ignored.append(any(marks.values()))
             self.unused.update(_beyond(entry))
         self._repeated_ids(np.array(numbers, np.int64))
         table = np.array(boxes, np.float64).reshape(-1, 4)
@@ -178,6 +213,9 @@ class _Reader:
         elif not all(_finite(value) for value in box):
             what = f"bbox must hold finite numbers, got {_short(box)}"
             code, remedy = "label.number", _BOX_REMEDY
+        elif unclear := [key for key in _MARKS if _mark(entry.get(key)) is None]:
+            what = f"'{unclear[0]}' must be 0 or 1, got {_short(entry[unclear[0]])}"
+            code, remedy = "label.fields", "write 0 or 1"
         else:
             return [float(value) for value in box]
         self.problems.append(error(code, where, what, remedy))
@@ -197,9 +235,15 @@ def _beyond(entry: dict[str, Any]) -> list[str]:
     return [word for key, word in kinds.items() if entry.get(key)]
 
 
+def _mark(value: Any) -> bool | None:
+    """Return what a flag says, also one that was written as text; None if that is unclear."""
+    text = str(value).strip().casefold()
+    return text in _TRUE if text in _TRUE + _FALSE else None
+
+
 def _size(width: Any, height: Any) -> tuple[int, int] | None:
-    whole = type(width) is int and type(height) is int
-    return (width, height) if whole and width > 0 and height > 0 else None
+    sides = [value for value in (width, height) if _finite(value) and value > 0]
+    return (round(sides[0]), round(sides[1])) if len(sides) == 2 else None
 
 
 def _finite(value: Any) -> bool:

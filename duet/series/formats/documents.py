@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,15 @@ def read_names(document: Mapping[str, Any], source: Path) -> tuple[LabelSpace, t
         what = f"'nc' is {count!r} but 'names' has {len(labels)} classes"
         return labels, (error("data.nc", source, what, "remove 'nc' or correct it"),)
     return labels, ()
+
+
+def first_file(places: Sequence[Path]) -> Path:
+    """Return the first place that is a file, or else the first of all.
+
+    Backslashes, which are slashes in files that Windows wrote, are tried as such.
+    """
+    slashed = [Path(str(place).replace("\\", "/")) for place in places if "\\" in str(place)]
+    return next((place for place in [*places, *slashed] if os.path.isfile(place)), places[0])
 
 
 def missing_splits(found: Sequence[str], source: Path, remedy: str) -> list[Problem]:

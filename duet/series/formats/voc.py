@@ -169,8 +169,8 @@ def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
     remedy = "a split is FOLDER/LIST, and FOLDER is relative to 'path'; duet never downloads"
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as failure:
-        what = f"cannot read the list: {failure.strerror}"
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
+        what = f"cannot read the list: {failure}"
         return [], [error("data.images", path, what, remedy)]
     stems = [line.strip() for line in lines if line.strip()]
     if not stems:
@@ -182,7 +182,8 @@ def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
     files = _files_by_stem(images)
     pairs = []
     for stem in stems:
-        if Path(stem).suffix.lower() in IMAGE_SUFFIXES:  # some tools list file names
+        # Some tools list file names; 'a.jpg' is a name without suffix if there is an 'a.jpg.png'.
+        if stem not in files and Path(stem).suffix.lower() in IMAGE_SUFFIXES:
             stem = os.path.splitext(stem)[0]
         # The name in the list counts; <filename> is often that of another computer.
         image = images / files.get(stem, f"{stem}.jpg")
@@ -191,10 +192,10 @@ def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
 
 
 def _files_by_stem(folder: Path) -> dict[str, str]:
-    """Return the image file of each name without suffix, JPEG first."""
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    names = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    names.sort(key=lambda name: not name.lower().endswith(".jpg"), reverse=True)
+    """Return the image file of each name without suffix: JPEG first, unusual suffixes last."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    suffixes = {name: os.path.splitext(name)[1].lower() for name in names}
+    names.sort(key=lambda name: (suffixes[name] in IMAGE_SUFFIXES, suffixes[name] == ".jpg"))
     return {os.path.splitext(name)[0]: name for name in names}
 
 

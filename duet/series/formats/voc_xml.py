@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FLAGS = ("difficult", "crowd")
 _TRUE, _FALSE = ("1", "true"), ("0", "false", "unspecified", "")
 _FIELDS_REMEDY = (
     "an object needs a <name> and a <bndbox> with <xmin>, <ymin>, <xmax> and <ymax>: "
@@ -23,7 +25,7 @@ _FIELDS_REMEDY = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VocObject:
     """One ``<object>``.
 
@@ -85,7 +87,11 @@ def read_xml(path: Path) -> VocFile:
     objects: list[VocObject] = []
     problems: list[Problem] = []
     unused: Counter[str] = Counter()
-    for number, element in enumerate(root.findall("object"), start=1):
+    elements = root.findall("object")
+    if stray := _stray(root, len(elements)):
+        what = f"<{stray}> stands elsewhere, or is spelled otherwise, than <object> in <annotation>"
+        return _unusable(error("label.file", path, what, remedy))
+    for number, element in enumerate(elements, start=1):
         found = _object(element, number, f"{path}: object {number}")
         if isinstance(found, VocObject):
             objects.append(found)
@@ -99,9 +105,23 @@ def _unusable(problem: Problem) -> VocFile:
     return VocFile((), None, (problem,), Counter(), readable=False)
 
 
+def _stray(root: Element, objects: int) -> str | None:
+    """Return the tag of an object that is none of the ``objects`` children, or None."""
+    tags = [tag for item in root.iter() if isinstance(tag := item.tag, str)]
+    alike = [tag for tag in tags if tag.rpartition("}")[2].casefold() == "object"]
+    if len(alike) == objects:
+        return None
+    return next((tag for tag in alike if tag != "object"), "object")
+
+
 def _object(element: Element, number: int, where: str) -> VocObject | Problem:
     name = (element.findtext("name") or "").strip()
     box = element.find("bndbox")
+    counts = Counter(child.tag for child in (*element, *(box if box is not None else ())))
+    repeated = [tag for tag in ("name", "bndbox", *CORNERS, *_FLAGS) if counts[tag] > 1]
+    if repeated:
+        what = f"<{repeated[0]}> stands there {counts[repeated[0]]} times"
+        return error("label.fields", where, what, "an <object> has one box: write several objects")
     texts = [box.findtext(tag) for tag in CORNERS] if box is not None else [None]
     if not name or None in texts:
         missing = "<name>" if not name else "<bndbox> or a corner of it"
@@ -118,13 +138,14 @@ def _object(element: Element, number: int, where: str) -> VocObject | Problem:
         remedy = "the list is one of images without real boxes (VOC's 'extra'): use another list"
         return error("label.dummy", where, what, remedy)
     flags: list[bool] = []
-    for tag in ("difficult", "crowd"):
+    for tag in _FLAGS:
         text = (element.findtext(tag) or "").strip().casefold()
         if text not in _TRUE + _FALSE:
             return error("label.fields", where, f"<{tag}> must be 0 or 1, got '{text}'", "write 0")
         flags.append(text in _TRUE)
     left, top, right, bottom = corners
-    return VocObject(number, name, (left, top, right, bottom), *flags)
+    # Few names occur in all files together: each stays in memory once.
+    return VocObject(number, sys.intern(name), (left, top, right, bottom), *flags)
 
 
 def _size(root: Element) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from duet.series.formats import DESCRIPTION, Progress, Reading, Transfer, Writte
 from duet.series.formats.documents import (
     IMAGE_SUFFIXES,
     SPLITS,
+    first_file,
     load_description,
     look_at,
     read_names,
@@ -24,7 +25,7 @@ from duet.series.formats.placing import Placer
 from duet.series.formats.yolo_labels import format_labels, read_labels
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, DomainData, Split
-from duet.series.problems import Problem, error
+from duet.series.problems import Problem, error, warning
 
 LAYOUT = "a data.yaml with 'names', 'train' and 'val'"
 HOLDS_IGNORED = False
@@ -50,6 +51,10 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
         return Reading(DomainData(domain, LabelSpace(()), {}, source), problems)
     labels, found = read_names(document, source)
     problems += found
+    if document.get("kpt_shape"):
+        what = "'kpt_shape': the rows are poses, whose keypoints would be taken for outlines"
+        remedy = "keep the first five columns of each row, and delete the key"
+        problems += (error("data.key", source, what, remedy),)
     listed, found = _list_splits(document, source)
     problems += found
     facts, unreadable = look_at(listed, verify)
@@ -166,31 +171,59 @@ def _list_images(
     base: Path, place: str, *, where: str, fetch: str
 ) -> tuple[list[Path], Problem | None]:
     """Return the images of a folder (all levels, sorted) or of a text file (in its order)."""
-    target = (base / place).resolve()
-    if not target.exists() and place.startswith("../"):
-        # Roboflow exports say ../train/images for a folder beside data.yaml.
-        target = (base / place[3:]).resolve()
-    if target.is_dir():
-        images = sorted(
-            path
-            for path in target.rglob("*")
-            # Hidden files are what other systems leave behind (macOS: ._photo.jpg).
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        )
+    target = _target(base, place)
+    if os.path.isdir(target):
+        images = sorted(_images_below(target))
         what, remedy = f"no images in {target}", f"put images there; {fetch}"
-    elif target.is_file():
+    elif os.path.isfile(target):
         try:
             lines = target.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         except OSError as failure:
             return [], error("data.images", where, f"cannot read: {failure}", "check its rights")
         names = [line.strip() for line in lines if line.strip()]
-        images = [Path(os.path.normpath(target.parent / name)) for name in names]
+        places = (first_file([target.parent / name]) for name in names)
+        images = [Path(os.path.normpath(image)) for image in places]
         what, remedy = f"{target} lists no images", "write one image path per line"
     else:
         images = []
         what = f"no such folder or list: {target}"
         remedy = f"paths are relative to 'path', and that to data.yaml; {fetch}"
     return images, None if images else error("data.images", where, what, remedy)
+
+
+def _target(base: Path, place: str) -> Path:
+    """Return the folder or the list that a split names.
+
+    Links are followed, as Ultralytics does, unless the labels lie beside the link.
+    """
+    slashed = place.replace("\\", "/")  # Windows writes backslashes
+    # Roboflow exports say ../train/images for a folder beside data.yaml.
+    spellings = (place, slashed, slashed.removeprefix("../"))
+    found = next((text for text in spellings if os.path.exists(base / text)), None)
+    if found is None:
+        return base / place
+    given, real = Path(os.path.abspath(base / found)), Path(os.path.realpath(base / found))
+    labels = label_path(given / "x").parent
+    beside = labels != given and labels.is_dir() and os.path.realpath(given) == str(real)
+    return given if beside else real
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Yield the images of a folder, all levels, those of linked folders too.
+
+    What is hidden was left behind by other programs (macOS: ._photo.jpg; .ipynb_checkpoints).
+    """
+    entered: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        fresh = real not in entered
+        entered.add(real)
+        # Links come last: what is in the folder itself goes by its own name.
+        names = sorted(folders, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
+        folders[:] = [name for name in names if fresh and not name.startswith(".")]
+        for name in files if fresh else ():
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(place, name)
 
 
 def _annotate(
@@ -204,9 +237,15 @@ def _annotate(
     annotations: dict[Path, Annotation] = {}
     problems: list[Problem] = []
     polygons = 0
+    owners: dict[Path, Path] = {}
     for image, fact in facts.items():
-        rows = read_labels(label_path(image), class_count=class_count)
-        problems += rows.problems
+        path = label_path(image)
+        rows = read_labels(path, class_count=class_count)
+        if (owner := owners.setdefault(path, image)) is not image and len(rows.class_ids):
+            what = f"its label file is that of {owner.name}, too: both are read with its objects"
+            problems.append(warning("pair.shared", image, what, "give one of them another name"))
+        else:
+            problems += rows.problems
         polygons += rows.polygons
         if fact.problem is None:
             annotations[image] = Annotation(rows.class_ids, rows.boxes, fact.width, fact.height)
