@@ -189,6 +189,9 @@ class Damage:
 
 
 DAMAGES = {
+    "boxes filled in": Damage(
+        add_row("1 0.5 0.5 0.4 0.4", *range(24)), "label.same-box", "warning", mended=False
+    ),
     "truncated image": Damage(_truncated, "image.unreadable", "error"),
     "empty image": Damage(_empty, "image.unreadable", "error"),
     "label without image": Damage(_orphan, "pair.no-image", "warning"),
@@ -198,6 +201,7 @@ DAMAGES = {
     ),
     "one one one one": Damage(add_row("0 1 1 1 1", 4), "label.dummy", "error"),
     "speck": Damage(add_row("0 0.4 0.4 0.005 0.2", 5), "label.tiny", "warning"),
+    "one pixel": Damage(add_row("0 0.5 0.5 0.00625 0.008333", 5), "label.tiny", "warning"),
     "whole images": Damage(
         add_row("1 0.5 0.5 1 1", 6, 7, 8), "label.whole-image", "warning", mended=False
     ),

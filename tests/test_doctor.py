@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from factories_doctor import DAMAGES, NAMES, Damage, add_row, healthy, image, label
+from factories_doctor import DAMAGES, NAMES, Damage, add_row, healthy, image, label, put_copy
 from factories_series import listing
+from PIL import Image
 
 from duet.cli.data_check import check
 from duet.doctor import examine, findings
@@ -263,6 +264,58 @@ def test_repair_keeps_the_format(folder: Path, tmp_path: Path, form: str) -> Non
     after = examine(repaired.series)
     assert kinds(after.problems) == set()
     assert set(after.forms.values()) == {form}
+
+
+def test_an_image_listed_twice_is_kept_once(folder: Path, tmp_path: Path) -> None:
+    data = folder / "day" / "data.yaml"
+    data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "train": "train.txt"}))
+    lines = [f"./images/train/train{index:03d}.jpg\n" for index in (*range(24), 0)]
+    (folder / "day" / "train.txt").write_text("".join(lines))
+    repaired = repair(examine(folder / "series.yaml"), tmp_path / "out")
+    assert [change.why for change in repaired.changes] == ["listed twice"]
+    after = examine(repaired.series)
+    assert kinds(after.problems) == set()
+    assert len(after.series.increments[0].data.splits["train"].images) == 24
+
+
+def test_every_data_set_loses_its_copy_of_an_evaluated_picture(
+    folder: Path, tmp_path: Path
+) -> None:
+    DAMAGES["repeat"].plant(folder)  # image 16 of `day` is image 93 of `night`
+    target = image(folder, 94, split="val")
+    put_copy(image(folder, 16), target, label(folder, 16))
+    with Image.open(image(folder, 16)) as picture:
+        picture.save(target, quality=60)
+    repaired = repair(examine(folder / "series.yaml"), tmp_path / "out")
+    dropped = sorted(Path(change.file).name for change in repaired.changes)
+    assert dropped == ["train016.jpg", "train093.jpg"]
+    assert repaired.left == ()
+    assert kinds(examine(repaired.series).problems) == set()
+
+
+def test_each_repair_of_coco_is_told_once(folder: Path, tmp_path: Path) -> None:
+    path = convert(folder, "coco")
+    target = folder / "day-coco" / "annotations" / "instances_train.json"
+    document = json.loads(target.read_text())
+    for number, (picture, box) in enumerate([(1, [0, 0, 1, 1]), (777, [9, 9, 30, 30])], 9000):
+        document["annotations"].append(
+            {"id": number, "image_id": picture, "category_id": 1, "bbox": box}
+        )
+    target.write_text(json.dumps(document))
+    # The folder of this data set begins with the name of another one.
+    (folder / "night-coco").rename(folder / "day-coco-2")
+    path.write_text(path.read_text().replace("night-coco", "day-coco-2"))
+    repaired = repair(examine(path), tmp_path / "out")
+    assert sorted(change.code for change in repaired.changes) == ["label.dummy", "label.image"]
+    assert repaired.left == ()
+    assert kinds(examine(repaired.series).problems) == set()
+
+
+def test_images_without_readable_xml_are_told(folder: Path, tmp_path: Path) -> None:
+    path = convert(folder, "voc")
+    (folder / "day-voc" / "Annotations" / "train002.xml").write_text("<annotation><object>")
+    repaired = repair(examine(path), tmp_path / "out")
+    assert [(c.action, c.code) for c in repaired.changes] == [("dropped image", "label.file")]
 
 
 def test_repair_refuses_to_guess(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factories_doctor import background, healthy, image, label, put_copy, scene
-from PIL import Image, ImageFile, ImageFilter
+from PIL import Image, ImageFile, ImageFilter, ImageOps
 
 from duet.doctor import examine
 from duet.doctor.duplicates import near_duplicates
@@ -173,6 +173,8 @@ CHANGES: dict[str, tuple[Change, int]] = {
     "darker": (lambda p: p.point(lambda value: value * 0.85), 90),
     "grey": (lambda p: p.convert("L"), 90),
     "soft": (lambda p: p.filter(ImageFilter.GaussianBlur(1)), 90),
+    "mirrored": (ImageOps.mirror, 60),
+    "mirrored, cropped": (lambda p: cropped(0.03, 0.03, 0.03, 0.03)(ImageOps.mirror(p)), 90),
     "crop": (cropped(0.03, 0.03, 0.03, 0.03), 90),
     "crop of a side": (cropped(0.06, 0.0, 0.0, 0.0), 90),
     "crop of a corner": (cropped(0.05, 0.05, 0.0, 0.0), 90),
@@ -195,6 +197,21 @@ def test_altered_copies_are_found(tmp_path: Path, change: Change, quality: int) 
     assert found(train, val) == {(f"train{number}.jpg", f"val{number}.jpg") for number in range(6)}
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.7, 1.3, 1.6])
+def test_resized_copies_of_small_pictures_are_found(tmp_path: Path, factor: float) -> None:
+    """Their second look is about as large as they are, where a coarse filter would alias."""
+    train, val = [], []
+    for number in range(8):
+        small = scene(number, number)[0].resize((160, 160), Image.Resampling.LANCZOS)
+        train.append(tmp_path / f"{number}.png")
+        small.save(train[-1])
+        val.append(tmp_path / f"{number}.jpg")
+        side = round(160 * factor)
+        small.resize((side, side), Image.Resampling.BICUBIC).save(val[-1], quality=92)
+    wanted = {(a.name, b.name) for a, b in zip(train, val, strict=True)}
+    assert found(train, val) == wanted
+
+
 def test_other_scenes_on_one_background_are_not_copies(tmp_path: Path) -> None:
     paths = []
     for number in range(40):
@@ -211,6 +228,74 @@ def test_one_object_that_moved_is_another_scene(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.jpg")
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=92)
     assert found(paths[:1], paths[1:]) == set()
+
+
+def sky(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return rng.uniform(120, 180) + y * rng.uniform(20, 80) + rng.normal(0, 2, x.shape)
+
+
+def sea(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    level = rng.uniform(0.35, 0.65)
+    return np.where(y < level, 200 - 20 * y, 90 + 30 * y) + rng.normal(0, 3, x.shape)
+
+
+def gradient(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    turn = rng.uniform(0, 6.3)
+    return 128 + (np.cos(turn) * (x - 0.5) + np.sin(turn) * (y - 0.5)) * rng.uniform(40, 200)
+
+
+def glow(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    cx, cy = rng.uniform(0.3, 0.7, 2)
+    return 255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / rng.uniform(0.05, 0.4))
+
+
+def stripes(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return 128 + 100 * np.sin(2 * np.pi * (rng.uniform(3, 8) * x + rng.uniform(0, 1)))
+
+
+def headlights(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    shift, down = rng.uniform(-0.15, 0.15, 2)
+    lamps = [(x - 0.5 - side - shift) ** 2 + (y - 0.6 - down) ** 2 for side in (-0.1, 0.1)]
+    return 10 + rng.normal(0, 3, x.shape) + sum(220 * np.exp(-lamp / 0.002) for lamp in lamps)
+
+
+def board(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    count = rng.integers(5, 15)
+    return 20 + 200.0 * (((x * count).astype(int) + (y * count).astype(int)) % 2)
+
+
+@pytest.mark.parametrize("draw", [sky, sea, gradient, glow, stripes, headlights, board])
+def test_pictures_that_only_look_alike_are_not_copies(
+    tmp_path: Path, draw: Callable[..., np.ndarray]
+) -> None:
+    rng = np.random.default_rng(4)
+    y, x = np.mgrid[0:1:120j, 0:1:160j]
+    paths = []
+    for number in range(16):
+        paths.append(tmp_path / f"{number}.jpg")
+        Image.fromarray(draw(rng, y, x).clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+    assert found(paths[:8], paths[8:]) == set()
+
+
+def test_mirrored_leaks_are_told(tmp_path: Path) -> None:
+    healthy(tmp_path, train=4, val=3)
+    target = image(tmp_path, 50, split="val")
+    put_copy(image(tmp_path, 0), target, label(tmp_path, 0))
+    with Image.open(image(tmp_path, 0)) as picture:
+        ImageOps.mirror(picture).save(target, quality=80)
+    near = [p for p in examine(tmp_path / "series.yaml").problems if ".near-" in p.code]
+    assert [p.code for p in near] == ["image.near-leak"]
+    assert "the same picture, mirrored" in near[0].what
+
+
+def test_a_suffix_of_another_format_is_noted(tmp_path: Path) -> None:
+    healthy(tmp_path, train=3, val=2)
+    with Image.open(image(tmp_path, 0)) as picture:
+        picture.load()
+    picture.save(image(tmp_path, 0), "PNG")
+    found = [p for p in examine(tmp_path / "series.yaml").problems if p.code == "image.suffix"]
+    assert [(p.severity, Path(p.where).name) for p in found] == [("note", "train000.jpg")]
+    assert "the content is PNG" in found[0].what
 
 
 def test_blank_images_resemble_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ Shapes: P pairs, S the side of the square pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +28,35 @@ _MOST_GAIN = 2.0  # between the contrasts of the two
 _PATCH = 0.06  # of the side: what differs must be this large to count
 
 
-def differences(
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """First pictures laid on the second ones.
+
+    Attributes:
+        pictures: ``(p, s, s) float32``: moved, scaled, and in the light of the second.
+        inside: ``(p, s, s) bool``: the pixels that came from inside the first picture.
+        place: ``(p, 4) float64``: scale - 1 and shift along y, the same along x, in coordinates
+            from -1 to 1: the pixel at ``v`` came from ``scale * v + shift``.
+        light: ``(p, 2) float64``: gain, and offset in grey levels.
+    """
+
+    pictures: Pictures
+    inside: NDArray[np.bool_]
+    place: NDArray[np.float64]
+    light: NDArray[np.float64]
+
+    def take(self, pairs: NDArray[np.bool_]) -> Laid:
+        """Return some of the pairs."""
+        return Laid(self.pictures[pairs], self.inside[pairs], self.place[pairs], self.light[pairs])
+
+
+def lay(
     first_PSS: Pictures,
     second_PSS: Pictures,
     cutouts_P3: NDArray[np.float64],
     blurs: Sequence[float] = FINE,
-) -> NDArray[np.float64]:
-    """Return how much each pair differs where it differs most.
-
-    The first picture is shifted and scaled along both axes until it fits the second best; gain
-    and offset of the light are fitted with it.
+) -> Laid:
+    """Shift, scale and light each first picture so that it fits the second best.
 
     Args:
         first_PSS: Grey levels, 0..255.
@@ -44,11 +64,6 @@ def differences(
         cutouts_P3: Share kept, top and left end of the part of the first picture with which to
             start (`duet.doctor.fingerprint.CUTOUTS`).
         blurs: From coarse to fine.
-
-    Returns:
-        ``(p,) float64``: the largest mean difference of a patch of 6 % of the side, in grey
-        levels of the pair's stronger contrast stretched to a standard deviation of 50; infinite
-        where the two cannot be laid on top of each other.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -62,7 +77,35 @@ def differences(
         a, b = gaussian_filter(first_PSS, sigma), gaussian_filter(second_PSS, sigma)
         for _ in range(_STEPS):
             _step(a, b, place, light)
-    return _largest_patch(first_PSS, second_PSS, place, light)
+    warped, inside = _warp(first_PSS, place)
+    gain = light[:, :1, None].astype(np.float32)
+    expected = (gain * warped + light[:, 1:, None].astype(np.float32)).clip(0, 255)
+    return Laid(expected, inside, place, light)
+
+
+def differences(laid: Laid, second_PSS: Pictures) -> NDArray[np.float64]:
+    """Return how much each pair differs where it differs most.
+
+    Returns:
+        ``(p,) float64``: the largest mean difference of a patch of 6 % of the side, in grey
+        levels of the pair's stronger contrast stretched to a standard deviation of 50; infinite
+        where the two cannot be laid on top of each other.
+    """
+    from scipy.ndimage import uniform_filter
+
+    size = max(3, round(_PATCH * second_PSS.shape[-1]))
+    patches = uniform_filter(
+        np.where(laid.inside, second_PSS - laid.pictures, 0.0), (0, size, size)
+    )
+    largest = np.abs(patches).max(axis=(1, 2)).astype(np.float64)
+    contrasts = [picture.std(axis=(1, 2)) for picture in (second_PSS, laid.pictures)]
+    contrast = np.maximum(*contrasts).astype(np.float64)
+    scaled = largest * 50 / np.maximum(contrast, 10)
+    moved = np.abs(laid.place).max(axis=1) / 2
+    gain = laid.light[:, 0]
+    fits = (laid.inside.mean(axis=(1, 2)) > 0.6) & (moved < max(_MOST_SHIFT, _MOST_SCALE))
+    fits &= (gain < _MOST_GAIN) & (gain > 1 / _MOST_GAIN)
+    return np.where(fits, scaled, np.inf)
 
 
 def _step(a: Pictures, b: Pictures, place: NDArray[np.float64], light: NDArray[np.float64]) -> None:
@@ -122,22 +165,3 @@ def _sampled(
 def _centres(side: int) -> NDArray[np.float32]:
     """Return the centres of the pixels of one axis, from -1 to 1."""
     return ((2 * np.arange(side) + 1) / side - 1).astype(np.float32)
-
-
-def _largest_patch(
-    a: Pictures, b: Pictures, place: NDArray[np.float64], light: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    from scipy.ndimage import uniform_filter
-
-    warped, inside = _warp(a, place)
-    gain = light[:, :1, None].astype(np.float32)
-    expected = (gain * warped + light[:, 1:, None].astype(np.float32)).clip(0, 255)
-    size = max(3, round(_PATCH * a.shape[-1]))
-    patches = uniform_filter(np.where(inside, b - expected, 0.0), (0, size, size))
-    largest = np.abs(patches).max(axis=(1, 2)).astype(np.float64)
-    contrast = np.maximum(b.std(axis=(1, 2)), expected.std(axis=(1, 2))).astype(np.float64)
-    scaled = largest * 50 / np.maximum(contrast, 10)
-    moved = np.abs(place).max(axis=1) / 2
-    fits = (inside.mean(axis=(1, 2)) > 0.6) & (moved < max(_MOST_SHIFT, _MOST_SCALE))
-    fits &= (light[:, 0] < _MOST_GAIN) & (light[:, 0] > 1 / _MOST_GAIN)
-    return np.where(fits, scaled, np.inf)

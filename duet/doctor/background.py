@@ -7,7 +7,7 @@ detector finds others.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from duet.aliases import meaning
 from duet.images import read_image
 from duet.inference.detector import LoadedDetector
-from duet.labels import LabelSpace
 from duet.series.model import Annotation, Increment, Series, Slice
 from duet.series.problems import Problem, note
 from duet.series.slices import train_slice
@@ -34,20 +34,17 @@ _REMEDY = "distil, or label them by the old detector (method 'pseudo'); see docs
 
 @dataclass(frozen=True)
 class Sighting:
-    """A confident object of an old class that no label of the increment covers.
+    """A confident object of an old class that nobody labelled.
 
     Attributes:
         image: Where it was seen.
         xyxy: Left, top, right, bottom in pixels of the upright image.
         score: Confidence, in range [0, 1].
-        labelled: Whether the label file holds it, as an object of the same class that the increment
-            does not learn.
     """
 
     image: Path
     xyxy: tuple[float, float, float, float]
     score: float
-    labelled: bool
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,15 @@ class Shift:
         name: The old class.
         trained: Training images of the increment.
         sightings: The most confident first.
+        labelled: Further objects of the class that it saw and that the label files hold, although
+            the increment does not learn them.
     """
 
     increment: str
     name: str
     trained: int
     sightings: tuple[Sighting, ...]
+    labelled: int = 0
 
     @property
     def images(self) -> int:
@@ -75,11 +75,6 @@ class Shift:
     def mean_score(self) -> float:
         """Mean confidence."""
         return float(np.mean([item.score for item in self.sightings]))
-
-    @property
-    def labelled(self) -> int:
-        """Sightings that the label files confirm."""
-        return sum(item.labelled for item in self.sightings)
 
     def as_dict(self) -> dict[str, object]:
         """Return the counts as JSON-ready data."""
@@ -95,10 +90,10 @@ class Shift:
 
     def as_problem(self) -> Problem:
         """Return the shift in one sentence."""
-        confirmed = f", {self.labelled} of them in the label files" if self.labelled else ""
+        others = f"; {self.labelled} more are in the label files" if self.labelled else ""
         what = (
             f"{len(self.sightings)} confident '{self.name}' without a label on {self.images} of "
-            f"{self.trained} training images, mean score {self.mean_score:.2f}{confirmed}"
+            f"{self.trained} training images, mean score {self.mean_score:.2f}{others}"
         )
         return note("background.unlabelled", f"increment '{self.increment}'", what, _REMEDY)
 
@@ -132,13 +127,16 @@ def known_shift(series: Series) -> Iterator[Problem]:
 def old_classes(series: Series, t: int, known: Sequence[str]) -> tuple[str, ...]:
     """Return the classes that a detector knows and that are neither new in increment t nor later.
 
-    So a detector of the whole series counts, at each increment, what was learned before it.
+    So a detector of the whole series counts, at each increment, what was learned before it. It may
+    call the classes by other names than the series (`duet.aliases`).
     """
-    earlier = series.classes_until(t - 1) if t else ()
-    now_or_later = {name for item in series.increments[t:] for name in item.classes}
-    now = set(series.increments[t].classes)
+    steps = [{meaning(name) for name in item.classes} for item in series.increments]
+    earlier, now_or_later = set().union(*steps[:t]), set().union(*steps[t:])
     return tuple(
-        name for name in known if name not in now and (name in earlier or name not in now_or_later)
+        name
+        for name in known
+        if meaning(name) not in steps[t]
+        and (meaning(name) in earlier or meaning(name) not in now_or_later)
     )
 
 
@@ -164,19 +162,22 @@ def unlabelled(
     done = 0
     for increment, found, old in looked:
         seen: dict[str, list[Sighting]] = defaultdict(list)
+        labelled: Counter[str] = Counter()
         split = increment.data.splits["train"]
         annotations = dict(zip(split.images, split.annotations, strict=True))
         for part in _groups(found):
             every = [annotations[image] for image in part.images]
-            for name, sighting in _look(detector, increment.data.labels, part, every, confidence):
-                if name in old:
+            for name, sighting in _look(detector, increment, part.images, every, confidence):
+                if name in old and sighting is None:
+                    labelled[name] += 1
+                elif name in old and sighting is not None:
                     seen[name].append(sighting)
             done += len(part)
             if progress is not None:
                 progress(done, total)
         for name in sorted(seen, key=old.index):
             best = tuple(sorted(seen[name], key=lambda item: -item.score))
-            shifts.append(Shift(increment.name, name, len(found), best))
+            shifts.append(Shift(increment.name, name, len(found), best, labelled[name]))
     return tuple(shifts)
 
 
@@ -198,41 +199,37 @@ def _groups(found: Slice) -> Iterator[Slice]:
 
 def _look(
     detector: LoadedDetector,
-    labels: LabelSpace,
-    found: Slice,
+    increment: Increment,
+    images: Sequence[Path],
     annotations: Sequence[Annotation],
     confidence: float,
-) -> Iterator[tuple[str, Sighting]]:
-    """Yield the confident objects that no label of the slice covers.
+) -> Iterator[tuple[str, Sighting | None]]:
+    """Yield the confident objects that the increment does not learn; None for a labelled one.
 
     Args:
         detector: Looks.
-        labels: The classes of the label files.
-        found: A few images and their labels in the slice.
+        increment: What it learns covers an object of any class, also where it is ignored: the
+            detector mistook it for something else.
+        images: A few images.
         annotations: All that the files hold of the same images.
         confidence: Lowest score that counts.
     """
-    pictures = [read_image(image) for image in found.images]
-    results = detector.many(pictures, confidence=confidence)
-    for row, (annotation, result) in enumerate(zip(annotations, results, strict=True)):
-        size = (annotation.width, annotation.height)
-        covered = _iou(result.xyxy, _xyxy(found.boxes[row], *size))
-        in_files = _iou(result.xyxy, _xyxy(annotation.boxes, *size))
+    labels = increment.data.labels
+    meanings = np.array([meaning(name) for name in labels], np.object_)
+    learned = np.isin(np.arange(len(labels)), labels.indices(increment.classes))
+    results = detector.many([read_image(image) for image in images], confidence=confidence)
+    for image, annotation, result in zip(images, annotations, results, strict=True):
+        near = _overlaps(result.xyxy, annotation) >= OVERLAP
+        new = learned[annotation.class_ids]
         for index, name in enumerate(result.names):
-            if covered[index].max(initial=0.0) >= OVERLAP:
+            if (near[index] & new).any():
                 continue
-            id_ = labels.index(name) if name in labels else -1
-            same = in_files[index][annotation.class_ids == id_]
+            if (near[index] & (meanings[annotation.class_ids] == meaning(name))).any():
+                yield name, None
+                continue
             left, top, right, bottom = (float(value) for value in result.xyxy[index])
-            yield (
-                name,
-                Sighting(
-                    found.images[row],
-                    (left, top, right, bottom),
-                    float(result.scores[index]),
-                    bool(same.max(initial=0.0) >= OVERLAP),
-                ),
-            )
+            score = float(result.scores[index])
+            yield name, Sighting(image, (left, top, right, bottom), score)
 
 
 def _xyxy(boxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
@@ -242,11 +239,14 @@ def _xyxy(boxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.flo
     return np.asarray(np.concatenate([low, high], axis=1) * scale, np.float64)
 
 
-def _iou(a_N4: NDArray[np.float32], b_M4: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``(n, m) float64`` overlaps of xyxy boxes."""
-    low = np.maximum(a_N4[:, None, :2], b_M4[None, :, :2])
-    high = np.minimum(a_N4[:, None, 2:], b_M4[None, :, 2:])
+def _overlaps(found_N4: NDArray[np.float32], annotation: Annotation) -> NDArray[np.float64]:
+    """Return ``(n, m) float64``: IoU with each label; of a crowd, the share that lies inside."""
+    labels_M4 = _xyxy(annotation.boxes, annotation.width, annotation.height)
+    low = np.maximum(found_N4[:, None, :2], labels_M4[None, :, :2])
+    high = np.minimum(found_N4[:, None, 2:], labels_M4[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [np.clip(box[:, 2:] - box[:, :2], 0, None).prod(axis=1) for box in (a_N4, b_M4)]
-    union = areas[0][:, None] + areas[1][None] - shared
+    own, other = (
+        np.clip(box[:, 2:] - box[:, :2], 0, None).prod(axis=1) for box in (found_N4, labels_M4)
+    )
+    union = np.where(annotation.crowds, own[:, None], own[:, None] + other[None] - shared)
     return np.asarray(shared / np.maximum(union, 1e-9), np.float64)

@@ -13,10 +13,13 @@ from duet.series.model import Boxes, DomainData, Ids
 from duet.series.problems import Problem, error, note, warning
 
 CORNER_PX = 1.5
-"""A box within so many pixels of a corner is the (1, 1, 1, 1) of tools that need some box."""
+"""A box of a pixel so near to a corner is the (1, 1, 1, 1) of tools that need some box."""
 
 TINY_PX = 0.999
-"""Sides below one pixel; labels with six decimals of a 1000 px image are off by 0.0005 px."""
+"""Sides below one pixel; labels with six decimals of a 1000 px image are off by 0.0005 px.
+
+Boxes of a single pixel, up to `CORNER_PX` along both sides, are as tiny.
+"""
 
 WHOLE = 0.995
 """Share of both sides from which a box counts as the whole image."""
@@ -26,6 +29,12 @@ WHOLE_MANY, WHOLE_SHARE = 3, 0.01
 
 One close-up fills its image now and then (every 300th image in VOC); a data set made from class
 folders has such a box everywhere.
+"""
+
+SAME_MANY, SAME_SHARE, SAME_MOST = 5, 0.1, 0.5
+"""Images with the very same box of a class: so many, and this share of the images of that class,
+make a note; the larger share makes a warning. A fixed camera may see a parked car again and again,
+but not every car in one place.
 """
 
 OVERSHOOT_PX = 1.0
@@ -91,11 +100,16 @@ def box_problems(data: DomainData, *, overshoots: bool) -> Iterator[Problem]:
         yield error("label.dummy", *_place(data, table, row, "a placeholder box"), remedy)
     for row in np.flatnonzero(tiny & ~dummy).tolist():
         remedy = "delete it: no detector can learn from less than a pixel"
-        yield warning("label.tiny", *_place(data, table, row, "a side below one pixel"), remedy)
+        yield warning(
+            "label.tiny",
+            *_place(data, table, row, "a side below one pixel, or just one pixel"),
+            remedy,
+        )
     for row in np.flatnonzero(outside & ~dummy & overshoots).tolist():
         remedy = "draw it within the image"
         yield warning("label.outside", *_place(data, table, row, "sticks out"), remedy)
     yield from _whole_images(data, table)
+    yield from _same_boxes(data, table)
 
 
 def dummies(boxes: Boxes, sizes: Sizes) -> Mask:
@@ -111,8 +125,9 @@ def dummies(boxes: Boxes, sizes: Sizes) -> Mask:
 
 
 def tinies(boxes: Boxes, sizes: Sizes) -> Mask:
-    """Return ``(n,) bool``: boxes with a side below one pixel."""
-    return np.asarray((boxes[:, 2:] * sizes < TINY_PX).any(axis=1), np.bool_)
+    """Return ``(n,) bool``: boxes with a side below one pixel, or of one pixel only."""
+    sides = boxes[:, 2:] * sizes
+    return np.asarray((sides < TINY_PX).any(axis=1) | (sides <= CORNER_PX).all(axis=1), np.bool_)
 
 
 def overshooting(boxes: Boxes, sizes: Sizes) -> Mask:
@@ -124,7 +139,7 @@ def overshooting(boxes: Boxes, sizes: Sizes) -> Mask:
 
 def _whole_images(data: DomainData, table: BoxTable) -> Iterator[Problem]:
     """Yield boxes that cover their whole image: a warning where that happens again and again."""
-    whole = (table.boxes[:, 2:] >= WHOLE).all(axis=1) & ~dummies(table.boxes, table.sizes)
+    whole = _whole(table) & ~dummies(table.boxes, table.sizes)
     holding = len(np.unique(table.rows[whole]))
     many = holding >= WHOLE_MANY and holding > WHOLE_SHARE * len(table.images)
     kind = warning if many else note
@@ -132,6 +147,29 @@ def _whole_images(data: DomainData, table: BoxTable) -> Iterator[Problem]:
         what = f"covers the whole image ({holding} of {len(table.images)} images have such a box)"
         remedy = "look at some: a label of the whole image teaches no place; draw the objects"
         yield kind("label.whole-image", *_place(data, table, row, what), remedy)
+
+
+def _same_boxes(data: DomainData, table: BoxTable) -> Iterator[Problem]:
+    """Yield boxes of a class that are the very same in many images: filled in, not drawn."""
+    rows = np.flatnonzero(~_whole(table) & ~dummies(table.boxes, table.sizes))
+    keys = np.column_stack([table.class_ids, np.round(table.boxes * 1e6)])[rows].astype(np.int64)
+    _, groups, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    for group in np.flatnonzero(counts >= SAME_MANY).tolist():
+        same = rows[groups.reshape(-1) == group]
+        of_class = table.class_ids == table.class_ids[same[0]]
+        holding, images = (len(np.unique(table.rows[mask])) for mask in (same, of_class))
+        if holding < SAME_MANY or holding < SAME_SHARE * images:
+            continue
+        kind = warning if holding > SAME_MOST * images else note
+        what = f"the very same box on {holding} of {images} images of the class"
+        remedy = "look at some: were they drawn, or filled in? draw the objects"
+        for row in same.tolist():
+            yield kind("label.same-box", *_place(data, table, row, what), remedy)
+
+
+def _whole(table: BoxTable) -> Mask:
+    """Return ``(n,) bool``: boxes that cover their image."""
+    return np.asarray((table.boxes[:, 2:] >= WHOLE).all(axis=1), np.bool_)
 
 
 def _place(data: DomainData, table: BoxTable, row: int, what: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from duet.doctor.balance import balance_problems
 from duet.doctor.boxes import box_problems
 from duet.doctor.duplicates import Copy, exact_copies, near_duplicates, near_problems
 from duet.doctor.pairs import pair_problems
+from duet.doctor.suffixes import suffix_problems
 from duet.errors import DuetError
 from duet.series.formats import locate
 from duet.series.images import thumbnails
@@ -93,6 +94,7 @@ def _data_problems(
         if form is not None:
             yield from pair_problems(data, form, broken)
         yield from box_problems(data, overshoots=form == "yolo")
+        yield from suffix_problems(data)
 
 
 def _forms(path: Path, data_root: Path | None, series: Series) -> dict[Path, str]:

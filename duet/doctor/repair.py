@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from duet.doctor.examine import Diagnosis
-from duet.doctor.rows import Change, clean_annotations, clean_lines, label_file
+from duet.doctor.rows import Change, clean_annotations, clean_lines, label_file, refused_objects
 from duet.errors import DataError
 from duet.files import atomic_folder, write_json, write_text
 from duet.series.formats import resolve
@@ -37,6 +37,7 @@ _MENDED = (
     *_GONE, _UNREADABLE_LABELS, "image.leak", "image.leak-between", "image.near-leak",
     "label.columns", "label.number", "label.fields", "label.degenerate", "label.duplicate",
     "label.range", "label.outside", "label.dummy", "label.tiny", "label.size", "label.id",
+    "label.image",
     "pair.no-image",
 )  # fmt: skip
 
@@ -85,8 +86,11 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Step = lambda _: Non
     changes: list[Change] = [
         Change(problem.where, "dropped image", problem.code, problem.what)
         for problem in diagnosis.problems
+        # A YOLO image whose labels cannot be read is left out with its row.
         if problem.code in _GONE
+        or (problem.code == _UNREADABLE_LABELS and problem.where.endswith(".xml"))
     ]
+    changes += refused_objects(diagnosis.problems)
     changes += [
         Change(problem.where, "dropped label file", problem.code, problem.what)
         for problem in diagnosis.problems
@@ -104,7 +108,7 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Step = lambda _: Non
         left = tuple(
             problem
             for problem in diagnosis.problems
-            if problem.severity != "note" and not _mended(problem, diagnosis)
+            if problem.severity != "note" and not _mended(problem, diagnosis, changes)
         )
         report = Repair(target / SERIES, tuple(changes), left)
         write_json(temporary / REPORT, report.as_dict())
@@ -128,10 +132,14 @@ def _refuse(diagnosis: Diagnosis) -> None:
             )
 
 
-def _mended(problem: Problem, diagnosis: Diagnosis) -> bool:
+def _mended(problem: Problem, diagnosis: Diagnosis, changes: Sequence[Change]) -> bool:
     if problem.code == "image.duplicate":
         trained = {str(copy.second.image) for copy in diagnosis.copies if copy.second.trains}
         return problem.where in trained
+    if problem.code == "image.repeat":  # one of the two may have been left out for another reason
+        gone = {change.file for change in changes if change.action == "dropped image"}
+        pairs = [copy for copy in diagnosis.copies if str(copy.second.image) == problem.where]
+        return problem.where in gone or all(str(copy.first.image) in gone for copy in pairs)
     return problem.code in _MENDED
 
 
@@ -142,7 +150,7 @@ def _write(diagnosis: Diagnosis, data: DomainData, folder: Path, progress: Step)
     if form == "yolo":
         resolve(form).write(kept, folder, transfer="copy", progress=progress)
         return changes + _write_yolo_labels(diagnosis, kept, folder)
-    kept, found = clean_annotations(kept, diagnosis.problems)
+    kept, found = clean_annotations(kept)
     resolve(form).write(kept, folder, transfer="copy", progress=progress)
     return changes + found
 
@@ -157,6 +165,7 @@ def _without_images(
             code = "image.leak" if copy.exact else "image.near-leak"
             copied[copy.first.image] = (code, f"also in '{copy.second.split}': {copy.second.image}")
         doubled = copy.exact and copy.first.source == copy.second.source == data.source
+        doubled &= copy.first.image != copy.second.image  # else it is only listed twice
         if doubled and copy.first.trains and copy.second.trains:
             what = f"the same image as {copy.first.image}"
             copied.setdefault(copy.second.image, ("image.duplicate", what))
@@ -165,9 +174,15 @@ def _without_images(
     splits = {}
     for name, split in data.splits.items():
         rows = []
+        seen: set[Path] = set()
         for row, image in enumerate(split.images):
             labels = str(label_file(image, form))
-            if name == "train" and image in copied:
+            again = image in seen
+            seen.add(image)
+            if name == "train" and again:
+                what = "listed twice"
+                changes.append(Change(str(image), "dropped image", "image.duplicate", what))
+            elif name == "train" and image in copied:
                 changes.append(Change(str(image), "dropped image", *copied[image]))
             elif labels in unreadable:
                 why = unreadable[labels]

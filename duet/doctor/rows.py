@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ SLIGHT = 0.05
 
 _DROPPED = (
     "label.columns", "label.number", "label.degenerate", "label.duplicate", "label.range",
-    "label.fields", "label.dummy",
+    "label.fields", "label.dummy", "label.image",
 )  # fmt: skip
+_OBJECT = re.compile(r": (annotation|object) -?\d+$")
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,18 @@ def clean_lines(
     return "".join(f"{line}\n" for line in lines), changes
 
 
-def clean_annotations(
-    data: DomainData, problems: Iterable[Problem]
-) -> tuple[DomainData, list[Change]]:
-    """Return a VOC or COCO data set without specks, its boxes clipped, and what was changed.
-
-    Rows that the reader refused are not in ``data`` any more.
-    """
-    folder = data.source if data.source.is_dir() else data.source.parent
-    changes = [
+def refused_objects(problems: Iterable[Problem]) -> list[Change]:
+    """Return the objects of VOC and COCO files that their readers left out: no copy has them."""
+    return [
         Change(problem.where, "dropped row", problem.code, problem.what)
         for problem in problems
-        if problem.code in _DROPPED and problem.where.startswith(str(folder))
+        if problem.code in _DROPPED and _OBJECT.search(problem.where)
     ]
+
+
+def clean_annotations(data: DomainData) -> tuple[DomainData, list[Change]]:
+    """Return a VOC or COCO data set without specks, its boxes clipped, and what was changed."""
+    changes: list[Change] = []
     splits = {}
     for name, split in data.splits.items():
         annotations = []
