@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -18,6 +21,7 @@ from duet.archives import PASCAL, WEATHER, Choices, Group, Prepared, members, pr
 from duet.archives.sets import SIX_NAMES, VOC_NAMES, WEATHER_NAMES
 from duet.cli.prepare import prepare_command, run_tool
 from duet.errors import DataError, DuetError
+from duet.series.formats import voc
 from duet.series.reader import read_series
 
 SMALL_PASCAL = make.smaller(PASCAL, {
@@ -282,6 +286,12 @@ def test_label_files_without_a_change_are_copied_byte_for_byte(tmp_path: Path) -
                      "ends before it begins", "broken box", id="inverted"),
         pytest.param([("cat", (50, 3, 60, 9))], {"drop_broken_boxes": True},
                      "outside the image", "broken box", id="outside"),
+        pytest.param([("cat", (30, 3, 60, 9))], {"drop_broken_boxes": True},
+                     "outside the image or is larger", "broken box", id="centre-outside"),
+        pytest.param([("cat", (-9, 3, 35, 9))], {"drop_broken_boxes": True},
+                     "outside the image or is larger", "broken box", id="larger"),
+        pytest.param([("Dog", (3, 3, 9, 9))], {"drop_broken_boxes": True},
+                     "the same object twice, box 3 3 9 9", "the same object twice", id="twice"),
         pytest.param([("cat", (float("nan"), 3, 6, 9))], {"drop_broken_boxes": True},
                      "not finite", "broken box", id="nan"),
     ],
@@ -298,6 +308,7 @@ def test_objects_that_cannot_be_used_are_refused_or_left_out(
     made = run(SMALL_PASCAL, [archive], tmp_path / "out", **options)
     assert made.sets["comic"].dropped == {left: 1}
     assert (tmp_path / "out" / LABEL).read_text().count("<object>") == 1
+    assert not voc.read(tmp_path / "out" / "comic.yaml", domain="Comic").problems
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -367,6 +378,63 @@ def without(path: Path, member: str) -> Path:
     return make.write_zip(path, files)
 
 
+def patched(path: Path, local: int, central: int, value: int) -> Path:
+    """A zip with one byte set in the header of every member, at these two offsets."""
+    make.write_zip(path, art_files("comic"))
+    content = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
+        place = content.find(mark)
+        while place >= 0:
+            content[place + offset] = value
+            place = content.find(mark, place + 4)
+    return written(path, bytes(content))
+
+
+def appended(path: Path, name: str) -> Path:
+    """An archive that holds one of its members twice."""
+    files = art_files("comic")
+    if path.suffix == ".zip":
+        make.write_zip(path, files)
+        with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(name, files[name])
+        return path
+    make.write_tar(path, files)
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(files[name])
+        archive.addfile(info, io.BytesIO(files[name]))
+    return path
+
+
+def tar_header_flipped(path: Path) -> Path:
+    """A tar whose last header does not match its checksum: `tarfile` takes that for the end."""
+    files = {**art_files("comic"), "comic/readme.txt": b"x"}
+    content = bytearray(make.write_tar(path, files).read_bytes())
+    content[content.index(b"comic/readme.txt")] ^= 1
+    return written(path, bytes(content))
+
+
+def gz_checksum_flipped(path: Path) -> Path:
+    content = bytearray(make.write_tar(path, art_files("comic"), "w:gz").read_bytes())
+    content[-8] ^= 1
+    return written(path, bytes(content))
+
+
+def tar_bomb(path: Path) -> Path:
+    """A tar that states a member of 2 GiB."""
+    make.write_tar(path, art_files("comic"))
+    info = tarfile.TarInfo("comic/more.bin")
+    info.size = 2 * 2**30
+    content = path.read_bytes().rstrip(b"\0")
+    content += bytes(-len(content) % 512)
+    return written(path, content + info.tobuf(tarfile.GNU_FORMAT))
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("name", "build", "words"),
     [
@@ -415,6 +483,33 @@ def without(path: Path, member: str) -> Path:
             "not usable as XML", id="entities"),
         pytest.param("comic.zip", lambda p: make.write_zip(p, art_with(
             {"comic/JPEGImages/1000003.jpg": b"<html>"})), "not a readable image", id="bad-jpg"),
+        pytest.param("comic.zip", lambda p: patched(p, 6, 8, 1), "is encrypted", id="encrypted"),
+        pytest.param("comic.zip", lambda p: patched(p, 8, 10, 9),
+                     "packed in a way that cannot be read here", id="deflate64"),
+        pytest.param("comic.zip", lambda p: appended(p, "comic/JPEGImages/1000001.jpg"),
+                     "several label files or images", id="image-twice"),
+        pytest.param("comic.tar", lambda p: appended(p, LABEL),
+                     "several label files or images", id="label-twice"),
+        pytest.param("comic.zip", lambda p: make.write_zip(p, art_with(
+            {"comic/JPEGImages/1000001.png": make.jpeg(3)})), "1000001.png", id="jpg-and-png"),
+        pytest.param("comic.zip", lambda p: appended(p, "comic/ImageSets/Main/test.txt"),
+                     "has given already", id="list-twice"),
+        pytest.param("comic.tar", tar_header_flipped, "a header of the tar is damaged",
+                     id="tar-header"),
+        pytest.param("comic.tgz", gz_checksum_flipped, "CRC check failed", id="gz-checksum"),
+        pytest.param("comic.tar", tar_bomb, "unpacks to more than", id="tar-bomb"),
+        pytest.param("comic.zip", pipe, "neither a file nor a folder", id="pipe"),
+        pytest.param("comic.zip", lambda p: make.write_zip(p, art_with({LABEL: (
+            b'<?xml version="1.0" encoding="klingon"?><annotation/>')})),
+            "unknown encoding", id="encoding"),
+        pytest.param("comic.zip", lambda p: make.write_zip(p, art_with({LABEL: b"<html/>"})),
+                     "expected <annotation>, got <html>", id="html-label"),
+        pytest.param("comic.zip", lambda p: make.write_zip(p, art_with({LABEL: (
+            b"<annotation><objects><object/></objects></annotation>")})),
+            "1 of 1 <object> are not directly in <annotation>", id="object-elsewhere"),
+        pytest.param("comic.zip", lambda p: make.write_zip(p, art_with({LABEL: make.xml(
+            [("Cat", (3, 3, 9, 9))]).replace(b"<size>", b"<a>" * 2000 + b"</a>" * 2000 + b"<size>"
+            )})), "nested too deeply", id="deep"),
     ],
 )  # fmt: skip
 def test_bad_archives_are_refused_and_nothing_is_left(
@@ -427,6 +522,80 @@ def test_bad_archives_are_refused_and_nothing_is_left(
     assert words in str(got.value)
     assert nothing_left(tmp_path / "out")
     assert not (tmp_path / "evil.xml").exists()
+
+
+def test_a_wrong_archive_is_not_taken_for_what_it_is_called(tmp_path: Path) -> None:
+    comic = make.write_zip(tmp_path / "x.zip", art_files("comic"))
+    with pytest.raises(DataError, match="given as watercolor, but 'comic' inside is comic"):
+        run(SMALL_PASCAL, [("watercolor", comic)], tmp_path / "out")
+    night = make.write_zip(tmp_path / "Daytime_Sunny.zip", weather_files("night_sunny/VOC2007"))
+    with pytest.raises(DataError, match="by its name this is day-sunny, but it holds night-sunny"):
+        run(SMALL_WEATHER, [night], tmp_path / "out")
+    made = run(SMALL_WEATHER, [("night-sunny", night)], tmp_path / "out")
+    assert set(made.sets) == {"night-sunny"}
+
+
+def test_spellings_of_other_systems_are_understood(tmp_path: Path) -> None:
+    """Backslashes, upper-case suffixes, lists of file names, what macOS and Windows add."""
+    files = art_files("comic")
+    listed = "comic/ImageSets/Main/train.txt"
+    files[listed] = files[listed].replace(b"\n", b".jpg\r\n")
+    files |= {
+        f"__MACOSX/comic/JPEGImages/._{name.rsplit('/', 1)[-1]}": b"\0\5" for name in list(files)
+    }
+    files |= {"comic/.DS_Store": b"x", "comic/Annotations/._1000000.xml": b"x"}
+    path = tmp_path / "comic.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo("x")
+            stem, _, suffix = name.rpartition(".")
+            info.filename = f"{stem}.{suffix.upper()}".replace("/", "\\")
+            archive.writestr(info, content)
+    made = run(SMALL_PASCAL, [path], tmp_path / "out")
+    assert (made.sets["comic"].train, made.sets["comic"].val, made.sets["comic"].notes) == (
+        20, 20, [],
+    )  # fmt: skip
+    assert (tmp_path / "out" / "comic/JPEGImages/1000003.jpg").is_file()
+
+
+def test_labels_of_other_images_and_without_objects_are_noted(tmp_path: Path) -> None:
+    swapped = make.xml([("cat", (3, 3, 9, 9))]).replace(b"x.jpg", b"1000004.jpg")
+    empty = "comic/Annotations/1000005.xml"
+    archive = make.write_zip(
+        tmp_path / "comic.zip", art_with({LABEL: swapped, empty: make.xml([])})
+    )
+    notes = run(SMALL_PASCAL, [archive], tmp_path / "out").sets["comic"].notes
+    assert len(notes) == 2
+    assert "name another listed image inside" in notes[0]
+    assert "1, for example comic/1000003" in notes[0]
+    assert "hold no object: 1, for example comic/1000005" in notes[1]
+
+
+def test_folders_may_be_links_to_another_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {name.removeprefix("comic/"): content for name, content in art_files("comic").items()}
+    folder = make.write_folder(tmp_path / "comic", files)
+    (folder / "JPEGImages").rename(tmp_path / "elsewhere")
+    (folder / "JPEGImages").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    assert run(SMALL_PASCAL, [Path(".")], tmp_path / "out").sets["comic"].train == 20
+
+
+def test_an_out_that_is_a_link_or_a_mount_point(tmp_path: Path) -> None:
+    archive = make.write_zip(tmp_path / "comic.zip", art_files("comic"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    run(SMALL_PASCAL, [archive], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "comic.yaml").is_file()
+    (tmp_path / "disk").mkdir()
+    with (
+        mock.patch.object(Path, "is_mount", return_value=True),
+        pytest.raises(DuetError, match="is a mount point"),
+    ):
+        run(SMALL_PASCAL, [archive], tmp_path / "disk")
 
 
 def test_an_incomplete_voc_names_the_archives_that_miss(pascal: list[Path], tmp_path: Path) -> None:
@@ -490,7 +659,7 @@ def test_room_is_checked_before_images_are_written(
     pascal: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(staging, "SPARE_BYTES", 10**18)
-    with pytest.raises(DuetError, match="not enough room"):
+    with pytest.raises(DuetError, match="not enough room: need 10000000"):
         run(SMALL_PASCAL, [pascal[3]], tmp_path / "out")
     assert nothing_left(tmp_path / "out")
 
@@ -529,3 +698,32 @@ def test_the_tool_fails_in_one_paragraph(
     error = json.loads(capsys.readouterr().err.strip().splitlines()[-1])
     assert "published are 25868" in error["message"]
     assert run_tool(command, []) == 2
+    assert run_tool(command, ["comic=", "--out", str(tmp_path / "o")]) == 2
+    capsys.readouterr()
+    assert run_tool(command, ["--json", "--out", str(tmp_path / "o")]) == 2
+    assert "Missing argument" in json.loads(capsys.readouterr().err)["message"]
+    assert run_tool(command, [str(tmp_path / "a=b" / "x.zip"), "--out", str(tmp_path / "o")]) == 3
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_a_stopped_tool_leaves_nothing_and_a_killed_one_is_told(
+    pascal: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM, as `timeout` and batch systems send it, in the middle of the images."""
+    out = tmp_path / "out"
+    arguments = [str(pascal[3]), "--out", str(out)]
+    real, command = staging._write, prepare_command(SMALL_PASCAL, "help")
+
+    def stopping(path: Path, content: bytes) -> None:
+        real(path, content)
+        if path.suffix == ".jpg":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with mock.patch.object(staging, "_write", stopping):
+        assert run_tool(command, [*arguments, "--json"]) == 130
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"] == "interrupted"
+    assert nothing_left(out)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    (tmp_path / ".out-abcd1234").mkdir()
+    assert run_tool(command, arguments) == 0
+    assert ".out-abcd1234 was left by a run that was killed" in capsys.readouterr().err

@@ -18,7 +18,7 @@ class Choices:
         allow_counts: Accept other counts than the published ones.
         split_seed: Seed to split a data set that has no evaluation list; None refuses it.
         drop_names: Names of objects that are left out.
-        drop_broken_boxes: Leave objects out whose box cannot be one.
+        drop_broken_boxes: Leave objects out whose box cannot be one, or that are there twice.
     """
 
     difficult: str = "ignore"

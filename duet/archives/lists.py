@@ -11,7 +11,7 @@ from pathlib import Path
 
 from duet.archives.choices import Choices, Overlap
 from duet.archives.members import open_archive
-from duet.archives.plan import Folder, Place
+from duet.archives.plan import IMAGE_SUFFIX, Folder, Place
 from duet.archives.sets import DataSet, Part
 from duet.errors import DataError, together
 
@@ -109,18 +109,22 @@ def _listed(
         name = line.strip()
         if not name:
             continue
-        if name not in folder.images and name.split()[0] in folder.images:
-            name = name.split()[0]  # a second column says whether a class is there
-        ids.append(name)
+        # A second column says whether a class is there; some tools list file names.
+        spelled = (name, name.split()[0], IMAGE_SUFFIX.sub("", name))
+        ids.append(next((each for each in spelled if each in folder.images), name))
     unsafe = [name for name in ids if not _SAFE_ID.match(name)]
     if unsafe:
-        problems.append(f"{where}: not image ids: {_some(unsafe)}")
+        problems.append(f"{where}: not image ids: {_some([ascii(n)[:40] for n in unsafe])}")
+    ids = [name for name in ids if _SAFE_ID.match(name)]
     doubled = [name for name, count in Counter(ids).items() if count > 1]
     if doubled:
-        problems.append(f"{where}: {len(doubled)} ids are listed twice: {_some(doubled)}")
-    if not ids:
+        problems.append(
+            f"{where}: {len(doubled)} ids are listed twice: {_some(doubled)}; unpack the archive, "
+            "take them out of the list and give the folder"
+        )
+    if not ids and not unsafe:
         problems.append(f"{where}: the list is empty")
-    return Listed(part.folder, part.split, tuple(name for name in ids if _SAFE_ID.match(name)))
+    return Listed(part.folder, part.split, tuple(ids))
 
 
 def _count_problems(item: DataSet, lists: Sequence[Listed]) -> list[str]:
@@ -142,6 +146,14 @@ def _pair_problems(item: DataSet, listed: Listed, folder: Folder) -> list[str]:
                 f"{where}: {len(missing)} of {len(listed.ids)} listed ids have no {what} in the "
                 f"archives: {_some(missing)}; an archive is missing or cut off"
             )
+    doubled = [folder.doubled[name] for name in listed.ids if name in folder.doubled]
+    if doubled:
+        (one, first), (other, second) = doubled[0]
+        found.append(
+            f"{where}: {len(doubled)} of {len(listed.ids)} listed ids have several label files or "
+            f"images, for example '{first}' of {one.name} and '{second}' of {other.name}; leave "
+            "one of each"
+        )
     return found
 
 

@@ -28,14 +28,19 @@ MAX_SIZE = 64 * 2**20
 """Bytes of one unpacked member that is read; a published image has at most a few MB."""
 
 MAX_RATIO = 200
-"""Unpacked to packed bytes of a large zip member; a JPEG has about 1, XML of labels below 20."""
+"""Unpacked to packed bytes of a large zip member or a whole tar; a JPEG has about 1, XML of labels
+below 20."""
 
 _RATIO_COUNTS_ABOVE = 2**20
+_TAR_RATIO_COUNTS_ABOVE = 2**30
+_BLOCK = tarfile.BLOCKSIZE
+_ENCRYPTED = 0x1
 _BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
     NotImplementedError, OSError,
 )  # fmt: skip
 _AGAIN = "get the archive again from its authors and compare its size; see docs/published.md"
+_UNPACK = "unpack it yourself and give the folder"
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,12 @@ def _damage_told(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except NotImplementedError as error:  # such as Deflate64, which Windows writes
+        what = f"packed in a way that cannot be read here: {error}"
+        raise DataError(what, where=str(path), remedy=_UNPACK) from error
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.strerror:  # the file system's, not a decoder's
+            raise _unreadable(path, error) from error
         detail = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"damaged or cut off: {detail}", where=str(path), remedy=_AGAIN) from error
 
@@ -106,6 +116,9 @@ class _Zip:
             mode = info.external_attr >> 16
             regular = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
             _check(self.path, info.filename, regular=regular, count=count)
+            if info.flag_bits & _ENCRYPTED:
+                what = f"'{info.filename}' is encrypted"
+                raise DataError(what, where=str(self.path), remedy=_UNPACK)
             packed = max(info.compress_size, 1)
             if info.file_size > _RATIO_COUNTS_ABOVE and info.file_size > MAX_RATIO * packed:
                 what = f"'{info.filename}' unpacks to {info.file_size // packed} times its size"
@@ -118,6 +131,8 @@ class _Zip:
             if not info.is_dir() and wanted(info.filename):
                 with _damage_told(self.path), self.archive.open(info) as stream:
                     content = _limited(self.path, info.filename, stream)
+                    if len(content) != info.file_size:
+                        raise zipfile.BadZipFile(f"'{info.filename}' has another size than stated")
                 yield info.filename, content
 
 
@@ -126,8 +141,13 @@ class _Tar:
         self.path, self.archive = path, archive
 
     def scan(self) -> Iterator[Member]:
+        packed, unpacked = self.path.stat().st_size, 0
         for count, info in enumerate(self._infos()):
             _check(self.path, info.name, regular=info.isreg() or info.isdir(), count=count)
+            unpacked += info.size
+            if unpacked > max(_TAR_RATIO_COUNTS_ABOVE, MAX_RATIO * packed):
+                what = f"refused: unpacks to more than {MAX_RATIO} times its size"
+                raise DataError(what, where=str(self.path), remedy=_AGAIN)
             if info.isreg():
                 yield Member(_tidy(info.name), info.size)
 
@@ -146,8 +166,26 @@ class _Tar:
             with _damage_told(self.path):
                 info = next(infos, None)
             if info is None:
+                with _damage_told(self.path):
+                    self._check_end()
                 return
             yield info
+
+    def _check_end(self) -> None:
+        """Raise if what follows the last member is neither whole empty blocks nor nothing.
+
+        `tarfile` takes a damaged header for the end. Reading to the end of the file also makes the
+        decompressors compare their checksums. Some programs write no end mark: where an archive
+        is cut off exactly between two members, the lists tell what is missing.
+        """
+        stream = self.archive.fileobj
+        assert stream is not None  # open for reading
+        stream.seek(self.archive.offset)
+        mark, rest = stream.read(_BLOCK), 0
+        while block := stream.read(_RATIO_COUNTS_ABOVE):
+            rest += len(block)
+        if mark not in (b"", bytes(_BLOCK)) or rest % _BLOCK:
+            raise tarfile.ReadError("a header of the tar is damaged, or its end is missing")
 
 
 class _Folder:
@@ -156,19 +194,28 @@ class _Folder:
 
     def scan(self) -> Iterator[Member]:
         count = 0
-        for folder, folders, files in os.walk(self.path):
-            folders.sort()
+        # Links to folders are followed: people keep the images on another disk. A link into one of
+        # its own parents would not end.
+        for folder, folders, files in os.walk(self.path, onerror=self._refuse, followlinks=True):
+            above = {Path(folder).resolve(), *Path(folder).resolve().parents}
+            folders[:] = sorted(n for n in folders if Path(folder, n).resolve() not in above)
             for name in sorted(files):
                 file = Path(folder, name)
                 relative = file.relative_to(self.path).as_posix()
                 _check(self.path, relative, regular=file.is_file(), count=count)
                 count += 1
-                yield Member(relative, file.stat().st_size)
+                with _damage_told(file):
+                    size = file.stat().st_size
+                yield Member(relative, size)
+
+    def _refuse(self, error: OSError) -> None:
+        raise _unreadable(Path(error.filename or self.path), error) from error
 
     def each(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         for member in self.scan():
             if wanted(member.name):
-                with _damage_told(self.path), (self.path / member.name).open("rb") as stream:
+                file = self.path / member.name
+                with _damage_told(file), file.open("rb") as stream:
                     content = _limited(self.path, member.name, stream)
                 yield member.name, content
 
@@ -218,12 +265,18 @@ def _head(path: Path) -> bytes:
         DataError: There is no such file, or it cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or device may never end
+            what = "neither a file nor a folder; an archive is read more than once"
+            raise DataError(what, where=str(path), remedy="save it as a file")
         with path.open("rb") as stream:
             return stream.read(512)
     except OSError as error:
-        raise DataError(
-            f"cannot read: {error.strerror}", where=str(path), remedy="check the path"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    what = f"cannot read: {error.strerror}"
+    return DataError(what, where=str(path), remedy="check the path, its rights and the disk")
 
 
 def _what_it_is(head: bytes) -> str:
@@ -231,15 +284,15 @@ def _what_it_is(head: bytes) -> str:
     expected = "expected a zip or tar archive, got"
     if not head:
         return f"{expected} an empty file"
-    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return (
-            f"{expected} a web page (HTML): the download saved a page that asks to log in or to "
-            "confirm, not the archive"
+            f"{expected} a web page (HTML or XML): the download saved a page that asks to log in, "
+            "asks to confirm or refuses, not the archive"
         )
     if start.startswith(b"version https://git-lfs"):
         return f"{expected} a Git LFS pointer"
-    if start.startswith(b"rar!"):
-        return f"{expected} a RAR archive: unpack it and give its folder"
+    if start.startswith((b"rar!", b"7z\xbc\xaf")):
+        return f"{expected} a RAR or 7z archive: unpack it and give its folder"
     if head.startswith(b"PK\x03\x04"):
         return f"{expected} a zip archive that is cut off (its end is missing)"
     return f"{expected} neither (first bytes: {head[:8].hex(' ')})"

@@ -14,7 +14,7 @@ from duet.errors import DataError, did_you_mean, together
 Place = tuple[Path, str]
 """(archive, member)."""
 
-_IMAGE = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _JUNK = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$)")
 _SUFFIXES = re.compile(r"(\.(zip|tar|tgz|gz|bz2|xz))+$", re.IGNORECASE)
 _DEVKIT = re.compile(r"(^|/)VOCcode/")
@@ -29,12 +29,14 @@ class Folder:
         labels: Image id -> where its XML is.
         images: Image id -> where the image is.
         sizes: Member sizes of the images, bytes.
+        doubled: Image id -> two label files or two images of that name.
     """
 
     lists: dict[str, Place] = field(default_factory=dict)
     labels: dict[str, Place] = field(default_factory=dict)
     images: dict[str, Place] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    doubled: dict[str, tuple[Place, Place]] = field(default_factory=dict)
 
 
 def find_folders(group: Group, archives: Sequence[tuple[str, Path]]) -> dict[str, Folder]:
@@ -52,7 +54,7 @@ def find_folders(group: Group, archives: Sequence[tuple[str, Path]]) -> dict[str
     for said, path in archives:
         try:
             found = _look_into(group, said, path, folders)
-            problems += _misnamed(group, path, found)
+            problems += _misnamed(group, said, path, found)
         except DataError as failure:
             problems.append(str(failure))
     if problems:
@@ -110,13 +112,20 @@ def _look_into(
         DataError: The archive is not usable or not of this group.
     """
     with open_archive(path) as archive:
-        members = [member for member in archive.scan() if not _JUNK.search(member.name)]
+        members = [member for member in archive.scan() if not _JUNK.search(_posix(member.name))]
     trees = _trees(members)
     if not trees:
         raise DataError(_no_tree(members), where=str(path), remedy=f"expected: {group.source}")
     found: dict[str, set[str]] = {}
     for root, inside in trees.items():
-        folder = said or _identify(group, path, root)
+        inside_is = _nearest(group, root)
+        if said and inside_is not in (None, said):
+            raise DataError(
+                f"given as {said}, but '{root}' inside is {inside_is}",
+                where=str(path),
+                remedy=f"give it as {inside_is}={path.name}, or without a name",
+            )
+        folder = said or inside_is or _named(group, path)
         if folder is None:
             names = ", ".join(group.known_as)
             raise DataError(
@@ -134,7 +143,7 @@ def _trees(members: Iterable[Member]) -> dict[str, list[tuple[str, Member]]]:
     """Return folder in VOC layout -> (path inside it, member)."""
     trees: dict[str, list[tuple[str, Member]]] = {}
     for member in members:
-        parts = PurePosixPath(member.name.replace("\\", "/")).parts
+        parts = PurePosixPath(_posix(member.name)).parts
         for index, part in enumerate(parts):
             if part in ("Annotations", "JPEGImages") or parts[index : index + 2] == (
                 "ImageSets", "Main",
@@ -155,31 +164,40 @@ def _add(folder: Folder, path: Path, inside: Iterable[tuple[str, Member]]) -> se
     for name, member in inside:
         place = (path, member.name)
         kind, leaf = name.split("/", 1)[0], name.rsplit("/", 1)[-1]
-        if kind == "ImageSets" and leaf.endswith(".txt"):
-            split = leaf[:-4]
-            known = folder.lists.setdefault(split, place)
-            if known != place:
+        stem, _, suffix = leaf.rpartition(".")
+        if kind == "ImageSets" and suffix.lower() == "txt":
+            if stem in folder.lists:
+                known = folder.lists[stem]
                 raise DataError(
-                    f"holds '{member.name}', which {known[0]} has given already",
+                    f"holds '{member.name}', which '{known[1]}' of {known[0]} has given already",
                     where=str(path),
-                    remedy="give each archive once",
+                    remedy="give each archive once, with one copy of each list inside",
                 )
-            lists.add(split)
-        elif kind == "Annotations" and leaf.endswith(".xml"):
-            folder.labels[leaf[:-4]] = place
-        elif kind == "JPEGImages" and _IMAGE.search(leaf):
-            stem = _IMAGE.sub("", leaf)
-            folder.images[stem] = place
+            folder.lists[stem] = place
+            lists.add(stem)
+        elif kind == "Annotations" and suffix.lower() == "xml":
+            _place(folder, folder.labels, stem, place)
+        elif kind == "JPEGImages" and IMAGE_SUFFIX.search(leaf):
+            _place(folder, folder.images, stem, place)
             folder.sizes[stem] = member.size
     return lists
 
 
-def _identify(group: Group, path: Path, root: str) -> str | None:
-    """Return the prepared folder of a tree: by the nearest folder's name, else the archive's."""
-    for word in reversed(PurePosixPath(root).parts):
-        if (folder := folder_name(group, word)) is not None:
-            return folder
-    plain = _plain(_SUFFIXES.sub("", path.name))
+def _place(folder: Folder, known: dict[str, Place], name: str, place: Place) -> None:
+    if name in known:
+        folder.doubled[name] = known[name], place
+    known[name] = place
+
+
+def _nearest(group: Group, root: str) -> str | None:
+    """Return the prepared folder that the nearest folder of a tree names."""
+    named = (folder_name(group, word) for word in reversed(PurePosixPath(root).parts))
+    return next((folder for folder in named if folder is not None), None)
+
+
+def _named(group: Group, path: Path) -> str | None:
+    """Return the prepared folder that the name of an archive or folder begins with."""
+    plain = _plain(_SUFFIXES.sub("", path.resolve().name))
     for folder, names in group.known_as.items():
         # Google Drive appends a date and a number to what it packs.
         if any(plain.startswith(_plain(name)) for name in (folder, *names)):
@@ -187,14 +205,17 @@ def _identify(group: Group, path: Path, root: str) -> str | None:
     return None
 
 
-def _misnamed(group: Group, path: Path, found: Mapping[str, set[str]]) -> list[str]:
-    """Return a problem where an archive bears the authors' name of another one."""
+def _misnamed(group: Group, said: str, path: Path, found: Mapping[str, set[str]]) -> list[str]:
+    """Return a problem where an archive bears the name of another one."""
+    held = ", ".join(f"{name}/{split}" for name in found for split in sorted(found[name]))
+    but = f"but it is given as {said}" if said else f"but it holds {held or 'no list'}"
+    remedy = "download it again, or rename it if only the name is wrong"
     for part in (part for item in group.sets for part in item.parts):
         if path.name == part.archive and part.split not in found.get(part.folder, ()):
-            held = ", ".join(f"{name}/{split}" for name in found for split in sorted(found[name]))
-            what = f"{path}: by its name this is {part.folder}/{part.split}, but it holds"
-            remedy = "download it again, or rename it if only the name is wrong"
-            return [f"{what} {held or 'no list'}\n  {remedy}"]
+            return [f"{path}: by its name this is {part.folder}/{part.split}, {but}\n  {remedy}"]
+    named = _named(group, path)
+    if not said and named is not None and named not in found:
+        return [f"{path}: by its name this is {named}, {but}\n  {remedy}"]
     return []
 
 
@@ -216,3 +237,8 @@ def _near(group: Group, root: str) -> str:
 
 def _plain(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", word.casefold())
+
+
+def _posix(name: str) -> str:
+    """Return a member's name with the separators that most programs write."""
+    return name.replace("\\", "/")

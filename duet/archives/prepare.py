@@ -42,7 +42,7 @@ def prepare(
         DataError: The archives cannot be used; all reasons of one kind together.
         DuetError: ``out`` exists or cannot be written. Nothing is left half-written.
     """
-    _refuse_filled(out)  # before minutes of reading
+    _refuse_unusable(out)  # before minutes of reading
     folders = find_folders(group, archives)
     sets = chosen_sets(group, folders)
     lists = make_lists(sets, folders, choices)
@@ -51,7 +51,7 @@ def prepare(
     reports = {item.name: _report(item.domain, lists[item.name]) for item in sets}
     series, left_out = usable_series(group, [item.domain for item in sets])
     made = Prepared(out, choices, reports, series, left_out, size, dry_run)
-    with contextlib.nullcontext() if dry_run else atomic_folder(out) as root:
+    with contextlib.nullcontext() if dry_run else atomic_folder(out.resolve()) as root:
         if root is not None:
             staging.check_space(root, size)
         # All labels before the first image: they are small, and most faults are in them.
@@ -70,8 +70,21 @@ def prepare(
     return made
 
 
-def _refuse_filled(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+def _refuse_unusable(out: Path) -> None:
+    """Raise unless ``out`` can appear as a whole: absent, or an empty folder that can be replaced.
+
+    Raises:
+        DuetError: It cannot.
+    """
+    try:
+        if out.is_dir() and out.is_mount():
+            what = "is a mount point, which cannot be replaced by a finished folder"
+            raise DuetError(what, where=str(out), remedy="choose a folder inside it")
+        filled = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        what = f"cannot be looked at: {error.strerror}"
+        raise DuetError(what, where=str(out), remedy="choose another --out") from error
+    if filled:
         raise DuetError(
             "already exists and is not empty",
             where=str(out),

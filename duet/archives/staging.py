@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,11 +41,17 @@ def check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size + SPARE_BYTES:
         raise DuetError(
-            f"not enough room: the images need {size / 1e9:.1f} GB and a little more, "
-            f"{free / 1e9:.1f} GB are free",
+            f"not enough room: need {(size + SPARE_BYTES) / 1e6:.0f} MB for images and labels, "
+            f"{free / 1e6:.0f} MB are free",
             where=str(folder.parent),
             remedy="free some disk space or choose another --out",
         )
+
+
+def leftovers(out: Path) -> list[Path]:
+    """Return unfinished folders beside ``out``: of runs that were killed, or still go on."""
+    out = out.resolve()
+    return sorted(out.parent.glob(f".{glob.escape(out.name)}-????????"))
 
 
 @dataclass
@@ -79,15 +86,24 @@ class SetStage:
             self.item.names, frozenset(choices.drop_names), choices.drop_broken_boxes
         )
         problems: list[Problem] = []
+        listed = {folder: frozenset(ids) for folder, ids in self.wanted.items()}
+        others: list[str] = []
+        empty: list[str] = []
         for folder, name, place, content in self._contents("labels"):
             found = check_labels(content, where=f"{place[0].name}: {place[1]}", rules=rules)
             problems += found.problems
             _add(self.report, found)
             if found.size is not None:
                 self.sizes[folder, name] = found.size
+            if found.image != name and found.image in listed[folder]:
+                others.append(f"{folder}/{name}")
+            if not found.objects:
+                empty.append(f"{folder}/{name}")
             if self.root is not None:
                 _write(self.root / folder / "Annotations" / f"{name}.xml", found.content)
         self._raise(problems, "labels")
+        self._note(others, "name another listed image inside; their own name counts")
+        self._note(empty, "hold no object")
 
     def images(self, root: Path) -> None:
         """Write every image of the data set, after a look at its header.
@@ -109,11 +125,7 @@ class SetStage:
                 differ.append(f"{folder}/{name}")
             _write(root / folder / "JPEGImages" / f"{name}{_suffix(place[1])}", content)
         self._raise(problems, "images")
-        if differ:
-            self.report.notes.append(
-                f"{len(differ)} label files state another size than their image has, for example "
-                f"{differ[0]}; the image's own size counts"
-            )
+        self._note(differ, "state another size than their image has; the image's own size counts")
 
     def _contents(self, kind: str) -> Iterator[tuple[str, str, Place, bytes]]:
         """Yield folder, id, place and content of all labels or images, archive by archive."""
@@ -136,6 +148,12 @@ class SetStage:
             raise DataError(
                 f"{self.item.domain}: {total - done} of {total} {kind} could not be read again",
                 remedy="leave the archives alone while they are read",
+            )
+
+    def _note(self, labels: Sequence[str], what: str) -> None:
+        if labels:
+            self.report.notes.append(
+                f"label files that {what}: {len(labels)}, for example {labels[0]}"
             )
 
     def _raise(self, problems: Sequence[Problem], kind: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, stages
+from duet.cli.common import StoppedError, emit, json_option, note, stages, stoppable
 from duet.errors import ConfigError, DuetError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,20 +19,25 @@ if TYPE_CHECKING:
 def run_tool(command: click.Command, arguments: list[str]) -> int:
     """Run a command as a program of its own; return its exit code."""
     try:
-        result = command.main(args=arguments, standalone_mode=False)
+        with stoppable():
+            result = command.main(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        wrong = ConfigError(
+            error.format_message(), where=command.name, remedy=f"see `{command.name} --help`"
+        )
+        return _fail(wrong, arguments)
     except (KeyboardInterrupt, click.Abort):
-        note("interrupted: nothing was written")
-        return 130
+        again = StoppedError("interrupted: nothing was written", remedy="give it again")
+        return _fail(again, arguments)
     except DuetError as error:
-        if "--json" in arguments:
-            note(json.dumps(error.as_dict()))
-        else:
-            note(f"Error [{error.kind}]: {error}")
-        return error.exit_code
+        return _fail(error, arguments)
+
+
+def _fail(error: DuetError, arguments: list[str]) -> int:
+    as_json = "--json" in arguments
+    note(json.dumps(error.as_dict()) if as_json else f"Error [{error.kind}]: {error}")
+    return error.exit_code
 
 
 def prepare_command(group: Group, help_text: str) -> click.Command:
@@ -62,7 +67,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
         help="Split data sets without an evaluation list, 70 to 30, by this seed [refuse].",
     )
     @click.option("--drop-name", "drop_names", multiple=True, help="Leave such objects out.")
-    @click.option("--drop-broken-boxes", is_flag=True, help="Leave objects without a box out.")
+    @click.option("--drop-broken-boxes", is_flag=True, help="Leave out unusable boxes and repeats.")
     @click.option("--dry-run", is_flag=True, help="Check archives and labels; write nothing.")
     @json_option
     def command(
@@ -70,6 +75,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
     ) -> None:
         from duet.archives import Choices, prepare
 
+        _name_leftovers(out)
         with stages() as show:
             made = prepare(
                 group,
@@ -86,6 +92,13 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
     return command
 
 
+def _name_leftovers(out: Path) -> None:
+    from duet.archives.staging import leftovers
+
+    for path in leftovers(out):
+        note(f"note: {path} was left by a run that was killed (or that goes on): remove it")
+
+
 def named(group: Group, argument: str) -> tuple[str, Path]:
     """Return what an argument says an archive is (or nothing), and its path.
 
@@ -95,9 +108,11 @@ def named(group: Group, argument: str) -> tuple[str, Path]:
     from duet.archives.plan import folder_name
 
     name, equals, path = argument.partition("=")
-    if not equals or Path(argument).exists():
+    if not equals or "/" in name or Path(argument).exists():
         return "", Path(argument)
     folder = folder_name(group, name)
+    if folder is not None and not path:
+        raise ConfigError("no archive after '='", where=argument, remedy=f"write {name}=ARCHIVE")
     if folder is None:
         raise ConfigError(
             f"unknown data set '{name}'{did_you_mean(name, group.known_as)}",
