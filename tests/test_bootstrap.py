@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -193,6 +194,52 @@ def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:
     else:
         path.write_bytes(path.read_bytes()[:100] if damage == "cut" else b"hello")
     with pytest.raises(DataError, match="cannot be read"):
+        load_matches(path)
+
+
+def test_a_flipped_byte_is_no_traceback(tmp_path: Path) -> None:
+    """Archives fail in many ways: wrong checksums, broken streams, unknown compressions."""
+    predictions, truths = _scene(np.random.default_rng(5), images=20, classes=3, crowd=3)
+    path = tmp_path / "a.npz"
+    save_matches(path, match(predictions, truths, LABELS, keys(20)))
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    told = []
+    for place in random.integers(0, len(whole), 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        try:
+            load_matches(path)
+        except DataError as error:
+            told.append(str(error))
+    assert len(told) > 100
+    assert all(message.startswith(f"{path}: the matches cannot be read") for message in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("counts", lambda a: a + 1),
+        ("counts", lambda a: a.astype(str)),
+        ("images", lambda a: a + 99),
+        ("scores", lambda a: a[::-1]),
+        ("scores", lambda a: a * np.nan),
+        ("truths", lambda a: a[:-1]),
+        ("truths", lambda a: -a.astype(np.int64) - 1),
+        ("hit", lambda a: a[:-1]),
+        ("hit", lambda a: a.astype(float)),
+        ("keys", lambda a: a[0]),
+        ("classes", lambda a: a[:-1]),
+    ],
+)
+def test_files_of_other_arrays_are_refused(tmp_path: Path, name: str, change: Any) -> None:
+    predictions, truths = _scene(np.random.default_rng(5), images=20, classes=3, crowd=3)
+    path = tmp_path / "a.npz"
+    save_matches(path, match(predictions, truths, LABELS, keys(20)))
+    with np.load(path) as stored:
+        arrays: dict[str, Any] = dict(stored)
+    np.savez(path, **(arrays | {name: change(arrays[name])}))
+    with pytest.raises(DataError, match=r"a\.npz: the matches cannot be read"):
         load_matches(path)
 
 

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import numpy as np
 import pytest
 from factories_compare import IMAGES, SKILLS, Skill, write_run
 from factories_results import FOUR_PHASE, TWO_PHASE
+from scipy import stats
 
 from duet.compare import Comparison, compare, find_runs
-from duet.compare.ranking import Row
+from duet.compare.ranking import Row, _interval
 from duet.compare.runs import Entry
 from duet.compare.samples import Sampler
 from duet.compare.tables import as_dict, as_markdown, as_text
 from duet.errors import ConfigError, DataError
+from duet.evaluation.matches import Matches, load_matches, save_matches
 from duet.report.results import load_results
 
 REPEATS = 200
@@ -135,6 +138,97 @@ def test_retention_per_domain(tmp_path: Path) -> None:
     assert "domain by domain" in as_markdown(found)
 
 
+def with_h(folder: Path, **values: float | None) -> Path:
+    """Write a run without evidence whose methods have these H and nothing else to compare."""
+    write_run(folder, {n: Skill(0.9, 0.9) for n in values}, evidence=False,
+              seed=int(folder.name.rsplit("-", 1)[1]))  # fmt: skip
+    path = folder / "results.json"
+    data = json.loads(path.read_text())
+    for method in data["methods"]:
+        method["indices"]["h"] = values[method["name"]]
+    path.write_text(json.dumps(data))
+    return folder
+
+
+def test_training_noise_is_that_of_the_paired_differences(tmp_path: Path) -> None:
+    """Seeds and orders move both methods alike: what is left between them is a t interval."""
+    base, gaps = (0.3, 0.5, 0.7, 0.9), (0.021, 0.019, 0.02, 0.022)
+    for seed, (value, gap) in enumerate(zip(base, gaps, strict=True)):
+        with_h(tmp_path / f"seed-{seed}", low=value, high=value + gap)
+    difference = compare(find_runs([tmp_path]), bootstrap=0).rows[1].to_best
+    assert difference is not None
+    assert difference.mean == pytest.approx(-0.0205)
+    half = stats.t.ppf(0.975, 3) * statistics.stdev(gaps) / 2
+    assert difference.spread == pytest.approx(half)
+    assert (difference.noise, difference.shared) == (False, 4)
+
+
+def test_runs_that_share_no_seed_are_compared_after_welch(tmp_path: Path) -> None:
+    ours, theirs = (0.8, 0.82, 0.85), (0.7, 0.74)
+    for seed, value in enumerate(ours):
+        with_h(tmp_path / f"a-{seed}", high=value)
+    for seed, value in enumerate(theirs, start=7):
+        with_h(tmp_path / f"b-{seed}", low=value)
+    difference = compare(find_runs([tmp_path]), bootstrap=0).rows[1].to_best
+    low, high = stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval()
+    assert difference is not None
+    assert difference.shared == 0
+    assert difference.mean == pytest.approx((low + high) / 2)
+    assert difference.spread == pytest.approx((high - low) / 2)
+
+
+def test_two_methods_that_never_differ_are_within_noise_without_evidence(tmp_path: Path) -> None:
+    for seed in range(2):
+        with_h(tmp_path / f"seed-{seed}", one=1.0, other=1.0)
+    found = compare(find_runs([tmp_path]), bootstrap=0)
+    assert found.rows[1].to_best is not None
+    assert found.rows[1].to_best.noise is True
+
+
+def test_a_method_that_has_other_seeds_is_not_said_to_be_below(tmp_path: Path) -> None:
+    """Where both ran it was better; its other seeds were the hard ones."""
+    for seed in range(3):
+        with_h(tmp_path / f"hard-{seed}", some=0.3)
+    for seed, value in enumerate((0.9, 0.93, 0.91), start=3):
+        with_h(tmp_path / f"seed-{seed}", all=0.8, some=value)
+    found = compare(find_runs([tmp_path]), bootstrap=0)
+    text = as_text(found)
+    assert found.rows[0].label == "all"
+    assert found.rows[1].to_best is not None
+    assert found.rows[1].to_best.mean == pytest.approx(0.34 / 3)
+    assert "Above it beyond noise on the runs that both have: some." in text
+    assert "Other runs than all: some (3 shared)" in text
+    assert "Below it" not in text
+
+
+def test_runs_that_leave_the_index_undefined_are_said(tmp_path: Path) -> None:
+    with_h(tmp_path / "seed-0", one=0.5, two=0.4)
+    with_h(tmp_path / "seed-1", one=0.6, two=None)
+    found = compare(find_runs([tmp_path]), bootstrap=0)
+    assert found.rows[1].values["h"].runs == 1
+    assert "H is not defined in all runs of two (1 of 2)." in as_text(found)
+
+
+def test_the_interval_takes_the_bias_of_resampling_out() -> None:
+    """Efron's BC: resamples that lie half a deviation too high say that the value does too."""
+    drawn = np.random.default_rng(0).normal(0.5, 1, 100_000)
+    low, high = _interval(np.concatenate([[0.0], drawn]))
+    assert (low, high) == pytest.approx((-0.5 - 1.96, -0.5 + 1.96), abs=0.05)
+    assert _interval(np.array([1.0, 1.0, np.nan, 1.0])) == (1, 1)
+    assert _interval(np.array([0.5, 0.7, 0.8]))[0] == 0.5  # never without the value itself
+    assert _interval(np.array([0.5, np.nan])) == (None, None)
+
+
+def test_costs_that_nobody_measured_are_not_zero(tmp_path: Path, repeats: Path) -> None:
+    folder = shutil.copytree(repeats / "seed-0", tmp_path / "run")
+    path = folder / "results.json"
+    data = json.loads(path.read_text())
+    for method in data["methods"]:
+        method["costs"] = []
+    path.write_text(json.dumps(data))
+    assert compare(find_runs([folder]), bootstrap=0).rows[0].cost.seconds is None
+
+
 def test_costs(found: Comparison) -> None:
     cost = row(found, "twin").cost
     assert (cost.seconds, cost.latency_ms) == (51, 11)  # the second increment alone; seeds 0 to 2
@@ -186,6 +280,79 @@ def test_other_images_are_refused(tmp_path: Path, repeats: Path) -> None:
     runs = find_runs([repeats / "seed-0", other])
     with pytest.raises(DataError, match="content of the evaluated images of flat"):
         compare(runs, bootstrap=5)
+
+
+def test_other_images_are_refused_without_resamples_too(tmp_path: Path, repeats: Path) -> None:
+    other = write_run(tmp_path / "other", data_seed=1, seed=1)
+    runs = find_runs([repeats / "seed-0", other])
+    with pytest.raises(DataError, match="content of the evaluated images of flat"):
+        compare(runs, bootstrap=0)
+    forced = compare(runs, bootstrap=0, force=True)
+    assert {"good (seed-0)", "good (other)"} <= {row.label for row in forced.rows}
+
+
+def test_domains_with_a_colon_are_told_apart(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=(("a:x", ("cat", "dog")), ("a:y", ("bus",))))
+    assert compare(find_runs([run]), bootstrap=5).differing == ()
+
+
+def test_the_order_of_classes_in_an_increment_means_nothing(tmp_path: Path) -> None:
+    turned = tuple((domain, classes[::-1]) for domain, classes in TWO_PHASE)
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", {"new": Skill(1, 1)}, steps=turned),
+    ]
+    found = compare(find_runs(runs), bootstrap=0)
+    assert found.rows[1].to_best is not None
+    assert found.rows[1].to_best.shared == 1
+
+
+def test_messages_stay_readable_with_hundreds_of_classes(tmp_path: Path) -> None:
+    names = tuple(f"class-{n:03}" for n in range(300))
+    steps = (("a", names), ("b", ("x",)))
+    one = write_run(tmp_path / "one", {"m": Skill(1, 1)}, steps=steps, evidence=False)
+    steps = (("a", (*names[:250], "other", *names[251:])), ("b", ("x",)))
+    two = write_run(tmp_path / "two", {"m": Skill(1, 1)}, steps=steps, evidence=False)
+    with pytest.raises(DataError, match="class-250") as caught:
+        compare(find_runs([one, two]), bootstrap=0)
+    assert len(str(caught.value)) < 1200 + 2 * len(str(tmp_path))
+
+
+def test_matches_without_the_classes_are_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {"m": Skill(1, 1)})
+    path = folder / "evaluations" / "m-2-flat.npz"
+    matches = load_matches(path)
+    save_matches(path, Matches(matches.keys, {"nothing": matches.classes["bear"]}))
+    with pytest.raises(DataError, match=r"m-2-flat\.npz: the matches hold none of the classes"):
+        compare(find_runs([folder]), bootstrap=5)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: d["methods"][0].update(matrix=2 * d["methods"][0]["matrix"]), "a value already"),
+        (lambda d: d["series"].update(increments=2 * d["series"]["increments"]), "both in 'flat'"),
+    ],
+    ids=["matrix", "series"],
+)
+def test_contradictions_name_the_file(
+    tmp_path: Path, repeats: Path, damage: Callable[[Any], None], words: str
+) -> None:
+    folder = shutil.copytree(repeats / "seed-0", tmp_path / "run")
+    path = folder / "results.json"
+    data = json.loads(path.read_text())
+    damage(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=words) as caught:
+        find_runs([folder])
+    assert caught.value.where == str(path)
+
+
+def test_no_method_is_best_where_nothing_is_defined(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=(("flat", ("cat",)),))
+    told = as_dict(compare(find_runs([run]), bootstrap=5))
+    assert told["best"] is None
+    json.dumps(told, allow_nan=False)
 
 
 def test_methods_of_several_folders_stand_side_by_side(tmp_path: Path) -> None:

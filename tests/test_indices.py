@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duet.errors import DataError
@@ -263,6 +267,77 @@ def test_a_class_only_series_has_retention_and_plasticity_but_no_gi() -> None:
     matrix = StageMatrix({(1, "A", ("a",)): 0.8, (2, "A", ("a",)): 0.4, (2, "A", ("b",)): 0.3})
     result = compute_indices(steps, matrix, {("A", ("b",)): 0.6})
     assert (result.ri, result.pi, result.gi) == (pytest.approx(0.5), pytest.approx(0.5), None)
+
+
+def plainly(steps: Steps, cell: Any, reference: Any) -> dict[str, float | None]:
+    """Return all indices, written from method.md sections 3 and `pairs`, with nothing shared."""
+    last, sets = len(steps), [frozenset(classes) for _, classes in steps]
+    homes = [domain for domain, _ in steps]
+    taught = {home: {n for d, c in steps if d == home for n in c} for home in homes}
+    unseen = {}
+    for stage, i in itertools.product(range(2, last + 1), range(last)):
+        union = sets[1] if i == 0 else frozenset().union(*sets[:i])
+        if i < stage and union - taught[homes[i]]:
+            unseen[stage, homes[i], union - taught[homes[i]]] = None
+    final = [cell(last, homes[i], sets[i]) for i in range(last - 1)]
+    first = [cell(i + 1, homes[i], sets[i]) for i in range(last - 1)]
+    best = [max(cell(s, homes[i], sets[i]) for s in range(i + 1, last)) for i in range(last - 1)]
+    ri = [one / other for one, other in zip(final, first, strict=True)]
+    gi = [cell(*key) / reference(*key[1:]) for key in unseen]
+    pi = [cell(j + 1, homes[j], sets[j]) / reference(homes[j], sets[j]) for j in range(1, last)]
+    mean = [statistics.fmean(values) if values else None for values in (ri, gi, pi)]
+    known = [value for value in mean if value is not None]
+    return {
+        "ri": mean[0], "gi": mean[1], "pi": mean[2],
+        "rai": None if mean[0] is None or mean[1] is None else (mean[0] + mean[1]) / 2,
+        "h": statistics.harmonic_mean(known) if len(known) == 3 else None,
+        "forgetting": statistics.fmean(np.subtract(best, final)) if final else None,
+        "bwt": statistics.fmean(np.subtract(final, first)) if final else None,
+    }  # fmt: skip
+
+
+@st.composite
+def any_series(draw: st.DrawFn) -> Steps:
+    """Draw increments of new classes and of known ones, in one domain or several."""
+    names, steps, known = iter("abcdefghij"), [], list[str]()
+    for _ in range(draw(st.integers(1, 5))):
+        domain = draw(st.sampled_from(["A", "B", "C"]))
+        old = [n for n in known if not any(d == domain and n in c for d, c in steps)]
+        if old and draw(st.booleans()):
+            classes = draw(st.lists(st.sampled_from(old), min_size=1, unique=True))
+        else:
+            classes = [next(names) for _ in range(draw(st.integers(1, 2)))]
+            known += classes
+        steps.append((domain, tuple(classes)))
+    return steps
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=any_series(), seed=st.integers(0, 2**32 - 1))
+def test_all_kinds_of_series_against_the_definitions(steps: Steps, seed: int) -> None:
+    random, drawn = np.random.default_rng(seed), dict[Any, float]()
+
+    def value(*key: Any) -> float:
+        return drawn.setdefault((*key[:-1], frozenset(key[-1])), float(random.uniform(0.01, 1)))
+
+    matrix = StageMatrix({cell: value(*cell) for cell in cells_needed(steps)})
+    references = {part: value(*part) for part in reference_slices(steps)}
+    result = compute_indices(steps, matrix, references)
+    for name, expected in plainly(steps, value, value).items():
+        assert getattr(result, name) == (None if expected is None else pytest.approx(expected))
+
+
+def test_what_was_lost_needs_no_denominator() -> None:
+    """A base that found nothing leaves RI undefined; what came later was gained all the same."""
+    steps: Steps = [("A", ("a",)), ("A", ("b",)), ("A", ("c",))]
+    matrix = StageMatrix({
+        (1, "A", ("a",)): 0.0, (2, "A", ("a",)): 0.3, (3, "A", ("a",)): 0.2,
+        (2, "A", ("b",)): 0.5, (3, "A", ("b",)): 0.4, (3, "A", ("c",)): 0.6,
+    })  # fmt: skip
+    result = compute_indices(steps, matrix, None)
+    assert result.ri == pytest.approx(0.8)
+    assert result.forgetting == pytest.approx((0.1 + 0.1) / 2)
+    assert result.bwt == pytest.approx((0.2 - 0.1) / 2)
 
 
 def test_a_missing_reference_is_named() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import duet.runs.lab as lab_module
-from duet.errors import ConfigError
+from duet.errors import ConfigError, DataError
 from duet.evaluation.bootstrap import weighted_ap50
 from duet.evaluation.matches import load_matches
 from duet.families.table import resolve_family
@@ -106,6 +106,23 @@ def test_orders_are_distinct_and_keep_classes_with_domains(plan: RunPlan, length
     assert pairs == {(f"d{n}", f"d{n}", (f"c{n}",)) for n in range(length)}
     again = ordered(series, len(made), seed=3)
     assert names == [[item.name for item in one.increments] for one in again]
+
+
+@pytest.mark.parametrize("more", [0, 6], ids=["listed", "drawn"])
+def test_orders_that_mix_new_and_known_classes_are_left_out(plan: RunPlan, more: int) -> None:
+    """Night shows one of two day classes: it can come after day only."""
+    first = plan.series.increments[0]
+    known = [("day", ("cat", "dog")), ("fog", ("bus",)), ("night", ("cat",))]
+    known += [(f"d{n}", (f"c{n}",)) for n in range(more)]
+    steps = tuple(replace(first, name=d, domain=d, classes=c) for d, c in known)
+    series = replace(plan.series, increments=steps)
+    made = ordered(series, 3, seed=0)
+    names = [[item.name for item in one.increments] for one in made]
+    assert len(set(map(tuple, names))) == 3
+    assert all(one.index("day") < one.index("night") for one in names)
+    if not more:
+        with pytest.raises(DataError, match="of 4 orders 3 can be learned"):
+            ordered(series, 4, seed=0)
 
 
 def test_more_orders_than_there_are(plan: RunPlan) -> None:

@@ -33,25 +33,29 @@ class Value:
         sd: Sample standard deviation over the runs; None for one run.
         low: Lower end of the 95 % interval over test images; None without matches.
         high: Upper end.
+        runs: Runs behind the mean: those that define it.
     """
 
     mean: float
     sd: float | None = None
     low: float | None = None
     high: float | None = None
+    runs: int = 1
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A method less another one, over the seeds that both have.
+    """A method less another one, over the runs that both have.
 
     Attributes:
         mean: Mean difference, a fraction.
         low: Lower end of the paired 95 % interval over test images; None without matches.
         high: Upper end.
-        spread: Root of the summed variances over seeds; None if one side has a single run.
-        noise: True if the interval holds 0 or the difference is below ``spread``; None if neither
-            is known.
+        spread: Half the width of the 95 % t interval of the mean over training: of the paired
+            differences, or after Welch where no run is shared. None for a single run.
+        noise: True if one of the two intervals holds 0; None if neither is known.
+        shared: Runs (order of increments and seed) that both have and that are compared; 0 if they
+            share none, and means over all runs of each are compared.
     """
 
     mean: float
@@ -59,6 +63,7 @@ class Difference:
     high: float | None
     spread: float | None
     noise: bool | None
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,13 @@ class Cost:
     """What a method costs; means over its runs, None where no run says it.
 
     Attributes:
-        seconds: Training time of all increments but the first.
+        seconds: Training time of all increments but the first; mean, as below.
         memory_mb: Peak main memory of a training process, 10^6 bytes (largest of the runs).
         parameters: Trainable numbers of the final detector.
         latency_ms: CPU time of the final detector for one image.
     """
 
-    seconds: float
+    seconds: float | None
     memory_mb: float | None
     parameters: float | None
     latency_ms: float | None
@@ -155,11 +160,13 @@ def compare(
     groups = grouped(runs, apart=bool(differing))
     chosen = _chosen(metric, groups)
     measured = _Measured(Sampler(bootstrap, seed))
-    if bootstrap:
-        measured.read(groups)
-        differing += measured.sampler.other_images()
+    measured.read(groups)  # without resamples too: only the matches tell which images these were
+    other_images = measured.sampler.other_images()
+    if other_images:
+        differing += other_images
         if not force:
             require_equal(differing)
+        groups = grouped(runs, apart=True)
     rows = _ranked([_row(label, entries, measured) for label, entries in groups.items()], chosen)
     best = rows[0]
     told = [
@@ -172,7 +179,7 @@ def compare(
     ]
     return Comparison(
         chosen, tuple(told), tuple(runs), bootstrap, seed, measured.undefined(),
-        tuple(measured.lacking), differing,
+        tuple(measured.lacking) if bootstrap else (), differing,
     )  # fmt: skip
 
 
@@ -206,7 +213,8 @@ class _Measured:
     def undefined(self) -> float:
         """Return the largest share of resamples that left an index of a run undefined."""
         columns = (values for row in self.samples.values() for values in row.values())
-        return max((float(np.isnan(values).mean()) for values in columns), default=0.0)
+        shares = (float(np.isnan(values[1:]).mean()) for values in columns if len(values) > 1)
+        return max(shares, default=0.0)
 
 
 def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
@@ -228,10 +236,10 @@ def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
 def _row(label: str, entries: Sequence[Entry], measured: _Measured) -> Row:
     values: dict[str, Value] = {}
     for name in METRICS:
-        found = [getattr(entry.method.indices, name) for entry in entries]
-        known = [value for value in found if value is not None]
-        if known:
-            values[name] = _value(known, measured.pooled(entries, name))
+        defined = list(_by_key(entries, name).values())
+        if defined:
+            found = [getattr(entry.method.indices, name) for entry in defined]
+            values[name] = _value(found, measured.pooled(defined, name))
     for name, pairs in (("old", ri_pairs), ("new", pi_pairs)):
         known = [v for entry in entries if (v := _mean_cell(entry, pairs)) is not None]
         if known:
@@ -264,11 +272,12 @@ def _retention(entries: Sequence[Entry]) -> dict[Slice, Value]:
 
 def _cost(entries: Sequence[Entry]) -> Cost:
     methods = [entry.method for entry in entries]
+    seconds = [sum(cost.seconds for cost in m.costs[1:]) for m in methods if m.costs]
     memory = [m.memory_mb for m in methods if m.memory_mb is not None]
     parameters = [m.parameters for m in methods if m.parameters is not None]
     latency = [m.latency_ms for m in methods if m.latency_ms is not None]
     return Cost(
-        seconds=statistics.fmean(sum(cost.seconds for cost in m.costs[1:]) for m in methods),
+        seconds=statistics.fmean(seconds) if seconds else None,
         memory_mb=max(memory, default=None),
         parameters=statistics.fmean(parameters) if parameters else None,
         latency_ms=statistics.fmean(latency) if latency else None,
@@ -277,16 +286,29 @@ def _cost(entries: Sequence[Entry]) -> Cost:
 
 def _value(values: Sequence[float], samples: Sampled | None = None) -> Value:
     sd = statistics.stdev(values) if len(values) > 1 else None
-    return Value(statistics.fmean(values), sd, *_interval(samples))
+    return Value(statistics.fmean(values), sd, *_interval(samples), runs=len(values))
 
 
 def _interval(samples: Sampled | None) -> tuple[float | None, float | None]:
-    """Return the percentiles that hold `LEVEL` per cent of the resamples (not of the first row)."""
+    """Return the bias-corrected percentile interval of `LEVEL` per cent (Efron, 1981).
+
+    Interpolated precision profits from chance, and from that of a resample more than from that of
+    the images themselves: resampled AP is too high. Plain percentiles held the truth in 82 to 93 of
+    100 synthetic data sets, these in 90 to 95.
+
+    Args:
+        samples: The value of the images as they are, then those of the resamples.
+    """
     if samples is None or np.isnan(samples[1:]).all():
         return None, None
-    edge = (100 - LEVEL) / 2
-    low, high = np.nanpercentile(samples[1:], [edge, 100 - edge])
-    return float(low), float(high)
+    value, drawn = float(samples[0]), samples[1:][~np.isnan(samples[1:])]
+    below = (drawn < value).sum() + (drawn == value).sum() / 2
+    normal = statistics.NormalDist()
+    bias = normal.inv_cdf((below + 0.5) / (len(drawn) + 1))
+    edge = (1 - LEVEL / 100) / 2
+    ends = [normal.cdf(2 * bias + normal.inv_cdf(share)) for share in (edge, 1 - edge)]
+    low, high = np.quantile(drawn, ends)
+    return min(float(low), value), max(float(high), value)
 
 
 def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
@@ -298,7 +320,7 @@ def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
 def _difference(
     entries: Sequence[Entry], others: Sequence[Entry], metric: str, measured: _Measured
 ) -> Difference:
-    """Return ``entries`` less ``others``, over the runs that both have, else over all."""
+    """Return ``entries`` less ``others``, run by run, or over all runs if they share none."""
     ours, theirs = _by_key(entries, metric), _by_key(others, metric)
     shared = [key for key in ours if key in theirs]
     pairs = [(ours[key], theirs[key]) for key in shared]
@@ -308,10 +330,26 @@ def _difference(
     mean = statistics.fmean(values[0]) - statistics.fmean(values[1])
     one, other = measured.pooled(mine, metric), measured.pooled(yours, metric)
     low, high = _interval(None if one is None or other is None else one - other)
-    spread = None
-    if min(map(len, values)) > 1:
-        spread = math.sqrt(sum(statistics.variance(side) for side in values))
-    return Difference(mean, low, high, spread, _is_noise(mean, low, high, spread))
+    spread = _half_width(values[0], values[1], paired=bool(pairs))
+    return Difference(mean, low, high, spread, _is_noise(mean, low, high, spread), len(pairs))
+
+
+def _half_width(ours: Sequence[float], theirs: Sequence[float], *, paired: bool) -> float | None:
+    """Return half the width of the `LEVEL` per cent t interval of the mean difference."""
+    from scipy.special import stdtrit
+
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    if paired:
+        between = [one - other for one, other in zip(ours, theirs, strict=True)]
+        error, freedom = statistics.variance(between) / len(between), len(between) - 1.0
+    else:
+        parts = [statistics.variance(side) / len(side) for side in (ours, theirs)]
+        error, freedom = sum(parts), 1.0
+        if error:
+            terms = zip(parts, (ours, theirs), strict=True)
+            freedom = error**2 / sum(part**2 / (len(side) - 1) for part, side in terms)
+    return math.sqrt(error) * float(stdtrit(freedom, (1 + LEVEL / 100) / 2))
 
 
 def _is_noise(
@@ -321,7 +359,7 @@ def _is_noise(
     if low is not None and high is not None:
         tests.append(low <= 0 <= high)
     if spread is not None:
-        tests.append(abs(mean) < spread)
+        tests.append(abs(mean) <= spread)
     return any(tests) if tests else None
 
 

@@ -9,10 +9,15 @@ from pathlib import Path
 
 from duet.errors import DataError, together
 from duet.evaluation.matrix import slice_title
+from duet.evaluation.pairs import ri_pairs
 from duet.report.results import RESULTS_FILE, Method, Results, load_results
 
 Key = tuple[tuple[tuple[str, tuple[str, ...]], ...], int]
 """(order of the increments, seed): two methods with the same key are a pair."""
+
+
+SHOWN = 300
+"""Letters of a fact that an error message shows."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,9 @@ class Run:
 
     @property
     def key(self) -> Key:
-        """Order of the increments, and the seed."""
-        return self.results.series.steps, self.results.protocol.seed
+        """Order of the increments, and the seed; the order of classes in one means nothing."""
+        steps = self.results.series.steps
+        return tuple((d, tuple(sorted(c))) for d, c in steps), self.results.protocol.seed
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,23 @@ def find_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     for path, name in zip(paths, names, strict=True):
         for folder in _run_folders(path):
             folders.setdefault(folder.resolve(), (folder, name))
-    return tuple(Run(folder, name, load_results(folder)) for folder, name in folders.values())
+    return tuple(Run(folder, name, _read(folder)) for folder, name in folders.values())
+
+
+def _read(folder: Path) -> Results:
+    """Read `results.json` and look at what its schema does not check."""
+    results = load_results(folder)
+    try:
+        ri_pairs(results.series.steps)
+        for method in results.methods:
+            method.stage_matrix()
+    except DataError as error:
+        raise DataError(
+            error.what,
+            where=str(folder / RESULTS_FILE),
+            remedy="give the `duet run` command of this run again",
+        ) from None
+    return results
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -85,15 +107,19 @@ def differences(runs: Sequence[Run]) -> tuple[str, ...]:
 
     Seeds and the order of the increments may differ.
     """
-    found = []
+    facts = []
     for name in _facts(runs[0]):
         values: dict[str, list[str]] = {}
         for run in runs:
             values.setdefault(_facts(run).get(name, "none"), []).append(str(run.folder))
         if len(values) > 1:
-            told = "; ".join(f"{value} in {_some(folders)}" for value, folders in values.items())
-            found.append(f"{name}: {told}")
-    return tuple(found)
+            letters = enumerate(zip(*values, strict=False))
+            same = next((place for place, found in letters if len(set(found)) > 1), 0)
+            told = "; ".join(
+                f"{_around(value, same)} in {_some(folders)}" for value, folders in values.items()
+            )
+            facts.append(f"{name}: {told}")
+    return tuple(facts)
 
 
 def require_equal(found: Sequence[str]) -> None:
@@ -115,7 +141,9 @@ def require_equal(found: Sequence[str]) -> None:
 def _facts(run: Run) -> Mapping[str, str]:
     """Return what must be equal, as text."""
     series, protocol = run.results.series, run.results.protocol
-    increments = sorted(slice_title(step.domain, step.classes) for step in series.increments)
+    increments = sorted(
+        slice_title(step.domain, sorted(step.classes)) for step in series.increments
+    )
     counted = {
         step.domain: step.counts[protocol.eval_split].images
         for step in series.increments
@@ -131,6 +159,15 @@ def _facts(run: Run) -> Mapping[str, str]:
         "image rule": protocol.image_rule,
         "AP": f"{protocol.ap.name} {protocol.ap.parameters}",
     }
+
+
+def _around(text: str, place: int) -> str:
+    """Return a text, or of a long one what stands around a place: series have hundreds of names."""
+    if len(text) <= SHOWN:
+        return text
+    begin = max(place - SHOWN // 4, 0)
+    end = min(begin + SHOWN, len(text))
+    return ("…" if begin else "") + text[begin:end] + ("…" if end < len(text) else "")
 
 
 def _some(folders: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from duet.compare.runs import Entry
 from duet.errors import DataError
 from duet.evaluation.bootstrap import Sampled, Weights, resamples, weighted_ap50
 from duet.evaluation.matches import Matches, load_matches
+from duet.report.phrases import listed
 from duet.report.results import TermEntry
 
 CLOSE = 1e-6
@@ -36,12 +37,12 @@ class Sampler:
     Attributes:
         count: Number of resamples.
         seed: Of the resamples.
-        images: Per file of matches, the name of its set of images: domain and content.
+        images: Per file of matches, its set of images: domain and content.
     """
 
     count: int
     seed: int
-    images: dict[Path, str] = field(default_factory=dict)
+    images: dict[Path, tuple[str, bytes]] = field(default_factory=dict)
     _weights: dict[tuple[str, bytes], Weights] = field(default_factory=dict)
     _matches: dict[Path, Matches] = field(default_factory=dict)
     _ap50: dict[tuple[Path, str], Sampled] = field(default_factory=dict)
@@ -73,9 +74,9 @@ class Sampler:
 
     def other_images(self) -> tuple[str, ...]:
         """Return the domains that were evaluated on several sets of images, one sentence each."""
-        sets: dict[str, dict[str, Path]] = {}
-        for path, name in self.images.items():
-            sets.setdefault(name.split(":")[0], {}).setdefault(name, path)
+        sets: dict[str, dict[bytes, Path]] = {}
+        for path, (domain, content) in self.images.items():
+            sets.setdefault(domain, {}).setdefault(content, path)
         return tuple(
             f"content of the evaluated images of {domain}: "
             + " is not that of ".join(str(path) for path in list(paths.values())[:2])
@@ -103,7 +104,14 @@ class Sampler:
             raise NoEvidenceError(str(entry.run.folder))
         path = path.resolve()
         known = self._read(path, domain).classes
-        values = np.stack([self._class(path, name) for name in classes if name in known])
+        found = [self._class(path, name) for name in classes if name in known]
+        if not found:
+            raise DataError(
+                f"the matches hold none of the classes {listed(list(classes))}",
+                where=str(path),
+                remedy="remove the file and give the `duet run` command again; it evaluates anew",
+            )
+        values = np.stack(found)
         there = ~np.isnan(values)
         number = there.sum(axis=0)
         total = np.where(there, values, 0).sum(axis=0)
@@ -112,14 +120,13 @@ class Sampler:
     def _read(self, path: Path, domain: str) -> Matches:
         if path not in self._matches:
             self._matches[path] = load_matches(path)
-            content = np.sort(self._matches[path].keys).tobytes()
-            self.images[path] = f"{domain}:{content.hex()}"
+            self.images[path] = domain, np.sort(self._matches[path].keys).tobytes()
         return self._matches[path]
 
     def _class(self, path: Path, name: str) -> Sampled:
         if (path, name) not in self._ap50:
             matches = self._matches[path]
-            weights = self._weights_for(self.images[path].split(":")[0], matches.keys)
+            weights = self._weights_for(self.images[path][0], matches.keys)
             self._ap50[path, name] = weighted_ap50(matches.classes[name], weights)
         return self._ap50[path, name]
 
@@ -157,7 +164,7 @@ def _harmonic(values: Sequence[Sampled]) -> Sampled:
 def _require_equal(entry: Entry, found: Mapping[str, Sampled]) -> None:
     for name, values in found.items():
         stored = getattr(entry.method.indices, name)
-        if stored is None or abs(values[0] - stored) > CLOSE:
+        if stored is None or not abs(values[0] - stored) <= CLOSE:  # NaN is not close
             raise DataError(
                 f"the matches of {entry.method.name} give {name.upper()} {values[0]:.6f}, "
                 f"results.json says {stored}",

@@ -12,6 +12,12 @@ from duet.report.tables import Table
 
 TITLES = {"h": "H", "rai": "RAI", "ri": "RI", "gi": "GI", "pi": "PI"}
 COLUMNS = ("ri", "gi", "pi", "rai", "h", "old", "new")
+VERDICTS = (
+    "Within noise of it",
+    "Below it beyond noise",
+    "Above it beyond noise on the runs that both have",
+    "Not known whether noise (one seed and no interval)",
+)
 SHOWN_UNDEFINED = 0.001
 """Share of undefined resamples from which on the text speaks of them."""
 
@@ -20,7 +26,15 @@ def ranking_table(found: Comparison) -> Table:
     """Return every method with its indices and its difference to the best, in per cent."""
     name = TITLES[found.metric]
     titles = [TITLES.get(key, key) for key in COLUMNS]
-    header = ("Method", "seeds", *titles, f"{name} to best", "95 % interval", "noise")
+    header = (
+        "Method",
+        "seeds",
+        *titles,
+        f"{name} to best",
+        "95 % images",
+        "95 % training",
+        "noise",
+    )
     rows = tuple(
         (
             row.label,
@@ -72,19 +86,20 @@ def sentences(found: Comparison) -> tuple[str, ...]:
         return ("No index is defined in these runs: see their reports.", *cautions(found))
     over = f", 95 % interval over test images {_interval(value)}" if value.low is not None else ""
     lines = [f"Highest {name}: {best.label} with {_mean_sd(value)} %{over}."]
-    groups: dict[bool | None, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for row in found.rows[1:]:
         if row.to_best is not None:
-            groups.setdefault(row.to_best.noise, []).append(row.label)
-    if True in groups:
-        lines.append(f"Within noise of it: {listed(groups[True], limit=20)}.")
-    if False in groups:
-        lines.append(f"Below it beyond noise: {listed(groups[False], limit=20)}.")
-    if None in groups:
-        lines.append(
-            f"Not known whether noise (one seed and no interval): {listed(groups[None], limit=20)}."
-        )
+            groups.setdefault(_verdict(row.to_best), []).append(row.label)
+    lines += [f"{text}: {listed(groups[text], limit=20)}." for text in VERDICTS if text in groups]
     return (*lines, *cautions(found))
+
+
+def _verdict(difference: Difference) -> str:
+    if difference.noise is None:
+        return VERDICTS[3]
+    if difference.noise:
+        return VERDICTS[0]
+    return VERDICTS[2] if difference.mean > 0 else VERDICTS[1]
 
 
 def cautions(found: Comparison) -> tuple[str, ...]:
@@ -98,10 +113,33 @@ def cautions(found: Comparison) -> tuple[str, ...]:
         )
     if len({seed for row in found.rows for seed in row.seeds}) == 1:
         lines.append("One seed: intervals speak of the test images, not of training.")
+    lacking = [
+        f"{row.label} ({value.runs} of {len(row.seeds)})"
+        for row in found.rows
+        if (value := row.values.get(found.metric)) and value.runs < len(row.seeds)
+    ]
+    if lacking:
+        name = TITLES[found.metric]
+        lines.append(f"{name} is not defined in all runs of {listed(lacking, limit=20)}.")
+    apart = [text for row in found.rows if (text := _unshared(row, found))]
+    if apart:
+        lines.append(
+            f"Other runs than {found.rows[0].label}: {listed(apart, limit=20)}. Means are over "
+            "what each has, differences over what both share."
+        )
     if found.undefined >= SHOWN_UNDEFINED:
         lines.append(f"Up to {percent(found.undefined)} of the resamples left an index undefined.")
     lines += [f"Differs between the runs, compared by --force: {fact}." for fact in found.differing]
     return tuple(lines)
+
+
+def _unshared(row: Row, found: Comparison) -> str | None:
+    """Return how many of a row's runs its difference to the best is over, if not over all."""
+    if row.to_best is None:
+        return None
+    mine, best = (one.values[found.metric].runs for one in (row, found.rows[0]))
+    shared = row.to_best.shared
+    return None if mine == best == shared else f"{row.label} ({shared} shared)"
 
 
 def as_text(found: Comparison) -> str:
@@ -143,13 +181,14 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         "metric": found.metric,
         "series": found.runs[0].results.series.name,
         "bootstrap": {"resamples": found.bootstrap, "seed": found.seed, "level": 0.95},
-        "best": found.rows[0].label,
+        "best": found.rows[0].label if found.metric in found.rows[0].values else None,
         "methods": [_row_dict(row) for row in found.rows],
         "runs": [
             {
                 "folder": str(run.folder),
                 "seed": run.results.protocol.seed,
                 "increments": [step.domain for step in run.results.series.increments],
+                "published": [entry.as_record() for entry in run.results.published],
             }
             for run in found.runs
         ],
@@ -189,8 +228,9 @@ def _what(found: Comparison) -> str:
         f"{step.domain}[{count_of(len(step.classes), 'class', 'classes')}]"
         for step in results.series.increments
     )
-    orders = len({run.key[0] for run in found.runs})
-    also = f" and {orders - 1} other orders" if orders > 1 else ""
+    increments = sorted(found.runs[0].key[0])
+    orders = len({key for run in found.runs if sorted(key := run.key[0]) == increments})
+    also = f" and {count_of(orders - 1, 'other order')}" if orders > 1 else ""
     return (
         f"{results.series.name}: {steps}{also}; {protocol.family}, {protocol.image_size} px, split "
         f"{protocol.eval_split}; {count_of(len(found.runs), 'run')}. Indices and mAP50 in per cent."
@@ -203,12 +243,12 @@ def _legend(found: Comparison) -> str:
     text += "after their stage. "
     if found.bootstrap:
         text += (
-            f"The interval is that of the difference: a paired bootstrap over test images, "
-            f"{found.bootstrap} resamples, averaged over seeds. "
+            f"*95 % images*: of the difference, a paired bootstrap over test images, bias-"
+            f"corrected, {found.bootstrap} resamples, averaged over seeds. "
         )
     return text + (
-        "*noise*: yes if the interval holds 0, or if the difference is smaller than the standard "
-        "deviations of both over seeds together."
+        "*95 % training*: t interval of the mean difference over runs, paired by seed and order. "
+        "*noise*: yes if one of the two intervals holds 0."
     )
 
 
@@ -226,18 +266,20 @@ def _interval(value: Value | Difference | None) -> str:
     return f"{write(value.low, unit=False)} to {write(value.high, unit=False)}"
 
 
-def _to_best(row: Row, best: Row, metric: str) -> tuple[str, str, str]:
+def _to_best(row: Row, best: Row, metric: str) -> tuple[str, ...]:
     if row is best and metric in row.values:
-        return "best", "", ""
-    if row.to_best is None:
-        return MISSING, MISSING, MISSING
-    noise = {True: "yes", False: "no", None: MISSING}[row.to_best.noise]
-    return points(row.to_best.mean, unit=False), _interval(row.to_best), noise
+        return "best", "", "", ""
+    found = row.to_best
+    if found is None:
+        return (MISSING,) * 4
+    noise = {True: "yes", False: "no", None: MISSING}[found.noise]
+    spread = MISSING if found.spread is None else f"± {percent(found.spread, unit=False)}"
+    return points(found.mean, unit=False), _interval(found), spread, noise
 
 
 def _cost(cost: Cost) -> tuple[str, ...]:
     return (
-        duration(cost.seconds),
+        MISSING if cost.seconds is None else duration(cost.seconds),
         MISSING if cost.memory_mb is None else f"{cost.memory_mb:.0f} MB",
         MISSING if cost.parameters is None else f"{cost.parameters / 1e6:.2f} M",
         MISSING if cost.latency_ms is None else f"{cost.latency_ms:.1f} ms",

@@ -117,8 +117,8 @@ def compute_indices(
         "RI", ri_pairs(series), lambda pair: matrix.get(pair.increment, *pair.slice)
     )
     ri_terms = tuple(_retention(matrix, pair) for pair in retained)
-    gi_terms: tuple[Term, ...] = ()
-    pi_terms: tuple[Term, ...] = ()
+    lasting = [pair for pair in ri_pairs(series) if _key(pair) not in nothing]
+    gi_terms, pi_terms = tuple[Term, ...](), tuple[Term, ...]()
     if references is None:
         left_out.append("GI and PI: no reference models were trained")
     else:
@@ -129,8 +129,8 @@ def compute_indices(
         pi_terms = tuple(_against_reference(matrix, pair, find) for pair in pi)
     return _assemble(
         ri_terms, gi_terms, pi_terms,
-        forgetting=mean([forgetting(matrix, pair) for pair in retained]),
-        bwt=mean([term.numerator - term.denominator for term in ri_terms]),
+        forgetting=mean([forgetting(matrix, pair) for pair in lasting]),
+        bwt=mean([_change(matrix, pair) for pair in lasting]),
         left_out=tuple(left_out),
     )  # fmt: skip
 
@@ -145,7 +145,7 @@ def _measurable(
     kept, reasons = [], []
     for pair in pairs:
         title = f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}"
-        if (pair.domain, frozenset(pair.classes)) in nothing:
+        if _key(pair) in nothing:
             reasons.append(f"{title}: no labelled object there")
         elif denominator(pair) <= 0:
             # Not an error: hours of training would end without a report for one bad ratio.
@@ -196,6 +196,15 @@ def forgetting(matrix: StageMatrix, pair: Pair) -> float:
     """
     earlier = [matrix.get(stage, *pair.slice) for stage in range(pair.increment, pair.stage)]
     return max(earlier) - matrix.get(*pair.cell)
+
+
+def _change(matrix: StageMatrix, pair: Pair) -> float:
+    """Return what D_i[C_i] gained since stage i; needs no denominator, unlike RI."""
+    return matrix.get(*pair.cell) - matrix.get(pair.increment, *pair.slice)
+
+
+def _key(pair: Pair) -> tuple[str, frozenset[str]]:
+    return pair.domain, frozenset(pair.classes)
 
 
 def _retention(matrix: StageMatrix, pair: Pair) -> Term:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ from duet.errors import DataError
 from duet.evaluation.ap import EVERY_AREA, MAX_DETECTIONS, Truth, coco_run
 from duet.files import atomic_path
 from duet.labels import LabelSpace
+
+# What numpy and zipfile raise over damaged archives, and what arrays of other shapes lead to.
+_DAMAGE = (
+    OSError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, DataError,
+)  # fmt: skip
 
 IOU = 0.5
 """Smallest overlap of a detection with the object that it finds."""
@@ -55,7 +62,9 @@ class ClassMatches:
             raise DataError(
                 f"matches need equally long columns ({n}) and images below {self.total}"
             )
-        if (np.diff(self.scores) > 0).any() or (self.hit & self.ignored).any():
+        if self.truths.min(initial=0) < 0:
+            raise DataError("matches cannot hold fewer than 0 objects in an image")
+        if not (np.diff(self.scores) <= 0).all() or (self.hit & self.ignored).any():
             raise DataError("matches must be ordered by score, and a hit is not ignored")
 
     @property
@@ -137,9 +146,9 @@ def load_matches(path: Path) -> Matches:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return _parse({name: stored[name] for name in stored.files})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DataError(
-            f"the matches cannot be read: {error}",
+            f"the matches cannot be read: {error.what if isinstance(error, DataError) else error}",
             where=str(path),
             remedy="remove the file and give the `duet run` command again; it evaluates anew",
         ) from None
@@ -227,6 +236,8 @@ def _parse(stored: Mapping[str, npt.NDArray[Any]]) -> Matches:
     keys, names, counts = stored["keys"], stored["classes"], stored["counts"]
     truths = stored["truths"].astype(np.int64).reshape(len(names), len(keys))
     total = len(stored["scores"])
+    if {len(stored["hit"]), len(stored["ignored"])} != {-(-total // 8)}:
+        raise DataError(f"matches need a flag for each of {total} detections")
     hit, ignored = (
         np.unpackbits(stored[name], count=total).astype(np.bool_) for name in ("hit", "ignored")
     )

@@ -146,8 +146,8 @@ def run_chain(setting: Setting, method: Method) -> list[StageResult]:
 
         return run_joint(setting, method)
     results = [run_base(setting, method)]
-    family = resolve_family(setting.family)
-    earlier: Tensors = family.shared_of(setting.theta_0.tensors, method.head)
+    rules = resolve_roles(setting.family)
+    earlier: Tensors = rules.split_roles(setting.theta_0.tensors, method.head).shared
     for increment in setting.series.increments[1:]:
         images = sum(result.trained.images_seen for result in results)
         previous = results[-1].merged
@@ -188,7 +188,8 @@ def run_increment(
         f"{method.name}: {increment.name}", job, start, data, direction,
         _importance(method, increment, before),
     )  # fmt: skip
-    theta_0 = resolve_family(setting.family).shared_of(setting.theta_0.tensors, method.head)
+    rules = resolve_roles(setting.family)
+    theta_0 = rules.split_roles(setting.theta_0.tensors, method.head).shared
     images = (before.images, trained.images_seen)
     merged, trace = merge_states(
         method, theta_0, previous, trained.state, before.stages, images,

@@ -2,7 +2,8 @@
 
 It breaks the rule that old images are gone, on purpose. With partial labels each image carries the
 labels of its own increment, as it did when it came; with full labels it carries every class known
-so far that its data set labels: the ceiling (method.md section 6).
+so far that its data set labels, and images that hold such classes alone join: the ceiling
+(method.md section 6).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def joint_slice(seen: tuple[Increment, ...], classes: tuple[str, ...], *, full: 
     Args:
         seen: The increments.
         classes: All their classes; positions become class ids.
-        full: Label every one of ``classes`` that an image's data set knows, not only those of the
-            increments that brought the image.
+        full: Take every image of the data sets that holds one of ``classes``, labelled with all of
+            them, not only with those of the increments that use the data set.
     """
     cuts: dict[str, tuple[DomainData, tuple[str, ...]]] = {}
     for item in seen:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from duet.families.table import resolve_family
+from duet.families.table import resolve_family, resolve_roles
 from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, save_detector, save_increment
@@ -145,8 +145,8 @@ def _increment_file(
     previous: DetectorState | None,
     kind: Literal["base", "increment", "independent"],
 ) -> IncrementFile:
-    family = resolve_family(setting.family)
-    theta_0 = family.shared_of(setting.theta_0.tensors, method.head)
+    family, rules = resolve_family(setting.family), resolve_roles(setting.family)
+    theta_0 = rules.split_roles(setting.theta_0.tensors, method.head).shared
     own = result.trained.state
     if previous is None:
         own = family.recast(own, method.head)

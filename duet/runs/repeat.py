@@ -13,7 +13,7 @@ import numpy as np
 
 from duet.compare import Comparison, compare, find_runs
 from duet.compare.tables import as_dict, as_markdown
-from duet.errors import ConfigError
+from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.report.markdown import write_report
 from duet.runs.lab import Listener
@@ -23,6 +23,9 @@ from duet.series import Increment, Series
 
 SUMMARY_FILE = "summary.json"
 COMPARE_FILE = "compare.md"
+
+_DRAWS = 1000
+"""How often an order is drawn for each one that is wanted, before the search ends."""
 
 _ALL_LISTED = 7
 """Up to so many increments all orders are listed; beyond, orders are drawn until they differ."""
@@ -61,8 +64,11 @@ def repeats(plan: RunPlan, *, seeds: int, orders: int) -> tuple[RunPlan, ...]:
 def ordered(series: Series, count: int, *, seed: int) -> tuple[Series, ...]:
     """Return the series in ``count`` distinct orders of its increments, the written one first.
 
+    Orders in which an increment would bring new classes together with known ones are left out.
+
     Raises:
         ConfigError: There are not so many.
+        DataError: There are not so many because the others mix new classes with known ones.
     """
     length = len(series.increments)
     if count > math.factorial(length):
@@ -75,11 +81,33 @@ def ordered(series: Series, count: int, *, seed: int) -> tuple[Series, ...]:
     chosen: dict[tuple[int, ...], None] = {tuple(range(length)): None}
     if length <= _ALL_LISTED:
         others = list(itertools.permutations(range(length)))[1:]
+        others = [order for order in others if _learnable(series, order)]
         picked = random.permutation(len(others))[: count - 1]
         chosen |= dict.fromkeys(others[place] for place in picked)
-    while len(chosen) < count:
-        chosen[tuple(random.permutation(length).tolist())] = None
+    else:
+        for _ in range(_DRAWS * count):
+            order = tuple(random.permutation(length).tolist())
+            if len(chosen) < count and _learnable(series, order):
+                chosen[order] = None
+    if len(chosen) < count:
+        raise DataError(
+            f"of {count} orders {len(chosen)} can be learned: in the others an increment brings "
+            "new classes and known ones",
+            where="--orders",
+            remedy="ask for fewer",
+        )
     return tuple(_in_order(series, order) for order in chosen)
+
+
+def _learnable(series: Series, order: Sequence[int]) -> bool:
+    """Tell whether each increment brings new classes alone, or known ones alone."""
+    known: set[str] = set()
+    for place in order:
+        classes = set(series.increments[place].classes)
+        if classes & known and not classes <= known:
+            return False
+        known |= classes
+    return True
 
 
 def _in_order(series: Series, order: Sequence[int]) -> Series:

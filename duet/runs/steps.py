@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ConfigError, ModelError
-from duet.families.table import resolve_family
+from duet.families.table import resolve_roles
 from duet.files import run_lock
 from duet.increments.fisher import sum_fishers
 from duet.increments.manifest import MANIFEST, IncrementManifest, Lineage, read_manifest
@@ -115,10 +115,11 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
             )
         done = [_manifest(out, method, path) for path in models]
         last = load_detector(models[-1])
+        rules = resolve_roles(setting.family)
         earlier = (
             load_detector(models[-2]).state.shared
             if len(models) > 1
-            else resolve_family(setting.family).shared_of(setting.theta_0.tensors, method.head)
+            else rules.split_roles(setting.theta_0.tensors, method.head).shared
         )
         images = sum(manifest.images for manifest in done)
         fisher = None
