@@ -44,12 +44,28 @@ def load_yaml(path: Path) -> Any:
     """Read one YAML file with the safe loader.
 
     Raises:
-        ConfigError: The file is missing, unreadable or not YAML.
+        ConfigError: The file is missing, unreadable or not YAML, or says a key twice.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """The safe loader; of a key that is there twice it would lose the first value."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            places: dict[tuple[str, str], Any] = {}
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                    continue
+                first = places.setdefault((key.tag, key.value), key)
+                if first is not key:
+                    raise yaml.constructor.ConstructorError(
+                        f"'{key.value}' first here", first.start_mark, "and again here",
+                        key.start_mark,
+                    )  # fmt: skip
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise ConfigError(
             f"cannot read: {error.strerror}", where=str(path), remedy="check the path"

@@ -479,7 +479,7 @@ def test_task_vectors_of_new_domains_merge_again(setting: tuple[Setting, Path]) 
         method=method.merge.method, params=method.merge.params, batchnorm=method.batchnorm,
         increments=tuple(Entry(path=str(folder / name)) for name in ("day", "night")),
     )  # fmt: skip
-    base = FAMILY.shared_of(made.theta_0.tensors, method.head)
+    base = FAMILY.rules.split_roles(made.theta_0.tensors, method.head).shared
     again = merge_plan(make_plan(recipe), theta_0=base)
     assert again.state.labels.names == NAMES[:2]
     for name, tensor in results[-1].merged.shared.items():
@@ -514,14 +514,14 @@ def steps(*classes: tuple[str, ...]) -> list[Increment]:
 
 @pytest.mark.parametrize("family", ["rtdetr", "dfine"])
 def test_families_whose_loss_takes_all_classes_say_so_at_once(family: str) -> None:
-    masked, pseudo = read_methods(("duet", "pseudo"), family=family)
+    masked, pseudo = read_methods(("masked", "pseudo"), family=family)
     some, everything = steps(NAMES[:2], NAMES[:1]), steps(NAMES[:2], NAMES[:2])
     with pytest.raises(ConfigError, match=f"background: {NAMES[1]}; .*'{family}'") as caught:
         require_learnable((pseudo, masked), family, some)
     assert "increment 'd1'" in (caught.value.where or "")
     require_learnable((pseudo,), family, some)
     require_learnable((pseudo, masked), family, everything)
-    require_learnable(read_methods(("duet",), family="yolo"), "yolo", some)
+    require_learnable(read_methods(("masked",), family="yolo"), "yolo", some)
 
 
 def test_whole_heads_in_parallel_learn_known_classes_only_while_there_is_one() -> None:

@@ -376,3 +376,4 @@ def test_a_run_says_that_its_references_are_off(tmp_path_factory: pytest.TempPat
     assert [entry["source"] for entry in results["published"]] == ["table A", "table B"]
     assert "published are 90.0 % (table A)" in (out / "report.md").read_text()
     assert Path(again.json()["report"]).is_file()
+    assert [entry["near"] for entry in again.json()["published"]] == [False, True]

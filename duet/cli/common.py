@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 import time
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import click
+
+from duet.errors import DuetError
 
 PLAIN_EVERY = 5.0
 """Seconds between progress lines where stderr is not a terminal."""
@@ -26,6 +29,34 @@ def emit(result: dict[str, Any], as_json: bool, human: Callable[[], str]) -> Non
 def note(text: str) -> None:
     """Tell people something on stderr."""
     click.echo(text, err=True)
+
+
+class StoppedError(DuetError):
+    """Somebody stopped the command: Ctrl-C, or a signal that asks for the same."""
+
+    exit_code = 130
+    kind = "interrupted"
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP as Ctrl-C: what is unfinished is removed, files are closed."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                before[number] = signal.signal(number, stop)
+    except ValueError:  # not in the main thread: there are no signals here
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stages(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from duet.cli.common import StoppedError, stoppable
 from duet.errors import ConfigError, DuetError, did_you_mean
 
 _REMEDIES = {
@@ -106,7 +107,8 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        result = cli.main(args=arguments, prog_name="duet", standalone_mode=False)
+        with stoppable():
+            result = cli.main(args=arguments, prog_name="duet", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except DuetError as error:
         return _fail(error, arguments)
@@ -116,18 +118,13 @@ def _run(arguments: list[str]) -> int:
             return error.exit_code
         return _fail(_usage_error(error), arguments)
     except (KeyboardInterrupt, click.Abort):
-        return _fail(_InterruptedError("interrupted", remedy="the same command resumes"), arguments)
+        return _fail(StoppedError("interrupted", remedy="the same command resumes"), arguments)
     except OSError as error:
         if error.filename is None and error.errno not in _DISK:
             raise
         what = f"the file system refuses: {error.strerror}"
         remedy = "free some disk space or choose another folder; the same command resumes"
         return _fail(DuetError(what, where=error.filename, remedy=remedy), arguments)
-
-
-class _InterruptedError(DuetError):
-    exit_code = 130
-    kind = "interrupted"
 
 
 def _usage_error(error: click.ClickException) -> ConfigError:

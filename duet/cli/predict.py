@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,33 +262,14 @@ def _watch(
             note(tally.line())
 
     try:
-        with _terminable():
-            watch(
-                tally.stream, tally, savers, detector.increments, draw=draws or show is not None,
-                tell=several if job.tell is None else job.tell, show=show, progress=progress,
-            )  # fmt: skip
+        watch(
+            tally.stream, tally, savers, detector.increments, draw=draws or show is not None,
+            tell=several if job.tell is None else job.tell, show=show, progress=progress,
+        )  # fmt: skip
     except KeyboardInterrupt:
         if tally.stream.finite:
             raise
         note("stopped")  # the way to end a camera
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C: a service manager's stop must close the files, too."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: there are no signals here
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _sum_up(tally: Tally, detector: LoadedDetector, place: Place, job: Job) -> None:

@@ -127,8 +127,9 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     with stages() as show:
         today = datetime.date.today().isoformat()
         found = repeat.execute_repeats(plan.out, plans, show, date=today)
-    for line in off_published(found.runs[0].results):
-        note(f"warning: {line}")
+    for run in found.runs:
+        for line in off_published(run.results):
+            note(f"warning: {run.folder.name}: {line}")
     emit(as_dict(found), as_json, lambda: as_text(found))
     note(f"written: {plan.out / repeat.COMPARE_FILE}, {plan.out / repeat.SUMMARY_FILE}")
 
@@ -171,7 +172,7 @@ def perform(plan: RunPlan) -> tuple[Results, Path]:
 
 
 def summary(results: Results, out: Path, report: Path) -> dict[str, Any]:
-    """Return the JSON of a run: the indices of every method and where everything lies."""
+    """Return the JSON of a run: indices, models beside published values, where all lies."""
     names = ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt")
     return {
         "schema": 1,
@@ -184,6 +185,7 @@ def summary(results: Results, out: Path, report: Path) -> dict[str, Any]:
             method.name: {name: getattr(method.indices, name) for name in names}
             for method in results.methods
         },
+        "published": [entry.as_record() for entry in results.published],
     }
 
 
