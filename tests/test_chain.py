@@ -160,7 +160,7 @@ def expected_duet(world: World, name: str) -> dict[str, torch.Tensor]:
     method = METHODS[name]
     gamma, base = (method.merge.params[key] for key in ("gamma", "alpha_base"))
     before, stage = world.chains[name]
-    theta = FAMILY.shared_of(world.setting.theta_0.tensors, method.head)
+    theta = FAMILY.rules.split_roles(world.setting.theta_0.tensors, method.head).shared
     merged = {}
     for key, zero in theta.items():
         old = before.merged.shared[key].double() - zero.double()

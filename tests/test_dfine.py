@@ -242,7 +242,7 @@ def test_merging_with_one_weight_gives_that_stage_back(alpha: float) -> None:
     new = {k: v + 0.1 * torch.rand(v.shape, generator=generator) for k, v in old.shared.items()}
     inputs = Inputs(
         (Stage("a", weights=old.shared), Stage("b", weights=new)),
-        base=FAMILY.shared_of(theta_0().tensors, "rows"), layers=roles.layers(new, TINY),
+        base=roles.split_roles(theta_0().tensors, "rows").shared, layers=roles.layers(new, TINY),
     )  # fmt: skip
     merged = merge_shared(
         "average", {"weights": (alpha, 1 - alpha)}, inputs, buffers=(old.buffers, old.buffers)
@@ -382,7 +382,7 @@ def pictures() -> list[np.ndarray]:
 def test_detections_are_the_best_pairs_in_pixels() -> None:
     state = make_state((2, 1))
     found = FAMILY.detector(state, image_size=SIZE)(pictures(), confidence=0.0, limit=20)
-    raw = FAMILY.raw_module(state)(FAMILY.prepare(pictures(), image_size=SIZE))
+    raw = FAMILY.network(state)(FAMILY.prepare(pictures(), image_size=SIZE))
     for one, row in zip(found, raw, strict=True):
         best = row[:, 4:].flatten().sort(descending=True)
         np.testing.assert_allclose(one.scores, best.values[:20], rtol=1e-6)
@@ -412,8 +412,8 @@ def test_class_logits_are_the_encoder_s() -> None:
 
 
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])
-def test_raw_module_can_be_traced(tmp_path: Path, form: str) -> None:
-    module = FAMILY.raw_module(make_state((2, 1)))
+def test_network_can_be_traced(tmp_path: Path, form: str) -> None:
+    module = FAMILY.network(make_state((2, 1)))
     example, other = images(1, seed=1), images(1, seed=2)
     expected = module(other)
     if form == "torchscript":
@@ -454,13 +454,14 @@ def test_foreign_folders_keep_their_answers(folder: Path) -> None:
     output = theirs.eval().requires_grad_(False)(
         images()
     )  # attention rounds by who needs gradients
-    raw = FAMILY.raw_module(state)(images())
+    raw = FAMILY.network(state)(images())
     assert torch.equal(raw[..., :4], output.pred_boxes)
     assert torch.equal(raw[..., 4:], output.logits.sigmoid())
     weights = FAMILY.weights(folder)
     assert weights.classes == ("cat", "dog", "bus")
     assert not moved(
-        FAMILY.shared_of(weights.tensors, "rows"), FAMILY.shared_of(theta_0().tensors, "rows")
+        roles.split_roles(weights.tensors, "rows").shared,
+        roles.split_roles(theta_0().tensors, "rows").shared,
     )
 
 
@@ -468,7 +469,7 @@ def test_folders_of_older_transformers_are_read(folder: Path) -> None:
     edit(folder, backbone=None, use_timm_backbone=False, use_pretrained_backbone=False,
          backbone_kwargs=None, torch_dtype="float32", transformers_version="4.52.0")  # fmt: skip
     state, facts = FAMILY.foreign(folder, name="theirs")
-    assert not moved(state.shared, FAMILY.shared_of(theta_0().tensors, "rows"))
+    assert not moved(state.shared, roles.split_roles(theta_0().tensors, "rows").shared)
     assert facts["transformers"] == "4.52.0"
 
 

@@ -30,6 +30,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from duet.cli.main import cli
 from duet.families.decode import decode
+from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import (
     inference_model,
@@ -39,7 +40,7 @@ from duet.families.yolo.build import (
     training_model,
 )
 from duet.families.yolo.heads import Branch, class_layers, is_end_to_end, raw_parts, resize_classes
-from duet.families.yolo.roles import drop_classes, head_prefix, split_roles
+from duet.families.yolo.roles import drop_classes, split_roles
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector

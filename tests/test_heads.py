@@ -25,6 +25,7 @@ from factories_yolo import (
 from torch import nn
 
 from duet.errors import ModelError
+from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import (
     inference_model,
@@ -33,7 +34,7 @@ from duet.families.yolo.build import (
     training_model,
 )
 from duet.families.yolo.heads import raw_parts
-from duet.families.yolo.roles import head_prefix, split_roles
+from duet.families.yolo.roles import split_roles
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.vectors.tensors import Tensors

@@ -129,7 +129,7 @@ class Kept:
             StartWeights(theta), architecture=YOLO11N, head=head, classes=classes or CLASSES[name],
             increment=name, seed=seed,
         )  # fmt: skip
-        start = FAMILY.shared_of(theta, head)
+        start = FAMILY.rules.split_roles(theta, head).shared
         vector = TaskVector.between(start, shaken(start, seed))
         manifest = IncrementManifest(
             kind=kind, name=name, family="yolo", architecture=YOLO11N, head=head,
@@ -279,7 +279,7 @@ def test_spokes_of_a_star_can_be_reverted(
     # The base alone is itself, not a merge of it.
     base = again(revert(tmp_path / "without", "fog"), tmp_path / "base")
     vector = load_increment(star.folder / "day").vector
-    start = FAMILY.shared_of(load_base(star.weights), "towers")
+    start = FAMILY.rules.split_roles(load_base(star.weights), "towers").shared
     assert not moved(vector.apply(start), base.shared)
 
 
@@ -358,7 +358,7 @@ def test_factors_follow_the_equation(loose: Kept, tmp_path: Path) -> None:
     params = {"method": "task-arithmetic", "params": {"weight": 1.0}}
     full = merged(loose, tmp_path / "full", *CLASSES, **params)
     got = again(rescale(full, "day", -0.5), tmp_path / "out").shared
-    start = FAMILY.shared_of(load_base(loose.weights), "towers")
+    start = FAMILY.rules.split_roles(load_base(loose.weights), "towers").shared
     vectors = [load_increment(loose.folder / name).vector.delta for name in CLASSES]
     for name, theta in start.items():
         expected = theta - 0.5 * vectors[0][name] + vectors[1][name] + vectors[2][name]
@@ -649,7 +649,7 @@ def test_diff_follows_the_definitions(chain: Path, weights: Path) -> None:
     a, b = (state_of(stage(chain, number)) for number in (1, 3))
     rows = {row["name"]: row for row in result["weights"]["tensors"]}
     assert rows.keys() == a.shared.keys()
-    start = FAMILY.shared_of(load_base(weights), "towers")
+    start = FAMILY.rules.split_roles(load_base(weights), "towers").shared
     for name, row in rows.items():
         check(row, a.shared[name], b.shared[name], start[name])
     for group in ("roles", "layers"):

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from duet.errors import ConfigError, DuetError, ModelError
+from duet.families.images import prepare_batch
+from duet.images import Fit, fit_image, read_image
 from duet.increments.state import DetectorState, HeadPart
 from duet.series import Slice, train_slice
 from duet.series.formats import resolve
@@ -364,6 +366,42 @@ def test_unchanged_items_are_stretched(tmp_path: Path, data: Slice) -> None:
     assert square.shape == (32, 32, 3)  # of 32 x 24 pixels
     np.testing.assert_allclose(boxes, [[0.5, 0.5, 0.25, 0.5]])
     assert class_ids.tolist() == [0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (31, 7), (5, 50), (32, 32)])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_boxes_follow_into_the_square(fit: Fit, height: int, width: int) -> None:
+    """Labels are where a detector that sees the same square would find them."""
+    sides = np.random.default_rng(0).uniform(0, 0.5, (50, 4)).astype(np.float32)
+    fitted = fit_image(np.zeros((height, width, 3), np.uint8), 32, fit)
+    boxes = fitted.to_square(sides)
+    assert boxes.dtype == np.float32
+    assert np.array_equal(boxes, sides) == (fit == "stretch" or height == width)
+    cx, cy, w, h = boxes.T * 32
+    back = fitted.to_original(np.stack((cx, cy, cx + w, cy + h), 1))  # all inside the image
+    expected = sides * [width, height, width, height]
+    np.testing.assert_allclose(back[:, :2], expected[:, :2], atol=1e-4)
+    np.testing.assert_allclose(back[:, 2:] - back[:, :2], expected[:, 2:], atol=1e-4)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_a_family_s_fit_is_trained(fit: Fit, tmp_path: Path, data: Slice) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watcher(ToyLearner):
+        def losses(
+            self, images: torch.Tensor, targets: Sequence[Target]
+        ) -> dict[str, torch.Tensor]:
+            seen.append(images)
+            return super().losses(images, targets)
+
+    still = Augmentation(flip=0, scale=0, translate=0, hue=0, saturation=0, brightness=0)
+    job = make_job(tmp_path / "job", data, schedule=schedule(epochs=1, augmentation=still))
+    run_job(job, Watcher, lambda record: None, fit)
+    expected = prepare_batch([read_image(path) for path in data.images], 32, fit)
+    order = EpochOrder(len(expected), 4, seed=0)
+    places = [place for batch in order for _, place in batch]
+    assert torch.equal(torch.cat(seen), expected[places])
 
 
 def test_boxes_follow_the_picture(tmp_path: Path, data: Slice) -> None:

@@ -62,7 +62,7 @@ def write_increment(
         increment=name,
         seed=seed,
     )
-    start = FAMILY.shared_of(theta, head)
+    start = FAMILY.rules.split_roles(theta, head).shared
     vector = TaskVector.between(start, shaken(start, seed))
     facts = {"kind": "independent", "index": 0, "parent": None, "images": 10 + seed} | facts
     manifest = IncrementManifest(
@@ -150,7 +150,7 @@ def test_scale_shrinks_what_an_increment_changed(kept: Path) -> None:
     entries[1] = entries[1].model_copy(update={"scale": 0.25})
     scaled = merge_plan(make_plan(recipe.model_copy(update={"increments": tuple(entries)}))).state
     whole = merge_plan(make_plan(recipe)).state
-    theta = FAMILY.shared_of(load_base(kept / "base.safetensors"), "towers")
+    theta = FAMILY.rules.split_roles(load_base(kept / "base.safetensors"), "towers").shared
     for name, tensor in scaled.shared.items():
         expected = theta[name] + 0.25 * (whole.shared[name] - theta[name])
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)

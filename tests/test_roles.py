@@ -24,8 +24,9 @@ from factories_yolo import (
 
 from duet.errors import ConfigError, DataError, ModelError
 from duet.families.table import FAMILIES, resolve_roles
+from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.build import inference_model, stock_model
-from duet.families.yolo.roles import architecture_file, head_prefix, layers, split_roles
+from duet.families.yolo.roles import architecture_file, layers, split_roles
 from duet.increments.state import HeadPart
 from duet.vectors.tensors import Tensors
 
@@ -54,7 +55,7 @@ def test_roles_load_no_engine() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_tells_its_roles(name: str) -> None:
     rules = resolve_roles(name)
-    for rule in ("split_roles", "shared_of", "layers", "drop_classes", "rename_classes"):
+    for rule in ("split_roles", "layers", "drop_classes", "rename_classes"):
         assert callable(getattr(rules, rule))
 
 
@@ -151,7 +152,7 @@ def test_layers(architecture: str, file: str, backbone: int, last: int) -> None:
 @pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N])
 @forms
 def test_every_shared_tensor_has_a_place(form: str, architecture: str) -> None:
-    shared = RULES.shared_of(theta_0(architecture), form)
+    shared = RULES.split_roles(theta_0(architecture), form).shared
     places = RULES.layers(shared, architecture)
     assert places.keys() == shared.keys()
     head = head_prefix(theta_0(architecture))

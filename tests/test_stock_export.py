@@ -30,6 +30,7 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
+from duet.export.export import export_detector
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model, stock_model
 from duet.families.yolo.stock import join_towers, stock_detector
@@ -37,7 +38,9 @@ from duet.families.yolo.towers import ClassTowers
 from duet.images import read_image
 from duet.increments.base import StartWeights
 from duet.increments.guard import load_pt
+from duet.increments.manifest import DetectorManifest
 from duet.increments.state import DetectorState
+from duet.increments.store import save_detector
 
 architectures = pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N])
 CASES = {
@@ -219,6 +222,15 @@ def test_towers_of_other_layers_are_refused() -> None:
         join_towers([changed, changed])
 
 
+def exported(state: DetectorState, target: Path, *, image_size: int) -> Path:
+    """Store a detector beside ``target`` and export it there."""
+    manifest = DetectorManifest.for_state(
+        state, lineage=(), image_size=image_size, licence=FAMILY.licence
+    )
+    save_detector(target.parent / "detector", state, manifest)
+    return export_detector(target.parent / "detector", target, "pt").file
+
+
 USE = """
 import sys
 sys.modules["duet"] = None
@@ -249,7 +261,7 @@ print("RESULT" + json.dumps([SAFE_LOAD, type(model.model.model[-1]) is Detect, m
 @pytest.mark.parametrize("safe", ["0", "1"], ids=["default", "safe load"])
 def test_the_file_works_where_duet_is_not_installed(safe: str, tmp_path: Path) -> None:
     state = lively_state("towers", 3)
-    path = FAMILY.export(state, tmp_path / "m.pt", image_size=SIZE, form="pt")
+    path = exported(state, tmp_path / "m.pt", image_size=SIZE)
     load_pt(path)  # no class of duet inside
     picture = write_image(tmp_path / "a.png", seed=1, size=(SIZE, SIZE))
     environment = {**os.environ, "ULTRALYTICS_SAFE_LOAD": safe, "OMP_NUM_THREADS": "1"}
@@ -275,9 +287,7 @@ def test_the_file_works_where_duet_is_not_installed(safe: str, tmp_path: Path) -
 
 def test_an_equal_detector_gives_an_equal_file(tmp_path: Path) -> None:
     state = make_state("towers", (2, 1))
-    paths = [
-        FAMILY.export(state, tmp_path / name, image_size=64, form="pt") for name in ("a.pt", "b.pt")
-    ]
+    paths = [exported(state, tmp_path / stem / "m.pt", image_size=64) for stem in ("a", "b")]
     one, two = (load_pt(path)["model"].state_dict() for path in paths)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)

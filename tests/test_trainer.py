@@ -31,9 +31,9 @@ from duet.config import parse_config
 from duet.errors import ConfigError, DataError, DuetError, ModelError
 from duet.families.ultralytics import engine
 from duet.families.ultralytics.arguments import engine_overrides, restore_frozen
+from duet.families.ultralytics.names import STATISTIC, head_prefix
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import trained_state, training_model
-from duet.families.yolo.roles import STATISTIC, head_prefix
 from duet.families.yolo.trainer import IncrementTrainer
 from duet.increments.state import DetectorState
 from duet.runs.worker import run_worker

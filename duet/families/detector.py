@@ -11,7 +11,8 @@ import torch
 
 from duet.detections import Detections
 from duet.families.decode import Layout, decode
-from duet.families.images import Fit, batches, fit_image, to_batch
+from duet.families.images import batches, to_batch
+from duet.images import Fit, fit_image
 from duet.labels import LabelSpace
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from duet.config import Config, parse_config
 from duet.errors import DuetError, ModelError
 from duet.families.decode import Layout
-from duet.families.images import Fit
+from duet.images import Fit
 from duet.increments.manifest import HeadForm, Lineage, PartEntry, Sha256, Text
 from duet.labels import LabelSpace
 

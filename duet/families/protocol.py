@@ -43,10 +43,6 @@ class RoleRules(Protocol):
         """Split a stock one-increment detector; a tensor without a role is a `ModelError`."""
         ...
 
-    def shared_of(self, tensors: Tensors, form: str) -> Tensors:
-        """Return the shared trainable tensors of a stock detector under a head form."""
-        ...
-
     def layers(self, names: Iterable[str], architecture: str) -> dict[str, Layer]:
         """Return the place of each tensor in the detector."""
         ...
@@ -124,10 +120,6 @@ class Family(Protocol):
 
     def recast(self, state: DetectorState, head: HeadForm) -> DetectorState:
         """Return a one-increment state in another head form; the detector stays the same."""
-        ...
-
-    def shared_of(self, tensors: Tensors, head: str) -> Tensors:
-        """Return the shared trainable tensors of a stock detector (θ_0) under a head form."""
         ...
 
     def weights(self, path: Path) -> StartWeights:

@@ -1,8 +1,8 @@
 """For families in which an increment owns class rows and nothing else.
 
 A class is one row (the first dimension) of every tensor of a head part. The functions sort
-tensors by name, and join, cut, drop and rename rows; `RowsFamily` is the part of
-`duet.families.protocol.Family` that needs no more than that. None of it loads an engine.
+tensors by name, and join, cut, drop and rename rows; `RowsFamily` needs no more than that. None of
+it loads an engine.
 """
 
 from __future__ import annotations
@@ -11,35 +11,26 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from duet.aliases import match_classes
 from duet.errors import ModelError, did_you_mean, together
+from duet.families.parts import PartsFamily
 from duet.families.protocol import Roles
 from duet.increments.base import StartWeights, load_start
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
 
-if TYPE_CHECKING:
-    from duet.families.protocol import RoleRules
 
-
-class RowsFamily:
+class RowsFamily(PartsFamily):
     """A family whose head form is `rows`, and whose engine writes no files of its own.
 
-    Own tensors must keep the engine's whole names in `RoleRules.split_roles`.
-
-    Attributes:
-        name: As in the table.
-        licence: As in the table.
-        rules: What the family knows about names of tensors.
+    A head part names its tensors as the engine does, less `head_of`.
     """
 
-    name: str
-    licence: str
-    rules: RoleRules
+    fit = "stretch"
 
     def fresh_rows(self, like: Tensors, classes: int, *, seed: int) -> Tensors:
         """Return class rows that have learned nothing, the same for the same seed.
@@ -51,46 +42,19 @@ class RowsFamily:
         """
         raise NotImplementedError
 
-    def start_state(
+    def initial_part(
         self,
         start: StartWeights,
-        *,
-        architecture: str,
         head: HeadForm,
         classes: Sequence[str],
-        increment: str,
-        seed: int,
-    ) -> DetectorState:
-        """Return θ_0 with rows for ``classes``: those that it knows by name, fresh ones else."""
-        roles = self.rules.split_roles(start.tensors, head)
-        part = self._part(start, classes, increment, seed)
-        return DetectorState(self.name, architecture, "rows", roles.shared, roles.buffers, (part,))
-
-    def grow(
-        self,
-        state: DetectorState,
         *,
-        classes: Sequence[str],
-        increment: str,
+        architecture: str,
         seed: int,
-        source: StartWeights | None,
-    ) -> DetectorState:
-        """Append rows for ``classes``; those that ``source`` (θ_0) knows start from its own."""
-        start = source if source is not None else StartWeights(self.whole(state))
-        part = self._part(start, classes, increment, seed)
-        return replace(state, parts=(*state.parts, part))
-
-    def whole(self, state: DetectorState) -> Tensors:
-        """Return the tensors of one detector with the last part's rows."""
-        return {**state.shared, **state.buffers, **state.parts[-1].tensors}
-
-    def recast(self, state: DetectorState, head: HeadForm) -> DetectorState:
-        """Return the state: there is one head form."""
-        return state
-
-    def shared_of(self, tensors: Tensors, head: str) -> Tensors:
-        """Return θ_0's shared trainable tensors."""
-        return self.rules.shared_of(tensors, head)
+    ) -> Tensors:
+        """Return rows for ``classes``: those that ``start`` knows by name, fresh ones else."""
+        own = self.rules.split_roles(start.tensors, head).own
+        fresh = self.fresh_rows(own, len(classes), seed=seed)
+        return start_rows(fresh, own, classes=classes, known_classes=start.classes)
 
     def weights(self, path: Path) -> StartWeights:
         """Read θ_0 as duet stores it; errors as `load_start`."""
@@ -113,14 +77,6 @@ class RowsFamily:
             where=str(path),
             remedy="give a detector folder or an increment folder of duet",
         )
-
-    def _part(
-        self, start: StartWeights, classes: Sequence[str], increment: str, seed: int
-    ) -> HeadPart:
-        own = self.rules.split_roles(start.tensors, "rows").own
-        fresh = self.fresh_rows(own, len(classes), seed=seed)
-        rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
-        return HeadPart(tuple(classes), rows, increment)
 
 
 def split_by_name(
@@ -171,9 +127,10 @@ def join_rows(parts: Sequence[HeadPart]) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: A part has other tensors than the first, or rows that do not fit its classes.
     """
-    names = parts[0].tensors.keys()
+    shapes = {name: tensor.shape[1:] for name, tensor in parts[0].tensors.items()}
     for part in parts:
-        odd = sorted(names ^ part.tensors.keys())
+        others = {name: tensor.shape[1:] for name, tensor in part.tensors.items()}
+        odd = sorted({name for name, _ in shapes.items() ^ others.items()})
         if odd:
             raise ModelError(
                 f"head parts hold different tensors: {', '.join(odd[:5])}",
@@ -181,7 +138,7 @@ def join_rows(parts: Sequence[HeadPart]) -> dict[str, torch.Tensor]:
                 remedy="the file belongs to another architecture or is damaged",
             )
         require_rows(part, part.tensors)
-    return {name: torch.cat([part.tensors[name] for part in parts]) for name in names}
+    return {name: torch.cat([part.tensors[name] for part in parts]) for name in shapes}
 
 
 def cut_rows(own: Tensors, like: Sequence[HeadPart]) -> tuple[HeadPart, ...]:
@@ -201,14 +158,14 @@ def start_rows(
 
     Args:
         fresh: One row per class of ``classes``.
-        known: Tensors of the same names, one row per class of ``known_classes``.
+        known: Has tensors of the same names, one row per class of ``known_classes``.
         classes: Classes of the new part.
         known_classes: Classes of the start weights; empty if they are not known.
 
     Raises:
         ModelError: The start weights have other rows than classes.
     """
-    for name in known if known_classes else ():
+    for name in fresh if known_classes else ():
         if len(known[name]) != len(known_classes):
             raise ModelError(
                 f"the start weights have {len(known[name])} rows in '{name}', but name "

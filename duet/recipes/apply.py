@@ -115,7 +115,7 @@ def _start(plan: Plan, theta_0: Tensors | None) -> Tensors | None:
             _require_unscaled(plan)
             return None
         theta_0 = read_start(Path(plan.recipe.weights), first.family)
-    shared = resolve_roles(first.family).shared_of(theta_0, first.head)
+    shared = resolve_roles(first.family).split_roles(theta_0, first.head).shared
     got = start_fingerprint(shared) if expected else None
     if expected and got not in expected:
         raise ModelError(

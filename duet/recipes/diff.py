@@ -187,7 +187,7 @@ def _base(start: Path | None, sides: Sequence[Side], *, strict: bool) -> Tensors
     shared: Tensors = {}
     for side in sides:
         source = side.source
-        shared = resolve_roles(source.family).shared_of(whole, source.head)
+        shared = resolve_roles(source.family).split_roles(whole, source.head).shared
         got = start_fingerprint(shared) if source.base is not None else None
         if got != source.base:
             if not strict:

@@ -114,7 +114,7 @@ def shipped_start(family: str, head: str, base: str) -> Path | None:
     """Return the shipped weights whose shared tensors have the fingerprint ``base``, or None."""
     for path in sorted(shipped("weights").glob("*.safetensors")):
         try:
-            shared = resolve_roles(family).shared_of(read_start(path, family), head)
+            shared = resolve_roles(family).split_roles(read_start(path, family), head).shared
         except DuetError:  # weights of another family, or a damaged file
             continue
         if start_fingerprint(shared) == base:

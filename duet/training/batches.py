@@ -1,4 +1,4 @@
-"""The images of a slice as training batches: stretched to a square, augmented, cached.
+"""The images of a slice as training batches: fitted into a square, augmented, cached.
 
 What an image looks like in an epoch depends on (seed, epoch, place in the slice) alone: not on the
 number of loading processes, and not on what was loaded before.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from duet.images import read_image
+from duet.images import Fit, Fitted, fit_image, read_image
 from duet.training.augment import Augmenter
 from duet.training.config import Schedule
 from duet.training.job import SliceFile
@@ -32,13 +32,16 @@ class SquareImages(Dataset[Item]):
         slice_file: The slice.
         schedule: Image size, augmentation, and whether decoded images stay in memory.
         seed: Of the augmentation.
+        fit: How images become squares.
     """
 
-    def __init__(self, slice_file: SliceFile, schedule: Schedule, seed: int) -> None:
+    def __init__(
+        self, slice_file: SliceFile, schedule: Schedule, seed: int, fit: Fit = "stretch"
+    ) -> None:
         self._rows = list(slice_file.rows())
-        self._size, self._seed = schedule.image_size, seed
+        self._size, self._seed, self._fit = schedule.image_size, seed, fit
         self._augment = Augmenter(schedule.augmentation)
-        self._cache: dict[int, np.ndarray] | None = {} if schedule.cache else None
+        self._cache: dict[int, Fitted] | None = {} if schedule.cache else None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -46,24 +49,20 @@ class SquareImages(Dataset[Item]):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, place = key
         _, _, boxes, class_ids = self._rows[place]
-        square = self._square(place)
+        fitted = self._fitted(place)
+        square, boxes = fitted.square, fitted.to_square(boxes)
         if epoch < 0:
             return square, boxes, class_ids
         seed = np.random.SeedSequence([self._seed, epoch, place]).generate_state(1)[0]
         return self._augment(square, boxes, class_ids, seed=int(seed))
 
-    def _square(self, place: int) -> np.ndarray:
+    def _fitted(self, place: int) -> Fitted:
         if self._cache is not None and place in self._cache:
             return self._cache[place]
-        import cv2
-
-        image = read_image(self._rows[place][0])
-        square: np.ndarray = cv2.resize(
-            image, (self._size, self._size), interpolation=cv2.INTER_LINEAR
-        )
+        fitted = fit_image(read_image(self._rows[place][0]), self._size, self._fit)
         if self._cache is not None:
-            self._cache[place] = square
-        return square
+            self._cache[place] = fitted
+        return fitted
 
 
 class EpochOrder:

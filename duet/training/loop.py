@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from duet.errors import ConfigError, DuetError, ModelError
 from duet.files import write_json
+from duet.images import Fit
 from duet.increments.fisher import FISHER, write_fisher
 from duet.increments.state import DetectorState
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
@@ -74,25 +75,28 @@ class Learner(Protocol):
 Build = Callable[[Job, DetectorState, torch.device], Learner]
 
 
-def run_job(folder: Path, build: Build, progress: Progress) -> None:
+def run_job(folder: Path, build: Build, progress: Progress, fit: Fit = "stretch") -> None:
     """Run the job in ``folder``; leaves the files of a finished job (`duet.training.job`).
 
     Args:
         folder: A job folder.
         build: Makes the learner of a job from a state, on a device.
         progress: Called after each step with epoch, epochs, done, total and loss.
+        fit: How images become squares; the family's detectors must fit them likewise.
 
     Raises:
         ConfigError: The device is not there, or is several.
         ModelError: The training diverged, or the checkpoint cannot be used.
     """
-    Loop(folder, build, progress).run()
+    Loop(folder, build, progress, fit).run()
 
 
 class Loop:
     """One job in training. Use `run_job`."""
 
-    def __init__(self, folder: Path, build: Build, progress: Progress) -> None:
+    def __init__(
+        self, folder: Path, build: Build, progress: Progress, fit: Fit = "stretch"
+    ) -> None:
         self._began = time.perf_counter()
         self.folder, self._build, self._progress = folder, build, progress
         self.job = read_job(folder)
@@ -101,7 +105,7 @@ class Loop:
         self.device = device_of(self.schedule.device)
         self.start = read_state(folder / "start.safetensors")
         self.images = SquareImages(
-            read_slice(folder / "slice.npz"), self.schedule, seed=self.job.seed
+            read_slice(folder / "slice.npz"), self.schedule, seed=self.job.seed, fit=fit
         )
         _seed(self.job.seed, -1)
         self.learner = build(self.job, self.start, self.device)

@@ -9,32 +9,26 @@ Shapes: B images, S pixels, A = (S / 8)² cells, C classes of all increments, N 
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from duet.errors import ModelError
 from duet.families.decode import corners
-from duet.families.detector import ImageDetector
-from duet.families.exportable import Exportable
-from duet.families.images import prepare_batch
 from duet.families.protocol import Progress, Roles
 from duet.families.rows import RowsFamily, cut_rows, join_rows, split_by_name
 from duet.families.rows import drop_classes as drop_classes
 from duet.families.rows import rename_classes as rename_classes
+from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FamilyRow
-from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.losses.distillation.responses import Anchors as Responses
 from duet.losses.distillation.responses import Quantiles
@@ -123,11 +117,6 @@ def split_roles(tensors: Tensors, form: str) -> Roles:
     return split_by_name(tensors, shared=SHARED, buffers=STATISTIC, own=ROWS)
 
 
-def shared_of(tensors: Tensors, form: str) -> Tensors:
-    """Return the shared trainable tensors."""
-    return split_roles(tensors, form).shared
-
-
 def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
     """Return where each shared tensor sits: four layers of the backbone, then the head."""
     return {
@@ -149,11 +138,6 @@ def network(state: DetectorState) -> Dots:
     except RuntimeError as error:  # names all tensors that do not fit
         raise ModelError(str(error), where=state.architecture) from error
     return model
-
-
-def anchors(state: DetectorState) -> nn.Module:
-    """Build the detector of a state for inference."""
-    return Anchors(network(state)).eval().requires_grad_(False)
 
 
 # ---- training: a loss, and which rows must not move ------------------------------------------
@@ -260,14 +244,11 @@ class DotsFamily(RowsFamily):
     name = "dots"
     licence = ROW.licence
     rules = sys.modules[__name__]  # this file is its own `RoleRules`
+    layout = "anchors"
 
-    def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
+    def random_tensors(self, architecture: str, classes: int) -> Tensors:
         """Return a detector with random weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            tensors = Dots(WIDTHS[architecture], len(classes)).state_dict()
-        rows = self.fresh_rows(tensors, len(classes), seed=seed)
-        return StartWeights({**tensors, **rows}, tuple(classes))
+        return Dots(WIDTHS[architecture], classes).state_dict()
 
     def fresh_rows(self, like: Tensors, classes: int, *, seed: int) -> Tensors:
         """Return class rows that have learned nothing, in the shapes of ``like``."""
@@ -280,27 +261,16 @@ class DotsFamily(RowsFamily):
         """Run one job in this process."""
         from duet.training.loop import run_job
 
-        run_job(folder, DotsLearner, progress)
+        run_job(folder, DotsLearner, progress, self.fit)
 
-    def detector(
-        self, state: DetectorState, *, image_size: int, device: str = "cpu"
-    ) -> ImageDetector:
-        """Build a detector for inference."""
-        module = anchors(state).to(device)
-        return ImageDetector(module, state.labels, image_size, "stretch", "anchors", device)
+    def network(self, state: DetectorState, device: str = "cpu") -> nn.Module:
+        """Build the network as it runs, and as duet traces it."""
+        return Anchors(network(state)).eval().requires_grad_(False).to(device)
 
-    def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
-        """Stretch images as the training loop does."""
-        return prepare_batch(images, image_size, "stretch")
-
-    def class_logits(self, state: DetectorState) -> Callable[[Tensors, torch.Tensor], torch.Tensor]:
+    def class_logits(self, state: DetectorState) -> ClassLogits:
         """Return the class scores of all cells as a function of the shared tensors."""
         model = network(state).eval().requires_grad_(False)
-        return lambda shared, images: functional_call(model, dict(shared), (images,))[1]
-
-    def exportable(self, state: DetectorState) -> Exportable:
-        """Let duet trace the network; there is no engine with an exporter of its own."""
-        return Exportable(functools.partial(anchors, state), "anchors", "stretch")
+        return class_scores(model, state, pick=lambda output: output[1])
 
 
 FAMILY = DotsFamily()

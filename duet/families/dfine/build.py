@@ -6,15 +6,11 @@ Shapes: B images, S pixels, N places of the encoder, Q queries, C classes of all
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
-from duet.aliases import match_classes
-from duet.errors import ModelError, together
 from duet.families.dfine.architectures import architecture as read_architecture
 from duet.families.dfine.engine import prepare
 
@@ -23,15 +19,16 @@ prepare()
 from transformers import DFineConfig, DFineForObjectDetection  # noqa: E402  (tamed first)
 
 from duet.families.dfine.roles import (  # noqa: E402
-    cut_rows,
+    PREFIX,
     head_form,
-    join_rows,
     split_roles,
     stock_names,
     without_aliases,
 )
-from duet.increments.base import StartWeights  # noqa: E402
-from duet.increments.state import DetectorState, HeadPart  # noqa: E402
+from duet.families.rows import cut_rows, join_rows  # noqa: E402
+from duet.families.scores import ClassLogits, class_scores  # noqa: E402
+from duet.families.tensors import require_fit  # noqa: E402
+from duet.increments.state import DetectorState  # noqa: E402
 from duet.vectors.tensors import Tensors  # noqa: E402
 
 PRIOR = 0.01
@@ -56,52 +53,27 @@ def stock_model(architecture: str, classes: int) -> DFineForObjectDetection:
     return DFineForObjectDetection(stock_config(architecture, classes))
 
 
-def random_tensors(architecture: str, classes: int, *, seed: int) -> dict[str, torch.Tensor]:
+def random_tensors(architecture: str, classes: int) -> dict[str, torch.Tensor]:
     """Return the tensors of a stock detector that has learned nothing.
 
     Convolutions keep the variance of what they read. The engine's own, far smaller, would leave
     running statistics, which start at 1, wrong for the first hundred steps.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = stock_model(architecture, classes)
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
+    model = stock_model(architecture, classes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
     return {
         name: tensor.detach().clone()
         for name, tensor in without_aliases(model.state_dict()).items()
     }
 
 
-def initial_part(
-    start: StartWeights, classes: Sequence[str], *, increment: str, seed: int
-) -> HeadPart:
-    """Return a head part whose rows are taken over by class name where they can, else fresh.
-
-    Args:
-        start: A stock detector; it gives the shapes, and the rows of the classes that it knows.
-        classes: Classes of the part.
-        increment: Name of the increment.
-        seed: Of the fresh rows.
-
-    Raises:
-        ModelError: The tensors are not a detector's, or have other rows than ``start`` names.
-    """
-    own, known = split_roles(start.tensors, "rows").own, start.classes
-    if known and len(known) != len(own["enc_score_head.weight"]):
-        raise ModelError(
-            f"the start weights have rows for {len(own['enc_score_head.weight'])} classes, but "
-            f"name {len(known)}",
-            remedy="the file is damaged: take it from its source again",
-        )
+def fresh_rows(like: Tensors, classes: int, *, seed: int) -> dict[str, torch.Tensor]:
+    """Return class rows that have learned nothing; see `RowsFamily.fresh_rows`."""
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
-    rows = {name: _fresh(own[name], len(classes), generator) for name in sorted(own)}
-    for wanted, found in match_classes(classes, known).items():
-        for name, tensor in rows.items():
-            tensor[list(classes).index(wanted)] = own[name][known.index(found)]
-    return HeadPart(tuple(classes), rows, increment)
+    return {name: _fresh(like[name], classes, generator) for name in sorted(like)}
 
 
 def _fresh(like: torch.Tensor, classes: int, generator: torch.Generator) -> torch.Tensor:
@@ -119,8 +91,9 @@ def model_of(state: DetectorState) -> DFineForObjectDetection:
     """
     head_form(state.head)
     model = stock_model(state.architecture, len(state.labels))
-    tensors = stock_names(join_rows(state))
-    _require_fit(tensors, model.state_dict(), state.architecture)
+    rows = {PREFIX + name: tensor for name, tensor in join_rows(state.parts).items()}
+    tensors = stock_names({**state.shared, **state.buffers, **rows})
+    require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
     model.load_state_dict(tensors)
     return model
 
@@ -128,31 +101,8 @@ def model_of(state: DetectorState) -> DFineForObjectDetection:
 def state_of(tensors: Tensors, like: DetectorState) -> DetectorState:
     """Return the state whose `model_of` holds ``tensors``; classes and names as in ``like``."""
     roles = split_roles(tensors, like.head)
-    rows = cut_rows(roles.own, [len(part.classes) for part in like.parts])
-    parts = tuple(
-        HeadPart(part.classes, own, part.increment)
-        for part, own in zip(like.parts, rows, strict=True)
-    )
-    return DetectorState(
-        like.family, like.architecture, like.head, roles.shared, roles.buffers, parts
-    )
-
-
-def _require_fit(tensors: Tensors, expected: Tensors, architecture: str) -> None:
-    """Raise unless names and shapes agree; up to 20 problems are named."""
-    problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
-    problems += [f"unexpected: {name}" for name in tensors.keys() - expected.keys()]
-    problems += [
-        f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
-    ]
-    if problems:
-        raise ModelError(
-            together(sorted(problems)[:20], summary=f"tensors do not fit {architecture}"),
-            remedy="the file belongs to another architecture, is damaged, or was written with "
-            "another version of transformers",
-        )
+    parts = cut_rows(roles.own, like.parts)
+    return replace(like, shared=roles.shared, buffers=roles.buffers, parts=parts)
 
 
 class Queries(nn.Module):
@@ -177,23 +127,11 @@ def inference_model(state: DetectorState) -> Queries:
     return Queries(model_of(state)).eval().requires_grad_(False)
 
 
-def class_logits(state: DetectorState) -> Callable[[Tensors, torch.Tensor], torch.Tensor]:
-    """Return ``scores(shared, images)`` of a detector; see `Family.class_logits`.
+def encoder_scores(state: DetectorState) -> ClassLogits:
+    """Return the encoder's class scores as a function of the shared tensors.
 
-    The places are those of the encoder: its scores decide which of them the decoder looks at, and
-    unlike the decoder's answers they do not depend on that choice.
+    They decide which places the decoder looks at, and unlike its answers they do not depend on that
+    choice.
     """
     model = model_of(state).eval().requires_grad_(False)
-
-    def scores(shared: Tensors, images_B3SS: torch.Tensor) -> torch.Tensor:
-        unknown = sorted(set(shared) - set(state.shared))
-        if unknown:
-            raise ModelError(
-                f"not shared tensors of this detector: {', '.join(unknown[:5])}",
-                where=f"{state.family} {state.architecture}, class scores",
-            )
-        output: Any = functional_call(model, dict(shared), (images_B3SS,))
-        logits_BCN: torch.Tensor = output.enc_outputs_class.transpose(1, 2)
-        return logits_BCN
-
-    return scores
+    return class_scores(model, state, pick=lambda out: out.enc_outputs_class.transpose(1, 2))

@@ -15,15 +15,15 @@ The module implements `duet.families.protocol.RoleRules` and must stay free of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import torch
 
 from duet.errors import ModelError, together
-from duet.families import rows as class_rows
 from duet.families.dfine.architectures import architecture as read_architecture
 from duet.families.protocol import Roles
-from duet.increments.state import DetectorState, HeadPart
+from duet.families.rows import drop_classes as drop_classes
+from duet.families.rows import rename_classes as rename_classes
 from duet.merging.layers import Layer, Role
 from duet.vectors.tensors import Tensors
 
@@ -144,39 +144,6 @@ def _part_padding(own: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]
     own[name] = own[name][:-1].clone()
 
 
-def shared_of(tensors: Tensors, form: str) -> Tensors:
-    """Return the shared trainable tensors of a stock detector; errors as `split_roles`."""
-    return split_roles(tensors, form).shared
-
-
-def join_rows(state: DetectorState) -> dict[str, torch.Tensor]:
-    """Return the tensors of one detector with the class rows of all parts, `PADDING` apart.
-
-    Raises:
-        ModelError: A part has other tensors than the first, or rows that do not fit its classes.
-    """
-    names = state.parts[0].tensors.keys()
-    for part in state.parts:
-        odd = sorted(names ^ part.tensors.keys())
-        if odd:
-            raise ModelError(
-                f"head parts hold different tensors: {', '.join(odd[:5])}",
-                where=f"head part of '{part.increment}'",
-                remedy="the file belongs to another architecture or is damaged",
-            )
-        class_rows.require_rows(part, part.tensors)
-    rows = {PREFIX + name: torch.cat([p.tensors[name] for p in state.parts]) for name in names}
-    return {**state.shared, **state.buffers, **rows}
-
-
-def cut_rows(own: Tensors, sizes: Sequence[int]) -> list[dict[str, torch.Tensor]]:
-    """Return the rows of each part from the joined ones, in names relative to the head."""
-    pieces = {name: torch.split(tensor, list(sizes)) for name, tensor in own.items()}
-    return [
-        {name: rows[index].clone() for name, rows in pieces.items()} for index in range(len(sizes))
-    ]
-
-
 def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
     """Return where each shared tensor sits: its part of the detector, and its depth.
 
@@ -226,13 +193,3 @@ def _place(name: str, stages: int) -> tuple[Role | None, int]:
         if name.startswith(start):
             return role, position
     return None, 0
-
-
-def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-    """Remove classes and only their rows; see `duet.families.rows.drop_classes`."""
-    return class_rows.drop_classes(part, names)
-
-
-def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
-    """Return the part with classes called otherwise."""
-    return class_rows.rename_classes(part, names)

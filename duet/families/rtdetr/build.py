@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ prepare()
 from ultralytics.nn.modules.head import RTDETRDecoder  # noqa: E402  (tamed first)
 from ultralytics.nn.tasks import RTDETRDetectionModel  # noqa: E402
 
-from duet.aliases import match_classes  # noqa: E402
+from duet.families.rows import cut_rows, join_rows, start_rows  # noqa: E402
 from duet.families.rtdetr.heads import (  # noqa: E402
     ParallelRTDETRDecoder,
     TrainingRTDETRDecoder,
@@ -26,12 +27,12 @@ from duet.families.rtdetr.heads import (  # noqa: E402
 from duet.families.rtdetr.roles import (  # noqa: E402
     CLASS_ROWS,
     architecture_file,
-    head_of,
     own_pattern,
     split_roles,
 )
+from duet.families.tensors import plain_tensors  # noqa: E402
+from duet.families.ultralytics.models import load_part, load_stock, set_classes  # noqa: E402
 from duet.families.ultralytics.names import description, head_prefix  # noqa: E402
-from duet.families.ultralytics.tensors import plain_tensors, require_fit  # noqa: E402
 from duet.increments.base import StartWeights  # noqa: E402
 from duet.increments.state import DetectorState, HeadPart  # noqa: E402
 from duet.vectors.tensors import Tensors  # noqa: E402
@@ -66,18 +67,16 @@ def initial_part(start: StartWeights, form: str, classes: Sequence[str], *, seed
         classes: Names of the new classes.
         seed: Of the random rows.
     """
-    own = dict(split_roles(start.tensors, form).own)
+    own = split_roles(start.tensors, form).own
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
-    known = match_classes(classes, start.classes)
-    for name in sorted(own):
-        if CLASS_ROWS.match(name):
-            fresh = _fresh_rows(name, len(classes), own[name].shape[1:], generator)
-            for row, wanted in enumerate(classes):
-                if wanted in known:
-                    fresh[row] = own[name][start.classes.index(known[wanted])]
-            own[name] = fresh
-    return {name: tensor.clone() for name, tensor in own.items()}
+    fresh = {
+        name: _fresh_rows(name, len(classes), own[name].shape[1:], generator)
+        for name in sorted(own)
+        if CLASS_ROWS.match(name)
+    }
+    rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
+    return {name: tensor.clone() for name, tensor in own.items()} | rows
 
 
 def _fresh_rows(
@@ -101,7 +100,7 @@ def inference_model(state: DetectorState) -> RTDETRDetectionModel:
     if state.head == "parallel" and len(state.parts) > 1:
         heads = [head_with(model, state, part) for part in state.parts]
         model.model[-1] = ParallelRTDETRDecoder.of(heads)
-    _set_classes(model, state.labels.names)
+    set_classes(model, state.labels.names)
     return model.eval()
 
 
@@ -131,7 +130,7 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> RT
             olds if state.head == "parallel" else [],
             first=count if mask_old else 0,
         )
-    _set_classes(model, new.classes if mask_old else state.labels.names)
+    set_classes(model, new.classes if mask_old else state.labels.names)
     return model
 
 
@@ -142,47 +141,25 @@ def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     roles = split_roles(stock, start.head)
     *old, new = start.parts
     if start.head == "rows":
-        parts = tuple(
-            HeadPart(part.classes, rows, part.increment)
-            for part, rows in zip(start.parts, split_rows(roles.own, start), strict=True)
-        )
+        parts = cut_rows(roles.own, start.parts)
     else:
-        parts = (
-            *(_old_head(tensors, part, index) for index, part in enumerate(old)),
-            HeadPart(new.classes, roles.own, new.increment),
-        )
-    return DetectorState(
-        start.family, start.architecture, start.head, roles.shared, roles.buffers, parts
-    )
-
-
-def split_rows(own: Tensors, state: DetectorState) -> list[Tensors]:
-    """Cut joined class rows into those of each increment."""
-    sizes = [len(part.classes) for part in state.parts]
-    cut = {name: torch.split(tensor, sizes) for name, tensor in own.items()}
-    return [{name: rows[i].clone() for name, rows in cut.items()} for i in range(len(sizes))]
+        kept = [_old_head(tensors, part, index) for index, part in enumerate(old)]
+        parts = (*kept, replace(new, tensors=roles.own))
+    return replace(start, shared=roles.shared, buffers=roles.buffers, parts=parts)
 
 
 def _old_head(tensors: Tensors, part: HeadPart, index: int) -> HeadPart:
     """Return an old decoder as trained along; where it did not run, as it was."""
     place = f"{head_prefix(tensors)}old_heads.{index}."
     found = {k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
-    return HeadPart(part.classes, found or part.tensors, part.increment)
+    return replace(part, tensors=found or part.tensors)
 
 
 def joined_model(state: DetectorState) -> RTDETRDetectionModel:
     """Build a stock detector with the rows of all parts, or (`parallel`) the last decoder."""
-    if state.head == "rows":
-        parts = [part.tensors for part in state.parts]
-        own = {name: torch.cat([part[name] for part in parts]) for name in _same_names(state)}
-        count = len(state.labels)
-    else:
-        own, count = dict(state.parts[-1].tensors), len(state.parts[-1].classes)
-    model = stock_model(state.architecture, count)
-    prefix = head_of(state.architecture)
-    tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in own.items()}}
-    require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
-    model.load_state_dict(tensors)
+    parts = state.parts if state.head == "rows" else state.parts[-1:]
+    model = stock_model(state.architecture, sum(len(part.classes) for part in parts))
+    load_stock(model, state, join_rows(parts) if state.head == "rows" else parts[0].tensors)
     return model
 
 
@@ -190,27 +167,5 @@ def head_with(model: RTDETRDetectionModel, state: DetectorState, part: HeadPart)
     """Return a copy of a stock decoder that carries another increment's part (`parallel`)."""
     other = copy.deepcopy(model.model[-1])
     resize_classes(other, len(part.classes))
-    stock = other.state_dict()
-    own = {name: tensor for name, tensor in stock.items() if own_pattern(state.head).match(name)}
-    require_fit(part.tensors, own, f"the head part of '{part.increment}' does not fit")
-    other.load_state_dict({**stock, **part.tensors})
+    load_part(other, part, own_pattern(state.head))
     return other
-
-
-def _same_names(state: DetectorState) -> list[str]:
-    """Return the names of the class rows, which all parts must have."""
-    names = set(state.parts[0].tensors)
-    for part in state.parts[1:]:
-        if set(part.tensors) != names:
-            odd = sorted(names ^ set(part.tensors))
-            raise ModelError(
-                f"head parts differ in their tensors: {', '.join(odd[:5])}",
-                where=f"head part of '{part.increment}'",
-                remedy="the parts belong to different architectures",
-            )
-    return sorted(names)
-
-
-def _set_classes(model: RTDETRDetectionModel, names: Sequence[str]) -> None:
-    model.names = dict(enumerate(names))
-    model.nc = model.yaml["nc"] = len(names)

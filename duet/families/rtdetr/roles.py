@@ -10,14 +10,15 @@ The module implements `duet.families.protocol.RoleRules`. It must stay free of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from duet.errors import ModelError, together
+from duet.errors import ModelError
 from duet.families import rows as class_rows
 from duet.families.protocol import Roles
+from duet.families.rows import rename_classes as rename_classes
 from duet.families.ultralytics import names as engine_names
-from duet.families.ultralytics.names import STATISTIC, engine_models, head_prefix
+from duet.families.ultralytics.names import engine_models
 from duet.increments.state import HeadPart
 from duet.merging.layers import Layer
 from duet.shipped import shipped
@@ -45,31 +46,13 @@ def split_roles(tensors: Tensors, form: str) -> Roles:
     Raises:
         ModelError: Tensors have no role (all named), or there is no numbered layer.
     """
-    prefix, own_names = head_prefix(tensors), own_pattern(form)
-    shared, buffers, own, unknown = {}, {}, {}, []
-    for name, tensor in tensors.items():
-        local = name.removeprefix(prefix)
-        in_head, statistic = local != name, STATISTIC.search(name) is not None
-        known = name.startswith("model.") and (statistic or PARAMETER.search(name) is not None)
-        if not known or (in_head and not HEAD.match(local)):
-            unknown.append(name)
-        elif in_head and own_names.match(local):
-            own[local] = tensor
-        elif statistic:
-            buffers[name] = tensor
-        else:
-            shared[name] = tensor
-    rows = [name for name in own if CLASS_ROWS.match(name)]
-    if unknown or not rows:
-        problems = [f"{name} {tuple(tensors[name].shape)} has no role" for name in sorted(unknown)]
-        raise ModelError(
-            together(
-                problems or ["no class rows in the last layer"],
-                summary="tensors that duet does not know how to merge",
-            ),
-            remedy="expected the state of an RT-DETR detector, as training leaves it",
-        )
-    return Roles(shared, buffers, own)
+    expected = "the tensors of an RT-DETR detector"
+    roles = engine_names.split_layers(
+        tensors, own=own_pattern(form), head=HEAD, parameter=PARAMETER, expected=expected
+    )
+    if not any(CLASS_ROWS.match(name) for name in roles.own):
+        raise ModelError("there are no class rows in the last layer", remedy=f"expected {expected}")
+    return roles
 
 
 def own_pattern(form: str) -> re.Pattern[str]:
@@ -83,11 +66,6 @@ def own_pattern(form: str) -> re.Pattern[str]:
             f"RT-DETR has no head form '{form}'", remedy=f"known forms: {', '.join(OWN)}"
         )
     return OWN[form]
-
-
-def shared_of(tensors: Tensors, form: str) -> Tensors:
-    """Return the shared trainable tensors of a stock detector; errors as `split_roles`."""
-    return split_roles(tensors, form).shared
 
 
 def head_of(architecture: str) -> str:
@@ -130,8 +108,3 @@ def architecture_file(architecture: str) -> Path:
 def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
     """Remove classes and only their rows; see `duet.families.rows.drop_classes`."""
     return class_rows.drop_classes(part, names, CLASS_ROWS)
-
-
-def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
-    """Return the part with classes called otherwise."""
-    return class_rows.rename_classes(part, names)

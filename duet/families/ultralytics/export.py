@@ -17,16 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from duet.errors import ConfigError, ModelError
-from duet.families.exportable import STAMP, Exportable, ExportFacts
+from duet.errors import ModelError
+from duet.families.exportable import STAMP, ExportFacts
 from duet.families.ultralytics import engine
-from duet.files import atomic_path
 from duet.increments.guard import plain_name
-from duet.increments.state import DetectorState
 
 LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
-FOLDERS = ("openvino", "coreml")
-FORMS = ("pt", "onnx", "torchscript", "engine", "tflite", *FOLDERS)
+FORMS = ("pt", "onnx", "torchscript", "engine", "tflite", "openvino", "coreml")
 
 _ENGINE_NAMES = {"tflite": "litert"}
 _DEVICES = {"engine": "0"}
@@ -99,31 +96,6 @@ class UltralyticsEngine:
                 f"the engine cannot export this detector: {type(error).__name__}: {reason}"
             ) from error
         return Path(made)
-
-
-def write_file(
-    state: DetectorState,
-    exportable: Exportable,
-    target: Path,
-    *,
-    image_size: int,
-    form: str,
-    licence: str,
-) -> Path:
-    """Write a detector as one file, unchecked; `duet.export` also compares and records.
-
-    Raises:
-        ConfigError: Unknown form, or one that is a folder.
-        ModelError: The engine cannot export this detector.
-        DuetError: The file system refuses the write.
-    """
-    exporter = exportable.written_by_engine(form)
-    if exporter is None or form in FOLDERS:
-        raise ConfigError(f"'{form}' is not a form of one file", where=str(target))
-    facts = ExportFacts.of(state, exportable, image_size=image_size, licence=licence)
-    with atomic_path(target) as temporary:
-        exporter.write(form, temporary, facts)
-    return target
 
 
 def checkpoint(model: nn.Module, facts: ExportFacts) -> dict[str, Any]:

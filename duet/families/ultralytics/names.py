@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import MissingExtraError, ModelError, together
+from duet.families.protocol import Roles
 from duet.merging.layers import Layer, Role
+from duet.vectors.tensors import Tensors
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 
@@ -45,6 +47,48 @@ def head_prefix(tensors: Iterable[str]) -> str:
             remedy="expected the state of an Ultralytics detector",
         )
     return f"model.{last}."
+
+
+def split_layers(
+    tensors: Tensors,
+    *,
+    own: re.Pattern[str],
+    head: re.Pattern[str],
+    parameter: re.Pattern[str],
+    expected: str,
+) -> Roles:
+    """Split the state of a stock one-increment detector; every tensor lands exactly once.
+
+    Args:
+        tensors: Full state in the engine's names, such as ``model.0.conv.weight``.
+        own: Matches an increment's own tensors, named relative to the head.
+        head: Matches all tensors that a head may have, named likewise.
+        parameter: Found in the names of trainable tensors.
+        expected: What the tensors should have been, for the message.
+
+    Raises:
+        ModelError: Tensors have no role (all named), or there is no numbered layer.
+    """
+    prefix = head_prefix(tensors)
+    shared, buffers, parts, unknown = {}, {}, {}, []
+    for name, tensor in tensors.items():
+        local = name.removeprefix(prefix)
+        in_head, statistic = local != name, STATISTIC.search(name) is not None
+        known = name.startswith("model.") and (statistic or parameter.search(name) is not None)
+        if not known or (in_head and not head.match(local)):
+            unknown.append(f"{name} {tuple(tensor.shape)} has no role")
+        elif in_head and own.match(local):
+            parts[local] = tensor
+        elif statistic:
+            buffers[name] = tensor
+        else:
+            shared[name] = tensor
+    if unknown:
+        raise ModelError(
+            together(sorted(unknown), summary="tensors that duet does not know how to merge"),
+            remedy=f"expected {expected}, as training leaves them",
+        )
+    return Roles(shared, buffers, parts)
 
 
 def description(file: Path, architecture: str) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from ultralytics.utils import RANK  # noqa: E402  (the engine must be tamed firs
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 from duet.families.decode import Layout  # noqa: E402
-from duet.families.images import Fit  # noqa: E402
 from duet.families.ultralytics.arguments import restore_frozen  # noqa: E402
 from duet.files import write_json  # noqa: E402
+from duet.images import Fit  # noqa: E402
 from duet.increments.fisher import FISHER, write_fisher  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
 from duet.training.checkpoint import (  # noqa: E402

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from duet.aliases import match_classes
 from duet.errors import ModelError
 from duet.families.ultralytics.engine import prepare
 
@@ -20,8 +19,10 @@ from ultralytics.nn.modules.head import Detect, v10Detect  # noqa: E402  (tamed 
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 
 from duet.families.decode import Layout  # noqa: E402
+from duet.families.rows import cut_rows, start_rows  # noqa: E402
+from duet.families.tensors import plain_tensors  # noqa: E402
+from duet.families.ultralytics.models import load_part, load_stock, set_classes  # noqa: E402
 from duet.families.ultralytics.names import description, head_prefix  # noqa: E402
-from duet.families.ultralytics.tensors import plain_tensors, require_fit  # noqa: E402
 from duet.families.yolo.heads import (  # noqa: E402
     ParallelDetect,
     TrainingDetect,
@@ -86,29 +87,23 @@ def initial_part(
         seed: Of the random rows; their bias starts at the engine's prior.
         architecture: Architecture file of the engine.
     """
-    tensors = start.tensors
-    roles = split_roles(tensors, form)
-    prefix = head_prefix(tensors)
-    width = int(tensors[f"{prefix}cv3.0.2.weight"].shape[1])
-    head = stock_model(architecture, len(classes), width).model[-1]
+    own = split_roles(start.tensors, form).own
+    head = stock_model(architecture, len(classes), tower_width(own)).model[-1]
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
-    own = {name: tensor.clone() for name, tensor in roles.own.items()}
-    known = match_classes(classes, start.classes)
+    fresh: dict[str, torch.Tensor] = {}
     for level, stride in enumerate(head.stride.tolist()):
         weight = torch.empty_like(head.cv3[level][-1].weight)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         # The engine's prior: about 0.01 objects per cell of a 640 px image.
         prior = math.log(5 / len(classes) / (640 / stride) ** 2)
-        fresh = {"weight": weight.detach(), "bias": torch.full((len(classes),), prior)}
-        for kind, branch in itertools.product(fresh, ("", "one2one_")):
-            name = f"{branch}cv3.{level}.2.{kind}"
-            if name in own:  # both branches of an end-to-end head start alike, as in the engine
-                own[name] = fresh[kind].clone()
-                for row, wanted in enumerate(classes):
-                    if wanted in known:
-                        own[name][row] = tensors[prefix + name][start.classes.index(known[wanted])]
-    return own
+        bias = torch.full((len(classes),), prior)
+        for branch in ("", "one2one_"):  # of an end-to-end head start alike, as in the engine
+            name = f"{branch}cv3.{level}.2"
+            if f"{name}.weight" in own:
+                fresh |= {f"{name}.weight": weight.detach(), f"{name}.bias": bias}
+    rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
+    return {name: tensor.clone() for name, tensor in own.items()} | rows
 
 
 def inference_model(state: DetectorState) -> DetectionModel:
@@ -124,7 +119,7 @@ def inference_model(state: DetectorState) -> DetectionModel:
     """
     first, *others = state.parts
     model = stock_model(state.architecture, len(first.classes), tower_width(first.tensors))
-    _load(model, state, first)
+    load_stock(model, state, first.tensors)
     head = model.model[-1]
     if others and state.head == "rows":
         _join_rows(head, state)
@@ -140,7 +135,7 @@ def inference_model(state: DetectorState) -> DetectionModel:
             model.model[-1] = ParallelDetect.of(heads)
     if layout_of(state) == "picked":
         model.end2end = True
-    _set_classes(model, state.labels.names)
+    set_classes(model, state.labels.names)
     return model.eval()
 
 
@@ -160,7 +155,7 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
     """
     *old, new = state.parts
     model = stock_model(state.architecture, len(new.classes), tower_width(new.tensors))
-    _load(model, state, new)
+    load_stock(model, state, new.tensors)
     if old:
         head = model.model[-1]
         sizes = [len(part.classes) for part in state.parts]
@@ -171,52 +166,38 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
             head, state.head, olds, sizes, mask_old=mask_old, run_old=run_old
         )
     names = new.classes if mask_old else state.labels.names
-    _set_classes(model, names)
+    set_classes(model, names)
     return model
 
 
 def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     """Read the state back from a trained `training_model`, float32 on the CPU."""
-    tensors = dict(plain_tensors(model))
+    tensors = plain_tensors(model)
     prefix = head_prefix(tensors)
-    sizes = [len(part.classes) for part in start.parts]
-    old = [
-        HeadPart(part.classes, _old_part(tensors, start, index), part.increment)
-        for index, part in enumerate(start.parts[:-1])
-    ]
-    if start.head == "rows" and old:
-        tensors |= {prefix + k: v for k, v in _rows(tensors, prefix, sizes, len(sizes) - 1).items()}
     stock = {k: v for k, v in tensors.items() if not k.startswith(f"{prefix}old_")}
     roles = split_roles(stock, start.head)
-    new = HeadPart(start.parts[-1].classes, roles.own, start.parts[-1].increment)
-    return DetectorState(
-        start.family, start.architecture, start.head, roles.shared, roles.buffers, (*old, new)
-    )
+    *old, new = start.parts
+    if start.head == "rows":
+        parts = cut_rows(roles.own, start.parts)
+    else:
+        trained = [_old_part(tensors, start, index) for index in range(len(old))]
+        parts = (*trained, replace(new, tensors=roles.own))
+    return replace(start, shared=roles.shared, buffers=roles.buffers, parts=parts)
 
 
 OLD_PLACES = {"old_towers": "cv3.", "old_one2one_towers": "one2one_cv3.", "old_heads": ""}
 """Attributes of `TrainingDetect` that hold old parts -> where their tensors are in a head."""
 
 
-def _old_part(tensors: Tensors, start: DetectorState, index: int) -> Tensors:
-    """Return the tensors of an old part, read from the names that `TrainingDetect` gives them."""
+def _old_part(tensors: Tensors, start: DetectorState, index: int) -> HeadPart:
+    """Return an old part, read from the names that `TrainingDetect` gives its tensors."""
     prefix = head_prefix(tensors)
-    if start.head == "rows":
-        return _rows(tensors, prefix, [len(part.classes) for part in start.parts], index)
     own: dict[str, torch.Tensor] = {}
     for attribute, local in OLD_PLACES.items():
         place = f"{prefix}{attribute}.{index}."
         own |= {local + k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
-    return {name: tensor for name, tensor in own.items() if OWN[start.head].match(name)}
-
-
-def _rows(tensors: Tensors, prefix: str, sizes: list[int], index: int) -> Tensors:
-    begin = sum(sizes[:index])
-    return {
-        name.removeprefix(prefix): tensor[begin : begin + sizes[index]].clone()
-        for name, tensor in tensors.items()
-        if OWN["rows"].match(name.removeprefix(prefix)) and name.startswith(prefix)
-    }
+    kept = {name: tensor for name, tensor in own.items() if OWN[start.head].match(name)}
+    return replace(start.parts[index], tensors=kept)
 
 
 def _join_rows(head: Detect, state: DetectorState) -> None:
@@ -245,20 +226,5 @@ def _head_with(head: Detect, state: DetectorState, part: HeadPart) -> Detect:
         if is_end_to_end(wide):
             other.one2one_cv3 = wide.one2one_cv3
     resize_classes(other, len(part.classes))
-    stock = other.state_dict()
-    own = {name: tensor for name, tensor in stock.items() if OWN[state.head].match(name)}
-    require_fit(part.tensors, own, f"the head part of '{part.increment}' does not fit")
-    other.load_state_dict({**stock, **part.tensors})
+    load_part(other, part, OWN[state.head])
     return other
-
-
-def _load(model: DetectionModel, state: DetectorState, part: HeadPart) -> None:
-    prefix = f"model.{len(model.model) - 1}."
-    tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in part.tensors.items()}}
-    require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
-    model.load_state_dict(tensors)
-
-
-def _set_classes(model: DetectionModel, names: tuple[str, ...]) -> None:
-    model.names = dict(enumerate(names))
-    model.nc = model.yaml["nc"] = len(names)

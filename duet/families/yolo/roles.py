@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-from duet.errors import ModelError, together
+from duet.errors import ModelError
 from duet.families import rows as class_rows
 from duet.families.protocol import Roles
+from duet.families.rows import rename_classes as rename_classes
 from duet.families.ultralytics import names as engine_names
-from duet.families.ultralytics.names import STATISTIC, engine_models, head_prefix
+from duet.families.ultralytics.names import engine_models
 from duet.increments.state import HeadPart
 from duet.merging.layers import Layer
 from duet.vectors.tensors import Tensors
@@ -51,36 +52,11 @@ def split_roles(tensors: Tensors, form: str) -> Roles:
     Raises:
         ModelError: Tensors have no role (all named), or there is no numbered layer.
     """
-    prefix = head_prefix(tensors)
-    shared, buffers, own, unknown = {}, {}, {}, []
-    for name, tensor in tensors.items():
-        local = name.removeprefix(prefix)
-        in_head = local != name
-        statistic = STATISTIC.search(name) is not None
-        known = statistic or PARAMETER.search(name) is not None
-        if not known or not name.startswith("model.") or (in_head and not HEAD.match(local)):
-            unknown.append(name)
-        elif in_head and OWN[form].match(local):
-            own[local] = tensor
-        elif statistic:
-            buffers[name] = tensor
-        else:
-            shared[name] = tensor
-    if unknown:
-        raise ModelError(
-            together(
-                [f"{name} {tuple(tensors[name].shape)} has no role" for name in sorted(unknown)],
-                summary="tensors that duet does not know how to merge",
-            ),
-            remedy="expected weights, biases and BatchNorm statistics of a YOLO detector "
-            "(v8, v9, v10, 11, 12, 26), as training leaves them",
-        )
-    return Roles(shared, buffers, own)
-
-
-def shared_of(tensors: Tensors, form: str) -> Tensors:
-    """Return the shared trainable tensors of a stock detector; errors as `split_roles`."""
-    return split_roles(tensors, form).shared
+    return engine_names.split_layers(
+        tensors, own=OWN[form], head=HEAD, parameter=PARAMETER,
+        expected="weights, biases and BatchNorm statistics of a YOLO detector "
+        "(v8, v9, v10, 11, 12, 26)",
+    )  # fmt: skip
 
 
 def head_of(architecture: str) -> str:
@@ -146,8 +122,3 @@ def tower_width(part: Mapping[str, torch.Tensor]) -> int:
 def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
     """Remove classes and only their rows; see `duet.families.rows.drop_classes`."""
     return class_rows.drop_classes(part, names, CLASS_ROWS)
-
-
-def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
-    """Return the part with classes called otherwise."""
-    return class_rows.rename_classes(part, names)

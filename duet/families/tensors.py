@@ -1,4 +1,4 @@
-"""Tensors of the engine's modules."""
+"""Tensors of engines' modules."""
 
 from __future__ import annotations
 
@@ -32,5 +32,6 @@ def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
     if problems:
         raise ModelError(
             together(sorted(problems)[:20], summary=summary),
-            remedy="the file belongs to another architecture or is damaged",
+            remedy="the file belongs to another architecture, is damaged, or was written with "
+            "another version of the engine",
         )

@@ -1,0 +1,89 @@
+"""Detectors that duet did not train: Ultralytics' own `.pt` files, read through the guarded door.
+
+The network is not kept as it was pickled: its tensors move into a detector that duet builds from
+the engine's architecture file, and both must answer alike. What duet merges is thus what the file
+computes, also where another version of the engine wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from duet.errors import ModelError
+from duet.families.tensors import require_fit
+from duet.families.ultralytics.checkpoint import (
+    Outputs,
+    class_names,
+    facts,
+    float_tensors,
+    open_checkpoint,
+    require_same_answers,
+)
+from duet.families.ultralytics.family import UltralyticsFamily
+from duet.files import sha256_file
+from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.vectors.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a family knows its own among the engine's networks.
+
+    Attributes:
+        require: ``require(module, where)`` refuses networks of another kind.
+        architecture: ``architecture(module, where)`` names what a network was built from.
+        stock: ``stock(architecture, classes, tensors)`` builds such a network anew.
+        outputs: Picks the raw outputs to compare from what a network returns.
+    """
+
+    require: Callable[[nn.Module, str], None]
+    architecture: Callable[[nn.Module, str], str]
+    stock: Callable[[str, int, Tensors], Any]
+    outputs: Outputs
+
+
+def read_detector(
+    family: UltralyticsFamily, kind: Kind, path: Path, *, name: str, head: HeadForm, trust: bool
+) -> tuple[DetectorState, dict[str, Any]]:
+    """Read a detector of one increment, and what its file says about itself.
+
+    Args:
+        family: Whose detector it is.
+        kind: See `Kind`.
+        path: A detection `.pt` file of Ultralytics.
+        name: Name that its classes get as an increment.
+        head: Head form of the result.
+        trust: **Dangerous**, see `duet.increments.guard.load_pt`.
+
+    Returns:
+        The state, and facts as in `duet.families.ultralytics.checkpoint.facts`, with `sha256` and
+        `licence`.
+
+    Raises:
+        ModelError: The file is damaged, refused, fused or not finite; it holds a network of another
+            kind, an unknown architecture, or unusable class names; or this version of the engine
+            builds another network from its architecture.
+        MissingExtraError: Ultralytics is not installed.
+    """
+    checkpoint = open_checkpoint(path, trust=trust)
+    module, where = checkpoint.module, checkpoint.where
+    kind.require(module, where)
+    tensors, classes = float_tensors(checkpoint), class_names(module, where)
+    architecture = kind.architecture(module, where)
+    try:
+        stock = kind.stock(architecture, len(classes), tensors)
+        require_fit(tensors, stock.state_dict(), f"tensors do not fit {architecture}")
+        roles = family.rules.split_roles(tensors, head)
+    except ModelError as error:
+        raise ModelError(error.what, where=where, remedy=error.remedy) from error
+    part = HeadPart(classes, roles.own, name)
+    state = DetectorState(family.name, architecture, head, roles.shared, roles.buffers, (part,))
+    require_same_answers(
+        module, family.inference_model(state), kind.outputs, architecture=architecture, where=where
+    )
+    return state, {**facts(checkpoint), "sha256": sha256_file(path), "licence": family.licence}
