@@ -289,6 +289,12 @@ def unsafe_yaml(place: Place) -> list[object]:
     return place.run()
 
 
+def doubled_key(place: Place) -> list[object]:
+    data = place.series.folder / "data/flat/data.yaml"
+    data.write_text(data.read_text() + "\ntrain: images/val\n")
+    return place.run()
+
+
 def unknown_method(place: Place) -> list[object]:
     return ["run", place.series.series, "--method", "duet-pluss", "--out", place.out]
 
@@ -387,6 +393,7 @@ CASES: list[tuple[Callable[[Place], list[object]], int, str]] = [
     (missing_series, 2, "cannot read"),
     (not_yaml, 2, "not valid YAML"),
     (unsafe_yaml, 2, "not valid YAML"),
+    (doubled_key, 3, "'train' first here"),
     (unknown_method, 2, "did you mean 'duet-plus'"),
     (unknown_merge, 2, "did you mean 'average'"),
     (unknown_parameter, 2, "did you mean 'alpha_base'"),

@@ -427,6 +427,19 @@ def test_without_references_ri_decides(tmp_path: Path) -> None:
         compare(runs, metric="h", bootstrap=0)
 
 
+def test_where_ri_decides_who_learned_most_is_said_beside(tmp_path: Path) -> None:
+    """In class-only and domain-only series GI, and so H, is undefined; PI is not."""
+    write_run(tmp_path, {n: Skill(0.9, 0.9) for n in ("kept", "learned")}, evidence=False)
+    path = tmp_path / "results.json"
+    data = json.loads(path.read_text())
+    for method, ri, pi in zip(data["methods"], (1.0, 0.8), (0.5, 1.1), strict=True):
+        method["indices"] |= {"h": None, "rai": None, "gi": None, "ri": ri, "pi": pi}
+    path.write_text(json.dumps(data))
+    text = as_text(compare(find_runs([tmp_path]), bootstrap=0))
+    assert "Highest RI: kept with 100.0 %" in text
+    assert "Highest PI: learned with 110.0 %." in text
+
+
 # ---- the command --------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -91,7 +92,18 @@ def sentences(found: Comparison) -> tuple[str, ...]:
         if row.to_best is not None:
             groups.setdefault(_verdict(row.to_best), []).append(row.label)
     lines += [f"{text}: {listed(groups[text], limit=20)}." for text in VERDICTS if text in groups]
-    return (*lines, *cautions(found))
+    return (*lines, *_other_half(found), *cautions(found))
+
+
+def _other_half(found: Comparison) -> Iterator[str]:
+    """Yield who learned most where methods are ranked by what they kept."""
+    learned = [row for row in found.rows if "pi" in row.values]
+    if found.metric == "ri" and learned:
+        most = max(learned, key=lambda row: row.values["pi"].mean)
+        yield (
+            "RI says nothing of what was learned: who never changes has 100 %. Highest PI: "
+            f"{most.label} with {_mean_sd(most.values['pi'])} %."
+        )
 
 
 def _verdict(difference: Difference) -> str:
