@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.duet-setup
+TWO    := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: setup demo test test-all check ablation clean
 
@@ -19,17 +20,17 @@ demo: setup
 	$(BIN)/duet demo --out runs/demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'thorough or not thorough'
+	$(BIN)/python -m pytest $(TWO) -m 'thorough or not thorough'
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 ablation: setup
 	$(BIN)/python tools/ablation.py --seeds 3 --out runs/ablation

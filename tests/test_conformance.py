@@ -22,15 +22,15 @@ CASES = {
 }
 
 
-TRAINING = ("learns", "adapts", "resumes")
+LONG = ("learns", "adapts", "resumes", "exported")
 ALIKE = ("yolov8n", "yolov10n", "yolo12n")
-"""Heads and losses of yolo11n and yolo26n: their trainings take a minute and repeat those."""
+"""Heads and losses of yolo11n and yolo26n: what takes them long repeats those."""
 
 
 def rows() -> Iterator[Any]:
-    """Every check of every family; trainings that repeat another's only in `make test-all`."""
+    """Every check of every family; what is long and repeats another's only in `make test-all`."""
     for case, check in itertools.product(CASES, CHECKS):
-        repeated = case in ALIKE and check in TRAINING
+        repeated = case in ALIKE and check in LONG
         yield pytest.param(case, check, marks=[pytest.mark.thorough] if repeated else [])
 
 

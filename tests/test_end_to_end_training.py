@@ -91,13 +91,25 @@ FREE = {"old_part": "trained", "old_negatives": "train"}
     ("architecture", "form", "settings", "expected"),
     [
         pytest.param(YOLO26N, "rows", {}, TRUNK | both("box", "tower", "rows"), id="26, rows"),
-        pytest.param(YOLO26N, "towers", {}, TRUNK | both("tower", "rows"), id="26, towers"),
+        pytest.param(
+            YOLO26N,
+            "towers",
+            {},
+            TRUNK | both("tower", "rows"),
+            id="26, towers",
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(
             YOLOV10N, "parallel", {}, TRUNK | both("box", "tower", "rows"), id="v10, parallel"
         ),
         pytest.param(YOLOV10N, "rows", {"phase": "refit"}, both("rows"), id="v10, rows, re-fit"),
         pytest.param(
-            YOLO26N, "rows", FREE, TRUNK | both("box", "tower", "rows", "old"), id="26, fine-tuning"
+            YOLO26N,
+            "rows",
+            FREE,
+            TRUNK | both("box", "tower", "rows", "old"),
+            id="26, fine-tuning",
+            marks=pytest.mark.thorough,
         ),
         pytest.param(YOLOV10N, "towers", PSEUDO, TRUNK | both("tower", "rows"), id="v10, pseudo"),
     ],

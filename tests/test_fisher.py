@@ -194,6 +194,7 @@ def test_images_are_spread_over_the_slice(count: int, wanted: int, expected: lis
 # ---- training -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_training_is_the_same_with_and_without(new_slice: Slice, tmp_path: Path) -> None:
     outcomes = []
     for count in (0, 128):
@@ -218,6 +219,7 @@ def test_stages_that_keep_the_trunk_have_none(
     assert not (folder / "fisher.safetensors").exists()
 
 
+@pytest.mark.thorough
 def test_a_stage_killed_in_its_fisher_is_resumed(
     new_slice: Slice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,6 +202,7 @@ def test_weights_stay_float32(new_slice: Slice, tmp_path: Path) -> None:
 # ---- the same again, and after a kill ------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_same_seed_same_bytes(new_slice: Slice, tmp_path: Path) -> None:
     results = []
     for name, seed in (("one", 5), ("two", 5), ("three", 6)):
@@ -233,7 +234,7 @@ MOSAIC = Augmentation(mosaic=0.5, mosaic_off_epochs=1, flip=0.5, scale=0.4, tran
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, id="plain"),
+        pytest.param({}, id="plain", marks=pytest.mark.thorough),
         pytest.param(
             {"optimizer": "SGD", "decay": "one-cycle"},
             id="SGD, one-cycle",
@@ -243,7 +244,11 @@ MOSAIC = Augmentation(mosaic=0.5, mosaic_off_epochs=1, flip=0.5, scale=0.4, tran
         pytest.param({"accumulate": 2}, id="accumulated", marks=pytest.mark.thorough),
         pytest.param({"accumulate": 2, "batch": 3}, id="accumulated, odd number of steps"),
         pytest.param({"augmentation": MOSAIC}, id="mosaic", marks=pytest.mark.thorough),
-        pytest.param({"augmentation": MOSAIC, "cache": False}, id="mosaic from disk"),
+        pytest.param(
+            {"augmentation": MOSAIC, "cache": False},
+            id="mosaic from disk",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_resuming_gives_the_same_bytes(
@@ -357,6 +362,7 @@ def conflicts(start: DetectorState, after: DetectorState, direction: Tensors) ->
     return against / sum(int((step != 0).sum()) for step in steps.values())
 
 
+@pytest.mark.thorough
 def test_directional_loss_needs_a_first_step(new_slice: Slice, tmp_path: Path) -> None:
     start = make_state("towers")
     direction = random_direction(start)

@@ -170,9 +170,9 @@ def check(
 
 
 def duration(run: Path) -> float:
-    """Return the seconds between the first training of a run and its report."""
+    """Return the seconds from the first training of a run to the end of the last."""
     began = min(path.stat().st_mtime for path in run.glob("lab/*/job.json"))
-    return (run / REPORT_FILE).stat().st_mtime - began
+    return max(path.stat().st_mtime for path in run.glob("lab/*/outcome.json")) - began
 
 
 def entry(words: list[str], out: Path) -> list[str]:
