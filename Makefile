@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.duet-setup
-TWO    := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-all check ablation clean
 

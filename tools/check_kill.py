@@ -158,6 +158,8 @@ def check(
             click.echo(str(blow), err=True)
             continue
         report.finished += 1
+        if report.finished > 3 * len(blows) + 3:
+            raise click.ClickException("no blow hits: the runs end before, or ignore them")
         found = detectors(struck)
         names = expected.keys() | found.keys()
         report.different += [
@@ -185,7 +187,7 @@ def strike(command: list[str], out: Path, kind: str, after: float, grace: float)
     """Start the command and strike once; None if it ended first (or ``kind`` is empty)."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=_hear_interrupts,
     )  # fmt: skip
     while kind.startswith("interrupt") and process.poll() is None and not workers_of(out):
         time.sleep(0.05)  # before that, Python itself may not be ready to hear Ctrl-C
@@ -216,6 +218,11 @@ def strike(command: list[str], out: Path, kind: str, after: float, grace: float)
         kind, round(after, 2), len(workers), process.returncode, round(ended - hit, 2),
         round(alone, 2), orphans, writes,
     )  # fmt: skip
+
+
+def _hear_interrupts() -> None:
+    """What a shell starts in the background inherits that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def workers_of(out: Path) -> list[int]:

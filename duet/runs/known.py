@@ -10,6 +10,11 @@ from duet.series import Increment
 from duet.training.config import Method
 
 
+def mixes(increment: Increment, known: Collection[str]) -> bool:
+    """Tell whether an increment brings new classes and known ones, which no head part can hold."""
+    return 0 < sum(name in known for name in increment.classes) < len(increment.classes)
+
+
 def adapts(increment: Increment, known: Collection[str]) -> bool:
     """Tell whether all classes of an increment are known already.
 
@@ -17,7 +22,7 @@ def adapts(increment: Increment, known: Collection[str]) -> bool:
         DataError: Some are and some are not.
     """
     there = [name for name in increment.classes if name in known]
-    if there and len(there) < len(increment.classes):
+    if mixes(increment, known):
         raise DataError(
             f"brings new classes and known ones: {', '.join(there)}",
             where=f"increment '{increment.name}'",

@@ -16,6 +16,7 @@ from duet.compare.tables import as_dict, as_markdown
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.report.markdown import write_report
+from duet.runs.known import mixes
 from duet.runs.lab import Listener
 from duet.runs.plan import plan_as_dict, plan_as_text
 from duet.runs.run import RunPlan, execute
@@ -103,10 +104,10 @@ def _learnable(series: Series, order: Sequence[int]) -> bool:
     """Tell whether each increment brings new classes alone, or known ones alone."""
     known: set[str] = set()
     for place in order:
-        classes = set(series.increments[place].classes)
-        if classes & known and not classes <= known:
+        increment = series.increments[place]
+        if mixes(increment, known):
             return False
-        known |= classes
+        known.update(increment.classes)
     return True
 
 
