@@ -182,9 +182,28 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def close(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str) -> None:
-    """Assert that two sets of logits agree; batched arithmetic may differ in the last places."""
+    """Assert that two sets of logits, ``(B, A)`` a class, are the same places' in any order.
+
+    Batched arithmetic may differ in the last places, and where a network picks its places by score
+    (queries), near ties then change theirs: which comes first depends on the processor.
+    """
     import torch
 
     assert got.keys() == expected.keys(), what
-    for name, row in expected.items():
-        assert torch.allclose(got[name], row, rtol=1e-4, atol=1e-4), f"{what}: class '{name}'"
+    rows_CBA = [torch.stack([logits[name] for name in expected]) for logits in (got, expected)]
+    for image, (one_CA, other_CA) in enumerate(zip(*(r.unbind(1) for r in rows_CBA), strict=True)):
+        torch.testing.assert_close(
+            one_CA[:, _matched(one_CA, other_CA)], other_CA, rtol=1e-4, atol=1e-4,
+            msg=lambda detail, image=image: f"{what}, image {image}: {detail}",
+        )  # fmt: skip
+
+
+def _matched(one_CA: torch.Tensor, other_CA: torch.Tensor) -> torch.Tensor:
+    """Return for each place of ``other`` the place of ``one`` that is its own, nearest in sum."""
+    import torch
+    from scipy.optimize import linear_sum_assignment
+
+    assert one_CA.shape == other_CA.shape
+    places = (other_CA.T.double(), one_CA.T.double())
+    costs_AA = torch.cdist(*places, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.as_tensor(linear_sum_assignment(costs_AA.numpy())[1])
