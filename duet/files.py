@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: atomic writes, hashes, locks."""
+"""Files: written whole or not at all, JSON of strangers, hashes, locks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from duet.errors import DuetError
+from duet.errors import DataError, DuetError
+
+JSON_DEPTH = 64
+"""Levels of lists and objects that a JSON file may have: everything of ours has fewer than ten."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+Document = TypeVar("Document", dict[str, Any], list[Any])
 
 _FOREIGN_DISK_ERROR = re.compile(
     r"os error \d+|PytorchStreamWriter|inline_container|iostream error"
@@ -116,6 +122,81 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write JSON atomically, readable and with a final newline; NaN is refused."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n")
+
+
+def read_json(
+    path: Path,
+    *,
+    expected: type[Document] = dict,  # type: ignore[assignment]
+    error: type[DuetError] = DataError,
+    remedy: str = "take the file from its source again",
+) -> Document:
+    """Read a JSON file that anybody may have written.
+
+    Args:
+        path: The file.
+        expected: What it must hold, ``dict`` or ``list``.
+        error: What is raised.
+        remedy: What the user can do if the file cannot be read.
+
+    Raises:
+        DuetError: ``error``: the file is missing or unreadable, is not UTF-8, not JSON, nested
+            deeper than `JSON_DEPTH`, holds halves of characters, or is not ``expected``.
+    """
+    try:
+        return parse_json(path.read_bytes(), expected=expected)
+    except OSError as found:
+        told = f"cannot read: {found.strerror or found}"
+    except ValueError as found:
+        told = str(found)
+    raise error(told, where=str(path), remedy=remedy)
+
+
+def parse_json(
+    text: str | bytes,
+    *,
+    expected: type[Document] = dict,  # type: ignore[assignment]
+) -> Document:
+    """Parse JSON that anybody may have written.
+
+    Raises:
+        ValueError: As `read_json` says; the message is one line for the user.
+    """
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not valid JSON: not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"not valid JSON: nested deeper than {JSON_DEPTH} levels") from None
+    except ValueError:  # the only other one: Python bounds the digits of whole numbers
+        raise ValueError("not valid JSON: a number has too many digits") from None
+    if not isinstance(value, expected):
+        names = {dict: "object", list: "list", str: "text", type(None): "null"}
+        told = names.get(type(value), type(value).__name__)
+        raise ValueError(f"expected a JSON {names[expected]}, got {told}")
+    _require_shallow(value)
+    return value
+
+
+def _require_shallow(value: Any) -> None:
+    """Refuse what later code would stumble over: deep nesting, and text that UTF-8 cannot hold."""
+    level: list[Any] = [value]
+    for _ in range(JSON_DEPTH):
+        texts = [item for item in level if isinstance(item, str)]
+        for entry in level:
+            texts += entry if isinstance(entry, dict) else ()
+        if any(not text.isascii() and _LONE_SURROGATE.search(text) for text in texts):
+            raise ValueError("not valid JSON: it holds halves of characters")
+        lists = [item.values() if isinstance(item, dict) else item for item in level
+                 if isinstance(item, (dict, list))]  # fmt: skip
+        level = [item for items in lists for item in items]
+        if not level:
+            return
+    raise ValueError(f"not valid JSON: nested deeper than {JSON_DEPTH} levels")
 
 
 def sha256_file(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from duet.export.parity import Parity, measure, require, sample_images
 from duet.export.placing import new_export
 from duet.families.exportable import Exportable, ExportFacts
 from duet.families.table import resolve_family
-from duet.files import sha256_file, sha256_json, write_json
+from duet.files import read_json, sha256_file, sha256_json, write_json
 from duet.images import Image, read_image
 from duet.increments.manifest import DetectorManifest
 from duet.increments.state import DetectorState
@@ -242,9 +241,9 @@ def _kept(folder: Path) -> list[dict[str, Any]] | None:
     if not path.exists():
         return []
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         entries = document["exports"] if document["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DuetError, KeyError):
         return None
     if not isinstance(entries, list) or not all(isinstance(item, dict) for item in entries):
         return None

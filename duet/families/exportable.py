@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from duet.config import Config, parse_config
 from duet.errors import DuetError, ModelError
 from duet.families.decode import Layout
+from duet.files import parse_json
 from duet.images import Fit
 from duet.increments.manifest import HeadForm, Lineage, PartEntry, Sha256, Text
 from duet.labels import LabelSpace
@@ -103,10 +104,10 @@ class ExportFacts(Config):
                 "checkpoint comes in with `duet import`",
             )
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise _damaged(f"not valid JSON: {error}", where) from None
-        version = data.get("schema_version") if isinstance(data, dict) else None
+            data = parse_json(text)
+        except ValueError as error:
+            raise _damaged(str(error), where) from None
+        version = data.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise ModelError(
                 f"exported by a newer duet: schema version {version}, this one reads "

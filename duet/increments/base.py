@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,15 @@ from typing import Any
 import torch
 
 from duet.errors import ModelError
-from duet.files import write_json
+from duet.files import read_json, write_json
 from duet.increments.tensorfile import read_tensors, write_tensors
 from duet.labels import LabelSpace
 from duet.vectors import Tensors, require_finite
+
+_SIDECAR_REMEDY = (
+    "take both files from their source again, or remove the .json file if it is not about these "
+    "weights"
+)
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,64 @@ def load_start(path: Path) -> StartWeights:
     Raises:
         ModelError: As `load_base`, or the sidecar's classes are not a list of names.
     """
-    tensors = load_base(path)
-    sidecar = path.with_suffix(".json")
-    told = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
-    classes = told.get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+    told = read_sidecar(path)
+    return StartWeights(load_base(path), told.classes or () if told else ())
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What `<stem>.json` beside base weights says about them; None where it does not say it.
+
+    Attributes:
+        sha256: Hash that the weights must have.
+        classes: Class names in the order of the outputs.
+        architecture: Architecture within the family, such as ``yolo11n.yaml``.
+        licence: SPDX identifier.
+    """
+
+    sha256: str
+    classes: tuple[str, ...] | None = None
+    architecture: str | None = None
+    licence: str | None = None
+
+
+def read_sidecar(weights: Path) -> Sidecar | None:
+    """Read the sidecar of base weights; None if there is none.
+
+    Args:
+        weights: The file of weights, whose suffix is replaced by ``.json``.
+
+    Raises:
+        ModelError: It cannot be read, names no SHA-256, or a value has another type.
+    """
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        told = read_json(path, error=ModelError)
+    except ModelError as error:
         raise ModelError(
-            f"'classes' must be a list of names, got {classes!r:.100}", where=str(sidecar)
+            f"the sidecar names no SHA-256: {error.what}", where=str(path), remedy=_SIDECAR_REMEDY
+        ) from None
+    if not isinstance(told.get("sha256"), str):
+        raise ModelError("the sidecar names no SHA-256", where=str(path), remedy=_SIDECAR_REMEDY)
+    classes = told.get("classes")
+    if classes is not None and not (
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    ):
+        raise ModelError(
+            f"'classes' must be a list of names, got {reprlib.repr(classes)}",
+            where=str(path),
+            remedy=_SIDECAR_REMEDY,
         )
-    return StartWeights(tensors, tuple(classes))
+    texts = {key: told.get(key) for key in ("architecture", "licence")}
+    wrong = [key for key, value in texts.items() if not isinstance(value, (str, type(None)))]
+    if wrong:
+        raise ModelError(
+            f"expected text for: {', '.join(wrong)}", where=str(path), remedy=_SIDECAR_REMEDY
+        )
+    names = tuple(classes) if classes else None
+    return Sidecar(told["sha256"], names, texts["architecture"], texts["licence"])
 
 
 def load_base(path: Path) -> dict[str, torch.Tensor]:
@@ -65,7 +119,8 @@ def load_base(path: Path) -> dict[str, torch.Tensor]:
         float32 tensors; integer tensors as they are.
 
     Raises:
-        ModelError: The file is missing, damaged, changed, or holds other floating types.
+        ModelError: The file is missing, damaged, changed, holds other floating types or no
+            tensors, or the sidecar cannot be read.
     """
     return {name: _upcast(tensor) for name, tensor in map_base(path).items()}
 
@@ -78,7 +133,14 @@ def map_base(path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             remedy="convert a .pt file first; its guarded door is duet.increments.load_pt",
         )
-    tensors, _ = read_tensors(path, _expected_hash(path.with_suffix(".json")))
+    told = read_sidecar(path)
+    tensors, _ = read_tensors(path, told.sha256 if told else None)
+    if not tensors:
+        raise ModelError(
+            "the file holds no tensors",
+            where=str(path),
+            remedy="give a file of base weights, as save_base writes it",
+        )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32):
             raise ModelError(
@@ -126,20 +188,3 @@ def save_base(
 
 def _upcast(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _expected_hash(sidecar: Path) -> str | None:
-    if not sidecar.is_file():
-        return None
-    try:
-        digest = json.loads(sidecar.read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        digest = None
-    if not isinstance(digest, str):
-        raise ModelError(
-            "the sidecar names no SHA-256",
-            where=str(sidecar),
-            remedy="take both files from their source again, or remove the .json file if it is "
-            "not about these weights",
-        )
-    return digest

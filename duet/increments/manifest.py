@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -11,7 +10,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, ModelError
-from duet.files import sha256_json
+from duet.files import read_json, sha256_json
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
@@ -210,23 +209,14 @@ def read_any_manifest(folder: Path) -> IncrementManifest | DetectorManifest:
 
 
 def _read_object(path: Path, expected: str) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         missing = path if path.parent.is_dir() else path.parent
         raise ModelError(
             f"no such file or folder: {missing}",
             where=str(path.parent),
             remedy=f"check the path; {expected}",
-        ) from None
-    except OSError as error:
-        raise ModelError(f"cannot read: {error.strerror or error}", where=str(path)) from None
-    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
-        raise ModelError(
-            f"not valid JSON: {error}",
-            where=str(path),
-            remedy="the file was edited or damaged: take the folder from its source again",
-        ) from None
-    if not isinstance(data, dict):
-        raise ModelError(f"expected a JSON object, got {type(data).__name__}", where=str(path))
-    return data
+        )
+    return read_json(
+        path, error=ModelError,
+        remedy="the file was edited or damaged: take the folder from its source again",
+    )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from duet.errors import DuetError, ModelError
-from duet.files import sha256_file, write_json
+from duet.files import parse_json, sha256_file, write_json
 from duet.increments.fisher import FISHER, read_fisher, require_fisher, write_fisher
 from duet.increments.folders import new_folder
 from duet.increments.manifest import (
@@ -316,7 +315,7 @@ def load_traces(folder: Path) -> tuple[MergeTrace, ...]:
     path = folder / TRACE
     try:
         content = path.read_bytes()
-        rows = json.loads(content)
+        rows = parse_json(content, expected=list)
     except (OSError, ValueError) as error:
         raise _damaged(folder, ModelError(f"{TRACE} cannot be read: {error}")) from None
     if hashlib.sha256(content).hexdigest() != manifest.files[TRACE]:

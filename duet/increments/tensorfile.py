@@ -22,6 +22,12 @@ _DTYPES = {
     torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 
+MOST_TENSORS = 50_000
+"""Tensors that a file may hold: the largest detectors have some thousand."""
+
+LONGEST_HEADER = 16 << 20
+"""Bytes of names, shapes and metadata that a file may begin with; of 50 000 tensors: half of it."""
+
 Layout = Mapping[str, tuple[torch.dtype, torch.Size]]
 """Data type and shape by tensor name."""
 
@@ -133,8 +139,12 @@ def read_tensors(
             remedy=_AGAIN,
         )
     try:
+        _require_modest_header(path)
         with safe_open(path, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            names = list(stored.keys())
+            if len(names) > MOST_TENSORS:
+                raise ValueError(f"{len(names)} tensors, more than {MOST_TENSORS}")
+            tensors = {name: stored.get_tensor(name) for name in names}
             metadata = dict(stored.metadata() or {})
         after = path.stat()
     except (SafetensorError, ValueError, KeyError, RuntimeError, OSError) as error:
@@ -149,6 +159,18 @@ def read_tensors(
         )
     require_finite(tensors, str(path))
     return tensors, metadata
+
+
+def _require_modest_header(path: Path) -> None:
+    """Refuse a header so long that parsing it alone would take seconds and memory of its own.
+
+    Raises:
+        ValueError: It is longer than `LONGEST_HEADER`.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes, more than {LONGEST_HEADER}")
 
 
 def split(

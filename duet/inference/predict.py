@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import IO, Any
 
 from duet.detections import Detections
 from duet.errors import ConfigError, DuetError
-from duet.files import atomic_path, write_json
+from duet.files import atomic_path, read_json, write_json
 from duet.images import Image, read_image
 from duet.inference.annotate import annotate
 from duet.inference.detector import LoadedDetector, check_thresholds
@@ -207,8 +206,8 @@ def make_out(out: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8")).get("format") == FORMAT)
-    except (OSError, ValueError, AttributeError):
+        return bool(read_json(path).get("format") == FORMAT)
+    except DuetError:
         return False
 
 

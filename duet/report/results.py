@@ -9,7 +9,6 @@ Units: every mAP, AP and ratio is a fraction (0.5 = 50 %); times are seconds; bo
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,7 +20,7 @@ from duet.errors import DataError
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.indices import Indices
 from duet.evaluation.matrix import StageMatrix
-from duet.files import write_json, write_text
+from duet.files import read_json, write_json, write_text
 from duet.report.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
 from duet.report.published import PublishedEntry
 
@@ -360,17 +359,19 @@ def load_results(run_folder: Path) -> Results:
         ConfigError: Its content does not follow the schema.
     """
     path = run_folder / RESULTS_FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise DataError(
             "no results.json here",
             where=str(run_folder),
             remedy="pass the folder of a finished run; `duet run SERIES --out RUN` makes one",
+        )
+    try:
+        data = read_json(path)
+    except DataError as error:
+        raise DataError(
+            f"cannot be read as JSON: {error.what}", where=str(path), remedy=error.remedy
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"cannot be read as JSON: {error}", where=str(path)) from None
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    version = data.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
             f"schema_version is {version!r}, this duet reads {SCHEMA_VERSION}",

@@ -107,14 +107,13 @@ def _architecture_of(weights: Path, default: str | None) -> str:
 
     Raises:
         ConfigError: Neither says it.
+        ModelError: The sidecar cannot be read.
     """
-    import json
+    from duet.increments.base import read_sidecar
 
-    sidecar = weights.with_suffix(".json")
-    if sidecar.is_file():
-        found = json.loads(sidecar.read_text(encoding="utf-8")).get("architecture")
-        if isinstance(found, str):
-            return found
+    told = read_sidecar(weights)
+    if told is not None and told.architecture is not None:
+        return told.architecture
     if default is None:
         raise ConfigError(
             "the architecture of the start weights is not known",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
@@ -51,16 +50,13 @@ def read_facts(path: Path) -> Facts:
 
 
 def _of_base(path: Path) -> dict[str, Any]:
-    from duet.increments.base import map_base
+    from duet.increments.base import map_base, read_sidecar
 
-    tensors = map_base(path)
-    sidecar = path.with_suffix(".json")
-    said = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
-    return {
-        "kind": "base weights", "tensors": len(tensors),
-        "architecture": _text(said.get("architecture")), "classes": _names(said.get("classes")),
-        "licence": _text(said.get("licence")),
+    tensors, told = map_base(path), read_sidecar(path)
+    facts = {} if told is None else {
+        "architecture": told.architecture, "classes": told.classes, "licence": told.licence
     }  # fmt: skip
+    return {"kind": "base weights", "tensors": len(tensors), **facts}
 
 
 def _of_checkpoint(path: Path) -> dict[str, Any]:

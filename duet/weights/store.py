@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from duet.errors import ConfigError, ModelError, did_you_mean
-from duet.files import sha256_file, write_json
+from duet.files import read_json, sha256_file, write_json
 from duet.weights.manifest import SUFFIXES, Manifest, WeightsRow, load_manifest
 
 Checked = Literal["manifest", "user", "first download"]
@@ -54,13 +53,14 @@ def read_record(file: Path) -> Record | None:
     if not path.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, error=ModelError)
         if found["schema"] != 1:
             raise ValueError(f"schema {found['schema']}")
         return Record(str(found["sha256"]), found["checked"], found["url"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ModelError, ValueError, KeyError) as error:
+        told = error.what if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
         raise ModelError(
-            f"the record of the download cannot be read: {type(error).__name__}: {error}",
+            f"the record of the download cannot be read: {told}",
             where=str(path),
             remedy=f"remove it and {file.name}, then get the weights again",
         ) from None
