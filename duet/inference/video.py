@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from duet.errors import DataError
 from duet.images import Image
+from duet.inference.ending import decodes, is_whole
 from duet.inference.frames import Picture
 from duet.inference.places import Place
 
@@ -34,7 +36,7 @@ _LIVE = {
     "tcp,tls,udp",
 }
 _FILE = {"protocol_whitelist": "file,crypto,data"}
-_SHORT = 0.9  # of the frames that the header promises: fewer is a file that was cut off
+_LONGEST_GROUP = 600  # packets from a key frame on that are remembered to ask about the last one
 
 
 class VideoCapture:
@@ -63,7 +65,7 @@ class VideoCapture:
         self.finite = (
             place.kind == "file" or bool(self._container.duration) or name.endswith("_pipe")
         )
-        self.damaged, self._end = 0, 0.0
+        self.damaged = 0
         if self.finite:
             self._stream.thread_type = "AUTO"
         else:
@@ -82,22 +84,27 @@ class VideoCapture:
         """
         import av
 
-        packets = shown = 0
+        shown, seconds, cut = 0, None, False
         first: float | None = None
         broken = None
+        group: list[Packet[Any]] = []
         # The other streams of a recording tell where it ends; those of a camera are not even read.
         streams = () if self.finite else (self._stream,)
         try:
-            for packet in self._container.demux(*streams):
+            for packet in itertools.chain(self._container.demux(*streams), (None,)):
                 received = time.monotonic()
-                if packet.pts is not None and packet.time_base is not None:
-                    self._end = max(self._end, float(packet.pts * packet.time_base))
-                if packet.stream_index != self._stream.index:
-                    continue
-                packets += bool(packet.size)
+                if packet is not None:
+                    # Empty ones repeat a picture (and would be taken for the end by the decoder).
+                    if not packet.size:
+                        continue
+                    cut = packet.is_corrupt
+                    if packet.stream_index != self._stream.index:
+                        continue
+                    group = _grown(group, packet) if self.finite else []
                 for frame in self._decoded(packet):
-                    seconds = frame.time
-                    if seconds is not None:
+                    seconds = None
+                    if frame.pts is not None and self._stream.time_base is not None:
+                        seconds = float(frame.pts * self._stream.time_base)
                         first = seconds if first is None else first
                         seconds -= first
                     shown += 1
@@ -107,19 +114,30 @@ class VideoCapture:
                 raise OSError(reason(error)) from None
             broken = reason(error)
         if self.finite:
-            self._check_end(packets, shown, broken)
+            self._check_end(shown, seconds, broken, cut or not self._ends_whole(group))
 
-    def _decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
+    def _decoded(self, packet: Packet[Any] | None) -> list[av.VideoFrame]:
+        """Decode a packet; None asks for what the decoder still holds."""
         import av
 
         try:
-            return packet.decode()  # type: ignore[return-value]
+            return self._stream.decode(packet)
+        except av.error.EOFError:  # nothing is held
+            return []
         except av.error.FFmpegError:  # one bad packet must not end a stream
             self.damaged += 1
             return []
 
-    def _check_end(self, packets: int, shown: int, broken: str | None) -> None:
-        promised = self._stream.frames
+    def _ends_whole(self, group: list[Packet[Any]]) -> bool:
+        """Tell whether the data end where the file says, or with a whole picture."""
+        if self._place.kind != "file":
+            return True  # a transfer that ends early is an error of the network's
+        whole = is_whole(Path(self._place.target), self._container.format.name)
+        if whole is None and group:
+            return decodes(self._stream, group)
+        return whole is not False
+
+    def _check_end(self, shown: int, seconds: float | None, broken: str | None, cut: bool) -> None:
         if not shown:
             local = self._place.kind == "file"
             raise DataError(
@@ -128,25 +146,26 @@ class VideoCapture:
                 remedy="take the file from its source again"
                 + ("" if local else "; if its server cannot seek, copy it to this machine first"),
             )
-        if broken is None and packets >= _SHORT * promised and not self._ends_early():
+        if broken is None and not cut:
             return
-        of = f" of {promised}" if promised else ""
+        at = "" if seconds is None else f", at {seconds:.2f} s"
         raise DataError(
-            f"the file is cut off or damaged: it ends after {shown}{of} frames"
+            f"the file is cut off or damaged: it ends after {shown} frames{at}"
             + (f" ({broken})" if broken else ""),
             where=self._place.shown,
             remedy="results up to there are kept; take the file from its source again",
         )
 
-    def _ends_early(self) -> bool:
-        """Matroska promises no number of frames, but a length."""
-        length = (self._container.duration or 0) / 1e6
-        promised = "matroska" in self._container.format.name
-        return promised and self._end < min(_SHORT * length, length - 0.5)
-
     def close(self) -> None:
         """Close the container."""
         self._container.close()
+
+
+def _grown(group: list[Packet[Any]], packet: Packet[Any]) -> list[Packet[Any]]:
+    """Return the packets since the last key frame; none where key frames are too rare."""
+    if packet.is_keyframe:
+        return [packet]
+    return [*group, packet] if group and len(group) < _LONGEST_GROUP else []
 
 
 def to_image(frame: av.VideoFrame) -> Image:
