@@ -5,6 +5,7 @@ Two ways to fit: `letterbox` keeps the aspect ratio and pads (YOLO), `stretch` d
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,29 +14,98 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.errors import DataError
+from duet.orientation import orientation
 
 Image = npt.NDArray[np.uint8]
-"""``(H, W, 3)`` uint8, BGR, upright (after the file's EXIF rotation)."""
+"""``(H, W, 3)`` uint8, BGR, upright (see `duet.orientation`)."""
 
 Fit = Literal["letterbox", "stretch"]
 
 PAD = 114  # grey of the letterbox border, as in the engines' training
 
+MOST_PIXELS, MOST_SIDE = 2**30, 1_000_000
+"""What OpenCV reads at most: pixels of an image, and pixels of a side (of a PNG)."""
+
+_GROUP_BYTES = 1 << 28
+
 
 def read_image(path: Path) -> Image:
-    """Return an image as ``(H, W, 3)`` uint8 BGR.
+    """Return an image as every part of duet sees it: ``(H, W, 3)`` uint8 BGR, upright.
 
     Raises:
-        DataError: The file is not a readable image.
+        DataError: The file is gone, is no readable image, or is too large.
+    """
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
+        raise DataError(
+            f"not a readable image: {getattr(failure, 'strerror', None) or failure}",
+            where=str(path),
+            remedy="restore the file, or take it out of the data",
+        ) from failure
+    return decode_image(content, where=str(path))
+
+
+def decode_image(content: bytes, *, where: str, turned: bool = True) -> Image:
+    """Return the image that a file's bytes hold, see `read_image`.
+
+    Args:
+        content: The whole file. 16 bits become 8 (the upper ones), and grey becomes BGR.
+        where: Name of the file, for the error.
+        turned: Upright; else as the file's pixels lie.
+
+    Raises:
+        DataError: These are not the bytes of a readable image, or it is too large.
     """
     import cv2
 
-    image: Any = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    turn = orientation(content)
+    flags = cv2.IMREAD_COLOR if turn is None else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    reason = "not a readable image"
+    image: Any = None
+    try:
+        if content:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as failure:  # pixels above OpenCV's limit, or no memory for them
+        reason = f"OpenCV cannot load this image: {' '.join(str(failure.err).split())}"
+    except MemoryError:
+        reason = "the machine has not enough memory for this image"
     if image is None:
-        raise DataError(
-            "not a readable image", where=str(path), remedy="replace or remove the file"
-        )
-    return np.asarray(image, dtype=np.uint8)
+        raise DataError(reason, where=where, remedy="replace or remove the file")
+    pixels = np.asarray(image, dtype=np.uint8)
+    return upright(pixels, turn) if turned and turn else pixels
+
+
+def upright(image: npt.NDArray[np.uint8], turn: int) -> npt.NDArray[np.uint8]:
+    """Return ``(H, W[, 3])`` uint8 pixels turned as EXIF's orientation ``turn``, 1 to 8, asks."""
+    import cv2
+
+    rotations = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
+    flips = {2: 1, 4: 0, 7: -1}  # 7: after the transposition
+    turned: Any = cv2.transpose(image) if turn in (5, 7) else image
+    if turn in rotations:
+        turned = cv2.rotate(image, rotations[turn])
+    elif turn in flips:
+        turned = cv2.flip(turned, flips[turn])
+    return np.asarray(turned, np.uint8)
+
+
+def read_groups(paths: Sequence[Path], most: int) -> Iterator[tuple[list[Path], list[Image]]]:
+    """Yield files and their images in order, ``most`` at a time, fewer where they are large.
+
+    Raises:
+        DataError: A file is not a readable image.
+    """
+    names: list[Path] = []
+    images: list[Image] = []
+    for path in paths:
+        names.append(path)
+        images.append(read_image(path))
+        if len(images) == most or sum(image.nbytes for image in images) > _GROUP_BYTES:
+            yield names, images
+            names, images = [], []
+    if images:
+        yield names, images
 
 
 @dataclass(frozen=True)

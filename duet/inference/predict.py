@@ -11,7 +11,7 @@ from typing import IO, Any
 from duet.detections import Detections
 from duet.errors import ConfigError, DuetError
 from duet.files import atomic_path, read_json, write_json
-from duet.images import Image, read_image
+from duet.images import Image, read_groups
 from duet.inference.annotate import annotate
 from duet.inference.detector import LoadedDetector, check_thresholds
 from duet.inference.load import detector_folder as detector_folder
@@ -91,9 +91,8 @@ def predict_source(
         check_out(out, images)
         make_out(out)
     results: list[ImageResult] = []
-    for start in range(0, len(images.paths), _GROUP):
-        group = images.paths[start : start + _GROUP]
-        results += _predict_group(detector, images, group, confidence, iou, out, tell)
+    for group, pictures in read_groups(images.paths, _GROUP):
+        results += _predict_group(detector, images, group, pictures, confidence, iou, out, tell)
         if progress is not None:
             progress(len(results), len(images.paths))
     if out is not None:
@@ -215,12 +214,12 @@ def _predict_group(
     detector: LoadedDetector,
     source: Source,
     paths: Sequence[Path],
+    pictures: Sequence[Image],
     confidence: float,
     iou: float,
     out: Path | None,
     tell: bool,
 ) -> list[ImageResult]:
-    pictures = [read_image(path) for path in paths]
     found = detector.many(pictures, confidence=confidence, iou=iou)
     results = []
     for path, picture, detections in zip(paths, pictures, found, strict=True):

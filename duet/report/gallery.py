@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.errors import DataError
+from duet.images import read_image
 from duet.report.figures import GREY, figure_grid, increment_colour
 from duet.report.phrases import count_of, listed, owners
 from duet.report.results import FoundBox, GalleryImage, Results, TruthBox
@@ -83,15 +84,14 @@ def _confident(boxes: Sequence[FoundBox]) -> tuple[FoundBox, ...]:
 
 
 def _scaled_image(path: Path) -> Picture:
-    """Read an image as RGB, ``PANE_WIDTH`` pixels wide."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """Read an image as the detector saw it, in RGB, ``PANE_WIDTH`` pixels wide."""
+    from PIL import Image
 
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ImportError, UnidentifiedImageError) as error:
-        # ImportError: the engine patches Pillow to look for a HEIF reader in unknown files.
-        raise DataError(f"cannot be read as an image: {error}", where=str(path)) from None
+        image = Image.fromarray(read_image(path)[:, :, ::-1])
+    except DataError as error:
+        what = f"cannot be read as an image: {error.what}"
+        raise DataError(what, where=str(path)) from None
     height = max(1, round(image.height * PANE_WIDTH / image.width))
     return np.asarray(image.resize((PANE_WIDTH, height), Image.Resampling.LANCZOS))
 

@@ -17,7 +17,7 @@ from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
 from duet.families.table import resolve_family
 from duet.files import sha256_json, write_json
-from duet.images import read_image
+from duet.images import read_groups
 from duet.labels import LabelSpace
 from duet.series import eval_slice, eval_split
 from duet.series.images import image_sha256
@@ -55,10 +55,9 @@ def predict(
         DuetError: ``stopped`` was set.
     """
     found: list[Detections] = []
-    for start in range(0, len(images), 64):
+    for _, group in read_groups(images, 64):
         if stopped is not None and stopped.is_set():
             raise DuetError("stopped", remedy="the same command resumes")
-        group = [read_image(path) for path in images[start : start + 64]]
         found += detector(group, confidence=CONFIDENCE, iou=IOU, limit=LIMIT)
     return found
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from duet.errors import DataError
 from duet.files import sha256_file
-from duet.images import read_image
-from duet.series.problems import Problem, error
-
-if TYPE_CHECKING:
-    from PIL import Image
+from duet.images import MOST_PIXELS, MOST_SIDE, decode_image
+from duet.orientation import Content, orientation
+from duet.series.decoding import (
+    NoImageError,
+    grey_square,
+    load_reduced,
+    open_image,
+    strict_decoding,
+)
+from duet.series.problems import Problem, error, note, warning
 
 Verify = Literal["full", "header"]
 
@@ -44,8 +51,17 @@ _collector: ContextVar[dict[Path, Thumbnail] | None] = ContextVar("thumbnails", 
 _READ_ALIKE = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
 """Formats in which Pillow, which looks at files here, and OpenCV agree on every kind of file."""
 
-_EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _ORIENTATION = 256, 257, 258, 274
+_PNG_BITS = 24
+"""Where a PNG says how many bits a sample has."""
+
+_DARK = 32
+"""Brightest of 255 levels below which an image of more than 8 bits is all but lost."""
+
+_LARGE = threading.Lock()
+_LARGE_PIXELS = 2**25
+"""Images above are decoded one at a time: eight of 200 megapixels would take 6 GB."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +69,16 @@ class ImageFacts:
     """What is known of one image file.
 
     Attributes:
-        width: Pixels, as displayed (after EXIF rotation); 0 when unreadable.
-        height: Pixels, as displayed (after EXIF rotation); 0 when unreadable.
+        width: Pixels, as `duet.images.read_image` gives them; 0 when unreadable.
+        height: Pixels, as `duet.images.read_image` gives them; 0 when unreadable.
         problem: Why the image cannot be used.
+        remark: What is worth knowing of an image that can be used.
     """
 
     width: int
     height: int
     problem: Problem | None = None
+    remark: Problem | None = None
 
 
 @contextlib.contextmanager
@@ -92,7 +110,7 @@ def inspect_images(paths: Sequence[Path], *, verify: Verify) -> dict[Path, Image
     # Pillow decodes without the GIL, so threads scale; more than 8 only fight for the disk.
     workers = min(8, os.cpu_count() or 1)
     facts: dict[Path, ImageFacts] = {}
-    with _strict_decoding(), ThreadPoolExecutor(workers) as pool:
+    with strict_decoding(), ThreadPoolExecutor(workers) as pool:
         seen = pool.map(lambda path: _inspect(path, verify, small=small), distinct)
         for path, (fact, thumbnail) in zip(distinct, seen, strict=True):
             facts[path] = fact
@@ -122,15 +140,23 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Th
         remedy = "restore the file, or take it out of the list; duet never downloads"
         return ImageFacts(0, 0, error("image.missing", path, "no such image", remedy)), None
     try:
+        if not path.stat().st_size:
+            raise NoImageError("the file is empty")
         if verify == "full":
             return _decode(path, small=small)
-        with _open(path) as image:
-            facts = _facts(image, path)
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            open_image(file) as image,
+        ):
+            facts = _facts(image, content, path)
             image.verify()
             return facts, None
+    except DataError as failure:  # it is too large
+        return _unreadable(path, failure.what, "cut it into smaller images"), None
     except Exception as failure:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         remedy = "copy it again from its source, or remove it together with its label file"
-        return _unreadable(path, _reason(failure, path), remedy), None
+        return _unreadable(path, _reason(failure), remedy), None
 
 
 def _unreadable(path: Path, reason: str, remedy: str) -> ImageFacts:
@@ -143,20 +169,19 @@ def _decode(path: Path, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
     from PIL import Image
 
     content = path.read_bytes()
-    with _open(io.BytesIO(content)) as image:
-        facts = _facts(image, path)
+    with open_image(io.BytesIO(content)) as image:
+        facts = _facts(image, content, path)
+        deep = _is_deep(image, content)
         if image.format not in ("JPEG", "MPO"):
             image.verify()  # PNG checksums, which load() does not look at
-    with _open(io.BytesIO(content)) as image:  # verify() spoils the open image
-        full = image.size
-        # A JPEG decoder asked for an eighth of the size still reads every byte of the entropy code,
-        # so truncation is found all the same (tests/test_doctor_images.py); only the inverse
-        # transform and the colours are saved: half the time. For other formats it does nothing.
-        image.draft("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        image.load()
+    with _one_at_a_time(facts):
+        image, full = load_reduced(io.BytesIO(content), THUMBNAIL_SIDE)  # verify() spoils the other
+        if deep and facts.problem is None:
+            facts = replace(facts, remark=_depth(content, path))
         if not small:
             return facts, None
-        return facts, _grey_square(image, full, THUMBNAIL_SIDE, Image.Resampling.BOX)
+        turn = orientation(content) or 1
+        return facts, grey_square(image, full, THUMBNAIL_SIDE, Image.Resampling.BOX, turn)
 
 
 def read_grey(path: Path, side: int) -> NDArray[np.uint8]:
@@ -167,107 +192,109 @@ def read_grey(path: Path, side: int) -> NDArray[np.uint8]:
     """
     from PIL import Image
 
-    with _open(path) as image:
-        full = image.size
-        image.draft("L", (side, side))
-        image.load()
-        # A box would alias small images: a copy of half the size would look like another picture.
-        return _grey_square(image, full, side, Image.Resampling.BICUBIC)
+    content = path.read_bytes()
+    image, full = load_reduced(io.BytesIO(content), side)
+    # A box would alias small images: a copy of half the size would look like another picture.
+    return grey_square(image, full, side, Image.Resampling.BICUBIC, orientation(content) or 1)
 
 
-def _grey_square(
-    image: Any, full: tuple[int, int], side: int, resampling: Image.Resampling
-) -> NDArray[np.uint8]:
-    """Return ``(side, side) uint8`` grey, upright, of a decoded Pillow image.
+def _facts(image: Any, content: Content, path: Path) -> ImageFacts:
+    """Return the facts of an open image; a problem where OpenCV sees another image or none.
 
-    Args:
-        image: Perhaps reduced while it was decoded.
-        full: Width and height of the file's own pixels. A reduced JPEG ends in a column and a row
-            that reach beyond the image, which must not shift the rest.
-        side: In pixels.
-        resampling: Of Pillow.
-    """
-    from PIL import Image, ImageOps
-
-    reduction = max(1, round(full[0] / image.width), round(full[1] / image.height))
-    box = (0, 0, min(full[0] / reduction, image.width), min(full[1] / reduction, image.height))
-    if image.mode[0] in "IF":  # 16 bits and more: Pillow would clip them at 255
-        values = np.asarray(image, np.float64)
-        values = values * (255 / max(values.max(), 255))
-        grey = Image.fromarray(values.clip(0).astype(np.uint8))
-    else:
-        grey = image.convert("L")
-    square = grey.resize((side, side), resampling, box=box)
-    turn = _turn(image)
-    if turn > 1:
-        exif = square.getexif()
-        exif[_EXIF_ORIENTATION] = turn
-        square = ImageOps.exif_transpose(square)
-    return np.asarray(square, np.uint8)
-
-
-def _open(source: Any) -> Any:
-    """Open an image with Pillow."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(source)
-    except ModuleNotFoundError as failure:
-        # Ultralytics, once imported, replaces Image.open: it then takes all that Pillow does not
-        # know for HEIF and asks for a package.
-        raise UnidentifiedImageError("its content is no image format") from failure
-
-
-def _turn(image: Any) -> int:
-    """Return the EXIF orientation, 1 to 8."""
-    from PIL import Image
-
-    # PNG's own getexif() decodes all pixels first; the base class reads what is known now.
-    turn = Image.Image.getexif(image).get(_EXIF_ORIENTATION)
-    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
-
-
-def _facts(image: Any, path: Path) -> ImageFacts:
-    """Return the facts of an open image; a problem where OpenCV sees another image or none."""
-    size = _upright_size(image)
-    if image.format not in _READ_ALIKE:
-        try:
-            height, width = read_image(path).shape[:2]
-        except DataError:
-            reason = f"OpenCV, which loads images for detectors, cannot read this {image.format}"
-            return _unreadable(path, reason, "save it as PNG")
-        if (width, height) != size:
-            reason = f"OpenCV does not turn this {image.format} upright, other programs do"
-            return _unreadable(path, reason, "save it upright, as PNG")
-    return ImageFacts(*size)
-
-
-def _upright_size(image: Any) -> tuple[int, int]:
-    """Return width and height as displayed.
-
-    Detectors load images upright (OpenCV honours EXIF), and labels are drawn on upright images.
+    Raises:
+        DataError: It is too large.
     """
     width, height = image.size
-    return (height, width) if _turn(image) in _QUARTER_TURNS else (width, height)
+    _refuse_size(width, height)
+    if image.format in _READ_ALIKE:
+        swapped = orientation(content) in _QUARTER_TURNS
+        return ImageFacts(height, width) if swapped else ImageFacts(width, height)
+    try:
+        height, width = decode_image(bytes(content), where=str(path)).shape[:2]
+    except DataError:
+        reason = f"OpenCV, which loads images for detectors, cannot read this {image.format}"
+        return _unreadable(path, reason, "save it as an 8-bit PNG")
+    if (width, height) != _displayed_size(image):
+        reason = f"OpenCV does not turn this {image.format} upright, other programs do"
+        return _unreadable(path, reason, "save it upright, as PNG")
+    return ImageFacts(width, height)
 
 
-def _reason(failure: Exception, path: Path) -> str:
-    """Return why an image cannot be read, without Pillow's addresses of objects in memory."""
-    from PIL import UnidentifiedImageError
+def _refuse_size(width: int, height: int) -> None:
+    """Refuse what OpenCV does not load, or what this machine has no memory for.
 
-    if isinstance(failure, UnidentifiedImageError):
-        return "its content is no image format" if path.stat().st_size else "the file is empty"
-    return " ".join(str(failure).split()) or type(failure).__name__
+    Raises:
+        DataError: The image is too large.
+    """
+    pixels = width * height
+    if pixels > MOST_PIXELS or max(width, height) > MOST_SIDE:
+        raise DataError(
+            f"{width} x {height} pixels: OpenCV, which loads images for detectors, takes at most "
+            f"{MOST_PIXELS} in all and {MOST_SIDE} a side"
+        )
+    needed, memory = 8 * pixels, _memory()  # decoded twice: here (4 bytes a pixel), and in BGR
+    if memory is not None and needed > memory:
+        raise DataError(
+            f"{width} x {height} pixels need {needed / 1e9:.1f} GB to be looked at, and this "
+            f"machine has {memory / 1e9:.1f} GB"
+        )
+
+
+def _memory() -> int | None:
+    """Return the machine's memory in bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # AttributeError: Windows
+        return None
+
+
+def _displayed_size(image: Any) -> tuple[int, int]:
+    """Return width and height as other programs display an image that `orientation` leaves alone.
+
+    Pillow's own size of a TIFF is before or after turning, as its version goes.
+    """
+    width, height = image.size
+    tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else image.getexif()
+    tags = tags or {}
+    if image.format == "TIFF":
+        width, height = tags.get(_TIFF_WIDTH, width), tags.get(_TIFF_HEIGHT, height)
+    return (height, width) if tags.get(_ORIENTATION) in _QUARTER_TURNS else (width, height)
+
+
+def _is_deep(image: Any, content: Content) -> bool:
+    """Tell whether the samples of an image have more than 8 bits."""
+    if image.format == "PNG":
+        return bool(content[_PNG_BITS] == 16)
+    if image.format == "TIFF":
+        return bool(max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8)
+    return str(image.mode)[0] in "IF"
+
+
+def _depth(content: bytes, path: Path) -> Problem | None:
+    """Return what detectors see of an image of more than 8 bits; dark ones get a warning."""
+    import cv2
+
+    raw: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is None or raw.dtype == np.uint8:
+        return None
+    values = raw[..., :3] if raw.ndim == 3 else raw  # the rest is transparency
+    seen = int(decode_image(content, where=str(path)).max())
+    what = f"{8 * raw.itemsize} bits, brightest value {values.max():g}: a detector sees {seen} "
+    what += "of 255"
+    if seen >= _DARK:
+        remedy = "nothing to do if the upper 8 bits show what matters; else save 8-bit images"
+        return note("image.depth", path, what, remedy)
+    remedy = "spread the values over all bits, or save 8-bit images: these are all but black"
+    return warning("image.depth", path, what, remedy)
 
 
 @contextlib.contextmanager
-def _strict_decoding() -> Iterator[None]:
-    """Have Pillow refuse truncated images even where another library has asked it not to."""
-    from PIL import ImageFile
-
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
+def _one_at_a_time(facts: ImageFacts) -> Iterator[None]:
+    """Hold back other large images while one is decoded."""
+    with _LARGE if facts.width * facts.height > _LARGE_PIXELS else contextlib.nullcontext():
         yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _reason(failure: Exception) -> str:
+    """Return why an image cannot be read, in one line."""
+    return " ".join(str(failure).split()) or type(failure).__name__

@@ -112,4 +112,5 @@ def look_at(
     images = [image for split in listed.values() for image in split]
     chosen: Verify = verify or ("full" if len(images) <= FULL_VERIFY_LIMIT else "header")
     facts = inspect_images(images, verify=chosen)
-    return facts, [fact.problem for fact in facts.values() if fact.problem is not None]
+    told = (item for fact in facts.values() for item in (fact.problem, fact.remark))
+    return facts, [problem for problem in told if problem is not None]

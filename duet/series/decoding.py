@@ -1,0 +1,116 @@
+"""Decoding with Pillow, which tells a damaged file from a sound one, unlike OpenCV."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duet.images import decode_image, upright
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class NoImageError(Exception):
+    """A file is no image at all; the message is the reason."""
+
+
+def open_image(source: Any) -> Any:
+    """Open an image with Pillow, whatever its size.
+
+    `Image.open` refuses images above a limit that belongs to the whole process, and warns long
+    before it; what counts here is what OpenCV loads for detectors. Ultralytics, once imported, also
+    replaces it with one that asks for packages.
+
+    Args:
+        source: An open binary file.
+    """
+    from PIL import Image
+
+    prefix = source.read(16)
+    for load_plugins in (Image.preinit, Image.init):
+        load_plugins()
+        for name in list(Image.ID):
+            factory, accept = Image.OPEN[name]
+            try:
+                if accept is None or accept(prefix) is True:
+                    source.seek(0)
+                    return factory(source, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue  # not this format after all
+            except Image.DecompressionBombError:  # WebP's reader asks for the limit by itself
+                return _without_pillow(source, name)
+    raise NoImageError("its content is no image format")
+
+
+def load_reduced(source: Any, side: int) -> tuple[Any, tuple[int, int]]:
+    """Return a decoded Pillow image, ``side`` pixels wide or more, and the file's own size.
+
+    A JPEG decoder asked for an eighth of the size still reads every byte of the entropy code, so
+    truncation is found all the same (tests/test_doctor_images.py); only the inverse transform and
+    the colours are saved: half the time. For other formats it does nothing.
+    """
+    from PIL import Image
+
+    image = open_image(source)
+    full = image.size
+    image.draft("L", (side, side))
+    try:
+        image.load()
+    except Image.DecompressionBombError:  # so does TIFF's, for its tiles
+        image = _without_pillow(source, image.format)
+    return image, full
+
+
+def _without_pillow(source: Any, form: str) -> Any:
+    """Return an image that Pillow refuses for its size, decoded by OpenCV."""
+    from PIL import Image
+
+    source.seek(0)
+    image = Image.fromarray(decode_image(source.read(), where="", turned=False)[:, :, ::-1])
+    image.format = form
+    return image
+
+
+def grey_square(
+    image: Any, full: tuple[int, int], side: int, resampling: Image.Resampling, turn: int
+) -> NDArray[np.uint8]:
+    """Return ``(side, side) uint8`` grey, upright, of a decoded Pillow image.
+
+    Args:
+        image: Perhaps reduced while it was decoded.
+        full: Width and height of the file's own pixels. A reduced JPEG ends in a column and a row
+            that reach beyond the image, which must not shift the rest.
+        side: In pixels.
+        resampling: Of Pillow.
+        turn: EXIF's orientation.
+    """
+    from PIL import Image
+
+    reduction = max(1, round(full[0] / image.width), round(full[1] / image.height))
+    box = (0, 0, min(full[0] / reduction, image.width), min(full[1] / reduction, image.height))
+    if image.mode[0] in "IF":  # 16 bits and more: Pillow would clip them at 255
+        values = np.asarray(image, np.float32)
+        values = values * (255 / max(values.max(), 255))
+        grey = Image.fromarray(values.clip(0).astype(np.uint8))
+    else:
+        grey = image.convert("L")
+    return upright(np.asarray(grey.resize((side, side), resampling, box=box), np.uint8), turn)
+
+
+@contextlib.contextmanager
+def strict_decoding() -> Iterator[None]:
+    """Have Pillow refuse truncated images even where another library has asked it not to."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
