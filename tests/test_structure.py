@@ -22,7 +22,7 @@ from duet.shipped import shipped
 from duet.training.config import load_method, load_schedule
 
 REPO = Path(__file__).resolve().parent.parent
-MODULES = sorted([*REPO.glob("duet/**/*.py"), *REPO.glob("tools/*.py")])
+MODULES = sorted([*REPO.glob("duet/**/*.py"), *REPO.glob("tools/**/*.py")])
 MODULE_LINES, FUNCTION_LINES = 400, 50
 LONGER: dict[str, str] = {}
 """Functions that may be longer, as ``path:name`` -> reason."""
