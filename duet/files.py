@@ -1,4 +1,8 @@
-"""Files: written whole or not at all, JSON of strangers, hashes, locks."""
+"""Files: written whole or not at all, JSON of strangers, hashes, locks.
+
+Nothing here writes through a link: a file that is written is a new file, put in the place of
+whatever had its name. New files and folders get the rights that the user's umask leaves.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +25,11 @@ JSON_DEPTH = 64
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 Document = TypeVar("Document", dict[str, Any], list[Any])
+
+LOCK = ".lock"
+
+OWN = ("lab", "increments", "models", "evaluations", "gallery", "plots")
+"""Folders that duet keeps in a run folder."""
 
 _FOREIGN_DISK_ERROR = re.compile(
     r"os error \d+|PytorchStreamWriter|inline_container|iostream error"
@@ -38,23 +48,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix survives because writers such as matplotlib choose the format by it.
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
+        temporary = hidden_sibling(target, lambda path: path.open("xb").close())
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows flushes only what is open for writing
             os.fsync(written.fileno())
-        temporary.chmod(0o644)  # mkstemp makes files private; results are meant to be shared
         os.replace(temporary, target)
-    except DuetError:
-        raise
-    except (
-        Exception
-    ) as error:  # safetensors, torch and numpy report a full disk in ways of their own
-        if not _refused_by_disk(error):
+    except Exception as error:
+        if isinstance(error, DuetError) or not refused_by_disk(error):
             raise
         raise _cannot_write(target, error) from error
     finally:
@@ -78,20 +78,48 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        temporary.chmod(0o755)
+        temporary = hidden_sibling(target, Path.mkdir)
         yield temporary
         if target.exists():
             target.rmdir()
         os.replace(temporary, target)
-    except OSError as error:
+    except Exception as error:
+        if isinstance(error, DuetError) or not refused_by_disk(error):
+            raise
         raise _cannot_write(target, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refused_by_disk(error: BaseException | None) -> bool:
+def hidden_sibling(target: Path, make: Callable[[Path], object]) -> Path:
+    """Make a file or folder beside ``target`` under a hidden name that nothing has.
+
+    Not with `tempfile`, which makes private what is meant to be shared: here the umask decides.
+    The suffix survives, because writers such as matplotlib choose the format by it.
+
+    Args:
+        target: What it will become.
+        make: Makes the path, or raises FileExistsError.
+    """
+    while True:
+        name = f".{target.stem}-{secrets.token_hex(4)}{target.suffix}"
+        with contextlib.suppress(FileExistsError):
+            make(target.with_name(name))
+            return target.with_name(name)
+
+
+def vacated(target: Path) -> Path:
+    """Remove the file or link called ``target``, and return it for opening with mode "x".
+
+    For files that grow where they lie. Opening them with "w" would empty or overwrite whatever
+    file of the user's a link of that name leads to.
+    """
+    target.unlink(missing_ok=True)
+    return target
+
+
+def refused_by_disk(error: BaseException | None) -> bool:
     """Tell a refused write from a bug: libraries dress it in errors of their own.
 
     safetensors raises `SafetensorError("... (os error 28)")`, torch a `RuntimeError` of its zip
@@ -219,22 +247,54 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``folder``; the kernel drops it when the process dies.
 
     Raises:
-        DuetError: Another live process holds the lock, or the folder cannot be written.
+        DuetError: Another live process holds the lock, the folder cannot be written, or it holds
+            a link where duet writes.
     """
-    import fcntl
+    from filelock import FileLock, Timeout
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
+        refuse_links(folder)
+        held = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise DuetError(
+            "another duet process is writing here",
+            where=str(folder),
+            remedy="wait for it to end, or choose another --out",
+        ) from None
     except OSError as error:
         raise _cannot_write(folder, error) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DuetError(
-                "another duet process is writing here",
-                where=str(folder),
-                remedy="wait for it to end, or choose another --out",
-            ) from error
+    with held:
         yield
+
+
+def refuse_links(folder: Path) -> None:
+    """Check that no folder in a folder of results leads out of it.
+
+    The folder itself may be a link of the user's, say to a larger disk. A link inside may have
+    been left there by somebody else, to have duet overwrite what it leads to. Links to files do no
+    harm: results are new files that take their names.
+
+    Raises:
+        DuetError: The lock file, one of `OWN` in ``folder``, or a folder in them, is a link.
+    """
+    lock = folder / LOCK
+    links = [lock] if lock.is_symlink() or (lock.is_file() and lock.stat().st_nlink > 1) else []
+    for top in (folder / name for name in OWN):
+        below = (Path(place, name) for place, names, _ in os.walk(top) for name in names)
+        links += [path for path in (top, *below) if _is_link(path)]
+    if links:
+        raise DuetError(
+            f"duet writes through no link, but {links[0].relative_to(folder)} is one",
+            where=str(folder),
+            remedy="remove it, or move what it leads to here; the folder itself may be a link",
+        )
+
+
+def _is_link(path: Path) -> bool:
+    """Tell a symbolic link, or a junction of Windows, which `Path.is_symlink` does not know."""
+    try:
+        tag = getattr(path.lstat(), "st_reparse_tag", 0)
+    except OSError:
+        return False
+    return path.is_symlink() or bool(tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None))

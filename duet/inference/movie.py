@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from duet.errors import DuetError
+from duet.files import vacated
 from duet.images import Image
 from duet.inference.saving import Shot
 
@@ -64,7 +65,7 @@ class Movie:
     def _open(self, width: int, height: int) -> None:
         import av
 
-        self._container = av.open(str(self._target), "w", options=dict(_CONTAINER))
+        self._container = av.open(str(vacated(self._target)), "w", options=dict(_CONTAINER))
         modern = "libx264" in av.codecs_available
         stream = self._container.add_stream(
             "libx264" if modern else "mpeg4", options=dict(_H264) if modern else {}

@@ -18,7 +18,7 @@ import numpy as np
 
 from duet.detections import Detections
 from duet.errors import DuetError
-from duet.files import atomic_path, write_text
+from duet.files import atomic_path, vacated, write_text
 from duet.images import Image
 from duet.inference.detector import LoadedDetector
 from duet.inference.tracking import NO_TRACK, TrackedDetections
@@ -91,7 +91,9 @@ class JsonLines:
 
     def __init__(self, target: Path | IO[str], increments: Sequence[str]) -> None:
         self._own = isinstance(target, Path)
-        self._stream = target.open("w", encoding="utf-8") if isinstance(target, Path) else target
+        self._stream = (
+            vacated(target).open("x", encoding="utf-8") if isinstance(target, Path) else target
+        )
         self._increments = increments
 
     def add(self, shot: Shot) -> None:
@@ -136,7 +138,8 @@ class YoloText:
             lines.append(f"{found.class_ids[row]} {numbers}{number}\n")
         target = (self._folder / shot.name).with_suffix(".txt")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("".join(lines), encoding="utf-8")
+        with vacated(target).open("x", encoding="utf-8") as stream:
+            stream.write("".join(lines))
 
     def close(self) -> None:
         """Nothing is open."""

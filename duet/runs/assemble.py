@@ -15,6 +15,7 @@ from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
 from duet.families.table import resolve_family
+from duet.files import atomic_path
 from duet.report import results as schema
 from duet.report.published import PublishedEntry
 from duet.runs.chain import StageResult
@@ -239,9 +240,8 @@ def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.Galler
         labelled = truths(cut)
         for index, file, was, now in zip(chosen, files, before, after, strict=True):
             truth, name = labelled[index], f"gallery/{domain}-{Path(file).name}"
-            target = plan.out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+            with atomic_path(plan.out / name) as temporary:
+                shutil.copyfile(file, temporary)
             boxes = tuple(
                 schema.TruthBox(name=cut.classes[c], xyxy=tuple(map(float, box)))
                 for c, box in zip(truth.class_ids, truth.xyxy, strict=True)

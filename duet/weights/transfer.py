@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from duet.errors import DuetError, ModelError
-from duet.files import write_json
+from duet.files import vacated, write_json
 from duet.weights.manifest import is_private
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _fill(
     import requests
 
     done, most = start, end or _LARGEST
-    with _disk(part), part.open("r+b" if start else "wb") as stream:
+    with _disk(part), part.open("r+b") if start else vacated(part).open("xb") as stream:
         stream.seek(start)
         stream.truncate()
         try:
@@ -281,7 +282,12 @@ def _resumable(part: Path, url: str) -> tuple[int, str]:
 
 
 def _length(part: Path) -> int:
-    return part.stat().st_size if part.is_file() else 0
+    """Return the bytes that are here; a link is no download of ours, and is never written to."""
+    try:
+        about = part.lstat()
+    except OSError:
+        return 0
+    return about.st_size if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 else 0
 
 
 def _require_space(part: Path, missing: int) -> None:

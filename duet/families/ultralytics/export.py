@@ -20,6 +20,7 @@ from torch import nn
 from duet.errors import ModelError
 from duet.families.exportable import STAMP, ExportFacts
 from duet.families.ultralytics import engine
+from duet.files import refused_by_disk
 from duet.increments.guard import plain_name
 
 LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
@@ -91,6 +92,8 @@ class UltralyticsEngine:
             with _quiet_tracing():
                 made = Exporter(overrides=overrides, _callbacks=callbacks)(model=model)
         except Exception as error:  # the exporter raises whatever torch, onnx and others raise
+            if refused_by_disk(error) and not isinstance(error, FileNotFoundError):
+                raise  # told by `duet.files.atomic_path`, in which every export is written
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"the engine cannot export this detector: {type(error).__name__}: {reason}"
