@@ -1,9 +1,17 @@
-"""A slice as the engine's dataset: no label cache, no rewritten label files, no index surprises."""
+"""A slice as the engine's dataset, which reads the user's images and nothing beside them.
+
+The engine keeps decoded images as ``.npy`` beside the originals: it takes whatever file has that
+name for its own, overwrites it if its shape is another, and deletes it if it cannot read it. It
+keeps read labels as ``.cache``. Here duet reads the images, and the labels are the slice's.
+"""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from duet.families.ultralytics.engine import prepare
@@ -12,6 +20,7 @@ prepare()
 
 from ultralytics.data.dataset import YOLODataset  # noqa: E402  (the engine must be tamed first)
 
+from duet.images import read_image  # noqa: E402
 from duet.training.job import SliceFile  # noqa: E402
 
 
@@ -35,9 +44,46 @@ class SliceDataset(YOLODataset):  # type: ignore[misc]
         self.slice_file, self.class_offset, self.stretch = slice_file, class_offset, stretch
         super().__init__(*args, img_path="", **kwargs)
 
-    def load_image(self, i: int, rect_mode: bool = True) -> Any:
-        """Load one image; the engine's `rect_mode` keeps the aspect ratio."""
-        return super().load_image(i, rect_mode=rect_mode and not self.stretch)
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """Load one image, resized to the bit as `BaseDataset.load_image` of the engine does.
+
+        Args:
+            i: Index of the image.
+            rect_mode: Keep the aspect ratio; else fill the square.
+            resize_short: Never asked of a detector; accepted because the engine's method has it.
+
+        Returns:
+            ``(h, w, 3)`` uint8 BGR, height and width of the original, height and width now.
+
+        Raises:
+            DataError: The image cannot be read any more.
+        """
+        if self.ims[i] is not None:
+            return self.ims[i], self.im_hw0[i], self.im_hw[i]
+        image = read_image(Path(self.im_files[i]))
+        height, width = image.shape[:2]
+        size: int = self.imgsz
+        new = (size, size)
+        if rect_mode and not self.stretch:
+            ratio = size / max(height, width)
+            new = (min(math.ceil(height * ratio), size), min(math.ceil(width * ratio), size))
+        if new != (height, width):
+            resized = cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR)
+            image = np.asarray(resized, dtype=np.uint8)
+        if self.augment and self.cache != "ram":  # the last few are kept for mosaics
+            self.ims[i], self.im_hw0[i], self.im_hw[i] = image, (height, width), new
+            self.buffer.append(i)
+            if 1 < len(self.buffer) >= self.max_buffer_length:
+                old = self.buffer.pop(0)
+                self.ims[old] = self.im_hw0[old] = self.im_hw[old] = None
+        return image, (height, width), new
+
+    def check_cache_disk(self, safety_margin: float = 0.1) -> bool:
+        """Refuse the engine's cache of files beside the images."""
+        self.cache = None
+        return False
 
     def get_img_files(self, img_path: str) -> list[str]:
         """Return the slice's images in its own order."""
