@@ -7,14 +7,18 @@ first `import ultralytics` in a process; every module of this folder calls it fi
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
 import shutil
+import stat
 import sys
+import tempfile
 from pathlib import Path
 
 from duet.errors import MissingExtraError
+from duet.files import atomic_path
 
 FONT_NAMES = ("Arial.ttf", "Arial.Unicode.ttf")
 
@@ -64,18 +68,33 @@ def set_threads(count: int) -> None:
 
 
 def _config_folder() -> Path:
-    """Return duet's own settings folder for the engine, never the user's."""
+    """Return duet's own settings folder for the engine, never the user's or a stranger's.
+
+    A cache that cannot be written (containers, CI), or that others may write (the engine runs its
+    launch files from there), is replaced by a new folder of this process.
+    """
     from platformdirs import user_cache_path
 
     folder = user_cache_path("duet") / "engine"
     try:
         (folder / "Ultralytics").mkdir(parents=True, exist_ok=True)
-    except OSError:  # read-only home: containers, CI
-        import tempfile
+        usable = _is_mine(folder) and _is_mine(folder / "Ultralytics")
+    except OSError:
+        usable = False
+    if usable:
+        return folder
+    fresh = Path(tempfile.mkdtemp(prefix="duet-engine-"))
+    atexit.register(shutil.rmtree, fresh, ignore_errors=True)
+    (fresh / "Ultralytics").mkdir()
+    return fresh
 
-        folder = Path(tempfile.gettempdir()) / f"duet-engine-{os.getuid()}"
-        (folder / "Ultralytics").mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+
+def _is_mine(folder: Path) -> bool:
+    """Tell whether only this user can write to a folder, and this process can."""
+    about = folder.stat()
+    if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & stat.S_IWOTH):
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _place_fonts(folder: Path) -> None:
@@ -91,6 +110,5 @@ def _place_fonts(folder: Path) -> None:
         return
     font = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     for name in missing:
-        temporary = folder / f".{name}.{os.getpid()}"
-        shutil.copyfile(font, temporary)
-        os.replace(temporary, folder / name)
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(font, temporary)
