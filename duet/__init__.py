@@ -4,11 +4,8 @@
 on first use, so that importing this package does not import torch.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING
-
+# Imports nothing: this runs before `__main__` can take the working folder off the path.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from duet.detections import Detections
     from duet.errors import DuetError
@@ -34,6 +31,8 @@ _HOME = {
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'duet' has no attribute '{name}'")
+    import importlib
+
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -36,7 +36,7 @@ from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import trained_state, training_model
 from duet.families.yolo.trainer import IncrementTrainer
 from duet.increments.state import DetectorState
-from duet.runs.worker import run_worker
+from duet.runs.worker import command, run_worker
 from duet.series import Slice
 from duet.training.config import Augmentation, Directional, Distillation, Schedule
 from duet.training.job import read_job, read_state
@@ -592,8 +592,9 @@ def test_stopped_worker_is_not_started(new_slice: Slice, tmp_path: Path) -> None
 
 
 PARENT = """
-import subprocess, sys, time
-subprocess.Popen([sys.executable, "-m", "duet.runs.worker", sys.argv[1]])
+import pathlib, subprocess, sys, time
+from duet.runs.worker import command
+subprocess.Popen(command(pathlib.Path(sys.argv[1])))
 time.sleep(600)
 """
 
@@ -623,8 +624,7 @@ def test_killed_worker_is_resumed_to_the_same_bytes(new_slice: Slice, tmp_path: 
         for name in ("cut", "whole")
     )
     worker = subprocess.Popen(
-        [sys.executable, "-m", "duet.runs.worker", str(cut)],
-        stdout=subprocess.PIPE, cwd=PACKAGE, text=True,
+        command(cut), stdout=subprocess.PIPE, cwd=PACKAGE, text=True
     )  # fmt: skip
     assert worker.stdout is not None
     for line in worker.stdout:

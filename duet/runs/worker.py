@@ -1,15 +1,21 @@
-"""One training job in a process of its own: `python -m duet.runs.worker FOLDER`.
+"""One training job in a process of its own.
 
 A fresh process per stage keeps the engine's process-wide state (seeds, threads, patched modules)
 from leaking between stages, frees its memory, and lets independent stages use the other cores.
-Progress goes to stdout as JSON lines; the process ends itself when its parent is gone, so that a
-killed run leaves nobody writing.
+Progress goes to stdout as JSON lines; the process knows its parent from the start and ends when
+that is gone, so that a killed run leaves nobody writing.
+
+Python puts the working folder first on the path of what is started with ``-m`` or ``-c``, and so
+would run a ``json.py`` that lies beside somebody's images. The worker and all that it starts (the
+engine's launcher for several GPUs, loading processes) therefore work in an empty folder of the job
+and look for modules where this process found duet, and where Python itself looks.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +25,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from duet.errors import DuetError
+import duet
+from duet.errors import DataError, DuetError
+from duet.files import vacated
 
 _ERRORS = {cls.exit_code: cls for cls in DuetError.__subclasses__()}
+_BEGIN = (
+    "import sys; sys.path[:] = [place for place in sys.path if place] + [sys.argv[2]]; "
+    "from duet.runs.worker import main; sys.exit(main(sys.argv[1], int(sys.argv[3])))"
+)
+ENGINE = "engine"
+"""Sub-folder of a job for what the engine writes; nothing in it outlives the process."""
 PARENT_POLL = 0.5  # seconds between looks at the parent
 STOP_POLL = 0.2  # seconds between looks at a child
 
@@ -42,13 +56,11 @@ def run_worker(
     if stop.is_set():
         raise DuetError("stopped", remedy="the same command resumes")
     folder = folder.resolve()  # the engine puts relative folders somewhere of its own
-    command = [sys.executable, "-m", "duet.runs.worker", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     log = folder / "stderr.log"
-    with log.open("w") as errors:
+    with vacated(log).open("x") as errors:
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
-            text=True, env=environment,
+            command(folder), stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
+            text=True, env=_environment(), cwd=_empty(folder / ENGINE),
         )  # fmt: skip
         threading.Thread(target=_kill_when, args=(stop, child), daemon=True).start()
         try:
@@ -71,6 +83,37 @@ def run_worker(
             where=str(folder),
             remedy=f"the whole message is in {log}; the same command resumes",
         )
+
+
+def command(folder: Path) -> list[str]:
+    """Return the command line of a worker that ends with this process.
+
+    Args:
+        folder: The job, absolute.
+    """
+    place = Path(duet.__file__).resolve().parents[1]
+    return [sys.executable, "-c", _BEGIN, str(folder), str(place), str(os.getpid())]
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, without a word for the working folder in it."""
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in places if place),
+        "PYTHONSAFEPATH": "1",  # from Python 3.11 on; before, the working folder is empty
+    }
+
+
+def _empty(folder: Path) -> Path:
+    """Make ``folder`` anew, whatever a killed process, or somebody else, left in its place."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    return folder
 
 
 def _kill_when(stop: threading.Event, child: subprocess.Popen[str]) -> None:
@@ -97,19 +140,32 @@ def _follow(child: subprocess.Popen[str], progress: Callable[[dict[str, Any]], N
 
 
 def _die_with(parent: int) -> None:
-    """End this process as soon as ``parent`` is no longer its parent."""
+    """End this process as soon as the process ``parent`` is gone; at once if it is already."""
+    alive = _alive_on_windows(parent) if os.name == "nt" else lambda: os.getppid() == parent
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while alive():
             time.sleep(PARENT_POLL)
         os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(folder: Path) -> int:
-    """Run the job; return the exit code."""
-    _die_with(os.getppid())
+def _alive_on_windows(parent: int) -> Callable[[], bool]:
+    """Return whether a process still runs, told from a later one with the same number."""
+    import psutil  # there, an orphan keeps the number of its parent
+
+    try:
+        process = psutil.Process(parent)
+    except psutil.NoSuchProcess:
+        return lambda: False
+    return lambda: bool(process.is_running())
+
+
+def main(job: str, parent: int) -> int:
+    """Run the job in the folder ``job`` for the process ``parent``; return the exit code."""
+    _die_with(parent)
+    folder = Path(job)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     out = sys.stdout
     sys.stdout = sys.stderr  # whatever the engine prints must not mix with the records
@@ -127,12 +183,21 @@ def main(folder: Path) -> int:
         send(error.as_dict())
         return error.exit_code
     except OSError as error:
-        what, where = f"the file system refuses: {error.strerror or error}", str(folder)
-        remedy = "free some disk space or choose another folder; the same command resumes"
-        send(DuetError(what, where=error.filename or where, remedy=remedy).as_dict())
-        return DuetError.exit_code
+        failure = _explained(error, folder)
+        send(failure.as_dict())
+        return failure.exit_code
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+def _explained(error: OSError, folder: Path) -> DuetError:
+    """Tell an image that is gone from a file system that refuses to write."""
+    place = Path(error.filename) if isinstance(error.filename, str) else folder
+    if isinstance(error, FileNotFoundError) and not place.is_relative_to(folder):
+        return DataError(
+            "the file is gone", where=str(place), remedy="put it back; the same command resumes"
+        )
+    return DuetError(
+        f"the file system refuses: {error.strerror or error}",
+        where=str(place),
+        remedy="free some disk space or choose another folder; the same command resumes",
+    )
