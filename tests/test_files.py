@@ -1,0 +1,162 @@
+"""Files of ours: whole or absent, never written through a link, with the rights of the umask."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from duet.errors import DuetError
+from duet.files import (
+    LOCK,
+    OWN,
+    atomic_folder,
+    atomic_path,
+    refuse_links,
+    run_lock,
+    vacated,
+    write_text,
+)
+from duet.inference.saving import JsonLines
+from duet.weights import transfer
+
+posix = pytest.mark.skipif(os.name == "nt", reason="rights and links of POSIX")
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o027, 0o002], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    try:
+        yield request.param
+    finally:
+        os.umask(before)
+
+
+def rights(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@posix
+def test_rights_are_those_that_the_umask_leaves(umask: int, tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "text")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "inside").write_text("text")
+    assert rights(tmp_path / "file.txt") == rights(tmp_path / "folder" / "inside") == 0o666 & ~umask
+    assert rights(tmp_path / "folder") == 0o777 & ~umask
+
+
+@posix
+def test_a_replaced_file_gets_the_rights_of_a_new_one(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    target.chmod(0o400)
+    write_text(target, "new")
+    assert rights(target) == rights(write(tmp_path / "other.txt"))
+
+
+def write(path: Path) -> Path:
+    path.write_text("text")
+    return path
+
+
+def symbolic(link: Path, target: Path) -> None:
+    link.symlink_to(target)
+
+
+def hard(link: Path, target: Path) -> None:
+    link.hardlink_to(target)
+
+
+@pytest.fixture(params=[symbolic, hard], ids=["symbolic", "hard"])
+def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that leaves a link to the user's file under a name, and the file."""
+    precious = tmp_path / "precious.txt"
+    precious.write_text("written for years\n")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+
+    def plant(name: str) -> Path:
+        (shared / name).parent.mkdir(exist_ok=True)
+        request.param(shared / name, precious)
+        return shared / name
+
+    return plant
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "do"),
+    [
+        ("results.json", lambda path: write_text(path, "ours")),
+        ("stderr.log", lambda path: vacated(path).open("x").close()),
+        ("detections.jsonl", lambda path: JsonLines(path, ()).close()),
+    ],
+)
+def test_what_a_link_leads_to_is_not_written(
+    name: str, do: Callable[[Path], None], planted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    link = planted(name)
+    do(link)
+    assert (tmp_path / "precious.txt").read_text() == "written for years\n"
+    assert not link.is_symlink()
+    assert link.stat().st_nlink == 1
+
+
+@posix
+def test_a_lock_that_is_a_link_is_refused(planted: Callable[[str], Path], tmp_path: Path) -> None:
+    link = planted(LOCK)
+    with pytest.raises(DuetError, match=r"through no link.*\.lock"), run_lock(link.parent):
+        pass
+    assert (tmp_path / "precious.txt").read_text() == "written for years\n"
+
+
+def test_a_lock_empties_no_file(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("mine")
+    refused = pytest.raises(DuetError, match="another duet process")
+    with run_lock(tmp_path), refused, run_lock(tmp_path):
+        pass
+    assert (tmp_path / LOCK).read_text() == "mine"
+
+
+@posix
+@pytest.mark.parametrize("inside", [*OWN, "models/duet", "lab/base-1/engine"])
+def test_folders_that_lead_out_of_the_run_are_refused(inside: str, tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (run / inside).parent.mkdir(parents=True)
+    (run / inside).symlink_to(elsewhere)
+    with pytest.raises(DuetError, match=inside), run_lock(run):
+        pass
+
+
+@posix
+def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    disk, run = tmp_path / "disk", tmp_path / "run"
+    (disk / "lab" / "base-1").mkdir(parents=True)
+    (disk / "notes").mkdir()
+    (disk / "images").symlink_to(tmp_path)  # of the user's: duet does not write there
+    run.symlink_to(disk)
+    with run_lock(run):
+        write_text(run / "results.json", "{}")
+    assert (disk / "results.json").read_text() == "{}"
+    refuse_links(run)
+
+
+@posix
+def test_a_link_is_no_half_finished_download(planted: Callable[[str], Path]) -> None:
+    link = planted("weights.part.pt")
+    assert link.stat().st_size > 0
+    assert transfer._length(link) == 0
+    assert transfer._length(write(link.with_name("own.part.pt"))) == 4
+
+
+def test_a_refusal_of_the_disk_is_told_for_files_and_folders(tmp_path: Path) -> None:
+    for make in (atomic_path, atomic_folder):
+        with pytest.raises(DuetError, match="cannot write") as caught, make(tmp_path / "new"):
+            raise RuntimeError("PytorchStreamWriter failed writing") from OSError(errno.ENOSPC, "")
+        assert caught.value.exit_code == 1
+        assert list(tmp_path.iterdir()) == []
