@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from posixpath import normpath
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
@@ -26,6 +27,13 @@ _DEPTH = 1000
 _MARKS = ("iscrowd", "ignore", "difficult")
 _TRUE, _FALSE = ("1", "true", "1.0"), ("0", "false", "0.0", "none", "")
 
+Id: TypeAlias = int | str
+"""What a file calls an image or a category, see `_id`."""
+
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")
+
+_LISTS = (b'"images"', b'"annotations"', b'"categories"')
+
 _BOX_REMEDY = "a bbox is [left, top, width, height] in pixels: correct it or delete the annotation"
 
 
@@ -34,7 +42,8 @@ class CocoFile:
     """What one JSON file says.
 
     Attributes:
-        categories: Name of each category, by id, in the order of the ids.
+        categories: Name of each class, by id, in the order of the ids. A category above others that
+            has no object is none: Roboflow's files begin with one called like the project.
         files: File name of each image, in the order of the file.
         sizes: Stated width and height of each image, pixels; None where they are absent.
         objects: All annotations that can be read; ``class_ids`` are positions in ``categories``.
@@ -42,7 +51,7 @@ class CocoFile:
         unused: Facts beyond boxes, with counts.
     """
 
-    categories: dict[int, str]
+    categories: dict[Id, str]
     files: list[str]
     sizes: list[tuple[int, int] | None]
     objects: PixelBoxes
@@ -62,14 +71,17 @@ def read_json(path: Path) -> CocoFile | Problem:
     def stream(name: str) -> Iterator[Any]:
         with path.open("rb") as file:
             yield from ijson.items(
-                _Shallow(file), f"{name}.item", use_float=True, buf_size=_BUFFER_BYTES
+                _Watched(file), f"{name}.item", use_float=True, buf_size=_BUFFER_BYTES
             )
 
     try:
         return _Reader(path, stream).read()
-    except (ijson.JSONError, _TooDeepError) as failure:
+    except (ijson.JSONError, _NoStreamError) as failure:
         try:
-            document = json.loads(path.read_bytes())
+            document = json.loads(path.read_bytes(), object_pairs_hook=_once)
+        except _TwiceError as twice:
+            remedy = "programs read the first, the last or both: leave one"
+            return error("data.file", path, str(twice), remedy)
         except (ValueError, RecursionError):
             what = f"not valid JSON: {' '.join(str(failure).split())[:200]}"
             return error("data.file", path, what, "take the file again from its source")
@@ -79,33 +91,66 @@ def read_json(path: Path) -> CocoFile | Problem:
     return _Reader(path, lambda name: iter(_as_list(lists.get(name)))).read()
 
 
-class _TooDeepError(Exception):
-    """A file is nested so deeply that a stream of it would need memory by the square of that."""
+class _NoStreamError(Exception):
+    """A file is better read in one piece."""
 
 
-class _Shallow:
-    """A file that is read only as long as few brackets are open; those in texts count, too."""
+class _TwiceError(Exception):
+    """An object has two values under one key."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a JSON file; a list that is there twice must not be taken for one."""
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise _TwiceError(f"'{key[:80]}' stands {count} times in one object")
+    return dict(pairs)
+
+
+class _Watched:
+    """A file that is streamed only as long as it is flat and names each of its lists once.
+
+    A deeply nested file would need memory by the square of the depth; brackets and names that
+    stand in texts count, too.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.depth = 0
+        self.counts: Counter[bytes] = Counter()
+        self.tail = b""
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes.
 
         Raises:
-            _TooDeepError: More than `_DEPTH` brackets are open after them.
+            _NoStreamError: More than `_DEPTH` brackets are open, or a list came twice.
         """
         block = self.file.read(size)
         self.depth += sum(block.count(sign) for sign in (b"[", b"{"))
         self.depth -= sum(block.count(sign) for sign in (b"]", b"}"))
         if self.depth > _DEPTH:
-            raise _TooDeepError(f"more than {_DEPTH} brackets are open at once")
+            raise _NoStreamError(f"more than {_DEPTH} brackets are open at once")
+        for name in _LISTS:
+            # What was cut at the end of the last block is whole with the beginning of this one.
+            self.counts[name] += (self.tail[1 - len(name) :] + block).count(name)
+            if self.counts[name] > 1:
+                raise _NoStreamError(f"{name.decode()} stands there twice")
+        self.tail = block[-16:]
         return block
 
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+@dataclass(frozen=True)
+class _Category:
+    """An entry of the list of categories, and the name of the one above it."""
+
+    id: Id
+    name: str
+    parent: str
 
 
 @dataclass
@@ -120,40 +165,74 @@ class _Reader:
     def read(self) -> CocoFile:
         categories = self._categories()
         files, sizes, places = self._images()
-        objects = self._objects(places, {id_: index for index, id_ in enumerate(categories)})
+        objects = self._objects(places, {item.id: i for i, item in enumerate(categories)})
+        names, objects = self._classes(categories, objects)
         if not files:
             what = "the file lists no images"
             remedy = "a COCO file has the lists 'images', 'annotations' and 'categories'"
             self.problems.append(error("data.images", self.path, what, remedy))
-        return CocoFile(categories, files, sizes, objects, self.problems, self.unused)
+        return CocoFile(names, files, sizes, objects, self.problems, self.unused)
 
-    def _categories(self) -> dict[int, str]:
-        found: dict[int, str] = {}
-        remedy = "give each category an id and a name that no other has"
+    def _categories(self) -> list[_Category]:
+        """Return the entries in the order of their ids."""
+        found: dict[Id, _Category] = {}
+        texts: dict[Id, str] = {}
         for item in self.items("categories"):
             entry = item if isinstance(item, dict) else {}
-            index, name = entry.get("id"), entry.get("name")
-            if type(index) is not int or not isinstance(name, str) or not name.strip():
-                what = f"a category needs a whole number 'id' and a 'name', got {_short(item)}"
-            elif index in found or name in found.values():
-                what = f"category {index} '{name}' has the id or the name of another"
+            spelled, name, parent = (entry.get(key) for key in ("id", "name", "supercategory"))
+            index = _id(spelled)
+            if index is None or not isinstance(name, str) or not name.strip():
+                self._bad_category(f"a category needs an 'id' and a 'name', got {_short(item)}")
+            elif index in found:
+                self._bad_category(f"category {index} '{name}' has the id of another")
             else:
-                found[index] = name
-                continue
-            self.problems.append(error("data.names", self.path, what, remedy))
-        return dict(sorted(found.items()))
+                found[index] = _Category(index, name, parent if isinstance(parent, str) else "")
+                texts |= {index: spelled} if isinstance(spelled, str) else {}
+        for index, text in texts.items() if len(texts) < len(found) else ():
+            name = found.pop(index).name
+            self._bad_category(
+                f"the id of category '{name}' is a text, {text!r}, others are numbers"
+            )
+        return sorted(found.values(), key=lambda item: (isinstance(item.id, str), item.id))
 
-    def _images(self) -> tuple[list[str], list[tuple[int, int] | None], dict[Any, int]]:
+    def _bad_category(self, what: str) -> None:
+        remedy = "give each category an id and a name that no other has"
+        self.problems.append(error("data.names", self.path, what, remedy))
+
+    def _classes(
+        self, categories: list[_Category], objects: PixelBoxes
+    ) -> tuple[dict[Id, str], PixelBoxes]:
+        """Return the classes by id, and the objects with their positions among these."""
+        used = set(np.unique(objects.class_ids).tolist())
+        parents = Counter(_folded(item.parent) for item in categories)
+        names: dict[Id, str] = {}
+        places = np.zeros(len(categories), np.int64)
+        for position, item in enumerate(categories):
+            own = _folded(item.parent) == _folded(item.name)
+            if position not in used and parents[_folded(item.name)] > own:
+                continue
+            if item.name in names.values():  # its objects go by the first: one error is enough
+                self._bad_category(f"category {item.id} '{item.name}' has the name of another")
+                places[position] = list(names.values()).index(item.name)
+                continue
+            places[position] = len(names)
+            names[item.id] = item.name
+        return names, replace(objects, class_ids=places[objects.class_ids])
+
+    def _images(self) -> tuple[list[str], list[tuple[int, int] | None], dict[Id, int]]:
         files: list[str] = []
         sizes: list[tuple[int, int] | None] = []
-        places: dict[Any, int] = {}
+        places: dict[Id, int] = {}
         listed: set[str] = set()
         remedy = "each image needs an 'id' and a 'file_name' that no other has"
         for item in self.items("images"):
             entry = item if isinstance(item, dict) else {}
-            index, name = entry.get("id"), entry.get("file_name")
-            if type(index) not in (int, str) or not isinstance(name, str) or not name.strip("/. "):
+            index, name = _id(entry.get("id")), entry.get("file_name")
+            if not isinstance(name, str) or not name.strip("/. "):
                 what = f"an image needs an 'id' and a 'file_name', got {_short(item)}"
+            elif index is None:
+                what = f"the 'id' of {name} must be a whole number or a text, "
+                what += f"got {_short(entry.get('id'))}"
             elif index in places:
                 what = f"image id {index} occurs twice, the second time for {name}"
             elif normpath(name) in listed:
@@ -162,24 +241,25 @@ class _Reader:
                 places[index] = len(files)
                 listed.add(normpath(name))
                 files.append(name)
-                width, height = entry.get("width"), entry.get("height")
-                sizes.append(_size(width, height))
+                sizes.append(_size(entry.get("width"), entry.get("height")))
                 continue
             self.problems.append(error("image.entry", self.path, what, remedy))
         return files, sizes, places
 
-    def _objects(self, places: dict[Any, int], classes: dict[int, int]) -> PixelBoxes:
+    def _objects(self, places: dict[Id, int], classes: dict[Id, int]) -> PixelBoxes:
         images, class_ids, numbers = array("q"), array("q"), array("q")
         boxes, ignored, crowds = array("d"), bytearray(), bytearray()
         for position, item in enumerate(self.items("annotations")):
             entry = item if isinstance(item, dict) else {}
-            number = entry.get("id")
-            number = number if type(number) is int and abs(number) < 2**63 else position
-            found = self._box(entry, number, places, classes)
+            number = _id(entry.get("id"))
+            number = number if isinstance(number, int) and abs(number) < 2**63 else position
+            image = places.get(_id(entry.get("image_id")), -1)
+            class_id = classes.get(_id(entry.get("category_id")), -1)
+            found = self._box(entry, number, image, class_id)
             if found is None:
                 continue
-            images.append(places[entry["image_id"]])
-            class_ids.append(classes[entry["category_id"]])
+            images.append(image)
+            class_ids.append(class_id)
             numbers.append(number)
             boxes.extend(found)
             marks = {key: _mark(entry.get(key)) for key in _MARKS}
@@ -196,17 +276,16 @@ class _Reader:
         )  # fmt: skip
 
     def _box(
-        self, entry: dict[str, Any], number: int, places: dict[Any, int], classes: dict[int, int]
+        self, entry: dict[str, Any], number: int, image: int, class_id: int
     ) -> list[float] | None:
         """Return left, top, width and height, or None after noting what is wrong."""
         where = f"{self.path}: annotation {number}"
         box = entry.get("bbox")
-        image, category = entry.get("image_id"), entry.get("category_id")
-        if type(image) not in (int, str) or image not in places:
-            what = f"image_id {_short(image)} is no listed image"
+        if image < 0:
+            what = f"image_id {_short(entry.get('image_id'))} is no listed image"
             code, remedy = "label.image", "delete the annotation, or list its image"
-        elif type(category) is not int or category not in classes:
-            what = f"category_id {_short(category)} is no listed category"
+        elif class_id < 0:
+            what = f"category_id {_short(entry.get('category_id'))} is no listed category"
             code, remedy = "label.class", "delete the annotation, or list its category"
         elif not isinstance(box, list) or len(box) != 4:
             what, code, remedy = f"no bbox of 4 numbers: {_short(box)}", "label.fields", _BOX_REMEDY
@@ -227,6 +306,23 @@ class _Reader:
             what = f"{count} annotations have this id; duet reads them all, others keep one"
             where = f"{self.path}: annotation {value}"
             self.problems.append(warning("label.id", where, what, "number the annotations anew"))
+
+
+def _id(value: Any) -> Id | None:
+    """Return an id in its one spelling: whole numbers are also written 1.0, "1" and "1.0".
+
+    Anything else that is text stays what it is; None is for what is no id.
+    """
+    if type(value) is str:
+        whole = _WHOLE.fullmatch(value.strip())
+        return int(whole[1]) if whole else value.strip() or None
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _beyond(entry: dict[str, Any]) -> list[str]:
