@@ -8,7 +8,9 @@ from pathlib import Path
 
 from duet.series.formats.documents import IMAGE_SUFFIXES
 from duet.series.formats.yolo import label_path
+from duet.series.formats.yolo_unread import unread_labels
 from duet.series.model import DomainData
+from duet.series.names import composed
 from duet.series.problems import Problem, note, warning
 
 _NO_LABELS = ("classes.txt", "notes.txt", "README.txt")  # what labelling tools put beside labels
@@ -25,6 +27,7 @@ def pair_problems(data: DomainData, form: str, broken: Collection[str]) -> Itera
         form: Its format, one of `duet.series.formats.FORMATS`.
         broken: Images that have a problem of their own and are therefore not in ``data``.
     """
+    yield from _same_but_for_capitals(data)
     if form == "yolo":
         yield from _images_without_file(data)
         yield from _orphans(
@@ -42,6 +45,19 @@ def _images(data: DomainData) -> Iterator[Path]:
         yield from split.images
 
 
+def _same_but_for_capitals(data: DomainData) -> Iterator[Problem]:
+    """Yield images that other systems cannot keep in one folder."""
+    seen: dict[str, Path] = {}
+    for image in dict.fromkeys(_images(data)):
+        other = seen.setdefault(composed(str(image)).casefold(), image)
+        if other != image:
+            what = (
+                f"the name differs from that of {other.name} in nothing that Windows or macOS see"
+            )
+            remedy = "rename one of the two and its labels: copied there, one replaces the other"
+            yield note("image.name", image, what, remedy)
+
+
 def _images_without_file(data: DomainData) -> Iterator[Problem]:
     """Yield YOLO images without a label file; the format takes them for empty scenes."""
     present: dict[Path, set[str]] = {}
@@ -50,8 +66,10 @@ def _images_without_file(data: DomainData) -> Iterator[Problem]:
         for image in split.images:
             path = label_path(image)
             if path.parent not in present:  # one listing per folder instead of a stat per file
-                present[path.parent] = _names(path.parent)
-            if path.name not in present[path.parent]:
+                present[path.parent] = {composed(name) for name in _names(path.parent)}
+            if composed(path.name) in present[path.parent]:
+                continue
+            if unread_labels(image, path, len(data.labels)) is None:  # else told by the reader
                 missing.append(image)
         if len(missing) < len(split.images):  # without any label, the class problems tell it
             forgotten = len(missing) <= MOST_UNLABELLED * len(split.images)
@@ -89,11 +107,13 @@ def _orphans(suffix: str, folders: Iterable[tuple[Path, Path]]) -> Iterator[Prob
     stems: dict[Path, set[str]] = defaultdict(set)
     for labels, images in folders:
         found = (Path(name) for name in _names(images))
-        stems[labels] |= {name.stem for name in found if name.suffix.lower() in IMAGE_SUFFIXES}
+        stems[labels] |= {
+            composed(name.stem) for name in found if name.suffix.lower() in IMAGE_SUFFIXES
+        }
     for folder, known in sorted(stems.items()):
         for name in sorted(_names(folder)):
             stem = Path(name).stem
-            if name.endswith(suffix) and stem not in known and name not in _NO_LABELS:
+            if name.endswith(suffix) and composed(stem) not in known and name not in _NO_LABELS:
                 what = "a label file without an image"
                 remedy = "restore the image, or delete the label file"
                 yield warning("pair.no-image", folder / name, what, remedy)

@@ -78,9 +78,12 @@ def _resolve(source: str) -> Source:
     if path.exists():  # before globs: file names may hold brackets
         return Source(path.parent, (path,))
     if glob.has_magic(source):
-        matches = tuple(sorted(Path(match) for match in glob.glob(source) if os.path.isfile(match)))
-        if matches:
-            return Source(_fixed_part(path), matches)
+        root, pattern = _split(path)
+        # Where nothing matches, brackets may be meant as what they are: `*/camera [1]/*.jpg`.
+        for tried in (pattern, pattern.replace("[", "[[]")):
+            found = glob.glob(os.path.join(glob.escape(str(root)), tried))
+            if matches := tuple(sorted(Path(match) for match in found if os.path.isfile(match))):
+                return Source(root, matches)
         raise DataError(
             "no file matches this pattern",
             where=source,
@@ -94,14 +97,15 @@ def _resolve(source: str) -> Source:
     )
 
 
-def _fixed_part(pattern: Path) -> Path:
-    """Return the folder in front of the first wildcard."""
-    fixed: list[str] = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
+def _split(pattern: Path) -> tuple[Path, str]:
+    """Return the folder in front of the first wildcard, and the rest of a pattern.
+
+    A folder that exists under the very name counts as a name: ``data [1]/*.jpg``.
+    """
+    fixed, *rest = [Path(), *pattern.parts]
+    while len(rest) > 1 and (not glob.has_magic(rest[0]) or (fixed / rest[0]).is_dir()):
+        fixed, rest = fixed / rest[0], rest[1:]
+    return fixed, os.path.join(*rest)
 
 
 def unreadable(paths: Sequence[Path]) -> list[str]:

@@ -29,6 +29,7 @@ from duet.series.decoding import (
     open_image,
     strict_decoding,
 )
+from duet.series.names import other_spelling
 from duet.series.problems import Problem, error, note, warning
 
 Verify = Literal["full", "header"]
@@ -138,7 +139,9 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Th
     """Return the facts of one image; every failure becomes a problem of that file."""
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a name that is too long as absent
         remedy = "restore the file, or take it out of the list; duet never downloads"
-        return ImageFacts(0, 0, error("image.missing", path, "no such image", remedy)), None
+        other = other_spelling(path)
+        what = f"no such image; the folder has '{other}'" if other else "no such image"
+        return ImageFacts(0, 0, error("image.missing", path, what, remedy)), None
     try:
         if not path.stat().st_size:
             raise NoImageError("the file is empty")

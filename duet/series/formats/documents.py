@@ -11,6 +11,7 @@ from duet.config import load_yaml
 from duet.errors import DuetError
 from duet.labels import LabelSpace
 from duet.series.images import FULL_VERIFY_LIMIT, ImageFacts, Verify, inspect_images
+from duet.series.names import as_stored
 from duet.series.problems import Problem, error
 
 SPLITS = ("train", "val", "test")
@@ -88,10 +89,13 @@ def read_names(document: Mapping[str, Any], source: Path) -> tuple[LabelSpace, t
 def first_file(places: Sequence[Path]) -> Path:
     """Return the first place that is a file, or else the first of all.
 
-    Backslashes, which are slashes in files that Windows wrote, are tried as such.
+    Backslashes, which are slashes in files that Windows wrote, are tried as such, and letters with
+    accents in the other form that Unicode has for them.
     """
     slashed = [Path(str(place).replace("\\", "/")) for place in places if "\\" in str(place)]
-    return next((place for place in [*places, *slashed] if os.path.isfile(place)), places[0])
+    tried = [*places, *slashed]
+    named = next((place for place in tried if os.path.isfile(place)), None)
+    return named or next((p for p in map(as_stored, tried) if os.path.isfile(p)), places[0])
 
 
 def missing_splits(found: Sequence[str], source: Path, remedy: str) -> list[Problem]:

@@ -47,6 +47,7 @@ from duet.series.formats.placing import Placer
 from duet.series.formats.voc_xml import VocFile, VocObject, format_xml, read_xml
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, Boxes, DomainData, Split
+from duet.series.names import as_stored, composed
 from duet.series.problems import Problem, error, warning
 
 LAYOUT = "folders Annotations, ImageSets/Main and JPEGImages"
@@ -183,11 +184,11 @@ def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
     pairs = []
     for stem in stems:
         # Some tools list file names; 'a.jpg' is a name without suffix if there is an 'a.jpg.png'.
-        if stem not in files and Path(stem).suffix.lower() in IMAGE_SUFFIXES:
+        if composed(stem) not in files and Path(stem).suffix.lower() in IMAGE_SUFFIXES:
             stem = os.path.splitext(stem)[0]
         # The name in the list counts; <filename> is often that of another computer.
-        image = images / files.get(stem, f"{stem}.jpg")
-        pairs.append(_Pair(image, folder / "Annotations" / f"{stem}.xml"))
+        image = images / files.get(composed(stem), f"{stem}.jpg")
+        pairs.append(_Pair(image, as_stored(folder / "Annotations" / f"{stem}.xml")))
     return pairs, []
 
 
@@ -196,7 +197,7 @@ def _files_by_stem(folder: Path) -> dict[str, str]:
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     suffixes = {name: os.path.splitext(name)[1].lower() for name in names}
     names.sort(key=lambda name: (suffixes[name] in IMAGE_SUFFIXES, suffixes[name] == ".jpg"))
-    return {os.path.splitext(name)[0]: name for name in names}
+    return {composed(os.path.splitext(name)[0]): name for name in names}
 
 
 def _collected(files: Any) -> LabelSpace:

@@ -19,12 +19,15 @@ from duet.series.formats.documents import (
     first_file,
     load_description,
     look_at,
+    missing_splits,
     read_names,
 )
 from duet.series.formats.placing import Placer
 from duet.series.formats.yolo_labels import format_labels, read_labels
+from duet.series.formats.yolo_unread import unread_problems
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, DomainData, Split
+from duet.series.names import as_stored
 from duet.series.problems import Problem, error, warning
 
 LAYOUT = "a data.yaml with 'names', 'train' and 'val'"
@@ -59,7 +62,8 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
     problems += found
     facts, unreadable = look_at(listed, verify)
     annotations, found, polygons = _annotate(facts, len(labels) or None)
-    problems += (*unreadable, *found)
+    looked = {image: label_path(image) for image in annotations}
+    problems += (*unreadable, *found, *unread_problems(looked, len(labels) or None))
     splits = {
         # An image with a problem has no annotation: the problem stands for it.
         name: Split(name, kept, tuple(annotations[image] for image in kept))
@@ -73,14 +77,15 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
 def label_path(image: Path) -> Path:
     """Return the label file of an image: the last ``images`` folder of the path is ``labels``."""
     text, images, labels = str(image), f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
-    return Path(f"{os.path.splitext(labels.join(text.rsplit(images, 1)))[0]}.txt")
+    return as_stored(Path(f"{os.path.splitext(labels.join(text.rsplit(images, 1)))[0]}.txt"))
 
 
 def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
     """Write ``images/SPLIT``, ``labels/SPLIT`` and ``data.yaml`` into an empty folder.
 
     The format cannot mark an object as ignored: such objects are left out and counted. A split
-    whose images are not in the order of their names gets a list, ``SPLIT.txt``, that keeps it.
+    whose images are not in the order of their names gets a list, ``SPLIT.txt``, that keeps it. A
+    data set without a ``val`` names its ``test`` there, too: other programs ask for one.
     """
     placer = Placer(transfer)
     document: dict[str, Any] = {}
@@ -102,6 +107,8 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
             progress(1)
         images += len(names)
         document[name] = _listed(folder, name, names)
+    if "val" not in document and "test" in document:
+        document["val"] = document["test"]  # Ultralytics asks for it
     document["names"] = list(data.labels)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_text(folder / DESCRIPTION, text)
@@ -126,15 +133,16 @@ def _list_splits(
     fetch = _fetch_yourself(document.get("download"))
     listed: dict[str, list[Path]] = {}
     problems: list[Problem] = []
+    named: list[str] = []
     for name in SPLITS:
         entry = document.get(name)
         if name == "val" and entry is None:
             entry = document.get("validation")  # an old spelling that Ultralytics still reads
         if entry in (None, "", []):  # an empty path would mean the whole folder of data.yaml
-            if name != "test":
-                remedy = f"add '{name}': a folder of images, or a text file that lists them"
-                problems.append(error("data.split", source, f"no '{name}' split", remedy))
             continue
+        named.append(name)
+        if name == "val" and entry == document.get("test"):
+            continue  # one split under two names, as `write` makes it
         places = entry if isinstance(entry, list) else [entry]
         if not all(isinstance(place, str) for place in places):
             what = f"'{name}' must be a path or a list of paths, got {entry!r}"
@@ -147,7 +155,8 @@ def _list_splits(
             problems += [found] if found else []
         if not listed[name]:  # reported above; an empty split would only be reported again
             del listed[name]
-    return listed, tuple(problems)
+    remedy = "name a folder of images, or a text file that lists them, under 'train' and 'val'"
+    return listed, (*problems, *missing_splits(named, source, remedy))
 
 
 def _fetch_yourself(download: Any) -> str:
