@@ -246,7 +246,7 @@ class _Reader:
             self.problems.append(error("image.entry", self.path, what, remedy))
         return files, sizes, places
 
-    def _objects(self, places: dict[Id, int], classes: dict[Id, int]) -> PixelBoxes:
+    def _objects(self, places: dict[Any, int], classes: dict[Any, int]) -> PixelBoxes:
         images, class_ids, numbers = array("q"), array("q"), array("q")
         boxes, ignored, crowds = array("d"), bytearray(), bytearray()
         for position, item in enumerate(self.items("annotations")):
