@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,12 @@ class Detections:
     def above(self, conf: float) -> Detections:
         """Return the detections with a score of at least ``conf`` (``[0, 1]``)."""
         keep = self.scores >= np.float32(conf)
+        return Detections(self.xyxy[keep], self.scores[keep], self.class_ids[keep], self.labels)
+
+    def of(self, names: Collection[str]) -> Detections:
+        """Return the detections whose class is among ``names``."""
+        wanted = [index for index, name in enumerate(self.labels) if name in names]
+        keep = np.isin(self.class_ids, wanted)
         return Detections(self.xyxy[keep], self.scores[keep], self.class_ids[keep], self.labels)
 
     def as_records(self) -> list[dict[str, object]]:

@@ -305,10 +305,10 @@ def test_new_and_known_classes_together_still_generalise() -> None:
 @pytest.mark.parametrize(
     "steps",
     [
-        [("day", ("cat",)), ("day", ("cat",))],
+        [("day", ("cat",)), ("day", ("cat", "dog"))],
         [("day", ("cat",)), ("night", ("cat", "dog"))],
     ],
-    ids=["again in one domain", "mixed"],
+    ids=["in one domain", "in two"],
 )
 def test_increments_that_are_neither_are_refused(steps: Any) -> None:
     with pytest.raises(DataError):
@@ -327,8 +327,11 @@ def test_joined_slices_count_classes_alike(tmp_path: Path) -> None:
     assert [ids.tolist() for ids in turned.class_ids] == [
         (2 - ids).tolist() for ids in first.class_ids
     ]
+    again = join_slices([first, first], NAMES[:3])
+    assert again.images == first.images
+    assert again.sha256 == with_classes(first, NAMES[:3]).sha256
     with pytest.raises(DataError):
-        join_slices([first, first], NAMES[:3])
+        join_slices([], NAMES[:3])
 
 
 def test_joint_slices_know_partial_and_full_labels(tmp_path: Path) -> None:

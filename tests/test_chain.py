@@ -34,7 +34,7 @@ from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, StageResult, run_chain, run_independent, train_alone
 from duet.runs.keep import keep_chain, keep_independent
 from duet.runs.lab import Lab
-from duet.series import Increment, Series
+from duet.series import Increment, Series, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors.tensors import fingerprint
 
@@ -139,7 +139,7 @@ def test_running_again_trains_nothing(world: World, name: str) -> None:
 def test_reference_on_the_base_slice_is_the_base(world: World) -> None:
     first = world.setting.series.increments[0]
     before = len(world.ran)
-    reference = train_alone(world.setting, first.data, first.classes, first.name)
+    reference = train_alone(world.setting, train_slice(first.data, first.classes), first.name)
     assert len(world.ran) == before
     assert reference.reused
 
@@ -147,7 +147,8 @@ def test_reference_on_the_base_slice_is_the_base(world: World) -> None:
 def test_another_seed_is_another_training(world: World) -> None:
     first = world.setting.series.increments[0]
     before = len(world.ran)
-    other = train_alone(replace(world.setting, seed=4), first.data, first.classes, first.name)
+    cut = train_slice(first.data, first.classes)
+    other = train_alone(replace(world.setting, seed=4), cut, first.name)
     assert len(world.ran) == before + 1
     assert other.key != world.chains["duet"][0].trained.key
 

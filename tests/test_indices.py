@@ -130,7 +130,7 @@ def test_cells_needed_are_enough_and_nothing_more(steps: Steps) -> None:
     [
         pytest.param([], "at least one increment", id="empty"),
         pytest.param([("A", ())], "at least one class", id="no-class"),
-        pytest.param([("A", ("a",)), ("A", ("a",))], "increments 1 and 2", id="not-disjoint"),
+        pytest.param([("A", ("a",)), ("A", ("a", "b"))], "split it in two", id="mixed-in-one"),
         pytest.param([("A", ("a",)), ("B", ("a", "b"))], "split it in two", id="mixed"),
     ],
 )
@@ -256,10 +256,11 @@ def test_pairs_without_labelled_objects_are_left_out_and_named() -> None:
         for cell, value in _two_phase(0.4, 0.1, 0.2, 0.3).values.items()
         if cell[1:] != absent
     })  # fmt: skip
-    result = compute_indices(TWO, matrix, references, without_truth=[absent])
+    result = compute_indices(TWO, matrix, references, undefined={absent: "nobody labelled them"})
     assert result.gi == pytest.approx(0.2 / 0.471)
     assert len(result.left_out) == 1
-    assert "GI of stage 2 on A[c11" in result.left_out[0]
+    assert result.left_out[0].startswith("GI of stage 2 on A[c11")
+    assert result.left_out[0].endswith("]: nobody labelled them")
 
 
 def test_a_class_only_series_has_retention_and_plasticity_but_no_gi() -> None:
@@ -302,9 +303,8 @@ def any_series(draw: st.DrawFn) -> Steps:
     names, steps, known = iter("abcdefghij"), [], list[str]()
     for _ in range(draw(st.integers(1, 5))):
         domain = draw(st.sampled_from(["A", "B", "C"]))
-        old = [n for n in known if not any(d == domain and n in c for d, c in steps)]
-        if old and draw(st.booleans()):
-            classes = draw(st.lists(st.sampled_from(old), min_size=1, unique=True))
+        if known and draw(st.booleans()):
+            classes = draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
         else:
             classes = [next(names) for _ in range(draw(st.integers(1, 2)))]
             known += classes

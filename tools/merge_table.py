@@ -165,6 +165,7 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
     from duet.runs.chain import run_chain, run_independent, train_alone
     from duet.runs.inputs import read_methods
     from duet.runs.keep import keep_chain, keep_independent
+    from duet.series import train_slice
     from duet.training.config import Refit
 
     (method,) = read_methods(("duet-plus",), family=setting.family)
@@ -175,7 +176,9 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
         chain = pool.submit(run_chain, setting, method)
         lone = pool.submit(run_independent, setting, alone, second)
         others = {
-            key: pool.submit(train_alone, setting, at.data, of.classes, f"reference-{at.domain}")
+            key: pool.submit(
+                train_alone, setting, train_slice(at.data, of.classes), f"reference-{at.domain}"
+            )
             for key, at, of in (("new on old", first, second), ("old on new", second, first))
         }
         keep_chain(folder, setting, method, chain.result())

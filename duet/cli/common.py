@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from duet.errors import DuetError
+
+if TYPE_CHECKING:
+    from duet.series import Problem, Series
 
 PLAIN_EVERY = 5.0
 """Seconds between progress lines where stderr is not a terminal."""
@@ -29,6 +34,27 @@ def emit(result: dict[str, Any], as_json: bool, human: Callable[[], str]) -> Non
 def note(text: str) -> None:
     """Tell people something on stderr."""
     click.echo(text, err=True)
+
+
+def tell_warnings(warnings: Sequence[Problem], series: Path) -> None:
+    """Tell people on stderr what is odd about a series' data, one line per kind."""
+    kinds: dict[str, list[Problem]] = {}
+    for one in warnings:
+        kinds.setdefault(one.code, []).append(one)
+    for found in kinds.values():
+        more = f" (and {len(found) - 1} more of this kind)" if len(found) > 1 else ""
+        note(f"warning: {found[0]}{more}")
+    if kinds:
+        note(f"`{shlex.join(['duet', 'data', 'check', str(series)])}` lists all and what to do")
+
+
+def read_told(path: Path, data_root: Path | None) -> Series:
+    """Read and check a series, and tell people what is odd about its data."""
+    from duet.runs.inputs import read_checked
+
+    series, warnings = read_checked(path, data_root=data_root)
+    tell_warnings(warnings, path)
+    return series
 
 
 class StoppedError(DuetError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option
+from duet.cli.common import emit, json_option, note, read_told
 
 EPILOG = """\b
 Examples:
@@ -22,7 +23,10 @@ Examples:
 @click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the data.")
 @click.option("--split", default="", help="[test if there is one, else val]")
-@click.option("--min-map50", type=click.FloatRange(0, 1), help="Exit 6 if a known cell is below.")
+@click.option(
+    "--min-map50", type=click.FloatRange(0, 1),
+    help="Exit 6 if a cell is below, or has no object to measure it on.",
+)  # fmt: skip
 @json_option
 def evaluate(
     model: Path,
@@ -33,15 +37,11 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Evaluate a detector on every domain of a series, per increment and per class."""
-    from duet.errors import GateError
     from duet.increments.store import load_detector
     from duet.runs.evaluate import evaluate_cells
-    from duet.series import read_series
 
-    loaded = load_detector(model)
-    cells = evaluate_cells(
-        loaded.state, read_series(series, data_root=data_root), split, loaded.manifest.image_size
-    )
+    loaded, data = load_detector(model), read_told(series, data_root)
+    cells = evaluate_cells(loaded.state, data, split, loaded.manifest.image_size)
     result = {
         "schema": 1,
         "model": str(model),
@@ -49,19 +49,42 @@ def evaluate(
         "cells": cells,
     }
     emit(result, as_json, lambda: _text(cells))
-    low = [
-        c
-        for c in cells
-        if min_map50 is not None and c["map50"] is not None and c["map50"] < min_map50
-    ]
+    for item in data.increments:
+        if not any(name in loaded.state.labels for name in item.classes):
+            note(f"{item.name}: not measured, the detector knows none of {', '.join(item.classes)}")
+    for cell in cells:
+        if absent := [name for name, value in cell["ap50"].items() if value is None]:
+            note(_unmeasured(cell, absent))
+    if min_map50 is not None:
+        _gate(model, cells, min_map50)
+
+
+def _gate(model: Path, cells: list[dict[str, Any]], least: float) -> None:
+    """Raise unless every cell was measured and is high enough."""
+    from duet.errors import GateError
+
+    nothing = [cell for cell in cells if cell["map50"] is None]
+    if nothing:  # a gate that passes on nothing would pass on a broken data set
+        raise GateError(
+            "; ".join(_unmeasured(cell, cell["ap50"]) for cell in nothing),
+            where=str(model),
+            remedy="--min-map50 asks for a number in every cell: label objects in this split, "
+            "choose another with --split, or leave the increment out of the series",
+        )
+    low = [cell for cell in cells if cell["map50"] < least]
     if low:
         worst = min(low, key=lambda cell: cell["map50"])
         raise GateError(
             f"mAP50 of {worst['domain']}[{worst['increment']}] is {worst['map50']:.3f}, "
-            f"--min-map50 is {min_map50}",
+            f"--min-map50 is {least}",
             where=str(model),
             remedy=f"{len(low)} of {len(cells)} cells are below; see the table",
         )
+
+
+def _unmeasured(cell: dict[str, Any], names: Iterable[str]) -> str:
+    place = f"the {cell['split']} split of {cell['domain']}"
+    return f"{cell['increment']}: no labelled object of {', '.join(names)} in {place}"
 
 
 def _text(cells: list[dict[str, Any]]) -> str:

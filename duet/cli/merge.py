@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note
+from duet.cli.common import counting, emit, json_option, note, read_told
 from duet.cli.settings import parse_settings
 
 if TYPE_CHECKING:
@@ -110,14 +110,13 @@ def _swept(plan: Plan, options: dict[str, Any], objective: Any) -> tuple[Recipe,
 
     from duet.errors import ConfigError
     from duet.runs.sweep import grid_of, sweep
-    from duet.series import read_series
 
     if options["series"] is None:
         raise ConfigError(
             "--sweep needs data to choose on", remedy="give --series SERIES.yaml --split val"
         )
     grid = grid_of(parse_settings(options["sweep"], option="--sweep"))
-    series = read_series(options["series"], data_root=options["data_root"])
+    series = read_told(options["series"], options["data_root"])
     with counting("sweep") as step:
         recipe, trials = sweep(
             plan.recipe, grid, series, split=options["split"], listen=step,

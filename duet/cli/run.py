@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, stages
+from duet.cli.common import emit, json_option, note, stages, tell_warnings
 
 if TYPE_CHECKING:
     from duet.report.results import Results
@@ -50,7 +50,7 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
     from duet.weights import find
 
     changes = {key: options[key] for key in ("epochs", "batch", "device", "threads")}
-    return read_inputs(
+    inputs = read_inputs(
         series,
         data_root=options["data_root"],
         train=options["train"],
@@ -59,6 +59,8 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
         changes={key: value for key, value in changes.items() if value is not None},
         only=only,
     )
+    tell_warnings(inputs.warnings, series)
+    return inputs
 
 
 @click.command("run", epilog=EPILOG)
@@ -119,11 +121,14 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     from duet.compare.tables import as_dict, as_text
     from duet.report.words import off_published
     from duet.runs import repeat
+    from duet.runs.plan import left_out
 
     plans = repeat.repeats(plan, seeds=seeds, orders=orders)
     if dry_run:
         emit(repeat.repeats_as_dict(plans), as_json, lambda: repeat.repeats_as_text(plans))
         return
+    for line in left_out(plan):
+        note(line)
     with stages() as show:
         today = datetime.date.today().isoformat()
         found = repeat.execute_repeats(plan.out, plans, show, date=today)
@@ -164,8 +169,11 @@ def perform(plan: RunPlan) -> tuple[Results, Path]:
     import datetime
 
     from duet.report.markdown import write_report
+    from duet.runs.plan import left_out
     from duet.runs.run import execute
 
+    for line in left_out(plan):
+        note(line)
     with stages() as show:
         results = execute(plan, show, date=datetime.date.today().isoformat())
     return results, write_report(plan.out)

@@ -145,9 +145,10 @@ def _facts(run: Run) -> Mapping[str, str]:
         slice_title(step.domain, sorted(step.classes)) for step in series.increments
     )
     counted = {
-        step.domain: step.counts[protocol.eval_split].images
+        step.domain: count.images
         for step in series.increments
-        if protocol.eval_split in step.counts
+        for split, count in step.counts.items()
+        if split != "train"
     }
     images = ", ".join(f"{domain} {number}" for domain, number in sorted(counted.items()))
     return {

@@ -13,12 +13,10 @@ from duet.doctor.boxes import box_problems
 from duet.doctor.duplicates import Copy, exact_copies, near_duplicates, near_problems
 from duet.doctor.pairs import pair_problems
 from duet.doctor.suffixes import suffix_problems
-from duet.errors import DuetError
-from duet.series.formats import locate
 from duet.series.images import thumbnails
 from duet.series.model import Series
 from duet.series.problems import Problem
-from duet.series.reader import inspect_series, read_config
+from duet.series.reader import inspect_series
 
 if TYPE_CHECKING:
     from duet.inference.detector import LoadedDetector
@@ -68,7 +66,7 @@ def examine(
     with thumbnails() as small:
         inspection = inspect_series(path, data_root=data_root, verify="full")
     series = inspection.series
-    forms = _forms(path, data_root, series)
+    forms = inspection.forms
     near = near_duplicates(series, small)
     shifts = (
         unlabelled(series, detector, confidence=confidence, progress=progress) if detector else ()
@@ -95,16 +93,3 @@ def _data_problems(
             yield from pair_problems(data, form, broken)
         yield from box_problems(data, overshoots=form == "yolo")
         yield from suffix_problems(data)
-
-
-def _forms(path: Path, data_root: Path | None, series: Series) -> dict[Path, str]:
-    """Return the format of each data set; one whose format cannot be told has been reported."""
-    config = read_config(path)
-    root = data_root if data_root is not None else path.parent / config.root
-    forms: dict[Path, str] = {}
-    for item, increment in zip(config.increments, series.increments, strict=True):
-        try:
-            forms[increment.data.source] = locate((root / item.data).resolve(), item.format)[0]
-        except DuetError:
-            continue
-    return forms

@@ -16,8 +16,9 @@ exceed 1 and are never clamped. RI's denominator is R[i, .] itself: it needs no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from duet.errors import DataError
 from duet.evaluation.matrix import References, Slice, StageMatrix, slice_title
@@ -88,7 +89,7 @@ def compute_indices(
     matrix: StageMatrix,
     references: References | None,
     *,
-    without_truth: Collection[Slice] = (),
+    undefined: Mapping[Slice, str] = MappingProxyType({}),
 ) -> Indices:
     """Compute every index of one method.
 
@@ -97,13 +98,13 @@ def compute_indices(
         matrix: mAP50 of the deployed model after every stage; see `pairs.cells_needed`.
         references: mAP50 per `pairs.reference_slices`; None when no references were trained, which
             leaves GI and PI out.
-        without_truth: Slices that cannot be measured because the domain holds no labelled object
-            of these classes; their pairs are left out and named in `Indices.left_out`.
+        undefined: Slices that cannot be measured, or that no reference can be trained on, and why;
+            their pairs are left out and named in `Indices.left_out`.
 
     Raises:
         DataError: A cell or a reference is missing.
     """
-    nothing = {(domain, frozenset(classes)) for domain, classes in without_truth}
+    nothing = {(domain, frozenset(classes)): why for (domain, classes), why in undefined.items()}
     left_out: list[str] = []
 
     def measurable(
@@ -139,14 +140,14 @@ def _measurable(
     name: str,
     pairs: Sequence[Pair],
     denominator: Callable[[Pair], float],
-    nothing: Collection[tuple[str, frozenset[str]]],
+    nothing: Mapping[tuple[str, frozenset[str]], str],
 ) -> tuple[list[Pair], list[str]]:
     """Return the pairs that define a ratio, and a sentence for each that does not."""
     kept, reasons = [], []
     for pair in pairs:
         title = f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}"
         if _key(pair) in nothing:
-            reasons.append(f"{title}: no labelled object there")
+            reasons.append(f"{title}: {nothing[_key(pair)]}")
         elif denominator(pair) <= 0:
             # Not an error: hours of training would end without a report for one bad ratio.
             reasons.append(f"{title}: the model it is compared with has mAP50 0")

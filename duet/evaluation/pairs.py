@@ -14,9 +14,10 @@ increment taught in that domain are taken out of U_i, an empty U_i gives no pair
 that then ask the same question at the same stage give one pair. With distinct domains nothing
 changes; a purely class-incremental series (one domain) has no GI at all.
 
-**The same classes in several domains.** An increment may also bring no new class but show known
-ones in a new domain. The same rule holds: what was labelled in a domain is no generalisation there,
-so a purely domain-incremental series has no GI either, but RI and PI.
+**The same classes again.** An increment may also bring no new class but more pictures of known
+ones, in a new domain or in the same. The same rule holds: what was labelled in a domain is no
+generalisation there, so a purely domain-incremental series has no GI either, but RI and PI, whose
+definitions stay as they are, increment by increment.
 """
 
 from __future__ import annotations
@@ -95,8 +96,10 @@ def pi_pairs(series: SeriesSteps) -> tuple[Pair, ...]:
 
 def reference_slices(series: SeriesSteps) -> tuple[Slice, ...]:
     """Return the slices to train a reference model on: those of GI, then those of PI."""
-    slices = [pair.slice for pair in (*gi_pairs(series), *pi_pairs(series))]
-    return tuple(dict.fromkeys(slices))
+    found: dict[tuple[str, frozenset[str]], Slice] = {}
+    for pair in (*gi_pairs(series), *pi_pairs(series)):
+        found.setdefault((pair.domain, frozenset(pair.classes)), pair.slice)
+    return tuple(found.values())
 
 
 def history_pairs(series: SeriesSteps) -> tuple[Pair, ...]:
@@ -112,7 +115,10 @@ def history_pairs(series: SeriesSteps) -> tuple[Pair, ...]:
 def cells_needed(series: SeriesSteps) -> tuple[Cell, ...]:
     """Return every cell of the stage matrix that the indices use, ordered by stage."""
     pairs = (*history_pairs(series), *gi_pairs(series))
-    return tuple(dict.fromkeys(pair.cell for pair in sorted(pairs, key=lambda pair: pair.stage)))
+    found: dict[tuple[int, str, frozenset[str]], Cell] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.stage):
+        found.setdefault((pair.stage, pair.domain, frozenset(pair.classes)), pair.cell)
+    return tuple(found.values())
 
 
 def _never_labelled(steps: Sequence[tuple[str, tuple[str, ...]]], number: int) -> tuple[str, ...]:
@@ -130,13 +136,12 @@ def _checked(series: SeriesSteps) -> list[tuple[str, tuple[str, ...]]]:
     """Return the steps as tuples.
 
     Raises:
-        DataError: No increment, an increment without domain or classes, one with both new and known
-            classes, or a class learned twice in one domain.
+        DataError: No increment, an increment without domain or classes, or one with both new and
+            known classes.
     """
     steps = [(domain, tuple(classes)) for domain, classes in series]
     if not steps:
         raise DataError("a series needs at least one increment, got none")
-    owner: dict[tuple[str, str], int] = {}
     known: set[str] = set()
     for number, (domain, classes) in enumerate(steps, start=1):
         if not domain or not classes:
@@ -144,14 +149,6 @@ def _checked(series: SeriesSteps) -> list[tuple[str, tuple[str, ...]]]:
                 f"increment {number} needs a domain and at least one class, "
                 f"got {slice_title(domain, classes)}"
             )
-        for name in classes:
-            if (domain, name) in owner:
-                raise DataError(
-                    f"class '{name}' is learned in increments {owner[domain, name]} and {number}, "
-                    f"both in '{domain}'",
-                    remedy="class sets of one domain must be disjoint: drop it from one of the two",
-                )
-            owner[domain, name] = number
         old = [name for name in classes if name in known]
         if old and len(old) < len(classes):
             raise DataError(

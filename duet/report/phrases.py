@@ -62,8 +62,9 @@ def set_name(results: Results, classes: Sequence[str]) -> str:
 
     ``Ck`` stands for the classes that increment k teaches.
     """
-    numbers = owners(results, classes)
     steps = results.series.increments
+    same = [n for n, step in enumerate(steps, start=1) if set(step.classes) == set(classes)]
+    numbers = same[:1] or owners(results, classes)
     whole = {name for number in numbers for name in steps[number - 1].classes}
     if not numbers or whole != set(classes):
         return listed(classes)

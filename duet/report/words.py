@@ -87,7 +87,7 @@ def kept(results: Results) -> tuple[str, ...]:
     best = sorted(changed, key=lambda item: -(item.change or 0))[:SHOWN_CLASSES]
     if best:
         lines.append(f"Old classes that held best: {_named(best)}.")
-    return tuple(lines) or ("There is only one increment: nothing could be forgotten.",)
+    return tuple(lines) or _nothing(results, "RI", "forgotten")
 
 
 def gained(results: Results) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def lost(results: Results) -> tuple[str, ...]:
     weak = _weakest_new(results)
     if weak:
         lines.append(f"New classes furthest below their reference: {weak}.")
-    return tuple(lines) or ("There is only one increment: nothing could be lost.",)
+    return tuple(lines) or _nothing(results, "RI", "lost")
 
 
 def cautions(results: Results) -> tuple[str, ...]:
@@ -161,13 +161,15 @@ def average_sides(terms: Sequence[TermEntry]) -> tuple[float | None, float | Non
 def _kept_in_one(results: Results) -> str:
     terms = results.main.indices.ri_terms
     steps = results.series.increments
+    if not terms and len(steps) > 1:
+        return f"How much {results.main.title} keeps was not measured{_reason(results, 'RI')}."
     if not terms:
         return (
             f"{results.main.title} learned {count_of(len(steps[0].classes), 'class', 'classes')} "
             f"in {steps[0].domain}; there is no older knowledge to compare with."
         )
     before, after = average_sides(terms)
-    old = [name for step in steps[:-1] for name in step.classes]
+    old = dict.fromkeys(name for step in steps[:-1] for name in step.classes)
     return (
         f"After {count_of(len(steps) - 1, 'further increment')}, {results.main.title} keeps "
         f"{percent(results.main.indices.ri)} of what it knew about the "
@@ -181,9 +183,9 @@ def _learned_in_one(results: Results) -> str:
     if results.final_stage == 1:
         return "No further classes were learned."
     if not indices.pi_terms:
-        return "How well the new classes were learned was not measured: references are missing."
+        return f"How well the new classes were learned was not measured{_reason(results, 'PI')}."
     reference, reached = average_sides(indices.pi_terms)
-    new = [name for step in results.series.increments[1:] for name in step.classes]
+    new = list(dict.fromkeys(n for step in results.series.increments[1:] for n in step.classes))
     # The average ratio is not the ratio of the averages: say so when there are several.
     average = "on average " if len(indices.pi_terms) > 1 else ""
     sentence = (
@@ -194,6 +196,18 @@ def _learned_in_one(results: Results) -> str:
     if indices.gi is None:
         return f"{sentence}."
     return f"{sentence}; classes never labelled in a domain reach {percent(indices.gi)} there."
+
+
+def _nothing(results: Results, index: str, verb: str) -> tuple[str, ...]:
+    if results.final_stage > 1:
+        return (f"Whether anything was {verb} was not measured{_reason(results, index)}.",)
+    return (f"There is only one increment: nothing could be {verb}.",)
+
+
+def _reason(results: Results, index: str) -> str:
+    """Return why an index has no term, in parentheses: the first of the reasons."""
+    lines = [line for line in results.main.indices.left_out if index in line.split(" of ", 1)[0]]
+    return f" ({lines[0]})" if lines else ""
 
 
 def _compared_in_one(results: Results) -> str:

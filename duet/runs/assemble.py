@@ -22,13 +22,15 @@ from duet.runs.chain import StageResult
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.keep import versions
-from duet.series import eval_slice, eval_split, train_slice
+from duet.series import domain_of, train_slice
 from duet.series.expected import compare
+from duet.series.images import image_sha256
 from duet.training.config import Method
 
 if TYPE_CHECKING:
     from duet.detections import Detections
     from duet.runs.run import RunPlan
+    from duet.series import Slice
 
 SHOWN_CONFIDENCE = 0.25
 """Detections below it are not drawn (the engine's default for prediction)."""
@@ -64,24 +66,18 @@ class Reference:
 
 
 def indices_of(
-    steps: Sequence[tuple[str, tuple[str, ...]]],
-    outcome: MethodOutcome,
-    references: Sequence[Reference],
+    plan: RunPlan, outcome: MethodOutcome, references: Sequence[Reference]
 ) -> tuple[StageMatrix, Indices]:
     """Return the stage matrix and the indices of one method."""
-    matrix, empty = StageMatrix(), []
-    for stage, domain, classes in cells_needed(steps):
+    matrix = StageMatrix()
+    for stage, domain, classes in cells_needed(plan.steps):
         scores = outcome.scores[stage, domain]
         if scores.has_truth(classes):
             matrix = matrix.with_value(stage, domain, classes, scores.map50(classes))
-        else:
-            empty.append((domain, classes))
-    known = {
-        (r.domain, r.classes): r.scores.map50(r.classes)
-        for r in references
-        if r.scores.has_truth(r.classes)
-    }
-    return matrix, compute_indices(steps, matrix, known or None, without_truth=empty)
+    known = {(r.domain, r.classes): r.scores.map50(r.classes) for r in references}
+    return matrix, compute_indices(
+        plan.steps, matrix, known if plan.references else None, undefined=plan.left_out
+    )
 
 
 def assemble(
@@ -94,12 +90,15 @@ def assemble(
 ) -> schema.Results:
     """Return everything that a report needs."""
     main = outcomes[0].method
+    domains = [domain_of(plan.series, name) for name in plan.series.domains]
     rule = "whole split, restricted to the evaluated classes"
+    if any(len(domain.parts) > 1 for domain in domains):
+        rule += "; of several data sets those that label the class"
     return schema.Results(
         series=_series_entry(plan),
         protocol=schema.Protocol(
             family=plan.architecture.removesuffix(".yaml"),
-            eval_split=plan.split or eval_split(plan.series.increments[0].data),
+            eval_split="+".join(sorted({domain.split(plan.split) for domain in domains})),
             image_rule=rule,
             ap=schema.ApBackend(**backend()),
             seed=plan.seed,
@@ -149,7 +148,7 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
     entries = []
     for item in plan.series.increments:
         cut = train_slice(item.data, item.classes)
-        whole = eval_slice(item.data, item.classes, plan.split or eval_split(item.data))
+        whole = domain_of(plan.series, item.domain).evaluate(item.classes, plan.split)
         counts = {
             name: schema.SplitCount(
                 images=len(data), boxes=sum(int((~ignored).sum()) for ignored in data.ignored)
@@ -165,7 +164,7 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
 def _method_entry(
     plan: RunPlan, outcome: MethodOutcome, references: Sequence[Reference]
 ) -> schema.Method:
-    matrix, indices = indices_of(plan.steps, outcome, references)
+    matrix, indices = indices_of(plan, outcome, references)
     merges = tuple(
         _sorted(schema.MergeEntry.of(number, result.trace))
         for number, result in enumerate(outcome.results, start=1)
@@ -200,8 +199,8 @@ def _method_entry(
 
 def _latest_images(plan: RunPlan) -> tuple[Path, ...]:
     """Return the evaluation images of the last domain: what the detector will meet next."""
-    data = plan.series.increments[-1].data
-    return data.split(plan.split or eval_split(data)).images
+    last = domain_of(plan.series, plan.series.increments[-1].domain)
+    return last.evaluate((), plan.split).images
 
 
 def _sorted(entry: schema.MergeEntry) -> schema.MergeEntry:
@@ -226,30 +225,24 @@ def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.Galler
     detectors = [
         family.detector(state, image_size=size) for state in (results[0].merged, results[-1].merged)
     ]
-    pictures = []
-    for domain in plan.series.domains:
-        data = next(item.data for item in plan.series.increments if item.domain == domain)
-        names = tuple(name for name in plan.series.labels if name in data.labels)
-        cut = eval_slice(data, names, plan.split or eval_split(data))
-        rich = [i for i, ids in enumerate(cut.class_ids) if len(set(ids.tolist())) >= 3]
-        rich = rich or [i for i, ids in enumerate(cut.class_ids) if len(ids)]
-        step = max(len(rich) // PICTURES_PER_DOMAIN, 1)
-        chosen = rich[::step][:PICTURES_PER_DOMAIN]
+    pictures: list[schema.GalleryImage] = []
+    for name in plan.series.domains:
+        domain = domain_of(plan.series, name)
+        cut = domain.evaluate(domain.known(plan.series.labels), plan.split)
+        chosen = _telling(cut)
         files = [cut.images[i] for i in chosen]
         before, after = (predict(detector, files) for detector in detectors)
         labelled = truths(cut)
         for index, file, was, now in zip(chosen, files, before, after, strict=True):
-            truth, name = labelled[index], f"gallery/{domain}-{Path(file).name}"
-            with atomic_path(plan.out / name) as temporary:
-                shutil.copyfile(file, temporary)
+            truth = labelled[index]
             boxes = tuple(
                 schema.TruthBox(name=cut.classes[c], xyxy=tuple(map(float, box)))
                 for c, box in zip(truth.class_ids, truth.xyxy, strict=True)
             )
             pictures.append(
                 schema.GalleryImage(
-                    file=name,
-                    domain=domain,
+                    file=_copied(plan, file, len(pictures) + 1),
+                    domain=name,
                     width=truth.width,
                     height=truth.height,
                     truths=boxes,
@@ -258,6 +251,24 @@ def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.Galler
                 )
             )
     return pictures
+
+
+def _telling(cut: Slice) -> list[int]:
+    """Return the positions of a few images that show much: many classes, else any object."""
+    rich = [i for i, ids in enumerate(cut.class_ids) if len(set(ids.tolist())) >= 3]
+    rich = rich or [i for i, ids in enumerate(cut.class_ids) if len(ids)]
+    return rich[:: max(len(rich) // PICTURES_PER_DOMAIN, 1)][:PICTURES_PER_DOMAIN]
+
+
+def _copied(plan: RunPlan, image: Path, number: int) -> str:
+    """Copy an image into the gallery and return its path there.
+
+    The name is its number and its content: several folders hold a ``000.png``.
+    """
+    name = f"gallery/{number:02d}-{image_sha256(image)[:12]}{image.suffix.lower()}"
+    with atomic_path(plan.out / name) as temporary:
+        shutil.copyfile(image, temporary)
+    return name
 
 
 def _side(title: str, found: Detections) -> schema.GallerySide:

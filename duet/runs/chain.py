@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from duet.errors import ConfigError
 from duet.families.table import resolve_family, resolve_roles
@@ -28,9 +28,6 @@ from duet.series.joining import with_classes
 from duet.training.config import Method, Refit, Schedule
 from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors
-
-if TYPE_CHECKING:
-    from duet.series import DomainData
 
 
 @dataclass(frozen=True)
@@ -82,19 +79,19 @@ class StageResult:
         return self.trained.seconds + (self.refit.seconds if self.refit else 0.0)
 
 
-def train_alone(
-    setting: Setting, domain: DomainData, classes: tuple[str, ...], name: str
-) -> Trained:
+def train_alone(setting: Setting, data: Slice, name: str, title: str = "") -> Trained:
     """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
 
     The result is head-agnostic: its head form is `rows`, see `Family.recast`.
+
+    Args:
+        setting: What all trainings of the run share.
+        data: The slice.
+        name: Of the one head part, which owns all classes of the slice.
+        title: For the progress; by default the name, the domain and its classes.
     """
-    title = f"{name}: {domain.name}[{classes[0]} … {classes[-1]}]"
-    return train_slice_alone(setting, train_slice(domain, classes), name, title)
-
-
-def train_slice_alone(setting: Setting, data: Slice, name: str, title: str) -> Trained:
-    """Train θ_0 on a slice; its classes become the one head part, ``name``."""
+    ends = " … ".join(dict.fromkeys((data.classes[0], data.classes[-1])))
+    title = title or f"{name}: {data.domain}[{ends}]"
     family = resolve_family(setting.family)
     start = family.start_state(
         setting.theta_0, architecture=setting.architecture, head="rows", classes=data.classes,
@@ -134,7 +131,8 @@ def run_base(setting: Setting, method: Method) -> StageResult:
 
 def run_independent(setting: Setting, method: Method, increment: Increment) -> StageResult:
     """Train one increment from θ_0 alone, to be merged with others later, in any order."""
-    trained = train_alone(setting, increment.data, increment.classes, increment.name)
+    data = train_slice(increment.data, increment.classes)
+    trained = train_alone(setting, data, increment.name)
     state = resolve_family(setting.family).recast(trained.state, method.head)
     return StageResult(increment, trained, state)
 

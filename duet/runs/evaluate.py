@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from duet.errors import DuetError
+from duet.errors import DataError, DuetError
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
 from duet.families.table import resolve_family
 from duet.files import sha256_json, write_json
 from duet.images import read_groups
 from duet.labels import LabelSpace
-from duet.series import eval_slice, eval_split
+from duet.series import domain_of
 from duet.series.images import image_sha256
 
 if TYPE_CHECKING:
@@ -74,12 +74,31 @@ def _sides(
 ) -> tuple[list[Detections], list[Truth], LabelSpace]:
     """Return what `evaluate_ap` compares: detections, labels, and the classes of ``data``."""
     detector = resolve_family(state.family).detector(state, image_size=image_size)
-    return predict(detector, data.images, stopped), truths(data), LabelSpace(data.classes)
+    found = predict(detector, data.images, stopped)
+    if data.labelled:  # what nobody looked for is neither a hit nor a false alarm
+        found = [one.of(names) for one, names in zip(found, data.labelled, strict=True)]
+    return found, truths(data), LabelSpace(data.classes)
 
 
 def image_keys(images: Sequence[Path]) -> npt.NDArray[np.uint64]:
     """Return ``(images,)`` numbers that tell images apart by content."""
     return np.array([int(image_sha256(path)[:16], 16) for path in images], np.uint64)
+
+
+def require_split(series: Series, split: str) -> None:
+    """Refuse a split that a data set does not have; none chosen is always there.
+
+    Raises:
+        DataError: Names all data sets without it.
+    """
+    sources = {item.data.source: item.data for item in series.increments}
+    missing = [str(path) for path, data in sources.items() if split and split not in data.splits]
+    if missing:
+        raise DataError(
+            f"no split '{split}' in {', '.join(missing)}",
+            where="--split",
+            remedy="leave it out: each data set is then evaluated on test if it has one, else val",
+        )
 
 
 def evaluate_cells(
@@ -88,30 +107,45 @@ def evaluate_cells(
     """Evaluate one detector on every domain, and cut the result by increment.
 
     Returns:
-        One record per (domain, increment whose classes the detector knows): mAP50 and mAP as
-        fractions, None where the domain holds no such object, and AP50 per class.
+        One record per domain and increment whose classes the detector knows, where the domain shows
+        an object of them or the increment was learned there: mAP50 and mAP as fractions and AP50
+        per class, None where no object is labelled.
+
+    Raises:
+        DataError: A data set has no such split, or the detector knows no class of the series.
     """
+    require_split(series, split)
     cells: list[dict[str, Any]] = []
-    for domain in series.domains:
-        data = next(item.data for item in series.increments if item.domain == domain)
-        known = tuple(n for n in series.labels if n in data.labels and n in state.labels)
-        cut = eval_slice(data, known, split or eval_split(data))
-        scores = evaluate_state(state, cut, image_size=image_size)
+    for domain in (domain_of(series, name) for name in series.domains):
+        known = tuple(name for name in domain.known(series.labels) if name in state.labels)
+        rows: dict[str, tuple[str, ...]] = {}
         for item in series.increments:
             names = tuple(name for name in item.classes if name in known)
+            if names and (item.domain == domain.name or not domain.absence(names, split)):
+                rows[item.name] = names
+        if not rows:
+            continue
+        cut = domain.evaluate(known, split)
+        scores = evaluate_state(state, cut, image_size=image_size)
+        for increment, names in rows.items():
             truth = scores.has_truth(names)
-            if names:
-                cells.append(
-                    {
-                        "domain": domain,
-                        "increment": item.name,
-                        "split": cut.split,
-                        "images": len(cut),
-                        "map50": scores.map50(names) if truth else None,
-                        "map": scores.map(names) if truth else None,
-                        "ap50": {name: scores.ap50[name] for name in names},
-                    }
-                )
+            cells.append(
+                {
+                    "domain": domain.name,
+                    "increment": increment,
+                    "split": cut.split,
+                    "images": len(cut),
+                    "map50": scores.map50(names) if truth else None,
+                    "map": scores.map(names) if truth else None,
+                    "ap50": {name: scores.ap50[name] for name in names},
+                }
+            )
+    if not cells:
+        raise DataError(
+            f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
+            f"series has {', '.join(series.labels)}",
+            remedy="classes are matched by name: rename the classes of one side",
+        )
     return cells
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 from duet.config import parse_config
+from duet.doctor.pairs import pair_problems
 from duet.errors import ConfigError
 from duet.families.table import family_of, head_form
-from duet.series import Series
-from duet.series.reader import read_config, read_series
+from duet.series import Problem, Series, inspect_series, raise_problems
+from duet.series.reader import read_config
 from duet.shipped import shipped
 from duet.training.config import Method, Schedule, load_method, load_schedule
 
@@ -24,6 +26,7 @@ class Inputs:
         weights: θ_0.
         architecture: Architecture; its name tells the family.
         family: Detector family.
+        warnings: What is odd about the data and stops nothing, see `read_checked`.
     """
 
     series: Series
@@ -31,6 +34,7 @@ class Inputs:
     weights: Path
     architecture: str
     family: str
+    warnings: tuple[Problem, ...] = ()
 
 
 def read_inputs(
@@ -78,8 +82,27 @@ def read_inputs(
         )
     chosen = architecture or _architecture_of(weights, defaults.architecture)
     family = family_of(chosen)
-    series = read_series(path, data_root=data_root, only=only)
-    return Inputs(series, schedule, weights, chosen, family)
+    series, warnings = read_checked(path, data_root=data_root, only=only)
+    return Inputs(series, schedule, weights, chosen, family, warnings)
+
+
+def read_checked(
+    path: Path, *, data_root: Path | None = None, only: str | None = None
+) -> tuple[Series, tuple[Problem, ...]]:
+    """Read a series as `read_series` does; return its warnings too.
+
+    They are those of `duet data check` that need no second look at the images.
+
+    Raises:
+        ConfigError: The series file itself is missing or malformed.
+        DataError: With every problem of the increments and of their data at once.
+    """
+    found = inspect_series(path, data_root=data_root, only=only)
+    raise_problems(found.problems, where=str(path))
+    sources = {item.data.source: item.data for item in found.series.increments}
+    unpaired = (pair_problems(sources[source], form, ()) for source, form in found.forms.items())
+    problems = itertools.chain(found.problems, *unpaired)
+    return found.series, tuple(one for one in problems if one.severity == "warning")
 
 
 def read_methods(names: tuple[str, ...], *, family: str) -> tuple[Method, ...]:

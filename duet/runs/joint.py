@@ -9,7 +9,7 @@ so far that its data set labels, and images that hold such classes alone join: t
 from __future__ import annotations
 
 from duet.families.table import resolve_family
-from duet.runs.chain import Setting, StageResult, run_base, train_slice_alone
+from duet.runs.chain import Setting, StageResult, run_base, train_alone
 from duet.series import DomainData, Increment, Slice, train_slice
 from duet.series.joining import join_slices
 from duet.training.config import Method
@@ -25,7 +25,7 @@ def run_joint(setting: Setting, method: Method) -> list[StageResult]:
         classes = tuple(dict.fromkeys(name for item in seen for name in item.classes))
         data = joint_slice(seen, classes, full=method.data == "joint-full")
         title = f"{method.name}: {increment.name}"
-        trained = train_slice_alone(setting, data, increment.name, title)
+        trained = train_alone(setting, data, increment.name, title)
         results.append(StageResult(increment, trained, family.recast(trained.state, method.head)))
     return results
 

@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from duet.evaluation.matrix import slice_title
 from duet.runs.joint import joint_slice
-from duet.series import train_slice
+from duet.series import domain_of, train_slice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +56,8 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         for number, item in enumerate(others, start=2):
             stages += _method_stages(plan, method, number, item)
     for domain, classes in plan.reference_cuts:
-        data = next(i.data for i in plan.series.increments if i.domain == domain)
-        there = tuple(name for name in classes if name in data.labels)
-        cut = train_slice(data, there)
+        data = domain_of(plan.series, domain)
+        cut = data.train(data.known(classes))
         stages.append(_stage(plan, f"reference {domain}", cut, plan.schedule.epochs, 1.0))
     return stages
 
@@ -90,9 +90,18 @@ def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
         "methods": [method.name for method in plan.methods],
         "out": str(plan.out),
         "stages": [asdict(stage) for stage in stages],
+        "left_out": [
+            {"domain": domain, "classes": list(classes), "reason": why}
+            for (domain, classes), why in plan.left_out.items()
+        ],
         "jobs": plan.jobs,
         "estimated_seconds": round(seconds / max(plan.jobs, 1)),
     }
+
+
+def left_out(plan: RunPlan) -> list[str]:
+    """Return what the indices ask for and the run will not measure, one sentence each."""
+    return [f"not measured: {slice_title(*cut)}: {why}" for cut, why in plan.left_out.items()]
 
 
 def plan_as_text(plan: RunPlan) -> str:
@@ -103,6 +112,7 @@ def plan_as_text(plan: RunPlan) -> str:
             f"  {stage.title:<28} {stage.domain:<12} {stage.classes:>3} classes "
             f"{stage.images:>6} images x {stage.epochs:>3} epochs  about {stage.seconds:>6.0f} s"
         )
+    lines += [f"  {line}" for line in left_out(plan)]
     total = plan_as_dict(plan)["estimated_seconds"]
     lines.append(f"about {total / 60:.0f} minutes with {plan.jobs} at a time; nothing was done")
     return "\n".join(lines)

@@ -6,22 +6,23 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
-from duet.evaluation.pairs import reference_slices
+from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.families.table import resolve_family
 from duet.files import run_lock
 from duet.report.results import Results, save_results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import Setting, StageResult, run_chain, train_alone
-from duet.runs.evaluate import Evaluator
+from duet.runs.evaluate import Evaluator, require_split
 from duet.runs.keep import keep_chain
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab, Listener
-from duet.series import Series, eval_slice, eval_split
+from duet.series import Series, domain_of
 from duet.training.config import Method, Schedule
 
 
@@ -60,8 +61,14 @@ class RunPlan:
     lab: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no training could finish; see `require_learnable`."""
+        """Refuse what no training could finish; see `require_learnable`.
+
+        Raises:
+            DataError: A data set lacks the chosen split, or an increment cannot be learned.
+            ConfigError: A method cannot learn an increment.
+        """
         require_learnable(self.methods, self.family, self.series.increments)
+        require_split(self.series, self.split)
 
     @property
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -70,14 +77,26 @@ class RunPlan:
 
     @property
     def reference_cuts(self) -> list[Cut]:
-        """(domain, classes) per reference model: those of which the domain's data has a class."""
-        if not self.references or len(self.steps) < 2:
-            return []
-        return [
-            (domain, classes)
-            for domain, classes in reference_slices(self.steps)
-            if any(name in domain_data(self.series, domain).labels for name in classes)
-        ]
+        """(domain, classes) per reference model, less those in `left_out`."""
+        return [cut for cut in self._references if cut not in self.left_out]
+
+    @cached_property
+    def left_out(self) -> dict[Cut, str]:
+        """(domain, classes) of what the indices ask for and the data cannot answer -> why."""
+        cuts = dict.fromkeys((domain, classes) for _, domain, classes in cells_needed(self.steps))
+        found: dict[Cut, str] = {}
+        for name, classes in (*cuts, *self._references):
+            domain = domain_of(self.series, name)
+            why = domain.absence(classes, self.split)
+            if not why and (name, classes) in self._references:
+                why = domain.absence(classes, "train")
+            if why:
+                found[name, classes] = why
+        return found
+
+    @property
+    def _references(self) -> tuple[Cut, ...]:
+        return reference_slices(self.steps) if self.references else ()
 
 
 def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
@@ -142,21 +161,15 @@ def _chain(plan: RunPlan, setting: Setting, evaluator: Evaluator, method: Method
 def _score(
     plan: RunPlan, setting: Setting, evaluator: Evaluator, result: StageResult, domain: str
 ) -> ClassAP:
-    data = domain_data(plan.series, domain)
-    wanted = tuple(name for name in plan.series.labels if name in data.labels)
-    cut = eval_slice(data, wanted, plan.split or eval_split(data))
+    data = domain_of(plan.series, domain)
+    cut = data.evaluate(data.known(plan.series.labels), plan.split)
     return evaluator(result.merged, cut).covering(plan.series.labels)
 
 
 def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:
     domain, classes = cut
-    data = domain_data(plan.series, domain)
-    there = tuple(name for name in classes if name in data.labels)
-    trained = train_alone(setting, data, there, f"reference-{domain}")
-    scores = evaluator(trained.state, eval_slice(data, there, plan.split or eval_split(data)))
+    data = domain_of(plan.series, domain)
+    there = data.known(classes)
+    trained = train_alone(setting, data.train(there), f"reference-{domain}")
+    scores = evaluator(trained.state, data.evaluate(there, plan.split))
     return Reference(domain, classes, scores.covering(classes), trained.seconds)
-
-
-def domain_data(series: Series, domain: str) -> Any:
-    """Return the data of a domain (its first increment's)."""
-    return next(item.data for item in series.increments if item.domain == domain)

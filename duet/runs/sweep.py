@@ -16,8 +16,8 @@ from duet.recipes.apply import MakeObjective, merge_plan
 from duet.recipes.plan import Plan, make_plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import open_source
-from duet.runs.evaluate import evaluate_state
-from duet.series import Series, eval_slice
+from duet.runs.evaluate import evaluate_state, require_split
+from duet.series import Series, domain_of
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,16 @@ def _with(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
 def _slices(plan: Plan, series: Series, split: str) -> dict[str, Any]:
     if not split:
         raise ConfigError("a sweep needs a declared split to choose on", remedy="give --split val")
+    require_split(series, split)
     found = {}
     for item in series.increments:
         known = tuple(name for name in item.classes if name in plan.labels)
-        if known:
-            found[item.name] = eval_slice(item.data, known, split)
+        domain = domain_of(series, item.domain)
+        if known and not domain.absence(known, split):
+            found[item.name] = domain.evaluate(known, split)
     if not found:
         raise DataError(
-            f"the series '{series.name}' has none of the merged classes",
+            f"the split '{split}' of the series '{series.name}' shows none of the merged classes",
             remedy=f"merged classes: {', '.join(plan.labels)}",
         )
     return found

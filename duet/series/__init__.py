@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from duet.series.check import check_series
+from duet.series.domains import Domain, domain_of
 from duet.series.images import Verify
 from duet.series.model import (
     Annotation,
@@ -21,6 +22,7 @@ from duet.series.summary import IncrementCounts, SplitCounts, summarise
 
 __all__ = [
     "Annotation",
+    "Domain",
     "DomainData",
     "Increment",
     "IncrementConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "SplitCounts",
     "Verify",
     "check_series",
+    "domain_of",
     "eval_slice",
     "eval_split",
     "inspect_series",

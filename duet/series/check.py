@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from duet.errors import did_you_mean
+from duet.series.domains import domain_of
 from duet.series.images import image_sha256
-from duet.series.model import DomainData, Increment, Series, Split
-from duet.series.problems import Problem, error, warning
+from duet.series.model import Increment, Series
+from duet.series.problems import Problem, error, note, warning
 from duet.series.slices import eval_split
 
 __all__ = ["Problem", "check_series"]
@@ -26,7 +25,8 @@ def check_series(series: Series) -> tuple[Problem, ...]:
     """
     return (
         *_class_problems(series.increments),
-        *_slice_problems(series.increments),
+        *_slice_problems(series),
+        *_domain_notes(series),
         *_image_problems(series.increments),
     )
 
@@ -34,10 +34,10 @@ def check_series(series: Series) -> tuple[Problem, ...]:
 def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
     """Yield classes that the data do not have, and classes that come again as they must not.
 
-    Known classes may come again in another domain, as an increment that brings no new ones.
+    Known classes may come again with other pictures, as an increment that brings no new ones.
     """
-    first: dict[str, Increment] = {}
-    taught: dict[tuple[str, str], Increment] = {}
+    known: set[str] = set()
+    taught: dict[tuple[str, Path, str], Increment] = {}
     for increment in increments:
         where = f"increment '{increment.name}'"
         labels = increment.data.labels
@@ -47,43 +47,54 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
                 what = f"unknown class '{name}'{did_you_mean(name, labels)}"
                 remedy = f"classes of {increment.data.source}: {', '.join(labels)}"
                 yield error("class.unknown", where, what, remedy)
-            if (increment.domain, name) in taught:
-                other = taught[increment.domain, name].name
-                what = f"class '{name}' already belongs to increment '{other}' of the same domain"
-                remedy = "a class is learned once in a domain: drop it from one of the two"
+            key = (increment.domain, increment.data.source, name)
+            if key in taught:
+                what = f"class '{name}' already belongs to increment '{taught[key].name}'"
+                remedy = (
+                    "one increment learns a class from one data set: drop it from one of the two, "
+                    "or name a data set with other pictures"
+                )
                 yield error("class.twice", where, what, remedy)
-            taught.setdefault((increment.domain, name), increment)
-        known = [
-            name
-            for name in increment.classes
-            if name in first and first[name].domain != increment.domain
-        ]
-        if known and len(known) < len(increment.classes):
-            what = f"brings new classes and known ones: {_quoted(known)}"
+            taught.setdefault(key, increment)
+        again = [name for name in increment.classes if name in known]
+        if again and len(again) < len(increment.classes):
+            what = f"brings new classes and known ones: {_quoted(again)}"
             remedy = (
                 "split it in two increments, one of new classes and one of known ones, or drop the "
                 "known ones"
             )
             yield error("class.mixed", where, what, remedy)
-        for name in increment.classes:
-            first.setdefault(name, increment)
+        known.update(increment.classes)
 
 
-def _slice_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
+def _domain_notes(series: Series) -> Iterator[Problem]:
+    """Yield domains that come from several data sets: what is measured on them is said."""
+    for name in series.domains:
+        domain = domain_of(series, name)
+        if len(domain.parts) > 1:
+            sources = ", ".join(str(data.source) for data in domain.parts)
+            what = (
+                f"{len(domain.parts)} data sets are evaluated together ('{domain.split()}'), each "
+                f"for the classes that it labels: {sources}"
+            )
+            remedy = "where they are to be measured apart, give each a domain name of its own"
+            yield note("domain.joined", f"domain '{name}'", what, remedy)
+
+
+def _slice_problems(series: Series) -> Iterator[Problem]:
     """Yield classes without training or evaluation objects."""
-    for increment in increments:
-        data = increment.data
+    for increment in series.increments:
+        data, domain = increment.data, domain_of(series, increment.domain)
         known = [name for name in increment.classes if name in data.labels]
         where = f"increment '{increment.name}'"
-        if known and "train" in data.splits:
-            missing = _absent(data.splits["train"], data, known)
-            if missing:
-                what = f"no training image holds {_quoted(missing)}"
-                remedy = (
-                    f"label some in the train split of {data.source}; label files lie in a folder "
-                    "'labels' beside 'images'"
-                )
-                yield error("slice.no-train", where, what, remedy)
+        shown = data.objects.get("train", known)
+        if missing := [name for name in known if name not in shown]:
+            what = f"no training image holds {_quoted(missing)}"
+            remedy = (
+                f"label some in the train split of {data.source}; label files lie in a folder "
+                "'labels' beside 'images'"
+            )
+            yield error("slice.no-train", where, what, remedy)
         for name in ("val", "test"):
             split = data.splits.get(name)
             if split is None:
@@ -91,18 +102,10 @@ def _slice_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
             if not split.images:
                 remedy = f"add images to the {name} split of {data.source}"
                 yield error(f"slice.no-{name}", where, f"no usable image in '{name}'", remedy)
-            elif name == eval_split(data) and (missing := _absent(split, data, known)):
+            elif name == eval_split(data) and (missing := domain.without_objects(known)):
                 what = f"no image of '{name}' holds {_quoted(missing)}: their AP is undefined"
                 remedy = f"label some in the {name} split of {data.source}"
                 yield warning("slice.no-objects", where, what, remedy)
-
-
-def _absent(split: Split, data: DomainData, names: Iterable[str]) -> list[str]:
-    """Return the names without a single object in the split."""
-    present: set[int] = set()
-    for annotation in split.annotations:
-        present.update(np.unique(annotation.object_ids).tolist())
-    return [name for name in names if data.labels.index(name) not in present]
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from duet.errors import DataError
 from duet.labels import LabelSpace
 from duet.series.model import Slice
+
+_COLUMNS = ("boxes", "class_ids", "sizes", "ignored", "crowds")
 
 
 def with_classes(data: Slice, classes: Sequence[str]) -> Slice:
@@ -30,25 +33,44 @@ def with_classes(data: Slice, classes: Sequence[str]) -> Slice:
 
 
 def join_slices(slices: Sequence[Slice], classes: Sequence[str]) -> Slice:
-    """Return the images of several training slices as one, in order.
+    """Return the images of several slices as one, in order.
+
+    An image of several slices appears once, with the labels of all of them: where two know a class,
+    the first one's objects of it count.
 
     Args:
-        slices: One or more, of different images.
+        slices: One or more.
         classes: Their classes together; positions become class ids.
 
     Raises:
-        DataError: There is no slice, an image is in two of them, or a class is not in ``classes``.
+        DataError: There is no slice, or a class is not in ``classes``.
     """
     if not slices:
         raise DataError("expected one slice or more to join, got none")
-    parts = [with_classes(data, classes) for data in slices]
-    images = tuple(image for part in parts for image in part.images)
-    if len(set(images)) < len(images):
-        doubled = next(image for image in images if images.count(image) > 1)
-        raise DataError("an image is in two slices", where=str(doubled))
-    columns: dict[str, Any] = {
-        name: tuple(value for part in parts for value in getattr(part, name))
-        for name in ("boxes", "class_ids", "sizes", "ignored", "crowds")
+    if len(slices) == 1:
+        return with_classes(slices[0], classes)
+    rows: dict[Path, dict[str, Any]] = {}
+    known: dict[Path, set[int]] = {}
+    for data in slices:
+        part = with_classes(data, classes)
+        own = {classes.index(name) for name in data.classes}
+        for values in zip(part.images, *(getattr(part, name) for name in _COLUMNS), strict=True):
+            image, row = values[0], dict(zip(_COLUMNS, values[1:], strict=True))
+            rows[image] = _beside(rows[image], row, known[image]) if image in rows else row
+            known.setdefault(image, set()).update(own)
+    columns: dict[str, Any] = {name: tuple(row[name] for row in rows.values()) for name in _COLUMNS}
+    domains = "+".join(dict.fromkeys(data.domain for data in slices))
+    return replace(slices[0], domain=domains, classes=tuple(classes), images=tuple(rows), **columns)
+
+
+def _beside(
+    first: Mapping[str, Any], second: Mapping[str, Any], known: Collection[int]
+) -> dict[str, Any]:
+    """Return the objects of one image in two slices, of the second those of other classes."""
+    new = np.array([index not in known for index in second["class_ids"].tolist()], np.bool_)
+    joined = {
+        name: np.concatenate([first[name], second[name][new]])
+        for name in _COLUMNS
+        if name != "sizes"
     }
-    domains = "+".join(dict.fromkeys(part.domain for part in parts))
-    return replace(parts[0], domain=domains, images=images, **columns)
+    return {**joined, "sizes": first["sizes"]}

@@ -178,6 +178,24 @@ class DomainData:
     splits: Mapping[str, Split]
     source: Path
 
+    @cached_property
+    def objects(self) -> Mapping[str, frozenset[str]]:
+        """Per split, the classes that an image shows, ignored objects aside."""
+        return {name: self._shown(split, ignored=False) for name, split in self.splits.items()}
+
+    @cached_property
+    def labelled(self) -> frozenset[str]:
+        """The classes that somebody labelled: those with an object in any split, ignored or not."""
+        shown = (self._shown(split, ignored=True) for split in self.splits.values())
+        return frozenset[str]().union(*shown)
+
+    def _shown(self, split: Split, *, ignored: bool) -> frozenset[str]:
+        rows = split.annotations
+        ids = (row.class_ids if ignored else row.object_ids for row in rows)
+        found = np.unique(np.concatenate([np.zeros(0, np.int64), *ids]))
+        names = self.labels.names  # none of them if data.yaml itself is wrong
+        return frozenset(names[index] for index in found.tolist() if index < len(names))
+
     def split(self, name: str) -> Split:
         """Return the split called ``name``.
 
@@ -277,6 +295,8 @@ class Slice:
         sizes: Per image ``(height, width)`` in pixels, upright.
         ignored: Per image ``(n,) bool``, see `Annotation`; a training slice has none.
         crowds: Per image ``(n,) bool``, see `Annotation`.
+        labelled: Per image the classes that were labelled in its data set: for others it counts
+            neither way. Empty: all of them on every image.
     """
 
     domain: str
@@ -288,6 +308,7 @@ class Slice:
     sizes: tuple[tuple[int, int], ...]
     ignored: tuple[Flags, ...] = ()
     crowds: tuple[Flags, ...] = ()
+    labelled: tuple[frozenset[str], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("ignored", "crowds"):
@@ -302,6 +323,7 @@ class Slice:
             sizes=self.sizes,
             ignored=self.ignored,
             crowds=self.crowds,
+            labelled=self.labelled or self.images,
         )
         LabelSpace(self.classes)
         for columns in zip(self.class_ids, self.ignored, self.crowds, strict=True):
@@ -321,7 +343,7 @@ class Slice:
         """Hash of the content: classes, image bytes and labels; not of paths or their order.
 
         Flags count only on images with an ignored object, so a slice without any has one hash,
-        whichever format it was read from.
+        whichever format it was read from; `labelled` only where it says something.
 
         Raises:
             OSError: An image cannot be read any more.
@@ -333,11 +355,13 @@ class Slice:
                 + ids.astype("<i8").tobytes()
                 + boxes.astype("<f8").tobytes()
                 + (ignored.tobytes() + crowds.tobytes() if ignored.any() else b"")
+                + (b"" if labelled is None else "\0".join(["", *sorted(labelled)]).encode())
             ).digest()
-            for image, ids, boxes, ignored, crowds in zip(
-                self.images, self.class_ids, self.boxes, self.ignored, self.crowds, strict=True
+            for image, ids, boxes, ignored, crowds, labelled in zip(
+                self.images, self.class_ids, self.boxes, self.ignored, self.crowds,
+                self.labelled or [None] * len(self), strict=True,
             )
-        )
+        )  # fmt: skip
         digest = hashlib.sha256("\0".join(self.classes).encode())
         digest.update(b"\0\0")
         for item in items:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,10 +23,12 @@ class Inspection:
     Attributes:
         series: The series; parts with problems are missing from its data.
         problems: Errors and warnings, those of the files first.
+        forms: Format of each data set, by its source; without those whose format cannot be told.
     """
 
     series: Series
     problems: tuple[Problem, ...]
+    forms: Mapping[Path, str]
 
 
 def read_config(path: Path) -> SeriesConfig:
@@ -100,10 +103,11 @@ def inspect_series(
         if key not in readings:
             found = read(key[1], form=item.format, domain=item.domain, verify=verify)
             data, renamed = align(found.data, classes)
-            readings[key] = Reading(data, found.problems + renamed, found.unused)
+            readings[key] = replace(found, data=data, problems=found.problems + renamed)
         data = replace(readings[key].data, name=item.domain)
         increments.append(Increment(name, item.domain, item.classes, data))
     series = Series(config.name, config.description, tuple(increments), config.expected)
     problems = tuple(problem for reading in readings.values() for problem in reading.problems)
     problems += tuple(clashing_classes(config))
-    return Inspection(series, problems + check_series(series))
+    forms = {reading.data.source: reading.form for reading in readings.values() if reading.form}
+    return Inspection(series, problems + check_series(series), forms)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -49,11 +49,13 @@ class Reading:
         problems: Errors, warnings and notes of this data set alone.
         unused: What the files hold beyond labelled boxes, such as outlines, with counts: duet does
             not use it and a conversion loses it.
+        form: The format, one of `FORMATS`; empty where it cannot be told.
     """
 
     data: DomainData
     problems: tuple[Problem, ...]
     unused: Mapping[str, int] = field(default_factory=Counter)
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,10 @@ def read(
     if difficult is not None:
         from duet.series.formats import voc
 
-        return voc.read(place, domain=domain, verify=verify, difficult=difficult)
-    return resolve(name).read(place, domain=domain, verify=verify)
+        found = voc.read(place, domain=domain, verify=verify, difficult=difficult)
+    else:
+        found = resolve(name).read(place, domain=domain, verify=verify)
+    return replace(found, form=name)
 
 
 def locate(source: Path, form: str = AUTO) -> tuple[str, Path]:
