@@ -331,7 +331,12 @@ def test_matches_without_the_classes_are_named(tmp_path: Path) -> None:
     ("damage", "words"),
     [
         (lambda d: d["methods"][0].update(matrix=2 * d["methods"][0]["matrix"]), "a value already"),
-        (lambda d: d["series"].update(increments=2 * d["series"]["increments"]), "both in 'flat'"),
+        (
+            lambda d: d["series"]["increments"][1].update(
+                classes=[step["classes"][0] for step in d["series"]["increments"]]
+            ),
+            "new classes and known ones",
+        ),
     ],
     ids=["matrix", "series"],
 )
