@@ -22,6 +22,8 @@ from duet.runs.evaluate import Evaluator, require_split
 from duet.runs.keep import keep_chain
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab, Listener
+from duet.runs.lone import coarsest_stride, require_company
+from duet.runs.plan import planned_stages
 from duet.series import Series, domain_of
 from duet.training.config import Method, Schedule
 
@@ -61,14 +63,17 @@ class RunPlan:
     lab: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no training could finish; see `require_learnable`.
+        """Refuse what no training could finish; see `require_learnable`, `require_company`.
 
         Raises:
             DataError: A data set lacks the chosen split, or an increment cannot be learned.
-            ConfigError: A method cannot learn an increment.
+            ConfigError: A method cannot learn an increment, or a batch would be one tiny image.
         """
         require_learnable(self.methods, self.family, self.series.increments)
         require_split(self.series, self.split)
+        if self.schedule.image_size < 2 * coarsest_stride(self.architecture):
+            images = {stage.title: stage.images for stage in planned_stages(self)}
+            require_company(images, self.schedule, self.architecture)
 
     @property
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -22,6 +22,8 @@ from duet.runs.chain import (
     run_independent,
 )
 from duet.runs.keep import keep_independent, keep_stage
+from duet.runs.lone import require_company
+from duet.series import train_slice
 from duet.training.config import Method
 
 
@@ -70,12 +72,14 @@ class StepReport:
 
 def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
     """Train the base and keep it."""
+    _require_company(setting)
     with run_lock(out):
         return _keep(out, setting, method, run_base(setting, method), [], None)
 
 
 def learn_independent(out: Path, setting: Setting, method: Method) -> StepReport:
     """Train the one increment of ``setting.series`` from θ_0, to be merged later in any order."""
+    _require_company(setting)
     with run_lock(out):
         result = run_independent(setting, method, setting.series.increments[0])
         folder = keep_independent(out, setting, method, result)
@@ -96,6 +100,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
             f"'{method.name}' trains on the images of all increments, `duet increment` reads one",
             remedy="use `duet run` for joint training",
         )
+    _require_company(setting)
     with run_lock(out):
         models = kept_models(out, method)
         if not models:
@@ -130,6 +135,12 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
         before = Before(last.state, earlier, len(models), images, fisher)
         result = run_increment(setting, method, increment, before)
         return _keep(out, setting, method, result, list(last.manifest.lineage), before)
+
+
+def _require_company(setting: Setting) -> None:
+    increment = setting.series.increments[0]
+    images = {increment.name: len(train_slice(increment.data, increment.classes))}
+    require_company(images, setting.schedule, setting.architecture)
 
 
 def kept_models(out: Path, method: Method) -> list[Path]:
