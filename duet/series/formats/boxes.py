@@ -33,6 +33,25 @@ Where = Callable[[int, int], str]
 """Place of an object for problems, from its image's position and its own number."""
 
 
+def number(text: str) -> float:
+    """Return the number that a label file spells, as other programs read it.
+
+    Raises:
+        ValueError: It is none; Python alone takes ``1_000`` and the digits of all scripts.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(shortened(repr(text)))
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(shortened(repr(text))) from None
+
+
+def shortened(text: str) -> str:
+    """Return what a message quotes of a file, 80 letters at most."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def rounded(boxes: Boxes) -> Boxes:
     """Return ``(n, 4) float64`` cxcywh, clipped to 0..1 and on the grid of `DECIMALS` decimals."""
     # k / 1e9 is the float64 nearest to the decimal number, so '0.123456789' keeps its value.

@@ -36,6 +36,7 @@ from duet.series.formats.documents import (
     SPLITS,
     check_keys,
     first_file,
+    label_space,
     load_description,
     look_at,
     missing_splits,
@@ -192,7 +193,8 @@ def _labels(
     """Return the classes: those of the description, or all categories, training's first."""
     names = dict.fromkeys(name for file in files for name in file.content.categories.values())
     if "names" not in document:
-        return LabelSpace.of(names), []
+        labels, found = label_space(names, source)
+        return labels, list(found)
     labels, found = read_names(document, source)
     problems = list(found)
     remedy = "correct 'names', or the categories"

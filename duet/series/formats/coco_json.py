@@ -15,14 +15,15 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from duet.series.formats.boxes import PixelBoxes
+from duet.series.formats.boxes import PixelBoxes, shortened
 from duet.series.problems import Problem, error, warning
 
 _Items = Callable[[str], Iterator[Any]]
-"""The elements of one of the document's lists."""
+"""The elements of one of the document's lists, ``"images.item"``, or the one value of a key."""
 
 _BUFFER_BYTES = 1 << 14
 _DEPTH = 1000
+_MAX_SIDE = 2**31
 
 _MARKS = ("iscrowd", "ignore", "difficult")
 _TRUE, _FALSE = ("1", "true", "1.0"), ("0", "false", "0.0", "none", "")
@@ -68,11 +69,9 @@ def read_json(path: Path) -> CocoFile | Problem:
     """
     import ijson  # type: ignore[import-untyped]
 
-    def stream(name: str) -> Iterator[Any]:
+    def stream(prefix: str) -> Iterator[Any]:
         with path.open("rb") as file:
-            yield from ijson.items(
-                _Watched(file), f"{name}.item", use_float=True, buf_size=_BUFFER_BYTES
-            )
+            yield from ijson.items(_Watched(file), prefix, use_float=True, buf_size=_BUFFER_BYTES)
 
     try:
         return _Reader(path, stream).read()
@@ -87,8 +86,14 @@ def read_json(path: Path) -> CocoFile | Problem:
             return error("data.file", path, what, "take the file again from its source")
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         return error("data.file", path, f"cannot read: {failure}", "check the path")
-    lists = document if isinstance(document, dict) else {}
-    return _Reader(path, lambda name: iter(_as_list(lists.get(name)))).read()
+    keys = document if isinstance(document, dict) else {}
+
+    def pick(prefix: str) -> Iterator[Any]:
+        name, _, of = prefix.partition(".")
+        value = keys.get(name)
+        return iter(_as_list(value) if of else [value])
+
+    return _Reader(path, pick).read()
 
 
 class _NoStreamError(Exception):
@@ -167,6 +172,12 @@ class _Reader:
         files, sizes, places = self._images()
         objects = self._objects(places, {item.id: i for i, item in enumerate(categories)})
         names, objects = self._classes(categories, objects)
+        for name, empty in (("annotations", not len(objects.images)), ("images", not files)):
+            value = next(self.items(name), None) if empty else None
+            if value is not None and not isinstance(value, list):
+                what = f"'{name}' must be a list, got {_short(value)}"
+                remedy = "write it as COCO does"
+                self.problems.append(error("data.images", self.path, what, remedy))
         if not files:
             what = "the file lists no images"
             remedy = "a COCO file has the lists 'images', 'annotations' and 'categories'"
@@ -177,7 +188,7 @@ class _Reader:
         """Return the entries in the order of their ids."""
         found: dict[Id, _Category] = {}
         texts: dict[Id, str] = {}
-        for item in self.items("categories"):
+        for item in self.items("categories.item"):
             entry = item if isinstance(item, dict) else {}
             spelled, name, parent = (entry.get(key) for key in ("id", "name", "supercategory"))
             index = _id(spelled)
@@ -225,7 +236,7 @@ class _Reader:
         places: dict[Id, int] = {}
         listed: set[str] = set()
         remedy = "each image needs an 'id' and a 'file_name' that no other has"
-        for item in self.items("images"):
+        for item in self.items("images.item"):
             entry = item if isinstance(item, dict) else {}
             index, name = _id(entry.get("id")), entry.get("file_name")
             if not isinstance(name, str) or not name.strip("/. "):
@@ -249,7 +260,7 @@ class _Reader:
     def _objects(self, places: dict[Any, int], classes: dict[Any, int]) -> PixelBoxes:
         images, class_ids, numbers = array("q"), array("q"), array("q")
         boxes, ignored, crowds = array("d"), bytearray(), bytearray()
-        for position, item in enumerate(self.items("annotations")):
+        for position, item in enumerate(self.items("annotations.item")):
             entry = item if isinstance(item, dict) else {}
             number = _id(entry.get("id"))
             number = number if isinstance(number, int) and abs(number) < 2**63 else position
@@ -268,7 +279,8 @@ class _Reader:
             self.unused.update(_beyond(entry))
         self._repeated_ids(np.array(numbers, np.int64))
         table = np.array(boxes, np.float64).reshape(-1, 4)
-        table[:, 2:] += table[:, :2]
+        with np.errstate(over="ignore"):  # an endless box is refused as one outside the image
+            table[:, 2:] += table[:, :2]
         return PixelBoxes(
             np.array(images, np.int64), np.array(class_ids, np.int64), table,
             np.frombuffer(bytes(ignored), np.bool_), np.frombuffer(bytes(crowds), np.bool_),
@@ -339,7 +351,11 @@ def _mark(value: Any) -> bool | None:
 
 def _size(width: Any, height: Any) -> tuple[int, int] | None:
     sides = [value for value in (width, height) if _finite(value) and value > 0]
-    return (round(sides[0]), round(sides[1])) if len(sides) == 2 else None
+    return (
+        (round(min(sides[0], _MAX_SIDE)), round(min(sides[1], _MAX_SIDE)))
+        if len(sides) == 2
+        else None
+    )
 
 
 def _finite(value: Any) -> bool:
@@ -349,5 +365,4 @@ def _finite(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(repr(value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,23 @@ def read_names(document: Mapping[str, Any], source: Path) -> tuple[LabelSpace, t
     if wrong:
         what = f"class names must be text, got {', '.join(map(repr, wrong))}"
         return LabelSpace(()), (error("data.names", source, what, remedy),)
-    try:
-        labels = LabelSpace.of(str(name) for name in raw)
-    except DuetError as failure:
-        what, advice = failure.what, failure.remedy or remedy
-        return LabelSpace(()), (error("data.names", source, what, advice),)
+    labels, problems = label_space((str(name) for name in raw), source)
+    if problems:
+        return labels, problems
     count = document.get("nc")
     if count is not None and count != len(labels):
         what = f"'nc' is {count!r} but 'names' has {len(labels)} classes"
         return labels, (error("data.nc", source, what, "remove 'nc' or correct it"),)
     return labels, ()
+
+
+def label_space(names: Iterable[str], source: Path) -> tuple[LabelSpace, tuple[Problem, ...]]:
+    """Return the classes of these names; an empty space and a problem where they are none."""
+    try:
+        return LabelSpace.of(names), ()
+    except DuetError as failure:
+        remedy = failure.remedy or "rename these classes"
+        return LabelSpace(()), (error("data.names", source, failure.what, remedy),)
 
 
 def first_file(places: Sequence[Path]) -> Path:

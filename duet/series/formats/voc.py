@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,7 @@ from duet.series.formats.documents import (
     IMAGE_SUFFIXES,
     SPLITS,
     check_keys,
+    label_space,
     load_description,
     look_at,
     missing_splits,
@@ -99,13 +100,17 @@ def read(
         problems += check_keys(document, _KEYS, source)
     choice, unknown = _difficult(document.get("difficult"), source)
     listed, unlisted = _list_splits(document, source)
-    names, unnamed = read_names(document, source) if "names" in document else (None, ())
-    problems += [*unknown, *unlisted, *unnamed]
+    problems += [*unknown, *unlisted]
     pairs = {pair.image: pair for split in listed.values() for pair in split}
     facts, unreadable = look_at({"all": list(pairs)}, verify)
     files = {image: read_xml(pair.xml) for image, pair in pairs.items()}
     problems += [*unreadable, *(item for file in files.values() for item in file.problems)]
-    labels = names if names is not None else _collected(files.values())
+    labels, unnamed = (
+        read_names(document, source)
+        if "names" in document
+        else label_space(_collected(files.values()), source)
+    )
+    problems += unnamed
     annotations, wrong = _annotate(pairs, files, facts, labels, difficult or choice)
     problems += wrong
     splits = {
@@ -200,8 +205,8 @@ def _files_by_stem(folder: Path) -> dict[str, str]:
     return {composed(os.path.splitext(name)[0]): name for name in names}
 
 
-def _collected(files: Any) -> LabelSpace:
-    return LabelSpace.of(sorted({item.name for file in files for item in file.objects}))
+def _collected(files: Iterable[VocFile]) -> list[str]:
+    return sorted({item.name for file in files for item in file.objects})
 
 
 def _annotate(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from duet.series.formats.boxes import number
 from duet.series.problems import Problem, error
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def read_xml(path: Path) -> VocFile:
     if stray := _stray(root, len(elements)):
         what = f"<{stray}> stands elsewhere, or is spelled otherwise, than <object> in <annotation>"
         return _unusable(error("label.file", path, what, remedy))
-    for number, element in enumerate(elements, start=1):
-        found = _object(element, number, f"{path}: object {number}")
+    for position, element in enumerate(elements, start=1):
+        found = _object(element, position, f"{path}: object {position}")
         if isinstance(found, VocObject):
             objects.append(found)
         else:
@@ -114,7 +115,7 @@ def _stray(root: Element, objects: int) -> str | None:
     return next((tag for tag in alike if tag != "object"), "object")
 
 
-def _object(element: Element, number: int, where: str) -> VocObject | Problem:
+def _object(element: Element, position: int, where: str) -> VocObject | Problem:
     name = (element.findtext("name") or "").strip()
     box = element.find("bndbox")
     counts = Counter(child.tag for child in (*element, *(box if box is not None else ())))
@@ -127,7 +128,7 @@ def _object(element: Element, number: int, where: str) -> VocObject | Problem:
         missing = "<name>" if not name else "<bndbox> or a corner of it"
         return error("label.fields", where, f"no {missing}", _FIELDS_REMEDY)
     try:
-        corners = [float(text) for text in texts if text is not None]
+        corners = [number(text) for text in texts if text is not None]
     except ValueError as failure:
         return error("label.number", where, f"not a number: {failure}", _FIELDS_REMEDY)
     if not all(math.isfinite(value) for value in corners):
@@ -145,7 +146,7 @@ def _object(element: Element, number: int, where: str) -> VocObject | Problem:
         flags.append(text in _TRUE)
     left, top, right, bottom = corners
     # Few names occur in all files together: each stays in memory once.
-    return VocObject(number, sys.intern(name), (left, top, right, bottom), *flags)
+    return VocObject(position, sys.intern(name), (left, top, right, bottom), *flags)
 
 
 def _size(root: Element) -> tuple[int, int] | None:

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from duet.errors import DataError
-from duet.series.formats.boxes import DECIMALS, NOTHING, TOLERANCE, rounded
+from duet.series.formats.boxes import (
+    DECIMALS,
+    NOTHING,
+    TOLERANCE,
+    number,
+    rounded,
+    shortened,
+)
 from duet.series.model import Boxes, Ids
 from duet.series.problems import Problem, error
 
@@ -74,11 +81,11 @@ def parse_labels(text: str, *, where: str, class_count: int | None) -> LabelFile
     problems: list[Problem] = []
     polygons = 0
     first_line: dict[tuple[float, ...], int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for row, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
-        place = f"{where}:{number}"
+        place = f"{where}:{row}"
         values, found = _parse_row(fields, place, class_count)
         problems.extend(found)
         # What is rounded on reading cannot tell two objects apart.
@@ -87,7 +94,7 @@ def parse_labels(text: str, *, where: str, class_count: int | None) -> LabelFile
             what = f"the same object as line {first_line[key]}"
             problems.append(error("label.duplicate", place, what, "delete one of the two lines"))
         elif values:
-            first_line[key] = number
+            first_line[key] = row
             if not found:
                 rows.append(values)
                 polygons += len(fields) != _BOX_COLUMNS
@@ -117,11 +124,11 @@ def _parse_row(
         what = f"expected 5 columns, or 7, 9, ... for a polygon, got {columns}{extra}"
         return (), [error("label.columns", place, what, _FORMAT_REMEDY)]
     try:
-        numbers = [float(field) for field in fields]
+        numbers = [number(field) for field in fields]
     except ValueError as failure:
         return (), [error("label.number", place, f"not a number: {failure}", _FORMAT_REMEDY)]
-    if not all(math.isfinite(number) for number in numbers):
-        what = f"numbers must be finite, got '{' '.join(fields)}'"
+    if not all(math.isfinite(value) for value in numbers):
+        what = f"numbers must be finite, got '{shortened(' '.join(fields))}'"
         return (), [error("label.number", place, what, _FORMAT_REMEDY)]
     problems = _class_problems(numbers[0], place, class_count)
     coordinates = numbers[1:]
@@ -133,7 +140,8 @@ def _parse_row(
     checked = coordinates if polygon else [*box[:2], *(max(size, 0.0) for size in box[2:])]
     outside = [value for value in checked if not -TOLERANCE <= value <= 1 + TOLERANCE]
     if outside:
-        what = f"coordinates must be within 0..1, got {', '.join(f'{v:g}' for v in outside)}"
+        got = shortened(", ".join(f"{value:g}" for value in outside))
+        what = f"coordinates must be within 0..1, got {got}"
         remedy = "divide x and width by the image's width, y and height by its height"
         problems.append(error("label.range", place, what, remedy))
     return (numbers[0], *(min(max(value, 0.0), 1.0) for value in box)), problems
