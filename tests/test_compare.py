@@ -460,9 +460,24 @@ def test_the_command(repeats: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     text = page.read_text()
     assert text.startswith("# Comparison\n")
     assert text.count("| good |") == 3  # ranking, intervals, costs
+    assert make.duet_here(capsys, *words).code == 0  # an older page may be replaced
     people = make.duet_here(capsys, *words[:4])
     assert people.code == 0
     assert "Highest H: " in people.out
+
+
+@pytest.mark.parametrize("name", ["results.json", "notes.md", "folder.md", "link.md"])
+def test_a_page_takes_the_place_of_a_page_only(
+    name: str, repeats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kept in ("results.json", "notes.md"):
+        (tmp_path / kept).write_text("mine")
+    (tmp_path / "folder.md").mkdir()
+    (tmp_path / "link.md").symlink_to("nowhere")
+    done = make.duet_here(capsys, "compare", repeats, "--bootstrap", 0, "--out", tmp_path / name)
+    assert (done.code, done.out) == (2, "")
+    assert name in done.err
+    assert [(tmp_path / kept).read_text() for kept in ("results.json", "notes.md")] == ["mine"] * 2
 
 
 @pytest.mark.parametrize(

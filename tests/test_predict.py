@@ -96,13 +96,22 @@ def test_a_name_with_brackets_is_a_file_not_a_pattern(tmp_path: Path) -> None:
         (lambda at: (at / "a.txt").write_text("x") and at / "a.txt", "not an image"),
         (lambda at: truncated(at / "cut.jpg"), "not a readable image"),
         (lambda at: (at / "z.png").touch() or at / "z.png", "the file is empty"),
+        (lambda at: os.mkfifo(at / "f.png") or at / "f.png", "this is a folder or a device"),
+        (lambda at: (at / "h.png").write_text("<html>") and at / "h.png", "no image format"),
     ],
-    ids=["missing", "glob", "empty-folder", "text", "truncated", "zero-bytes"],
+    ids=["missing", "glob", "empty-folder", "text", "truncated", "zero-bytes", "fifo", "html"],
 )
 def test_unusable_sources(make: Callable[[Path], Path], words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=words) as caught:
         find_images(make(tmp_path))
     assert caught.value.exit_code == 3
+
+
+def test_a_name_that_is_not_utf8_is_a_name(detector: LoadedDetector, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    write_image(tmp_path / "a.png", seed=0).rename(odd)
+    assert find_images(tmp_path).paths == (odd,)
+    assert len(predict_source(detector, find_images(tmp_path), confidence=0.1)) == 1
 
 
 def test_all_bad_images_are_named_before_anything_is_detected(

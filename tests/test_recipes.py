@@ -182,7 +182,7 @@ def test_classes_clash_unless_one_is_renamed_or_dropped(kept: Path, tmp_path: Pa
         ("--alias", f"day:{NAMES[1][:-1]}x=y", "no class"),
         ("--alias", "dya:a=b", "did you mean 'day'"),
         ("--alias", "day=b", "expected NAME:OLD=NEW"),
-        ("--scale", "day=lots", "not a usable factor"),
+        ("--scale", "day=lots", "scale: Input should be a valid number"),
         ("--scale", "day=9", "less than or equal to 2"),
         ("--drop", "night:ball", "no class 'ball'"),
         ("--set", "densty=0.2", "did you mean 'density'"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import click
 
 from duet.cli.common import emit, json_option, note
+from duet.errors import ConfigError
 
 EPILOG = """\b
 Examples:
@@ -52,8 +55,29 @@ def compare(
     from duet.compare.tables import as_dict, as_markdown, as_text
     from duet.files import write_text
 
+    if out is not None:
+        _check_page(out)
     found = rank(find_runs(runs), metric=metric, bootstrap=bootstrap, seed=seed, force=force)
     if out is not None:
         write_text(out, as_markdown(found))
         note(f"written: {out}")
     emit(as_dict(found), as_json, lambda: as_text(found))
+
+
+def _check_page(out: Path) -> None:
+    """Refuse a page that would take the place of something else, such as a run's results."""
+    from duet.compare.tables import HEADING
+
+    if out.suffix.lower() != ".md":
+        raise ConfigError(
+            "the page is Markdown, so its name must end in .md", where=f"--out {out}",
+            remedy="for example comparison.md",
+        )  # fmt: skip
+    if os.path.lexists(out):
+        with contextlib.suppress(OSError), out.open("rb") as page:
+            if page.read(len(HEADING)) == HEADING.encode():
+                return
+        raise ConfigError(
+            "already exists and is no page of duet compare", where=f"--out {out}",
+            remedy="choose another name or remove it first",
+        )  # fmt: skip

@@ -19,6 +19,9 @@ VERDICTS = (
     "Above it beyond noise on the runs that both have",
     "Not known whether noise (one seed and no interval)",
 )
+HEADING = "# Comparison"
+"""What a page begins with."""
+
 SHOWN_UNDEFINED = 0.001
 """Share of undefined resamples from which on the text speaks of them."""
 
@@ -164,7 +167,7 @@ def as_text(found: Comparison) -> str:
     return "\n\n".join(blocks)
 
 
-def as_markdown(found: Comparison, *, heading: str = "# Comparison") -> str:
+def as_markdown(found: Comparison, *, heading: str = HEADING) -> str:
     """Return the comparison as a Markdown page, or as a section under another heading."""
     blocks = [
         heading,

@@ -111,17 +111,8 @@ def _split(pattern: Path) -> tuple[Path, str]:
 def unreadable(paths: Sequence[Path]) -> list[str]:
     """Decode every image and return the problems, one sentence each.
 
-    Pillow refuses truncated files that OpenCV would fill with grey.
+    Pillow refuses truncated files that OpenCV would fill with grey. OpenCV is not asked at all: it
+    waits for ever at a FIFO, and a file name that is not UTF-8 ends the process.
     """
-    import cv2
-
-    # OpenCV's look at the signature comes first: once Ultralytics is imported, Pillow's opener is
-    # patched and answers an unknown format with a search for another package.
-    strange = [path for path in paths if not cv2.haveImageReader(str(path))]
-    problems = [
-        f"{path}: not a readable image: "
-        + ("its content is no image format" if path.stat().st_size else "the file is empty")
-        for path in strange
-    ]
-    facts = inspect_images([path for path in paths if path not in set(strange)], verify="full")
-    return problems + [f"{p}: {fact.problem.what}" for p, fact in facts.items() if fact.problem]
+    facts = inspect_images(paths, verify="full")
+    return [f"{path}: {fact.problem.what}" for path, fact in facts.items() if fact.problem]

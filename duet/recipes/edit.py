@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from duet.config import parse_config
 from duet.errors import ConfigError, did_you_mean
 from duet.increments.manifest import MANIFEST, IncrementManifest, read_any_manifest
 from duet.recipes.recipe import Entry, Recipe, file_name
@@ -72,20 +74,20 @@ def entry_name(entry: Entry) -> str:
 
 
 def _scaled(factor: str) -> Callable[[Entry], Entry]:
-    try:
-        Entry(path="any", scale=float(factor))
-    except ValueError as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError(f"not a usable factor: '{factor}' ({detail})", where="--scale") from None
-    return lambda entry: entry.model_copy(update={"scale": float(factor)})
+    return lambda entry: _with(entry, "--scale", scale=factor)
 
 
 def _renamed(old: str, new: str) -> Callable[[Entry], Entry]:
-    return lambda entry: entry.model_copy(update={"alias": {**entry.alias, old: new}})
+    return lambda entry: _with(entry, "--alias", alias={**entry.alias, old: new})
 
 
 def _dropped(label: str) -> Callable[[Entry], Entry]:
-    return lambda entry: entry.model_copy(update={"drop": (*entry.drop, label)})
+    return lambda entry: _with(entry, "--drop", drop=(*entry.drop, label))
+
+
+def _with(entry: Entry, option: str, **changes: Any) -> Entry:
+    """Return an entry with changes that are as good as those of a file."""
+    return parse_config(Entry, entry.model_dump() | changes, where=option)
 
 
 def _pair(word: str, separator: str, option: str, form: str) -> tuple[str, str]:

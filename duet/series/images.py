@@ -141,6 +141,8 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Th
         remedy = "restore the file, or take it out of the list; duet never downloads"
         other = other_spelling(path)
         what = f"no such image; the folder has '{other}'" if other else "no such image"
+        if os.path.exists(path):
+            what = "this is a folder or a device, expected an image file"
         return ImageFacts(0, 0, error("image.missing", path, what, remedy)), None
     try:
         if not path.stat().st_size:

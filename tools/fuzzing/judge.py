@@ -115,10 +115,13 @@ def _conduct(case: Case, kind: Kind, outcome: Outcome) -> dict[str, str]:
     if len(outcome.err) > LONGEST_ERROR and outcome.code:
         found["long"] = f"{len(outcome.err)} characters"
     places = {"made", "got", "run"}
-    for path in sorted(listing(case.folder) - case.before):
+    now = listing(case.folder)
+    if case.before - now - {case.file}:
+        found["lost"] = ", ".join(sorted(case.before - now))[:200]
+    for path in sorted(now - case.before):
         if Path(path).parts[0] not in places:
             found["outside"] = f"wrote {path}"
-        elif outcome.code and Path(path).parts[0] != "run" and path != "made":
+        elif outcome.code and not kind.keeps and Path(path).parts[0] != "run" and path != "made":
             found["half-written"] = f"left {path}"
     return found
 
@@ -133,7 +136,7 @@ def _refusal(case: Case, kind: Kind, outcome: Outcome) -> dict[str, str]:
         found["unsaid"] = f"exit {outcome.code} without an error: {last[0][:200]}"
     elif told is not None and _CODES[outcome.code] != (told[2] or _said(outcome.err)):
         found["code"] = f"exit {outcome.code}, but said {told[0]}"
-    if "unsaid" not in found and not _names(case, outcome.err + outcome.out):
+    if "unsaid" not in found and not _names(case, kind, outcome.err + outcome.out):
         found["unnamed"] = outcome.err[:300]
     return found
 
@@ -145,14 +148,12 @@ def _said(text: str) -> str:
     return ""
 
 
-def _names(case: Case, text: str) -> bool:
+def _names(case: Case, kind: Kind, text: str) -> bool:
     """Tell whether a text names the spoiled file, or the folder or series that it belongs to."""
     path = Path(case.file)
-    words = {path.name, str(path.parent)} - {"."}
+    words = {path.name, str(path.parent), *kind.also} - {"."}
     if len(path.stem) > _SHORT:
         words.add(path.stem)  # a label may be told by its image, a list by its split
-    if "ImageSets" in path.parts:
-        words.add(f"{path.parts[0]}/{path.parts[1]}/")  # the images and labels that it lists
     if path.name in ("manifest.json", "outcome.json", "job.json", "slice.npz"):
         words.add(path.parent.name)
     return any(word in text for word in words)
@@ -161,7 +162,7 @@ def _names(case: Case, text: str) -> bool:
 def _loss(case: Case, kind: Kind, outcome: Outcome, good: Mapping[str, Any]) -> dict[str, str]:
     """Tell what a command that succeeded lost without a word."""
     now = result(kind, case.folder, outcome)
-    told = _told(case, outcome)
+    told = _told(case, kind, outcome)
     if told:
         return {}
     if kind.bound:
@@ -189,13 +190,13 @@ def _good_objects(case: Case, kind: Kind) -> int:
     return kind.objects(case.folder.parent / "good" / case.file)
 
 
-def _told(case: Case, outcome: Outcome) -> bool:
+def _told(case: Case, kind: Kind, outcome: Outcome) -> bool:
     text = outcome.err
     try:
         document = json.loads(outcome.out)
     except ValueError:
-        return _names(case, text)
+        return _names(case, kind, text)
     for key in ("findings", "problems", "notes", "warnings", "remarks", "increments"):
         if isinstance(document, dict) and (key != "increments" or "geometry" in document):
             text += json.dumps(document.get(key, ""))
-    return _names(case, text)
+    return _names(case, kind, text)

@@ -28,6 +28,8 @@ class Kind:
         objects: Counts the labelled objects of a spoiled file, where exit 0 must tell as many.
         cpu_s: CPU seconds that its commands may take; more where one trains again.
         results: Files whose bytes are part of the result.
+        also: What else may be named in its place.
+        keeps: Whether what was found before a fault is kept, as of a video that is cut off.
     """
 
     part: str
@@ -39,6 +41,8 @@ class Kind:
     objects: Counter | None = None
     cpu_s: float = 10.0
     results: tuple[str, ...] = ("made/model.safetensors",)
+    also: tuple[str, ...] = ()
+    keeps: bool = False
 
 
 def _lines(path: Path) -> int:
@@ -79,6 +83,7 @@ KINDS: dict[str, Kind] = {
     ),
     "voc-lists": Kind(
         "data", ("voc/*/ImageSets/Main/*.txt",), "text", ("data check voc.yaml --json",), DATA,
+        also=("JPEGImages", "Annotations"),
     ),
     "images": Kind(
         "data", ("yolo/*/images/*/*",), "bytes",
@@ -90,11 +95,11 @@ KINDS: dict[str, Kind] = {
     ),
     "data-yaml": Kind(
         "data", ("yolo/*/data.yaml",), "yaml",
-        (*_CHECK, "data convert {file} made --to coco --json", _DRY), DATA,
+        (*_CHECK, "data convert {file} made --to coco --json", _DRY), frozenset({0, 2, 3}),
     ),
     "coco-yaml": Kind(
         "data", ("coco/*/data.yaml", "voc/*/data.yaml"), "yaml",
-        ("data convert {file} made --to yolo --json",), DATA,
+        ("data convert {file} made --to yolo --json",), frozenset({0, 2, 3}),
     ),
     "series": Kind(
         "data", ("series.yaml",), "yaml", (*_CHECK, _DRY), frozenset({0, 2, 3, 4}),
@@ -112,7 +117,7 @@ KINDS: dict[str, Kind] = {
     ),
     "side-file": Kind(
         "weights", ("base.json",), "json", ("weights get base.safetensors --json", _DRY),
-        frozenset({0, 2, 4}),
+        frozenset({0, 2, 4}), also=("base.safetensors",),
     ),
     "weights-table": Kind(
         "weights", ("weights.json",), "json",
