@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from duet.doctor.background import Shift, Sighting
 from duet.errors import DuetError
 from duet.files import atomic_folder
 from duet.images import Image, read_image
+from duet.names import as_name
 
 MOST_CROPS = 96
 """Crops per increment and class: the most confident."""
@@ -36,12 +36,13 @@ def write_crops(shifts: Sequence[Shift], folder: Path) -> int:
     count = 0
     with atomic_folder(folder) as temporary:
         for shift in shifts:
-            increment, name = _safe(shift.increment), _safe(shift.name)
+            increment, name = as_name(shift.increment), as_name(shift.name)
             place = temporary / increment / name
             place.mkdir(parents=True, exist_ok=True)
             crops = [_crop(item) for item in shift.sightings[:MOST_CROPS]]
             for number, (crop, item) in enumerate(zip(crops, shift.sightings, strict=False)):
-                _write(place / f"{number:03d}_{item.score:.2f}_{_safe(item.image.stem)}.jpg", crop)
+                stem = as_name(item.image.stem)
+                _write(place / f"{number:03d}_{item.score:.2f}_{stem}.jpg", crop)
             _write(temporary / f"{increment}-{name}.png", _sheet(crops))
             count += len(crops)
     return count
@@ -94,8 +95,3 @@ def _write(target: Path, picture: Image) -> None:
 
     # The folder as a whole is atomic.
     target.write_bytes(cv2.imencode(target.suffix, picture)[1].tobytes())
-
-
-def _safe(name: str) -> str:
-    """Return a name that is one part of a path."""
-    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"

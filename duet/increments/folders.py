@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from duet.errors import DuetError
-from duet.files import atomic_folder
+from duet.files import atomic_folder, read_json
+from duet.increments.manifest import FORMATS, MANIFEST
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -23,8 +26,9 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Args:
         target: The folder to appear.
-        overwrite: Replace a folder that duet wrote before (it holds a manifest.json). On Linux
-            old and new change places in one system call, so that a reader sees one or the other.
+        overwrite: Replace a folder that duet wrote before, as its manifest.json says. What its
+            manifest does not name, such as exported files, is kept. On Linux old and new change
+            places in one system call, so that a reader sees one or the other.
 
     Raises:
         DuetError: ``target`` is in the way, or the file system refuses the write.
@@ -34,19 +38,17 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
             yield temporary
         return
     # A mistyped path must not delete somebody's data.
-    if not (target / "manifest.json").is_file():
-        raise DuetError(
-            "already exists and is not a folder that duet wrote (it has no manifest.json)",
-            where=str(target),
-            remedy="choose another folder or remove this one first",
-        )
+    ours = _files_of(target)
     # The new folder is built by atomic_folder under a sibling name, then put in place.
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         fresh = stage / "new"
         with atomic_folder(fresh) as temporary:
             yield temporary
-        _swap(fresh, target)
+        old = _swap(fresh, target)
+        for entry in old.iterdir():
+            if entry.name not in ours and not (target / entry.name).exists():
+                os.replace(entry, target / entry.name)
     except DuetError as error:  # the hidden sibling's name means nothing to the user
         raise type(error)(error.what, where=str(target), remedy=error.remedy) from error
     except OSError as error:
@@ -59,10 +61,29 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _swap(fresh: Path, target: Path) -> None:
-    """Let two folders change places; afterwards ``fresh`` is the old one."""
+def _files_of(folder: Path) -> set[str]:
+    """Return the names of the files that duet wrote into a folder.
+
+    Raises:
+        DuetError: It has no manifest of duet's: other programs write a manifest.json, too.
+    """
+    manifest: dict[str, Any] = {}
+    with contextlib.suppress(DuetError):
+        manifest = read_json(folder / MANIFEST)
+    if str(manifest.get("format")) not in FORMATS:
+        raise DuetError(
+            f"already exists and is not a folder that duet wrote (no {MANIFEST} of duet's)",
+            where=str(folder),
+            remedy="choose another folder or remove this one first",
+        )
+    files = manifest.get("files")
+    return {MANIFEST, *(files if isinstance(files, dict) else ())}
+
+
+def _swap(fresh: Path, target: Path) -> Path:
+    """Let two folders change places; return where the old one is now."""
     if _exchange(fresh, target):
-        return
+        return fresh
     # Without the system call there is a moment without target; a failure puts the old one back.
     old = fresh.with_name("old")
     os.replace(target, old)
@@ -71,10 +92,13 @@ def _swap(fresh: Path, target: Path) -> None:
     except OSError:
         os.replace(old, target)
         raise
+    return old
 
 
 def _exchange(a: Path, b: Path) -> bool:
     """Exchange two paths with Linux's renameat2; False where it does not exist."""
+    if sys.platform != "linux":
+        return False
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False

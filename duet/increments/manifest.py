@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, ModelError
 from duet.files import read_json, sha256_json
+from duet.names import Name
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
@@ -32,7 +33,7 @@ class IncrementManifest(Config):
         description="First stage; later stage, trained from the merge before it; stage trained "
         "from the start weights alone; or a model for GI and PI."
     )
-    name: Text
+    name: Name
     family: Text
     architecture: Text
     head: HeadForm
@@ -98,14 +99,14 @@ class IncrementManifest(Config):
 class PartEntry(Config):
     """One head part of a detector."""
 
-    increment: Text
+    increment: Name
     classes: tuple[Text, ...] = Field(min_length=1)
 
 
 class Lineage(Config):
     """One increment that went into a detector, and how it was merged in."""
 
-    increment: Text
+    increment: Name
     manifest: Sha256 = Field(description="IncrementManifest.fingerprint() of its saved folder.")
     merge: dict[str, JsonValue] | None = Field(
         default=None, description="Merge and BatchNorm configuration; null for the first stage."
@@ -159,7 +160,7 @@ class DetectorManifest(Config):
 
 M = TypeVar("M", IncrementManifest, DetectorManifest)
 
-_KINDS = {
+FORMATS = {
     "duet-increment": "an increment folder",
     "duet-detector": "a detector folder",
 }
@@ -174,12 +175,12 @@ def read_manifest(folder: Path, model: type[M]) -> M:
     """
     path = folder / MANIFEST
     wanted = model.model_fields["format"].default
-    data = _read_object(path, f"{_KINDS[wanted]} holds {MANIFEST} and .safetensors files")
+    data = _read_object(path, f"{FORMATS[wanted]} holds {MANIFEST} and .safetensors files")
     found = data.get("format")
     if found != wanted:
-        described = _KINDS.get(str(found), "not a folder that duet wrote")
+        described = FORMATS.get(str(found), "not a folder that duet wrote")
         raise ModelError(
-            f"this is {described} (format {found!r}), expected {_KINDS[wanted]} ('{wanted}')",
+            f"this is {described} (format {found!r}), expected {FORMATS[wanted]} ('{wanted}')",
             where=str(path),
             remedy="give the path of the other folder",
         )

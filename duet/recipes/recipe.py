@@ -12,6 +12,7 @@ from duet.config import Config, load_yaml, parse_config
 from duet.increments.manifest import Sha256, Text
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
+from duet.names import Name, as_name
 
 Geometry = Literal["sequential", "independent"]
 
@@ -20,7 +21,7 @@ class Entry(Config):
     """One model that goes into a merge."""
 
     path: Text = Field(description="Increment folder, detector folder, or an Ultralytics .pt file.")
-    name: Text | None = Field(default=None, description="Default: its own name, or the file's.")
+    name: Name | None = Field(default=None, description="Default: its own name, or the file's.")
     scale: float = Field(
         default=1.0, ge=-2, le=2, description="How much of what it changed counts; 1 = all of it."
     )
@@ -75,7 +76,7 @@ class Recipe(MergeChoice):
 def file_name(path: Path) -> str:
     """Return the name of a foreign file: its stem, or its run for `RUN/weights/best.pt`."""
     named_by_engine = path.stem in ("best", "last") and path.parent.name == "weights"
-    return path.absolute().parent.parent.name if named_by_engine else path.stem
+    return as_name(path.absolute().parent.parent.name if named_by_engine else path.stem)
 
 
 def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:

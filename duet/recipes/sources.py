@@ -21,6 +21,7 @@ from duet.increments.manifest import (
 from duet.increments.state import HeadForm, HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.merging.stage import Stage
+from duet.names import as_name
 from duet.recipes.recipe import Entry, file_name
 from duet.vectors.tensors import Tensors
 
@@ -131,7 +132,8 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
             size if isinstance(size, int) else 640, manifest.licence, manifest.fingerprint(),
         )  # fmt: skip
     # A detector folder's name says little ("2-comic"); a single part knows its increment.
-    own = manifest.parts[0].increment if len(manifest.parts) == 1 else Path(entry.path).name
+    single = len(manifest.parts) == 1
+    own = manifest.parts[0].increment if single else as_name(Path(entry.path).name)
     return Source(
         entry.model_copy(update={"name": entry.name or own}), "detector", manifest.family,
         manifest.architecture, manifest.head,

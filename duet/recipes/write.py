@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from duet.files import relative_path
 from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.store import Built, build_detector
@@ -162,17 +162,12 @@ def _manifest(plan: Plan, state: DetectorState, folder: Path) -> DetectorManifes
 def stored_recipe(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Return the recipe as a manifest keeps it: JSON-ready, paths relative to ``folder``."""
     entries = tuple(
-        entry.model_copy(update={"path": relative(Path(entry.path), folder)})
+        entry.model_copy(update={"path": relative_path(Path(entry.path), folder)})
         for entry in recipe.increments
     )
-    weights = recipe.weights and relative(Path(recipe.weights), folder)
-    images = recipe.adapt.images and relative(Path(recipe.adapt.images), folder)
+    weights = recipe.weights and relative_path(Path(recipe.weights), folder)
+    images = recipe.adapt.images and relative_path(Path(recipe.adapt.images), folder)
     adapt = recipe.adapt.model_copy(update={"images": images})
     update = {"increments": entries, "weights": weights, "adapt": adapt}
     moved = recipe.model_copy(update=update)
     return moved.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def relative(path: Path, folder: Path) -> str:
-    """Return ``path`` as seen from ``folder``, so that both can be moved together."""
-    return os.path.relpath(path.resolve(), folder.resolve())

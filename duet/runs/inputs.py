@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from duet.config import parse_config
 from duet.doctor.pairs import pair_problems
 from duet.errors import ConfigError
 from duet.families.table import family_of, head_form
+from duet.names import key
 from duet.series import Problem, Series, inspect_series, raise_problems
 from duet.series.reader import read_config
 from duet.shipped import shipped
@@ -116,7 +118,8 @@ def read_methods(names: tuple[str, ...], *, family: str) -> tuple[Method, ...]:
     methods = tuple(
         method.model_copy(update={"head": head_form(family, method.head)}) for method in loaded
     )
-    doubled = {m.name for m in methods if sum(m.name == other.name for other in methods) > 1}
+    counts = Counter(key(method.name) for method in methods)
+    doubled = {method.name for method in methods if counts[key(method.name)] > 1}
     if doubled:
         raise ConfigError(
             f"methods occur twice: {', '.join(sorted(doubled))}",

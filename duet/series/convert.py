@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 from duet.aliases import VOCABULARIES, match_classes
 from duet.config import load_yaml
 from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
-from duet.files import atomic_folder, write_text
+from duet.files import atomic_folder, relative_path, write_text
 from duet.labels import LabelSpace
 from duet.series.formats import (
     AUTO,
@@ -326,7 +325,7 @@ def _write(ready: _Ready, folder: Path, name: str, wanted: Conversion, step: Ste
     splits = ready.data.splits
     return Converted(
         source=ready.data.source,
-        data=os.path.join(name, DESCRIPTION),
+        data=f"{name}/{DESCRIPTION}",
         read_as=ready.read_as,
         images={key: len(split.images) for key, split in splits.items()},
         objects={
@@ -361,7 +360,7 @@ def _new_series(
     for key in ("train", "weights"):
         value = document.get("defaults", {}).get(key)
         if value:
-            document["defaults"][key] = os.path.relpath(here / value, there)
+            document["defaults"][key] = relative_path(here / value, there)
     renamed: dict[str, Any] = _with_names(document, names)
     return renamed
 

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from duet.config import Config
 from duet.errors import DataError, did_you_mean
 from duet.labels import LabelSpace
+from duet.names import Name, key
 from duet.series.expected import Expected
 from duet.series.images import image_sha256
 
@@ -27,8 +28,6 @@ Ids: TypeAlias = NDArray[np.int64]
 Boxes: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 
-# Names become folder names of a run: no separators, no hidden files, no control characters.
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^./\\\s][^/\\\x00-\x1f]*$")]
 DataPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # YAML can write a NUL, no path can hold it
 
 
@@ -69,7 +68,7 @@ class SeriesConfig(Config):
 
     # The key is `schema`; the attribute is not, because pydantic's BaseModel has a `schema` method.
     schema_version: Literal[1] = Field(default=1, alias="schema", description="of this file")
-    name: str = Field(min_length=1)
+    name: Name
     description: str = ""
     root: DataPath = Field(default=".", description="folder of the data, relative to this file")
     increments: tuple[IncrementConfig, ...] = Field(min_length=1)
@@ -78,9 +77,9 @@ class SeriesConfig(Config):
 
     @model_validator(mode="after")
     def _names_differ(self) -> SeriesConfig:
-        counts = Counter(item.name for item in self.increments if item.name is not None)
-        doubled = sorted(name for name, count in counts.items() if count > 1)
-        if doubled:
+        names = [item.name for item in self.increments if item.name is not None]
+        counts = Counter(map(key, names))
+        if doubled := sorted({name for name in names if counts[key(name)] > 1}):
             raise ValueError(f"increment names occur twice: {', '.join(doubled)}")
         return self
 
@@ -94,14 +93,14 @@ class SeriesConfig(Config):
 
     def increment_names(self) -> tuple[str, ...]:
         """Return a unique name per increment: its own, or its domain with a number if needed."""
-        taken = {item.name for item in self.increments if item.name is not None}
+        taken = {key(item.name) for item in self.increments if item.name is not None}
         names: list[str] = []
         for item in self.increments:
             name, number = item.name or item.domain, 1
-            while item.name is None and name in taken:
+            while item.name is None and key(name) in taken:
                 number += 1
                 name = f"{item.domain}-{number}"
-            taken.add(name)
+            taken.add(key(name))
             names.append(name)
         return tuple(names)
 

@@ -16,6 +16,7 @@ from duet.errors import ConfigError, did_you_mean
 from duet.losses.distillation.table import DISTILLATIONS
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
+from duet.names import Name
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]  # the engine accepts no learning rate above 1
@@ -134,7 +135,7 @@ class Refit(Config):
 class Method(Config):
     """How increments are learned and joined. One YAML under `configs/method/`."""
 
-    name: str
+    name: Name
     title: str = ""
     head: Literal["rows", "towers", "parallel"] = "towers"
     new_part: Literal["previous", "pretrained"] = Field(
