@@ -119,6 +119,17 @@ def vacated(target: Path) -> Path:
     return target
 
 
+def relative_path(path: Path, folder: Path) -> str:
+    """Return ``path`` as seen from ``folder``, so that both can be moved together.
+
+    With slashes on any system. Two drives of Windows have no common root: there it stays absolute.
+    """
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
+
+
 def refused_by_disk(error: BaseException | None) -> bool:
     """Tell a refused write from a bug: libraries dress it in errors of their own.
 
@@ -144,7 +155,7 @@ def _cannot_write(target: Path, error: Exception) -> DuetError:
 def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")  # equal bytes everywhere
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -66,14 +66,15 @@ class StoppedError(DuetError):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP as Ctrl-C: what is unfinished is removed, files are closed."""
+    """Take other wishes to stop as Ctrl-C: what is unfinished is removed, files are closed."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # no system has all of them
     before: dict[signal.Signals, Any] = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
             if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
                 before[number] = signal.signal(number, stop)
     except ValueError:  # not in the main thread: there are no signals here

@@ -8,7 +8,6 @@ that mean the same, forgotten labels) stays as it is and is found in the copy ag
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ import yaml
 from duet.doctor.examine import Diagnosis
 from duet.doctor.rows import Change, clean_annotations, clean_lines, label_file, refused_objects
 from duet.errors import DataError
-from duet.files import atomic_folder, write_json, write_text
+from duet.files import atomic_folder, relative_path, write_json, write_text
 from duet.series.formats import resolve
 from duet.series.formats.documents import IMAGE_SUFFIXES
 from duet.series.formats.yolo import label_path
@@ -243,7 +242,7 @@ def _write_series(
     here, there = diagnosis.path.parent.resolve(), target.resolve()
     for key in ("train", "weights"):
         if value := document.get("defaults", {}).get(key):
-            document["defaults"][key] = os.path.relpath(here / value, there)
+            document["defaults"][key] = relative_path(here / value, there)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_text(folder / SERIES, text)
 

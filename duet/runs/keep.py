@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from duet.families.table import resolve_family, resolve_roles
+from duet.files import relative_path
 from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, save_detector, save_increment
 from duet.recipes.recipe import Entry, Recipe
-from duet.recipes.write import relative
 from duet.runs.chain import Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Method
@@ -123,7 +123,7 @@ def _recipe(
         return None
     entries = tuple(
         Entry(
-            path=relative(increments / item.increment, detector),
+            path=relative_path(increments / item.increment, detector),
             name=item.increment,
             fingerprint=item.manifest,
         )
@@ -132,7 +132,7 @@ def _recipe(
     recipe = Recipe(
         method=method.merge.method, params=method.merge.params, batchnorm=method.batchnorm,
         geometry="sequential", increments=entries,
-        weights=relative(setting.weights, detector) if setting.weights else None,
+        weights=relative_path(setting.weights, detector) if setting.weights else None,
     )  # fmt: skip
     return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
