@@ -57,6 +57,21 @@ def read_told(path: Path, data_root: Path | None) -> Series:
     return series
 
 
+def _warned(_context: click.Context, _option: click.Parameter, trust: bool) -> bool:
+    if trust:
+        note(
+            "DANGER: --trust runs the program in each .pt and .torchscript file, whatever it is, "
+            "with all your rights"
+        )
+    return trust
+
+
+trust_option = click.option(
+    "--trust", is_flag=True, callback=_warned,
+    help="DANGEROUS: run the program that a .pt or .torchscript file is.",
+)  # fmt: skip
+
+
 class StoppedError(DuetError):
     """Somebody stopped the command: Ctrl-C, or a signal that asks for the same."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note
+from duet.cli.common import emit, json_option, note, trust_option
 
 EPILOG = """\b
 Examples:
@@ -26,7 +26,7 @@ _ROWS = 10
     "--weights", type=click.Path(path_type=Path), help="θ_0 [what a recipe or fingerprint names]."
 )
 @click.option("--all", "every", is_flag=True, help="Show all layers, not those that differ most.")
-@click.option("--trust", is_flag=True, help="DANGEROUS: unpickle .pt files without checks.")
+@trust_option
 @json_option
 def diff(a: Path, b: Path, weights: Path | None, every: bool, trust: bool, as_json: bool) -> None:
     """Compare detectors A and B, or increments, or .pt files: classes, recipe, weights.

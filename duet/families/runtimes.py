@@ -1,12 +1,12 @@
 """Run an exported file in the program that it was made for; no detection engine is needed.
 
-A file is data to ONNX Runtime and OpenVINO. TorchScript is a small language: loading imports no
-Python, but the graph in the file is run.
+A file is data to ONNX Runtime and OpenVINO, which are given no libraries of further operators.
+TorchScript is a language: the program in the file is run, and can read and write any file.
 """
 
 from __future__ import annotations
 
-import json
+import io
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +20,8 @@ import torch
 
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.exportable import STAMP
+from duet.families.vouching import is_ours
+from duet.files import parse_json
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """``(B, 3, S, S)`` float32 RGB in [0, 1] to float32 outputs on the CPU, batch first."""
@@ -64,25 +66,27 @@ class Runtime:
         ending: How names of its files (or folders) end.
         package: Package that runs them.
         extra: Extra of duet that installs it.
-        open: ``open(path, device)``.
+        open: ``open(path, device, trust)``.
     """
 
     ending: str
     package: str
     extra: str
-    open: Callable[[Path, str], Session]
+    open: Callable[[Path, str, bool], Session]
 
 
-def open_file(path: Path, form: str, device: str = "cpu") -> Session:
+def open_file(path: Path, form: str, device: str = "cpu", *, trust: bool = False) -> Session:
     """Load an exported file.
 
     Args:
         path: File, or folder of an OpenVINO model.
         form: Key of `RUNTIMES`.
         device: ``"cpu"``; ``"cuda"`` and the like where the program can use them.
+        trust: **Dangerous**: also run a TorchScript file that duet did not write here.
 
     Raises:
-        ModelError: The program does not accept the file.
+        ModelError: The program does not accept the file, or it is a program that nobody vouches
+            for.
         ConfigError: The program cannot use the device.
         MissingExtraError: The program is not installed.
     """
@@ -94,7 +98,7 @@ def open_file(path: Path, form: str, device: str = "cpu") -> Session:
             remedy=f'pip install "duet-detect[{runtime.extra}]"',
         )
     try:
-        return runtime.open(path, device)
+        return runtime.open(path, device, trust)
     except (ModelError, ConfigError):
         raise
     except Exception as error:  # foreign loaders raise half a dozen types: all mean the same
@@ -106,7 +110,7 @@ def open_file(path: Path, form: str, device: str = "cpu") -> Session:
         ) from error
 
 
-def _open_onnx(path: Path, device: str) -> Session:
+def _open_onnx(path: Path, device: str, _trust: bool) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -128,21 +132,35 @@ def _open_onnx(path: Path, device: str) -> Session:
     return Session(run, metadata.get(STAMP))
 
 
-def _open_torchscript(path: Path, device: str) -> Session:
+def _open_torchscript(path: Path, device: str, trust: bool) -> Session:
+    content = path.read_bytes()  # once: what is run is what was looked up
+    if not trust and not is_ours(content):
+        raise ModelError(
+            "a TorchScript file is a program and does not load unasked: duet did not export this "
+            "file on this machine",
+            where=str(path),
+            remedy="it could read, write and delete any file of yours. Ask for an ONNX file (duet "
+            "export MODEL --to onnx), which is data; if you know who made this one: --trust, in "
+            "Python trust=True",
+        )
     place = torch.device(device)
     files = {ENGINE_FILE: ""}
     jit: Any = torch.jit  # untyped
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
-        module = jit.load(str(path), map_location=place, _extra_files=files).eval()
-    metadata = json.loads(files[ENGINE_FILE] or "{}")
+        module = jit.load(io.BytesIO(content), map_location=place, _extra_files=files).eval()
+    metadata = parse_json(files[ENGINE_FILE] or "{}")
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             output = module(batch.to(place))
         return _first(output).float().cpu()
 
-    return Session(run, metadata.get(STAMP) if isinstance(metadata, dict) else None)
+    return Session(run, _text(metadata.get(STAMP)))
+
+
+def _open_openvino(path: Path, device: str, _trust: bool) -> Session:
+    return open_openvino(path, device)
 
 
 def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Session:
@@ -182,14 +200,15 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
         # A copy: the next call writes into the same memory.
         return torch.from_numpy(compiled(batch.cpu().numpy())[0].copy())
 
-    return Session(run, metadata.get(STAMP) if isinstance(metadata, dict) else None, used)
+    stamp = _text(metadata.get(STAMP)) if isinstance(metadata, dict) else None
+    return Session(run, stamp, used)
 
 
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
     {
         "onnx": Runtime(".onnx", "onnxruntime", "onnx", _open_onnx),
         "torchscript": Runtime(".torchscript", "torch", "torch", _open_torchscript),
-        "openvino": Runtime("_openvino_model", "openvino", "openvino", open_openvino),
+        "openvino": Runtime("_openvino_model", "openvino", "openvino", _open_openvino),
     }
 )
 
@@ -202,6 +221,10 @@ def _require_device(usable: bool, device: str, package: str | None) -> None:
             where="--device",
             remedy=f"{advice}use --device cpu",
         )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _first(output: Any) -> torch.Tensor:

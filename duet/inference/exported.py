@@ -18,22 +18,24 @@ BATCH = 32
 """Largest batch of a file that takes any; the others take one image at a time."""
 
 
-def load_exported(path: Path, device: str = "cpu") -> LoadedDetector:
+def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> LoadedDetector:
     """Open an exported ``.onnx`` or ``.torchscript`` file or ``*_openvino_model`` folder.
 
     Args:
         path: The file or folder.
         device: ``"cpu"``; ``"cuda"`` and the like where the program that runs it can use them.
+        trust: **Dangerous**, see `duet.families.runtimes.open_file`.
 
     Raises:
-        ModelError: It is missing, damaged, no export of duet's, or disagrees with its metadata.
+        ModelError: It is missing, damaged, no export of duet's, or disagrees with its metadata; or
+            it is a program that duet did not write here.
         ConfigError: The program cannot use the device.
         MissingExtraError: The program that runs it is not installed.
     """
     form = _form(path)
     if form == "torchscript":  # torch runs it; the other programs know their devices themselves
         check_device(device)
-    session = open_file(path, form, device)
+    session = open_file(path, form, device, trust=trust)
     facts = ExportFacts.from_json(session.stamp, str(path))
     check_output(_try(session, facts, path), facts, str(path))
     detector = ImageDetector(

@@ -15,21 +15,25 @@ EXPORTED_FOLDER = "_openvino_model"
 _EXPORTED = "duet.inference.exported"
 
 
-def load(model: str | Path, device: str = "cpu") -> LoadedDetector:
+def load(model: str | Path, device: str = "cpu", *, trust: bool = False) -> LoadedDetector:
     """Open a detector.
 
     Args:
         model: A detector folder or a file in it; or an exported ``.onnx`` or ``.torchscript`` file
             or ``*_openvino_model`` folder.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        trust: **Dangerous**: also run a ``.torchscript`` file that duet did not export for this
+            user. It is a program, and could do anything that you can.
 
     Raises:
-        ModelError: It is missing, incomplete or damaged.
+        ModelError: It is missing, incomplete or damaged, or a program that duet did not write.
         ConfigError: There is no such device.
         MissingExtraError: The packages that an exported file needs are not installed.
     """
     path = Path(model)
-    return _load_exported(path, device) if is_exported(path) else _load_folder(path, device)
+    if is_exported(path):
+        return _load_exported(path, device, trust=trust)
+    return _load_folder(path, device)
 
 
 def is_exported(path: Path) -> bool:
@@ -57,7 +61,7 @@ def _load_folder(path: Path, device: str) -> LoadedDetector:
     return LoadedDetector(detector, facts)
 
 
-def _load_exported(path: Path, device: str) -> LoadedDetector:
+def _load_exported(path: Path, device: str, *, trust: bool) -> LoadedDetector:
     if not path.exists():
         raise ModelError("no such file or folder", where=str(path), remedy="check the path with ls")
     try:
@@ -70,7 +74,7 @@ def _load_exported(path: Path, device: str) -> LoadedDetector:
             where=str(path),
             remedy="give the detector folder that the file was exported from",
         ) from None
-    loaded: LoadedDetector = module.load_exported(path, device)
+    loaded: LoadedDetector = module.load_exported(path, device, trust=trust)
     return loaded
 
 
