@@ -219,7 +219,7 @@ def other_input(model: Any) -> None:
         pytest.param(other_input, r"model\.0\.conv\.weight: got", id="grey images"),
         pytest.param(other_activation, "builds another network", id="another function"),
         pytest.param(lambda model: setattr(model, "task", "pose"), "task 'pose'", id="task"),
-        pytest.param(lambda m: setattr(m, "save", []), "cannot run the model", id="broken"),
+        pytest.param(lambda m: setattr(m, "save", []), r"save' is \(\), expected", id="broken"),
     ],
 )
 def test_unusable_models_are_refused(
@@ -237,6 +237,89 @@ def test_another_function_is_told_by_outputs_alone(tmp_path: Path) -> None:
     tensors = FAMILY.weights(path).tensors
     plain = FAMILY.weights(stored(tmp_path / "n.pt")).tensors
     assert all(torch.equal(tensors[name], plain[name]) for name in plain)
+
+
+def sets(path: str, name: str, value: Any) -> Callable[[Any], object]:
+    return lambda model: setattr(model.get_submodule(path), name, value)
+
+
+def own_method(model: Any) -> None:
+    model.model[0].forward = model.model[0].forward_fuse
+
+
+def hooked(model: Any) -> None:
+    model.model[3].register_forward_hook(nn.functional.relu)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        pytest.param(
+            sets("model.11", "scale_factor", 3.0), r"model\.11\.scale_factor' is 3.0, exp"
+        ),
+        pytest.param(
+            sets("model.11", "mode", "bilinear"), r"model\.11\.mode' is bilinear, expected"
+        ),
+        pytest.param(sets("model.12", "d", 2), r"model\.12\.d' is 2, expected 1"),
+        pytest.param(
+            sets("model.12", "f", [-1, 4]), r"model\.12\.f' is \(-1, 4\), expected \(-1, 6"
+        ),
+        pytest.param(sets("model.0.conv", "padding", (0, 0)), r"model\.0\.conv\.padding"),
+        pytest.param(sets("model.0.conv", "groups", 2), r"model\.0\.conv\.groups' is 2"),
+        pytest.param(sets("model.0.bn", "eps", 0.1), r"model\.0\.bn\.eps' is 0\.1"),
+        pytest.param(sets("model.2.m.0", "add", False), r"model\.2\.m\.0\.add' is False"),
+        pytest.param(sets("model.9", "n", 2), r"model\.9\.n' is 2, expected 3"),
+        pytest.param(sets("model.23", "xyxy", True), r"model\.23\.xyxy' is True, expected False"),
+        pytest.param(sets("model.23", "stride", torch.ones(3)), r"model\.23\.stride"),
+        pytest.param(sets("model.0", "act", nn.ReLU()), r"model\.0\.act' is ReLU, expected SiLU"),
+        pytest.param(sets("model.1", "more", nn.Identity()), r"layer model\.1\.more \(Identity\)"),
+        pytest.param(
+            lambda m: delattr(m.model[9], "m"), r"layer 'model\.9\.m' \(MaxPool2d\) is mis"
+        ),
+        pytest.param(own_method, r"model\.0' has a method of its own"),
+        pytest.param(hooked, r"model\.3' has _forward_hooks"),
+    ],
+)
+def test_the_first_difference_is_named(
+    change: Callable[[Any], object], match: str, tmp_path: Path
+) -> None:
+    """What the file's attributes say and duet's network does not is never lost in silence."""
+    with pytest.raises(ModelError, match=match):
+        FAMILY.foreign(stored(tmp_path / "m.pt", change=change), name="a")
+
+
+def older(model: Any) -> None:
+    """Take away what earlier versions of the engine and of torch did not write."""
+    del model.model[9].n, model.model[9].add
+    for module in model.modules():
+        if isinstance(module, nn.Upsample):
+            del module.recompute_scale_factor
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    model.criterion = None
+
+
+def test_files_of_earlier_versions_agree(tmp_path: Path) -> None:
+    state, _ = FAMILY.foreign(stored(tmp_path / "m.pt", change=older), name="a")
+    assert state.architecture == YOLO11N
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from duet.families.ultralytics import checkpoint
+
+    read: list[Path] = []
+    load_pt = checkpoint.load_pt
+    monkeypatch.setattr(
+        checkpoint,
+        "load_pt",
+        lambda path, **options: (read.append(path), load_pt(path, **options))[1],
+    )
+    path = stored(tmp_path / "m.pt")
+    FAMILY.recognises(path)
+    FAMILY.foreign(path, name="a")
+    assert read == [path]
+    stored(path, license="MIT")
+    assert FAMILY.foreign(path, name="a")[1]["stated_licence"] == "MIT"
 
 
 def test_a_segmentation_model_is_refused(tmp_path: Path) -> None:

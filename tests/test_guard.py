@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,8 +23,9 @@ import yaml
 from factories_series import make_clean_series, make_dataset, make_series
 
 from duet.errors import ModelError
+from duet.families.ultralytics import engine
 from duet.files import sha256_file
-from duet.increments import guard, load_pt
+from duet.increments import load_pt
 from duet.weights import find
 
 
@@ -43,12 +44,6 @@ class EvalPayload(Payload):
         return eval, (f"open({str(self.marker)!r}, 'w').close()",)
 
 
-@pytest.fixture
-def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trusted loading prepares the engine first, which takes seconds and is not the matter here."""
-    monkeypatch.setattr(guard, "_prepare_engine", lambda: None)
-
-
 def test_state_dict_passes(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"state": {"w": torch.arange(3.0)}, "names": ["cat"], "epoch": 3}, path)
@@ -57,7 +52,6 @@ def test_state_dict_passes(tmp_path: Path) -> None:
     assert loaded["names"] == ["cat"]
 
 
-@pytest.mark.usefixtures("no_engine")
 @pytest.mark.parametrize("payload", [Payload, EvalPayload])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("nested", [True, False], ids=["inside a dict", "bare"])
@@ -71,9 +65,8 @@ def test_payload_does_not_run_and_is_named(
     with pytest.raises(ModelError) as caught:
         load_pt(path)
     assert not marker.exists()
-    # Legacy files name builtins without their module.
-    assert f"wants to call {'posix.system' if payload is Payload else ''}" in str(caught.value)
-    assert ("system" if payload is Payload else "eval") in str(caught.value)
+    called = "posix.system" if payload is Payload else "builtins.eval"
+    assert f"wants to call {called}," in str(caught.value)
     assert "Nothing of it was run" in str(caught.value)
     # The same file does run when trusted: so the refusal above is what held it back.
     load_pt(path, trust=True)
@@ -120,7 +113,6 @@ def other_zip(path: Path) -> None:
         pytest.param(truncate(0.99), "not a", id="truncated at 99 %"),
     ],
 )
-@pytest.mark.usefixtures("no_engine")
 @pytest.mark.parametrize("trust", [False, True])
 def test_unreadable_files_are_refused(
     tmp_path: Path, write: Callable[[Path], object], match: str, trust: bool
@@ -141,14 +133,11 @@ def test_other_suffixes_are_refused(tmp_path: Path) -> None:
         load_pt(path)
 
 
-def test_unknown_class_is_named_without_importing_an_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_class_is_named_without_importing_an_engine(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"share": Fraction(1, 3)}, path)
-    monkeypatch.setattr(guard, "_prepare_engine", lambda: pytest.fail("prepared an engine"))
     with pytest.raises(ModelError, match=r"fractions\.Fraction"):
-        load_pt(path)
+        load_pt(path, prepare=lambda: pytest.fail("prepared an engine"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs ultralytics")
@@ -158,10 +147,11 @@ def test_ultralytics_checkpoints_pass_and_payloads_in_them_do_not(tmp_path: Path
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from duet.increments import guard, load_pt
+from duet.increments import load_pt
 from duet.weights import find
 from duet.errors import ModelError
-guard._prepare_engine()
+from duet.families.ultralytics import engine
+engine.prepare()
 from ultralytics.nn.tasks import DetectionModel
 from test_guard import Payload
 folder = Path({str(tmp_path)!r})
@@ -173,7 +163,7 @@ torch.save(dict(model=model, x=Payload(folder / "executed")), folder / "evil.pt"
 model.odd = torch.utils.data.SequentialSampler([1])  # a torch class, but no model class
 torch.save(dict(model=model), folder / "odd.pt")
 loaded = load_pt(folder / "good.pt")
-assert type(loaded["model"]).__name__ == "DetectionModel", loaded
+assert loaded["model"].path == "ultralytics.nn.tasks.DetectionModel", loaded
 for name, wanted in (("evil", "posix.system"), ("odd", "SequentialSampler")):
     try:
         load_pt(folder / (name + ".pt"))
@@ -188,18 +178,6 @@ assert not (folder / "executed").exists()
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_engine_side_doors_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ULTRALYTICS_SAFE_LOAD", "YOLO_AUTOINSTALL", "YOLO_OFFLINE"):
-        monkeypatch.setenv(name, "unset")  # so that monkeypatch restores it
-    called: list[bool] = []
-    engine = SimpleNamespace(prepare=lambda: called.append(True))
-    monkeypatch.setitem(sys.modules, "duet.families.ultralytics.engine", engine)
-    guard._prepare_engine()
-    assert called == [True]
-    assert os.environ["ULTRALYTICS_SAFE_LOAD"] == "1"
-    assert os.environ["YOLO_AUTOINSTALL"] == "0"
 
 
 # ---- every command that opens a user's file -----------------------------------------------------
@@ -317,7 +295,7 @@ def test_no_command_installs_what_a_file_names(
 @pytest.mark.parametrize("name", ["it's/yolo11n.pt", "plain/yolov5n.pt", "plain/best.pth"])
 def test_a_file_opens_with_any_name(tmp_path: Path, name: str) -> None:
     """Ultralytics drops quotes and corrects names, finds no file, and asks GitHub for one."""
-    guard._prepare_engine()
+    engine.prepare()
     from ultralytics.nn.tasks import DetectionModel
 
     layers = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]]
@@ -397,7 +375,7 @@ def test_an_architecture_file_of_a_user_is_never_opened(tmp_path: Path) -> None:
 
 @NEEDS_ENGINE
 def test_the_architecture_inside_a_checkpoint_is_not_evaluated(tmp_path: Path) -> None:
-    guard._prepare_engine()
+    engine.prepare()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel("yolo11n.yaml", nc=2, verbose=False)

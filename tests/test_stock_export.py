@@ -31,6 +31,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
 from duet.export.export import export_detector
+from duet.families.ultralytics.checkpoint import open_checkpoint
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model, stock_model
 from duet.families.yolo.stock import join_towers, stock_detector
@@ -290,7 +291,7 @@ def test_the_file_works_where_duet_is_not_installed(safe: str, tmp_path: Path) -
 def test_an_equal_detector_gives_an_equal_file(tmp_path: Path) -> None:
     state = make_state("towers", (2, 1))
     paths = [exported(state, tmp_path / stem / "m.pt", image_size=64) for stem in ("a", "b")]
-    one, two = (load_pt(path)["model"].state_dict() for path in paths)
+    one, two = (open_checkpoint(path).network.tensors for path in paths)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
 

@@ -25,8 +25,8 @@ from duet.cli.main import _run
 from duet.cli.weights import get as get_command
 from duet.cli.weights import ls
 from duet.errors import ConfigError, DuetError, ModelError
+from duet.families.ultralytics import engine
 from duet.files import run_lock, sha256_file
-from duet.increments import guard
 from duet.shipped import shipped
 from duet.weights import cache_folder, find, load_manifest
 from duet.weights.facts import read_facts
@@ -538,7 +538,7 @@ def test_odd_contents(tmp_path: Path, write: Callable[[Path], None], match: str 
 
 
 def test_an_ultralytics_checkpoint_tells_what_it_is(tmp_path: Path) -> None:
-    guard._prepare_engine()
+    engine.prepare()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel("yolo11n.yaml", nc=2, verbose=False).half()

@@ -60,17 +60,15 @@ def _of_base(path: Path) -> dict[str, Any]:
 
 
 def _of_checkpoint(path: Path) -> dict[str, Any]:
-    import torch
-
+    from duet.increments.door.network import is_network
     from duet.increments.guard import load_pt
 
     content = load_pt(path)
     entries: Mapping[str, Any] = content if isinstance(content, Mapping) else {"model": content}
     licence = _text(entries.get("license"))
     for key in ("ema", "model"):
-        module = entries.get(key)
-        if isinstance(module, torch.nn.Module):
-            return {**_of_module(module, path), "licence": licence}
+        if is_network(entries.get(key)):
+            return {**_of_network(entries[key], path), "licence": licence}
     count = _tensor_count(entries)
     if not count:
         raise ModelError(
@@ -81,26 +79,21 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     return {"kind": "state dict", "tensors": count, "licence": licence}
 
 
-def _of_module(module: Any, path: Path) -> dict[str, Any]:
-    try:
-        described, tensors = getattr(module, "yaml", None), len(module.state_dict())
-    except Exception as error:  # a pickle can lack any attribute that the module's class reads
-        raise ModelError(
-            f"the network in the file is not whole: {type(error).__name__}: {error}",
-            where=str(path),
-            remedy="take the file from its source again",
-        ) from None
+def _of_network(root: Any, path: Path) -> dict[str, Any]:
+    from duet.increments.door.network import read_network
+
+    described = root.state.get("yaml")
     named = described.get("yaml_file") if isinstance(described, Mapping) else None
     return {
-        "kind": "Ultralytics checkpoint", "tensors": tensors,
+        "kind": "Ultralytics checkpoint", "tensors": len(read_network(root, str(path)).tensors),
         # Paths of either system: files travel.
         "architecture": PureWindowsPath(named).name if isinstance(named, str) else None,
-        "classes": _names(getattr(module, "names", None)),
+        "classes": _names(root.state.get("names")),
     }  # fmt: skip
 
 
 def _tensor_count(value: Any) -> int:
-    """Count tensors in nested mappings; a hostile file can hold one that contains itself."""
+    """Count tensors in nested containers; a hostile file can hold one that contains itself."""
     import torch
 
     count, seen, waiting = 0, set[int](), [value]
@@ -108,18 +101,19 @@ def _tensor_count(value: Any) -> int:
         found = waiting.pop()
         if isinstance(found, torch.Tensor):
             count += 1
-        elif isinstance(found, Mapping) and id(found) not in seen:
+        elif isinstance(found, (Mapping, list, tuple)) and id(found) not in seen:
             seen.add(id(found))
-            waiting += found.values()
+            waiting += found.values() if isinstance(found, Mapping) else found
     return count
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
-    if isinstance(value, Mapping) and set(value) == set(range(len(value))):
+    if isinstance(value, Mapping) and value.keys() == set(range(len(value))):
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, (list, tuple)) or not value:
         return None
-    return tuple(str(name) for name in value)
+    texts = [isinstance(name, (str, int)) for name in value]
+    return tuple(map(str, value)) if all(texts) else None
 
 
 def _text(value: Any) -> str | None:

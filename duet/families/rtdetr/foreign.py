@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
-
 from duet.errors import ModelError
 from duet.families.rtdetr.build import stock_model
-from duet.families.ultralytics.checkpoint import file_architecture
+from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.foreign import Kind
 from duet.vectors.tensors import Tensors
 
 
-def _require_decoder(module: nn.Module, where: str) -> None:
-    layers: Any = getattr(module, "model", None) or [None]
-    if type(layers[-1]).__name__ != "RTDETRDecoder":
+def _require_decoder(checkpoint: Checkpoint) -> None:
+    head = head_kind(checkpoint)
+    if head != "RTDETRDecoder":
         raise ModelError(
-            f"expected an RT-DETR detector, got a {type(layers[-1]).__name__} head", where=where
+            f"expected an RT-DETR detector, got a network with {f'a {head}' if head else 'no'} "
+            "head",
+            where=checkpoint.where,
+            remedy="give an RT-DETR detector that Ultralytics saved",
         )
 
 
-def _architecture(module: nn.Module, where: str) -> str:
+def _architecture(checkpoint: Checkpoint) -> str:
     """Return the engine's name of the architecture, such as ``rtdetr-l.yaml``."""
-    named, size = file_architecture(module)
+    named, size = file_architecture(checkpoint)
     return f"yolov8{size}-rtdetr.yaml" if named == "yolov8-rtdetr.yaml" else named
 
 
@@ -32,9 +32,4 @@ def _stock(architecture: str, classes: int, tensors: Tensors) -> Any:
     return stock_model(architecture, classes)
 
 
-def _raw(output: Any) -> list[torch.Tensor]:
-    """Return the boxes and scores of the decoder and of the encoder."""
-    return list(output[1][:4])
-
-
-KIND = Kind(_require_decoder, _architecture, _stock, _raw)
+KIND = Kind(_require_decoder, _architecture, _stock)

@@ -1,45 +1,47 @@
-"""The engine's `.pt` files: opened through the guarded door, read, and held to what they compute.
+"""The engine's `.pt` files: read through the guarded door into data, and held to what duet builds.
 
-Where another version of the engine wrote a file, its network is not kept as it was pickled: the
-tensors move into a detector that duet builds, and both must answer alike.
+A file's network is never made: its tensors move into a detector that duet builds from the engine's
+architecture file, and what the file says of each layer must agree with what stands there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
-from torch import nn
 
 from duet.errors import DataError, ModelError
+from duet.families.ultralytics import engine
+from duet.increments.door.network import Network, is_network, read_network
+from duet.increments.door.values import told
 from duet.increments.guard import load_pt
 from duet.labels import LabelSpace
 from duet.vectors.tensors import Tensors, require_finite
-
-TOLERANCE = 1e-4
-"""Largest difference of raw outputs, as a share of the largest output."""
-
-Outputs = Callable[[Any], list[torch.Tensor]]
 
 RENAME = "set model.names in Ultralytics, one different name per class, and save the file again"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A `.pt` file of the engine, opened.
+    """A `.pt` file of the engine as data.
 
     Attributes:
-        module: Its network, the averaged one (`ema`) where there are two; as stored, float16.
+        network: Its network, the averaged one (`ema`) where there are two; as stored, float16.
         content: Everything else in the file.
         where: The file, for error messages.
     """
 
-    module: nn.Module
+    network: Network
     content: Mapping[str, Any]
     where: str
+
+    def says(self, name: str) -> Any:
+        """Return an attribute of the network itself, such as ``names``; None if there is none."""
+        return self.network.root.state.get(name)
 
 
 def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
@@ -50,14 +52,23 @@ def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
         trust: **Dangerous**, see `duet.increments.guard.load_pt`.
 
     Raises:
-        ModelError: The file is damaged or refused, or holds no network.
-        MissingExtraError: Ultralytics is not installed.
+        ModelError: The file is damaged or refused, or holds no whole network.
     """
-    content = load_pt(path, trust=trust)
+    try:
+        found = path.stat()
+    except OSError:
+        return _open(path, None, trust)  # which says what is wrong
+    return _open(path, (found.st_ino, found.st_size, found.st_mtime_ns), trust)
+
+
+@functools.lru_cache(maxsize=1)
+def _open(path: Path, _content: tuple[int, ...] | None, trust: bool) -> Checkpoint:
+    """Read a file once, though several families ask what is in it; nobody changes what is read."""
+    content = load_pt(path, trust=trust, prepare=engine.prepare)
     entries = content if isinstance(content, dict) else {}
     for key in ("ema", "model"):
-        if isinstance(entries.get(key), nn.Module):
-            return Checkpoint(entries[key], entries, str(path))
+        if is_network(entries.get(key)):
+            return Checkpoint(read_network(entries[key], str(path)), entries, str(path))
     raise ModelError(
         "the file holds no Ultralytics model: tensors alone do not say which architecture they "
         "belong to and what their classes are called",
@@ -67,10 +78,20 @@ def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
     )
 
 
+def head_layer(checkpoint: Checkpoint) -> str:
+    """Return the path of the last of the network's numbered layers; empty if it has none."""
+    numbers = [
+        int(name)
+        for path in checkpoint.network.layers
+        if path.startswith("model.") and (name := path[6:]).isascii() and name.isdecimal()
+    ]
+    return f"model.{max(numbers)}" if numbers else ""
+
+
 def head_kind(checkpoint: Checkpoint) -> str:
     """Return the name of the head's class; empty where there are no layers."""
-    layers: Any = getattr(checkpoint.module, "model", None)
-    return type(layers[-1]).__name__ if isinstance(layers, nn.Sequential) and len(layers) else ""
+    path = head_layer(checkpoint)
+    return checkpoint.network.layers[path].kind if path else ""
 
 
 def float_tensors(checkpoint: Checkpoint) -> Tensors:
@@ -80,8 +101,8 @@ def float_tensors(checkpoint: Checkpoint) -> Tensors:
         ModelError: The network is fused, or holds NaN or infinity.
     """
     tensors = {
-        name: tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
-        for name, tensor in checkpoint.module.state_dict().items()
+        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint.network.tensors.items()
     }
     if not any(name.endswith(".bn.weight") for name in tensors):
         raise ModelError(
@@ -93,20 +114,20 @@ def float_tensors(checkpoint: Checkpoint) -> Tensors:
     return tensors
 
 
-def class_names(module: nn.Module, where: str) -> tuple[str, ...]:
+def class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return class names in the order of the outputs; numbers become their text, as in YAML.
 
     Raises:
         ModelError: Names are missing, blank or not unique.
     """
-    found: Any = getattr(module, "names", None)
-    layers: Any = module.model
-    count = getattr(layers[-1], "nc", None)
-    if isinstance(found, Mapping) and sorted(found, key=str) == sorted(range(len(found)), key=str):
+    found, where = checkpoint.says("names"), checkpoint.where
+    head = checkpoint.network.layers.get(head_layer(checkpoint))
+    count = head.attributes.get("nc") if head is not None else None
+    if isinstance(found, Mapping) and found.keys() == set(range(len(found))):
         found = [found[index] for index in range(len(found))]
     if not isinstance(found, (list, tuple)) or len(found) != count:
         raise ModelError(
-            f"expected a name for each of the {count} classes, got {found!r:.200}",
+            f"expected a name for each of the {told(count)} classes, got {told(found)}",
             where=where,
             remedy=RENAME,
         )
@@ -118,61 +139,19 @@ def class_names(module: nn.Module, where: str) -> tuple[str, ...]:
     return names
 
 
-def file_architecture(module: nn.Module) -> tuple[str, str]:
+def file_architecture(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return the file name and the size letter of the architecture that a model was built from.
 
     Both are empty where the model does not say.
     """
-    described: Any = getattr(module, "yaml", None)
+    described = checkpoint.says("yaml")
     described = described if isinstance(described, Mapping) else {}
     # Paths of either system: files travel.
-    named = PureWindowsPath(str(described.get("yaml_file") or "")).name
-    scale = described.get("scale") or next(iter(described.get("scales") or {}), "")
-    return named, str(scale)
-
-
-def require_same_answers(
-    module: nn.Module, rebuilt: nn.Module, outputs: Outputs, *, architecture: str, where: str
-) -> None:
-    """Refuse a network that this engine builds otherwise than the one that wrote the file.
-
-    Tensors alone do not show it: between 8.4.0 and its fix, for example, the pooling block of the
-    same architecture file lost an activation.
-
-    Args:
-        module: The network of the file; it is made float32 and put into evaluation mode.
-        rebuilt: The same detector, built by duet.
-        outputs: Picks the raw outputs to compare from what a network returns.
-        architecture: For the message.
-        where: The file, for the message.
-
-    Raises:
-        ModelError: The networks differ, or that of the file does not run.
-    """
-    side = 2 * int(max(getattr(rebuilt, "stride", [32])))
-    image = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0))
-    for layer in module.modules():
-        if isinstance(layer, nn.Upsample) and not hasattr(layer, "recompute_scale_factor"):
-            layer.recompute_scale_factor = None  # as the engine does for files of torch < 1.11
-    try:
-        with torch.no_grad():
-            expected, got = outputs(module.float().eval()(image)), outputs(rebuilt(image))
-        pairs = list(zip(expected, got, strict=True))
-        same = all(float((a - b).abs().max()) <= TOLERANCE * float(a.abs().max()) for a, b in pairs)
-    except Exception as error:  # an old pickle can miss any attribute that the engine now reads
-        raise ModelError(
-            f"the engine cannot run the model of this file: {type(error).__name__}: {error}",
-            where=where,
-            remedy="open and save it again with the version of Ultralytics that wrote it",
-        ) from error
-    if not same:
-        raise ModelError(
-            f"Ultralytics now builds another network from '{architecture}' than the one in "
-            "this file: the same tensors give other outputs",
-            where=where,
-            remedy="the model was changed by hand or by another version of Ultralytics; train it "
-            "further with the installed version and use that file",
-        )
+    named = described.get("yaml_file")
+    scales = described.get("scales")
+    scale = described.get("scale") or next(iter(scales if isinstance(scales, dict) else ()), "")
+    name = PureWindowsPath(named).name if isinstance(named, str) else ""
+    return name, scale if isinstance(scale, str) else ""
 
 
 def facts(checkpoint: Checkpoint) -> dict[str, Any]:

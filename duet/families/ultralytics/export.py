@@ -21,7 +21,6 @@ from duet.errors import ModelError
 from duet.families.exportable import STAMP, ExportFacts
 from duet.families.ultralytics import engine
 from duet.files import refused_by_disk
-from duet.increments.guard import plain_name
 
 LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
 FORMS = ("pt", "onnx", "torchscript", "engine", "tflite", "openvino", "coreml")
@@ -64,7 +63,7 @@ class UltralyticsEngine:
         from ultralytics.nn.tasks import load_checkpoint
 
         # The restricted loader knows Ultralytics' classes; heads of duet's own are named here.
-        with plain_name(path) as name, torch.serialization.safe_globals(list(self.heads)):
+        with _plain_name(path) as name, torch.serialization.safe_globals(list(self.heads)):
             module, _ = load_checkpoint(str(name))
         folded: nn.Module = module.fuse(verbose=False).eval().requires_grad_(False)
         return folded
@@ -141,3 +140,22 @@ def _quiet_tracing() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _plain_name(path: Path) -> Iterator[Path]:
+    """Yield another name of the file, which Ultralytics takes for nothing but a file.
+
+    It drops quotes from a path, reads ``yolov5n.pt`` as ``yolov5nu.pt``, and where no file has the
+    name that results, it downloads official weights and opens those instead.
+    """
+    with tempfile.TemporaryDirectory(prefix="duet-") as folder:
+        link = Path(folder).resolve() / "checkpoint.pt"
+        if "'" in str(link) or str(link) != str(link).strip():
+            raise ModelError(
+                "the folder for temporary files has a quote in its name",
+                where=folder,
+                remedy="set TMPDIR to a folder without",
+            )
+        link.symlink_to(path.resolve())
+        yield link

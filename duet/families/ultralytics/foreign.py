@@ -1,8 +1,8 @@
 """Detectors that duet did not train: Ultralytics' own `.pt` files, read through the guarded door.
 
-The network is not kept as it was pickled: its tensors move into a detector that duet builds from
-the engine's architecture file, and both must answer alike. What duet merges is thus what the file
-computes, also where another version of the engine wrote it.
+The network in the file is never made: its tensors move into a detector that duet builds from the
+engine's architecture file, and both must agree layer by layer. What duet merges is thus what the
+file computes, also where another version of the engine wrote it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from duet.errors import ModelError
 from duet.families.tensors import require_fit
+from duet.families.ultralytics.agreement import require_same_network
 from duet.families.ultralytics.checkpoint import (
-    Outputs,
+    Checkpoint,
     class_names,
     facts,
     float_tensors,
     open_checkpoint,
-    require_same_answers,
 )
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.files import sha256_file
@@ -35,16 +33,14 @@ class Kind:
     """How a family knows its own among the engine's networks.
 
     Attributes:
-        require: ``require(module, where)`` refuses networks of another kind.
-        architecture: ``architecture(module, where)`` names what a network was built from.
+        require: ``require(checkpoint)`` refuses networks of another kind.
+        architecture: ``architecture(checkpoint)`` names what a network was built from.
         stock: ``stock(architecture, classes, tensors)`` builds such a network anew.
-        outputs: Picks the raw outputs to compare from what a network returns.
     """
 
-    require: Callable[[nn.Module, str], None]
-    architecture: Callable[[nn.Module, str], str]
+    require: Callable[[Checkpoint], None]
+    architecture: Callable[[Checkpoint], str]
     stock: Callable[[str, int, Tensors], Any]
-    outputs: Outputs
 
 
 def read_detector(
@@ -71,10 +67,10 @@ def read_detector(
         MissingExtraError: Ultralytics is not installed.
     """
     checkpoint = open_checkpoint(path, trust=trust)
-    module, where = checkpoint.module, checkpoint.where
-    kind.require(module, where)
-    tensors, classes = float_tensors(checkpoint), class_names(module, where)
-    architecture = kind.architecture(module, where)
+    where = checkpoint.where
+    kind.require(checkpoint)
+    tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
+    architecture = kind.architecture(checkpoint)
     try:
         stock = kind.stock(architecture, len(classes), tensors)
         require_fit(tensors, stock.state_dict(), f"tensors do not fit {architecture}")
@@ -83,7 +79,5 @@ def read_detector(
         raise ModelError(error.what, where=where, remedy=error.remedy) from error
     part = HeadPart(classes, roles.own, name)
     state = DetectorState(family.name, architecture, head, roles.shared, roles.buffers, (part,))
-    require_same_answers(
-        module, family.inference_model(state), kind.outputs, architecture=architecture, where=where
-    )
+    require_same_network(checkpoint.network, stock, architecture=architecture, where=where)
     return state, {**facts(checkpoint), "sha256": sha256_file(path), "licence": family.licence}

@@ -20,4 +20,4 @@ def read_start(path: Path) -> StartWeights:
     if path.suffix not in (".pt", ".pth"):
         return load_start(path)
     checkpoint = open_checkpoint(path)
-    return StartWeights(float_tensors(checkpoint), class_names(checkpoint.module, checkpoint.where))
+    return StartWeights(float_tensors(checkpoint), class_names(checkpoint))

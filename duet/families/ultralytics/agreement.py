@@ -1,0 +1,115 @@
+"""Whether the network that duet builds is the one that a file describes.
+
+Tensors alone do not show it: between 8.4.0 and its fix, for example, the pooling block of the same
+architecture file lost an activation. A pickle holds no code, only class names, attributes and
+tensors; so with the engine that is installed here, a network computes what these three say. When
+all of them are equal, the outputs are, and running the file's network beside ours could show
+nothing more; it would only run what a stranger wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from duet.errors import ModelError
+from duet.increments.door.network import Layer, Network, as_data, plain, read_network
+from duet.increments.door.values import told
+
+HARMLESS = frozenset(
+    {
+        "agnostic_nms", "anchors", "criterion", "dynamic", "export", "format", "inplace", "legacy",
+        "max_det", "momentum", "names", "np", "p", "pt_path", "shape", "strides", "task",
+        "training", "type", "valid_mask",
+    }
+)  # fmt: skip
+"""Attributes that do not change what a detector computes for an image: what training, export and
+the choice of boxes read, and what the engine works out anew for each size of image."""
+
+OF_THE_NETWORK = frozenset(("save", "stride"))
+"""The network itself carries settings of all kinds; these two say how it computes."""
+
+RENAMED = MappingProxyType({"_LinearWithBias": "NonDynamicallyQuantizableLinear"})
+"""Classes by the names that they had before."""
+
+ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType({"SPPF": {"n": 3}})
+"""What the engine takes for attributes that files of earlier versions lack; elsewhere "off"."""
+
+
+def require_same_network(
+    found: Network, module: nn.Module, *, architecture: str, where: str
+) -> None:
+    """Refuse a network that this engine builds otherwise than the one that wrote the file.
+
+    Args:
+        found: The network of the file.
+        module: The same detector, built by duet.
+        architecture: For the message.
+        where: The file, for the message.
+
+    Raises:
+        ModelError: The networks differ; the first layer and attribute are named.
+    """
+    modules = dict(module.named_modules(remove_duplicate=False))
+    ours = read_network(as_data(module), architecture)
+    for path, layer in ours.layers.items():
+        if path not in found.layers:
+            raise _difference(f"the layer '{path}' ({layer.kind}) is missing", architecture, where)
+        told_of = _first_difference(path, found.layers[path], layer, modules[path])
+        if told_of:
+            raise _difference(told_of, architecture, where)
+    for path in found.layers:
+        if path not in ours.layers:
+            name = f"{told(path)} ({found.layers[path].kind})"
+            raise _difference(f"the layer {name} is added", architecture, where)
+
+
+def _first_difference(path: str, theirs: Layer, ours: Layer, module: nn.Module) -> str:
+    kind = RENAMED.get(theirs.kind, theirs.kind)
+    if path and kind != ours.kind:
+        return f"'{path}' is {kind}, expected {ours.kind}"
+    # An attribute of this name takes the place of the method.
+    if "forward" in theirs.own or "forward" in theirs.attributes:
+        return f"'{path}' has a method of its own"
+    for name in sorted({**theirs.attributes, **ours.attributes}):
+        if name in HARMLESS or (not path and name not in OF_THE_NETWORK):
+            continue
+        if name in theirs.attributes:
+            got = theirs.attributes[name]
+        elif name in theirs.own:
+            return f"'{path}.{told(name)}' is no plain value"
+        else:
+            got = ADDED.get(ours.kind, {}).get(name)
+        if name in ours.attributes:
+            expected = ours.attributes[name]
+        elif hasattr(type(module), name):  # the file sets what is a constant of the class here
+            expected = _constant(module, name)
+        else:
+            continue  # no code of this engine reads it
+        if got != expected and (got or expected):
+            return f"'{path}.{told(name)}' is {_shown(got)}, expected {_shown(expected)}"
+    return ""
+
+
+def _constant(module: nn.Module, name: str) -> Any:
+    try:
+        return plain(getattr(module, name))
+    except ValueError:
+        return object()  # a method: nothing in a file is equal to it
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80] if isinstance(value, tuple) else told(value)
+
+
+def _difference(what: str, architecture: str, where: str) -> ModelError:
+    return ModelError(
+        f"Ultralytics now builds another network from '{architecture}' than the one in this file: "
+        f"{what}",
+        where=where,
+        remedy="the model was changed by hand or by another version of Ultralytics; train it "
+        "further with the installed version and use that file",
+    )
