@@ -37,7 +37,9 @@ from duet.increments import (
     store,
 )
 from duet.increments import folders as folders_module
+from duet.increments.manifest import read_manifest
 from duet.increments.tensorfile import read_tensors
+from duet.sealed import sealed, unsealed
 from duet.vectors import TaskVector, fingerprint
 
 BASE = {"conv.weight": torch.tensor([[1.0, -2.0], [0.5, -0.0]]), "bn.weight": torch.ones(2)}
@@ -234,10 +236,11 @@ def test_detector_manifest_of_another_state_is_refused(tmp_path: Path) -> None:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest and seal it again, so that only its meaning can give it away."""
     path = folder / "manifest.json"
-    data = json.loads(path.read_text())
+    data = unsealed(json.loads(path.read_text()))
     change(data)
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(sealed(data)))
 
 
 def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -289,14 +292,16 @@ DAMAGES: list[Any] = [
     pytest.param(lambda f: rewrite(f, lambda d: d.pop("seed")), "seed: missing", id="key missing"),
     pytest.param(
         lambda f: rewrite(f, lambda d: d.update(classes=["cat", "cow"])),
-        "classes, base, architecture or re-fit were edited",
+        "not the one that they were saved with",
         id="classes edited",
     ),
     pytest.param(
-        lambda f: rewrite(f, lambda d: d.update(classes=["cat", "cat"])), "edited", id="class twice"
+        lambda f: rewrite(f, lambda d: d.update(classes=["cat", "cat"])),
+        "not the one",
+        id="class twice",
     ),
     pytest.param(
-        lambda f: rewrite(f, lambda d: d.update(refit_on="0" * 64)), "edited", id="refit_on"
+        lambda f: rewrite(f, lambda d: d.update(refit_on="0" * 64)), "not the one", id="refit_on"
     ),
     pytest.param(
         lambda f: retensor(f, lambda x: x["part/cls.weight"].fill_(float("nan"))),
@@ -331,6 +336,50 @@ DAMAGES: list[Any] = [
         id="half vector",
     ),
 ]
+
+
+EDITS: dict[str, Any] = {
+    "bn_weight": 1e9, "images": 10**9, "config": {"method": {"merge": {"method": "average"}}},
+    "parent": "0" * 64, "index": 7, "kind": "independent", "seed": 5, "versions": {"torch": "1"},
+    "data": "0" * 64, "domain": "night", "licence": "MIT", "metrics": {"map50": 0.99},
+    "name": "other", "base": "0" * 64, "architecture": "yolo11s.yaml", "family": "rtdetr",
+    "head": "parallel", "classes": ["cow", "horse"], "fisher_images": 3, "refit_on": "0" * 64,
+}  # fmt: skip
+
+
+def test_every_field_of_an_increment_manifest_is_covered(tmp_path: Path) -> None:
+    untried = {"format", "schema_version", "files", "adapts"}  # other tests try them
+    assert set(EDITS) == set(IncrementManifest.model_fields) - untried
+    folder = tmp_path / "comic"
+    save_increment(folder, make_increment())
+    written = (folder / "manifest.json").read_bytes()
+    for field, value in EDITS.items():
+        plain = json.loads(written)
+        assert plain[field] != value
+        (folder / "manifest.json").write_text(json.dumps({**plain, field: value}))
+        with pytest.raises(ModelError, match="edited or damaged") as caught:
+            read_manifest(folder, IncrementManifest)  # also where no tensor is read
+        assert "manifest.json" in str(caught.value.where)
+        resealed = sealed({**unsealed(plain), field: value})
+        (folder / "manifest.json").write_text(json.dumps(resealed))
+        with pytest.raises(ModelError) as caught:
+            load_increment(folder)
+        assert str(folder) in str(caught.value)
+    (folder / "manifest.json").write_bytes(written)
+    load_increment(folder)
+
+
+def test_an_edited_detector_manifest_is_refused(tmp_path: Path) -> None:
+    state, folder = make_state(), tmp_path / "d"
+    save_detector(folder, state, manifest_of(state))
+    plain = json.loads((folder / "manifest.json").read_text())
+    for field, value in {"image_size": 96, "recipe": {"method": "average"}, "lineage": []}.items():
+        (folder / "manifest.json").write_text(json.dumps({**plain, field: value}))
+        with pytest.raises(ModelError, match="edited or damaged"):
+            load_detector(folder)
+    (folder / "manifest.json").write_text(json.dumps({**plain, "sha256": None}))
+    with pytest.raises(ModelError, match="edited or damaged"):
+        load_detector(folder)
 
 
 @pytest.mark.parametrize(("damage", "match"), DAMAGES)

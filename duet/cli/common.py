@@ -105,7 +105,7 @@ class Stages(Protocol):
     """Progress of several stages at once, each known by its title."""
 
     def __call__(self, title: str, record: dict[str, Any]) -> None:
-        """Take one record of `duet.runs.lab.Lab`: a state change, or steps done of a total."""
+        """Take one record of `duet.runs.lab.Lab`: a state, a note, or steps done of a total."""
         ...
 
 
@@ -116,8 +116,8 @@ class _Plain(Stages):
     def __call__(self, title: str, record: dict[str, Any]) -> None:
         now = time.monotonic()
         with self.lock:
-            if "state" in record:
-                note(f"{title}: {record['state']}")
+            if "state" in record or "note" in record:
+                note(f"{title}: {record.get('state') or record['note']}")
                 return
             began, first = self.began.setdefault(title, (now, record["done"]))
             if now - self.last.get(title, began) < PLAIN_EVERY:
@@ -136,6 +136,10 @@ class _Bars(Stages):
 
     def __call__(self, title: str, record: dict[str, Any]) -> None:
         with self.lock:
+            if "note" in record:
+                text = f"{title}: {record['note']}"
+                self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                return
             if title not in self.tasks:
                 self.tasks[title] = self.progress.add_task(title, total=None)
             task = self.tasks[title]

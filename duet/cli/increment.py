@@ -74,12 +74,14 @@ def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: 
     from duet.families.table import resolve_family
     from duet.runs.chain import Setting
     from duet.runs.lab import Lab
+    from duet.runs.look import FirstLook
 
     inputs = inputs_of(series, options, only)
+    lab = Lab(out / "lab", listen=show, look=FirstLook.at(inputs.series))
     return Setting(
         inputs.series, inputs.family, inputs.architecture,
         resolve_family(inputs.family).weights(inputs.weights), inputs.schedule,
-        options["seed"], Lab(out / "lab", listen=show), inputs.weights,
+        options["seed"], lab, inputs.weights,
     )  # fmt: skip
 
 

@@ -12,12 +12,14 @@ from duet.config import Config, parse_config
 from duet.errors import ConfigError, ModelError
 from duet.files import read_json, sha256_json
 from duet.names import Name
+from duet.sealed import SEAL, unsealed
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
+_AGAIN = "take the folder from its source again; `duet run` writes the folders of its own run anew"
 
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -78,22 +80,16 @@ class IncrementManifest(Config):
         return self
 
     def identity(self) -> str:
-        """Return the SHA-256 of what gives the tensors their meaning.
+        """Return the SHA-256 of all that the manifest says but the hashes of the tensor files.
 
-        The tensor file carries it too, so that edited class names or a manifest of another
-        increment are noticed. Facts that may be added later (metrics, versions) are not part of it.
+        The tensor files carry it too, so that a manifest that was edited, or that belongs to
+        another increment, is noticed: most of its facts decide what a merge does.
         """
-        facts = ("family", "architecture", "head", "name", "classes", "base", "refit_on")
-        return sha256_json({fact: getattr(self, fact) for fact in facts})
+        return sha256_json(self.model_dump(mode="json", exclude={"files"}))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the manifest; with `files` filled it stands for the tensors too."""
-        dumped = self.model_dump(mode="json")
-        if not self.fisher_images:  # increments from before Fishers were kept stay what they were
-            del dumped["fisher_images"]
-        if not self.adapts:
-            del dumped["adapts"]
-        return sha256_json(dumped)
+        return sha256_json(self.model_dump(mode="json"))
 
 
 class PartEntry(Config):
@@ -170,8 +166,8 @@ def read_manifest(folder: Path, model: type[M]) -> M:
     """Read and check ``folder/manifest.json``.
 
     Raises:
-        ModelError: The folder or file is missing, of another kind, written by a newer duet, or
-            does not follow the schema.
+        ModelError: The folder or file is missing, of another kind, written by a newer duet, does
+            not follow the schema, or changed since it was written (`duet.sealed`).
     """
     path = folder / MANIFEST
     wanted = model.model_fields["format"].default
@@ -191,14 +187,17 @@ def read_manifest(folder: Path, model: type[M]) -> M:
             where=str(path),
             remedy="upgrade duet",
         )
+    content = {key: value for key, value in data.items() if key != SEAL}
     try:
-        return parse_config(model, data, where=str(path))
+        manifest = parse_config(model, content, where=str(path))
+        unsealed(data)
     except ConfigError as error:
-        raise ModelError(
-            error.what.replace("the configuration", "the manifest"),
-            where=str(path),
-            remedy="the file was edited or damaged: take the folder from its source again",
-        ) from None
+        what = error.what.replace("the configuration", "the manifest")
+        raise ModelError(what, where=str(path), remedy=_AGAIN) from None
+    except ValueError as error:
+        what = f"the manifest was edited or damaged: {error}"
+        raise ModelError(what, where=str(path), remedy=_AGAIN) from None
+    return manifest
 
 
 def read_any_manifest(folder: Path) -> IncrementManifest | DetectorManifest:
@@ -217,7 +216,4 @@ def _read_object(path: Path, expected: str) -> Mapping[str, Any]:
             where=str(path.parent),
             remedy=f"check the path; {expected}",
         )
-    return read_json(
-        path, error=ModelError,
-        remedy="the file was edited or damaged: take the folder from its source again",
-    )  # fmt: skip
+    return read_json(path, error=ModelError, remedy=_AGAIN)

@@ -37,6 +37,7 @@ from duet.increments.tensorfile import (
     write_tensors,
 )
 from duet.merging.trace import MergeTrace
+from duet.sealed import write_sealed
 from duet.vectors import TaskVector, Tensors
 from duet.vectors.tensors import require_finite
 
@@ -202,8 +203,7 @@ def load_increment(folder: Path) -> IncrementFile:
         fisher, metadata = read_fisher(folder / FISHER, digests[FISHER])
         identities.add(metadata.get("identity"))
     if identities != {manifest.identity()}:
-        edited = ModelError("name, classes, base, architecture or re-fit were edited since")
-        raise _damaged(folder, edited)
+        raise _damaged(folder, ModelError("the manifest is not the one that they were saved with"))
     groups = split(flat, ("vector", "correction", "buffers", "part", "refit"), where)
     keys = [key for key in flat if key.startswith(("vector/", "correction/"))]
     try:
@@ -299,7 +299,7 @@ def build_detector(
             write_json(temporary / TRACE, [trace.as_dict() for trace in built.traces])
             files[TRACE] = sha256_file(temporary / TRACE)
         saved = built.manifest.model_copy(update={"files": files})
-        write_json(temporary / MANIFEST, saved.model_dump(mode="json"))
+        write_sealed(temporary / MANIFEST, saved.model_dump(mode="json"))
     return saved
 
 
@@ -359,7 +359,7 @@ def _save(folder: Path, write: Callable[[Path], dict[str, str]], manifest: M, ov
     with new_folder(folder, overwrite=overwrite) as temporary:
         try:
             saved = manifest.model_copy(update={"files": write(temporary)})
-            write_json(temporary / MANIFEST, saved.model_dump(mode="json"))
+            write_sealed(temporary / MANIFEST, saved.model_dump(mode="json"))
         except DuetError as error:
             # The temporary name means nothing to the user.
             what = re.sub(re.escape(str(temporary)), str(folder), error.what)
@@ -382,5 +382,6 @@ def _damaged(folder: Path, error: DuetError) -> ModelError:
     return ModelError(
         f"manifest and tensors do not fit together{inside}: {error.what}",
         where=str(folder),
-        remedy="the folder was edited or mixed from two: take it from its source again",
+        remedy="the folder was edited or mixed from two: take it from its source again; `duet run` "
+        "writes the folders of its own run anew",
     )

@@ -22,6 +22,7 @@ from duet.runs.chain import StageResult
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.keep import versions
+from duet.runs.memo import Tell
 from duet.series import domain_of, train_slice
 from duet.series.expected import compare
 from duet.series.images import image_sha256
@@ -87,8 +88,9 @@ def assemble(
     pictures: Sequence[schema.GalleryImage],
     *,
     date: str,
+    tell: Tell,
 ) -> schema.Results:
-    """Return everything that a report needs."""
+    """Return everything that a report needs; ``tell`` hears of damaged measurements."""
     main = outcomes[0].method
     domains = [domain_of(plan.series, name) for name in plan.series.domains]
     rule = "whole split, restricted to the evaluated classes"
@@ -107,7 +109,7 @@ def assemble(
             method_config=main.model_dump(mode="json"),
         ),
         main_method=main.name,
-        methods=tuple(_method_entry(plan, outcome, references) for outcome in outcomes),
+        methods=tuple(_method_entry(plan, outcome, references, tell) for outcome in outcomes),
         references=tuple(
             schema.ReferenceEntry(
                 domain=r.domain,
@@ -162,7 +164,7 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
 
 
 def _method_entry(
-    plan: RunPlan, outcome: MethodOutcome, references: Sequence[Reference]
+    plan: RunPlan, outcome: MethodOutcome, references: Sequence[Reference], tell: Tell
 ) -> schema.Method:
     matrix, indices = indices_of(plan, outcome, references)
     merges = tuple(
@@ -192,6 +194,7 @@ def _method_entry(
             _latest_images(plan),
             image_size=plan.schedule.image_size,
             folder=plan.out / "evaluations",
+            tell=tell,
         ),
         memory_mb=peak_megabytes(outcome.results),
     )

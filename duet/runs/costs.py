@@ -9,7 +9,6 @@ once per detector and kept beside the evaluations, so that a repeated command re
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet.families.table import resolve_family
-from duet.files import write_json
 from duet.images import read_image
+from duet.runs.memo import Tell, recall, remember
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
@@ -53,7 +52,12 @@ def peak_megabytes(results: Sequence[StageResult]) -> float | None:
 
 
 def latency_ms(
-    state: DetectorState, images: Sequence[Path], *, image_size: int, folder: Path
+    state: DetectorState,
+    images: Sequence[Path],
+    *,
+    image_size: int,
+    folder: Path,
+    tell: Tell = lambda line: None,
 ) -> float | None:
     """Return the median CPU time of one image in milliseconds; None without an image.
 
@@ -62,13 +66,17 @@ def latency_ms(
         images: Files to look at; the first few are taken.
         image_size: Side of the square that images are fitted into, pixels.
         folder: Where the measurement is kept.
+        tell: Told of a damaged measurement, which is made again.
     """
     if not images:
         return None
-    path = folder / f"latency-{state.fingerprint()[:16]}-{image_size}.json"
-    if not path.is_file():
-        write_json(path, {"latency_ms": _measure(state, images[:IMAGES], image_size)})
-    return float(json.loads(path.read_text())["latency_ms"])
+    key = state.fingerprint()
+    path = folder / f"latency-{key[:16]}-{image_size}.json"
+    kept = recall(path, key, tell)
+    if kept is None:
+        kept = {"latency_ms": _measure(state, images[:IMAGES], image_size)}
+        remember(path, key, kept)
+    return float(kept["latency_ms"])
 
 
 def _measure(state: DetectorState, images: Sequence[Path], image_size: int) -> float:

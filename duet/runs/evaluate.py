@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,9 +15,11 @@ from duet.errors import DataError, DuetError
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
 from duet.families.table import resolve_family
-from duet.files import sha256_json, write_json
+from duet.files import sha256_file, sha256_json
 from duet.images import read_groups
 from duet.labels import LabelSpace
+from duet.runs.look import FirstLook
+from duet.runs.memo import Tell, recall, remember
 from duet.series import domain_of
 from duet.series.images import image_sha256
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 """Candidate confidence, suppression overlap and detections per image: the engine's validation."""
+
+EVIDENCE = "evidence"
+"""Key of the SHA-256 of the matches in a kept evaluation."""
 
 
 def truths(data: Slice) -> list[Truth]:
@@ -159,36 +163,61 @@ class Evaluator:
         image_size: Side of the square that images are fitted into, pixels.
         stopped: Ends an evaluation early when set.
         slots: Entered while an evaluation runs, so that it counts among the trainings at a time.
+        look: What the images were when the run began; they must stay that.
+        tell: Told of damaged evaluations, which are done again.
     """
 
     folder: Path
     image_size: int
     stopped: threading.Event = field(default_factory=threading.Event)
     slots: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    look: FirstLook = field(default_factory=FirstLook)
+    tell: Tell = lambda line: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
-        """Return the AP of every class of ``data`` that ``state`` knows, and its evidence."""
+        """Return the AP of every class of ``data`` that ``state`` knows, and its evidence.
+
+        Raises:
+            DataError: Images changed since the run began.
+        """
         known = tuple(name for name in data.classes if name in state.labels)
         if not known:  # data sets need not share classes
             return ClassAP({}, {})
+        self.look.require_unchanged(data.images)
         key = sha256_json(
             [state.fingerprint(), data.sha256, known, self.image_size, CONFIDENCE, IOU, LIMIT]
         )
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
         evidence = path.with_suffix(".npz")
         with self._lock:  # one at a time: evaluation uses torch in this process
-            if not (path.is_file() and evidence.is_file()):  # older ones kept no matches
+            stored = self._kept(path, evidence, key)
+            if stored is None:
                 with self.slots:  # after the lock: who waits for it must not hold up a training
-                    self._evaluate(state, _reduce(data, known), path, evidence)
-            stored: dict[str, Any] = json.loads(path.read_text())
+                    stored = self._evaluate(state, _reduce(data, known), evidence)
+                self.look.require_unchanged(data.images)
+                remember(path, key, stored)
         return ClassAP(stored["ap50"], stored["ap"], f"{self.folder.name}/{evidence.name}")
 
-    def _evaluate(self, state: DetectorState, data: Slice, path: Path, evidence: Path) -> None:
+    def _kept(self, path: Path, evidence: Path, key: str) -> dict[str, Any] | None:
+        """Return an evaluation that was done before, if both of its files are whole."""
+        stored = recall(path, key, self.tell)
+        try:
+            if stored is None or stored[EVIDENCE] == sha256_file(evidence):
+                return stored
+            why = "its content is not the one that was written"
+        except OSError as error:
+            why = f"cannot read: {error.strerror or error}"
+        self.tell(f"{evidence}: {why}; computed again")
+        return None
+
+    def _evaluate(self, state: DetectorState, data: Slice, evidence: Path) -> dict[str, Any]:
         sides = _sides(state, data, self.image_size, self.stopped)
         result = evaluate_ap(*sides)
         save_matches(evidence, match(*sides, image_keys(data.images)))
-        write_json(path, {"ap50": dict(result.ap50), "ap": dict(result.ap)})
+        return {
+            "ap50": dict(result.ap50), "ap": dict(result.ap), EVIDENCE: sha256_file(evidence),
+        }  # fmt: skip
 
 
 def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:

@@ -6,7 +6,7 @@ are therefore shared by all methods of a run, and a repeated command does only w
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import threading
 from collections import defaultdict
@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from duet.errors import DataError, ModelError
 from duet.files import atomic_path, sha256_json
 from duet.increments.fisher import FISHER, read_fisher
+from duet.runs.look import FirstLook
 from duet.runs.worker import run_worker
+from duet.training.checkpoint import CHECKPOINT, is_whole
 from duet.training.job import (
     DIRECTION,
     IMPORTANCE,
+    TRAINED,
     Job,
     identity,
     read_state,
@@ -28,6 +32,7 @@ from duet.training.job import (
     write_slice,
     write_state,
 )
+from duet.training.outcome import OUTCOME, Outcome, read_outcome
 from duet.vectors.tensors import Tensors, fingerprint
 
 if TYPE_CHECKING:
@@ -77,12 +82,14 @@ class Lab:
         folder: Holds one sub-folder per finished or unfinished job.
         jobs: Worker processes at a time.
         listen: Called as ``listen(title, record)`` for progress, from worker threads.
+        look: What the images were when the run began; they must stay that.
         stopped: Set by `stop`.
     """
 
     folder: Path
     jobs: int = 1
     listen: Listener = lambda title, record: None
+    look: FirstLook = field(default_factory=FirstLook)
     _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     _guard: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -115,37 +122,65 @@ class Lab:
             direction: d of L_DC per shared tensor, where the job asks for it.
             importance: F of EWC per shared tensor, where the job asks for it.
 
+        A result that is damaged is trained again, and `listen` is told.
+
         Raises:
+            DataError: Images changed since the run began.
             DuetError: The training failed.
         """
+        self.look.require_unchanged(data.images)
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
         folder = self.folder / f"{job.phase}-{key[:16]}"
         with self._guard:
             lock = self._locks[key]
         with lock:
-            reused = (folder / "outcome.json").is_file()
-            if not reused:
+            kept = self._kept(title, folder, key)
+            if kept is None:
                 with self.slots:
+                    job = job.model_copy(update={"key": key})
                     self._prepare(folder, job, start, data, factors)
                     self.listen(title, {"state": "started"})
                     run_worker(folder, lambda record: self.listen(title, record), self.stopped)
                 shutil.rmtree(folder / "engine", ignore_errors=True)
-            outcome = json.loads((folder / "outcome.json").read_text())
-            state = read_state(folder / "trained.safetensors")
-            fisher = read_fisher(folder / FISHER)[0] if outcome["fisher_images"] else None
-        self.listen(title, {"state": "reused" if reused else "finished"})
+                self._require_unchanged(folder, data)
+            outcome = kept or read_outcome(folder, key)
+            state = read_state(folder / TRAINED)
+            fisher = read_fisher(folder / FISHER)[0] if outcome.fisher_images else None
+        self.listen(title, {"state": "finished" if kept is None else "reused"})
         return Trained(
-            state,
-            outcome["images_seen"],
-            outcome["seconds"],
-            tuple(outcome["history"]),
-            key,
-            reused,
-            fisher,
-            outcome["fisher_images"],
-            outcome.get("peak_memory"),  # older outcomes lack it
-        )
+            state, outcome.images_seen, outcome.seconds, outcome.history, key, kept is not None,
+            fisher, outcome.fisher_images, outcome.peak_memory,
+        )  # fmt: skip
+
+    def _kept(self, title: str, folder: Path, key: str) -> Outcome | None:
+        """Return the outcome of a finished job; None if it is to be trained, or trained on.
+
+        What is damaged is removed, with a word, so that the training begins anew.
+        """
+        if not os.path.lexists(folder / OUTCOME):
+            if not is_whole(folder):
+                what = f"{folder / CHECKPOINT} is damaged"
+            elif (folder / TRAINED).exists() and not (folder / CHECKPOINT).exists():
+                what = f"{folder / OUTCOME} is missing"
+            else:
+                return None
+        else:
+            try:
+                return read_outcome(folder, key)
+            except ModelError as error:
+                what = f"{error.where}: {error.what}"
+        self.listen(title, {"note": f"{what}; trained again"})
+        shutil.rmtree(folder)
+        return None
+
+    def _require_unchanged(self, folder: Path, data: Slice) -> None:
+        """Throw a training away whose images were exchanged while it ran: nobody knows its data."""
+        try:
+            self.look.require_unchanged(data.images)
+        except DataError:
+            shutil.rmtree(folder)
+            raise
 
     @staticmethod
     def _prepare(

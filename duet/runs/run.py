@@ -23,6 +23,7 @@ from duet.runs.keep import keep_chain
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab, Listener
 from duet.runs.lone import coarsest_stride, require_company
+from duet.runs.look import FirstLook
 from duet.runs.plan import planned_stages
 from duet.series import Series, domain_of
 from duet.training.config import Method, Schedule
@@ -111,19 +112,24 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
         DuetError: A stage failed; finished stages stay and are reused by the same command.
     """
     theta_0 = resolve_family(plan.family).weights(plan.weights)  # before anything is written
-    lab = Lab(plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen)
+    look = FirstLook.at(plan.series)
+    lab = Lab(plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen, look=look)
+
+    def tell(line: str) -> None:
+        listen(plan.series.name, {"note": line})
+
     setting = Setting(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
         plan.weights,
     )  # fmt: skip
     with run_lock(plan.out):
         evaluator = Evaluator(
-            plan.out / "evaluations", plan.schedule.image_size, lab.stopped, lab.slots
+            plan.out / "evaluations", plan.schedule.image_size, lab.stopped, lab.slots, look, tell
         )
         outcomes, references = _all(plan, setting, evaluator)
         main = outcomes[0]
         pictures = gallery(plan, main.results)
-        results = assemble(plan, outcomes, references, pictures, date=date)
+        results = assemble(plan, outcomes, references, pictures, date=date, tell=tell)
         save_results(plan.out, results)
     return results
 

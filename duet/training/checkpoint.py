@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet.errors import ModelError
-from duet.files import atomic_path
+from duet.files import atomic_path, sha256_file, write_text
 from duet.training.job import Job, identity
 
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, HASHES = "checkpoint.pt", "checkpoint.sha256"
 
 
 def write_checkpoint(folder: Path, job: Job, state: dict[str, Any]) -> None:
@@ -22,6 +23,22 @@ def write_checkpoint(folder: Path, job: Job, state: dict[str, Any]) -> None:
 
     with atomic_path(folder / CHECKPOINT) as temporary:
         torch.save(state | {"job": json.dumps(identity(job))}, temporary)
+        # The hash of the checkpoint before stays: a kill in between leaves that one in its place.
+        write_text(folder / HASHES, "\n".join([sha256_file(temporary), *_hashes(folder)[:1], ""]))
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether the checkpoint is as it was written, or there is none."""
+    path = folder / CHECKPOINT
+    return not os.path.lexists(path) or (path.is_file() and sha256_file(path) in _hashes(folder))
+
+
+def _hashes(folder: Path) -> list[str]:
+    """Return the hashes that the checkpoint may have, the newest first."""
+    try:
+        return (folder / HASHES).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return []
 
 
 def read_checkpoint(folder: Path, job: Job, device: torch.device) -> dict[str, Any] | None:
@@ -35,14 +52,12 @@ def read_checkpoint(folder: Path, job: Job, device: torch.device) -> dict[str, A
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
+    if not is_whole(folder):
+        raise _damaged(path, "its content is not the one that was written")
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # any unreadable checkpoint: torch raises half a dozen types
-        raise ModelError(
-            f"the checkpoint cannot be read ({type(error).__name__})",
-            where=str(path),
-            remedy="delete it; the stage then starts from its first epoch",
-        ) from error
+        raise _damaged(path, type(error).__name__) from error
     if state["job"] != json.dumps(identity(job)):
         raise ModelError(
             "the checkpoint belongs to another job", where=str(path), remedy="delete the folder"
@@ -50,6 +65,15 @@ def read_checkpoint(folder: Path, job: Job, device: torch.device) -> dict[str, A
     return state
 
 
+def _damaged(path: Path, why: str) -> ModelError:
+    return ModelError(
+        f"the checkpoint cannot be read ({why})",
+        where=str(path),
+        remedy="delete it; the stage then starts from its first epoch",
+    )
+
+
 def remove_checkpoint(folder: Path) -> None:
-    """Forget the state of a finished job."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    """Forget the state of a job that is finished or begins anew."""
+    for name in (CHECKPOINT, HASHES):
+        (folder / name).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ makes resuming, worker processes and multi-GPU launches possible (issue A.4). Th
 ``job.json``, ``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``, for EWC
 ``importance.safetensors``; a
 finished job adds ``trained.safetensors``, ``fisher.safetensors`` where the schedule asks for it,
-and ``outcome.json`` last.
+and ``outcome.json`` last (`duet.training.outcome`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from duet.series import Slice
 
 DIRECTION, IMPORTANCE = "direction.safetensors", "importance.safetensors"
+TRAINED = "trained.safetensors"
 
 
 class JobPart(Config):
@@ -45,6 +46,7 @@ class Job(Config):
         phase: ``base`` (detector loss on all parts), ``increment`` or ``refit``.
         adapts: Classes that are labelled, if the increment brings no new ones but shows known ones
             in a new domain; then no part is new.
+        key: Under which the lab knows the job, data and start included; its outcome repeats it.
     """
 
     family: str
@@ -62,11 +64,12 @@ class Job(Config):
     adapts: tuple[str, ...] = ()
     schedule: Schedule
     seed: int = Field(default=0, ge=0)
+    key: str = ""
 
 
 def identity(job: Job) -> dict[str, Any]:
     """Return what makes two jobs the same training: all settings but where and how they run."""
-    settings = job.model_dump(mode="json")
+    settings = job.model_dump(mode="json", exclude={"key"})
     for place in ("device", "workers", "cache"):
         settings["schedule"].pop(place)
     # What came later is left out where it is not used, so that older results stay known.

@@ -23,17 +23,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from duet.errors import ConfigError, DuetError, ModelError
-from duet.files import write_json
 from duet.images import Fit
 from duet.increments.fisher import FISHER, write_fisher
 from duet.increments.state import DetectorState
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
-from duet.training.checkpoint import read_checkpoint, remove_checkpoint, write_checkpoint
+from duet.training.checkpoint import read_checkpoint, write_checkpoint
 from duet.training.ema import Ema, tensors_of
 from duet.training.fisher import diagonal_fisher, evenly_spaced
-from duet.training.job import Job, read_job, read_slice, read_state, write_state
-from duet.training.memory import peak_memory
+from duet.training.job import TRAINED, Job, read_job, read_slice, read_state, write_state
 from duet.training.optimizer import learning_rate, make_optimizer
+from duet.training.outcome import finish_job
 from duet.training.pseudo import Target
 from duet.training.pulls import read_pulls
 from duet.vectors.tensors import Tensors
@@ -239,20 +238,16 @@ class Loop:
         return int(state["epoch"]) + 1
 
     def _finish(self) -> None:
-        """Write the result; ``outcome.json`` last, because it says that the job is finished."""
+        """Write the result; `finish_job` comes last, because it says that the job is finished."""
         trained = self.learner.state(self.ema.on_cpu())
         if not all(bool(tensor.isfinite().all()) for tensor in trained.to_tensors().values()):
             raise self._diverged(self.schedule.epochs - 1, "the trained weights are not finite")
-        write_state(self.folder / "trained.safetensors", trained)
-        outcome = {
-            "images_seen": self.images_seen,
-            "seconds": round(time.perf_counter() - self._began, 3),
-            "history": self.history,
-            "fisher_images": self._write_fisher(trained),
-            "peak_memory": peak_memory(),
-        }
-        write_json(self.folder / "outcome.json", outcome)
-        remove_checkpoint(self.folder)
+        write_state(self.folder / TRAINED, trained)
+        finish_job(
+            self.folder, self.job, images_seen=self.images_seen, history=self.history,
+            fisher_images=self._write_fisher(trained),
+            seconds=time.perf_counter() - self._began,
+        )  # fmt: skip
 
     def _write_fisher(self, trained: DetectorState) -> int:
         """Store the diagonal Fisher of the stage's shared tensors; return its number of images.

@@ -20,18 +20,13 @@ from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 from duet.families.decode import Layout  # noqa: E402
 from duet.families.ultralytics.arguments import restore_frozen  # noqa: E402
-from duet.files import write_json  # noqa: E402
 from duet.images import Fit  # noqa: E402
 from duet.increments.fisher import FISHER, write_fisher  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
-from duet.training.checkpoint import (  # noqa: E402
-    read_checkpoint,
-    remove_checkpoint,
-    write_checkpoint,
-)
+from duet.training.checkpoint import read_checkpoint, write_checkpoint  # noqa: E402
 from duet.training.fisher import diagonal_fisher, evenly_spaced  # noqa: E402
-from duet.training.job import Job, write_state  # noqa: E402
-from duet.training.memory import peak_memory  # noqa: E402
+from duet.training.job import TRAINED, Job, write_state  # noqa: E402
+from duet.training.outcome import finish_job  # noqa: E402
 
 # Mixed into the engine's trainers, whose methods it calls and overrides: untyped, hence Any.
 Engine: Any = object
@@ -146,17 +141,12 @@ class StoredStage(Engine):  # type: ignore[misc]
         trained = restore_frozen(trained, self.start, self.job, self.held)
         if not all(bool(tensor.isfinite().all()) for tensor in trained.to_tensors().values()):
             raise self._diverged("the trained weights are not finite")
-        write_state(self.folder / "trained.safetensors", trained)
-        fisher_images = self._write_fisher(trained)
-        outcome = {
-            "images_seen": self.images_seen * max(self.world_size, 1),
-            "seconds": round(time.perf_counter() - self._began, 3),
-            "history": self.history,
-            "fisher_images": fisher_images,
-            "peak_memory": peak_memory(),
-        }
-        write_json(self.folder / "outcome.json", outcome)
-        remove_checkpoint(self.folder)
+        write_state(self.folder / TRAINED, trained)
+        finish_job(
+            self.folder, self.job, images_seen=self.images_seen * max(self.world_size, 1),
+            fisher_images=self._write_fisher(trained), history=self.history,
+            seconds=time.perf_counter() - self._began,
+        )  # fmt: skip
 
     def _write_fisher(self, trained: DetectorState) -> int:
         """Store the diagonal Fisher of the stage's shared tensors; return its number of images.

@@ -1,0 +1,55 @@
+"""Whether images are still those that the labels were read for.
+
+A run reads all labels when it starts and the images hours later, when their stage trains. Images
+that were exchanged in between would be trained with the labels of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from duet.errors import DataError
+from duet.series import Series
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What images were when a run began.
+
+    Attributes:
+        seen: Image -> size in bytes and time of the last change in nanoseconds; None if missing.
+    """
+
+    seen: Mapping[Path, tuple[int, int] | None] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, series: Series) -> FirstLook:
+        """Look at every image of a series."""
+        splits = [split for item in series.increments for split in item.data.splits.values()]
+        images = dict.fromkeys(image for split in splits for image in split.images)
+        return cls({image: _facts(image) for image in images})
+
+    def require_unchanged(self, images: Iterable[Path]) -> None:
+        """Refuse images that are no longer what they were; others are not looked at.
+
+        Raises:
+            DataError: With the number of changed images and the first of them.
+        """
+        changed = [one for one in images if one in self.seen and _facts(one) != self.seen[one]]
+        if changed:
+            raise DataError(
+                f"{len(changed)} images changed since their labels were read",
+                where=str(changed[0]),
+                remedy="leave the data alone while a run works; the same command reads images and "
+                "labels again and keeps the trainings that still fit",
+            )
+
+
+def _facts(image: Path) -> tuple[int, int] | None:
+    try:
+        status = image.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

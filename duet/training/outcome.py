@@ -1,0 +1,100 @@
+"""The end of a job: its results, and ``outcome.json``, which is written last and vouches for them.
+
+It holds the SHA-256 of every result, and its own. Whoever reads a job back checks them all, so that
+a damaged, exchanged or missing file is noticed before it becomes a detector.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from duet.config import Config, parse_config
+from duet.errors import DuetError, ModelError
+from duet.files import read_json, sha256_file
+from duet.increments.fisher import FISHER
+from duet.increments.manifest import Sha256
+from duet.sealed import unsealed, write_sealed
+from duet.training.checkpoint import remove_checkpoint
+from duet.training.job import TRAINED, Job
+from duet.training.memory import peak_memory
+
+OUTCOME = "outcome.json"
+
+
+class Outcome(Config):
+    """What a finished job says about itself.
+
+    Attributes:
+        key: `Job.key` of the job.
+        images_seen: Images that passed through training, repeats counted.
+        seconds: Wall time of the training, of the last process that worked on it.
+        history: Mean losses per epoch.
+        fisher_images: Images that the Fisher is the mean of; 0 if there is none.
+        peak_memory: Main memory of the training process at most, bytes; None if unknown.
+        files: SHA-256 of each result.
+    """
+
+    key: str
+    images_seen: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    history: tuple[dict[str, float], ...]
+    fisher_images: int = Field(ge=0)
+    peak_memory: int | None
+    files: dict[str, Sha256]
+
+
+def finish_job(
+    folder: Path, job: Job, *, images_seen: int, seconds: float,
+    history: list[dict[str, float]], fisher_images: int,
+) -> None:  # fmt: skip
+    """Vouch for the results that lie in ``folder``, and forget the checkpoint."""
+    outcome = Outcome(
+        key=job.key, images_seen=images_seen, seconds=round(seconds, 3), history=tuple(history),
+        fisher_images=fisher_images, peak_memory=peak_memory(),
+        files={name: sha256_file(folder / name) for name in _results(fisher_images)},
+    )  # fmt: skip
+    write_sealed(folder / OUTCOME, outcome.model_dump(mode="json"))
+    remove_checkpoint(folder)
+
+
+def read_outcome(folder: Path, key: str) -> Outcome:
+    """Return the outcome of the job with that key, all of whose results are as they were written.
+
+    Raises:
+        ModelError: It or a result is missing, damaged or another job's; ``where`` is the file.
+    """
+    path = folder / OUTCOME
+    try:
+        outcome = parse_config(Outcome, unsealed(read_json(path)), where=str(path))
+        if set(outcome.files) != set(_results(outcome.fisher_images)):
+            raise ValueError(f"it names the files {sorted(outcome.files)}")
+        if outcome.key != key:
+            raise ValueError("it belongs to another job")
+    except DuetError as error:
+        raise ModelError(error.what, where=str(path)) from None
+    except ValueError as error:
+        raise ModelError(str(error), where=str(path)) from None
+    for name, expected in outcome.files.items():
+        require_file(folder / name, expected)
+    return outcome
+
+
+def require_file(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one that was written.
+
+    Raises:
+        ModelError: It is missing, unreadable or has another SHA-256.
+    """
+    try:
+        if sha256_file(path) == expected:
+            return
+        what = "its content is not the one that was written"
+    except OSError as error:
+        what = f"cannot read: {error.strerror or error}"
+    raise ModelError(what, where=str(path))
+
+
+def _results(fisher_images: int) -> tuple[str, ...]:
+    return (TRAINED, FISHER) if fisher_images else (TRAINED,)
