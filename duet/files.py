@@ -7,6 +7,7 @@ whatever had its name. New files and folders get the rights that the user's umas
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -63,26 +64,29 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, *, again: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling folder that becomes ``target`` when the block succeeds.
 
+    Args:
+        target: Absent or empty.
+        again: It may also hold this very result, say of a command that was killed when all was
+            done. Then every file must be equal, and ``target`` stays as it is.
+
     Raises:
-        DuetError: ``target`` already holds files, or the file system refuses the write.
+        DuetError: ``target`` holds something else, or the file system refuses the write.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DuetError(
-            "already exists and is not empty",
-            where=str(target),
-            remedy="choose another folder or remove this one first",
-        )
+    held = refuse_occupied(target, again=again)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = hidden_sibling(target, Path.mkdir)
         yield temporary
-        if target.exists():
-            target.rmdir()
-        os.replace(temporary, target)
+        if held and not _same_files(temporary, target):
+            raise _occupied(target)
+        if not held:
+            if target.exists():
+                target.rmdir()
+            os.replace(temporary, target)
     except Exception as error:
         if isinstance(error, DuetError) or not refused_by_disk(error):
             raise
@@ -92,18 +96,71 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_occupied(target: Path) -> bool:
+    """Tell whether a path is a file, or a folder that holds something."""
+    return target.exists() and (not target.is_dir() or any(target.iterdir()))
+
+
+def refuse_occupied(target: Path, *, again: bool = False) -> bool:
+    """Refuse a target that holds files, unless these may be its result; return whether it does.
+
+    Raises:
+        DuetError: It does, and ``again`` is false or it is no folder.
+    """
+    held = is_occupied(target)
+    if held and not (again and target.is_dir()):
+        raise _occupied(target)
+    return held
+
+
+def _occupied(target: Path) -> DuetError:
+    return DuetError(
+        "already exists and is not empty",
+        where=str(target),
+        remedy="choose another folder or remove this one first",
+    )
+
+
+def _same_files(fresh: Path, held: Path) -> bool:
+    """Tell whether all that ``fresh`` holds at its top is the same in ``held``; links are followed.
+
+    What else ``held`` has at its top, such as an exported file, is the user's.
+    """
+
+    def files(top: Path) -> set[Path]:
+        below = (top / entry.name for entry in fresh.iterdir())
+        found = (path for one in below for path in (one, *one.rglob("*")))
+        return {path.relative_to(top) for path in found if path.exists() and not path.is_dir()}
+
+    names = files(fresh)
+    return names == files(held) and all(
+        filecmp.cmp(fresh / name, held / name, shallow=False) for name in names
+    )
+
+
+@contextlib.contextmanager
+def hidden_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder beside ``target``, for work on it; it is removed in the end."""
+    folder = hidden_sibling(target, Path.mkdir)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def hidden_sibling(target: Path, make: Callable[[Path], object]) -> Path:
     """Make a file or folder beside ``target`` under a hidden name that nothing has.
 
     Not with `tempfile`, which makes private what is meant to be shared: here the umask decides.
-    The suffix survives, because writers such as matplotlib choose the format by it.
+    The suffix survives, because writers such as matplotlib choose the format by it. The number of
+    the process is part of the name, so that `duet.leftovers` can tell what a killed one left.
 
     Args:
         target: What it will become.
         make: Makes the path, or raises FileExistsError.
     """
     while True:
-        name = f".{target.stem}-{secrets.token_hex(4)}{target.suffix}"
+        name = f".{target.stem}-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}"
         with contextlib.suppress(FileExistsError):
             make(target.with_name(name))
             return target.with_name(name)

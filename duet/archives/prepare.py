@@ -14,7 +14,7 @@ from duet.archives.report import Prepared, SetReport
 from duet.archives.series import usable_series, write_series
 from duet.archives.sets import Group
 from duet.errors import DuetError
-from duet.files import atomic_folder, write_json
+from duet.files import atomic_folder, is_occupied, write_json
 
 MADE_FILE = "prepared.json"
 
@@ -80,7 +80,7 @@ def _refuse_unusable(out: Path) -> None:
         if out.is_dir() and out.is_mount():
             what = "is a mount point, which cannot be replaced by a finished folder"
             raise DuetError(what, where=str(out), remedy="choose a folder inside it")
-        filled = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        filled = is_occupied(out)
     except OSError as error:
         what = f"cannot be looked at: {error.strerror}"
         raise DuetError(what, where=str(out), remedy="choose another --out") from error

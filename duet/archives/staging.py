@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,12 +45,6 @@ def check_space(folder: Path, size: int) -> None:
             where=str(folder.parent),
             remedy="free some disk space or choose another --out",
         )
-
-
-def leftovers(out: Path) -> list[Path]:
-    """Return unfinished folders beside ``out``: of runs that were killed, or still go on."""
-    out = out.resolve()
-    return sorted(out.parent.glob(f".{glob.escape(out.name)}-????????"))
 
 
 @dataclass

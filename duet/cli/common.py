@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PLAIN_EVERY = 5.0
 """Seconds between progress lines where stderr is not a terminal."""
 
+LEFT = "note: {} was left by a command that was killed: remove it"
+WHOLE = "note: {} held this very result already and stays as it is"
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
@@ -70,6 +73,29 @@ trust_option = click.option(
     "--trust", is_flag=True, callback=_warned,
     help="DANGEROUS: run the program that a .pt or .torchscript file is.",
 )  # fmt: skip
+
+
+def tell_leftovers(*targets: Path) -> None:
+    """Name what killed commands left of these files or folders beside them."""
+    from duet.leftovers import leftovers
+
+    for path in (path for target in targets for path in leftovers(target)):
+        note(LEFT.format(path))
+
+
+@contextmanager
+def writing(out: Path, *, overwrite: bool = False) -> Iterator[None]:
+    """Name what killed commands left beside ``out``; say it if it held this very result before.
+
+    The block writes ``out``, or raises because it holds something else; see `atomic_folder`.
+    """
+    from duet.files import is_occupied
+
+    tell_leftovers(out)
+    held = not overwrite and is_occupied(out)
+    yield
+    if held:
+        note(WHOLE.format(out))
 
 
 class StoppedError(DuetError):

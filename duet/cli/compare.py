@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from duet.cli.common import emit, json_option, note
+from duet.cli.common import emit, json_option, note, tell_leftovers
 from duet.errors import ConfigError
 
 EPILOG = """\b
@@ -59,6 +59,7 @@ def compare(
         _check_page(out)
     found = rank(find_runs(runs), metric=metric, bootstrap=bootstrap, seed=seed, force=force)
     if out is not None:
+        tell_leftovers(out)
         write_text(out, as_markdown(found))
         note(f"written: {out}")
     emit(as_dict(found), as_json, lambda: as_text(found))

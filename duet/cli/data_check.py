@@ -71,15 +71,17 @@ def check(
     changed. Exit code 3 means that the series (with --fix: its repaired copy) cannot be used.
     """
     from duet.doctor.crops import check_empty, write_crops
+    from duet.doctor.repair import is_copy
     from duet.errors import ConfigError
 
     if crops is not None and detector is None:
         remedy = "name the detector that knows the old classes"
         what = "there is nothing to cut out without --detector"
         raise ConfigError(what, where="--crops", remedy=remedy)
-    for option, folder in (("--crops", crops), ("--fix", fix)):
-        if folder is not None:
-            check_empty(folder, option)
+    if crops is not None:
+        check_empty(crops, "--crops")
+    if fix is not None and not is_copy(fix):
+        check_empty(fix, "--fix")
     diagnosis = _examine(series, data_root, detector, confidence, device)
     extra: dict[str, Any] = {}
     if crops is not None:
@@ -114,7 +116,7 @@ def _examine(
 
 
 def _repair(diagnosis: Diagnosis, folder: Path) -> Repair:
-    from duet.cli.common import counting
+    from duet.cli.common import counting, writing
     from duet.doctor.repair import repair
 
     splits = [
@@ -123,7 +125,7 @@ def _repair(diagnosis: Diagnosis, folder: Path) -> Repair:
         for split in data.splits.values()
     ]
     total, done = sum(len(split.images) for split in splits), 0
-    with counting("copying images") as show:
+    with writing(folder), counting("copying images") as show:
 
         def step(images: int) -> None:
             nonlocal done

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, stages
+from duet.cli.common import emit, json_option, note, stages, writing
 
 if TYPE_CHECKING:
     from duet.series.convert import Converted
@@ -57,8 +57,8 @@ Examples:
 def convert(source: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Write a data set, or all data sets of a series, in another format.
 
-    SOURCE is a data.yaml, a folder in VOC's or COCO's layout, or a series.yaml. OUT must not exist.
-    Boxes, class ids and the order of the images stay exactly the same; what duet does not read
+    SOURCE is a data.yaml, a folder in VOC's or COCO's layout, or a series.yaml. OUT must not exist,
+    or be what this command wrote before. Boxes, class ids and the order of the images stay exactly the same; what duet does not read
     (outlines, poses, ...) is counted and not written.
     """
     from duet.series.convert import Conversion, is_series
@@ -74,7 +74,7 @@ def convert(source: Path, out: Path, as_json: bool, **options: Any) -> None:
         lossy=options["lossy"],
     )
     note(f"reading {source}")
-    with stages() as show:
+    with writing(out), stages() as show:
         done = run(
             source, out, wanted, lambda title, n, total: show(title, {"done": n, "total": total})
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note
+from duet.cli.common import emit, json_option, note, writing
 
 EPILOG = """\b
 Examples:
@@ -31,7 +31,8 @@ def drop_class(
     """
     from duet.recipes.drop import drop_classes
 
-    dropped = drop_classes(detector, classes, out, overwrite=overwrite)
+    with writing(out, overwrite=overwrite):
+        dropped = drop_classes(detector, classes, out, overwrite=overwrite)
     for remark in dropped.remarks:
         note(f"note: {remark}")
     left = [name for part in dropped.manifest.parts for name in part.classes]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note
+from duet.cli.common import WHOLE, counting, emit, json_option, note, tell_leftovers
 from duet.export.formats import FORMATS, resolve
 
 if TYPE_CHECKING:
@@ -66,17 +66,25 @@ def export(model: Path | None, form: str | None, formats: bool, **options: Any) 
 
 
 def _export(model: Path, options: Options) -> None:
-    from duet.export.export import check_export, export_detector
+    from duet.export.export import PARITY, check_export, export_detector, whole_export
     from duet.inference.load import detector_folder
     from duet.inference.sources import find_images
 
     folder, form = detector_folder(model), options.form
     default = folder / "export" / f"model{resolve(form).suffix}"
     target = options.out if options.out is not None else default
+    images = find_images(options.check).paths if options.check is not None else ()
+    tell_leftovers(target, target.parent / PARITY)
+    if not options.overwrite:
+        kept = whole_export(folder, target, form, images=images, dynamic=options.dynamic)
+        if kept is not None:
+            result = {"schema": 1, "path": str(target), **kept}
+            emit(result, options.as_json, lambda: _text(result))
+            note(WHOLE.format(target))
+            return
     detector = check_export(
         folder, target, form, dynamic=options.dynamic, overwrite=options.overwrite
     )
-    images = find_images(options.check).paths if options.check is not None else ()
     if options.dry_run:
         plan = _plan(detector, target, options, len(images))
         emit(plan, options.as_json, lambda: f"would write {target} and parity.json")

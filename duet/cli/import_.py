@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, trust_option
+from duet.cli.common import emit, json_option, note, trust_option, writing
 
 EPILOG = """\b
 Examples:
@@ -51,7 +51,8 @@ def import_file(
     recipe = Recipe(method="average", increments=(Entry(path=str(file), name=name),))
     plan = make_plan(recipe, head=head, trust=trust)
     target = out or Path(plan.sources[0].name)
-    written = write_detector(plan, target, overwrite=overwrite, trust=trust)
+    with writing(target, overwrite=overwrite):
+        written = write_detector(plan, target, overwrite=overwrite, trust=trust)
     source = plan.sources[0]
     result = {
         "schema": 1, "detector": str(target), "name": source.name, "classes": list(source.classes),

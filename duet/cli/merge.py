@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note, read_told, trust_option
+from duet.cli.common import (
+    counting,
+    emit,
+    json_option,
+    note,
+    read_told,
+    trust_option,
+    writing,
+)
 from duet.cli.settings import parse_settings
 
 if TYPE_CHECKING:
@@ -92,7 +100,7 @@ def merge(
     if options["sweep"]:
         recipe, trials = _swept(plan, options, objective)
         plan = make_plan(recipe, head=head, trust=trust)
-    with counting(f"{plan.recipe.method} merge") as step:
+    with writing(out, overwrite=overwrite), counting(f"{plan.recipe.method} merge") as step:
         written = write_detector(
             plan, out, overwrite=overwrite, listen=step, trust=trust,
             make_objective=objective,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import StoppedError, emit, json_option, note, stages, stoppable
+from duet.cli.common import (
+    StoppedError,
+    emit,
+    json_option,
+    note,
+    stages,
+    stoppable,
+    tell_leftovers,
+)
 from duet.errors import ConfigError, DuetError, did_you_mean
 
 if TYPE_CHECKING:
@@ -75,7 +83,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
     ) -> None:
         from duet.archives import Choices, prepare
 
-        _name_leftovers(out)
+        tell_leftovers(out.resolve())
         with stages() as show:
             made = prepare(
                 group,
@@ -90,13 +98,6 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
             note(f"next: {line}")
 
     return command
-
-
-def _name_leftovers(out: Path) -> None:
-    from duet.archives.staging import leftovers
-
-    for path in leftovers(out):
-        note(f"note: {path} was left by a run that was killed (or that goes on): remove it")
 
 
 def named(group: Group, argument: str) -> tuple[str, Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note, trust_option
+from duet.cli.common import counting, emit, json_option, note, trust_option, writing
 from duet.cli.merge import describe, objective_for, text_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def merge_again(
         planned = {"schema": 1, "detector": None, **verdict, **plan.as_dict()}
         emit(planned, as_json, lambda: f"would merge {_names(edit)} -> {out}; nothing was written")
         return
-    with counting(f"{plan.recipe.method} merge") as step:
+    with writing(out, overwrite=overwrite), counting(f"{plan.recipe.method} merge") as step:
         written = write_detector(
             plan, out, overwrite=overwrite, listen=step, trust=trust,
             make_objective=objective_for(plan, images),

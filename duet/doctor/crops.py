@@ -9,7 +9,7 @@ import numpy as np
 
 from duet.doctor.background import Shift, Sighting
 from duet.errors import DuetError
-from duet.files import atomic_folder
+from duet.files import atomic_folder, is_occupied
 from duet.images import Image, read_image
 from duet.names import as_name
 
@@ -54,7 +54,7 @@ def check_empty(folder: Path, option: str) -> None:
     Raises:
         DuetError: The folder holds files, or is none.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_occupied(folder):
         raise DuetError(
             "already exists and is not empty",
             where=f"{option} {folder}",

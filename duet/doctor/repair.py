@@ -20,7 +20,8 @@ from duet.doctor.examine import Diagnosis
 from duet.doctor.rows import Change, clean_annotations, clean_lines, label_file, refused_objects
 from duet.errors import DataError
 from duet.files import atomic_folder, relative_path, write_json, write_text
-from duet.series.formats import resolve
+from duet.series.convert import holds_links
+from duet.series.formats import Transfer, resolve
 from duet.series.formats.documents import IMAGE_SUFFIXES
 from duet.series.formats.yolo import label_path
 from duet.series.model import DomainData, Split
@@ -74,7 +75,7 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Step = lambda _: Non
 
     Args:
         diagnosis: Of the series.
-        target: Absent or empty.
+        target: Absent, empty, or this very copy.
         progress: Called after each image.
 
     Raises:
@@ -97,12 +98,13 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Step = lambda _: Non
     ]
     sources = {item.data.source: item.data for item in diagnosis.series.increments}
     places: dict[Path, str] = {}
-    with atomic_folder(target) as temporary:
+    held = is_copy(target)
+    with atomic_folder(target, again=held) as temporary:
         for source, data in sources.items():
             places[source] = _unused(data.name, places)
             folder = temporary / places[source]
             folder.mkdir()
-            changes += _write(diagnosis, data, folder, progress)
+            changes += _write(diagnosis, data, folder, "link" if held else "copy", progress)
         _write_series(diagnosis, places, temporary, target)
         left = tuple(
             problem
@@ -142,15 +144,22 @@ def _mended(problem: Problem, diagnosis: Diagnosis, changes: Sequence[Change]) -
     return problem.code in _MENDED
 
 
-def _write(diagnosis: Diagnosis, data: DomainData, folder: Path, progress: Step) -> list[Change]:
+def is_copy(folder: Path) -> bool:
+    """Tell whether a folder looks like a repaired copy; its images are no links then."""
+    return (folder / REPORT).is_file() and not holds_links(folder)
+
+
+def _write(
+    diagnosis: Diagnosis, data: DomainData, folder: Path, transfer: Transfer, progress: Step
+) -> list[Change]:
     """Write the repaired copy of one data set."""
     form = diagnosis.forms[data.source]
     kept, changes = _without_images(diagnosis, data, form)
     if form == "yolo":
-        resolve(form).write(kept, folder, transfer="copy", progress=progress)
+        resolve(form).write(kept, folder, transfer=transfer, progress=progress)
         return changes + _write_yolo_labels(diagnosis, kept, folder)
     kept, found = clean_annotations(kept)
-    resolve(form).write(kept, folder, transfer="copy", progress=progress)
+    resolve(form).write(kept, folder, transfer=transfer, progress=progress)
     return changes + found
 
 

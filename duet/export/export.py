@@ -43,6 +43,7 @@ class ExportReport:
         form: Name of the format.
         bytes: Its size.
         sha256: Of its bytes; of a folder, of the JSON that maps its files to theirs.
+        checked_on: SHA-256 of the hashes of the images that it was compared on; None: synthetic.
         image_size: Side of its input, pixels.
         classes: Class names in the order of its outputs.
         dynamic: Whether it takes batches of any size.
@@ -55,6 +56,7 @@ class ExportReport:
     form: str
     bytes: int
     sha256: str
+    checked_on: str | None
     image_size: int
     classes: tuple[str, ...]
     dynamic: bool
@@ -70,6 +72,7 @@ class ExportReport:
             "form": self.form,
             "bytes": self.bytes,
             "sha256": self.sha256,
+            "checked_on": self.checked_on,
             "model": self.manifest.fingerprint,
             "licence": self.manifest.licence,
             "image_size": self.image_size,
@@ -128,7 +131,8 @@ def export_detector(
         except DuetError as error:  # the temporary name means nothing to the user
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
-    _record(report := _report(detector, target, facts, row, parity))
+        report = _report(detector, temporary, target, facts, row, parity, images)
+        _record(report)  # first: a file without its entry could not be told from somebody else's
     step(3, 3)
     return report
 
@@ -165,16 +169,17 @@ def exportable_of(state: DetectorState) -> Exportable:
 
 
 def _report(
-    detector: DetectorFile, target: Path, facts: ExportFacts, row: Format, parity: Parity | None
-) -> ExportReport:
+    detector: DetectorFile, written: Path, target: Path, facts: ExportFacts, row: Format,
+    parity: Parity | None, images: Sequence[Path],
+) -> ExportReport:  # fmt: skip
     state = detector.state
-    files = sorted(path for path in target.rglob("*") if path.is_file()) if row.folder else [target]
-    hashes = {path.relative_to(target).as_posix(): sha256_file(path) for path in files}
+    files = [path for path in written.rglob("*") if path.is_file()] if row.folder else [written]
     return ExportReport(
         file=target,
         form=row.name,
         bytes=sum(path.stat().st_size for path in files),
-        sha256=sha256_json(hashes) if row.folder else sha256_file(target),
+        sha256=_sha256(written),
+        checked_on=_checked_on(images),
         image_size=facts.image_size,
         classes=facts.classes,
         dynamic=facts.dynamic,
@@ -182,6 +187,38 @@ def _report(
         parity=parity,
         manifest=detector.manifest,
     )
+
+
+def _sha256(export: Path) -> str:
+    """Return the hash of an exported file, or of the JSON that maps a folder's files to theirs."""
+    if not export.is_dir():
+        return sha256_file(export)
+    files = sorted(path for path in export.rglob("*") if path.is_file())
+    return sha256_json({path.relative_to(export).as_posix(): sha256_file(path) for path in files})
+
+
+def _checked_on(images: Sequence[Path]) -> str | None:
+    return sha256_json([sha256_file(path) for path in images]) if images else None
+
+
+def whole_export(
+    folder: Path, target: Path, form: str, *, images: Sequence[Path] = (), dynamic: bool = False
+) -> dict[str, Any] | None:
+    """Return the entry of `parity.json` about an export that is there already; None if there is none.
+
+    It was made of this detector in this form, compared on these images, and not changed since.
+
+    Raises:
+        ModelError: The detector folder is damaged.
+    """
+    if not target.exists():
+        return None
+    wanted = {
+        "file": target.name, "form": form, "dynamic": dynamic, "sha256": _sha256(target),
+        "model": load_detector(folder).manifest.fingerprint, "checked_on": _checked_on(images),
+    }  # fmt: skip
+    entries = _kept(target.parent) or []
+    return next((one for one in entries if wanted.items() <= one.items()), None)
 
 
 def check_export(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from duet.errors import ConfigError, DuetError
 from duet.families.runtimes import METADATA
-from duet.files import atomic_folder, atomic_path
+from duet.files import atomic_folder, atomic_path, hidden_folder
 
 _OWN = (METADATA, "Manifest.json")
 """One of these lies in every folder that an exporter wrote: OpenVINO's, Core ML's."""
@@ -42,10 +40,8 @@ def new_export(target: Path, *, folder: bool) -> Iterator[Path]:
             where=str(target),
             remedy="choose another --out, or remove it first",
         )
-    with contextlib.ExitStack() as stack:
-        try:
-            stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-            stack.callback(shutil.rmtree, stage, ignore_errors=True)
+    try:
+        with hidden_folder(target) as stage:
             with atomic_folder(stage / "new") as temporary:
                 yield temporary
             os.replace(target, stage / "old")
@@ -54,9 +50,9 @@ def new_export(target: Path, *, folder: bool) -> Iterator[Path]:
             except OSError:
                 os.replace(stage / "old", target)
                 raise
-        except OSError as error:
-            raise DuetError(
-                f"cannot replace: {error.strerror or error}",
-                where=str(target),
-                remedy="free some disk space or choose another folder; the old one is untouched",
-            ) from error
+    except OSError as error:
+        raise DuetError(
+            f"cannot replace: {error.strerror or error}",
+            where=str(target),
+            remedy="free some disk space or choose another folder; the old one is untouched",
+        ) from error

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from duet.errors import DuetError
-from duet.files import atomic_folder, read_json
+from duet.files import atomic_folder, hidden_folder, read_json
 from duet.increments.manifest import FORMATS, MANIFEST
 
 _AT_FDCWD = -100
@@ -21,11 +19,12 @@ _RENAME_EXCHANGE = 2
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool, again: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``target`` when the block succeeds.
 
     Args:
         target: The folder to appear.
+        again: See `duet.files.atomic_folder`.
         overwrite: Replace a folder that duet wrote before, as its manifest.json says. What its
             manifest does not name, such as exported files, is kept. On Linux old and new change
             places in one system call, so that a reader sees one or the other.
@@ -34,21 +33,21 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         DuetError: ``target`` is in the way, or the file system refuses the write.
     """
     if not (overwrite and target.is_dir() and any(target.iterdir())):
-        with atomic_folder(target) as temporary:
+        with atomic_folder(target, again=again) as temporary:
             yield temporary
         return
     # A mistyped path must not delete somebody's data.
     ours = _files_of(target)
     # The new folder is built by atomic_folder under a sibling name, then put in place.
-    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        fresh = stage / "new"
-        with atomic_folder(fresh) as temporary:
-            yield temporary
-        old = _swap(fresh, target)
-        for entry in old.iterdir():
-            if entry.name not in ours and not (target / entry.name).exists():
-                os.replace(entry, target / entry.name)
+        with hidden_folder(target) as stage:
+            fresh = stage / "new"
+            with atomic_folder(fresh) as temporary:
+                yield temporary
+            old = _swap(fresh, target)
+            for entry in old.iterdir():
+                if entry.name not in ours and not (target / entry.name).exists():
+                    os.replace(entry, target / entry.name)
     except DuetError as error:  # the hidden sibling's name means nothing to the user
         raise type(error)(error.what, where=str(target), remedy=error.remedy) from error
     except OSError as error:
@@ -57,8 +56,6 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
             where=str(target),
             remedy="free some disk space or choose another folder; the old one is untouched",
         ) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _files_of(folder: Path) -> set[str]:

@@ -268,7 +268,16 @@ def save_detector(
             flat[name].copy_(tensor.detach())
         return Built(state, manifest, traces)
 
-    return build_detector(folder, layout_of(tensors), fill, overwrite=overwrite)
+    again = _holds(folder, manifest.fingerprint)
+    return build_detector(folder, layout_of(tensors), fill, overwrite=overwrite, again=again)
+
+
+def _holds(folder: Path, fingerprint: str) -> bool:
+    """Tell whether the detector with that fingerprint lies there."""
+    try:
+        return read_manifest(folder, DetectorManifest).fingerprint == fingerprint
+    except DuetError:
+        return False
 
 
 def build_detector(
@@ -277,6 +286,7 @@ def build_detector(
     fill: Callable[[dict[str, torch.Tensor]], Built],
     *,
     overwrite: bool = False,
+    again: bool = False,
 ) -> DetectorManifest:
     """Write a detector folder whose tensors are computed straight into its file.
 
@@ -285,10 +295,11 @@ def build_detector(
         layout: Flat tensors as `DetectorState.to_tensors` names them.
         fill: Gets the file's tensors, fills every one, and says what they are.
         overwrite: Replace an older folder.
+        again: See `duet.files.atomic_folder`.
 
     Returns and raises as `save_detector`.
     """
-    with new_folder(folder, overwrite=overwrite) as temporary:
+    with new_folder(folder, overwrite=overwrite, again=again) as temporary:
         path = temporary / MODEL
         with mapped_output(path, layout) as flat:
             built = fill(flat)

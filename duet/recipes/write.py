@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any
 
 import torch
 
-from duet.files import relative_path
-from duet.increments.manifest import DetectorManifest, Lineage
+from duet.errors import DuetError
+from duet.files import hidden_folder, relative_path
+from duet.increments.manifest import DetectorManifest, Lineage, read_manifest
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.store import Built, build_detector
 from duet.increments.tensorfile import Layout, mapped_output
@@ -53,7 +53,7 @@ def write_detector(
 
     Args:
         plan: Checked plan.
-        folder: Must not exist or be empty, unless ``overwrite``.
+        folder: Must not exist, be empty, or hold this very result, unless ``overwrite``.
         overwrite: Replace an older detector there.
         theta_0: See `duet.recipes.apply.merge_plan`.
         make_objective: See `duet.recipes.apply.merge_plan`.
@@ -68,7 +68,7 @@ def write_detector(
     results: list[Remerged] = []
 
     def fill(flat: dict[str, torch.Tensor]) -> Built:
-        with _Workspace(folder.parent, flat) as allocate:
+        with _Workspace(folder, flat) as allocate:
             result = merge_plan(
                 plan, opened=opened, theta_0=theta_0, allocate=allocate,
                 make_objective=make_objective, listen=listen,
@@ -78,22 +78,28 @@ def write_detector(
         return Built(state, _manifest(plan, state, folder), result.traces)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    manifest = build_detector(folder, _layout(plan, opened), fill, overwrite=overwrite)
+    again = _holds_recipe(folder, stored_recipe(plan.recipe, folder))
+    layout = _layout(plan, opened)
+    manifest = build_detector(folder, layout, fill, overwrite=overwrite, again=again)
     return Written(folder, manifest, results[0])
+
+
+def _holds_recipe(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Tell whether a detector lies there that was merged by that recipe."""
+    try:
+        return read_manifest(folder, DetectorManifest).recipe == recipe
+    except DuetError:
+        return False
 
 
 class _Workspace:
     """Memory for `merge_plan`: the result in the detector's file, the rest in temporary files."""
 
-    def __init__(self, parent: Path, flat: Mapping[str, torch.Tensor]) -> None:
-        self._parent, self._flat, self._stack = parent, flat, ExitStack()
+    def __init__(self, target: Path, flat: Mapping[str, torch.Tensor]) -> None:
+        self._target, self._flat, self._stack = target, flat, ExitStack()
 
     def __enter__(self) -> _Workspace:
-        self._folder = Path(
-            self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=".merge-", dir=self._parent)
-            )
-        )
+        self._folder = self._stack.enter_context(hidden_folder(self._target))
         return self
 
     def __exit__(self, *error: object) -> None:

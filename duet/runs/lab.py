@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet.errors import DataError, ModelError
-from duet.files import atomic_path, sha256_json
+from duet.files import OWN, atomic_path, sha256_json
 from duet.increments.fisher import FISHER, read_fisher
+from duet.leftovers import leftovers_below, remove
 from duet.runs.look import FirstLook
+from duet.runs.memo import Tell
 from duet.runs.worker import run_worker
 from duet.training.checkpoint import CHECKPOINT, is_whole
 from duet.training.job import (
@@ -72,6 +74,13 @@ class Trained:
 def untrained(state: DetectorState) -> Trained:
     """Return the result of a stage that may change nothing."""
     return Trained(state, 0, 0.0, (), "", reused=True)
+
+
+def tidy(folder: Path, tell: Tell) -> None:
+    """Remove what killed runs left in a run folder, and name it; to be called under its lock."""
+    for path in leftovers_below(folder, only=OWN):
+        remove(path)
+        tell(f"removed {path}, which a killed run left")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.report.markdown import write_report
 from duet.runs.known import mixes
-from duet.runs.lab import Listener
+from duet.runs.lab import Listener, tidy
 from duet.runs.plan import plan_as_dict, plan_as_text
 from duet.runs.run import RunPlan, execute
 from duet.series import Increment, Series
@@ -131,6 +131,7 @@ def execute_repeats(
         DuetError: A training failed; what is finished stays and is reused by the same command.
     """
     with run_lock(out):  # the lab is shared: nobody else may train in it
+        tidy(out, lambda line: listen(out.name, {"note": line}))
         for plan in plans:
             execute(plan, _titled(plan.out.name, listen), date=date)
             write_report(plan.out)

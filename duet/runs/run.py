@@ -21,7 +21,7 @@ from duet.runs.chain import Setting, StageResult, run_chain, train_alone
 from duet.runs.evaluate import Evaluator, require_split
 from duet.runs.keep import keep_chain
 from duet.runs.known import require_learnable
-from duet.runs.lab import Lab, Listener
+from duet.runs.lab import Lab, Listener, tidy
 from duet.runs.lone import coarsest_stride, require_company
 from duet.runs.look import FirstLook
 from duet.runs.plan import planned_stages
@@ -123,6 +123,7 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
         plan.weights,
     )  # fmt: skip
     with run_lock(plan.out):
+        tidy(plan.out, tell)
         evaluator = Evaluator(
             plan.out / "evaluations", plan.schedule.image_size, lab.stopped, lab.slots, look, tell
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from duet.runs.chain import (
     run_independent,
 )
 from duet.runs.keep import keep_independent, keep_stage
+from duet.runs.lab import tidy
 from duet.runs.lone import require_company
 from duet.series import train_slice
 from duet.training.config import Method
@@ -73,14 +77,14 @@ class StepReport:
 def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
     """Train the base and keep it."""
     _require_company(setting)
-    with run_lock(out):
+    with _locked(out, setting):
         return _keep(out, setting, method, run_base(setting, method), [], None)
 
 
 def learn_independent(out: Path, setting: Setting, method: Method) -> StepReport:
     """Train the one increment of ``setting.series`` from θ_0, to be merged later in any order."""
     _require_company(setting)
-    with run_lock(out):
+    with _locked(out, setting):
         result = run_independent(setting, method, setting.series.increments[0])
         folder = keep_independent(out, setting, method, result)
     name, classes = result.increment.name, result.increment.classes
@@ -101,7 +105,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
             remedy="use `duet run` for joint training",
         )
     _require_company(setting)
-    with run_lock(out):
+    with _locked(out, setting):
         models = kept_models(out, method)
         if not models:
             raise ModelError(
@@ -143,11 +147,34 @@ def _require_company(setting: Setting) -> None:
     require_company(images, setting.schedule, setting.architecture)
 
 
+@contextmanager
+def _locked(out: Path, setting: Setting) -> Iterator[None]:
+    with run_lock(out):
+        tidy(out, lambda line: setting.lab.listen(out.name, {"note": line}))
+        yield
+
+
 def kept_models(out: Path, method: Method) -> list[Path]:
-    """Return the detector folders of a method, oldest first."""
+    """Return the detector folders of a method, oldest first.
+
+    Raises:
+        ModelError: One is missing in between: what was learned on top of it would not fit.
+    """
     folder = out / "models" / method.name
-    found = [path for path in folder.glob("*-*") if (path / MANIFEST).is_file()]
-    return sorted(found, key=lambda path: int(path.name.split("-", 1)[0]))
+    found = {
+        int(match[1]): path
+        for path in folder.glob("*")
+        if (match := re.match(r"(\d+)-", path.name)) and path.is_dir()
+    }
+    for number in range(1, max(found, default=0) + 1):
+        if number not in found or not (found[number] / MANIFEST).is_file():
+            raise ModelError(
+                f"the detector of stage {number} is missing or has no {MANIFEST}",
+                where=str(found.get(number, folder)),
+                remedy="give the command of that stage again: what was trained is kept, and its "
+                "folder is written anew",
+            )
+    return [found[number] for number in sorted(found)]
 
 
 def _increment(out: Path, method: Method, model: Path) -> Path:

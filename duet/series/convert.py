@@ -13,7 +13,7 @@ import yaml
 from duet.aliases import VOCABULARIES, match_classes
 from duet.config import load_yaml
 from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
-from duet.files import atomic_folder, relative_path, write_text
+from duet.files import atomic_folder, refuse_occupied, relative_path, write_text
 from duet.labels import LabelSpace
 from duet.series.formats import (
     AUTO,
@@ -29,6 +29,8 @@ from duet.series.model import Annotation, DomainData, SeriesConfig, Split
 from duet.series.problems import Problem, raise_problems
 from duet.series.reader import read_config
 from duet.series.spelling import align
+
+SERIES = "series.yaml"
 
 Step = Callable[[str, int, int], None]
 """Called with the folder that is being written, the images done and their total."""
@@ -109,7 +111,8 @@ def convert(source: Path, target: Path, wanted: Conversion, step: Step) -> tuple
 
     Args:
         source: A data set as `duet.series.formats.read` takes it, or a series file.
-        target: A folder that does not exist yet or is empty; complete afterwards, or absent.
+        target: A folder that does not exist yet, is empty, or holds this very result; complete
+            afterwards, or absent.
         wanted: What to write.
         step: Told after each image.
 
@@ -118,19 +121,24 @@ def convert(source: Path, target: Path, wanted: Conversion, step: Step) -> tuple
         DataError: The source has errors, or objects would be lost and ``lossy`` is not set.
         DuetError: ``target`` holds files, or cannot be written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DuetError(
-            "already exists and is not empty", where=str(target), remedy="choose another folder"
-        )
+    written = any((target / name).is_file() for name in (DESCRIPTION, SERIES))
+    again = written and holds_links(target) == (wanted.transfer == "link")
+    if refuse_occupied(target, again=again):
+        wanted = replace(wanted, transfer="link")  # to compare with what is there, not to keep
     if is_series(source):
-        return _convert_series(source, target, wanted, step)
+        return _convert_series(source, target, wanted, step, again=again)
     reading = read(source, form=wanted.form, domain=source.stem, difficult=wanted.difficult)
     raise_problems(reading.problems, where=str(source))
     _check_renames(wanted, reading.data.labels)
     ready = _prepare(reading, locate(source, wanted.form)[0], wanted, ())
     _refuse_losses([ready], wanted)
-    with atomic_folder(target) as temporary:
+    with atomic_folder(target, again=again) as temporary:
         return (_write(ready, temporary, "", wanted, step),)
+
+
+def holds_links(folder: Path) -> bool:
+    """Tell whether a folder holds a link, at any depth."""
+    return any(path.is_symlink() for path in folder.rglob("*"))
 
 
 def is_series(source: Path) -> bool:
@@ -153,7 +161,7 @@ class _Ready:
 
 
 def _convert_series(
-    source: Path, target: Path, wanted: Conversion, step: Step
+    source: Path, target: Path, wanted: Conversion, step: Step, *, again: bool
 ) -> tuple[Converted, ...]:
     config = read_config(source)
     root = source.parent / config.root
@@ -178,14 +186,14 @@ def _convert_series(
         for key, reading in readings.items()
     }
     _refuse_losses(list(ready.values()), wanted)
-    with atomic_folder(target) as temporary:
+    with atomic_folder(target, again=again) as temporary:
         done = tuple(
             _write(one, temporary / folder, folder, wanted, step) for folder, one in ready.items()
         )
         places = [f"{folders[key]}/{DESCRIPTION}" for key in keys]
         document = _new_series(config, source, target, places, new)
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-        write_text(temporary / "series.yaml", text)
+        write_text(temporary / SERIES, text)
     return done
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch import nn
 from duet.errors import ModelError
 from duet.families.exportable import STAMP, ExportFacts
 from duet.families.ultralytics import engine
-from duet.files import refused_by_disk
+from duet.files import hidden_folder, refused_by_disk
 
 LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
 FORMS = ("pt", "onnx", "torchscript", "engine", "tflite", "openvino", "coreml")
@@ -53,8 +52,8 @@ class UltralyticsEngine:
             torch.save(checkpoint(self.stock(), facts), target)
             return
         # The exporter names its files after the checkpoint that it believes the model came from.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
-            made = self._export(form, Path(folder) / "model.duet-export", facts)
+        with hidden_folder(target) as folder:
+            made = self._export(form, folder / "model.duet-export", facts)
             os.replace(made, target)
 
     def open(self, path: Path) -> Callable[[torch.Tensor], Any]:
