@@ -724,6 +724,7 @@ def test_a_stopped_tool_leaves_nothing_and_a_killed_one_is_told(
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"] == "interrupted"
     assert nothing_left(out)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    (tmp_path / ".out-abcd1234").mkdir()
+    (tmp_path / ".out-4194303-abcd1234").mkdir()  # of a process that is not there
     assert run_tool(command, arguments) == 0
-    assert ".out-abcd1234 was left by a run that was killed" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert ".out-4194303-abcd1234 was left by a command that was killed" in told

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -80,6 +80,14 @@ def tell_leftovers(*targets: Path) -> None:
     from duet.leftovers import leftovers
 
     for path in (path for target in targets for path in leftovers(target)):
+        note(LEFT.format(path))
+
+
+def tell_leftovers_in(folder: Path, only: Collection[str] | None = None) -> None:
+    """Name what killed commands left in a folder; see `duet.leftovers.leftovers_below`."""
+    from duet.leftovers import leftovers_below
+
+    for path in leftovers_below(folder, only):
         note(LEFT.format(path))
 
 

@@ -58,8 +58,8 @@ def convert(source: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Write a data set, or all data sets of a series, in another format.
 
     SOURCE is a data.yaml, a folder in VOC's or COCO's layout, or a series.yaml. OUT must not exist,
-    or be what this command wrote before. Boxes, class ids and the order of the images stay exactly the same; what duet does not read
-    (outlines, poses, ...) is counted and not written.
+    or be what this command wrote before. Boxes, class ids and the order of the images stay exactly
+    the same; what duet does not read (outlines, poses, ...) is counted and not written.
     """
     from duet.series.convert import Conversion, is_series
     from duet.series.convert import convert as run

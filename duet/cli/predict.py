@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PLAIN_EVERY, counting, emit, json_option, note, trust_option
+from duet.cli.common import (
+    PLAIN_EVERY,
+    counting,
+    emit,
+    json_option,
+    note,
+    tell_leftovers_in,
+    trust_option,
+)
 from duet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -177,6 +185,7 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
     images, out = find_images(source), job.folder
     if out is not None:
         check_out(out, images)
+        tell_leftovers_in(out)
     detector = load(model, job.device, trust=job.trust)
     if job.dry_run:
         plan = _plan(detector, out) | {"images": [str(path) for path in images.paths]}
@@ -212,6 +221,7 @@ def _predict_stream(model: Path, place: Place, job: Job) -> None:
     out = job.folder
     if out is not None:
         check_new(out)
+        tell_leftovers_in(out)
     options = Options(job.conf, job.iou, job.track, job.newest, job.frames, job.seconds)
     retry = Retry(attempts=job.max_retries, give_up_after=job.give_up_after)
     detector = load(model, job.device, trust=job.trust)

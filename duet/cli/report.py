@@ -22,16 +22,14 @@ def report(run: Path, as_json: bool) -> None:
 
     Reads RUN/results.json and nothing else, computes no metric, and replaces an earlier report.
     """
-    from duet.cli.common import LEFT, note
+    from duet.cli.common import tell_leftovers_in
     from duet.files import OWN
-    from duet.leftovers import leftovers_below
     from duet.report.markdown import write_report
     from duet.report.results import load_results
     from duet.report.tables import summary_table
     from duet.report.words import answer
 
-    for leftover in leftovers_below(run, only=OWN):
-        note(LEFT.format(leftover))
+    tell_leftovers_in(run, only=OWN)
     path = write_report(run)
     results = load_results(run)
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PLAIN_EVERY, emit, json_option, note
+from duet.cli.common import PLAIN_EVERY, emit, json_option, note, tell_leftovers
 from duet.cli.main import LazyGroup
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def get(
             result = {"schema": 1, "path": str(target), "url": None, "part_bytes": 0}
             emit(result, as_json, lambda: f"{file}: would be checked; no network")
             return
+        if folder is not None:
+            tell_leftovers(folder / file.name)
         _tell(take_local(file, folder=folder, sha256=expected), weights, as_json)
         return
     plan = plan_fetch(
@@ -115,6 +117,7 @@ def get(
     if dry_run:
         emit({"schema": 1, **plan.as_dict()}, as_json, lambda: _plan_text(plan))
         return
+    tell_leftovers(plan.target)
     with _downloading(row.name) as progress:
         fetched = fetch(plan, progress=progress)
     _tell(fetched, weights, as_json, row, manifest)

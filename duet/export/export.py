@@ -113,15 +113,14 @@ def export_detector(
         MissingExtraError: Packages for the form are not installed.
         DuetError: The file system refuses the write.
     """
-    step = progress if progress is not None else _silent
+    step, row = progress or _silent, resolve(form)
     detector = check_export(folder, target, form, dynamic=dynamic, overwrite=overwrite)
-    row, manifest = resolve(form), detector.manifest
     exportable = exportable_of(detector.state)
     facts = ExportFacts.of(
-        detector.state, exportable, image_size=manifest.image_size, licence=manifest.licence,
-        lineage=manifest.lineage, dynamic=dynamic,
+        detector.state, exportable, image_size=detector.manifest.image_size,
+        licence=detector.manifest.licence, lineage=detector.manifest.lineage, dynamic=dynamic,
     )  # fmt: skip
-    pictures = [read_image(path) for path in images] or sample_images(manifest.image_size)
+    pictures = [read_image(path) for path in images] or sample_images(facts.image_size)
     step(1, 3)
     with new_export(target, folder=row.folder) as temporary:
         try:
@@ -132,7 +131,7 @@ def export_detector(
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
         report = _report(detector, temporary, target, facts, row, parity, images)
-        _record(report)  # first: a file without its entry could not be told from somebody else's
+        _record(report)  # before the file: without an entry it could be somebody else's
     step(3, 3)
     return report
 
@@ -204,7 +203,7 @@ def _checked_on(images: Sequence[Path]) -> str | None:
 def whole_export(
     folder: Path, target: Path, form: str, *, images: Sequence[Path] = (), dynamic: bool = False
 ) -> dict[str, Any] | None:
-    """Return the entry of `parity.json` about an export that is there already; None if there is none.
+    """Return the entry of `parity.json` about an export that is there already, or None.
 
     It was made of this detector in this form, compared on these images, and not changed since.
 
