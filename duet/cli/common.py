@@ -91,6 +91,18 @@ def tell_leftovers_in(folder: Path, only: Collection[str] | None = None) -> None
         note(LEFT.format(path))
 
 
+def tell_changed(run: Path) -> None:
+    """Warn of a run whose results are not those that it wrote."""
+    from duet.report.results import RESULTS_FILE
+    from duet.report.seal import was_changed
+
+    if was_changed(run / RESULTS_FILE):
+        note(
+            f"warning: {run / RESULTS_FILE} was changed since the run wrote it; the same "
+            "`duet run` writes it anew"
+        )
+
+
 @contextmanager
 def writing(out: Path, *, overwrite: bool = False) -> Iterator[None]:
     """Name what killed commands left beside ``out``; say it if it held this very result before.

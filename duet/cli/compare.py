@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from duet.cli.common import emit, json_option, note, tell_leftovers
+from duet.cli.common import emit, json_option, note, tell_changed, tell_leftovers
 from duet.errors import ConfigError
 
 EPILOG = """\b
@@ -57,7 +57,10 @@ def compare(
 
     if out is not None:
         _check_page(out)
-    found = rank(find_runs(runs), metric=metric, bootstrap=bootstrap, seed=seed, force=force)
+    known = find_runs(runs)
+    for run in known:
+        tell_changed(run.folder)
+    found = rank(known, metric=metric, bootstrap=bootstrap, seed=seed, force=force)
     if out is not None:
         tell_leftovers(out)
         write_text(out, as_markdown(found))

@@ -22,7 +22,7 @@ def report(run: Path, as_json: bool) -> None:
 
     Reads RUN/results.json and nothing else, computes no metric, and replaces an earlier report.
     """
-    from duet.cli.common import tell_leftovers_in
+    from duet.cli.common import tell_changed, tell_leftovers_in
     from duet.files import OWN
     from duet.report.markdown import write_report
     from duet.report.results import load_results
@@ -32,6 +32,7 @@ def report(run: Path, as_json: bool) -> None:
     tell_leftovers_in(run, only=OWN)
     path = write_report(run)
     results = load_results(run)
+    tell_changed(run)
     if as_json:
         summary = {
             "schema": 1,

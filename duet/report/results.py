@@ -23,6 +23,7 @@ from duet.evaluation.matrix import StageMatrix
 from duet.files import read_json, write_json, write_text
 from duet.report.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
 from duet.report.published import PublishedEntry
+from duet.report.seal import SEAL, seal_of
 
 if TYPE_CHECKING:  # merging imports torch; a report must not
     from duet.merging.trace import MergeTrace
@@ -347,7 +348,8 @@ def save_results(run_folder: Path, results: Results) -> Path:
 
     path = run_folder / RESULTS_FILE
     write_text(run_folder / CSV_FILE, results_csv(results))
-    write_json(path, results.model_dump(mode="json"))
+    document = results.model_dump(mode="json")
+    write_json(path, {**document, SEAL: seal_of(document)})
     return path
 
 
@@ -378,4 +380,5 @@ def load_results(run_folder: Path) -> Results:
             where=str(path),
             remedy="use the duet version that wrote it, or run the series again",
         )
-    return parse_config(Results, data, where=str(path))
+    content = {key: value for key, value in data.items() if key != SEAL}
+    return parse_config(Results, content, where=str(path))
