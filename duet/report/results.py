@@ -23,7 +23,8 @@ from duet.evaluation.matrix import StageMatrix
 from duet.files import read_json, write_json, write_text
 from duet.report.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
 from duet.report.published import PublishedEntry
-from duet.report.seal import SEAL, seal_of
+from duet.report.seal import seal_of
+from duet.sealed import SEAL
 
 if TYPE_CHECKING:  # merging imports torch; a report must not
     from duet.merging.trace import MergeTrace
