@@ -86,10 +86,8 @@ def assemble(
     outcomes: Sequence[MethodOutcome],
     references: Sequence[Reference],
     pictures: Sequence[schema.GalleryImage],
-    *,
-    date: str,
-    tell: Tell,
-) -> schema.Results:
+    *, date: str, tell: Tell,
+) -> schema.Results:  # fmt: skip
     """Return everything that a report needs; ``tell`` hears of damaged measurements."""
     main = outcomes[0].method
     domains = [domain_of(plan.series, name) for name in plan.series.domains]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from duet.errors import ModelError
 from duet.families.table import resolve_family, resolve_roles
 from duet.files import relative_path
-from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage
+from duet.increments.manifest import (
+    DetectorManifest,
+    IncrementManifest,
+    Lineage,
+    read_any_manifest,
+)
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, save_detector, save_increment
 from duet.recipes.recipe import Entry, Recipe
@@ -89,7 +97,7 @@ def keep_stage(
     if method.old_part == "kept":
         kind: Literal["base", "increment"] = "increment" if previous else "base"
         item = _increment_file(setting, method, result, len(lineage), previous, kind)
-        saved = save_increment(increment, item, overwrite=True)
+        saved = save_increment(_vacate(setting, increment), item, overwrite=True)
         merge = _merge_config(method) if previous else None
         lineage = (
             *lineage, Lineage(increment=saved.name, manifest=saved.fingerprint(), merge=merge)
@@ -103,7 +111,9 @@ def keep_stage(
         recipe=_recipe(setting, method, lineage, increment.parent, detector),
     )
     traces = (result.trace,) if result.trace is not None else ()
-    save_detector(detector, result.merged, manifest, traces=traces, overwrite=True)
+    save_detector(
+        _vacate(setting, detector), result.merged, manifest, traces=traces, overwrite=True
+    )
     return Kept(increment, detector, tuple(lineage))
 
 
@@ -111,8 +121,25 @@ def keep_independent(folder: Path, setting: Setting, method: Method, result: Sta
     """Write `increments/<method>/<name>` of a stage that was trained from θ_0 alone."""
     target = folder / "increments" / method.name / result.increment.name
     item = _increment_file(setting, method, result, 0, None, "independent")
-    save_increment(target, item, overwrite=True)
+    save_increment(_vacate(setting, target), item, overwrite=True)
     return target
+
+
+def _vacate(setting: Setting, folder: Path) -> Path:
+    """Return ``folder``; if it has lost its manifest, what it holds is set aside, with a word."""
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            read_any_manifest(folder)
+        except ModelError as error:
+            aside = next(
+                path
+                for number in itertools.count(1)
+                if not (path := folder.with_name(f"damaged-{number}-{folder.name}")).exists()
+            )
+            os.replace(folder, aside)
+            note = f"{folder}: {error.what}; written anew, what was there is now {aside.name}"
+            setting.lab.listen(folder.name, {"note": note})
+    return folder
 
 
 def _recipe(

@@ -122,6 +122,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
                 where=str(out),
                 remedy="use `duet base` for the first increment",
             )
+        _require_whole(models)
         done = [_manifest(out, method, path) for path in models]
         last = load_detector(models[-1])
         rules = resolve_roles(setting.family)
@@ -155,26 +156,30 @@ def _locked(out: Path, setting: Setting) -> Iterator[None]:
 
 
 def kept_models(out: Path, method: Method) -> list[Path]:
-    """Return the detector folders of a method, oldest first.
+    """Return the detector folders of a method, oldest first; one may be damaged or be missing."""
+    folder = out / "models" / method.name
+    found = [path for path in folder.glob("*") if re.match(r"\d+-", path.name) and path.is_dir()]
+    return sorted(found, key=_number)
+
+
+def _number(model: Path) -> int:
+    return int(model.name.split("-", 1)[0])
+
+
+def _require_whole(models: list[Path]) -> None:
+    """Refuse a chain with a gap: what is learned on top of it would not fit.
 
     Raises:
-        ModelError: One is missing in between: what was learned on top of it would not fit.
+        ModelError: A stage is missing, or its folder has no manifest.
     """
-    folder = out / "models" / method.name
-    found = {
-        int(match[1]): path
-        for path in folder.glob("*")
-        if (match := re.match(r"(\d+)-", path.name)) and path.is_dir()
-    }
-    for number in range(1, max(found, default=0) + 1):
-        if number not in found or not (found[number] / MANIFEST).is_file():
+    for number, model in enumerate(models, start=1):
+        if _number(model) != number or not (model / MANIFEST).is_file():
             raise ModelError(
                 f"the detector of stage {number} is missing or has no {MANIFEST}",
-                where=str(found.get(number, folder)),
+                where=str(model),
                 remedy="give the command of that stage again: what was trained is kept, and its "
                 "folder is written anew",
             )
-    return [found[number] for number in sorted(found)]
 
 
 def _increment(out: Path, method: Method, model: Path) -> Path:
