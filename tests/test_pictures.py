@@ -257,6 +257,22 @@ def test_damaged_files_are_problems_or_the_same_for_all(tmp_path: Path) -> None:
             assert read_image(path).shape[:2] == (facts.height, facts.width), path
 
 
+def test_formats_that_are_programs_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"  # Pillow has Ghostscript run what an EPS says
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n%%EOF\n")
+    Image.init()
+    opened: list[object] = []
+    accept = Image.OPEN["EPS"][1]
+    monkeypatch.setitem(Image.OPEN, "EPS", (lambda *source: opened.append(source), accept))
+    for verify in ("header", "full"):
+        problem = inspect_images([path], verify=verify)[path].problem  # type: ignore[arg-type]
+        assert problem is not None
+        assert "OpenCV" in problem.what
+    assert opened == []
+
+
 # -- more than 8 bits ------------------------------------------------------------------------------
 
 

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+LOADABLE = (
+    "JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM", "SUN",
+)  # fmt: skip
+"""Pillow's names of the formats that OpenCV loads. Others are not even opened: EPS is a program."""
+
+
 class NoImageError(Exception):
-    """A file is no image at all; the message is the reason."""
+    """A file is no image that a detector could load; the message is the reason."""
 
 
 def open_image(source: Any) -> Any:
@@ -29,22 +35,28 @@ def open_image(source: Any) -> Any:
 
     Args:
         source: An open binary file.
+
+    Raises:
+        NoImageError: Its content has none of these formats.
     """
     from PIL import Image
 
     prefix = source.read(16)
-    for load_plugins in (Image.preinit, Image.init):
+    for load_plugins in (Image.preinit, Image.init):  # the usual formats, all formats
         load_plugins()
-        for name in list(Image.ID):
-            factory, accept = Image.OPEN[name]
+        for name in LOADABLE:
+            factory, accept = Image.OPEN.get(name, (None, None))
             try:
-                if accept is None or accept(prefix) is True:
+                if factory is not None and accept is not None and accept(prefix) is True:
                     source.seek(0)
                     return factory(source, "")
             except (SyntaxError, IndexError, TypeError, struct.error):
                 continue  # not this format after all
             except Image.DecompressionBombError:  # WebP's reader asks for the limit by itself
                 return _without_pillow(source, name)
+    for name, (_, accept) in list(Image.OPEN.items()):
+        if name not in LOADABLE and accept is not None and accept(prefix) is True:
+            raise NoImageError(f"OpenCV, which loads images for detectors, cannot read {name}")
     raise NoImageError("its content is no image format")
 
 
