@@ -5,6 +5,7 @@ Two ways to fit: `letterbox` keeps the aspect ratio and pads (YOLO), `stretch` d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ def read_image(path: Path) -> Image:
         DataError: The file is gone, is no readable image, or is too large.
     """
     try:
+        if not os.path.isfile(path):  # a FIFO would be waited for
+            raise FileNotFoundError(2, "no such file")
         content = path.read_bytes()
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         raise DataError(
@@ -44,6 +47,28 @@ def read_image(path: Path) -> Image:
             remedy="restore the file, or take it out of the data",
         ) from failure
     return decode_image(content, where=str(path))
+
+
+def write_seen(path: Path, target: Path) -> None:
+    """Write an image so that every program shows it as a detector sees it.
+
+    Args:
+        path: An image.
+        target: With the suffix that `seen_suffix` returns for ``path``.
+
+    Raises:
+        DataError: ``path`` is not a readable image.
+    """
+    import cv2
+
+    image = read_image(path)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if target.suffix == ".jpg" else []
+    target.write_bytes(cv2.imencode(target.suffix, image, options)[1].tobytes())
+
+
+def seen_suffix(path: Path) -> str:
+    """Return the suffix for `write_seen`: photographs stay JPEG, all else is kept to the bit."""
+    return ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
 
 
 def decode_image(content: bytes, *, where: str, turned: bool = True) -> Image:

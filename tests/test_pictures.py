@@ -25,11 +25,11 @@ from factories_pictures import (
 )
 from factories_results import make_results
 from factories_series import make_dataset, make_series, write_image
-from PIL import Image
+from PIL import Image, ImageOps
 
 from duet.cli.data_check import check
 from duet.errors import DataError
-from duet.images import MOST_PIXELS, decode_image, read_groups, read_image
+from duet.images import MOST_PIXELS, decode_image, read_groups, read_image, seen_suffix, write_seen
 from duet.inference.sources import find_images
 from duet.orientation import orientation
 from duet.report.gallery import panes
@@ -326,5 +326,12 @@ def test_the_report_shows_what_the_detector_sees(tmp_path: Path, name: str) -> N
     plain = item.model_copy(update={"truths": (), "width": seen.shape[1], "height": seen.shape[0]})
     shown = panes(tmp_path, results, plain)[0]
     assert shown.shape[0] * seen.shape[1] == pytest.approx(shown.shape[1] * seen.shape[0], rel=0.01)
+    copy = tmp_path / f"copy{seen_suffix(tmp_path / name)}"
+    (tmp_path / name).write_bytes(content)
+    write_seen(tmp_path / name, copy)
+    with Image.open(copy) as opened:  # any other program's view
+        displayed = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    assert displayed.shape == seen.shape
+    assert np.abs(displayed.astype(int) - seen).mean() < 3
     small = np.asarray(Image.fromarray(shown).resize(seen.shape[1::-1], Image.Resampling.BOX))
     assert np.abs(small.astype(int) - seen).mean() < 3

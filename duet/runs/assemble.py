@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
 from duet.families.table import resolve_family
 from duet.files import atomic_path
+from duet.images import seen_suffix, write_seen
 from duet.report import results as schema
 from duet.report.published import PublishedEntry
 from duet.runs.chain import StageResult
@@ -262,13 +262,13 @@ def _telling(cut: Slice) -> list[int]:
 
 
 def _copied(plan: RunPlan, image: Path, number: int) -> str:
-    """Copy an image into the gallery and return its path there.
+    """Put an image into the gallery, as the detector sees it, and return its path there.
 
     The name is its number and its content: several folders hold a ``000.png``.
     """
-    name = f"gallery/{number:02d}-{image_sha256(image)[:12]}{image.suffix.lower()}"
+    name = f"gallery/{number:02d}-{image_sha256(image)[:12]}{seen_suffix(image)}"
     with atomic_path(plan.out / name) as temporary:
-        shutil.copyfile(image, temporary)
+        write_seen(image, temporary)
     return name
 
 
