@@ -247,6 +247,10 @@ def own_method(model: Any) -> None:
     model.model[0].forward = model.model[0].forward_fuse
 
 
+def other_function(model: Any) -> None:
+    model.model[23]._inference = nn.functional.relu
+
+
 def hooked(model: Any) -> None:
     model.model[3].register_forward_hook(nn.functional.relu)
 
@@ -276,7 +280,11 @@ def hooked(model: Any) -> None:
         pytest.param(
             lambda m: delattr(m.model[9], "m"), r"layer 'model\.9\.m' \(MaxPool2d\) is mis"
         ),
-        pytest.param(own_method, r"model\.0' has a method of its own"),
+        pytest.param(
+            own_method,
+            r"model\.0\.forward' is function forward_fuse, expected function forward of Conv",
+        ),
+        pytest.param(other_function, r"_inference' is function torch\.nn\.functional\.relu, exp"),
         pytest.param(hooked, r"model\.3' has _forward_hooks"),
     ],
 )

@@ -16,7 +16,15 @@ from typing import Any
 from torch import nn
 
 from duet.errors import ModelError
-from duet.increments.door.network import Layer, Network, as_data, plain, read_network
+from duet.increments.door.network import (
+    FUNCTION,
+    Layer,
+    Network,
+    as_data,
+    is_function,
+    plain,
+    read_network,
+)
 from duet.increments.door.values import told
 
 HARMLESS = frozenset(
@@ -71,21 +79,14 @@ def _first_difference(path: str, theirs: Layer, ours: Layer, module: nn.Module) 
     kind = RENAMED.get(theirs.kind, theirs.kind)
     if path and kind != ours.kind:
         return f"'{path}' is {kind}, expected {ours.kind}"
-    # An attribute of this name takes the place of the method.
-    if "forward" in theirs.own or "forward" in theirs.attributes:
-        return f"'{path}' has a method of its own"
     for name in sorted({**theirs.attributes, **ours.attributes}):
-        if name in HARMLESS or (not path and name not in OF_THE_NETWORK):
+        got = theirs.attributes.get(name, ADDED.get(ours.kind, {}).get(name))
+        settings = name in HARMLESS or (not path and name not in OF_THE_NETWORK)
+        if settings and not is_function(got):
             continue
-        if name in theirs.attributes:
-            got = theirs.attributes[name]
-        elif name in theirs.own:
-            return f"'{path}.{told(name)}' is no plain value"
-        else:
-            got = ADDED.get(ours.kind, {}).get(name)
         if name in ours.attributes:
             expected = ours.attributes[name]
-        elif hasattr(type(module), name):  # the file sets what is a constant of the class here
+        elif hasattr(type(module), name):  # the file sets what belongs to the class here
             expected = _constant(module, name)
         else:
             continue  # no code of this engine reads it
@@ -95,10 +96,12 @@ def _first_difference(path: str, theirs: Layer, ours: Layer, module: nn.Module) 
 
 
 def _constant(module: nn.Module, name: str) -> Any:
+    """Return what stands in the class: a constant, or its own method's name."""
+    value = getattr(module, name)
     try:
-        return plain(getattr(module, name))
+        return f"{FUNCTION}{name} of {type(module).__name__}" if callable(value) else plain(value)
     except ValueError:
-        return object()  # a method: nothing in a file is equal to it
+        return told(value)
 
 
 def _shown(value: Any) -> str:

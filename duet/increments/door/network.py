@@ -16,6 +16,9 @@ DEEPEST = 32
 MOST_ITEMS = 256
 """Numbers of one attribute, such as the wiring of a layer."""
 
+FUNCTION = "function "
+"""How the text begins that stands for a function or method, which may take another one's place."""
+
 _CHILDREN, _PARAMETERS, _BUFFERS = "_modules", "_parameters", "_buffers"
 
 
@@ -25,13 +28,12 @@ class Layer:
 
     Attributes:
         kind: Name of its class, without the module that defined it.
-        attributes: Plain attributes by name: scalars, and tuples of them.
-        own: Names of its attributes that are neither plain nor tensors nor layers.
+        attributes: Plain attributes by name: scalars, tuples of them, and functions as text that
+            begins with `FUNCTION`. Names with an underscore only where they are functions.
     """
 
     kind: str
     attributes: Mapping[str, Any]
-    own: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -124,24 +126,25 @@ def _require_no_hooks(stub: Stub, path: str, where: str) -> None:
 
 def _layer(stub: Stub) -> Layer:
     attributes: dict[str, Any] = {}
-    own = set()
     for name, value in stub.state.items():
-        if name.startswith("_") and name not in ("_qkv_same_embed_dim",):
-            continue
         try:
-            attributes[name] = plain(value)
+            found = plain(value)
         except ValueError:
-            if not isinstance(value, (torch.Tensor, dict, Stub)) or _is_method(value):
-                own.add(name)
-    return Layer(stub.kind, attributes, frozenset(own))
+            continue
+        if not name.startswith("_") or name == "_qkv_same_embed_dim" or is_function(found):
+            attributes[name] = found
+    return Layer(stub.kind, attributes)
 
 
-def _is_method(value: object) -> bool:
-    return isinstance(value, Stub) and value.path == "builtins.getattr"
+def is_function(value: object) -> bool:
+    """Tell whether an attribute of a `Layer` is a function or a method."""
+    return isinstance(value, str) and value.startswith(FUNCTION)
 
 
 def plain(value: Any) -> Any:
-    """Return a scalar, or (nested) tuples of scalars; a small tensor becomes its numbers.
+    """Return a scalar, or (nested) tuples of scalars.
+
+    A small tensor becomes its numbers, a function its name.
 
     Raises:
         ValueError: The value is of another kind, or too large.
@@ -159,6 +162,10 @@ def plain(value: Any) -> Any:
             return tuple(flatten(item, depth + 1) for item in one)
         if isinstance(one, torch.Tensor) and one.numel() <= left and one.dim() <= 1:
             return tuple(one.reshape(-1).tolist())
+        if isinstance(one, Global):
+            return FUNCTION + one.path
+        if isinstance(one, Stub) and one.path == "builtins.getattr":
+            return f"{FUNCTION}{one.state.get('name')}"
         raise ValueError("not plain")
 
     return flatten(value, 0)
@@ -187,10 +194,10 @@ def _as_data(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         known = next(known for known in (list, tuple, set, frozenset) if isinstance(value, known))
         return known(_as_data(item, done) for item in value)
-    kind = value if isinstance(value, type) or not hasattr(value, "__dict__") else type(value)
-    path = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', type(kind).__name__)}"
-    if kind is value:
-        return Global(path)
+    if hasattr(value, "__qualname__") or not hasattr(value, "__dict__"):  # classes and functions
+        kind = value if hasattr(value, "__qualname__") else type(value)
+        return Global(f"{kind.__module__}.{kind.__qualname__}")
+    path = f"{type(value).__module__}.{type(value).__qualname__}"
     stub = Stub(path)
     done[id(value)] = stub, value
     stub.state.update((name, _as_data(item, done)) for name, item in vars(value).items())
