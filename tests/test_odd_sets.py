@@ -318,6 +318,17 @@ def test_nothing_to_evaluate_on_is_one_error(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("path", "told"), [(".", 1), ("../d", 1), (None, 0), ("", 0), ("/", 0)])
+def test_a_relative_path_is_noted(tmp_path: Path, path: str | None, told: int) -> None:
+    make_dataset(tmp_path / "d", names=["cat"], extra={"path": path})
+    if path == "/":
+        make_dataset(tmp_path / "d", names=["cat"], extra={"path": str(tmp_path / "d")})
+    increments = [{"domain": "d", "data": "d", "classes": ["cat"]}]
+    document = checked(make_series(tmp_path, increments))
+    assert document["ok"]
+    assert len(found(document, "data.path")) == told
+
+
 # -- globs -----------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,8 @@ from duet.archives.plan import Folder, Place
 from duet.archives.report import SetReport
 from duet.archives.sets import DataSet
 from duet.errors import DataError, DuetError
+from duet.series.decoding import open_image
+from duet.series.images import upright_size
 from duet.series.problems import Problem, error, listing
 
 Step = Callable[[str, int, int], None]
@@ -182,14 +184,12 @@ def _add(report: SetReport, found: Labels) -> None:
 
 
 def _image_size(content: bytes) -> tuple[int, int] | None:
-    """Return ``(width, height)`` in pixels from the header, or None."""
-    from PIL import Image
-
+    """Return ``(width, height)`` in pixels from the header, as detectors see it, or None."""
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            size: tuple[int, int] = image.size
-            return size
-    except Exception:  # Pillow's readers raise OSError, SyntaxError, DecompressionBombError, ...
+        with open_image(io.BytesIO(content)) as image:
+            known = image.format in ("JPEG", "MPO", "PNG")
+            return upright_size(image.size, content) if known else None
+    except Exception:  # Pillow's readers raise OSError, SyntaxError, struct.error, ...
         return None
 
 

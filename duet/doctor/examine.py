@@ -12,6 +12,7 @@ from duet.doctor.balance import balance_problems
 from duet.doctor.boxes import box_problems
 from duet.doctor.duplicates import Copy, exact_copies, near_duplicates, near_problems
 from duet.doctor.pairs import pair_problems
+from duet.doctor.paths import path_problems
 from duet.doctor.suffixes import suffix_problems
 from duet.series.images import thumbnails
 from duet.series.model import Series
@@ -91,5 +92,7 @@ def _data_problems(
         form = forms.get(source)
         if form is not None:
             yield from pair_problems(data, form, broken)
+        if form == "yolo":
+            yield from path_problems(data)
         yield from box_problems(data, overshoots=form == "yolo")
         yield from suffix_problems(data)

@@ -212,8 +212,7 @@ def _facts(image: Any, content: Content, path: Path) -> ImageFacts:
     width, height = image.size
     _refuse_size(width, height)
     if image.format in _READ_ALIKE:
-        swapped = orientation(content) in _QUARTER_TURNS
-        return ImageFacts(height, width) if swapped else ImageFacts(width, height)
+        return ImageFacts(*upright_size((width, height), content))
     try:
         height, width = decode_image(bytes(content), where=str(path)).shape[:2]
     except DataError:
@@ -223,6 +222,11 @@ def _facts(image: Any, content: Content, path: Path) -> ImageFacts:
         reason = f"OpenCV does not turn this {image.format} upright, other programs do"
         return _unreadable(path, reason, "save it upright, as PNG")
     return ImageFacts(width, height)
+
+
+def upright_size(size: tuple[int, int], content: Content) -> tuple[int, int]:
+    """Return width and height in pixels, as detectors see them, of pixels that may lie."""
+    return size[::-1] if orientation(content) in _QUARTER_TURNS else size
 
 
 def _refuse_size(width: int, height: int) -> None:
