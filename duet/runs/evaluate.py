@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from duet.errors import DataError, DuetError
+from duet.errors import DataError, DuetError, did_you_mean
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
 from duet.families.table import resolve_family
@@ -96,10 +96,11 @@ def require_split(series: Series, split: str) -> None:
         DataError: Names all data sets without it.
     """
     sources = {item.data.source: item.data for item in series.increments}
-    missing = [str(path) for path, data in sources.items() if split and split not in data.splits]
-    if missing:
+    missing = {path: data for path, data in sources.items() if split not in data.splits}
+    if split and missing:
+        hint = did_you_mean(split, [name for data in missing.values() for name in data.splits])
         raise DataError(
-            f"no split '{split}' in {', '.join(missing)}",
+            f"no split '{split}'{hint} in {', '.join(map(str, missing))}",
             where="--split",
             remedy="leave it out: each data set is then evaluated on test if it has one, else val",
         )
