@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -336,19 +336,23 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def refuse_links(folder: Path) -> None:
+def refuse_links(folder: Path, names: Iterable[str] = OWN) -> None:
     """Check that no folder in a folder of results leads out of it.
 
     The folder itself may be a link of the user's, say to a larger disk. A link inside may have
     been left there by somebody else, to have duet overwrite what it leads to. Links to files do no
     harm: results are new files that take their names.
 
+    Args:
+        folder: Of results.
+        names: What duet writes in it.
+
     Raises:
-        DuetError: The lock file, one of `OWN` in ``folder``, or a folder in them, is a link.
+        DuetError: The lock file, one of ``names``, or a folder in them, is a link.
     """
     lock = folder / LOCK
     links = [lock] if lock.is_symlink() or (lock.is_file() and lock.stat().st_nlink > 1) else []
-    for top in (folder / name for name in OWN):
+    for top in (folder / name for name in names):
         below = (Path(place, name) for place, names, _ in os.walk(top) for name in names)
         links += [path for path in (top, *below) if _is_link(path)]
     if links:

@@ -510,6 +510,20 @@ def test_a_disk_that_fills_up_during_training(
         assert not list(place.out.glob("lab/*/checkpoint.pt"))
 
 
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "openvino", "pt"])
+def test_a_disk_that_is_full_at_an_export(
+    capsys: pytest.CaptureFixture[str], place: Place, form: str
+) -> None:
+    out = place.out
+    with make.mounted(out, "size=3m"):
+        target = out / "folder" if form == "openvino" else out / f"model.{form}"
+        line = ("export", place.model, "--to", form, "--out", target, "--json")
+        done = make.duet_here(capsys, *line)
+        assert (done.code, done.out) == (1, ""), done.err
+        assert "cannot write" in done.error()["message"], done.err
+        assert make.listing(out) == {}
+
+
 @pytest.mark.parametrize("command", ["run", "merge"])
 def test_a_file_size_limit_is_told_like_a_full_disk(
     capsys: pytest.CaptureFixture[str], place: Place, command: str

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from factories_compare import write_run
 
-from duet.errors import DuetError
+from duet.errors import DataError, DuetError
+from duet.families.ultralytics import engine
 from duet.files import (
     LOCK,
     OWN,
@@ -21,7 +23,11 @@ from duet.files import (
     vacated,
     write_text,
 )
+from duet.inference.predict import make_out
 from duet.inference.saving import JsonLines
+from duet.report.figures import styled
+from duet.report.markdown import write_report
+from duet.runs import worker
 from duet.weights import transfer
 
 posix = pytest.mark.skipif(os.name == "nt", reason="rights and links of POSIX")
@@ -160,3 +166,66 @@ def test_a_refusal_of_the_disk_is_told_for_files_and_folders(tmp_path: Path) -> 
             raise RuntimeError("PytorchStreamWriter failed writing") from OSError(errno.ENOSPC, "")
         assert caught.value.exit_code == 1
         assert list(tmp_path.iterdir()) == []
+
+
+@posix
+def test_a_settings_folder_that_others_may_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine believes its settings, and runs its launch files from there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = engine._config_folder()
+    assert own.is_relative_to(tmp_path)
+    own.chmod(0o777)
+    fresh = engine._config_folder()
+    assert not fresh.is_relative_to(tmp_path / "cache")
+    assert rights(fresh) == 0o700
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert engine._config_folder() not in (own, fresh)
+
+
+@posix
+def test_reports_and_predictions_follow_no_link_out_of_their_folder(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = write_run(tmp_path / "run")
+    (run / "plots").symlink_to(elsewhere)
+    with pytest.raises(DuetError, match="plots is one"):
+        write_report(run)
+    (run / "seen").mkdir()
+    (run / "seen" / "photos").symlink_to(elsewhere)
+    with pytest.raises(DuetError, match="photos is one"):
+        make_out(run / "seen")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_drawing_goes_by_no_settings_of_the_working_folder() -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30}):
+        with styled():
+            assert not matplotlib.rcParams["text.usetex"]
+            assert matplotlib.rcParams["font.size"] < 30
+        assert matplotlib.rcParams["text.usetex"]
+
+
+def test_an_image_that_vanishes_in_training_is_a_matter_of_the_data(tmp_path: Path) -> None:
+    gone = tmp_path / "images" / "gone.jpg"
+    for error in (
+        worker._explained(FileNotFoundError(errno.ENOENT, "no", str(gone)), tmp_path / "job"),
+        worker._without_traceback(DataError(LOADER)),
+    ):
+        assert error.exit_code == 3
+        assert "Traceback" not in str(error)
+        assert "gone.jpg" in str(error)
+    full = worker._explained(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "job")
+    assert full.exit_code == 1
+
+
+LOADER = """Caught DataError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "fetch.py", line 54, in fetch
+    data = [self.dataset[idx] for idx in possibly_batched_index]
+duet.errors.DataError: images/gone.jpg: not a readable image; replace or remove the file
+"""

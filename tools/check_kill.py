@@ -179,8 +179,7 @@ def duration(run: Path) -> float:
 
 def entry(words: list[str], out: Path) -> list[str]:
     """Return the command that runs the command line with this Python."""
-    start = [sys.executable, "-c", "from duet.cli.main import main; main()"]
-    return [*start, *words, "--out", str(out)]
+    return [str(Path(sys.executable).with_name("duet")), *words, "--out", str(out)]
 
 
 def strike(command: list[str], out: Path, kind: str, after: float, grace: float) -> Blow | None:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from duet.detections import Detections
 from duet.errors import ConfigError, DuetError
-from duet.files import atomic_path, read_json, write_json
+from duet.files import atomic_path, read_json, refuse_links, write_json
 from duet.images import Image, read_groups
 from duet.inference.annotate import annotate
 from duet.inference.detector import LoadedDetector, check_thresholds
@@ -189,10 +189,11 @@ def make_out(out: Path) -> None:
     """Make the folder and write to it once: a refusal must not come after an hour of detecting.
 
     Raises:
-        DuetError: The file system refuses.
+        DuetError: The file system refuses, or a folder in it is a link.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        refuse_links(out, [entry.name for entry in out.iterdir() if entry.is_dir()])
         with tempfile.NamedTemporaryFile(dir=out):
             pass
     except OSError as error:

@@ -6,8 +6,9 @@ carries a number, a shape or a place. Figures are built without pyplot, so no gl
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,17 +65,29 @@ def figures(results: Results) -> dict[str, Callable[[Results], Figure]]:
     return known
 
 
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draw in duet's style, whatever a `matplotlibrc` says.
+
+    Matplotlib reads one from the working folder, where a stranger's may lie; it can start LaTeX.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
 def save_figure(figure: Figure, target: Path) -> None:
     """Write one figure; the suffix (.png or .svg) chooses the format.
 
     Raises:
         DuetError: The file cannot be written.
     """
-    import matplotlib
-
     # Neither a date nor a version string: the bytes depend on the picture alone.
     metadata = {"Date": None} if target.suffix == ".svg" else {"Software": None}
-    with matplotlib.rc_context(dict(_STYLE)), atomic_path(target) as temporary:
+    with styled(), atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=144, metadata=metadata)
 
 
@@ -227,11 +240,10 @@ def figure_grid(
     rows: int, columns: int, *, width: float, height: float, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure (inches) and its axes, row by row."""
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(dict(_STYLE)):
+    with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False, **options)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from duet.files import write_text
+from duet.files import refuse_links, write_text
 from duet.report import tables, words
-from duet.report.figures import figures, save_figure
+from duet.report.figures import figures, save_figure, styled
 from duet.report.gallery import gallery_figure, missing_images
 from duet.report.results import CSV_FILE, RESULTS_FILE, Results, load_results
 from duet.report.tables import Table
@@ -34,11 +34,13 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         DataError: There is no usable `results.json`, or a gallery file is not an image.
         ConfigError: `results.json` does not follow the schema.
-        DuetError: The folder cannot be written.
+        DuetError: The folder cannot be written, or holds a link where duet writes.
     """
     results = load_results(run_folder)
-    plots = _write_figures(run_folder, results)
-    gallery = _write_gallery(run_folder, results)
+    refuse_links(run_folder)
+    with styled():
+        plots = _write_figures(run_folder, results)
+        gallery = _write_gallery(run_folder, results)
     if gallery:
         plots["gallery"] = f"{PLOTS}/gallery.png"
     missing = missing_images(run_folder, results)

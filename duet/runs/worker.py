@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -180,13 +181,22 @@ def main(job: str, parent: int) -> int:
     try:
         resolve_family(read_job(folder).family).train(folder, send)
     except DuetError as error:
-        send(error.as_dict())
-        return error.exit_code
+        failure = _without_traceback(error)
+        send(failure.as_dict())
+        return failure.exit_code
     except OSError as error:
         failure = _explained(error, folder)
         send(failure.as_dict())
         return failure.exit_code
     return 0
+
+
+def _without_traceback(error: DuetError) -> DuetError:
+    """Return an error that torch hands over from a loading process, without where it was raised."""
+    found = re.match(
+        r"Caught \w+ in DataLoader worker process.*\n[\w.]+Error: (.*)", error.what, re.S
+    )
+    return type(error)(found[1].strip(), where=error.where) if found else error
 
 
 def _explained(error: OSError, folder: Path) -> DuetError:
