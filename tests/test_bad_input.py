@@ -516,7 +516,7 @@ def test_a_disk_that_is_full_at_an_export(
 ) -> None:
     out = place.out
     with make.mounted(out, "size=3m"):
-        target = out / "folder" if form == "openvino" else out / f"model.{form}"
+        target = out / "model_openvino_model" if form == "openvino" else out / f"model.{form}"
         line = ("export", place.model, "--to", form, "--out", target, "--json")
         done = make.duet_here(capsys, *line)
         assert (done.code, done.out) == (1, ""), done.err

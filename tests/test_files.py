@@ -12,6 +12,7 @@ import pytest
 from factories_compare import write_run
 
 from duet.errors import DataError, DuetError
+from duet.export.placing import new_export
 from duet.families.ultralytics import engine
 from duet.files import (
     LOCK,
@@ -229,3 +230,14 @@ Original Traceback (most recent call last):
     data = [self.dataset[idx] for idx in possibly_batched_index]
 duet.errors.DataError: images/gone.jpg: not a readable image; replace or remove the file
 """
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_disk_too_full_for_an_export_is_told_before_it_is_written(
+    folder: bool, tmp_path: Path
+) -> None:
+    """Torch would end the process where it cannot write."""
+    refused = pytest.raises(DuetError, match="No space left")
+    with refused, new_export(tmp_path / "model", folder=folder, room=1 << 60):
+        pytest.fail("nothing may be written")
+    assert list(tmp_path.iterdir()) == []

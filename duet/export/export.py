@@ -122,7 +122,7 @@ def export_detector(
     )  # fmt: skip
     pictures = [read_image(path) for path in images] or sample_images(facts.image_size)
     step(1, 3)
-    with new_export(target, folder=row.folder) as temporary:
+    with new_export(target, folder=row.folder, room=_room(detector.state)) as temporary:
         try:
             writer(row).write(exportable, temporary, facts)
             step(2, 3)
@@ -134,6 +134,12 @@ def export_detector(
         _record(report)  # before the file: without an entry it could be somebody else's
     step(3, 3)
     return report
+
+
+def _room(state: DetectorState) -> int:
+    """Return the bytes that a file of a detector needs, with a quarter more than its tensors."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.to_tensors().values())
+    return size + size // 4
 
 
 def _compare(

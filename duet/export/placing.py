@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +18,15 @@ _OWN = (METADATA, "Manifest.json")
 
 
 @contextlib.contextmanager
-def new_export(target: Path, *, folder: bool) -> Iterator[Path]:
+def new_export(target: Path, *, folder: bool, room: int = 0) -> Iterator[Path]:
     """Yield a temporary file or folder that becomes ``target`` when the block succeeds.
 
     An older file or exported folder is replaced; until then it is untouched.
+
+    Args:
+        target: What to write.
+        folder: Whether it is a folder.
+        room: Bytes that must be free: torch ends the whole process where it cannot write.
 
     Raises:
         ConfigError: ``target`` is a folder that no exporter wrote.
@@ -27,10 +34,12 @@ def new_export(target: Path, *, folder: bool) -> Iterator[Path]:
     """
     if not folder:
         with atomic_path(target) as temporary:
+            _require(room, temporary)
             yield temporary
         return
     if not target.is_dir() or not any(target.iterdir()):
         with atomic_folder(target) as temporary:
+            _require(room, temporary)
             yield temporary
         return
     # A mistyped path must not delete somebody's data.
@@ -43,6 +52,7 @@ def new_export(target: Path, *, folder: bool) -> Iterator[Path]:
     try:
         with hidden_folder(target) as stage:
             with atomic_folder(stage / "new") as temporary:
+                _require(room, temporary)
                 yield temporary
             os.replace(target, stage / "old")
             try:
@@ -56,3 +66,8 @@ def new_export(target: Path, *, folder: bool) -> Iterator[Path]:
             where=str(target),
             remedy="free some disk space or choose another folder; the old one is untouched",
         ) from error
+
+
+def _require(room: int, place: Path) -> None:
+    if shutil.disk_usage(place.parent).free < room:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
