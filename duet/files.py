@@ -7,6 +7,7 @@ whatever had its name. New files and folders get the rights that the user's umas
 from __future__ import annotations
 
 import contextlib
+import errno
 import filecmp
 import hashlib
 import json
@@ -220,6 +221,25 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n")
 
 
+def require_file(path: Path) -> None:
+    """Refuse what is no regular file before it is opened: a FIFO or a device may never end.
+
+    Raises:
+        OSError: There is nothing, or a folder, a FIFO or a device; the message says it.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "neither a file nor a folder; it may never end", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file; raises as `require_file`."""
+    require_file(path)
+    return path.read_bytes()
+
+
 def read_json(
     path: Path,
     *,
@@ -240,7 +260,7 @@ def read_json(
             deeper than `JSON_DEPTH`, holds halves of characters, or is not ``expected``.
     """
     try:
-        return parse_json(path.read_bytes(), expected=expected)
+        return parse_json(read_bytes(path), expected=expected)
     except OSError as found:
         told = f"cannot read: {found.strerror or found}"
     except ValueError as found:
@@ -298,6 +318,7 @@ def _require_shallow(value: Any) -> None:
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
+    require_file(path)
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)

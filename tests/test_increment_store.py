@@ -484,6 +484,18 @@ def test_overwrite_never_deletes_other_peoples_folders(tmp_path: Path) -> None:
     assert (tmp_path / "photos" / "cat.jpg").exists()
 
 
+def test_a_detector_never_replaces_an_increment_nor_the_reverse(tmp_path: Path) -> None:
+    state = make_state()
+    save_increment(tmp_path / "i", make_increment())
+    save_detector(tmp_path / "d", state, manifest_of(state))
+    with pytest.raises(DuetError, match="this is an increment folder"):
+        save_detector(tmp_path / "i", state, manifest_of(state), overwrite=True)
+    with pytest.raises(DuetError, match="this is a detector folder"):
+        save_increment(tmp_path / "d", make_increment(), overwrite=True)
+    assert load_increment(tmp_path / "i").manifest.name == "comic"
+    assert load_detector(tmp_path / "d").state.labels.names == ("bird", "cat", "dog")
+
+
 def test_overwrite_works_without_the_exchange_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

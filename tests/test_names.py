@@ -98,7 +98,7 @@ def test_a_manifest_of_another_program_is_not_ours_to_replace(
     (tmp_path / "manifest.json").write_text(manifest)
     with (
         pytest.raises(DuetError, match="not a folder that duet wrote"),
-        new_folder(tmp_path, overwrite=True),
+        new_folder(tmp_path, "duet-detector", overwrite=True),
     ):
         pass
     assert (tmp_path / "manifest.json").read_text() == manifest
@@ -119,7 +119,7 @@ def test_what_people_keep_in_a_folder_of_ours_stays(
     (target / "trace.json").write_text("ours, of the old one")
     about = {"format": "duet-detector", "files": {"trace.json": CLASS}}
     (target / "manifest.json").write_text(json.dumps(about))
-    with new_folder(target, overwrite=True) as fresh:
+    with new_folder(target, "duet-detector", overwrite=True) as fresh:
         (fresh / "manifest.json").write_text("new")
     assert (target / "manifest.json").read_text() == "new"
     assert (target / "export" / "model.onnx").read_text() == "exported"

@@ -22,7 +22,7 @@ from duet.emoji.plan import Plan, Progress, check
 from duet.emoji.vocabulary import FOCI, MAIN, Variants
 from duet.emoji.vocabulary import PRETRAINING as PRETRAINING_CLASSES
 from duet.errors import DataError, together
-from duet.files import atomic_folder, sha256_json
+from duet.files import atomic_folder, read_json, sha256_json
 
 STAMP = "emoji.json"
 _WEATHER = ("night", "fog")
@@ -191,10 +191,10 @@ def _finished(directory: Path, plan: Plan) -> dict[str, Any] | None:
         return None
     where, remedy = str(directory), "choose another folder, or remove this one first"
     try:
-        stamp = json.loads((directory / STAMP).read_text(encoding="utf-8"))
+        stamp = read_json(directory / STAMP)
         records: dict[str, Any] = dict(stamp["domains"])
         found = {name: stamp.get(name) for name in plan.parameters()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, KeyError, TypeError, ValueError):
         raise DataError(
             "is not empty and holds no Emoji build", where=where, remedy=remedy
         ) from None

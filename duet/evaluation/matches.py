@@ -21,7 +21,7 @@ import numpy.typing as npt
 from duet.detections import Detections
 from duet.errors import DataError
 from duet.evaluation.ap import EVERY_AREA, MAX_DETECTIONS, Truth, coco_run
-from duet.files import atomic_path
+from duet.files import atomic_path, require_file
 from duet.labels import LabelSpace
 
 # What numpy and zipfile raise over damaged archives, and what arrays of other shapes lead to.
@@ -144,6 +144,7 @@ def load_matches(path: Path) -> Matches:
         DataError: The file is missing, damaged or something else.
     """
     try:
+        require_file(path)
         with np.load(path, allow_pickle=False) as stored:
             return _parse({name: stored[name] for name in stored.files})
     except _DAMAGE as error:

@@ -19,11 +19,13 @@ _RENAME_EXCHANGE = 2
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, *, overwrite: bool, again: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, form: str, *, overwrite: bool, again: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``target`` when the block succeeds.
 
     Args:
         target: The folder to appear.
+        form: A key of `duet.increments.manifest.FORMATS`: what it will be, and what alone it may
+            replace. A detector in the place of an increment would cost its training.
         again: See `duet.files.atomic_folder`.
         overwrite: Replace a folder that duet wrote before, as its manifest.json says. What its
             manifest does not name, such as exported files, is kept. On Linux old and new change
@@ -37,7 +39,7 @@ def new_folder(target: Path, *, overwrite: bool, again: bool = False) -> Iterato
             yield temporary
         return
     # A mistyped path must not delete somebody's data.
-    ours = _files_of(target)
+    ours = _files_of(target, form)
     # The new folder is built by atomic_folder under a sibling name, then put in place.
     try:
         with hidden_folder(target) as stage:
@@ -49,6 +51,8 @@ def new_folder(target: Path, *, overwrite: bool, again: bool = False) -> Iterato
                 if entry.name not in ours and not (target / entry.name).exists():
                     os.replace(entry, target / entry.name)
     except DuetError as error:  # the hidden sibling's name means nothing to the user
+        if not (error.where or "").startswith(str(target.with_name(f".{target.stem}-"))):
+            raise
         raise type(error)(error.what, where=str(target), remedy=error.remedy) from error
     except OSError as error:
         raise DuetError(
@@ -58,8 +62,8 @@ def new_folder(target: Path, *, overwrite: bool, again: bool = False) -> Iterato
         ) from error
 
 
-def _files_of(folder: Path) -> set[str]:
-    """Return the names of the files that duet wrote into a folder.
+def _files_of(folder: Path, form: str) -> set[str]:
+    """Return the names of the files that duet wrote into a folder of a form.
 
     Raises:
         DuetError: It has no manifest of duet's: other programs write a manifest.json, too.
@@ -67,7 +71,14 @@ def _files_of(folder: Path) -> set[str]:
     manifest: dict[str, Any] = {}
     with contextlib.suppress(DuetError):
         manifest = read_json(folder / MANIFEST)
-    if str(manifest.get("format")) not in FORMATS:
+    found = str(manifest.get("format"))
+    if found in FORMATS and found != form:
+        raise DuetError(
+            f"this is {FORMATS[found]}, and only {FORMATS[form]} may be replaced here",
+            where=str(folder),
+            remedy="choose another folder or remove this one first",
+        )
+    if found not in FORMATS:
         raise DuetError(
             f"already exists and is not a folder that duet wrote (no {MANIFEST} of duet's)",
             where=str(folder),

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from duet.errors import DuetError, ModelError
-from duet.files import parse_json, sha256_file, write_json
+from duet.files import parse_json, read_bytes, sha256_file, write_json
 from duet.increments.fisher import FISHER, read_fisher, require_fisher, write_fisher
 from duet.increments.folders import new_folder
 from duet.increments.manifest import (
@@ -299,7 +299,7 @@ def build_detector(
 
     Returns and raises as `save_detector`.
     """
-    with new_folder(folder, overwrite=overwrite, again=again) as temporary:
+    with new_folder(folder, "duet-detector", overwrite=overwrite, again=again) as temporary:
         path = temporary / MODEL
         with mapped_output(path, layout) as flat:
             built = fill(flat)
@@ -325,7 +325,7 @@ def load_traces(folder: Path) -> tuple[MergeTrace, ...]:
         return ()
     path = folder / TRACE
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         rows = parse_json(content, expected=list)
     except (OSError, ValueError) as error:
         raise _damaged(folder, ModelError(f"{TRACE} cannot be read: {error}")) from None
@@ -367,7 +367,7 @@ def load_detector(folder: Path) -> DetectorFile:
 
 def _save(folder: Path, write: Callable[[Path], dict[str, str]], manifest: M, overwrite: bool) -> M:
     """Build ``folder``: ``write`` fills it and returns the SHA-256 of each file by name."""
-    with new_folder(folder, overwrite=overwrite) as temporary:
+    with new_folder(folder, manifest.format, overwrite=overwrite) as temporary:
         try:
             saved = manifest.model_copy(update={"files": write(temporary)})
             write_sealed(temporary / MANIFEST, saved.model_dump(mode="json"))

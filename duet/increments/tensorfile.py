@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from duet.errors import ModelError
-from duet.files import atomic_path, sha256_file
+from duet.files import atomic_path, require_file, sha256_file
 from duet.vectors import Tensors, require_finite
 
 _AGAIN = "the file was edited, damaged or only partly copied: take it from its source again"
@@ -167,6 +167,7 @@ def _require_modest_header(path: Path) -> None:
     Raises:
         ValueError: It is longer than `LONGEST_HEADER`.
     """
+    require_file(path)
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
     if length > LONGEST_HEADER:

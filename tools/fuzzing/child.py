@@ -19,6 +19,9 @@ from typing import Any
 PREPARE = "prepare_pascal.py"
 """First word of the commands of tools/prepare_pascal.py."""
 
+MOST_MEMORY_BYTES = 6 * 2**30
+"""Address space that a command may add; training and exporters ask for more than they use."""
+
 _EVEN_SO = 70
 """What a child exits with that died of something else than the command."""
 
@@ -87,7 +90,7 @@ def run(
         (scratch / name).mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         streams = [Path(folder) / name for name in ("out", "err", "network")]
-        before, began = _usage_of_self(), time.monotonic()
+        before, began = _memory_of_self()[1] / 2**20, time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -103,9 +106,11 @@ def run(
     )  # fmt: skip
 
 
-def _usage_of_self() -> float:
+def _memory_of_self() -> tuple[int, int]:
+    """Return the bytes of this process: addresses, and what of them is in memory."""
     with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * resource.getpagesize() / 2**20
+        total, resident = stream.read().split()[:2]
+    return int(total) * resource.getpagesize(), int(resident) * resource.getpagesize()
 
 
 def _wait(pid: int, until: float) -> tuple[int, Any, bool]:
@@ -139,6 +144,8 @@ def _become(
         limit = int(cpu_s) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        most = _memory_of_self()[0] + MOST_MEMORY_BYTES  # or a device read to its end takes all
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         os.chdir(cwd)
         os.environ["TMPDIR"] = tempfile.tempdir = str(scratch / "temporary")
         os.environ["XDG_CACHE_HOME"] = os.environ["HOME"] = str(scratch / "home")

@@ -162,7 +162,7 @@ KINDS: dict[str, Kind] = {
     ),
     "torchscript": Kind(
         "exports", (f"{_EXPORT}/model.torchscript",), "zip",
-        (f"predict {{file}} {_PREDICT}",), MODEL,
+        (f"predict {{file}} {_PREDICT} --trust",), MODEL,
     ),
     "parity": Kind(
         "exports", (f"{_EXPORT}/parity.json",), "json",

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
+from duet.files import require_file
 from duet.series.formats.boxes import PixelBoxes, shortened
 from duet.series.problems import Problem, error, warning
 
@@ -70,6 +71,7 @@ def read_json(path: Path) -> CocoFile | Problem:
     import ijson  # type: ignore[import-untyped]
 
     def stream(prefix: str) -> Iterator[Any]:
+        require_file(path)
         with path.open("rb") as file:
             yield from ijson.items(_Watched(file), prefix, use_float=True, buf_size=_BUFFER_BYTES)
 

@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 
 from duet.errors import DataError, did_you_mean
-from duet.files import write_text
+from duet.files import read_bytes, write_text
 from duet.labels import LabelSpace
 from duet.series.formats import DESCRIPTION, Difficult, Progress, Reading, Transfer, Written
 from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
@@ -174,7 +174,7 @@ def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
     path = folder / _LISTS / f"{name.removesuffix('.txt')}.txt"
     remedy = "a split is FOLDER/LIST, and FOLDER is relative to 'path'; duet never downloads"
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        lines = read_bytes(path).decode("utf-8-sig", "replace").splitlines()
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         what = f"cannot read the list: {failure}"
         return [], [error("data.images", path, what, remedy)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from duet.files import read_bytes
 from duet.series.formats.boxes import number
 from duet.series.problems import Problem, error
 
@@ -71,7 +72,7 @@ def read_xml(path: Path) -> VocFile:
 
     remedy = "write the file anew with its labelling tool, or take the image out of the list"
     try:
-        root: Element = fromstring(path.read_bytes())
+        root: Element = fromstring(read_bytes(path))
     except FileNotFoundError:
         advice = "label the image (an image without objects has a file without <object>), or "
         problem = error("label.missing", path, "no such file", advice + "take it out of the list")

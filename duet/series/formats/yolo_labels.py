@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from duet.errors import DataError
+from duet.files import read_bytes
 from duet.series.formats.boxes import (
     DECIMALS,
     NOTHING,
@@ -60,7 +61,7 @@ def read_labels(path: Path, *, class_count: int | None) -> LabelFile:
             data set whose names are themselves wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
         return _label_file([], [])
     except (OSError, ValueError) as failure:  # ValueError: not UTF-8, or a NUL in the path
