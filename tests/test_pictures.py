@@ -18,6 +18,7 @@ from factories_pictures import (
     chunk,
     encoded,
     jpeg,
+    pixels,
     png,
     turned_files,
     webp,
@@ -61,6 +62,29 @@ def test_pixels_and_sizes_are_those_that_detectors_see(tmp_path: Path, name: str
     )
     for square in (small[path], cv2.resize(read_grey(path, 64), (32, 32))):
         assert np.corrcoef(square.ravel(), grey.ravel())[0, 1] > 0.95
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "RGB.png": {}, "RGBA.png": {}, "LA.png": {}, "L.png": {}, "P.png": {}, "1.png": {},
+    "RGB.jpg": {}, "L.jpg": {}, "CMYK.jpg": {}, "RGB.progressive.jpg": {"progressive": True},
+    "RGB.bmp": {}, "P.bmp": {}, "1.bmp": {}, "RGB.webp": {"lossless": True}, "RGBA.webp": {},
+    "RGB.tif": {}, "CMYK.tif": {}, "L.lzw.tif": {"compression": "tiff_lzw"},
+    "RGB.pages.tif": {"save_all": True}, "RGB.moving.webp": {"save_all": True},
+    "RGB.moving.png": {"save_all": True}, "RGB.moving.gif": {"save_all": True}, "RGB.ppm": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_ordinary_files_are_read_as_ever(tmp_path: Path, name: str) -> None:
+    picture = Image.fromarray(pixels()).convert(name.split(".")[0])
+    options = KINDS[name]
+    if "save_all" in options:
+        options = options | {"append_images": [picture.rotate(90)]}
+    picture.save(tmp_path / name, **options)
+    seen = read_image(tmp_path / name)
+    assert np.array_equal(seen, cv2.imread(str(tmp_path / name)))
+    facts = inspect_images([tmp_path / name], verify="full")[tmp_path / name]
+    assert (facts.width, facts.height, facts.problem, facts.remark) == (*SIZE, None, None)
 
 
 def test_the_eight_turns_differ() -> None:
