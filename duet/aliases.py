@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from duet.errors import DataError, together
+from duet.text import short_list
 
 GROUPS: tuple[tuple[str, ...], ...] = (
     ("person", "pedestrian", "human"),
@@ -87,7 +88,7 @@ def same_class(name: str, known: Sequence[str]) -> str | None:
         found = [other for other in known if wanted is not None and key(other) == wanted]
         if len(found) > 1:
             raise DataError(
-                f"'{name}' can mean {' or '.join(map(repr, found))}",
+                f"'{name}' can mean {' or '.join(map(repr, found[:5]))}",
                 remedy="name the class exactly",
             )
         if found:
@@ -115,14 +116,15 @@ def match_classes(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str]
     pairs: dict[str, str] = {}
     problems: list[str] = []
     for key in _KEYS:
+        taken = set(pairs.values())
         ours = _grouped((name for name in wanted if name not in pairs), key)
-        theirs = _grouped((name for name in known if name not in pairs.values()), key)
+        theirs = _grouped((name for name in known if name not in taken), key)
         for shared in ours.keys() & theirs.keys():
             left, right = ours[shared], theirs[shared]
             if len(left) == len(right) == 1:
                 pairs[left[0]] = right[0]
             else:
-                problems.append(f"{', '.join(left)} can each mean {', '.join(right)}")
+                problems.append(f"{short_list(left)} can each mean {short_list(right)}")
     if problems:
         raise DataError(
             together(sorted(set(problems)), summary="classes cannot be paired by name"),
@@ -142,8 +144,10 @@ def _grouped(names: Iterable[str], key: _Key) -> dict[str, list[str]]:
 
 def spelled(name: str) -> str | None:
     """Return what is left of a name without case, spaces, hyphens and underscores, or None."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return "".join(c for c in plain if not c.isspace() and c not in "-_") or None
+    plain = name.casefold()
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(plain.split()).replace("-", "").replace("_", "") or None
 
 
 def canonical(name: str) -> str | None:
@@ -154,7 +158,9 @@ def canonical(name: str) -> str | None:
 
 def meaning(name: str) -> str:
     """Return what all names of one thing share: names with one meaning are one class."""
-    return spelled(canonical(name) or name) or name
+    plain = spelled(name)
+    group = _CANONICAL.get(plain)
+    return (spelled(group) if group else plain) or name
 
 
 def clashes(names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from duet.errors import ConfigError, did_you_mean, together
+from duet.errors import PROBLEMS_SHOWN, ConfigError, did_you_mean, together
+from duet.text import shown
+from duet.yamltree import parse_yaml, resolved
+
+Schema: TypeAlias = Annotated[Literal[1], BeforeValidator(resolved)]
+"""Version of a file that people write."""
+
+Params: TypeAlias = Annotated[dict[str, Any], BeforeValidator(resolved)]
+"""Values whose types another model knows: those of YAML 1.2, where they come without quotes."""
 
 
 class Config(BaseModel):
@@ -34,45 +42,31 @@ def parse_config(model: type[C], data: Any, *, where: str) -> C:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(model, item) for item in error.errors(include_url=False)]
+        items = error.errors(include_url=False)
+        # A list whose items are all wrong is not too short as well.
+        above = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+        items = [i for i in items if i["type"] != "too_short" or i["loc"] not in above]
+        problems = [_describe(model, item) for item in items[:PROBLEMS_SHOWN]]
+        problems += [""] * (len(items) - len(problems))  # counted, not shown
         raise ConfigError(
             together(problems, summary="the configuration is not valid"), where=where
         ) from None
 
 
 def load_yaml(path: Path) -> Any:
-    """Read one YAML file with the safe loader.
+    """Read one YAML file as mappings, lists and texts; nothing in it can run or grow.
+
+    Scalars without quotes come as `Plain`, but null as None, true and false as such. Anchors,
+    aliases and merge keys (``<<``) work within bounds.
+
+    Args:
+        path: A regular file, UTF-8.
 
     Raises:
-        ConfigError: The file is missing, unreadable or not YAML, or says a key twice.
+        ConfigError: The file is missing, unreadable, too large or not YAML, says a key twice, nests
+            or repeats too much, or holds a tag that duet does not know; with line and column.
     """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """The safe loader; of a key that is there twice it would lose the first value."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            places: dict[tuple[str, str], Any] = {}
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-                    continue
-                first = places.setdefault((key.tag, key.value), key)
-                if first is not key:
-                    raise yaml.constructor.ConstructorError(
-                        f"'{key.value}' first here", first.start_mark, "and again here",
-                        key.start_mark,
-                    )  # fmt: skip
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read: {error.strerror}", where=str(path), remedy="check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError(f"not valid YAML: {detail}", where=str(path)) from None
+    return parse_yaml(_read_text(path), where=str(path))
 
 
 def _describe(model: type[BaseModel], item: Mapping[str, Any]) -> str:
@@ -86,7 +80,11 @@ def _describe(model: type[BaseModel], item: Mapping[str, Any]) -> str:
     if item["type"] == "value_error" and isinstance(item["input"], Mapping):
         # A check of a whole section: its message says what it got.
         return f"{path}: {item['ctx']['error']}"
-    return f"{path}: {item['msg']}, got {item['input']!r}"
+    advice = ""
+    scalar = item["input"] is None or isinstance(item["input"], (bool, int, float))
+    if item["type"] == "string_type" and scalar:
+        advice = " (put such a text in quotes)"
+    return f"{path}: {item['msg']}, got {shown(item['input'])}{advice}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -111,3 +109,29 @@ def _model_in(annotation: Any) -> Any:
         if found is not None:
             return found
     return None
+
+
+_LARGEST = 64 << 20  # bytes of a document: class lists of a million names have fewer
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read: {error.strerror}", where=str(path), remedy="check the path"
+        ) from None
+    except ValueError:  # a path with a NUL in it
+        raise ConfigError("cannot read: no path holds a NUL", where=shown(str(path))) from None
+    if len(content) > _LARGEST:
+        what = f"cannot read: more than {_LARGEST >> 20} MiB, too large for a description"
+        raise ConfigError(what, where=str(path), remedy="check the path")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        what = f"not UTF-8: line {line}, column {column}: byte {content[error.start]:#04x}"
+        remedy = "save the file as UTF-8"
+        raise ConfigError(what, where=str(path), remedy=remedy) from None

@@ -10,6 +10,14 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from duet.text import clipped
+
+PROBLEMS_SHOWN = 20
+"""Problems that one message lists; it says how many more there are."""
+
+_PROBLEM, _WHAT, _REMEDY = 600, 12_000, 1200  # characters: a message stays readable whatever it got
+_NEAR = 1000  # known words that are compared letter by letter with a misspelled one
+
 
 class DuetError(Exception):
     """Something went wrong that the user can act on (exit code 1).
@@ -24,7 +32,8 @@ class DuetError(Exception):
     kind: ClassVar[str] = "runtime"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
-        self.what, self.where, self.remedy = what, where, remedy
+        self.what, self.where = clipped(what, _WHAT), where
+        self.remedy = clipped(remedy, _REMEDY) if remedy else remedy
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -79,12 +88,23 @@ class GateError(DuetError):
 
 
 def together(problems: Sequence[str], *, summary: str) -> str:
-    """Join all problems of one input into the `what` of a single error."""
-    listed = "".join(f"\n  - {problem}" for problem in problems)
+    """Join the problems of one input into the `what` of a single error: all, if they are few."""
+    kept = [clipped(problem, _PROBLEM) for problem in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > PROBLEMS_SHOWN:
+        kept.append(f"and {len(problems) - PROBLEMS_SHOWN} more")
+    listed = "".join(f"\n  - {problem}" for problem in kept)
     return f"{summary} ({len(problems)} problem{'s' if len(problems) != 1 else ''}):{listed}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``", did you mean 'x'?"`` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """Return ``", did you mean 'x'?"`` for the nearest known word, or an empty string.
+
+    Of a long list only words of about the same length count, and at most a thousand of these.
+    """
+    # Words whose lengths differ by more cannot be as alike as the cutoff asks.
+    least, most = len(word) * 3 // 7, len(word) * 7 // 3 + 1
+    likely = [other for other in known if len(other) <= 100 and least <= len(other) <= most]
+    near = (
+        difflib.get_close_matches(word, likely[:_NEAR], n=1, cutoff=0.6) if len(word) <= 100 else []
+    )
     return f", did you mean '{near[0]}'?" if near else ""

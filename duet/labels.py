@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from duet.errors import DataError, did_you_mean
+from duet.text import NAME_LENGTH, short_list, shown
+
+
+def name_problem(name: str) -> str | None:
+    """Say why a text cannot name a class, a domain, an increment or a series; None if it can.
+
+    Control characters are no reason: whatever shows a name escapes them (`duet.text`).
+    """
+    if len(name) > NAME_LENGTH:
+        return f"{shown(name, 60)} has {len(name)} characters; names may have {NAME_LENGTH}"
+    if any("\ud800" <= char <= "\udfff" for char in name):
+        return f"{shown(name)} holds half of a character (an unpaired surrogate)"
+    return None
 
 
 @dataclass(frozen=True)
@@ -21,13 +36,20 @@ class LabelSpace:
     def __post_init__(self) -> None:
         blank = [name for name in self.names if not isinstance(name, str) or not name.strip()]
         if blank:
-            raise DataError(f"class names must be non-empty text, got {blank!r}")
-        doubled = sorted({name for name in self.names if self.names.count(name) > 1})
-        if doubled:
+            raise DataError(f"class names must be non-empty text, got {shown(blank)}")
+        problems = [problem for name in self.names if (problem := name_problem(name))]
+        if problems:
+            raise DataError(f"class names cannot be used: {'; '.join(problems[:5])}")
+        if len(self._places) < len(self.names):
+            doubled = sorted(name for name, count in Counter(self.names).items() if count > 1)
             raise DataError(
-                f"class names occur twice: {', '.join(doubled)}",
+                f"class names occur twice: {short_list(doubled)}",
                 remedy="a class is known by its name: rename one of the two",
             )
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
 
     @classmethod
     def of(cls, names: Iterable[str]) -> LabelSpace:
@@ -41,7 +63,7 @@ class LabelSpace:
         return iter(self.names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return isinstance(name, str) and name in self._places
 
     def index(self, name: str) -> int:
         """Return the index of ``name``.
@@ -50,11 +72,11 @@ class LabelSpace:
             DataError: The name is not in this label space.
         """
         try:
-            return self.names.index(name)
-        except ValueError:
+            return self._places[name]
+        except KeyError:
             raise DataError(
                 f"unknown class '{name}'{did_you_mean(name, self.names)}",
-                remedy=f"known classes: {', '.join(self.names)}",
+                remedy=f"known classes: {short_list(self.names)}",
             ) from None
 
     def indices(self, names: Sequence[str]) -> tuple[int, ...]:
@@ -67,10 +89,10 @@ class LabelSpace:
         Raises:
             DataError: A class is in both.
         """
-        clash = [name for name in other.names if name in self.names]
+        clash = [name for name in other.names if name in self]
         if clash:
             raise DataError(
-                f"classes are already known: {', '.join(clash)}",
+                f"classes are already known: {short_list(clash)}",
                 remedy="each increment brings classes of its own; rename or drop the clashing ones",
             )
         return LabelSpace(self.names + other.names)

@@ -12,9 +12,9 @@ def parse_settings(words: Sequence[str], *, option: str = "--set") -> dict[str, 
     Raises:
         ConfigError: A word is not of that form.
     """
-    import yaml
-
     from duet.errors import ConfigError
+    from duet.text import clipped
+    from duet.yamltree import parse_yaml, resolved
 
     parsed: dict[str, Any] = {}
     for item in words:
@@ -22,8 +22,8 @@ def parse_settings(words: Sequence[str], *, option: str = "--set") -> dict[str, 
         if not separator or not key:
             raise ConfigError(f"expected KEY=VALUE, got '{item}'", where=option)
         try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            detail = " ".join(str(error).split())
-            raise ConfigError(f"not a YAML value in '{item}': {detail}", where=option) from None
+            parsed[key.strip()] = resolved(parse_yaml(value, where=option))
+        except ConfigError as error:
+            what = f"not a YAML value in '{clipped(item, 200)}': {error.what}"
+            raise ConfigError(what, where=option) from None
     return parsed

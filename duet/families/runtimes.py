@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from duet.config import load_yaml
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.exportable import STAMP
 from duet.families.vouching import is_ours
@@ -149,7 +150,10 @@ def _open_torchscript(path: Path, device: str, trust: bool) -> Session:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
         module = jit.load(io.BytesIO(content), map_location=place, _extra_files=files).eval()
-    metadata = parse_json(files[ENGINE_FILE] or "{}")
+    try:
+        metadata = parse_json(files[ENGINE_FILE] or "{}")
+    except ValueError:  # another program's: without a stamp
+        metadata = {}
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -178,7 +182,6 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
     """
     mute_openvino()
     import openvino
-    import yaml
 
     _require_device(device == "cpu", device, None)
     graphs = sorted(path.glob("*.xml"))
@@ -194,7 +197,7 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
     compiled = openvino.Core().compile_model(graphs[0], "CPU", settings)
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     described = path / METADATA
-    metadata = yaml.safe_load(described.read_text("utf-8")) if described.is_file() else None
+    metadata = load_yaml(described) if described.is_file() else None
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         # A copy: the next call writes into the same memory.

@@ -13,6 +13,7 @@ from duet.errors import ConfigError, ModelError
 from duet.files import read_json, sha256_json
 from duet.names import Name
 from duet.sealed import SEAL, unsealed
+from duet.text import NAME_LENGTH, shown
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
@@ -23,6 +24,9 @@ _AGAIN = "take the folder from its source again; `duet run` writes the folders o
 
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+NameText = Annotated[
+    str, StringConstraints(min_length=1, max_length=NAME_LENGTH, strip_whitespace=True)
+]
 HeadForm = Literal["rows", "towers", "parallel"]
 
 
@@ -39,12 +43,12 @@ class IncrementManifest(Config):
     family: Text
     architecture: Text
     head: HeadForm
-    classes: tuple[Text, ...] = Field(
+    classes: tuple[NameText, ...] = Field(
         description="That it adds, in the order of the outputs; none if it shows known classes in "
         "a new domain."
     )
-    adapts: tuple[Text, ...] = Field(default=(), description="Those known classes.")
-    domain: Text
+    adapts: tuple[NameText, ...] = Field(default=(), description="Those known classes.")
+    domain: NameText
     index: int = Field(ge=0, description="Position in the series.")
     base: Sha256 = Field(description="Fingerprint of theta_0 (its shared floating tensors).")
     parent: Sha256 | None = Field(
@@ -96,7 +100,7 @@ class PartEntry(Config):
     """One head part of a detector."""
 
     increment: Name
-    classes: tuple[Text, ...] = Field(min_length=1)
+    classes: tuple[NameText, ...] = Field(min_length=1)
 
 
 class Lineage(Config):
@@ -176,7 +180,7 @@ def read_manifest(folder: Path, model: type[M]) -> M:
     if found != wanted:
         described = FORMATS.get(str(found), "not a folder that duet wrote")
         raise ModelError(
-            f"this is {described} (format {found!r}), expected {FORMATS[wanted]} ('{wanted}')",
+            f"this is {described} (format {shown(found)}), expected {FORMATS[wanted]} ('{wanted}')",
             where=str(path),
             remedy="give the path of the other folder",
         )

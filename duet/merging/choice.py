@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field, model_validator
 
-from duet.config import Config, parse_config
+from duet.config import Config, Params, parse_config
 from duet.errors import ConfigError
 from duet.merging.table import resolve
 
@@ -15,7 +13,7 @@ class MergeChoice(Config):
     """Which merge method joins the shared tensors of several models."""
 
     method: str = Field(default="duet", description="a name from `duet methods`")
-    params: dict[str, Any] = Field(default_factory=dict, description="see `duet methods NAME`")
+    params: Params = Field(default_factory=dict, description="see `duet methods NAME`")
 
     @model_validator(mode="after")
     def _known(self) -> MergeChoice:

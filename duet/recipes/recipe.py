@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from duet.config import Config, load_yaml, parse_config
+from duet.config import Config, Schema, load_yaml, parse_config
 from duet.increments.manifest import Sha256, Text
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
@@ -58,7 +58,7 @@ class Recipe(MergeChoice):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Schema = Field(default=1, alias="schema")
     batchnorm: BatchNormFusion = BatchNormFusion()
     geometry: Geometry | None = Field(
         default=None,

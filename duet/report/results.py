@@ -25,6 +25,7 @@ from duet.report.fields import Amount, Count, Fraction, InnerPath, Names, Pixels
 from duet.report.published import PublishedEntry
 from duet.report.seal import seal_of
 from duet.sealed import SEAL
+from duet.text import shown
 
 if TYPE_CHECKING:  # merging imports torch; a report must not
     from duet.merging.trace import MergeTrace
@@ -377,7 +378,7 @@ def load_results(run_folder: Path) -> Results:
     version = data.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"schema_version is {version!r}, this duet reads {SCHEMA_VERSION}",
+            f"schema_version is {shown(version)}, this duet reads {SCHEMA_VERSION}",
             where=str(path),
             remedy="use the duet version that wrote it, or run the series again",
         )

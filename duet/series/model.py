@@ -11,23 +11,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from duet.config import Config
+from duet.config import Config, Schema
 from duet.errors import DataError, did_you_mean
 from duet.labels import LabelSpace
 from duet.names import Name, key
 from duet.series.expected import Expected
 from duet.series.images import image_sha256
+from duet.text import NAME_LENGTH, shown
 
 Ids: TypeAlias = NDArray[np.int64]
 Boxes: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 
+ClassName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
 DataPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # YAML can write a NUL, no path can hold it
 
 
@@ -40,9 +42,7 @@ class IncrementConfig(Config):
         min_length=1, description="data.yaml or folder of the data, relative to the series' root"
     )
     format: str = Field(default="auto", description="label format; auto: what the data look like")
-    classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=1, description="the new classes, by name"
-    )
+    classes: tuple[ClassName, ...] = Field(min_length=1, description="the new classes, by name")
 
     @field_validator("format")
     @classmethod
@@ -67,7 +67,7 @@ class SeriesConfig(Config):
     """A series file: ordered increments and where their data lie."""
 
     # The key is `schema`; the attribute is not, because pydantic's BaseModel has a `schema` method.
-    schema_version: Literal[1] = Field(default=1, alias="schema", description="of this file")
+    schema_version: Schema = Field(default=1, alias="schema", description="of this file")
     name: Name
     description: str = ""
     root: DataPath = Field(default=".", description="folder of the data, relative to this file")
@@ -274,7 +274,7 @@ class Series:
             return self.increments[name_or_index]
         hint = did_you_mean(name_or_index, names) if isinstance(name_or_index, str) else ""
         raise DataError(
-            f"no increment {name_or_index!r}{hint}",
+            f"no increment {shown(name_or_index)}{hint}",
             where=self.name,
             remedy=f"increments from 0: {', '.join(names)}",
         )

@@ -9,6 +9,7 @@ from duet.aliases import clashes, meaning
 from duet.labels import LabelSpace
 from duet.series.model import DomainData, SeriesConfig
 from duet.series.problems import Problem, error, note
+from duet.text import command, short_list
 
 
 def clashing_classes(config: SeriesConfig) -> Iterator[Problem]:
@@ -20,7 +21,7 @@ def clashing_classes(config: SeriesConfig) -> Iterator[Problem]:
         for label in item.classes
     }
     for group in clashes(owner):
-        owners = ", ".join(f"'{label}' of increment '{owner[label]}'" for label in group)
+        owners = ", ".join(f"'{label}' of increment '{owner[label]}'" for label in group[:20])
         remedy = "a class has one name in all domains: write the same name in every increment"
         yield error("class.alias-clash", group[0], f"these mean the same: {owners}", remedy)
 
@@ -37,13 +38,14 @@ def align(data: DomainData, classes: Sequence[str]) -> tuple[DomainData, tuple[P
         a note per renamed class, an error where two classes of the data set mean one of the series.
     """
     wanted = {meaning(name): name for name in classes}
-    new = {n: n if n in classes else wanted.get(meaning(n), n) for n in data.labels}
+    exact = set(classes)
+    new = {n: n if n in exact else wanted.get(meaning(n), n) for n in data.labels}
     problems: list[Problem] = []
     for group in clashes(data.labels):
         if meaning(group[0]) in wanted:
-            what = f"these classes mean the same: {', '.join(group)}"
+            what = f"these classes mean the same: {short_list(group)}"
             first, *others = group
-            renames = " ".join(f"--rename '{name}={first}'" for name in others)
+            renames = " ".join(f"--rename {command(f'{name}={first}')}" for name in others[:20])
             remedy = f"join them: duet data convert SOURCE OUT --to yolo {renames}"
             problems.append(error("class.alias-clash", data.source, what, remedy))
         new.update({name: name for name in group})

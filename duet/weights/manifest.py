@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from duet.config import Config, load_yaml, parse_config
+from duet.config import Config, Schema, load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
+from duet.files import read_json
 from duet.labels import LabelSpace
 from duet.shipped import shipped
 
@@ -64,7 +64,7 @@ class _Document(Config):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Schema = Field(alias="schema")
     about: str = ""
     class_lists: Mapping[str, tuple[str, ...]]
     weights: tuple[WeightsRow, ...]
@@ -130,8 +130,11 @@ def load_manifest(path: Path | None = None) -> Manifest:
         DataError: A class list holds a name twice, or a blank one.
     """
     source = path or shipped("weights", "manifest.json")
-    # Every JSON file is a YAML file, and this reader reports what is wrong.
-    document = parse_config(_Document, load_yaml(source), where=str(source))
+    if source.suffix.lower() in (".yaml", ".yml"):
+        data = load_yaml(source)
+    else:
+        data = read_json(source, error=ConfigError, remedy="check the path")
+    document = parse_config(_Document, data, where=str(source))
     lists = {name: LabelSpace(names) for name, names in document.class_lists.items()}
     return Manifest(document.weights, lists, source.resolve().parent)
 

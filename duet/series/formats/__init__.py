@@ -18,6 +18,7 @@ from duet.labels import LabelSpace
 from duet.series.images import Verify
 from duet.series.model import DomainData
 from duet.series.problems import Problem, error
+from duet.text import shown
 
 FORMATS = {
     "yolo": "duet.series.formats.yolo",
@@ -174,7 +175,7 @@ def locate(source: Path, form: str = AUTO) -> tuple[str, Path]:
         )
     said = _said(place)
     if said is not None and said not in tuple(FORMATS):  # a list has no hash
-        what = f"'format' must be one of {', '.join(FORMATS)}, got {said!r}"
+        what = f"'format' must be one of {', '.join(FORMATS)}, got {shown(said)}"
         raise DataError(what + did_you_mean(str(said), FORMATS), remedy="correct the key 'format'")
     if form != AUTO and said not in (None, form):
         raise DataError(

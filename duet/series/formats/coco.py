@@ -46,6 +46,8 @@ from duet.series.formats.placing import Placer
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, Boxes, DomainData, Split
 from duet.series.problems import Problem, error, warning
+from duet.text import shown
+from duet.yamltree import resolved
 
 LAYOUT = (
     "annotations/instances_train*.json beside folders of images, or train/_annotations.coco.json"
@@ -157,11 +159,11 @@ def _described(document: Mapping[str, Any], source: Path) -> tuple[list[_Part], 
     problems: list[Problem] = []
     named = [split for split in SPLITS if document.get(split) not in (None, "", [])]
     for split in named:
-        entry = document[split]
+        entry = resolved(document[split])
         for pair in entry if isinstance(entry, list) else [entry]:
             texts = [pair.get(key) for key in _PAIR] if isinstance(pair, dict) else [None]
             if not all(isinstance(text, str) and text for text in texts) or len(pair) != 2:
-                what = f"'{split}' must name a folder of images and a JSON file, got {pair!r}"
+                what = f"'{split}' must name a folder of images and a JSON file, got {shown(pair)}"
                 problems.append(error("data.split", source, what, remedy))
                 continue
             images, annotations = (base / pair[key] for key in _PAIR)

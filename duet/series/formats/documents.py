@@ -13,6 +13,8 @@ from duet.labels import LabelSpace
 from duet.series.images import FULL_VERIFY_LIMIT, ImageFacts, Verify, inspect_images
 from duet.series.names import as_stored
 from duet.series.problems import Problem, error
+from duet.text import clipped, short_list, shown
+from duet.yamltree import Plain, resolved
 
 SPLITS = ("train", "val", "test")
 
@@ -46,7 +48,7 @@ def check_keys(document: Mapping[str, Any], known: Sequence[str], source: Path) 
 
     return [
         error(
-            "data.key", source, f"unknown key '{key}'{did_you_mean(str(key), known)}",
+            "data.key", source, f"unknown key '{clipped(key, 100)}'{did_you_mean(key, known)}",
             f"known keys: {', '.join(known)}",
         )
         for key in document
@@ -59,27 +61,30 @@ def read_names(document: Mapping[str, Any], source: Path) -> tuple[LabelSpace, t
 
     The label space is empty when ``names`` cannot be used.
     """
-    remedy = "write 'names' as a list, or as a mapping from 0, 1, 2, ...; quote words such as 'no'"
+    remedy = "write 'names' as a list, or as a mapping from 0, 1, 2, ...; put null in quotes"
     raw = document.get("names")
     if isinstance(raw, dict):
-        if any(type(key) is not int for key in raw) or sorted(raw) != list(range(len(raw))):
-            what = f"keys of 'names' must be 0 to {len(raw) - 1}, got {list(raw)}"
+        numbers = {resolved(key): name for key, name in raw.items()}
+        strange = [key for key in numbers if type(key) is not int or not 0 <= key < len(raw)]
+        if strange or len(numbers) < len(raw):
+            got = short_list(map(shown, strange or raw))
+            what = f"keys of 'names' must be 0 to {len(raw) - 1}, got {got}"
             return LabelSpace(()), (error("data.names", source, what, remedy),)
-        raw = [raw[index] for index in range(len(raw))]
+        raw = [numbers[index] for index in range(len(raw))]
     if not isinstance(raw, list) or not raw:
-        what = f"'names' must be a list or a mapping of class names, got {raw!r}"
+        what = f"'names' must be a list or a mapping of class names, got {shown(raw)}"
         return LabelSpace(()), (error("data.names", source, what, remedy),)
-    # YAML reads an unquoted 7 as a number (fine: its text is clear) but `no` as False (it is not).
-    wrong = [name for name in raw if type(name) not in (str, int, float)]
+    # Without quotes a name is what was written (`02146`, `no`), but null and true are no text.
+    wrong = [name for name in raw if type(name) not in (str, Plain, int, float)]
     if wrong:
-        what = f"class names must be text, got {', '.join(map(repr, wrong))}"
+        what = f"class names must be text, got {short_list(map(shown, wrong))}"
         return LabelSpace(()), (error("data.names", source, what, remedy),)
     labels, problems = label_space((str(name) for name in raw), source)
     if problems:
         return labels, problems
-    count = document.get("nc")
+    count = resolved(document.get("nc"))
     if count is not None and count != len(labels):
-        what = f"'nc' is {count!r} but 'names' has {len(labels)} classes"
+        what = f"'nc' is {shown(count)} but 'names' has {len(labels)} classes"
         return labels, (error("data.nc", source, what, "remove 'nc' or correct it"),)
     return labels, ()
 

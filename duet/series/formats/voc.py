@@ -50,6 +50,8 @@ from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, Boxes, DomainData, Split
 from duet.series.names import as_stored, composed
 from duet.series.problems import Problem, error, warning
+from duet.text import shown
+from duet.yamltree import resolved
 
 LAYOUT = "folders Annotations, ImageSets/Main and JPEGImages"
 HOLDS_IGNORED = True
@@ -135,7 +137,7 @@ def _custom(folder: Path) -> dict[str, str]:
 def _difficult(value: object, source: Path) -> tuple[Difficult, list[Problem]]:
     if value is None or value in get_args(Difficult):
         return cast(Difficult, value or "ignore"), []
-    what = f"'difficult' must be one of {', '.join(get_args(Difficult))}, got {value!r}"
+    what = f"'difficult' must be one of {', '.join(get_args(Difficult))}, got {shown(value)}"
     remedy = "ignore: neither learned nor scored, as VOC does"
     return "ignore", [error("data.key", source, what, remedy)]
 
@@ -149,12 +151,13 @@ def _list_splits(
     listed: dict[str, list[_Pair]] = {}
     problems: list[Problem] = []
     for name in SPLITS:
-        entry = document.get(name)
+        entry = resolved(document.get(name))
         if entry in (None, "", []):
             continue
         entries = entry if isinstance(entry, list) else [entry]
         if not all(isinstance(place, str) for place in entries):
-            what = f"'{name}' must be a list such as 'VOC2007/trainval', or several, got {entry!r}"
+            wanted = "a list such as 'VOC2007/trainval', or several"
+            what = f"'{name}' must be {wanted}, got {shown(entry)}"
             problems.append(error("data.split", source, what, "write FOLDER/LIST"))
             continue
         pairs: list[_Pair] = []

@@ -29,6 +29,8 @@ from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, DomainData, Split
 from duet.series.names import as_stored
 from duet.series.problems import Problem, error, warning
+from duet.text import shown
+from duet.yamltree import resolved
 
 LAYOUT = "a data.yaml with 'names', 'train' and 'val'"
 HOLDS_IGNORED = False
@@ -135,7 +137,7 @@ def _list_splits(
     problems: list[Problem] = []
     named: list[str] = []
     for name in SPLITS:
-        entry = document.get(name)
+        entry = resolved(document.get(name))
         if name == "val" and entry is None:
             entry = document.get("validation")  # an old spelling that Ultralytics still reads
         if entry in (None, "", []):  # an empty path would mean the whole folder of data.yaml
@@ -145,8 +147,8 @@ def _list_splits(
             continue  # one split under two names, as `write` makes it
         places = entry if isinstance(entry, list) else [entry]
         if not all(isinstance(place, str) for place in places):
-            what = f"'{name}' must be a path or a list of paths, got {entry!r}"
-            problems.append(error("data.split", source, what, "write paths"))
+            what = f"'{name}' must be a path or a list of paths, got {shown(entry)}"
+            problems.append(error("data.split", source, what, "write paths, numbers in quotes"))
             continue
         listed[name] = []
         for place in places:
