@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from duet.errors import DuetError
+from duet.text import command, for_people, printable
 
 if TYPE_CHECKING:
     from duet.series import Problem, Series
@@ -29,14 +30,31 @@ WHOLE = "note: {} held this very result already and stays as it is"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
-def emit(result: dict[str, Any], as_json: bool, human: Callable[[], str]) -> None:
-    """Print a result: JSON for programs, or the text that ``human`` returns."""
-    click.echo(json.dumps(result, indent=2, allow_nan=False) if as_json else human())
+def emit(result: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], str]) -> None:
+    """Print a result: JSON for programs, or the text that ``human`` makes of it.
+
+    ``human`` gets the result with every text made `printable`, so that no name is a line of its
+    own.
+    """
+    if as_json:
+        click.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        say(human(for_people(result)))
+
+
+def say(text: str) -> None:
+    """Print text for people on stdout."""
+    click.echo(printable(text, lines=True))
 
 
 def note(text: str) -> None:
     """Tell people something on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text, lines=True), err=True)
+
+
+def hint(*words: str | Path) -> None:
+    """Tell people what to do next: a command whose words are quoted for their shell."""
+    note(f"next: {command(*words)}")
 
 
 def tell_warnings(warnings: Sequence[Problem], series: Path) -> None:
@@ -160,7 +178,7 @@ class _Plain(Stages):
         self.lock, self.last, self.began = threading.Lock(), {}, {}  # type: ignore[var-annotated]
 
     def __call__(self, title: str, record: dict[str, Any]) -> None:
-        now = time.monotonic()
+        now, title = time.monotonic(), printable(title)
         with self.lock:
             if "state" in record or "note" in record:
                 note(f"{title}: {record.get('state') or record['note']}")
@@ -181,6 +199,7 @@ class _Bars(Stages):
         self.progress, self.tasks, self.lock = progress, {}, threading.Lock()  # type: ignore[var-annotated]
 
     def __call__(self, title: str, record: dict[str, Any]) -> None:
+        title = printable(title)
         with self.lock:
             if "note" in record:
                 text = f"{title}: {record['note']}"
@@ -216,8 +235,8 @@ def stages() -> Iterator[Stages]:
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(),
+        TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield _Bars(progress)

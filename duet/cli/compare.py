@@ -65,7 +65,7 @@ def compare(
         tell_leftovers(out)
         write_text(out, as_markdown(found))
         note(f"written: {out}")
-    emit(as_dict(found), as_json, lambda: as_text(found))
+    emit(as_dict(found), as_json, lambda _: as_text(found))
 
 
 def _check_page(out: Path) -> None:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from duet.cli.common import say
+from duet.text import laid_out, printable, short_list
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
+    from rich.text import Text
 
     from duet.doctor import Diagnosis, Finding
     from duet.doctor.repair import Repair
@@ -24,6 +28,9 @@ Examples:
   duet data check series.yaml --detector runs/demo/detector --crops unlabelled
   duet data check series.yaml --fix repaired
 """
+
+_CLASSES = 2000
+"""Classes that a row of the table names with their objects; it says how many more there are."""
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -175,22 +182,20 @@ def _show(
     if found := findings(diagnosis.problems):
         _print_table(_findings_table(found))
     if "crops" in extra:
-        click.echo(
-            f"{extra['crops']['count']} crops and contact sheets in {extra['crops']['folder']}"
-        )
+        say(f"{extra['crops']['count']} crops and contact sheets in {extra['crops']['folder']}")
     problems, where = diagnosis.problems, str(diagnosis.path)
     if repaired is not None:
         problems, where = repaired.left, str(repaired.series)
         for action, count in sorted(repaired.as_dict()["counts"].items()):  # type: ignore[attr-defined]
-            click.echo(f"{action}: {count}")
-        click.echo(f"repaired copy: {repaired.series}")
+            say(f"{action}: {count}")
+        say(f"repaired copy: {repaired.series}")
     stopping = set(fatal(problems, strict=strict))
     for severity in ("warning", "note"):
         lines = [p for p in problems if p.severity == severity and p not in stopping]
         for line in listing(lines):
-            click.echo(f"{severity} {line}")
+            say(laid_out(f"{severity} {line}"))
     raise_problems(problems, where=where, strict=strict)
-    click.echo("no errors: the series can be used")
+    say("no errors: the series can be used")
 
 
 def _findings_table(found: Sequence[Finding]) -> Table:
@@ -209,7 +214,8 @@ def _findings_table(found: Sequence[Finding]) -> Table:
             Text(row.severity, style=colour),
             row.code,
             str(row.count),
-            Text("\n".join([*row.examples, *(["..."] if row.count > len(row.examples) else [])])),
+            Text("\n".join(map(printable, row.examples)))
+            + Text("\n..." if row.count > len(row.examples) else ""),
         )
     return table
 
@@ -218,7 +224,7 @@ def _table(title: str, counts: Sequence[IncrementCounts]) -> Table:
     """Return one row per increment and split."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_text(title), title_justify="left")
     for name in ("increment", "domain", "split"):
         table.add_column(name)
     for name in ("images", "with objects"):
@@ -229,16 +235,23 @@ def _table(title: str, counts: Sequence[IncrementCounts]) -> Table:
         for position, (name, split) in enumerate(count.splits.items()):
             first = position == 0
             table.add_row(
-                count.name if first else "",
-                count.domain if first else "",
+                _text(count.name if first else ""),
+                _text(count.domain if first else ""),
                 name,
                 str(split.images),
                 str(split.with_objects),
                 _sizes(split.smallest, split.largest),
-                ", ".join(f"{label} {number}" for label, number in split.objects.items()),
+                _text(short_list((f"{k} {n}" for k, n in split.objects.items()), limit=_CLASSES)),
                 end_section=position + 1 == len(count.splits),
             )
     return table
+
+
+def _text(words: str) -> Text:
+    """Return what a table shows of names: as they are, without the markup that rich would read."""
+    from rich.text import Text
+
+    return Text(printable(words))
 
 
 def _sizes(smallest: tuple[int, int] | None, largest: tuple[int, int] | None) -> str:

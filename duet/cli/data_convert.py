@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import emit, json_option, note, stages, writing
+from duet.text import command, printable
 
 if TYPE_CHECKING:
     from duet.series.convert import Converted
@@ -86,7 +87,7 @@ def convert(source: Path, out: Path, as_json: bool, **options: Any) -> None:
         "series": series,
         "datasets": [one.as_dict() for one in done],
     }
-    emit(result, as_json, lambda: "\n".join([*map(_describe, done), _next(out, series)]))
+    emit(result, as_json, lambda _: "\n".join([*map(_describe, done), _next(out, series)]))
 
 
 def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -124,10 +125,11 @@ def _describe(one: Converted) -> str:
             one.renamed_classes
         ),
     }
-    return "\n".join([*lines, *(f"  {text}" for text, count in facts.items() if count)])
+    return "\n".join(map(printable, [*lines, *(f"  {t}" for t, count in facts.items() if count)]))
 
 
 def _next(out: Path, series: str | None) -> str:
     if series:
-        return f"next: duet data check {series}"
-    return f"next: name {out / 'data.yaml'} as 'data' of an increment, then `duet data check`"
+        return f"next: {command('duet', 'data', 'check', series)}"
+    data = printable(str(out / "data.yaml"))
+    return f"next: name {data} as 'data' of an increment, then `duet data check`"

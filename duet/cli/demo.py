@@ -51,9 +51,9 @@ def demo(
     if dry_run:
         from duet.runs.plan import plan_as_dict, plan_as_text
 
-        emit(plan_as_dict(plan), as_json, lambda: plan_as_text(plan))
+        emit(plan_as_dict(plan), as_json, lambda _: plan_as_text(plan))
         return
     results, report = perform(plan)
-    emit(summary(results, out, report), as_json, lambda: table(results, report))
+    emit(summary(results, out, report), as_json, lambda _: table(results, report))
     for line in results.commands.next:
         note(f"next: {line}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, trust_option
+from duet.cli.common import emit, json_option, note, trust_option, hint
 
 EPILOG = """\b
 Examples:
@@ -39,12 +39,12 @@ def diff(a: Path, b: Path, weights: Path | None, every: bool, trust: bool, as_js
     result = compare_models(a, b, weights=weights, trust=trust).as_dict()
     for remark in result["remarks"]:
         note(f"note: {remark}")
-    emit(result, as_json, lambda: _text(result, every))
+    emit(result, as_json, lambda seen: _text(seen, every))
     detectors = [path for path, key in ((b, "b"), (a, "a")) if result[key]["kind"] == "detector"]
     if detectors:
-        note(f"next: duet log {detectors[0]}")
+        hint("duet", "log", detectors[0])
     else:
-        note(f"next: duet merge {a} {b} --weights FILE --out DIR")
+        hint("duet", "merge", a, b, "--weights", "FILE", "--out", "DIR")
 
 
 def _text(result: dict[str, Any], every: bool) -> str:

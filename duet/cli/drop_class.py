@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, writing
+from duet.cli.common import emit, json_option, note, writing, hint
 
 EPILOG = """\b
 Examples:
@@ -46,8 +46,8 @@ def drop_class(
         "remerge": dropped.manifest.recipe is not None,
         "remarks": list(dropped.remarks),
     }
-    emit(result, as_json, lambda: _text(result))
-    note(f"next: duet predict {out} IMAGES")
+    emit(result, as_json, _text)
+    hint("duet", "predict", out, "IMAGES")
 
 
 def _text(result: dict[str, Any]) -> str:

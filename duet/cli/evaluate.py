@@ -48,7 +48,7 @@ def evaluate(
         "fingerprint": loaded.manifest.fingerprint,
         "cells": cells,
     }
-    emit(result, as_json, lambda: _text(cells))
+    emit(result, as_json, lambda seen: _text(seen["cells"]))
     for item in data.increments:
         if not any(name in loaded.state.labels for name in item.classes):
             note(f"{item.name}: not measured, the detector knows none of {', '.join(item.classes)}")

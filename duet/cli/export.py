@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import WHOLE, counting, emit, json_option, note, tell_leftovers
+from duet.cli.common import WHOLE, counting, emit, json_option, note, tell_leftovers, hint
 from duet.export.formats import FORMATS, resolve
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _export(model: Path, options: Options) -> None:
     )
     if options.dry_run:
         plan = _plan(detector, target, options, len(images))
-        emit(plan, options.as_json, lambda: f"would write {target} and parity.json")
+        emit(plan, options.as_json, lambda _: f"would write {target} and parity.json")
         return
     with counting(f"exporting {form}") as step:
         report = export_detector(
@@ -95,8 +95,8 @@ def _export(model: Path, options: Options) -> None:
             overwrite=options.overwrite, progress=step,
         )  # fmt: skip
     result = {"schema": 1, "path": str(target), **report.as_dict()}
-    emit(result, options.as_json, lambda: _text(result))
-    note(_next(target, form, report.image_size))
+    emit(result, options.as_json, _text)
+    hint(*_next(target, form, report.image_size))
 
 
 def _plan(detector: DetectorFile, target: Path, options: Options, images: int) -> dict[str, Any]:
@@ -113,12 +113,11 @@ def _plan(detector: DetectorFile, target: Path, options: Options, images: int) -
     }
 
 
-def _next(target: Path, form: str, image_size: int) -> str:
+def _next(target: Path, form: str, image_size: int) -> tuple[str | Path, ...]:
     if form in ("onnx", "torchscript", "openvino"):
-        return f"next: duet predict {target} SOURCE"
-    if form == "pt":
-        return f"next: yolo predict model={target} source=IMAGES imgsz={image_size}"
-    return f"next: yolo predict task=detect model={target} source=IMAGES imgsz={image_size}"
+        return ("duet", "predict", target, "SOURCE")
+    task = () if form == "pt" else ("task=detect",)
+    return ("yolo", "predict", *task, f"model={target}", "source=IMAGES", f"imgsz={image_size}")
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -149,7 +148,7 @@ def _text(result: dict[str, Any]) -> str:
 
 def _list(as_json: bool) -> None:
     rows = [row.as_dict() for row in FORMATS.values()]
-    emit({"schema": 1, "formats": rows}, as_json, lambda: "\n".join(_line(row) for row in rows))
+    emit({"schema": 1, "formats": rows}, as_json, lambda _: "\n".join(_line(row) for row in rows))
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, trust_option, writing
+from duet.cli.common import emit, json_option, note, trust_option, writing, hint
 
 EPILOG = """\b
 Examples:
@@ -60,8 +60,8 @@ def import_file(
         "image_size": source.image_size, "sha256": source.fingerprint,
         "fingerprint": written.manifest.fingerprint, "licence": source.licence,
     }  # fmt: skip
-    emit(result, as_json, lambda: _text(result))
-    note(f"next: duet merge {target} OTHER --weights BASE.pt --out DIR")
+    emit(result, as_json, _text)
+    hint("duet", "merge", target, "OTHER", "--weights", "BASE.pt", "--out", "DIR")
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, stages
+from duet.cli.common import emit, hint, json_option, stages
 from duet.cli.run import inputs_of, training_options
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: 
 
 
 def _tell(report: StepReport, as_json: bool) -> None:
-    emit(report.as_dict(), as_json, report.as_text)
+    emit(report.as_dict(), as_json, lambda _: report.as_text())
     if report.detector is None:
-        note(f"next: duet merge {report.increment} OTHER... --weights W --method ties --out DIR")
+        words = ("OTHER", "--weights", "W", "--method", "ties", "--out", "DIR")
+        hint("duet", "merge", report.increment, *words)
     else:
-        note(f"next: duet predict {report.detector} IMAGES")
+        hint("duet", "predict", report.detector, "IMAGES")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note
+from duet.cli.common import emit, hint, json_option, note
 from duet.cli.merge import merge_lines
 
 EPILOG = """\b
@@ -35,16 +35,15 @@ def log(detector: Path, roots: tuple[Path, ...], as_json: bool) -> None:
     from duet.recipes.lineage import read_history
 
     result = read_history(detector, roots).as_dict()
-    emit(result, as_json, lambda: _text(result))
+    emit(result, as_json, _text)
     if not result["recipe"]:
         note("note: the detector keeps no recipe; drop-class works, revert and scale do not")
     names = [step["name"] for step in result["increments"]]
     last = names[-1] if result["recipe"] and len(names) > 1 else None
-    note(
-        f"next: duet revert {detector} {last} --out DIR"
-        if last is not None
-        else f"next: duet predict {detector} IMAGES"
-    )
+    if last is not None:
+        hint("duet", "revert", detector, last, "--out", "DIR")
+    else:
+        hint("duet", "predict", detector, "IMAGES")
 
 
 def _text(result: dict[str, Any]) -> str:

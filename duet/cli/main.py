@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import json
 import sys
 from importlib.metadata import version
@@ -13,6 +14,7 @@ import click
 
 from duet.cli.common import StoppedError, stoppable
 from duet.errors import ConfigError, DuetError, did_you_mean
+from duet.text import laid_out
 
 _REMEDIES = {
     "config": "correct it and give the same command again",
@@ -102,6 +104,9 @@ def data() -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one paragraph and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows escapes
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(sys.argv[1:]))
 
 
@@ -142,5 +147,5 @@ def _fail(error: DuetError, arguments: list[str]) -> int:
     if "--json" in arguments:
         click.echo(json.dumps(error.as_dict()), err=True)
     else:
-        click.echo(f"Error [{error.kind}]: {error}", err=True)
+        click.echo(laid_out(f"Error [{error.kind}]: {error}"), err=True)
     return error.exit_code

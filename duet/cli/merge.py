@@ -11,6 +11,7 @@ import click
 from duet.cli.common import (
     counting,
     emit,
+    hint,
     json_option,
     note,
     read_told,
@@ -92,7 +93,7 @@ def merge(
         from duet.recipes.estimate import estimate
 
         result = {"schema": 1, "detector": None, **plan.as_dict(), "estimate": estimate(plan)}
-        emit(result, as_json, lambda: _plan_text(result))
+        emit(result, as_json, _plan_text)
         return
     if out is None:
         raise ConfigError("missing --out", where="duet merge", remedy="name a detector folder")
@@ -108,8 +109,8 @@ def merge(
     for remark in written.result.remarks[len(plan.remarks) :]:
         note(f"note: {remark}")
     result = describe(plan, written) | ({"sweep": trials} if trials else {})
-    emit(result, as_json, lambda: text_of(result))
-    note(f"next: duet predict {out} IMAGES")
+    emit(result, as_json, text_of)
+    hint("duet", "predict", out, "IMAGES")
 
 
 def _swept(plan: Plan, options: dict[str, Any], objective: Any) -> tuple[Recipe, list[Any]]:

@@ -24,10 +24,10 @@ def methods(name: str | None, as_json: bool) -> None:
 
     if name is not None:
         row = _describe(resolve(name))
-        emit(row, as_json, lambda: _as_text(row))
+        emit(row, as_json, lambda _: _as_text(row))
         return
     rows = [_describe(method) for method in METHODS.values()]
-    emit({"schema": 1, "methods": rows}, as_json, lambda: "\n".join(_line(row) for row in rows))
+    emit({"schema": 1, "methods": rows}, as_json, lambda _: "\n".join(_line(row) for row in rows))
 
 
 def _describe(method: Any) -> dict[str, Any]:

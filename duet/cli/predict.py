@@ -17,12 +17,14 @@ from duet.cli.common import (
     PLAIN_EVERY,
     counting,
     emit,
+    hint,
     json_option,
     note,
     tell_leftovers_in,
     trust_option,
 )
 from duet.errors import ConfigError
+from duet.text import printable
 
 if TYPE_CHECKING:
     from duet.inference.detector import LoadedDetector
@@ -191,7 +193,7 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
         plan = _plan(detector, out) | {"images": [str(path) for path in images.paths]}
         count = len(images.paths)
         text = f"would look at {_number(count, 'image')}; nothing was done"
-        emit(plan, job.as_json, lambda: text)
+        emit(plan, job.as_json, lambda _: text)
         return
     with counting("detecting") as step:
         results = predict_source(
@@ -201,12 +203,12 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
     save_results(results, detector, job.save, out, lines=sys.stdout if job.to_stdout else None)
     if not job.to_stdout:
         document = predictions(detector, results, confidence=job.conf, iou=job.iou)
-        emit({"schema": 1, **document}, job.as_json, lambda: _text(detector, results))
+        emit({"schema": 1, **document}, job.as_json, lambda _: _text(detector, results))
     if out is None:
         note("next: add --out DIR for annotated images")
     else:
         note(f"written: {out} (annotated images, predictions.json)")
-        note(f"next: duet export {model} --to onnx")
+        hint("duet", "export", model, "--to", "onnx")
 
 
 def _predict_stream(model: Path, place: Place, job: Job) -> None:
@@ -234,7 +236,7 @@ def _predict_stream(model: Path, place: Place, job: Job) -> None:
         )
         if job.dry_run:
             plan = _plan(detector, out) | {"source": place.shown, "live": not stream.finite}
-            emit(plan, job.as_json, lambda: f"would look at {place.shown}; nothing was done")
+            emit(plan, job.as_json, lambda _: f"would look at {place.shown}; nothing was done")
             return
         if out is not None:
             make_out(out)
@@ -307,7 +309,7 @@ def _sum_up(tally: Tally, detector: LoadedDetector, place: Place, job: Job) -> N
     if job.to_stdout:
         note(_summary_text(tally, detector))
     else:
-        emit({"schema": 1, **document}, job.as_json, lambda: _summary_text(tally, detector))
+        emit({"schema": 1, **document}, job.as_json, lambda _: _summary_text(tally, detector))
     if counted["damaged"]:
         note(f"warning: {_number(counted['damaged'], 'packet')} could not be decoded")
 
@@ -318,7 +320,8 @@ def _summary_text(tally: Tally, detector: LoadedDetector) -> str:
     head = f"{_number(total, 'object')} in {_number(stream.looked_at, 'frame')}{dropped}"
     lines = [f"{head}, {tally.fps:.1f} frames per second", *_counted(detector, tally.counts)]
     if tally.tracks:
-        found = ", ".join(f"{len(ids)} {name}" for name, ids in sorted(tally.tracks.items()))
+        tracks = sorted(tally.tracks.items())
+        found = ", ".join(f"{len(ids)} {printable(name)}" for name, ids in tracks)
         lines.append(f"tracks: {found}")
     if stream.looked_at:
         lines.append(stream.latency.table())
@@ -336,7 +339,7 @@ def _plan(detector: LoadedDetector, out: Path | None) -> dict[str, Any]:
 
 def _text(detector: LoadedDetector, results: Sequence[ImageResult]) -> str:
     """Return one line per image (of a few) and one per class found."""
-    lines = [f"{r.image}: {_found(r)}" for r in results[:_LISTED]]
+    lines = [f"{printable(str(r.image))}: {_found(r)}" for r in results[:_LISTED]]
     if len(results) > _LISTED:
         lines.append(f"... and {len(results) - _LISTED} more images (--json lists all)")
     counts = Counter(name for result in results for name in result.detections.names)
@@ -349,15 +352,15 @@ def _counted(detector: LoadedDetector, counts: Counter[str]) -> list[str]:
     """Return one line per increment of which something was found."""
     lines = []
     for increment, classes in detector.facts.increments:
-        found = [f"{counts[name]} {name}" for name in classes if counts[name]]
+        found = [f"{counts[name]} {printable(name)}" for name in classes if counts[name]]
         if found:
-            lines.append(f"  {increment}: {', '.join(found)}")
+            lines.append(f"  {printable(increment)}: {', '.join(found)}")
     return lines
 
 
 def _found(result: ImageResult) -> str:
     pairs: list[Any] = list(zip(result.detections.names, result.detections.scores, strict=True))
-    shown = ", ".join(f"{name} {score:.2f}" for name, score in pairs[:5])
+    shown = ", ".join(f"{printable(name)} {score:.2f}" for name, score in pairs[:5])
     rest = f", and {len(pairs) - 5} more" if len(pairs) > 5 else ""
     return (shown or "nothing found") + rest
 

@@ -93,7 +93,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
                 step=lambda title, done, total: show(title, {"done": done, "total": total}),
                 dry_run=dry_run,
             )
-        emit(made.as_dict(), as_json, lambda: as_text(made))
+        emit(made.as_dict(), as_json, lambda _: as_text(made))
         for line in next_commands(made):
             note(f"next: {line}")
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note, trust_option, writing
+from duet.cli.common import counting, emit, json_option, note, trust_option, writing, hint
 from duet.cli.merge import describe, objective_for, text_of
+from duet.text import printable
 
 if TYPE_CHECKING:
     from duet.recipes.history import Edit
@@ -61,7 +62,8 @@ def merge_again(
         note(f"note: {remark}")
     if dry_run:
         planned = {"schema": 1, "detector": None, **verdict, **plan.as_dict()}
-        emit(planned, as_json, lambda: f"would merge {_names(edit)} -> {out}; nothing was written")
+        names = printable(_names(edit))
+        emit(planned, as_json, lambda _: f"would merge {names} -> {out}; nothing was written")
         return
     with writing(out, overwrite=overwrite), counting(f"{plan.recipe.method} merge") as step:
         written = write_detector(
@@ -71,8 +73,8 @@ def merge_again(
     for remark in written.result.remarks[len(plan.remarks) :]:
         note(f"note: {remark}")
     result = {**describe(plan, written), **verdict}
-    emit(result, as_json, lambda: text_of(result))
-    note(f"next: duet predict {out} IMAGES")
+    emit(result, as_json, text_of)
+    hint("duet", "predict", out, "IMAGES")
 
 
 def _names(edit: Edit) -> str:

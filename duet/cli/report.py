@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from duet.cli.common import say
+from duet.text import printable
+
 EPILOG = """\b
 Examples:
   duet report runs/demo
@@ -43,7 +46,8 @@ def report(run: Path, as_json: bool) -> None:
         }
         click.echo(json_module.dumps(summary, indent=2, allow_nan=False))
         return
-    click.echo(f"{results.series.name} (%)\n\n{summary_table(results).as_text()}\n\nreport: {path}")
+    title = printable(results.series.name)
+    say(f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {path}")
 
 
 def _numbers(indices: object) -> dict[str, float | None]:

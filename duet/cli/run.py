@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import emit, json_option, note, stages, tell_warnings
+from duet.text import command, printable
 
 if TYPE_CHECKING:
     from duet.report.results import Results
@@ -102,14 +102,14 @@ def run(
     if dry_run:
         from duet.runs.plan import plan_as_dict, plan_as_text
 
-        emit(plan_as_dict(plan), as_json, lambda: plan_as_text(plan))
+        emit(plan_as_dict(plan), as_json, lambda _: plan_as_text(plan))
         return
     from duet.report.words import off_published
 
     results, report = perform(plan)
     for line in off_published(results):
         note(f"warning: {line}")
-    emit(summary(results, plan.out, report), as_json, lambda: table(results, report))
+    emit(summary(results, plan.out, report), as_json, lambda _: table(results, report))
     for line in results.commands.next:
         note(f"next: {line}")
 
@@ -125,7 +125,7 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
 
     plans = repeat.repeats(plan, seeds=seeds, orders=orders)
     if dry_run:
-        emit(repeat.repeats_as_dict(plans), as_json, lambda: repeat.repeats_as_text(plans))
+        emit(repeat.repeats_as_dict(plans), as_json, lambda _: repeat.repeats_as_text(plans))
         return
     for line in left_out(plan):
         note(line)
@@ -135,7 +135,7 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     for run in found.runs:
         for line in off_published(run.results):
             note(f"warning: {run.folder.name}: {line}")
-    emit(as_dict(found), as_json, lambda: as_text(found))
+    emit(as_dict(found), as_json, lambda _: as_text(found))
     note(f"written: {plan.out / repeat.COMPARE_FILE}, {plan.out / repeat.SUMMARY_FILE}")
 
 
@@ -160,7 +160,7 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
         jobs=options["jobs"] or min(2, os.cpu_count() or 1),
         references=options["references"],
         split=options["split"],
-        command=shlex.join(["duet", *sys.argv[1:]]),
+        command=command("duet", *sys.argv[1:]),
     )
 
 
@@ -201,4 +201,5 @@ def table(results: Results, report: Path) -> str:
     """Return the table of a run for people."""
     from duet.report.tables import summary_table
 
-    return f"{results.series.name} (%)\n\n{summary_table(results).as_text()}\n\nreport: {report}"
+    title = printable(results.series.name)
+    return f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {report}"

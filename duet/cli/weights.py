@@ -65,7 +65,7 @@ def ls(family: str | None, table: Path | None, as_json: bool) -> None:
         )
     chosen = [row for row in manifest.rows if family in (None, row.family)]
     rows = [_described(row, manifest) for row in chosen]
-    emit({"schema": 1, "weights": rows}, as_json, lambda: _table(rows))
+    emit({"schema": 1, "weights": rows}, as_json, lambda seen: _table(seen["weights"]))
 
 
 @click.command("get", epilog=GET_EPILOG)
@@ -105,7 +105,7 @@ def get(
         if dry_run:
             target = folder / file.name if folder else file
             result = {"schema": 1, "path": str(target), "url": None, "part_bytes": 0}
-            emit(result, as_json, lambda: f"{file}: would be checked; no network")
+            emit(result, as_json, lambda _: f"{file}: would be checked; no network")
             return
         if folder is not None:
             tell_leftovers(folder / file.name)
@@ -115,7 +115,7 @@ def get(
         row, manifest, folder=folder, sha256=expected, accept_unverified=accept_unverified
     )
     if dry_run:
-        emit({"schema": 1, **plan.as_dict()}, as_json, lambda: _plan_text(plan))
+        emit({"schema": 1, **plan.as_dict()}, as_json, lambda _: _plan_text(plan))
         return
     tell_leftovers(plan.target)
     with _downloading(row.name) as progress:
@@ -201,7 +201,7 @@ def _tell(
         "schema": 1, "weights": name, "path": str(fetched.path), "state": fetched.state,
         "checked": fetched.checked, "received": fetched.received, **facts,
     }  # fmt: skip
-    emit(result, as_json, lambda: _text(result))
+    emit(result, as_json, _text)
     if fetched.checked == "first download":
         note(
             f"pinned: SHA-256 {result['sha256']}, which nobody has confirmed; compare it with what "
@@ -243,7 +243,7 @@ def _downloading(title: str) -> Iterator[Progress]:
     from rich.progress import TransferSpeedColumn as Speed
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(),
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), Speed(),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Bars(*columns, console=Console(stderr=True)) as bars:

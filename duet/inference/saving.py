@@ -22,6 +22,7 @@ from duet.files import atomic_path, vacated, write_text
 from duet.images import Image
 from duet.inference.detector import LoadedDetector
 from duet.inference.tracking import NO_TRACK, TrackedDetections
+from duet.text import printable
 
 FORMATS = ("video", "frames", "txt", "coco", "jsonl")
 DRAWN = ("video", "frames")
@@ -122,7 +123,9 @@ class YoloText:
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self._folder = folder
-        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+        # One name a line: one that holds a line end is written with an escape instead.
+        lines = (n if len(n.splitlines()) == 1 else printable(n) for n in classes)
+        write_text(folder / "classes.txt", "".join(f"{line}\n" for line in lines))
 
     def add(self, shot: Shot) -> None:
         """Write a file; an empty one where nothing was found."""

@@ -9,6 +9,7 @@ from duet.evaluation.matrix import Slice
 from duet.report.phrases import MISSING, duration, listed, percent, points, where
 from duet.report.results import Method, Results, TermEntry
 from duet.report.words import average_sides, class_changes
+from duet.text import printable
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Table:
 
     def as_text(self) -> str:
         """Return the table as aligned plain text, for terminals."""
-        lines = [self.header, *self.rows]
+        lines = [tuple(map(printable, line)) for line in (self.header, *self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
         padded = (
             "  ".join(
