@@ -25,7 +25,7 @@ from duet.merging.trace import MergeTrace, TensorTrace
 from duet.report import phrases, tables, words
 from duet.report.figures import figures, natural_key, save_figure
 from duet.report.gallery import panes
-from duet.report.markdown import escape_markdown, render_markdown, write_report
+from duet.report.markdown import render_markdown, write_report
 from duet.report.results import (
     ClassScores,
     MergeEntry,
@@ -33,6 +33,7 @@ from duet.report.results import (
     load_results,
     save_results,
 )
+from duet.text import markdown as escape_markdown
 
 ONE_PHASE: Steps = TWO_PHASE[:1]
 

@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from duet.text import spreadsheet
+
 if TYPE_CHECKING:
     from duet.report.results import Method, Results
 
@@ -15,15 +17,21 @@ def results_csv(results: Results) -> str:
     """Return every number in long form, one row per method and value.
 
     Columns: method, quantity, stage, domain, classes (joined with ";"), value. Fractions and
-    seconds are written in full precision; a value that does not exist is an empty field.
+    seconds are written in full precision; a value that does not exist is an empty field. A name
+    that a spreadsheet would take for a formula has a leading apostrophe (`duet.text.spreadsheet`);
+    `results.json` holds it as it is.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["method", "quantity", "stage", "domain", "classes", "value"])
-    for method in results.methods:
-        writer.writerows((method.name, *row) for row in _method_rows(method))
-    for item in results.references:
-        writer.writerow(["reference", "map50", "", item.domain, ";".join(item.classes), item.map50])
+    rows: list[tuple[object, ...]] = [
+        (method.name, *row) for method in results.methods for row in _method_rows(method)
+    ]
+    rows += [
+        ("reference", "map50", "", item.domain, ";".join(item.classes), item.map50)
+        for item in results.references
+    ]
+    writer.writerows(map(spreadsheet, row) for row in rows)
     return stream.getvalue()
 
 

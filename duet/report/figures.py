@@ -6,17 +6,20 @@ carries a number, a shape or a place. Figures are built without pyplot, so no gl
 
 from __future__ import annotations
 
-import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from duet.files import atomic_path
 from duet.report.phrases import percent, set_name
 from duet.report.results import MergeEntry, Results
 from duet.report.tables import is_taught, ordered_methods, ordered_slices
 from duet.report.words import ClassChange, class_changes
+from duet.text import plot_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +43,8 @@ _STYLE: Mapping[str, Any] = {
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
     "text.color": INK,
+    "text.parse_math": False,  # names of users hold dollar signs
+    "text.usetex": False,
     "axes.labelcolor": INK,
 }
 
@@ -47,6 +52,34 @@ _STYLE: Mapping[str, Any] = {
 def increment_colour(number: int) -> str:
     """Return the hexadecimal colour of increment ``number`` (1..T)."""
     return INCREMENT_COLOURS[(number - 1) % len(INCREMENT_COLOURS)]
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw with duet's own settings alone, whatever the user's ``matplotlibrc`` says.
+
+    Text is text: a name such as ``$x_$`` is no mathematics, and no TeX is called.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+_P = ParamSpec("_P")
+
+
+def drawn(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Make a function that returns a figure do so under `drawing`."""
+
+    @wraps(draw)
+    def under_own_settings(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        with drawing():
+            return draw(*args, **kwargs)
+
+    return under_own_settings
 
 
 def figures(results: Results) -> dict[str, Callable[[Results], Figure]]:
@@ -65,20 +98,6 @@ def figures(results: Results) -> dict[str, Callable[[Results], Figure]]:
     return known
 
 
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """Draw in duet's style, whatever a `matplotlibrc` says.
-
-    Matplotlib reads one from the working folder, where a stranger's may lie; it can start LaTeX.
-    """
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
-
-
 def save_figure(figure: Figure, target: Path) -> None:
     """Write one figure; the suffix (.png or .svg) chooses the format.
 
@@ -87,10 +106,13 @@ def save_figure(figure: Figure, target: Path) -> None:
     """
     # Neither a date nor a version string: the bytes depend on the picture alone.
     metadata = {"Date": None} if target.suffix == ".svg" else {"Software": None}
-    with styled(), atomic_path(target) as temporary:
+    with drawing(), atomic_path(target) as temporary, warnings.catch_warnings():
+        # Letters that the font lacks are drawn as boxes; a line about each helps nobody.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, dpi=144, metadata=metadata)
 
 
+@drawn
 def indices_figure(results: Results) -> Figure:
     """All methods side by side: one panel per index, one bar per method, values at the bars."""
     panels = [
@@ -120,12 +142,13 @@ def indices_figure(results: Results) -> Figure:
         axes.set_title(title, fontsize=9.5, loc="left")
         axes.tick_params(axis="y", length=0)
         _percent_axis(axes.xaxis, ticks=(0, 0.5, 1))
-    grid[0].set_yticks(range(len(methods)), [method.title for method in methods])
+    grid[0].set_yticks(range(len(methods)), [plot_text(method.title) for method in methods])
     grid[0].invert_yaxis()
     figure.suptitle("How much each method keeps and learns (%, higher is better)", **_LEFT)
     return figure
 
 
+@drawn
 def matrix_figure(results: Results) -> Figure:
     """Heat map of mAP50 (%): stages down, class sets in domains across."""
     cells, slices = results.main.matrix, ordered_slices(results)
@@ -151,7 +174,10 @@ def matrix_figure(results: Results) -> Figure:
         axes.axvline(count - 0.5, color="white", linewidth=9)
         for column, text in ((0, "classes learned there"), (count, "classes never labelled there")):
             axes.text(column - 0.42, -0.58, text, fontsize=9, ha="left", va="bottom")
-    names = [f"{set_name(results, classes)}\nin {domain}" for domain, classes in slices]
+    names = [
+        f"{plot_text(set_name(results, classes))}\nin {plot_text(domain)}"
+        for domain, classes in slices
+    ]
     axes.set_xticks(range(len(slices)), names)
     axes.set_yticks([s - 1 for s in rows], [f"after stage {stage}" for stage in rows])
     axes.tick_params(length=0)
@@ -159,10 +185,11 @@ def matrix_figure(results: Results) -> Figure:
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     _percent_axis(bar.ax.yaxis, ticks=(0, 0.5, 1))
     bar.outline.set_visible(False)
-    figure.suptitle(f"mAP50 (%) after every stage: {results.main.title}", **_LEFT)
+    figure.suptitle(f"mAP50 (%) after every stage: {plot_text(results.main.title)}", **_LEFT)
     return figure
 
 
+@drawn
 def old_classes_figure(results: Results) -> Figure:
     """AP50 of every old class in its own domain: when learned and in the final model."""
     changes = [
@@ -178,6 +205,7 @@ def old_classes_figure(results: Results) -> Figure:
     )  # fmt: skip
 
 
+@drawn
 def new_classes_figure(results: Results) -> Figure:
     """AP50 of every new class right after its stage, beside the model trained only on them."""
     changes = [
@@ -193,6 +221,7 @@ def new_classes_figure(results: Results) -> Figure:
     )  # fmt: skip
 
 
+@drawn
 def merge_figure(results: Results) -> Figure:
     """Weight of the old model and share of sign conflicts per shared tensor, in network order."""
     merges = [merge for merge in results.main.merges if merge.tensors]
@@ -219,7 +248,7 @@ def merge_figure(results: Results) -> Figure:
     if len(merges) > 1:
         lines, names = grid[0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower left", ncols=4, frameon=False)
-    figure.suptitle(f"What the merge did, layer by layer: {results.main.title}", **_LEFT)
+    figure.suptitle(f"What the merge did, layer by layer: {plot_text(results.main.title)}", **_LEFT)
     return figure
 
 
@@ -239,14 +268,13 @@ _Side = tuple[str, Callable[[ClassChange], float | None]]
 def figure_grid(
     rows: int, columns: int, *, width: float, height: float, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure (inches) and its axes, row by row."""
+    """Return a figure (inches) and its axes, row by row; called under `drawing`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with styled():
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        grid = figure.subplots(rows, columns, squeeze=False, **options)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(grid.flat)
 
 
@@ -271,8 +299,9 @@ def _dumbbells(
     for axes, group in zip(grid, groups, strict=True):
         for row, item in enumerate(group):
             _dumbbell(axes, row, start[1](item), end[1](item))
-        axes.set_title(f"C{group[0].increment} in {group[0].domain}", loc="left", fontsize=9.5)
-        axes.set_yticks(range(len(group)), [item.name for item in group])
+        where = f"C{group[0].increment} in {plot_text(group[0].domain)}"
+        axes.set_title(where, loc="left", fontsize=9.5)
+        axes.set_yticks(range(len(group)), [plot_text(item.name) for item in group])
         axes.set_ylim(len(group) - 0.4, -0.6)
         axes.set_xlim(0, 1.01)
         axes.tick_params(axis="y", length=0)
@@ -315,5 +344,5 @@ def _block_ticks(axes: Axes, merge: MergeEntry) -> None:
     blocks = [match.group(0) if (match := re.match(r"\D*\d+", name)) else name for name in names]
     starts = [i for i, block in enumerate(blocks) if i == 0 or blocks[i - 1] != block]
     kept = starts[:: -(-len(starts) // 25)]
-    axes.set_xticks(kept, [blocks[i] for i in kept], rotation=60, ha="right", fontsize=8)
+    axes.set_xticks(kept, [plot_text(blocks[i]) for i in kept], rotation=60, ha="right", fontsize=8)
     axes.set_xlabel("shared tensors in network order")

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from duet.errors import DataError
 from duet.images import read_image
-from duet.report.figures import GREY, figure_grid, increment_colour
+from duet.report.figures import GREY, drawn, figure_grid, increment_colour
 from duet.report.phrases import count_of, listed, owners
 from duet.report.results import FoundBox, GalleryImage, Results, TruthBox
+from duet.text import plot_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +34,16 @@ Picture = npt.NDArray[np.uint8]
 
 
 def missing_images(run_folder: Path, results: Results) -> tuple[str, ...]:
-    """Return the gallery files that are not in the run folder."""
-    return tuple(item.file for item in results.gallery if not (run_folder / item.file).is_file())
+    """Return the gallery files that are not in the run folder, or damaged there."""
+    return tuple(item.file for item in results.gallery if not _readable(run_folder / item.file))
+
+
+def _readable(path: Path) -> bool:
+    try:
+        _scaled_image(path)
+    except DataError:
+        return False
+    return True
 
 
 def panes(run_folder: Path, results: Results, item: GalleryImage) -> tuple[Picture, ...]:
@@ -51,6 +60,7 @@ def panes(run_folder: Path, results: Results, item: GalleryImage) -> tuple[Pictu
     return tuple(_annotated(plain, results, boxes, scale) for boxes in sides)
 
 
+@drawn
 def gallery_figure(run_folder: Path, results: Results, items: Sequence[GalleryImage]) -> Figure:
     """Return a sheet with one row per image and the columns labels, before, after.
 
@@ -67,9 +77,9 @@ def gallery_figure(run_folder: Path, results: Results, items: Sequence[GalleryIm
     )  # fmt: skip
     for index, (item, pictures) in enumerate(zip(items, rows, strict=True)):
         titles = (
-            f"{item.domain}: labels ({count_of(len(item.truths), 'object')})",
-            item.before.title,
-            item.after.title,
+            f"{plot_text(item.domain, 30)}: labels ({count_of(len(item.truths), 'object')})",
+            plot_text(item.before.title),
+            plot_text(item.after.title),
         )
         for axes, picture, title in zip(grid[3 * index :], pictures, titles, strict=False):
             axes.imshow(picture, interpolation="lanczos")
@@ -129,14 +139,18 @@ def _increment_of(results: Results, name: str) -> int:
 def _text(box: TruthBox) -> str:
     score = f" {100 * box.score:.0f}" if isinstance(box, FoundBox) else ""
     # supervision writes with OpenCV, whose font has ASCII only.
-    return box.name.encode("ascii", "replace").decode() + score
+    return plot_text(box.name, 40).encode("ascii", "replace").decode() + score
 
 
 def _legend(figure: Figure, results: Results) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=increment_colour(n), label=f"C{n} ({step.domain}): {listed(step.classes)}")
+        Patch(
+            color=increment_colour(n),
+            label=f"C{n} ({plot_text(step.domain, 30)}): "
+            + listed([plot_text(name, 30) for name in step.classes]),
+        )
         for n, step in enumerate(results.series.increments, start=1)
     ]
     figure.legend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from duet.files import refuse_links, write_text
@@ -12,6 +13,7 @@ from duet.report.figures import figures, save_figure, styled
 from duet.report.gallery import gallery_figure, missing_images
 from duet.report.results import CSV_FILE, RESULTS_FILE, Results, load_results
 from duet.report.tables import Table
+from duet.text import markdown, markdown_code, markdown_target
 
 REPORT_FILE = "report.md"
 PLOTS = "plots"
@@ -32,7 +34,7 @@ def write_report(run_folder: Path) -> Path:
         Path of the report.
 
     Raises:
-        DataError: There is no usable `results.json`, or a gallery file is not an image.
+        DataError: There is no usable `results.json`.
         ConfigError: `results.json` does not follow the schema.
         DuetError: The folder cannot be written, or holds a link where duet writes.
     """
@@ -73,8 +75,8 @@ def render_markdown(
         autoescape=False,  # Markdown, not HTML: the `md` filter escapes
         keep_trailing_newline=True,
     )
-    environment.filters["md"] = escape_markdown
-    environment.filters["table"] = markdown_table
+    environment.filters |= {"md": markdown, "table": markdown_table}
+    environment.filters |= {"code": partial(markdown_code, language="sh"), "link": markdown_target}
     text = environment.get_template("report.md.j2").render(
         results=results,
         plots=plots,
@@ -100,25 +102,11 @@ def render_markdown(
     return _tidy(text)
 
 
-def escape_markdown(text: str) -> str:
-    """Return ``text`` so that Markdown shows it as it is, also inside a table cell.
-
-    Only what would change the meaning is escaped, so that the file itself stays readable:
-    ``alpha_base`` and ``R[T, D]`` are left alone.
-    """
-    one_line = " ".join(text.split())
-    return re.sub(
-        r"[\\`*|~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|\](?=\()|^[#>+-](?= )",
-        lambda match: "\\" + match.group(0),
-        one_line,
-    )
-
-
 def markdown_table(table: Table) -> str:
     """Return a table in GitHub's Markdown; the leading columns of words are left-aligned."""
     rules = ["---" if column < table.words else "---:" for column in range(len(table.header))]
     rows = [table.header, *table.rows]
-    cells = [[escape_markdown(cell) for cell in row] for row in rows]
+    cells = [[markdown(cell) for cell in row] for row in rows]
     cells.insert(1, rules)
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
