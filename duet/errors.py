@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from duet.text import clipped
+from duet.text import clipped, without_secrets
 
 PROBLEMS_SHOWN = 20
 """Problems that one message lists; it says how many more there are."""
@@ -32,8 +32,9 @@ class DuetError(Exception):
     kind: ClassVar[str] = "runtime"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
-        self.what, self.where = clipped(what, _WHAT), where
-        self.remedy = clipped(remedy, _REMEDY) if remedy else remedy
+        self.what = without_secrets(clipped(what, _WHAT))
+        self.where = without_secrets(where) if where else where
+        self.remedy = without_secrets(clipped(remedy, _REMEDY)) if remedy else remedy
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -115,8 +115,8 @@ def markdown(text: str) -> str:
     """
     one_line = printable(" ".join(text.split()))
     return re.sub(
-        r"[\\`*|~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|\](?=[(\[:])|&(?=#?\w+;)|(?<=:)/(?=/)"
-        r"|(?<=www)\.|^[#>+-](?=\s|$)|^[-=]{2,}|^\[|(?<=^\d)[.)]|(?<=^\d\d)[.)]",
+        r"[\\`*|~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|\](?=[(\[:])|&(?=#?\w+;)"
+        r"|^[#>+-](?=\s|$)|^[-=]{2,}|(?<=^\d)[.)]|(?<=^\d\d)[.)]",
         lambda match: "\\" + match.group(0),
         one_line,
     )
@@ -181,12 +181,15 @@ _KNOWN_SCHEMES = frozenset(
 )  # fmt: skip
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=/|[^/\\]*@)")
 _LOOKS_LIKE_LOGIN = re.compile(r"[^/\\\s:]*:[^@]*@|^//[^/]*@")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]" if os.name == "nt" else r"[A-Za-z]:\\")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}))(:\d{1,5})?\Z")
 
 
 def is_address(text: str) -> bool:
     """Tell whether a text looks like an address or holds a login, however it is misspelled."""
     bare = text.strip("\0\t\n\r\v\f \u00a0\ufeff'\"<>")
+    if "://" not in bare and _DRIVE.match(bare):
+        return False
     return bool("://" in bare or _SCHEME.match(bare) or _LOOKS_LIKE_LOGIN.search(bare))
 
 
@@ -209,3 +212,15 @@ def masked(address: str) -> str:
         return f"{scheme.lower()}://***"
     hidden = "/***" if behind not in ("", "/") else behind
     return f"{scheme.lower()}://{'***@' if login or '@' in authority else ''}{host}{hidden}"
+
+
+_RISKY_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s'\"]*[@?#][^\s'\"]*")
+
+
+def without_secrets(text: str) -> str:
+    """Return a message in which every address with a login, a query or a fragment is `masked`.
+
+    For texts of other programs and for tables that people write; what names a camera is masked
+    where it is read.
+    """
+    return _RISKY_ADDRESS.sub(lambda found: masked(found[0]), text)

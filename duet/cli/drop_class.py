@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, writing, hint
+from duet.cli.common import emit, hint, json_option, note, writing
 
 EPILOG = """\b
 Examples:

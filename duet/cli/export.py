@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import WHOLE, counting, emit, json_option, note, tell_leftovers, hint
+from duet.cli.common import WHOLE, counting, emit, hint, json_option, note, tell_leftovers
 from duet.export.formats import FORMATS, resolve
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, trust_option, writing, hint
+from duet.cli.common import emit, hint, json_option, trust_option, writing
 
 EPILOG = """\b
 Examples:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note, trust_option, writing, hint
+from duet.cli.common import counting, emit, hint, json_option, note, trust_option, writing
 from duet.cli.merge import describe, objective_for, text_of
 from duet.text import printable
 

@@ -13,6 +13,7 @@ import click
 
 from duet.cli.common import PLAIN_EVERY, emit, json_option, note, tell_leftovers
 from duet.cli.main import LazyGroup
+from duet.text import is_address, masked, without_secrets
 
 if TYPE_CHECKING:
     from duet.weights import Manifest, WeightsRow
@@ -126,9 +127,9 @@ def get(
 def _require_no_address(text: str) -> None:
     from duet.errors import ConfigError
 
-    if "://" in text:
+    if is_address(text) and not Path(text).exists():
         raise ConfigError(
-            f"expected a name or a file, got the address {text}",
+            f"expected a name or a file, got the address {masked(text)}",
             where="NAME|FILE",
             remedy="download it yourself and give the file; or list it with its hash in a table "
             "of your own, see --manifest in docs/weights.md",
@@ -142,7 +143,8 @@ def _described(row: WeightsRow, manifest: Manifest) -> dict[str, Any]:
     return {
         "name": row.name, "family": row.family, "architecture": row.architecture,
         "classes": len(manifest.classes(row)), "class_list": row.classes, "size": row.size,
-        "licence": row.licence, "sha256": row.sha256, "url": row.url, "presence": here,
+        "licence": row.licence, "sha256": row.sha256, "presence": here,
+        "url": row.url and without_secrets(row.url),
         "path": None if here == "not downloaded" else str(place(row, manifest)),
     }  # fmt: skip
 
@@ -171,7 +173,7 @@ def _plan_text(plan: Plan) -> str:
     begun = plan.as_dict()["part_bytes"]
     return "\n".join(
         (
-            f"{plan.row.name}: {plan.row.url}",
+            f"{plan.row.name}: {without_secrets(plan.row.url)}",
             f"  to      {plan.target}",
             f"  size    {_megabytes(plan.row.size)}"
             + (f", {_megabytes(begun)} of it are here" if begun else ""),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from duet.errors import DataError, did_you_mean
+from duet.text import is_address, masked
 
 Kind = Literal["images", "file", "webcam", "url"]
 
@@ -22,9 +23,6 @@ VIDEO_SUFFIXES = (
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "srt", "udp")
 
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_SECRET = re.compile(
-    r"([?&;][^=&;]*(?:pass|pwd|token|key|secret|auth|user|login|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -57,18 +55,12 @@ def find_place(source: str | Path | int) -> Place:
         source: A path, a quoted glob, the number of a webcam (``0`` or ``"0"``), or a URL.
 
     Raises:
-        DataError: A URL of a scheme that is not known.
+        DataError: A URL of a scheme that is not known, or what looks like a misspelled one.
     """
     text = str(source)
-    scheme = _URL.match(text)
-    if scheme is not None and not isinstance(source, Path):
-        if scheme[1].lower() not in SCHEMES:
-            raise DataError(
-                f"cannot open {scheme[1]}:// sources{did_you_mean(scheme[1].lower(), SCHEMES)}",
-                where=masked(text),
-                remedy=f"expected one of {', '.join(SCHEMES)}, a path, or the number of a webcam",
-            )
-        return Place("url", text, masked(text))
+    # Before anything else, and so before anything could be printed: it may hold a password.
+    if is_address(text) and not os.path.lexists(text):
+        return Place("url", _checked(text), masked(text))
     if isinstance(source, int) or (text.isdecimal() and not Path(text).exists()):
         return Place("webcam", text, f"webcam {text}")
     if Path(text).suffix.lower() in VIDEO_SUFFIXES and not any(sign in text for sign in "*?"):
@@ -76,14 +68,24 @@ def find_place(source: str | Path | int) -> Place:
     return Place("images", text, text)
 
 
-def masked(url: str) -> str:
-    """Return a URL without user name, password and values of secret-looking parameters."""
-    try:
-        netloc = urlsplit(url).netloc
-    except ValueError:
-        netloc = ""
-    if not netloc:  # malformed: everything up to the last @ may be a password
-        netloc = url.partition("://")[2].rpartition("/")[0] or url.partition("://")[2]
-    if "@" in netloc:
-        url = url.replace(netloc, "***@" + netloc.rpartition("@")[2], 1)
-    return _SECRET.sub(r"\1***", url)
+def _checked(text: str) -> str:
+    """Return an address that can be opened.
+
+    Raises:
+        DataError: Its scheme is not known, or it has none.
+    """
+    address = text.strip()
+    found = _URL.match(address)
+    known = f"expected one of {', '.join(SCHEMES)}, a path, or the number of a webcam"
+    if found is None:
+        raise DataError(
+            "looks like an address, but has no scheme and two slashes",
+            where=masked(text),
+            remedy=f"write rtsp://USER:PASSWORD@HOST/...; {known}",
+        )
+    scheme = found[1].lower()
+    if scheme not in SCHEMES:
+        hint = did_you_mean(scheme, SCHEMES)
+        named = scheme if hint or masked(text) != "***" else "such"  # else it may be a user's name
+        raise DataError(f"cannot open {named}:// sources{hint}", where=masked(text), remedy=known)
+    return address

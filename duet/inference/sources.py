@@ -10,6 +10,7 @@ from pathlib import Path
 
 from duet.errors import DataError, together
 from duet.series.images import inspect_images
+from duet.text import is_address, masked
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Formats that OpenCV and Pillow both read, and that OpenCV writes (annotated copies)."""
@@ -42,6 +43,12 @@ def find_images(source: Path | str) -> Source:
     Raises:
         DataError: Nothing is there, a file is no image, or images are damaged (all are named).
     """
+    if is_address(str(source)) and not os.path.lexists(source):
+        raise DataError(
+            "an address, expected images",
+            where=masked(str(source)),
+            remedy="give an image, a folder of images, or a quoted glob such as 'photos/*.jpg'",
+        )
     found = _resolve(str(source))
     known = ", ".join(SUFFIXES)
     problems = [

@@ -34,8 +34,14 @@ Picture = npt.NDArray[np.uint8]
 
 
 def missing_images(run_folder: Path, results: Results) -> tuple[str, ...]:
-    """Return the gallery files that are not in the run folder, or damaged there."""
-    return tuple(item.file for item in results.gallery if not _readable(run_folder / item.file))
+    """Return the gallery files that are not in the run folder."""
+    return tuple(item.file for item in results.gallery if not (run_folder / item.file).is_file())
+
+
+def damaged_images(run_folder: Path, results: Results) -> tuple[str, ...]:
+    """Return the gallery files that are in the run folder but cannot be read as images."""
+    there = (item.file for item in results.gallery if (run_folder / item.file).is_file())
+    return tuple(file for file in there if not _readable(run_folder / file))
 
 
 def _readable(path: Path) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from duet.files import refuse_links, write_text
 from duet.report import tables, words
-from duet.report.figures import figures, save_figure, styled
-from duet.report.gallery import gallery_figure, missing_images
+from duet.report.figures import figures, save_figure
+from duet.report.gallery import gallery_figure, missing_images, damaged_images
 from duet.report.results import CSV_FILE, RESULTS_FILE, Results, load_results
 from duet.report.tables import Table
 from duet.text import markdown, markdown_code, markdown_target
@@ -40,13 +40,12 @@ def write_report(run_folder: Path) -> Path:
     """
     results = load_results(run_folder)
     refuse_links(run_folder)
-    with styled():
-        plots = _write_figures(run_folder, results)
-        gallery = _write_gallery(run_folder, results)
+    missing, damaged = missing_images(run_folder, results), damaged_images(run_folder, results)
+    plots = _write_figures(run_folder, results)
+    gallery = _write_gallery(run_folder, results, {*missing, *damaged})
     if gallery:
         plots["gallery"] = f"{PLOTS}/gallery.png"
-    missing = missing_images(run_folder, results)
-    text = render_markdown(results, plots=plots, gallery=gallery, missing=missing)
+    text = render_markdown(results, plots=plots, gallery=gallery, missing=missing, damaged=damaged)
     # The report comes last: when it exists, every picture it shows exists.
     write_text(run_folder / REPORT_FILE, text)
     return run_folder / REPORT_FILE
@@ -58,6 +57,7 @@ def render_markdown(
     plots: Mapping[str, str],
     gallery: tuple[str, ...] = (),
     missing: tuple[str, ...] = (),
+    damaged: tuple[str, ...] = (),
 ) -> str:
     """Return the report as Markdown.
 
@@ -65,7 +65,8 @@ def render_markdown(
         results: The numbers.
         plots: Figure stem -> path relative to the report.
         gallery: Paths of the single gallery pictures, relative to the report.
-        missing: Gallery images that could not be shown.
+        missing: Gallery images that are not in the run folder.
+        damaged: Gallery images that cannot be read.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -82,6 +83,7 @@ def render_markdown(
         plots=plots,
         gallery=gallery,
         missing=missing,
+        damaged=damaged,
         answer=words.answer(results),
         kept=words.kept(results),
         gained=words.gained(results),
@@ -128,9 +130,8 @@ def _write_figures(run_folder: Path, results: Results) -> dict[str, str]:
     return paths
 
 
-def _write_gallery(run_folder: Path, results: Results) -> tuple[str, ...]:
-    missing = missing_images(run_folder, results)
-    items = [item for item in results.gallery if item.file not in missing]
+def _write_gallery(run_folder: Path, results: Results, absent: set[str]) -> tuple[str, ...]:
+    items = [item for item in results.gallery if item.file not in absent]
     if not items:
         return ()
     sheet = gallery_figure(run_folder, results, items[:SHEET_IMAGES])

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 from duet.errors import DuetError, ModelError
 from duet.files import vacated, write_json
+from duet.text import clipped, masked
 from duet.weights.manifest import is_private
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def download(
                 if failures >= patience.failures:
                     raise DuetError(
                         f"the download was cut after {_length(part)} bytes: {cut}",
-                        where=url,
+                        where=masked(url),
                         remedy="check the network; the same command goes on from there",
                     ) from None
             time.sleep(patience.pause * 2 ** (failures - 1))
@@ -135,7 +136,7 @@ def _attempt(
         if size is not None and total not in (None, size):
             raise ModelError(
                 f"the server offers a file of {total} bytes, expected {size}",
-                where=url,
+                where=masked(url),
                 remedy="the publisher replaced the file, or something on the way answers instead",
             )
         if response.status_code == 416 and have and total == have:
@@ -168,7 +169,7 @@ def _fill(
                 if done > most:
                     raise ModelError(
                         f"the server sends more than the {most} bytes expected",
-                        where=response.url,
+                        where=masked(response.url),
                         remedy="it is another file; take it from its publisher yourself",
                     )
                 stream.write(block)
@@ -197,7 +198,7 @@ def _answer(
         except requests.exceptions.SSLError as error:
             raise DuetError(
                 f"the server's certificate is not accepted: {_short(error)}",
-                where=place,
+                where=masked(place),
                 remedy="behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate",
             ) from None
         except requests.RequestException as error:
@@ -206,17 +207,27 @@ def _answer(
             if not response.is_redirect:
                 yield response
                 return
-            following = urljoin(place, response.headers["Location"])
-        if not is_private(following) or (
-            urlsplit(place).scheme == "https" and urlsplit(following).scheme != "https"
-        ):
+            following = _next_place(place, response.headers["Location"])
+        if following is None:
             raise DuetError(
-                f"the server sends on to {following}, which is not https",
-                where=url,
+                "the server sends on to an address that is malformed or not https",
+                where=masked(url),
                 remedy="nothing was downloaded; get the file yourself and give its path",
             )
         place = following
-    raise DuetError(f"more than {_REDIRECTS} redirects", where=url, remedy="check the address")
+    raise DuetError(
+        f"more than {_REDIRECTS} redirects", where=masked(url), remedy="check the address"
+    )
+
+
+def _next_place(place: str, location: str) -> str | None:
+    """Return where a redirect leads, or None: it is no address, or would leave encryption."""
+    try:
+        following = urljoin(place, location)
+        left = urlsplit(place).scheme == "https" and urlsplit(following).scheme != "https"
+        return following if is_private(following) and not left else None
+    except ValueError:  # such as http://[::1
+        return None
 
 
 def _no_password(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -227,21 +238,21 @@ def _no_password(request: requests.PreparedRequest) -> requests.PreparedRequest:
 def _require_success(response: requests.Response, url: str) -> None:
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
-        raise _CutError(f"the server answers {status} {response.reason}")
+        raise _CutError(f"the server answers {status} {clipped(str(response.reason), 100)}")
     if status not in (200, 206):
         gone = status in (404, 410)
         raise DuetError(
-            f"the server answers {status} {response.reason}",
-            where=url,
+            f"the server answers {status} {clipped(str(response.reason), 100)}",
+            where=masked(url),
             remedy="the publisher moved or removed the file: get it elsewhere and give its path"
             if gone
             else "get the file yourself and give its path",
         )
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise DuetError(
-            f"the server packs the file ({response.headers['Content-Encoding']}) though asked not "
-            "to",
-            where=url,
+            "the server packs the file though asked not to "
+            f"({clipped(response.headers['Content-Encoding'], 100)})",
+            where=masked(url),
             remedy="get the file yourself and give its path",
         )
 
@@ -321,4 +332,23 @@ def _sync(stream: BinaryIO) -> None:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Return what went wrong in words that hold no address: theirs holds all keys in it."""
+    import requests
+
+    table = (
+        (requests.exceptions.ProxyError, "the proxy does not answer"),
+        (requests.exceptions.InvalidProxyURL, "the address of the proxy is malformed"),
+        (requests.exceptions.ConnectTimeout, "no answer in time"),
+        (requests.exceptions.Timeout, "no answer in time"),
+        (requests.exceptions.InvalidURL, "the address is malformed"),
+        (requests.exceptions.ChunkedEncodingError, "the answer ended early"),
+    )
+    words = next((words for kind, words in table if isinstance(error, kind)), None)
+    cause: BaseException | None = error
+    for _ in range(10):  # the cause that the system names is the innermost
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        inner = [item for item in getattr(cause, "args", ()) if isinstance(item, BaseException)]
+        reason = getattr(cause, "reason", None)
+        cause = reason if isinstance(reason, BaseException) else next(iter(inner), None)
+    return words or type(error).__name__
