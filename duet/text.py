@@ -3,7 +3,7 @@
 Class names, domains, titles, paths and addresses come out of other people's files. Inside duet they
 stay what they are; whatever shows them goes through the one function of its medium: `printable`
 (terminals), `markdown`, `markdown_code` and `markdown_target` (reports), `plot_text` (figures),
-`command` (lines to copy into a shell), `spreadsheet` (CSV), `masked` (addresses that may hold
+`shell_line` (lines to copy into a shell), `spreadsheet` (CSV), `masked` (addresses that may hold
 secrets). `shown` and `clipped` keep values in messages short.
 """
 
@@ -156,7 +156,7 @@ def spreadsheet(cell: object) -> object:
     return f"'{cell}" if risky or (isinstance(cell, str) and cell[:1] in tuple("\t\r\n")) else cell
 
 
-def command(*words: str | Path) -> str:
+def shell_line(*words: str | Path) -> str:
     """Return a command line to copy: every word quoted for the shell of this system."""
     plain = [f"./{word}" if isinstance(word, Path) and str(word)[:1] == "-" else str(word)
              for word in words]  # fmt: skip

@@ -31,13 +31,13 @@ from duet.report.markdown import render_markdown, write_report
 from duet.report.results import save_results
 from duet.text import (
     NAME_LENGTH,
-    command,
     is_address,
     laid_out,
     markdown,
     markdown_code,
     masked,
     printable,
+    shell_line,
     short_list,
     shown,
     spreadsheet,
@@ -114,7 +114,7 @@ def test_any_stdout_takes_any_name(tmp_path: Path, encoding: str) -> None:
     "word", ["a b", "x; touch FILE #", "$(id)", "it's", "`id`", "*", "\x1b[2J", "a\nb", "", "-x/y"]
 )
 def test_hints_are_quoted_for_the_shell(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    line = command("duet", "predict", Path(word), "IMAGES")
+    line = shell_line("duet", "predict", Path(word), "IMAGES")
     assert line.isprintable()
     if word.isprintable():
         given = shlex.split(line)[2]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from duet.errors import DuetError
-from duet.text import command, for_people, printable
+from duet.text import for_people, printable, shell_line
 
 if TYPE_CHECKING:
     from duet.series import Problem, Series
@@ -54,7 +54,7 @@ def note(text: str) -> None:
 
 def hint(*words: str | Path) -> None:
     """Tell people what to do next: a command whose words are quoted for their shell."""
-    note(f"next: {command(*words)}")
+    note(f"next: {shell_line(*words)}")
 
 
 def tell_warnings(warnings: Sequence[Problem], series: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import emit, json_option, note, stages, writing
-from duet.text import command, printable
+from duet.text import command, printable, shell_line
 
 if TYPE_CHECKING:
     from duet.series.convert import Converted
@@ -130,6 +130,6 @@ def _describe(one: Converted) -> str:
 
 def _next(out: Path, series: str | None) -> str:
     if series:
-        return f"next: {command('duet', 'data', 'check', series)}"
+        return f"next: {shell_line('duet', 'data', 'check', series)}"
     data = printable(str(out / "data.yaml"))
     return f"next: name {data} as 'data' of an increment, then `duet data check`"

@@ -9,6 +9,7 @@ import click
 
 from duet.cli.common import counting, emit, json_option, note
 from duet.cli.run import DEFAULT_METHODS, make_plan, perform, summary, table
+from duet.text import printable
 
 EPILOG = """\b
 Examples:
@@ -56,4 +57,4 @@ def demo(
     results, report = perform(plan)
     emit(summary(results, out, report), as_json, lambda _: table(results, report))
     for line in results.commands.next:
-        note(f"next: {line}")
+        note(f"next: {printable(line)}")

@@ -19,6 +19,7 @@ from duet.cli.common import (
     tell_leftovers,
 )
 from duet.errors import ConfigError, DuetError, did_you_mean
+from duet.text import printable, shell_line
 
 if TYPE_CHECKING:
     from duet.archives import Group, Prepared
@@ -95,7 +96,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
             )
         emit(made.as_dict(), as_json, lambda _: as_text(made))
         for line in next_commands(made):
-            note(f"next: {line}")
+            note(f"next: {printable(line)}")
 
     return command
 
@@ -150,7 +151,10 @@ def next_commands(made: Prepared) -> list[str]:
     if made.dry_run or not made.series:
         return []
     series = made.out / f"{made.series[0]}.yaml"
-    return [f"duet data check {series}", f"duet run {series} --weights yolo11n --method duet"]
+    return [
+        shell_line("duet", "data", "check", series),
+        shell_line("duet", "run", series, "--weights", "yolo11n", "--method", "duet"),
+    ]
 
 
 def main(group: Group, help_text: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import emit, json_option, note, stages, tell_warnings
-from duet.text import command, printable
+from duet.text import printable, shell_line
 
 if TYPE_CHECKING:
     from duet.report.results import Results
@@ -111,7 +111,7 @@ def run(
         note(f"warning: {line}")
     emit(summary(results, plan.out, report), as_json, lambda _: table(results, report))
     for line in results.commands.next:
-        note(f"next: {line}")
+        note(f"next: {printable(line)}")
 
 
 def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool) -> None:
@@ -160,7 +160,7 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
         jobs=options["jobs"] or min(2, os.cpu_count() or 1),
         references=options["references"],
         split=options["split"],
-        command=command("duet", *sys.argv[1:]),
+        command=shell_line("duet", *sys.argv[1:]),
     )
 
 

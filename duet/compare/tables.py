@@ -10,6 +10,7 @@ from duet.compare.ranking import METRICS, Comparison, Cost, Difference, Row, Val
 from duet.report.markdown import markdown_table
 from duet.report.phrases import MISSING, count_of, duration, listed, percent, points, where
 from duet.report.tables import Table
+from duet.text import markdown, printable
 
 TITLES = {"h": "H", "rai": "RAI", "ri": "RI", "gi": "GI", "pi": "PI"}
 COLUMNS = ("ri", "gi", "pi", "rai", "h", "old", "new")
@@ -159,11 +160,11 @@ def _unshared(row: Row, found: Comparison) -> str | None:
 
 def as_text(found: Comparison) -> str:
     """Return the comparison for terminals."""
-    blocks = [_what(found), ranking_table(found).as_text()]
+    blocks = [printable(_what(found)), ranking_table(found).as_text()]
     retention = retention_table(found)
     if retention is not None:
         blocks.append(f"RI per earlier increment (%)\n\n{retention.as_text()}")
-    blocks += [cost_table(found).as_text(), "\n".join(sentences(found))]
+    blocks += [cost_table(found).as_text(), "\n".join(map(printable, sentences(found)))]
     return "\n\n".join(blocks)
 
 
@@ -171,8 +172,8 @@ def as_markdown(found: Comparison, *, heading: str = HEADING) -> str:
     """Return the comparison as a Markdown page, or as a section under another heading."""
     blocks = [
         heading,
-        _what(found),
-        "\n".join(f"- {line}" for line in sentences(found)),
+        markdown(_what(found)),
+        "\n".join(f"- {markdown(line)}" for line in sentences(found)),
         markdown_table(ranking_table(found)).rstrip(),
         _legend(found),
     ]

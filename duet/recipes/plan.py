@@ -12,6 +12,7 @@ from duet.labels import LabelSpace
 from duet.merging.table import METHODS
 from duet.recipes.recipe import Geometry, Recipe
 from duet.recipes.sources import Source, describe
+from duet.text import shell_line
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,9 @@ def _labels(sources: Sequence[Source]) -> LabelSpace:
         name, of = next((name, of) for name, of in owners.items() if len(of) > 1)
         raise ModelError(
             together(clashes, summary="class names clash"),
-            remedy="every class needs one owner: rename it in one model (--alias "
-            f"'{of[1]}:{name}={name} 2') or leave it out there (--drop '{of[1]}:{name}')",
+            remedy="every class needs one owner: rename it in one model "
+            f"({shell_line('--alias', f'{of[1]}:{name}={name} 2')}) or leave it out there "
+            f"({shell_line('--drop', f'{of[1]}:{name}')})",
         )
     return LabelSpace(tuple(owners))
 

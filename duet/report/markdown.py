@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from duet.files import refuse_links, write_text
 from duet.report import tables, words
@@ -20,6 +21,14 @@ PLOTS = "plots"
 
 SHEET_IMAGES = 6
 """Images on the contact sheet; every image also has a file of its own."""
+
+
+_FILTERS: dict[str, Any] = {
+    "md": markdown,
+    "code": partial(markdown_code, language="sh"),
+    "link": markdown_target,
+    "table": lambda table: markdown_table(table),
+}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -76,8 +85,7 @@ def render_markdown(
         autoescape=False,  # Markdown, not HTML: the `md` filter escapes
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": markdown, "table": markdown_table}
-    environment.filters |= {"code": partial(markdown_code, language="sh"), "link": markdown_target}
+    environment.filters |= _FILTERS
     text = environment.get_template("report.md.j2").render(
         results=results,
         plots=plots,

@@ -26,6 +26,7 @@ from duet.runs.memo import Tell
 from duet.series import domain_of, train_slice
 from duet.series.expected import compare
 from duet.series.images import image_sha256
+from duet.text import shell_line
 from duet.training.config import Method
 
 if TYPE_CHECKING:
@@ -215,7 +216,10 @@ def _commands(plan: RunPlan, main: MethodOutcome) -> schema.Commands:
     model = plan.out / "models" / main.method.name / f"{len(main.results)}-{last}"
     return schema.Commands(
         reproduce=(plan.command,) if plan.command else (),
-        next=(f"duet predict {model} IMAGES", f"duet export {model} --to onnx"),
+        next=(
+            shell_line("duet", "predict", model, "IMAGES"),
+            shell_line("duet", "export", model, "--to", "onnx"),
+        ),
     )
 
 

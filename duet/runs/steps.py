@@ -28,6 +28,7 @@ from duet.runs.keep import keep_independent, keep_stage
 from duet.runs.lab import tidy
 from duet.runs.lone import require_company
 from duet.series import train_slice
+from duet.text import shell_line
 from duet.training.config import Method
 
 
@@ -108,10 +109,11 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
     with _locked(out, setting):
         models = kept_models(out, method)
         if not models:
+            first = shell_line("duet", "base", "SERIES.yaml", "--method", method.name, "--out", out)
             raise ModelError(
                 f"no base trained with method '{method.name}'",
                 where=str(out),
-                remedy=f"run `duet base SERIES.yaml --method {method.name} --out {out}` first",
+                remedy=f"run `{first}` first",
             )
         names = [path.name.split("-", 1)[1] for path in models]
         if increment.name in names:

@@ -9,7 +9,7 @@ from duet.aliases import clashes, meaning
 from duet.labels import LabelSpace
 from duet.series.model import DomainData, SeriesConfig
 from duet.series.problems import Problem, error, note
-from duet.text import command, short_list
+from duet.text import shell_line, short_list
 
 
 def clashing_classes(config: SeriesConfig) -> Iterator[Problem]:
@@ -45,7 +45,7 @@ def align(data: DomainData, classes: Sequence[str]) -> tuple[DomainData, tuple[P
         if meaning(group[0]) in wanted:
             what = f"these classes mean the same: {short_list(group)}"
             first, *others = group
-            renames = " ".join(f"--rename {command(f'{name}={first}')}" for name in others[:20])
+            renames = " ".join(f"--rename {shell_line(f'{name}={first}')}" for name in others[:20])
             remedy = f"join them: duet data convert SOURCE OUT --to yolo {renames}"
             problems.append(error("class.alias-clash", data.source, what, remedy))
         new.update({name: name for name in group})
