@@ -12,6 +12,7 @@ import numpy as np
 from duet.detections import Detections
 from duet.images import Image
 from duet.inference.tracking import NO_TRACK, TrackedDetections
+from duet.text import plot_text
 
 # Okabe and Ito: told apart with colour-blind eyes too. Each with the text colour that reads on it.
 PALETTE = (
@@ -63,8 +64,9 @@ def labels_of(detections: Detections, increments: Sequence[str] | None) -> list[
     texts = []
     for row, (name, score) in enumerate(zip(detections.names, detections.scores, strict=True)):
         number = f" #{tracks[row]}" if tracks is not None and tracks[row] != NO_TRACK else ""
-        owner = "" if increments is None else f" ({increments[detections.class_ids[row]]})"
-        texts.append(f"{name}{number} {score:.2f}{owner}")
+        owner = "" if increments is None else plot_text(increments[detections.class_ids[row]], 30)
+        # Clipped: a label wider than the image hides it, and long ones take seconds to place.
+        texts.append(f"{plot_text(name)}{number} {score:.2f}" + (f" ({owner})" if owner else ""))
     return texts
 
 
