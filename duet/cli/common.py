@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
 import threading
@@ -64,9 +63,9 @@ def tell_warnings(warnings: Sequence[Problem], series: Path) -> None:
         kinds.setdefault(one.code, []).append(one)
     for found in kinds.values():
         more = f" (and {len(found) - 1} more of this kind)" if len(found) > 1 else ""
-        note(f"warning: {found[0]}{more}")
+        note(f"warning: {printable(str(found[0]))}{more}")
     if kinds:
-        note(f"`{shlex.join(['duet', 'data', 'check', str(series)])}` lists all and what to do")
+        note(f"`{shell_line('duet', 'data', 'check', series)}` lists all and what to do")
 
 
 def read_told(path: Path, data_root: Path | None) -> Series:

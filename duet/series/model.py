@@ -30,7 +30,6 @@ Boxes: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 
 ClassName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
-DataPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # YAML can write a NUL, no path can hold it
 
 
 class IncrementConfig(Config):
@@ -38,7 +37,7 @@ class IncrementConfig(Config):
 
     name: Name | None = Field(default=None, description="unique name; by default the domain's")
     domain: Name = Field(description="what the images look like, for example 'night'")
-    data: DataPath = Field(
+    data: str = Field(
         min_length=1, description="data.yaml or folder of the data, relative to the series' root"
     )
     format: str = Field(default="auto", description="label format; auto: what the data look like")
@@ -70,7 +69,7 @@ class SeriesConfig(Config):
     schema_version: Schema = Field(default=1, alias="schema", description="of this file")
     name: Name
     description: str = ""
-    root: DataPath = Field(default=".", description="folder of the data, relative to this file")
+    root: str = Field(default=".", description="folder of the data, relative to this file")
     increments: tuple[IncrementConfig, ...] = Field(min_length=1)
     defaults: Defaults = Defaults()
     expected: Expected | None = Field(default=None, description="published values to check against")
