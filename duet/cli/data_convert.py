@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import emit, json_option, note, stages, writing
-from duet.text import command, printable, shell_line
+from duet.text import printable, shell_line
 
 if TYPE_CHECKING:
     from duet.series.convert import Converted

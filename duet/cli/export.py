@@ -79,7 +79,7 @@ def _export(model: Path, options: Options) -> None:
         kept = whole_export(folder, target, form, images=images, dynamic=options.dynamic)
         if kept is not None:
             result = {"schema": 1, "path": str(target), **kept}
-            emit(result, options.as_json, lambda: _text(result))
+            emit(result, options.as_json, _text)
             note(WHOLE.format(target))
             return
     detector = check_export(
