@@ -26,7 +26,7 @@ from duet.inference.places import find_place
 from duet.inference.saving import YoloText
 from duet.inference.sources import find_images
 from duet.labels import LabelSpace
-from duet.report.figures import drawing, figures, save_figure
+from duet.report.figures import figures, save_figure, styled
 from duet.report.markdown import render_markdown, write_report
 from duet.report.results import save_results
 from duet.text import (
@@ -195,7 +195,7 @@ def test_figures_draw_names_as_text(tmp_path: Path, name: str) -> None:
 def test_settings_of_the_user_change_no_figure() -> None:
     import matplotlib
 
-    with matplotlib.rc_context({"text.usetex": True, "font.size": 40}), drawing():
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 40}), styled():
         assert not matplotlib.rcParams["text.usetex"]
         assert matplotlib.rcParams["font.size"] == 9.5
 

@@ -55,7 +55,7 @@ def increment_colour(number: int) -> str:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Draw with duet's own settings alone, whatever the user's ``matplotlibrc`` says.
 
     Text is text: a name such as ``$x_$`` is no mathematics, and no TeX is called.
@@ -72,11 +72,11 @@ _P = ParamSpec("_P")
 
 
 def drawn(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Make a function that returns a figure do so under `drawing`."""
+    """Make a function that returns a figure do so under `styled`."""
 
     @wraps(draw)
     def under_own_settings(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
-        with drawing():
+        with styled():
             return draw(*args, **kwargs)
 
     return under_own_settings
@@ -106,7 +106,7 @@ def save_figure(figure: Figure, target: Path) -> None:
     """
     # Neither a date nor a version string: the bytes depend on the picture alone.
     metadata = {"Date": None} if target.suffix == ".svg" else {"Software": None}
-    with drawing(), atomic_path(target) as temporary, warnings.catch_warnings():
+    with styled(), atomic_path(target) as temporary, warnings.catch_warnings():
         # Letters that the font lacks are drawn as boxes; a line about each helps nobody.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, dpi=144, metadata=metadata)
@@ -268,7 +268,7 @@ _Side = tuple[str, Callable[[ClassChange], float | None]]
 def figure_grid(
     rows: int, columns: int, *, width: float, height: float, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure (inches) and its axes, row by row; called under `drawing`."""
+    """Return a figure (inches) and its axes, row by row; called under `styled`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
