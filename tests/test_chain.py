@@ -34,6 +34,7 @@ from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, StageResult, run_chain, run_independent, train_alone
 from duet.runs.keep import keep_chain, keep_independent
 from duet.runs.lab import Lab
+from duet.runs.steps import kept_models, require_whole
 from duet.series import Increment, Series, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors.tensors import fingerprint
@@ -311,6 +312,33 @@ def test_kept_detectors_know_their_recipe(world: World) -> None:
     found = [load_increment(path).manifest.fingerprint() for path in paths]
     assert found == [entry["fingerprint"] for entry in recipe["increments"]]
     assert len(load_traces(folder)) == 1
+
+
+def test_folders_that_lost_their_manifest_are_set_aside(world: World, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def listen(_title: str, record: dict[str, Any]) -> None:
+        heard.extend([record["note"]] if "note" in record else [])
+
+    setting = replace(world.setting, lab=Lab(tmp_path / "lab", listen=listen))
+    method, results, out = METHODS["refit"], world.chains["refit"], tmp_path / "run"
+    keep_chain(out, setting, method, results)
+    written = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    first, second = kept_models(out, method)
+    (first / "manifest.json").unlink()
+    with pytest.raises(ModelError, match=r"stage 1 is missing or has no manifest\.json"):
+        require_whole(kept_models(out, method))
+    (out / "increments" / "refit" / "night" / "manifest.json").write_text("{")
+    (second / "model.safetensors").write_bytes(b"")  # the manifest says whose it was
+    keep_chain(out, setting, method, results)
+    assert {path: path.read_bytes() for path in written} == written
+    assert len(heard) == 2
+    assert (first.parent / "damaged-1-1-day" / "model.safetensors").is_file()
+    assert (out / "increments" / "refit" / "damaged-1-night" / "manifest.json").is_file()
+    assert kept_models(out, method) == [first, second]
+    require_whole([first, second])
+    with pytest.raises(ModelError, match="stage 1 is missing"):
+        require_whole([second])
 
 
 @pytest.mark.parametrize("name", ["duet", "refit"])

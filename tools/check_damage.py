@@ -217,7 +217,8 @@ def try_commands(
 
 def readers(series: Path, run: Path, out: Path) -> Iterator[tuple[str, list[object], list[str]]]:
     """Yield a title, a command, and the files of the run that it reads."""
-    increments = sorted((run / "increments" / "duet-plus").iterdir())
+    kept = run / "increments" / "duet-plus"
+    increments = [kept / "flat", kept / "comic"]  # oldest first
     model = sorted((run / "models" / "duet-plus").iterdir())[-1]
     images = series.parent / "data" / "flat" / "images" / "test"
 

@@ -138,7 +138,8 @@ def make_cases(
 ) -> dict[str, Case]:
     """Return the commands, with inputs that lie in ``folder``."""
     weights = series.parent / "base.safetensors"
-    increments = sorted((run / "increments" / "duet-plus").iterdir())
+    kept = run / "increments" / "duet-plus"
+    increments = [kept / "flat", kept / "comic"]  # oldest first
     model = sorted((run / "models" / "duet-plus").iterdir())[-1]
     data = series.parent / "data" / "flat" / "data.yaml"
     damaged = damage(series, folder / "damaged")

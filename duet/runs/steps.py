@@ -124,7 +124,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
                 where=str(out),
                 remedy="use `duet base` for the first increment",
             )
-        _require_whole(models)
+        require_whole(models)
         done = [_manifest(out, method, path) for path in models]
         last = load_detector(models[-1])
         rules = resolve_roles(setting.family)
@@ -168,7 +168,7 @@ def _number(model: Path) -> int:
     return int(model.name.split("-", 1)[0])
 
 
-def _require_whole(models: list[Path]) -> None:
+def require_whole(models: list[Path]) -> None:
     """Refuse a chain with a gap: what is learned on top of it would not fit.
 
     Raises:
