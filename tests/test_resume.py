@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,38 @@ def test_no_temporary_file_is_left_in_the_lab(report: dict[str, Any], base: Path
     assert report["finished"]
     assert not list((base / "struck").glob("struck-*/lab/*/.*"))
     assert not list((base / "struck").glob("struck-*/lab/*/checkpoint.pt"))
+
+
+# ---- the other commands --------------------------------------------------------------------------
+
+
+def killed(base: Path, *options: object) -> dict[str, Any]:
+    """Kill commands that work on the finished run, at random points of their work."""
+    series, (run, _) = make.tiny(base), make.finished_run(base)
+    command = [
+        sys.executable, make.REPO / "tools/check_kill_commands.py", "--run", run,
+        "--series", series.series, "--work", base / "killed", "--json", *options,
+    ]  # fmt: skip
+    # With a network: `weights get` asks a server on this machine.
+    environment = {**os.environ, "PYTHONPATH": str(make.REPO)}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["ok"], done.stderr
+    return found["commands"]
+
+
+def test_killed_commands_finish_when_they_are_given_again(base: Path) -> None:
+    names = ["merge", "convert", "fix"]
+    found = killed(base, "--kills", 1, *(word for name in names for word in ("--command", name)))
+    assert {name: len(record["kills"]) for name, record in found.items()} == dict.fromkeys(names, 1)
+
+
+@pytest.mark.thorough
+def test_every_command_survives_twenty_kills(base: Path) -> None:
+    found = killed(base, "--kills", 20)
+    assert len(found) == 7
+    assert all(len(record["kills"]) == 20 for record in found.values())
+    assert sum(kill["left"] > 0 for record in found.values() for kill in record["kills"]) > 10
