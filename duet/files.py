@@ -161,7 +161,9 @@ def hidden_sibling(target: Path, make: Callable[[Path], object]) -> Path:
         make: Makes the path, or raises FileExistsError.
     """
     while True:
-        name = f".{target.stem}-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}"
+        # A name may be as long as the file system takes, 255 bytes.
+        stem = target.stem if len(os.fsencode(target.name)) <= 200 else target.stem[:40]
+        name = f".{stem}-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}"
         with contextlib.suppress(FileExistsError):
             make(target.with_name(name))
             return target.with_name(name)

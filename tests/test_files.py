@@ -241,3 +241,9 @@ def test_a_disk_too_full_for_an_export_is_told_before_it_is_written(
     with refused, new_export(tmp_path / "model", folder=folder, room=1 << 60):
         pytest.fail("nothing may be written")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "夜" * 83 + ".json", "." * 200, "caf\udce9.txt"])
+def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
+    write_text(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
