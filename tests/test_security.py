@@ -298,13 +298,13 @@ def test_records_of_exports_are_private(tmp_path: Path, monkeypatch: pytest.Monk
     from duet.families.vouching import is_ours, remember
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert not is_ours(b"program")
-    remember(b"program")
-    assert is_ours(b"program")
-    assert not is_ours(b"another")
+    assert not is_ours("a" * 64)
+    remember("a" * 64)
+    assert is_ours("a" * 64)
+    assert not is_ours("b" * 64)
     (folder,) = tmp_path.rglob("exports")
     folder.chmod(0o777)  # anybody could have put the record there
-    assert not is_ours(b"program")
+    assert not is_ours("a" * 64)
 
 
 # ---- exported files that are data ---------------------------------------------------------------

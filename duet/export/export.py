@@ -157,7 +157,7 @@ def _compare(
 def _record(report: ExportReport) -> None:
     """Put an entry into the folder's `parity.json`, in place of an older one of that name."""
     if report.form == "torchscript":  # else the user would be asked whether to trust it
-        remember(report.file.read_bytes())
+        remember(report.sha256)
     folder = report.file.parent
     others = [item for item in _kept(folder) or [] if item.get("file") != report.file.name]
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION}

@@ -8,25 +8,24 @@ its SHA-256. Where it cannot be written, or somebody else could have written it,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from pathlib import Path
 
 
-def remember(content: bytes) -> None:
-    """Record that duet wrote a file with this content; without a writable cache, do nothing."""
+def remember(sha256: str) -> None:
+    """Record that duet wrote a file with this hash; without a writable cache, do nothing."""
     folder = _folder()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (folder / hashlib.sha256(content).hexdigest()).touch(mode=0o600)
+        (folder / sha256).touch(mode=0o600)
 
 
-def is_ours(content: bytes) -> bool:
-    """Tell whether duet recorded, for this user, that it wrote a file with this content."""
+def is_ours(sha256: str) -> bool:
+    """Tell whether duet recorded, for this user, that it wrote a file with this hash."""
     folder = _folder()
     try:
-        record = folder / hashlib.sha256(content).hexdigest()
+        record = folder / sha256
         return record.is_file() and all(_is_private(path) for path in (folder, record))
     except OSError:
         return False
