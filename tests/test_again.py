@@ -202,3 +202,14 @@ def test_another_command_is_refused(
         done = duet_here(capsys, *words)
         assert (done.code != 0, "already exists" in done.err) == (True, True), (first, done)
         assert listing(tmp_path) == before
+
+
+def test_an_export_is_equal_to_the_byte(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    for name in ("one", "two"):
+        out = tmp_path / name / "model.onnx"
+        assert duet_here(capsys, "export", place / "a", "--to", "onnx", "--out", out).code == 0
+    for name in ("model.onnx", "parity.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

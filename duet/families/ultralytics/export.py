@@ -125,6 +125,7 @@ def checkpoint(model: nn.Module, facts: ExportFacts) -> dict[str, Any]:
 
 def _stamp(metadata: dict[str, Any], facts: ExportFacts) -> None:
     """Add duet's facts to what the exporter is about to write into the file."""
+    metadata.pop("date", None)  # equal detectors give equal files
     metadata["description"] = facts.description
     metadata[STAMP] = facts.to_json()
     metadata["licence"], metadata["fingerprint"] = facts.licence, facts.fingerprint
