@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -247,3 +249,11 @@ def test_a_disk_too_full_for_an_export_is_told_before_it_is_written(
 def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
     write_text(tmp_path / name, "text")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_worker_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ""])
+    parent.wait()
+    words = [*worker.command(tmp_path)[:-1], str(parent.pid)]
+    done = subprocess.run(words, capture_output=True, env=worker._environment(), timeout=60)
+    assert (done.returncode, done.stdout) == (130, b"")

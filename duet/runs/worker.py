@@ -149,6 +149,8 @@ def _die_with(parent: int) -> None:
             time.sleep(PARENT_POLL)
         os._exit(130)
 
+    if not alive():
+        os._exit(130)
     threading.Thread(target=watch, daemon=True).start()
 
 
