@@ -7,6 +7,7 @@ because no published data set has them, and what has them is something else.
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import stat
@@ -31,13 +32,16 @@ MAX_RATIO = 200
 """Unpacked to packed bytes of a large zip member or a whole tar; a JPEG has about 1, XML of labels
 below 20."""
 
+MAX_HEADER = 2**20
+"""Bytes of a tar header that is read into memory: a long name, or the notes of pax."""
+
 _RATIO_COUNTS_ABOVE = 2**20
 _TAR_RATIO_COUNTS_ABOVE = 2**30
 _BLOCK = tarfile.BLOCKSIZE
 _ENCRYPTED = 0x1
 _BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
-    NotImplementedError, OSError,
+    NotImplementedError, OSError, RecursionError,
 )  # fmt: skip
 _AGAIN = "get the archive again from its authors and compare its size; see docs/published.md"
 _UNPACK = "unpack it yourself and give the folder"
@@ -77,9 +81,10 @@ def open_archive(path: Path) -> Iterator[Archive]:
     with _damage_told(path):
         # A tar may end in a zip and so look like one; the reverse cannot happen.
         opened: tarfile.TarFile | zipfile.ZipFile | None = None
-        if tarfile.is_tarfile(path):
-            opened = tarfile.open(path)  # noqa: SIM115  # closed below
-        elif zipfile.is_zipfile(path):
+        # Not `is_tarfile`, which reads a first header of any size.
+        with contextlib.suppress(tarfile.ReadError, tarfile.CompressionError):
+            opened = tarfile.open(path, tarinfo=_Header)  # noqa: SIM115  # closed below
+        if opened is None and zipfile.is_zipfile(path):
             opened = zipfile.ZipFile(path)
     if opened is None:
         raise DataError(_what_it_is(head), where=str(path), remedy=_AGAIN)
@@ -96,6 +101,8 @@ def _damage_told(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except _RefusedError as error:
+        raise DataError(f"refused: {error}", where=str(path), remedy=_AGAIN) from None
     except NotImplementedError as error:  # such as Deflate64, which Windows writes
         what = f"packed in a way that cannot be read here: {error}"
         raise DataError(what, where=str(path), remedy=_UNPACK) from error
@@ -104,6 +111,35 @@ def _damage_told(path: Path) -> Iterator[None]:
             raise _unreadable(path, error) from error
         detail = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"damaged or cut off: {detail}", where=str(path), remedy=_AGAIN) from error
+
+
+class _RefusedError(Exception):
+    """What no published archive has, and what would take memory or time without end."""
+
+
+class _Header(tarfile.TarInfo):
+    """A tar header that is looked at before what it announces is read into memory.
+
+    `tarfile` limits neither the length of names and notes nor the map of a file with holes.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _READ_WHOLE and found.size > MAX_HEADER:
+            raise _RefusedError(f"a header of {found.size} bytes")
+        if found.type == tarfile.GNUTYPE_SPARSE:
+            raise _RefusedError(f"'{found.name}' is a file with holes")
+        return found
+
+    def _proc_gnusparse_10(self, *_: object) -> None:  # the map lies in the content there
+        raise _RefusedError(f"'{self.name}' is a file with holes")
+
+
+_READ_WHOLE = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 
 
 class _Zip:
@@ -184,6 +220,8 @@ class _Tar:
         mark, rest = stream.read(_BLOCK), 0
         while block := stream.read(_RATIO_COUNTS_ABOVE):
             rest += len(block)
+            if rest > MAX_SIZE:
+                raise _RefusedError("more than a block of zeros behind the last member")
         if mark not in (b"", bytes(_BLOCK)) or rest % _BLOCK:
             raise tarfile.ReadError("a header of the tar is damaged, or its end is missing")
 
