@@ -55,8 +55,9 @@ def site() -> Iterator[Site]:
 def get(site: Site, folder: Path, patience: Patience = QUICK, **options: Any) -> Fetched:
     """Get the site's file into ``folder / "to"``; ``changes`` are changes of its row."""
     manifest = manifest_of(folder, row(site, **options.pop("changes", {})))
+    notify = options.pop("notify", lambda line: None)
     plan = plan_fetch(manifest.row("tiny"), manifest, folder=folder / "to", **options)
-    return fetch(plan, patience=patience)
+    return fetch(plan, patience=patience, notify=notify)
 
 
 def names(folder: Path) -> set[str]:
@@ -285,9 +286,12 @@ def test_a_length_that_nobody_says_is_no_error(site: Site, tmp_path: Path) -> No
 
 def test_a_silent_server_is_left_after_a_while(site: Site, tmp_path: Path) -> None:
     site.cuts, site.stall = [CUT], 3.0
-    got = get(site, tmp_path, Patience(failures=5, read=1.0, pause=0.01))
+    lines: list[str] = []
+    got = get(site, tmp_path, Patience(failures=5, read=1.0, pause=0.01), notify=lines.append)
     assert site.ranges_asked()[:2] == [None, f"bytes={KEPT}-"]
     assert got.path.read_bytes() == BODY
+    told = f"127.0.0.1: nothing came for 1 s; {KEPT} bytes are here; attempt 2 of 5 in 0 s"
+    assert lines[0] == told
 
 
 def test_servers_that_recover(site: Site, tmp_path: Path) -> None:
@@ -315,6 +319,23 @@ def test_nobody_answers(site: Site, tmp_path: Path) -> None:
     with pytest.raises(DuetError, match="cut after 0 bytes") as caught:
         get(site, tmp_path, changes=changes)
     assert "check the network" in str(caught.value)
+    assert caught.value.what == "the download was cut after 0 bytes: connection refused"
+
+
+def test_a_name_that_is_not_found_is_told_in_words(site: Site, tmp_path: Path) -> None:
+    lines: list[str] = []
+    changes = {"url": "https://nowhere.invalid/w.pt"}  # RFC 6761: never resolves
+    with pytest.raises(DuetError, match="name cannot be found: there is no network"):
+        get(site, tmp_path, changes=changes, notify=lines.append)
+    assert len(lines) == QUICK.failures - 1
+    assert all("HTTPSConnectionPool" not in line and len(line) < 200 for line in lines)
+
+
+@pytest.mark.parametrize("where", ["http://[::1", "https://[x", "//[", "http://a:b:c/"])
+def test_a_redirect_to_no_address_is_refused(where: str, site: Site, tmp_path: Path) -> None:
+    site.redirects = [where]
+    with pytest.raises(DuetError, match=r"which is not https|cut after|is no"):
+        get(site, tmp_path)
 
 
 def test_redirects(site: Site, tmp_path: Path) -> None:

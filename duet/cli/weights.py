@@ -120,7 +120,7 @@ def get(
         return
     tell_leftovers(plan.target)
     with _downloading(row.name) as progress:
-        fetched = fetch(plan, progress=progress)
+        fetched = fetch(plan, progress=progress, notify=note)
     _tell(fetched, weights, as_json, row, manifest)
 
 

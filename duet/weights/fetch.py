@@ -21,7 +21,7 @@ from duet.weights.store import (
     require_hash,
     write_record,
 )
-from duet.weights.transfer import Patience, Progress, download, forget
+from duet.weights.transfer import Notify, Patience, Progress, download, forget
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def fetch(
     *,
     progress: Progress = lambda done, total: None,
     patience: Patience | None = None,
+    notify: Notify = lambda line: None,
 ) -> Fetched:
     """Carry out a plan: the file gets its name only after its hash and its content are checked.
 
@@ -145,6 +146,7 @@ def fetch(
         plan: From `plan_fetch`.
         progress: Told of every block that comes.
         patience: How long to try.
+        notify: Told why nothing comes, see `duet.weights.transfer.download`.
 
     Raises:
         ModelError: The hash is another one, or the guarded door refuses the file. A download that
@@ -166,8 +168,9 @@ def fetch(
         # Where the user knows another hash than the manifest, its size is out of date as well.
         size = None if plan.checked == "user" else plan.row.size
         received = download(
-            plan.row.url, plan.part, size=size, progress=progress, patience=patience
-        )
+            plan.row.url, plan.part, size=size, progress=progress, patience=patience,
+            notify=notify,
+        )  # fmt: skip
         digest, facts = _inspect(plan)
         # The record comes first: a kill in between leaves a record that binds the next try.
         write_record(plan.target, Record(digest, plan.checked, plan.row.url))

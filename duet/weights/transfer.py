@@ -24,6 +24,9 @@ from duet.weights.manifest import is_private
 if TYPE_CHECKING:
     import requests
 
+Notify = Callable[[str], None]
+"""Takes one line for people: why nothing comes, and what is done about it."""
+
 Progress = Callable[[int, "int | None"], None]
 """Takes the bytes that are here, and how many there will be (None if nobody says)."""
 
@@ -47,7 +50,7 @@ class Patience:
 
     failures: int = 4
     connect: float = 10.0
-    read: float = 30.0
+    read: float = 15.0
     pause: float = 1.0
 
 
@@ -69,11 +72,11 @@ def download(
     size: int | None = None,
     progress: Progress = lambda done, total: None,
     patience: Patience | None = None,
+    notify: Notify = lambda line: None,
 ) -> int:
     """Download ``url`` into ``part``, going on where an earlier attempt was cut.
 
-    What is there is kept only if the server confirms by ETag or date that it still serves the same
-    file; a server that does not resume makes the download start again.
+    What is there is kept only if the server confirms by ETag or date that the file is the same.
 
     Args:
         url: An https address, or http on this machine.
@@ -81,14 +84,14 @@ def download(
         size: Bytes that it must have; None if unknown.
         progress: Told after every block.
         patience: How long to try.
+        notify: Told why an attempt ended, before the next.
 
     Returns:
-        Bytes that came over the network; fewer than the file has if an earlier attempt helped.
+        Bytes that came over the network, in all attempts.
 
     Raises:
         ModelError: The server offers a file of another size.
-        DuetError: The server refuses, sends elsewhere than to an https address, or stays silent;
-            the disk is full or not writable. What came is kept for the next call.
+        DuetError: Server or disk refuse, see `_attempt`. What came is kept for the next call.
     """
     import requests
 
@@ -108,7 +111,10 @@ def download(
                         where=masked(url),
                         remedy="check the network; the same command goes on from there",
                     ) from None
-            time.sleep(patience.pause * 2 ** (failures - 1))
+                pause = patience.pause * 2 ** (failures - 1)
+                again = f"attempt {failures + 1} of {patience.failures} in {pause:.0f} s"
+                notify(f"{_host(url)}: {cut}; {_length(part)} bytes are here; {again}")
+            time.sleep(pause)
 
 
 def forget(part: Path) -> None:
@@ -146,14 +152,14 @@ def _attempt(
             raise _CutError("the server did not resume at the place asked for")
         _remember(part, url, response)
         _require_space(part, (total or size or 0) - start)
-        done = _fill(response, part, start, total or size, progress, tally)
+        done = _fill(response, part, start, total or size, progress, patience, tally)
     if done != (total or size or done):
         raise _CutError(f"{done} of {total or size} bytes came")
 
 
 def _fill(
     response: requests.Response, part: Path, start: int, end: int | None, progress: Progress,
-    tally: _Tally,
+    patience: Patience, tally: _Tally,
 ) -> int:  # fmt: skip
     """Write the body from byte ``start`` on; return the length of the file."""
     import requests
@@ -176,7 +182,7 @@ def _fill(
                 progress(done, end)
         except requests.RequestException as error:
             _sync(stream)
-            raise _CutError(_short(error)) from None
+            raise _CutError(_why(error, patience)) from None
         _sync(stream)
     return done
 
@@ -202,7 +208,13 @@ def _answer(
                 remedy="behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate",
             ) from None
         except requests.RequestException as error:
-            raise _CutError(_short(error)) from None
+            raise _CutError(_why(error, patience)) from None
+        except ValueError:  # requests reads the redirect, even where it does not follow
+            raise DuetError(
+                "the server sends on to what is no address",
+                where=url,
+                remedy="nothing was downloaded; get the file yourself and give its path",
+            ) from None
         with response:
             if not response.is_redirect:
                 yield response
@@ -329,6 +341,31 @@ def _disk(part: Path) -> Iterator[None]:
 def _sync(stream: BinaryIO) -> None:
     stream.flush()
     os.fsync(stream.fileno())
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url
+
+
+def _why(error: BaseException, patience: Patience) -> str:
+    """Return why an attempt ended, in words; the libraries nest the reason in their own."""
+    import requests
+    from urllib3 import exceptions
+
+    inner = error.args[0] if error.args else None
+    inner = getattr(inner, "reason", None) or inner
+    if isinstance(inner, exceptions.NameResolutionError):
+        return "its name cannot be found: there is no network, or the address is wrong"
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection within {patience.connect:.0f} s"
+    if isinstance(inner, exceptions.ReadTimeoutError) or isinstance(error, requests.ReadTimeout):
+        return f"nothing came for {patience.read:.0f} s"
+    if isinstance(inner, exceptions.ProtocolError):
+        return "the connection was closed before the end"
+    cause = getattr(inner, "__cause__", None)
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return _short(error)
 
 
 def _short(error: BaseException) -> str:
