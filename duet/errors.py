@@ -7,7 +7,8 @@ paragraph and exits with the class's `exit_code`; a traceback therefore always m
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 from duet.text import clipped, without_secrets
@@ -86,6 +87,46 @@ class GateError(DuetError):
 
     exit_code = 6
     kind = "gate"
+
+
+class Collected:
+    """Errors that are told together: each ``with collected.noted():`` may fail without the next."""
+
+    def __init__(self) -> None:
+        self._errors: list[DuetError] = []
+
+    def __bool__(self) -> bool:
+        """Return whether there is any."""
+        return bool(self._errors)
+
+    def note(self, error: DuetError) -> None:
+        """Keep an error, once."""
+        if str(error) not in map(str, self._errors):
+            self._errors.append(error)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep the error that the block raises."""
+        try:
+            yield
+        except DuetError as error:
+            self.note(error)
+
+    def raise_all(self, summary: str) -> None:
+        """Raise what was kept: one error as it is, several as one of the first one's kind.
+
+        Raises:
+            DuetError: There is any.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            listed = []
+            for error in self._errors:
+                line = f"{error.where}: {error.what}" if error.where else error.what
+                listed.append(f"{line}\n  {error.remedy}" if error.remedy else line)
+            listed = [line.replace("\n", "\n    ") for line in listed]
+            raise type(self._errors[0])(together(listed, summary=summary))
 
 
 def together(problems: Sequence[str], *, summary: str) -> str:

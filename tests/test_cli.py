@@ -178,7 +178,7 @@ def test_a_dry_run_counts_and_writes_nothing(
     assert first["seconds"] > 0
     assert (first["classes"], first["images"], first["epochs"]) == (10, 24, 2)
     assert first["steps"] == 6
-    assert "minutes" in make.duet_here(capsys, *line).out
+    assert "at a time; nothing was done" in make.duet_here(capsys, *line).out
     assert list(tmp_path.iterdir()) == []
     assert make.listing(series.folder) == before
 

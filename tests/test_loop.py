@@ -276,7 +276,7 @@ def test_divergence_is_told(tmp_path: Path, data: Slice) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("0,1", "one device"), ("mps", "one device"), ("97", "no CUDA device")],
+    [("0,1", "one device"), ("toaster", "no device"), ("97", "no GPU|no cuda:97")],
 )
 def test_devices_that_are_refused(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

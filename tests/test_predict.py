@@ -219,8 +219,9 @@ def test_thresholds(wrong: dict[str, float], detector: LoadedDetector, photos: P
 
 
 def test_device(folder: Path) -> None:
-    for device in ("toaster", "cuda:99"):
-        with pytest.raises(ConfigError, match="cannot use device") as caught:
+    for device in ("toaster", "cuda:99", "0,1"):
+        words = "'toaster' is no device|no GPU|no cuda:99|one device"
+        with pytest.raises(ConfigError, match=words) as caught:
             load(folder, device)
         assert caught.value.exit_code == 2
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from duet.cli.common import counting, emit, json_option, note
-from duet.cli.run import DEFAULT_METHODS, make_plan, perform, summary, table
+from duet.cli.run import DEFAULT_METHODS, SEED, make_plan, perform, summary, table
 from duet.text import printable
 
 EPILOG = """\b
@@ -28,7 +28,7 @@ Examples:
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
 @click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's 8 epochs.")
 @click.option("--weights", help="θ_0: a file or a name of `duet weights ls` [YOLO11n's].")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--train-scenes", type=click.IntRange(min=20), default=450, show_default=True)
 @click.option("--test-scenes", type=click.IntRange(min=20), default=250, show_default=True)
 @click.option("--dry-run", is_flag=True, help="Draw the data, print the plan, train nothing.")
@@ -42,8 +42,13 @@ def demo(
     what was kept, gained and lost. Needs no network and no GPU.
     """
     from duet.emoji.build import build
+    from duet.runs.walls import require_runnable, require_writable
     from duet.shipped import shipped
+    from duet.weights import find
 
+    if options["weights"]:
+        find(options["weights"])  # before minutes of drawing
+    require_writable(out)
     with counting("drawing scenes") as step:
         build(out / "data", train=train_scenes, val=150, test=test_scenes, progress=step)
     unused = dict.fromkeys(("train", "architecture", "batch", "device", "threads"))
@@ -52,6 +57,7 @@ def demo(
     if dry_run:
         from duet.runs.plan import plan_as_dict, plan_as_text
 
+        require_runnable(plan)
         emit(plan_as_dict(plan), as_json, lambda _: plan_as_text(plan))
         return
     results, report = perform(plan)

@@ -13,6 +13,7 @@ from duet.cli.run import inputs_of, training_options
 if TYPE_CHECKING:
     from duet.runs.chain import Setting
     from duet.runs.steps import StepReport
+    from duet.training.config import Method
 
 EPILOG = """\b
 Examples:
@@ -30,14 +31,13 @@ Examples:
 @json_option
 def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) -> None:
     """Train the first increment of a series and keep it as an increment folder."""
-    from duet.runs.inputs import read_methods
     from duet.runs.steps import learn_base
     from duet.series.reader import read_config
 
     first = read_config(series).increment_names()[0]
     with stages() as show:
-        setting = _setting(series, out, first, options, show)
-        report = learn_base(out, setting, read_methods((method,), family=setting.family)[0])
+        setting, chosen = _setting(series, out, first, method, options, show)
+        report = learn_base(out, setting, chosen)
     _tell(report, as_json)
 
 
@@ -60,29 +60,38 @@ def increment(
 
     Only this increment's images are read; those of earlier increments may be gone.
     """
-    from duet.runs.inputs import read_methods
     from duet.runs.steps import learn_increment, learn_independent
 
     learn = learn_independent if independent else learn_increment
     with stages() as show:
-        setting = _setting(series, out, name, options, show)
-        report = learn(out, setting, read_methods((method,), family=setting.family)[0])
+        setting, chosen = _setting(series, out, name, method, options, show)
+        report = learn(out, setting, chosen)
     _tell(report, as_json)
 
 
-def _setting(series: Path, out: Path, only: str, options: dict[str, Any], show: Any) -> Setting:
-    from duet.families.table import resolve_family
+def _setting(
+    series: Path, out: Path, only: str, name: str, options: dict[str, Any], show: Any
+) -> tuple[Setting, Method]:
+    """Check everything that one stage needs, as `duet run` does for all."""
     from duet.runs.chain import Setting
+    from duet.runs.inputs import read_methods
     from duet.runs.lab import Lab
     from duet.runs.look import FirstLook
+    from duet.runs.run import RunPlan
+    from duet.runs.walls import require_runnable
 
     inputs = inputs_of(series, options, only)
     lab = Lab(out / "lab", listen=show, look=FirstLook.at(inputs.series))
-    return Setting(
-        inputs.series, inputs.family, inputs.architecture,
-        resolve_family(inputs.family).weights(inputs.weights), inputs.schedule,
-        options["seed"], lab, inputs.weights,
+    methods = read_methods((name,), family=inputs.family)
+    plan = RunPlan(
+        inputs.series, methods, inputs.schedule, inputs.weights, inputs.architecture,
+        inputs.family, options["seed"], out, references=False,
     )  # fmt: skip
+    setting = Setting(
+        inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
+        inputs.schedule, options["seed"], lab, inputs.weights,
+    )  # fmt: skip
+    return setting, methods[0]
 
 
 def _tell(report: StepReport, as_json: bool) -> None:

@@ -129,7 +129,9 @@ class Job:
 @click.option(
     "--give-up-after", type=click.FloatRange(0), help="Seconds of trying to rejoin [no limit]."
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu, mps, cuda, or a GPU: 1 or cuda:1."
+)
 @trust_option
 @click.option("--dry-run", is_flag=True, help="Check everything, detect nothing.")
 @json_option

@@ -23,6 +23,7 @@ Examples:
   duet run series.yaml --methods duet-plus,frozen,seq-ft --out runs/shop
   duet run series.yaml --methods duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
 """
+SEED = click.IntRange(min=0, max=2**31 - 1)  # NumPy takes no more
 DEFAULT_METHODS = ("duet-plus", "seq-ft")
 
 
@@ -35,9 +36,11 @@ def training_options(command: Any) -> Any:
         click.option("--architecture", help="For example yolo11n.yaml."),
         click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's."),
         click.option("--batch", type=click.IntRange(min=1), help="Replace the schedule's."),
-        click.option("--device", help="cpu, 0, or 0,1; replace the schedule's."),
+        click.option(
+            "--device", help="cpu, mps, 0 or cuda:0, or several GPUs: 0,1; replace the schedule's."
+        ),
         click.option("--threads", type=click.IntRange(min=0), help="CPU threads a stage; 0 = all."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--seed", type=SEED, default=0, show_default=True),
     ]
     for option in reversed(options):
         command = option(command)
@@ -96,6 +99,10 @@ def run(
     names = tuple(name for item in listed.split(",") if (name := item.strip()))
     options["methods"] = (*names, *options["methods"]) or DEFAULT_METHODS
     plan = make_plan(series, options)
+    if dry_run:
+        from duet.runs.walls import require_runnable
+
+        require_runnable(plan)
     if seeds > 1 or orders > 1:
         _repeat(plan, seeds, orders, dry_run, as_json)
         return

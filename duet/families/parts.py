@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from duet.families.decode import Layout
     from duet.families.protocol import RoleRules
     from duet.images import Fit
+    from duet.training.job import Job
 
 
 class PartsFamily:
@@ -86,6 +87,13 @@ class PartsFamily:
     def layout_of(self, state: DetectorState) -> Layout:
         """Return what the outputs of a detector mean."""
         return self.layout
+
+    def architecture_of(self, tensors: Tensors) -> str | None:
+        """Return the architecture that builds just these tensors; None if it cannot be told."""
+        return None
+
+    def require_trainable(self, job: Job) -> None:
+        """Refuse a job that training would refuse; by default there is none."""
 
     # ---- what follows from it ---------------------------------------------------------------
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from duet.increments.base import StartWeights
     from duet.increments.state import DetectorState, HeadForm, HeadPart
     from duet.merging.layers import Layer
+    from duet.training.job import Job
     from duet.vectors.tensors import Tensors
 
 Progress = Callable[[dict[str, Any]], None]
@@ -138,6 +139,14 @@ class Family(Protocol):
         Returns the state and JSON-ready facts about the file. ``trust`` runs the file's code:
         **dangerous**, see `duet.increments.guard.load_pt`.
         """
+        ...
+
+    def architecture_of(self, tensors: Tensors) -> str | None:
+        """Return the architecture that builds just these tensors; None if it cannot be told."""
+        ...
+
+    def require_trainable(self, job: Job) -> None:
+        """Refuse a job that `train` would refuse, before anything is written."""
         ...
 
     def train(self, folder: Path, progress: Progress) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from duet.families.protocol import Roles
 from duet.increments.base import StartWeights, load_start
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
+
+if TYPE_CHECKING:
+    from duet.training.job import Job
 
 
 class RowsFamily(PartsFamily):
@@ -59,6 +62,12 @@ class RowsFamily(PartsFamily):
     def weights(self, path: Path) -> StartWeights:
         """Read θ_0 as duet stores it; errors as `load_start`."""
         return load_start(path)
+
+    def require_trainable(self, job: Job) -> None:
+        """Refuse what `duet.training.loop` would refuse."""
+        from duet.training.loop import require_trainable
+
+        require_trainable(job)
 
     def recognises(self, path: Path, *, trust: bool = False) -> bool:
         """Tell that no file is of this family; its row in the table names no ``files``."""

@@ -129,9 +129,9 @@ def map_base(path: Path) -> dict[str, torch.Tensor]:
     """Map base weights into memory as they are stored, float16 or float32; see `load_base`."""
     if path.suffix != ".safetensors":
         raise ModelError(
-            f"expected a .safetensors file, got '{path.suffix}'",
+            f"expected a .safetensors file, got {'a folder' if path.is_dir() else repr(path.name)}",
             where=str(path),
-            remedy="convert a .pt file first; its guarded door is duet.increments.load_pt",
+            remedy="start weights are .safetensors, .pt or .pth; `duet weights ls` lists names",
         )
     told = read_sidecar(path)
     tensors, _ = read_tensors(path, told.sha256 if told else None)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
+from duet.devices import parse_device, require_device
 from duet.errors import ModelError
 from duet.families.detector import ImageDetector
 from duet.families.exportable import ExportFacts
 from duet.families.runtimes import RUNTIMES, Session, open_file
 from duet.inference.detector import DetectorFacts, LoadedDetector
-from duet.inference.load import check_device
+from duet.inference.load import ALONE
 from duet.labels import LabelSpace
 
 BATCH = 32
@@ -32,10 +33,10 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
         ConfigError: The program cannot use the device.
         MissingExtraError: The program that runs it is not installed.
     """
-    form = _form(path)
+    form, place = _form(path), parse_device(device).single(ALONE)
     if form == "torchscript":  # torch runs it; the other programs know their devices themselves
-        check_device(device)
-    session = open_file(path, form, device, trust=trust)
+        require_device(place)
+    session = open_file(path, form, place.torch_name, trust=trust)
     facts = ExportFacts.from_json(session.stamp, str(path))
     check_output(_try(session, facts, path), facts, str(path))
     detector = ImageDetector(

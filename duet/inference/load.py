@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from duet.errors import ConfigError, ModelError
+from duet.devices import parse_device, require_device
+from duet.errors import ModelError
 from duet.inference.detector import DetectorFacts, LoadedDetector
 
 EXPORTED_SUFFIXES = (".onnx", ".torchscript")
 EXPORTED_FOLDER = "_openvino_model"
 """How names of exported files and folders end."""
+
+ALONE = "a detector runs"
 
 _EXPORTED = "duet.inference.exported"
 
@@ -21,7 +24,7 @@ def load(model: str | Path, device: str = "cpu", *, trust: bool = False) -> Load
     Args:
         model: A detector folder or a file in it; or an exported ``.onnx`` or ``.torchscript`` file
             or ``*_openvino_model`` folder.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        device: ``"cpu"``, ``"mps"``, ``"cuda"``, or a GPU: ``"1"`` or ``"cuda:1"``.
         trust: **Dangerous**: also run a ``.torchscript`` file that duet did not export for this
             user. It is a program, and could do anything that you can.
 
@@ -52,10 +55,10 @@ def _load_folder(path: Path, device: str) -> LoadedDetector:
     from duet.increments import store
 
     file = store.load_detector(detector_folder(path))
-    check_device(device)
+    place = require_device(parse_device(device).single(ALONE)).torch_name
     size = file.manifest.image_size
     family = resolve_family(file.state.family)
-    detector = family.detector(file.state, image_size=size, device=device)
+    detector = family.detector(file.state, image_size=size, device=place)
     increments = tuple((part.increment, part.classes) for part in file.state.parts)
     facts = DetectorFacts(file.manifest.fingerprint, file.manifest.licence, size, increments)
     return LoadedDetector(detector, facts)
@@ -76,22 +79,3 @@ def _load_exported(path: Path, device: str, *, trust: bool) -> LoadedDetector:
         ) from None
     loaded: LoadedDetector = module.load_exported(path, device, trust=trust)
     return loaded
-
-
-def check_device(device: str) -> None:
-    """Check that torch can use a device.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    import torch
-
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"cannot use device '{device}': {reason}",
-            where="--device",
-            remedy="cpu works everywhere; cuda or mps need the hardware and a torch built for it",
-        ) from None

@@ -181,7 +181,7 @@ def run_increment(
     direction = None
     if method.directional.weight > 0 and method.trunk == "trained":
         direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
-    job = _job(setting, method, start, "increment", adapts=increment.classes if again else ())
+    job = stage_job(setting, method, start, "increment", adapts=increment.classes if again else ())
     trained = setting.lab.train(
         f"{method.name}: {increment.name}", job, start, data, direction,
         _importance(method, increment, before),
@@ -195,7 +195,7 @@ def run_increment(
     )  # fmt: skip
     refit = None
     if method.refit.epochs and not again:
-        job = _job(setting, method, merged, "refit")
+        job = stage_job(setting, method, merged, "refit")
         title = f"{method.name}: {increment.name} re-fit"
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
@@ -277,9 +277,10 @@ def _grow(
     )
 
 
-def _job(
+def stage_job(
     setting: Setting, method: Method, start: DetectorState, phase: Any, adapts: tuple[str, ...] = ()
 ) -> Job:
+    """Return the settings of one training of a chain; ``adapts`` as in `Job`."""
     schedule = setting.schedule
     if phase == "refit":
         refit: Refit = method.refit

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from duet.config import parse_config
 from duet.doctor.pairs import pair_problems
-from duet.errors import ConfigError
-from duet.families.table import family_of, head_form
+from duet.errors import Collected, ConfigError, MissingExtraError
+from duet.families.table import families, family_of, head_form, resolve_family
 from duet.names import key
 from duet.series import Problem, Series, inspect_series, raise_problems
 from duet.series.reader import read_config
 from duet.shipped import shipped
 from duet.training.config import Method, Schedule, load_method, load_schedule
+from duet.weights.facts import read_facts
+
+if TYPE_CHECKING:
+    from duet.vectors.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -56,35 +62,34 @@ def read_inputs(
         data_root: Replaces the file's ``root``.
         train: Schedule YAML; default the series' own, else the schedule's defaults.
         weights: θ_0; default the series' own.
-        architecture: Architecture; default what the weights' sidecar says, else the
-            series' own.
+        architecture: Architecture; default what the weights say or show, else the series' own.
         changes: Schedule keys to replace, such as ``{"epochs": 3}``.
         only: Read just this increment's data.
 
     Raises:
-        ConfigError: A file or option is missing or wrong.
-        DataError: The data cannot be used.
+        DuetError: With all that is missing or wrong at once; of the kind of the first.
     """
     defaults = read_config(path).defaults
     folder = path.resolve().parent
     train = train or (folder / defaults.train if defaults.train else None)
     weights = weights or (folder / defaults.weights if defaults.weights else None)
-    schedule = load_schedule(train) if train else Schedule()
-    if changes:
-        schedule = parse_config(Schedule, schedule.model_dump() | changes, where="schedule options")
-    if weights is None:
-        raise ConfigError(
-            "no start weights",
-            where=str(path),
-            remedy="give --weights FILE.safetensors, or name them under 'defaults' in the series",
-        )
-    if not weights.exists():
-        raise ConfigError(
-            "the start weights are not there", where=str(weights), remedy="check the path"
-        )
-    chosen = architecture or _architecture_of(weights, defaults.architecture)
-    family = family_of(chosen)
-    series, warnings = read_checked(path, data_root=data_root, only=only)
+    found, schedule, chosen, family = Collected(), Schedule(), "", ""
+    series: Series | None = None
+    warnings: tuple[Problem, ...] = ()
+    with found.noted():
+        schedule = load_schedule(train) if train else Schedule()
+        if changes:
+            replaced = schedule.model_dump() | changes
+            schedule = parse_config(Schedule, replaced, where="schedule options")
+    with found.noted():
+        weights = _require_there(weights, str(path))
+        chosen = architecture or _architecture_of(weights, defaults.architecture)
+        family = family_of(chosen)
+    with found.noted():
+        series, warnings = read_checked(path, data_root=data_root, only=only)
+    found.raise_all(f"{path} cannot be run")
+    assert series is not None
+    assert weights is not None
     return Inputs(series, schedule, weights, chosen, family, warnings)
 
 
@@ -128,22 +133,74 @@ def read_methods(names: tuple[str, ...], *, family: str) -> tuple[Method, ...]:
     return methods
 
 
-def _architecture_of(weights: Path, default: str | None) -> str:
-    """Return the architecture that the weights' sidecar names, else the default.
+def _require_there(weights: Path | None, where: str) -> Path:
+    """Return the start weights.
 
     Raises:
-        ConfigError: Neither says it.
-        ModelError: The sidecar cannot be read.
+        ConfigError: None are named, or they are not there.
     """
-    from duet.increments.base import read_sidecar
+    if weights is None:
+        raise ConfigError(
+            "no start weights",
+            where=where,
+            remedy="give --weights FILE or a name of `duet weights ls`, or name a file under "
+            "'defaults' in the series",
+        )
+    if not weights.exists():
+        raise ConfigError(
+            "the start weights are not there", where=str(weights), remedy="check the path"
+        )
+    files = (file for row in families().values() for file in row.files)
+    known = {".safetensors", *(file for file in files if file.startswith("."))}
+    if weights.is_file() and weights.suffix not in known:
+        raise ConfigError(
+            f"no file of weights: expected a name that ends in {', '.join(sorted(known))}",
+            where=str(weights),
+            remedy="give start weights, or a name that `duet weights ls` shows",
+        )
+    return weights
 
-    told = read_sidecar(weights)
-    if told is not None and told.architecture is not None:
-        return told.architecture
-    if default is None:
+
+def _architecture_of(weights: Path, default: str | None) -> str:
+    """Return the architecture of a file: what it says, what its tensors show, else the default.
+
+    Raises:
+        ConfigError: Nothing tells it.
+        ModelError: The file is damaged or refused.
+    """
+    said = read_facts(weights).architecture if weights.is_file() else None
+    if said is not None and any(re.fullmatch(r.architectures, said) for r in families().values()):
+        return said
+    found = recognise(weights) or default
+    if found is None:
         raise ConfigError(
             "the architecture of the start weights is not known",
             where=str(weights),
             remedy="give --architecture, for example yolo11n.yaml",
         )
-    return default
+    return found
+
+
+def recognise(weights: Path, tensors: Tensors | None = None) -> str | None:
+    """Return the architecture that start weights belong to, told by names and shapes of tensors.
+
+    Args:
+        weights: The file.
+        tensors: What it holds, where it has been read already.
+
+    Raises:
+        ModelError: The file is damaged or refused.
+    """
+    for name, row in families().items():
+        own = weights.suffix in row.files or any((weights / file).is_file() for file in row.files)
+        if not own and weights.suffix != ".safetensors":
+            continue
+        try:
+            family = resolve_family(name)
+            if tensors is None:
+                tensors = family.weights(weights).tensors
+        except MissingExtraError:
+            continue
+        if found := family.architecture_of(tensors):
+            return found
+    return None

@@ -6,12 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from duet.devices import parse_device
 from duet.evaluation.matrix import slice_title
 from duet.runs.joint import joint_slice
 from duet.series import domain_of, train_slice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from duet.runs.run import RunPlan
     from duet.series import Increment, Slice
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""
+
+PARAMETERS = 2.6e6
+"""Of that YOLO11n; a network takes longer in about the proportion in which it is larger."""
 
 DISTILLATION = 1.46
 """Cost of a step with the old detector running beside, against a plain step (bench_train.py)."""
@@ -80,10 +84,48 @@ def _method_stages(
         yield _stage(plan, f"{name} re-fit", cut, method.refit.epochs, 0.5)
 
 
+def estimated_seconds(plan: RunPlan, stages: Sequence[PlannedStage]) -> float:
+    """Return how long all trainings take on a CPU, ``jobs`` at a time."""
+    return sum(stage.seconds for stage in stages) / max(plan.jobs, 1)
+
+
+def estimated_bytes(plan: RunPlan, stages: Sequence[PlannedStage], size: int) -> int:
+    """Return how much a run writes at least.
+
+    Of each training stay the start, the result and half as much of a Fisher; of each stage of a
+    chain the increment and the detector; trainings under way hold a checkpoint with two moments.
+
+    Args:
+        plan: The run.
+        stages: Its trainings.
+        size: Bytes of a detector's float32 tensors.
+    """
+    kept = len(plan.methods) * len(plan.series.increments)
+    return round(size * (2.5 * len(stages) + 2 * kept + 4 * min(plan.jobs, len(stages))))
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration for people: ``40 seconds``, ``12 minutes``, ``3.5 hours``, ``6 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
+def notes(plan: RunPlan) -> list[str]:
+    """Return what a plan says that will have no effect, or that its estimate does not know."""
+    device, found = parse_device(plan.schedule.device), []
+    if plan.schedule.amp and device.kind != "cuda":
+        found.append(f"amp has no effect on {device}: it is for CUDA")
+    if device.kind != "cpu":
+        found.append("the times are those of a CPU; a GPU is faster")
+    return found
+
+
 def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
     """Return the plan as JSON-ready data."""
     stages = planned_stages(plan)
-    seconds = sum(stage.seconds for stage in stages)
     return {
         "schema": 1,
         "series": plan.series.name,
@@ -95,7 +137,8 @@ def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
             for (domain, classes), why in plan.left_out.items()
         ],
         "jobs": plan.jobs,
-        "estimated_seconds": round(seconds / max(plan.jobs, 1)),
+        "estimated_seconds": round(estimated_seconds(plan, stages)),
+        "notes": notes(plan),
     }
 
 
@@ -107,22 +150,29 @@ def left_out(plan: RunPlan) -> list[str]:
 def plan_as_text(plan: RunPlan) -> str:
     """Return the plan for people."""
     lines = [f"{plan.series.name}: {len(plan.series.increments)} increments -> {plan.out}"]
-    for stage in planned_stages(plan):
+    stages = planned_stages(plan)
+    for stage in stages:
         lines.append(
             f"  {stage.title:<28} {stage.domain:<12} {stage.classes:>3} classes "
             f"{stage.images:>6} images x {stage.epochs:>3} epochs  about {stage.seconds:>6.0f} s"
         )
     lines += [f"  {line}" for line in left_out(plan)]
-    total = plan_as_dict(plan)["estimated_seconds"]
-    lines.append(f"about {total / 60:.0f} minutes with {plan.jobs} at a time; nothing was done")
+    lines += [f"  note: {note}" for note in notes(plan)]
+    total = in_words(estimated_seconds(plan, stages))
+    lines.append(f"about {total} with {plan.jobs} at a time; nothing was done")
     return "\n".join(lines)
 
 
 def _stage(plan: RunPlan, title: str, cut: Slice, epochs: int, factor: float) -> PlannedStage:
     images = len(cut)
-    scale = (plan.schedule.image_size / 160) ** 2
+    scale = (plan.schedule.image_size / 160) ** 2 * max(_parameters(plan) / PARAMETERS, 1.0)
     seconds = images * epochs * SECONDS_PER_IMAGE * scale * factor
     steps = math.ceil(images / plan.schedule.batch) * epochs
     return PlannedStage(
         title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1)
     )
+
+
+def _parameters(plan: RunPlan) -> float:
+    """Return about how many numbers θ_0 has: start weights are float16, or float32 at most."""
+    return plan.weights.stat().st_size / 2 if plan.weights.is_file() else PARAMETERS

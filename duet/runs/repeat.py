@@ -20,6 +20,7 @@ from duet.runs.known import mixes
 from duet.runs.lab import Listener, tidy
 from duet.runs.plan import plan_as_dict, plan_as_text
 from duet.runs.run import RunPlan, execute
+from duet.runs.walls import require_runnable
 from duet.series import Increment, Series
 
 SUMMARY_FILE = "summary.json"
@@ -130,6 +131,7 @@ def execute_repeats(
     Raises:
         DuetError: A training failed; what is finished stays and is reused by the same command.
     """
+    require_runnable(plans[0])  # before anything is written; each asks for itself again
     with run_lock(out):  # the lab is shared: nobody else may train in it
         tidy(out, lambda line: listen(out.name, {"note": line}))
         for plan in plans:

@@ -13,7 +13,6 @@ from typing import Any
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.pairs import cells_needed, reference_slices
-from duet.families.table import resolve_family
 from duet.files import run_lock
 from duet.report.results import Results, save_results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
@@ -25,6 +24,7 @@ from duet.runs.lab import Lab, Listener, tidy
 from duet.runs.lone import coarsest_stride, require_company
 from duet.runs.look import FirstLook
 from duet.runs.plan import planned_stages
+from duet.runs.walls import require_runnable
 from duet.series import Series, domain_of
 from duet.training.config import Method, Schedule
 
@@ -109,9 +109,10 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     """Do what is missing, write `results.json` and `results.csv`, return the results.
 
     Raises:
-        DuetError: A stage failed; finished stages stay and are reused by the same command.
+        DuetError: The run could not be finished, see `duet.runs.walls`; or a stage failed: finished
+            stages stay and are reused by the same command.
     """
-    theta_0 = resolve_family(plan.family).weights(plan.weights)  # before anything is written
+    theta_0 = require_runnable(plan)  # before anything is written
     look = FirstLook.at(plan.series)
     lab = Lab(plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen, look=look)
 

@@ -23,6 +23,7 @@ from duet.labels import LabelSpace
 from duet.names import Name, key
 from duet.series.expected import Expected
 from duet.series.images import image_sha256
+from duet.series.prepared import PrepareCommand
 from duet.text import NAME_LENGTH, shown
 
 Ids: TypeAlias = NDArray[np.int64]
@@ -70,6 +71,7 @@ class SeriesConfig(Config):
     name: Name
     description: str = ""
     root: str = Field(default=".", description="folder of the data, relative to this file")
+    prepare: PrepareCommand | None = None
     increments: tuple[IncrementConfig, ...] = Field(min_length=1)
     defaults: Defaults = Defaults()
     expected: Expected | None = Field(default=None, description="published values to check against")
@@ -257,8 +259,7 @@ class Series:
             DataError: There is no increment ``t``.
         """
         self.increment(t)
-        learned = self.increments[: t + 1]
-        return tuple(dict.fromkeys(name for step in learned for name in step.classes))
+        return tuple(dict.fromkeys(n for step in self.increments[: t + 1] for n in step.classes))
 
     def increment(self, name_or_index: str | int) -> Increment:
         """Return an increment by its name or by its index from 0.

@@ -12,6 +12,7 @@ from duet.series.check import check_series
 from duet.series.formats import Reading, read
 from duet.series.images import Verify
 from duet.series.model import Increment, Series, SeriesConfig
+from duet.series.prepared import require_made
 from duet.series.problems import Problem, raise_problems
 from duet.series.spelling import align, clashing_classes
 
@@ -82,6 +83,7 @@ def inspect_series(
 
     Raises:
         ConfigError: The series file itself is missing or malformed.
+        DataError: Its data must be made first, by the command that it names.
     """
     config = read_config(path)
     names = config.increment_names()
@@ -92,6 +94,9 @@ def inspect_series(
             remedy=f"increments: {', '.join(names)}",
         )
     root = data_root if data_root is not None else path.parent / config.root
+    wanted = [item for n, item in zip(names, config.increments, strict=True) if only in (None, n)]
+    paths = ((root / item.data).resolve() for item in wanted)
+    require_made(config.prepare, paths, root, where=str(path))
     classes = tuple(dict.fromkeys(name for item in config.increments for name in item.classes))
     readings: dict[tuple[str, Path], Reading] = {}
     increments: list[Increment] = []

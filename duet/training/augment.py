@@ -26,13 +26,7 @@ class Augmenter:
     """
 
     def __init__(self, settings: Augmentation) -> None:
-        wanted = [name for name in ("mosaic", "mixup") if getattr(settings, name) > 0]
-        if wanted:
-            raise ConfigError(
-                f"this detector family trains without {' and '.join(wanted)}",
-                where="augmentation",
-                remedy="; ".join(f"set {name}: 0" for name in wanted),
-            )
+        require_single(settings)
         # Otherwise the import asks PyPI for a newer version; duet never goes online by itself.
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
         import albumentations
@@ -62,6 +56,21 @@ class Augmenter:
             np.ascontiguousarray(changed["image"][..., ::-1]),
             np.asarray(changed["bboxes"], dtype=np.float32).reshape(-1, 4),
             np.asarray(changed["class_ids"], dtype=np.int64),
+        )
+
+
+def require_single(settings: Augmentation) -> None:
+    """Refuse what joins several images.
+
+    Raises:
+        ConfigError: The settings ask for a mosaic or for mixing images.
+    """
+    wanted = [name for name in ("mosaic", "mixup") if getattr(settings, name) > 0]
+    if wanted:
+        raise ConfigError(
+            f"this detector family trains without {' and '.join(wanted)}",
+            where="augmentation",
+            remedy="; ".join(f"set {name}: 0" for name in wanted),
         )
 
 

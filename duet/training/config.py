@@ -7,11 +7,12 @@ They are separate files so that methods are compared on one schedule: `configs/t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from duet.config import Config, load_yaml, parse_config
+from duet.devices import SPELLINGS, parse_device
 from duet.errors import ConfigError, did_you_mean
 from duet.losses.distillation.table import DISTILLATIONS
 from duet.merging.batchnorm import BatchNormFusion
@@ -67,9 +68,11 @@ class Schedule(Config):
     weight_decay: Share = Field(default=5e-4, description="of the base stage")
     weight_decay_increment: Share | None = Field(default=None, description="default weight_decay")
     amp: bool = Field(default=False, description="automatic mixed precision (CUDA)")
-    device: str = Field(default="cpu", description="cpu, 0, or 0,1 for several GPUs")
-    workers: int = Field(default=0, ge=0, description="data loading processes; on a CPU always 0")
-    threads: int = Field(default=1, ge=0, description="CPU threads of one stage; 0 = all")
+    device: str = Field(default="cpu", description=SPELLINGS)
+    workers: int = Field(
+        default=0, ge=0, le=1024, description="data loading processes; on a CPU always 0"
+    )
+    threads: int = Field(default=1, ge=0, le=1024, description="CPU threads of one stage; 0 = all")
     cache: bool = Field(default=True, description="keep decoded images in memory")
     fisher_images: int = Field(
         default=128,
@@ -78,6 +81,22 @@ class Schedule(Config):
         "Fisher merging; 0 = off",
     )
     augmentation: Augmentation = Augmentation()
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _known_device(cls, value: Any) -> str:
+        # A YAML that says `device: 0` means the first GPU.
+        given = str(value) if isinstance(value, (str, int)) else ""
+        try:
+            return str(parse_device(given))
+        except ConfigError as error:
+            raise ValueError(f"{error.what}: {error.remedy}") from None
+
+    @model_validator(mode="after")
+    def _momentum_leaves_something(self) -> Schedule:
+        if self.optimizer == "AdamW" and self.momentum >= 1:
+            raise ValueError(f"AdamW needs a momentum below 1, but got {self.momentum}")
+        return self
 
 
 class Distillation(Config):

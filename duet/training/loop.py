@@ -22,10 +22,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from duet.errors import ConfigError, DuetError, ModelError
+from duet.devices import parse_device, require_device
+from duet.errors import Collected, DuetError, ModelError
 from duet.images import Fit
 from duet.increments.fisher import FISHER, write_fisher
 from duet.increments.state import DetectorState
+from duet.training.augment import require_single
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
 from duet.training.checkpoint import read_checkpoint, write_checkpoint
 from duet.training.ema import Ema, tensors_of
@@ -283,27 +285,30 @@ class Loop:
         )
 
 
+ALONE = "this detector family trains"
+
+
 def device_of(name: str) -> torch.device:
-    """Return the device that a schedule names: ``cpu``, or the number of a CUDA device.
+    """Return the device that a schedule names.
 
     Raises:
         ConfigError: It is not there, or several are named.
     """
-    if name == "cpu":
-        return torch.device("cpu")
-    if not name.isdecimal():
-        raise ConfigError(
-            f"this detector family trains on one device, got '{name}'",
-            where="device",
-            remedy="use cpu, or the number of one GPU such as 0",
-        )
-    if not torch.cuda.is_available() or int(name) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"there is no CUDA device {name} ({torch.cuda.device_count()} found)",
-            where="device",
-            remedy="use device: cpu",
-        )
-    return torch.device("cuda", int(name))
+    return torch.device(require_device(parse_device(name).single(ALONE)).torch_name)
+
+
+def require_trainable(job: Job) -> None:
+    """Refuse a job that `run_job` would refuse wherever it runs.
+
+    Raises:
+        ConfigError: Several devices, or an augmentation that joins images.
+    """
+    found = Collected()
+    with found.noted():
+        parse_device(job.schedule.device).single(ALONE)
+    with found.noted():
+        require_single(job.schedule.augmentation)
+    found.raise_all("the schedule does not fit this detector family")
 
 
 def _use_threads(count: int) -> None:

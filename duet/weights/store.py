@@ -137,8 +137,13 @@ def require_hash(file: Path, expected: str | None) -> str:
 
 
 def _existing(path: Path, manifest: Manifest) -> Path:
-    if path.is_file():
+    if path.is_file() or (path / "config.json").is_file():  # a folder that transformers wrote
         return path
+    if path.is_dir():
+        raise ConfigError(
+            "a folder, expected a file of start weights", where=str(path),
+            remedy="give the file itself, or a name that `duet weights ls` shows",
+        )  # fmt: skip
     names = [row.name for row in manifest.rows]
     if path.name == str(path) and path.suffix not in SUFFIXES:
         manifest.row(str(path))  # not a path at all: says which name is near

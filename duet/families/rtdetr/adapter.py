@@ -8,7 +8,12 @@ from typing import Any
 
 from duet.families.protocol import Progress
 from duet.families.rtdetr import roles
-from duet.families.rtdetr.build import inference_model, initial_part, stock_model
+from duet.families.rtdetr.build import (
+    inference_model,
+    initial_part,
+    require_separable,
+    stock_model,
+)
 from duet.families.rtdetr.foreign import KIND
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, QueryScores
 from duet.families.scores import ClassLogits, class_scores
@@ -17,9 +22,11 @@ from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.ultralytics.foreign import read_detector
+from duet.families.ultralytics.recognise import architecture_of
 from duet.families.ultralytics.run import run_job
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState, HeadForm
+from duet.training.job import Job
 from duet.vectors.tensors import Tensors
 
 
@@ -56,6 +63,19 @@ class RTDETRFamily(UltralyticsFamily):
     def inference_model(self, state: DetectorState) -> Any:
         """Build the detector of a state; see `duet.families.rtdetr.build`."""
         return inference_model(state)
+
+    def architecture_of(self, tensors: Tensors) -> str | None:
+        """Return the architecture with these tensors; class rows may differ."""
+        return architecture_of(tensors, roles.KNOWN, roles.architecture_file, roles.CLASS_ROWS)
+
+    def require_trainable(self, job: Job) -> None:
+        """Refuse decoders in parallel whose loss would need each other's classes.
+
+        Raises:
+            ModelError: See `duet.families.rtdetr.build.require_separable`.
+        """
+        if job.head == "parallel" and job.phase == "increment" and len(job.parts) > 1:
+            require_separable(mask_old=not job.adapts and job.old_negatives == "mask")
 
     def recognises(self, path: Path, *, trust: bool = False) -> bool:
         """Tell whether a `.pt` file of the engine holds an RT-DETR."""

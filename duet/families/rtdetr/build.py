@@ -116,11 +116,8 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> RT
         ModelError: ``parallel`` without ``mask_old``: a new decoder has no old classes.
     """
     *old, new = state.parts
-    if state.head == "parallel" and old and not mask_old:
-        raise ModelError(
-            "parallel decoders detect their own classes only, so old ones cannot be in their loss",
-            remedy="use old_negatives: mask, or the head form 'rows'",
-        )
+    if state.head == "parallel" and old:
+        require_separable(mask_old=mask_old)
     model = joined_model(state)
     if old:
         olds = [head_with(model, state, part) for part in old] if run_old else []
@@ -132,6 +129,19 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> RT
         )
     set_classes(model, new.classes if mask_old else state.labels.names)
     return model
+
+
+def require_separable(*, mask_old: bool) -> None:
+    """Refuse a loss of parallel decoders that does not leave old classes out.
+
+    Raises:
+        ModelError: It does not.
+    """
+    if not mask_old:
+        raise ModelError(
+            "parallel decoders detect their own classes only, so old ones cannot be in their loss",
+            remedy="use old_negatives: mask, or the head form 'rows'",
+        )
 
 
 def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:

@@ -34,6 +34,11 @@ HEAD = re.compile(
 OWN = {"rows": CLASS_ROWS, "parallel": HEAD}
 PARAMETER = re.compile(r"\.(in_proj_)?(weight|bias)$")
 TINY = "rtdetr-tiny.yaml"
+KNOWN = (
+    TINY,
+    *(f"rtdetr-{size}.yaml" for size in ("l", "x", "resnet50", "resnet101")),
+    *(f"yolov8{size}-rtdetr.yaml" for size in "nslmx"),
+)
 
 
 def split_roles(tensors: Tensors, form: str) -> Roles:
@@ -94,14 +99,12 @@ def architecture_file(architecture: str) -> Path:
     """
     if architecture == TINY:
         return shipped("configs", "model", TINY)
-    if re.fullmatch(r"rtdetr-(l|x|resnet50|resnet101)\.yaml", architecture):
-        return engine_models() / "rt-detr" / architecture
-    if re.fullmatch(r"yolov8[nslmx]-rtdetr\.yaml", architecture):
-        return engine_models() / "v8" / "yolov8-rtdetr.yaml"
+    if architecture in KNOWN:
+        sized = architecture.startswith("yolov8")
+        place = ("v8", "yolov8-rtdetr.yaml") if sized else ("rt-detr", architecture)
+        return engine_models().joinpath(*place)
     raise ModelError(
-        f"unknown RT-DETR architecture '{architecture}'",
-        remedy=f"known: {TINY}, rtdetr-l.yaml, rtdetr-x.yaml, rtdetr-resnet50.yaml, "
-        "rtdetr-resnet101.yaml, yolov8n-rtdetr.yaml (and s, m, l, x)",
+        f"unknown RT-DETR architecture '{architecture}'", remedy=f"known: {', '.join(KNOWN)}"
     )
 
 

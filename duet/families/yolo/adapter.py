@@ -18,6 +18,7 @@ from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.ultralytics.foreign import read_detector
+from duet.families.ultralytics.recognise import architecture_of
 from duet.families.ultralytics.run import run_job
 from duet.families.yolo import roles
 from duet.families.yolo.build import (
@@ -80,6 +81,11 @@ class YoloFamily(UltralyticsFamily):
     def stock_detector(self, state: DetectorState) -> Any:
         """Build it with joined class towers; see `duet.families.yolo.stock`."""
         return stock_detector(state)
+
+    def architecture_of(self, tensors: Tensors) -> str | None:
+        """Return the engine's architecture with these tensors; class towers may differ."""
+        known = roles.known_architectures()
+        return architecture_of(tensors, known, roles.architecture_file, roles.OWN["towers"])
 
     def recognises(self, path: Path, *, trust: bool = False) -> bool:
         """Tell whether a `.pt` file of the engine holds no RT-DETR."""

@@ -11,8 +11,9 @@ files can be merged without loading one.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -102,6 +103,17 @@ def architecture_file(architecture: str) -> Path:
     raise ModelError(
         f"unknown YOLO architecture '{architecture}'", remedy="for example yolo11n.yaml"
     )
+
+
+def known_architectures() -> Iterator[str]:
+    """Yield the names of the engine's architectures, newer generations first."""
+    for generation in ("11", "v8", "26", "12", "v10", "v9", "v5", "v6"):
+        for size in "nsmlxtceb":
+            for form in ("", "-p2", "-p6"):
+                name = f"yolo{generation}{size}{form}.yaml"
+                with contextlib.suppress(ModelError):
+                    architecture_file(name)
+                    yield name
 
 
 def tower_width(part: Mapping[str, torch.Tensor]) -> int:

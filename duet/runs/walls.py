@@ -1,0 +1,305 @@
+"""What a run would refuse, asked before it does anything: the dry run and the start of a run agree.
+
+After its first training a run grows head parts, merges, stores, evaluates, measures and copies
+pictures. Each of these is asked here, all at once: the folder, the disk, the device, the methods
+and the data by looking, the start weights and the detectors by building them and looking at an
+empty picture.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from duet.devices import parse_device, require_device
+from duet.errors import Collected, ConfigError, DataError, DuetError, ModelError
+from duet.families.table import resolve_family, resolve_roles
+from duet.increments.base import StartWeights
+from duet.merging.table import resolve
+from duet.runs.chain import Setting, merge_states, stage_job
+from duet.runs.inputs import recognise
+from duet.runs.lab import Lab
+from duet.runs.plan import (
+    PlannedStage,
+    estimated_bytes,
+    estimated_seconds,
+    in_words,
+    planned_stages,
+)
+from duet.series import Increment
+from duet.vectors.tensors import Tensors, require_finite
+
+if TYPE_CHECKING:
+    from duet.families.protocol import Family
+    from duet.increments.state import DetectorState
+    from duet.runs.run import RunPlan
+    from duet.training.config import Method
+
+
+def require_runnable(plan: RunPlan) -> StartWeights:
+    """Refuse a run that could not be finished; nothing is written.
+
+    Args:
+        plan: What to run.
+
+    Returns:
+        θ_0, which has been opened on the way.
+
+    Raises:
+        DuetError: With every reason at once; of the kind of the first.
+    """
+    found, stages = Collected(), planned_stages(plan)
+    with found.noted():
+        require_writable(plan.out)
+    with found.noted():
+        _require_device(plan, stages)
+    for method in plan.methods:
+        with found.noted():
+            _require_possible(plan, method)
+    with found.noted():
+        _require_data(plan, stages)
+    theta_0: StartWeights | None = None
+    with found.noted():
+        theta_0 = _opened(plan)
+    if theta_0 is not None:
+        with found.noted():
+            _require_space(plan, stages, theta_0)
+        with found.noted(), torch.random.fork_rng(devices=[]):
+            _rehearse(plan, theta_0)
+    found.raise_all("this run could not be finished; nothing was trained or written")
+    assert theta_0 is not None
+    return theta_0
+
+
+def require_writable(out: Path) -> None:
+    """Refuse a run folder that cannot be made or written.
+
+    Raises:
+        ConfigError: It or a parent is a file, or may not be written.
+    """
+    place = out
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        what = f"a file{'' if place == out else f' ({place})'}, expected a folder"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        what = f"{place} cannot be written"
+    else:
+        return
+    raise ConfigError(what, where=str(out), remedy="choose another folder with --out")
+
+
+def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
+    device = parse_device(plan.schedule.device)
+    try:
+        require_device(device)
+    except ConfigError as error:
+        takes = in_words(estimated_seconds(plan, stages))
+        advice = f"--device cpu takes about {takes}; or run it where there is one"
+        raise ConfigError(error.what, where="device", remedy=advice) from None
+    count = len(device.numbers)
+    if count > 1 and plan.schedule.batch % count:
+        raise ConfigError(
+            f"a batch of {plan.schedule.batch} images cannot be shared by {count} GPUs",
+            where="batch",
+            remedy=f"choose a multiple of {count}",
+        )
+
+
+def _require_possible(plan: RunPlan, method: Method) -> None:
+    """Refuse a method that needs what a run, or this schedule, does not have."""
+    later, where = len(plan.series.increments) > 1, f"method '{method.name}'"
+    needs = resolve(method.merge.method).needs if method.data == "increment" and later else ()
+    if "images" in needs:
+        raise ConfigError(
+            f"'{method.merge.method}' learns from unlabelled images, which a run does not have",
+            where=where,
+            remedy="choose another merge method; afterwards, `duet merge --method "
+            f"{method.merge.method} --images FOLDER` merges the increments of the run",
+        )
+    if not plan.schedule.fisher_images and ("fisher" in needs or method.ewc.weight):
+        raise ConfigError(
+            "needs the Fisher of every increment, but the schedule says fisher_images: 0",
+            where=where,
+            remedy="set fisher_images above 0, such as 128",
+        )
+
+
+def _require_data(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
+    """Refuse a run that would train on nothing.
+
+    Raises:
+        DataError: With every stage concerned.
+    """
+    found = Collected()
+    for stage in stages:
+        if not stage.images:
+            found.note(
+                DataError(
+                    "no training image shows any of its classes",
+                    where=f"'{stage.title}' in the domain '{stage.domain}'",
+                    remedy="label objects there, or leave these classes out",
+                )
+            )
+    found.raise_all("the data are not enough")
+
+
+def _opened(plan: RunPlan) -> StartWeights:
+    """Read θ_0.
+
+    Raises:
+        ModelError: It is damaged, refused, not finite, or its class names are not usable.
+        MissingExtraError: The engine of the family is not installed.
+    """
+    where = str(plan.weights)
+    try:
+        theta_0 = resolve_family(plan.family).weights(plan.weights)
+    except DataError as error:  # class names of the file
+        raise ModelError(error.what, where=error.where or where, remedy=error.remedy) from None
+    if not theta_0.tensors:
+        raise ModelError("the file holds no tensors", where=where, remedy="take another file")
+    require_finite(theta_0.tensors, where)
+    return theta_0
+
+
+def _require_space(plan: RunPlan, stages: Sequence[PlannedStage], theta_0: StartWeights) -> None:
+    """Refuse a run that needs more space than there is, what it wrote before counted as free.
+
+    Raises:
+        DuetError: It needs more.
+    """
+    place = plan.out
+    while not place.exists():
+        place = place.parent
+    size = sum(tensor.numel() * 4 for tensor in theta_0.tensors.values())
+    needed, free = estimated_bytes(plan, stages, size), shutil.disk_usage(place).free
+    if needed > free:  # only then: a finished run has many files
+        free += sum(file.stat().st_size for file in plan.out.rglob("*") if file.is_file())
+    if needed > free:
+        raise DuetError(
+            f"the run needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            where=str(plan.out),
+            remedy="free some disk space or choose another folder with --out",
+        )
+
+
+def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
+    """Do all that a run does but training: grow head parts, build, look, and merge.
+
+    Raises:
+        DuetError: What could not be done.
+    """
+    family, found = resolve_family(plan.family), Collected()
+    setting = Setting(
+        plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed,
+        Lab(plan.out / "lab"), plan.weights,
+    )  # fmt: skip
+    first = plan.series.increments[0]
+    try:
+        plain = family.start_state(
+            theta_0, architecture=plan.architecture, head="rows", classes=first.classes,
+            increment=first.name, seed=plan.seed,
+        )  # fmt: skip
+        _require_runs(family, plain, plan.schedule.image_size)
+    except ModelError as error:
+        raise _unfit(plan, theta_0, error) from error
+    seen: dict[str, DetectorState] = {}
+    for method in plan.methods:
+        with found.noted():
+            base = family.recast(plain, method.head)
+            family.require_trainable(stage_job(setting, method, base, "base"))
+            if method.head not in seen:
+                seen[method.head] = _grown(plan, family, base, theta_0)
+                _require_runs(family, seen[method.head], plan.schedule.image_size)
+            grown = seen[method.head]
+            if method.data == "increment" and len(grown.parts) > 1:
+                family.require_trainable(stage_job(setting, method, grown, "increment"))
+                _require_mergeable(plan, method, theta_0, grown)
+    found.raise_all("methods cannot be carried out")
+
+
+def _unfit(plan: RunPlan, theta_0: StartWeights, error: ModelError) -> ModelError:
+    """Return the error with what the weights really are, where that can be told."""
+    where, said = str(plan.weights), plan.architecture
+    real = recognise(plan.weights, theta_0.tensors)
+    if real is None or real == said:
+        return ModelError(error.what, where=error.where or where, remedy=error.remedy)
+    return ModelError(
+        f"{plan.weights.name} is a {real.removesuffix('.yaml')}, but the architecture says {said}",
+        where=where,
+        remedy=f"give --architecture {real}, or leave it away",
+    )
+
+
+def _new(plan: RunPlan) -> Iterator[Increment]:
+    """Yield the increments after the first that bring classes of their own."""
+    known = set(plan.series.increments[0].classes)
+    for item in plan.series.increments[1:]:
+        if not known.issuperset(item.classes):
+            yield item
+        known.update(item.classes)
+
+
+def _grown(
+    plan: RunPlan, family: Family, state: DetectorState, theta_0: StartWeights
+) -> DetectorState:
+    for item in _new(plan):
+        state = family.grow(
+            state, classes=item.classes, increment=item.name, seed=plan.seed, source=theta_0
+        )
+    return state
+
+
+def _require_runs(family: Family, state: DetectorState, image_size: int) -> None:
+    """Build a detector and let it look at an empty picture.
+
+    Raises:
+        ModelError: It cannot be built, or not look at pictures of this size.
+    """
+    detector = family.detector(state, image_size=image_size)
+    try:
+        detector([np.full((image_size, image_size, 3), 114, np.uint8)])
+    except DuetError:
+        raise
+    except Exception as error:  # what an engine raises about a size is its own affair
+        strides = getattr(detector.module, "stride", None)
+        step = 32 if strides is None else int(max(strides))
+        raise ModelError(
+            f"{state.architecture} cannot look at images of {image_size} px: "
+            f"{' '.join(str(error).split())[:200]}",
+            where="image_size",
+            remedy=f"choose a multiple of {max(step, 32)}",
+        ) from error
+
+
+def _require_mergeable(
+    plan: RunPlan, method: Method, theta_0: StartWeights, state: DetectorState
+) -> None:
+    """Merge two small stand-ins: one number a tensor, under the true names.
+
+    Raises:
+        DuetError: The method's parameters do not fit this detector.
+    """
+    rules = resolve_roles(plan.family)
+    before = rules.split_roles(theta_0.tensors, method.head).shared
+    one = replace(state, shared=_small(state.shared), buffers=_small(state.buffers))
+    moved = {name: tensor + 0.01 for name, tensor in one.shared.items()}
+    fisher = {name: torch.ones_like(tensor) for name, tensor in one.shared.items()}
+    known = fisher if plan.schedule.fisher_images else None
+    merge_states(
+        method, _small(before), one, replace(one, shared=moved), 1, (1, 1), (known, known),
+        name=state.parts[-1].increment,
+    )  # fmt: skip
+
+
+def _small(tensors: Tensors) -> Tensors:
+    return {
+        name: tensor.reshape(-1)[:1].reshape((1,) * tensor.ndim) for name, tensor in tensors.items()
+    }
