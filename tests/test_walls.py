@@ -134,7 +134,7 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
     "batch": (2, "range x>=1", lambda a, b: ["--batch", "0"]),
     "epochs": (2, "epochs", lambda a, b: ["--train", write(b / "s.yaml", {"epochs": 0})]),
     "size": (2, "multiple of", lambda a, b: ["--train", write(b / "s.yaml", {"image_size": 70})]),
-    "rate": (2, "finite", lambda a, b: ["--train", write(b / "s.yaml", {"lr": float("nan")})]),
+    "rate": (2, "lr: ", lambda a, b: ["--train", write(b / "s.yaml", {"lr": float("nan")})]),
     "workers": (2, "workers", lambda a, b: ["--train", write(b / "s.yaml", {"workers": -1})]),
     "momentum": (2, "below 1", lambda a, b: ["--train", write(b / "s.yaml", {"momentum": 1.0})]),
     "seed": (2, "range", lambda a, b: ["--seed", str(2**32)]),

@@ -334,7 +334,7 @@ def test_a_name_that_is_not_found_is_told_in_words(site: Site, tmp_path: Path) -
 @pytest.mark.parametrize("where", ["http://[::1", "https://[x", "//[", "http://a:b:c/"])
 def test_a_redirect_to_no_address_is_refused(where: str, site: Site, tmp_path: Path) -> None:
     site.redirects = [where]
-    with pytest.raises(DuetError, match=r"which is not https|cut after|is no"):
+    with pytest.raises(DuetError, match=r"malformed or not https|cut after|is no"):
         get(site, tmp_path)
 
 
