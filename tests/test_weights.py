@@ -146,7 +146,7 @@ def test_wrong_manifests(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         load_manifest(tmp_path / "nowhere.json")
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ConfigError, match="YAML"):
+    with pytest.raises(ConfigError, match="not valid JSON"):
         load_manifest(tmp_path / "broken.json")
 
 
