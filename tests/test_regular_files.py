@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from duet.config import load_yaml
 from duet.emoji.build import build
 from duet.errors import ConfigError, DuetError
 from duet.evaluation.matches import load_matches
@@ -31,6 +32,7 @@ RAISING: list[tuple[str, Callable[[Path], Any]]] = [
     ("manifest.json", lambda path: read_any_manifest(path.parent)),
     ("results.json", lambda path: load_results(path.parent)),
     ("emoji.json", lambda path: build(path.parent, train=1, val=1, test=1)),
+    ("a.yaml", load_yaml),
     ("a.json", read_json),
     ("a.safetensors", read_tensors),
     ("a.safetensors", map_base),
@@ -65,7 +67,7 @@ def test_readers_refuse_a_fifo(name: str, read: Callable[[Path], Any], tmp_path:
     os.mkfifo(tmp_path / name)
     with pytest.raises(DuetError) as caught:
         read(tmp_path / name)
-    assert not isinstance(caught.value, ConfigError)
+    assert isinstance(caught.value, ConfigError) == name.endswith(".yaml")
     assert str(tmp_path) in str(caught.value)
 
 
