@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -281,7 +283,9 @@ def parse_json(
         ValueError: As `read_json` says; the message is one line for the user.
     """
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode())
+        value = json.loads(
+            text if isinstance(text, str) else text.decode(), object_pairs_hook=_once
+        )
     except UnicodeDecodeError as error:
         raise ValueError(
             f"not valid JSON: not UTF-8 text: {error.reason} at byte {error.start}"
@@ -290,6 +294,8 @@ def parse_json(
         raise ValueError(f"not valid JSON: {error}") from None
     except RecursionError:
         raise ValueError(f"not valid JSON: nested deeper than {JSON_DEPTH} levels") from None
+    except _TwiceError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
     except ValueError:  # the only other one: Python bounds the digits of whole numbers
         raise ValueError("not valid JSON: a number has too many digits") from None
     if not isinstance(value, expected):
@@ -298,6 +304,19 @@ def parse_json(
         raise ValueError(f"expected a JSON {names[expected]}, got {told}")
     _require_shallow(value)
     return value
+
+
+class _TwiceError(ValueError):
+    """An object has two values of one name."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; Python would take the last of two values and say nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _TwiceError(f"the key {reprlib.repr(twice)} stands there twice")
+    return found
 
 
 def _require_shallow(value: Any) -> None:
@@ -325,6 +344,14 @@ def sha256_file(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_path(path: Path) -> str:
+    """Return the SHA-256 of a file; of a folder, that of the JSON that maps its files to theirs."""
+    if not path.is_dir():
+        return sha256_file(path)
+    files = sorted(inner for inner in path.rglob("*") if inner.is_file())
+    return sha256_json({inner.relative_to(path).as_posix(): sha256_file(inner) for inner in files})
 
 
 def sha256_json(value: Any) -> str:

@@ -154,10 +154,30 @@ def test_truncated_files(form: str, share: float, files: dict[str, Path], tmp_pa
         duet.load(path)
 
 
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_a_file_beside_its_hash_must_be_the_one(
+    form: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = copy_of(files[form], tmp_path)
+    shutil.copyfile(files[form].parent / "parity.json", tmp_path / "parity.json")
+    assert duet.load(path).facts
+    weights = path / "model.bin" if path.is_dir() else path
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit of one number: it loads and runs
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match="changed since parity"):
+        duet.load(path)
+    (tmp_path / "parity.json").write_text("[")
+    with pytest.raises(ModelError, match="not valid JSON"):
+        duet.load(path)
+    (tmp_path / "parity.json").unlink()
+    assert duet.load(path).facts  # a file that travels alone
+
+
 def test_metadata_that_cannot_be_read(files: dict[str, Path], tmp_path: Path) -> None:
     path = copy_of(files["openvino"], tmp_path)
     (path / "metadata.yaml").write_text("duet: [1, 2")
-    with pytest.raises(ModelError, match="does not load"):
+    with pytest.raises(ModelError, match="not valid YAML"):
         duet.load(path)
     (path / "metadata.yaml").write_text(yaml.safe_dump({"duet": "{"}))
     with pytest.raises(ModelError, match="not valid JSON"):

@@ -19,7 +19,7 @@ from factories_results import FOUR_PHASE, TWO_PHASE, Steps, make_results, write_
 from PIL import Image
 
 from duet.cli.report import report
-from duet.errors import ConfigError, DataError
+from duet.errors import DataError
 from duet.evaluation.ap import ClassAP
 from duet.merging.trace import MergeTrace, TensorTrace
 from duet.report import phrases, tables, words
@@ -94,12 +94,12 @@ def _newer(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "expected"),
     [
-        pytest.param(_unknown_key, ConfigError, "did you mean 'seed'", id="unknown-key"),
-        pytest.param(_escape, ConfigError, "inside the run folder", id="path-escapes"),
-        pytest.param(_no_such_main, ConfigError, "'nobody' is not one of", id="main-method"),
-        pytest.param(_twice, ConfigError, "unique", id="method-twice"),
-        pytest.param(_late, ConfigError, "stage 9", id="stage-beyond-the-series"),
-        pytest.param(_percentages, ConfigError, r"map50.*91\.1", id="percent-for-fraction"),
+        pytest.param(_unknown_key, DataError, "did you mean 'seed'", id="unknown-key"),
+        pytest.param(_escape, DataError, "inside the run folder", id="path-escapes"),
+        pytest.param(_no_such_main, DataError, "'nobody' is not one of", id="main-method"),
+        pytest.param(_twice, DataError, "unique", id="method-twice"),
+        pytest.param(_late, DataError, "stage 9", id="stage-beyond-the-series"),
+        pytest.param(_percentages, DataError, r"map50.*91\.1", id="percent-for-fraction"),
         pytest.param(_newer, DataError, "schema_version is 2", id="newer-schema"),
     ],
 )

@@ -62,6 +62,8 @@ def test_json_that_is_fine() -> None:
     assert parse_json(deep, expected=list)
     with pytest.raises(ValueError, match="deeper than"):
         parse_json(f"[{deep}]", expected=list)
+    with pytest.raises(ValueError, match="'a' stands there twice"):
+        parse_json('{"b": [{"a": 1, "a": 1}]}')
 
 
 WRONG = {

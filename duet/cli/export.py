@@ -66,7 +66,8 @@ def export(model: Path | None, form: str | None, formats: bool, **options: Any) 
 
 
 def _export(model: Path, options: Options) -> None:
-    from duet.export.export import PARITY, check_export, export_detector, whole_export
+    from duet.export.export import check_export, export_detector, whole_export
+    from duet.families.runtimes import PARITY
     from duet.inference.load import detector_folder
     from duet.inference.sources import find_images
 

@@ -54,7 +54,6 @@ def find_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
 
     Raises:
         DataError: A folder holds no finished run, or a file cannot be used.
-        ConfigError: A `results.json` does not follow the schema.
     """
     folders: dict[Path, tuple[Path, str]] = {}
     names = _short_names(paths)

@@ -18,15 +18,15 @@ from duet.export.formats import (
 from duet.export.parity import Parity, measure, require, sample_images
 from duet.export.placing import new_export
 from duet.families.exportable import Exportable, ExportFacts
+from duet.families.runtimes import PARITY
 from duet.families.table import resolve_family
 from duet.families.vouching import remember
-from duet.files import read_json, sha256_file, sha256_json, write_json
+from duet.files import read_json, sha256_file, sha256_json, sha256_path, write_json
 from duet.images import Image, read_image
 from duet.increments.manifest import DetectorManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
 
-PARITY = "parity.json"
 FORMAT = "duet-parity"
 SCHEMA_VERSION = 1
 
@@ -183,7 +183,7 @@ def _report(
         file=target,
         form=row.name,
         bytes=sum(path.stat().st_size for path in files),
-        sha256=_sha256(written),
+        sha256=sha256_path(written),
         checked_on=_checked_on(images),
         image_size=facts.image_size,
         classes=facts.classes,
@@ -192,14 +192,6 @@ def _report(
         parity=parity,
         manifest=detector.manifest,
     )
-
-
-def _sha256(export: Path) -> str:
-    """Return the hash of an exported file, or of the JSON that maps a folder's files to theirs."""
-    if not export.is_dir():
-        return sha256_file(export)
-    files = sorted(path for path in export.rglob("*") if path.is_file())
-    return sha256_json({path.relative_to(export).as_posix(): sha256_file(path) for path in files})
 
 
 def _checked_on(images: Sequence[Path]) -> str | None:
@@ -219,7 +211,7 @@ def whole_export(
     if not target.exists():
         return None
     wanted = {
-        "file": target.name, "form": form, "dynamic": dynamic, "sha256": _sha256(target),
+        "file": target.name, "form": form, "dynamic": dynamic, "sha256": sha256_path(target),
         "model": load_detector(folder).manifest.fingerprint, "checked_on": _checked_on(images),
     }  # fmt: skip
     entries = _kept(target.parent) or []

@@ -34,6 +34,9 @@ ENGINE_FILE = "config.txt"
 METADATA = "metadata.yaml"
 """Where Ultralytics keeps the metadata inside an OpenVINO folder; the others follow it."""
 
+PARITY = "parity.json"
+"""What was measured of the exports of a folder, and their hashes."""
+
 
 def mute_openvino() -> None:
     """Keep OpenVINO from reporting each conversion to its maker; call it before its import.
@@ -198,7 +201,11 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
     compiled = openvino.Core().compile_model(graphs[0], "CPU", settings)
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     described = path / METADATA
-    metadata = load_yaml(described) if described.is_file() else None
+    try:
+        metadata = load_yaml(described) if described.is_file() else None
+    except ConfigError as error:
+        again = "the folder was edited or damaged: export the detector again"
+        raise ModelError(error.what, where=error.where, remedy=again) from None
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         # A copy: the next call writes into the same memory.

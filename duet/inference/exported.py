@@ -10,7 +10,8 @@ from duet.devices import parse_device, require_device
 from duet.errors import ModelError
 from duet.families.detector import ImageDetector
 from duet.families.exportable import ExportFacts
-from duet.families.runtimes import RUNTIMES, Session, open_file
+from duet.families.runtimes import PARITY, RUNTIMES, Session, open_file
+from duet.files import read_json, sha256_path
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.inference.load import ALONE
 from duet.labels import LabelSpace
@@ -36,6 +37,7 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
     form, place = _form(path), parse_device(device).single(ALONE)
     if form == "torchscript":  # torch runs it; the other programs know their devices themselves
         require_device(place)
+    _require_unchanged(path)
     session = open_file(path, form, place.torch_name, trust=trust)
     facts = ExportFacts.from_json(session.stamp, str(path))
     check_output(_try(session, facts, path), facts, str(path))
@@ -51,6 +53,25 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
     return LoadedDetector(
         detector, DetectorFacts(facts.fingerprint, facts.licence, facts.image_size, increments)
     )
+
+
+def _require_unchanged(path: Path) -> None:
+    """Refuse a file that is no longer the one that ``parity.json`` beside it speaks of.
+
+    A file that travels alone is taken as it is.
+    """
+    beside = path.parent / PARITY
+    if not beside.exists():
+        return
+    again = "export the detector again, or remove parity.json if the file is to be taken as it is"
+    entries = read_json(beside, error=ModelError, remedy=again).get("exports")
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict) or entry.get("file") != path.name:
+            continue
+        if entry.get("sha256") != sha256_path(path):
+            raise ModelError(
+                f"the content changed since {PARITY} was written", where=str(path), remedy=again
+            )
 
 
 def check_output(output: torch.Tensor, facts: ExportFacts, where: str) -> None:

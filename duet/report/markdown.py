@@ -44,7 +44,6 @@ def write_report(run_folder: Path) -> Path:
 
     Raises:
         DataError: There is no usable `results.json`.
-        ConfigError: `results.json` does not follow the schema.
         DuetError: The folder cannot be written, or holds a link where duet writes.
     """
     results = load_results(run_folder)

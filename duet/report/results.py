@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from duet.config import Config, parse_config
-from duet.errors import DataError
+from duet.errors import ConfigError, DataError
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.indices import Indices
 from duet.evaluation.matrix import StageMatrix
@@ -359,8 +359,8 @@ def load_results(run_folder: Path) -> Results:
     """Read `results.json` of a run.
 
     Raises:
-        DataError: There is none, it is not JSON, or another version of duet wrote it.
-        ConfigError: Its content does not follow the schema.
+        DataError: There is none, it is not JSON, another version of duet wrote it, or its content
+            does not follow the schema.
     """
     path = run_folder / RESULTS_FILE
     if not path.exists():
@@ -383,4 +383,11 @@ def load_results(run_folder: Path) -> Results:
             remedy="use the duet version that wrote it, or run the series again",
         )
     content = {key: value for key, value in data.items() if key != SEAL}
-    return parse_config(Results, content, where=str(path))
+    try:
+        return parse_config(Results, content, where=str(path))
+    except ConfigError as error:
+        raise DataError(
+            error.what.replace("the configuration", "its content"),
+            where=str(path),
+            remedy="take the file from its source again, or give the `duet run` command again",
+        ) from None

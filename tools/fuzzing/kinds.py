@@ -110,6 +110,7 @@ KINDS: dict[str, Kind] = {
         "run", ("recipe.yaml",), "yaml",
         ("merge --recipe recipe.yaml --out made --json",
          "merge --recipe recipe.yaml --dry-run --out made --json"), frozenset({0, 2, 4}),
+        also=("run/increments",),
     ),
     "weights": Kind(
         "weights", ("base.safetensors",), "tensors",
