@@ -488,7 +488,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another count": (lambda p: edit(p, id2label={"0": "cat", "1": "dog"}), "cannot be read"),
     "no classes": (lambda p: edit(p, id2label={}), "names no classes"),
     "odd classes": (lambda p: edit(p, id2label={"0": "a", "5": "b"}), "names no classes"),
-    "no json": (lambda p: (p / "config.json").write_text("{"), "config.json cannot be read"),
+    "no json": (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
     "damaged": (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), "cannot be read"),
 }
 

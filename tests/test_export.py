@@ -155,6 +155,17 @@ def test_onnx_says_where_it_comes_from(tmp_path: Path) -> None:
     assert len(found.boxes) > 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_planted_link_is_not_exported_through(tmp_path: Path) -> None:
+    model, elsewhere = make_detector(tmp_path / "model"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (model / "export").symlink_to(elsewhere)
+    result = invoke(model, "--to", "pt")
+    assert isinstance(result.exception, DuetError)
+    assert "export is one" in str(result.exception)
+    assert not list(elsewhere.iterdir())
+
+
 @functools.cache
 def end_to_end_state() -> DetectorState:
     """Return a YOLO26 detector whose outputs depend on the image: BatchNorm knows the images."""

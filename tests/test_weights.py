@@ -32,6 +32,7 @@ from duet.weights import cache_folder, find, load_manifest
 from duet.weights.facts import read_facts
 from duet.weights.fetch import Fetched, fetch, plan_fetch, take_local
 from duet.weights.manifest import is_private, parse_sha256
+from duet.weights.store import Record, read_record, record_path, write_record
 from duet.weights.transfer import Patience
 
 QUICK = Patience(failures=2, connect=5, read=5, pause=0.01)
@@ -206,6 +207,7 @@ def test_the_next_command_goes_on(site: Site, tmp_path: Path) -> None:
     assert "goes on from there" in str(caught.value)
     assert "tiny.part.pt" in names(tmp_path)
     assert "tiny.pt" not in names(tmp_path)
+    assert not any(site.url in path.read_text("latin-1") for path in tmp_path.glob("tiny*"))
     assert get(site, tmp_path).received == len(BODY) - KEPT
     assert names(tmp_path) == {"tiny.pt", "tiny.pt.record.json"}
 
@@ -222,6 +224,16 @@ def test_a_part_that_cannot_be_trusted_is_not_used(site: Site, tmp_path: Path, r
     got = get(site, tmp_path)
     assert got.path.read_bytes() == site.body
     assert got.received == len(BODY)
+
+
+def test_a_record_keeps_no_secret_of_an_address(tmp_path: Path) -> None:
+    secret = Record("0" * 64, "user", "https://me:s3cret@example.org/w.pt?token=s3cret#s3cret")
+    write_record(tmp_path / "w.pt", secret)
+    assert "s3cret" not in record_path(tmp_path / "w.pt").read_text()
+    kept = read_record(tmp_path / "w.pt")
+    assert kept is not None
+    assert kept.url is not None
+    assert "example.org" in kept.url
 
 
 def test_a_server_that_resumes_another_file_is_caught(site: Site, tmp_path: Path) -> None:

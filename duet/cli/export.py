@@ -68,12 +68,15 @@ def export(model: Path | None, form: str | None, formats: bool, **options: Any) 
 def _export(model: Path, options: Options) -> None:
     from duet.export.export import check_export, export_detector, whole_export
     from duet.families.runtimes import PARITY
+    from duet.files import refuse_links
     from duet.inference.load import detector_folder
     from duet.inference.sources import find_images
 
     folder, form = detector_folder(model), options.form
     default = folder / "export" / f"model{resolve(form).suffix}"
     target = options.out if options.out is not None else default
+    if target == default:
+        refuse_links(folder, [default.parent.name])
     images = find_images(options.check).paths if options.check is not None else ()
     tell_leftovers(target, target.parent / PARITY)
     if not options.overwrite:

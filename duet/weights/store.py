@@ -9,6 +9,7 @@ from typing import Literal
 
 from duet.errors import ConfigError, ModelError, did_you_mean
 from duet.files import read_json, sha256_file, write_json
+from duet.text import without_secrets
 from duet.weights.manifest import SUFFIXES, Manifest, WeightsRow, load_manifest
 
 Checked = Literal["manifest", "user", "first download"]
@@ -23,7 +24,8 @@ class Record:
     Attributes:
         sha256: Hash of the file when it was taken.
         checked: Who knew that hash beforehand.
-        url: Where the file came from; None if the user put it there.
+        url: Where the file came from, without what may be secret in it; None if the user put it
+            there.
     """
 
     sha256: str
@@ -68,7 +70,8 @@ def read_record(file: Path) -> Record | None:
 
 def write_record(file: Path, record: Record) -> None:
     """Write the record of a file atomically."""
-    content = {"sha256": record.sha256, "checked": record.checked, "url": record.url}
+    url = None if record.url is None else without_secrets(record.url)
+    content = {"sha256": record.sha256, "checked": record.checked, "url": url}
     write_json(record_path(file), {"schema": 1, **content})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
@@ -13,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
-from duet.errors import DuetError, ModelError
-from duet.files import vacated, write_json
+from duet.errors import DataError, DuetError, ModelError
+from duet.files import read_json, sha256_json, vacated, write_json
 from duet.text import clipped, masked
 from duet.weights.manifest import is_private
 
@@ -212,7 +211,7 @@ def _answer(
         except ValueError:  # requests reads the redirect, even where it does not follow
             raise DuetError(
                 "the server sends on to what is no address",
-                where=url,
+                where=masked(url),
                 remedy="nothing was downloaded; get the file yourself and give its path",
             ) from None
         with response:
@@ -291,17 +290,19 @@ def _remember(part: Path, url: str, response: requests.Response) -> None:
     """Keep what tells this file from a later one at the same address."""
     tag = response.headers.get("ETag", "")
     validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-    write_json(_memory(part), {"url": url, "validator": validator})
+    # Its hash: an address may hold a login or a token, and files are copied about.
+    write_json(_memory(part), {"address": sha256_json(url), "validator": validator})
 
 
 def _resumable(part: Path, url: str) -> tuple[int, str]:
     """Return how many bytes may be kept, and what the server must confirm for that."""
     try:
-        memory: dict[str, Any] = json.loads(_memory(part).read_text(encoding="utf-8"))
-        usable = memory["url"] == url and bool(memory["validator"])
-        return (_length(part), str(memory["validator"])) if usable else (0, "")
-    except (OSError, ValueError, KeyError, TypeError):
+        memory = read_json(_memory(part))
+    except DataError:
         return 0, ""
+    validator = memory.get("validator")
+    usable = memory.get("address") == sha256_json(url) and isinstance(validator, str) and validator
+    return (_length(part), str(validator)) if usable else (0, "")
 
 
 def _length(part: Path) -> int:

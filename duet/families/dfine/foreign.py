@@ -6,13 +6,13 @@ pickle is opened, no repository is asked.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from duet.errors import ModelError, together
 from duet.families.dfine.architectures import known_architectures
 from duet.families.dfine.engine import prepare
+from duet.files import read_json
 
 prepare()
 
@@ -111,16 +111,8 @@ def read_folder(path: Path) -> tuple[Tensors, tuple[str, ...], str]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        settings = error
-    if not isinstance(settings, dict):
-        raise ModelError(
-            f"{CONFIG} cannot be read ({type(settings).__name__})", where=str(path),
-            remedy="expected a folder as transformers' save_pretrained writes it",
-        )  # fmt: skip
-    return settings
+    remedy = "expected a folder as transformers' save_pretrained writes it"
+    return read_json(path / CONFIG, error=ModelError, remedy=remedy)
 
 
 def _classes(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
