@@ -204,12 +204,13 @@ def test_another_command_is_refused(
         assert listing(tmp_path) == before
 
 
+@pytest.mark.parametrize("form", ["onnx", "pt"])
 def test_an_export_is_equal_to_the_byte(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     pytest.importorskip("onnx")
     for name in ("one", "two"):
-        out = tmp_path / name / "model.onnx"
-        assert duet_here(capsys, "export", place / "a", "--to", "onnx", "--out", out).code == 0
-    for name in ("model.onnx", "parity.json"):
+        out = tmp_path / name / f"model.{form}"
+        assert duet_here(capsys, "export", place / "a", "--to", form, "--out", out).code == 0
+    for name in (f"model.{form}", "parity.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

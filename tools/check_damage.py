@@ -16,6 +16,7 @@ Exit code 1 if anything else happens. About fifteen minutes on two free cores.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -30,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from check_kill import entry, make_series
+from check_kill import entry
+from check_kill_commands import MODULES, launch, made_apart, wait
 
 from duet.files import sha256_file
 
@@ -84,7 +86,7 @@ def main(seed: int, work: Path | None, rerun: bool, reading: bool, as_json: bool
     with tempfile.TemporaryDirectory() as temporary:
         folder = (work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        series, methods = make_series(folder)
+        series, methods = made_apart(folder)
         options = [word for method in methods for word in ("--method", method)]
         words = ["run", str(series), "--jobs", "2", *options]
         calm, moments, report = folder / "calm", random.Random(seed), Report()
@@ -181,10 +183,10 @@ def try_commands(
     series: Path, calm: Path, folder: Path, moments: random.Random, report: Report
 ) -> None:
     """Damage one file at a time and run what reads it in a process of its own."""
-    from check_kill_commands import launch, wait
-
     folder.mkdir(exist_ok=True)
     heard = folder / "heard.txt"
+    for module in MODULES:
+        importlib.import_module(module)
 
     def ask(words: list[object], out: Path) -> tuple[int | None, str, dict[str, str]]:
         shutil.rmtree(out, ignore_errors=True)
@@ -213,6 +215,7 @@ def try_commands(
             else:
                 report.wrong.append(f"{case}: exit {code}: {told[-400:]}")
                 click.echo(report.wrong[-1], err=True)
+        click.echo(f"{title}: {len(names)} files, {len(report.wrong)} wrong so far", err=True)
 
 
 def readers(series: Path, run: Path, out: Path) -> Iterator[tuple[str, list[object], list[str]]]:

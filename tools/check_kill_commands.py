@@ -17,6 +17,7 @@ import contextlib
 import http.server
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -27,6 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,7 @@ def main(
         folder = (work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         if run is None or series is None:
-            series, methods = make_series(folder)
+            series, methods = made_apart(folder)
             run = folder / "run"
             options = [word for method in methods for word in ("--method", method)]
             words = ["run", str(series), "--no-references", "--jobs", "2", *options]
@@ -128,6 +130,12 @@ def main(
             err=as_json,
         )
     sys.exit(0 if ok else 1)
+
+
+def made_apart(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Make the series in a process of its own: a fork of one that has computed could hang."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(make_series, folder).result()
 
 
 # ---- what is killed ------------------------------------------------------------------------------

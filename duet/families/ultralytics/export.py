@@ -50,7 +50,8 @@ class UltralyticsEngine:
     def write(self, form: str, target: Path, facts: ExportFacts) -> None:
         """Write a file, or replace the empty folder ``target``; see `Engine`."""
         if form == "pt":
-            torch.save(checkpoint(self.stock(), facts), target)
+            with target.open("wb") as stream:  # given a path, torch writes its name into the file
+                torch.save(checkpoint(self.stock(), facts), stream)
             return
         # The exporter names its files after the checkpoint that it believes the model came from.
         with hidden_folder(target) as folder:
