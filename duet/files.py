@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import filecmp
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from duet.errors import DataError, DuetError
+from duet.trees import is_link, same_files
 
 JSON_DEPTH = 64
 """Levels of lists and objects that a JSON file may have: everything of ours has fewer than ten."""
@@ -84,7 +84,7 @@ def atomic_folder(target: Path, *, again: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = hidden_sibling(target, Path.mkdir)
         yield temporary
-        if held and not _same_files(temporary, target):
+        if held and not same_files(temporary, target):
             raise _occupied(target)
         if not held:
             if target.exists():
@@ -121,23 +121,6 @@ def _occupied(target: Path) -> DuetError:
         "already exists and is not empty",
         where=str(target),
         remedy="choose another folder or remove this one first",
-    )
-
-
-def _same_files(fresh: Path, held: Path) -> bool:
-    """Tell whether all that ``fresh`` holds at its top is the same in ``held``; links are followed.
-
-    What else ``held`` has at its top, such as an exported file, is the user's.
-    """
-
-    def files(top: Path) -> set[Path]:
-        below = (top / entry.name for entry in fresh.iterdir())
-        found = (path for one in below for path in (one, *one.rglob("*")))
-        return {path.relative_to(top) for path in found if path.exists() and not path.is_dir()}
-
-    names = files(fresh)
-    return names == files(held) and all(
-        filecmp.cmp(fresh / name, held / name, shallow=False) for name in names
     )
 
 
@@ -404,19 +387,10 @@ def refuse_links(folder: Path, names: Iterable[str] = OWN) -> None:
     links = [lock] if lock.is_symlink() or (lock.is_file() and lock.stat().st_nlink > 1) else []
     for top in (folder / name for name in names):
         below = (Path(place, name) for place, names, _ in os.walk(top) for name in names)
-        links += [path for path in (top, *below) if _is_link(path)]
+        links += [path for path in (top, *below) if is_link(path)]
     if links:
         raise DuetError(
             f"duet writes through no link, but {links[0].relative_to(folder)} is one",
             where=str(folder),
             remedy="remove it, or move what it leads to here; the folder itself may be a link",
         )
-
-
-def _is_link(path: Path) -> bool:
-    """Tell a symbolic link, or a junction of Windows, which `Path.is_symlink` does not know."""
-    try:
-        tag = getattr(path.lstat(), "st_reparse_tag", 0)
-    except OSError:
-        return False
-    return path.is_symlink() or bool(tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None))

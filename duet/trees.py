@@ -1,0 +1,33 @@
+"""Looking at files and folders: which are links, which hold the same."""
+
+from __future__ import annotations
+
+import filecmp
+import stat
+from pathlib import Path
+
+
+def same_files(fresh: Path, held: Path) -> bool:
+    """Tell whether all that ``fresh`` holds at its top is the same in ``held``; links are followed.
+
+    What else ``held`` has at its top, such as an exported file, is the user's.
+    """
+
+    def files(top: Path) -> set[Path]:
+        below = (top / entry.name for entry in fresh.iterdir())
+        found = (path for one in below for path in (one, *one.rglob("*")))
+        return {path.relative_to(top) for path in found if path.exists() and not path.is_dir()}
+
+    names = files(fresh)
+    return names == files(held) and all(
+        filecmp.cmp(fresh / name, held / name, shallow=False) for name in names
+    )
+
+
+def is_link(path: Path) -> bool:
+    """Tell a symbolic link, or a junction of Windows, which `Path.is_symlink` does not know."""
+    try:
+        tag = getattr(path.lstat(), "st_reparse_tag", 0)
+    except OSError:
+        return False
+    return path.is_symlink() or bool(tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None))
