@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 from collections.abc import Callable
@@ -482,7 +483,7 @@ def test_a_read_only_folder(capsys: pytest.CaptureFixture[str], place: Place) ->
         for line in (place.run(), [*place.merge(), "--out", place.out / "model"]):
             done = make.duet_here(capsys, *line, "--json")
             assert done.code == 1, done.err
-            assert "Read-only" in done.error()["message"]
+            assert re.search("Read-only|cannot write", done.error()["message"])
 
 
 def test_a_full_disk_leaves_nothing_half_written(
@@ -495,7 +496,7 @@ def test_a_full_disk_leaves_nothing_half_written(
         assert make.listing(place.out) == {}
         done = make.duet_here(capsys, *place.run("--no-references", "--json"))
         assert (done.code, done.out) == (1, "")
-        assert "No space left" in done.error()["message"]
+        assert "GB are free" in done.error()["message"]
         assert not list(place.out.rglob("*.safetensors"))
 
 

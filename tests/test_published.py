@@ -369,7 +369,8 @@ def test_a_run_says_that_its_references_are_off(tmp_path_factory: pytest.TempPat
     shutil.copytree(done, out)
     again = make.duet(base, "run", series.series, *series.methods(), "--out", out, "--json")
     assert again.code == 0, again.err
-    warnings = [line for line in again.err.splitlines() if line.startswith("warning:")]
+    told = [line for line in again.err.splitlines() if line.startswith("warning:")]
+    warnings = [line for line in told if "[slice." not in line]  # what the tiny data lack
     assert len(warnings) == 1
     assert "published are 90.0 % (table A)" in warnings[0]
     results = json.loads((out / "results.json").read_text())

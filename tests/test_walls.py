@@ -196,8 +196,8 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
     ]),
     # data and folders
     "split": (3, "no split 'dev'", lambda a, b: ["--split", "dev"]),
-    "out-file": (2, "expected a folder", lambda a, b: ["--out", a / "series.yaml"]),
-    "out-below-file": (2, "expected a folder", lambda a, b: ["--out", a / "series.yaml" / "x"]),
+    "out-file": (1, "expected a folder", lambda a, b: ["--out", a / "series.yaml"]),
+    "out-below-file": (1, "expected a folder", lambda a, b: ["--out", a / "series.yaml" / "x"]),
     "space": (1, "GB are free", lambda a, b: []),
 }  # fmt: skip
 
@@ -408,5 +408,5 @@ def test_a_plan_says_what_has_no_effect(
 def test_a_folder_that_may_not_be_written_is_refused(there: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     options = options_of(there, tmp_path, out=tmp_path / "locked" / "out")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(DuetError, match="cannot write"):
         require_runnable(make_plan(there / "series.yaml", options))

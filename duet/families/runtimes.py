@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -30,6 +31,10 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 ENGINE_FILE = "config.txt"
 """Where Ultralytics keeps the metadata inside a TorchScript archive; the others follow it."""
+
+_ISA = "ONEDNN_MAX_CPU_ISA"
+"""Holds torch's oneDNN to older instructions. OpenVINO's own copy obeys it too, but OpenVINO still
+chooses bfloat16 by what the processor has, and then finds no code for it."""
 
 METADATA = "metadata.yaml"
 """Where Ultralytics keeps the metadata inside an OpenVINO folder; the others follow it."""
@@ -198,7 +203,12 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if precision is not None:
         settings["INFERENCE_PRECISION_HINT"] = precision
-    compiled = openvino.Core().compile_model(graphs[0], "CPU", settings)
+    limit = os.environ.pop(_ISA, None)
+    try:
+        compiled = openvino.Core().compile_model(graphs[0], "CPU", settings)
+    finally:
+        if limit is not None:
+            os.environ[_ISA] = limit
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     described = path / METADATA
     try:

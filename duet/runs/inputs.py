@@ -17,6 +17,7 @@ from duet.names import key
 from duet.series import Problem, Series, inspect_series, raise_problems
 from duet.series.reader import read_config
 from duet.shipped import shipped
+from duet.text import shown
 from duet.training.config import Method, Schedule, load_method, load_schedule
 from duet.weights.facts import read_facts
 
@@ -171,6 +172,13 @@ def _architecture_of(weights: Path, default: str | None) -> str:
     said = read_facts(weights).architecture if weights.is_file() else None
     if said is not None and any(re.fullmatch(r.architectures, said) for r in families().values()):
         return said
+    if said is not None and weights.suffix == ".safetensors":
+        raise ConfigError(
+            f"the file beside the start weights says the architecture {shown(said)}, which no "
+            "family knows",
+            where=str(weights.with_suffix(".json")),
+            remedy="correct it, or give --architecture, for example yolo11n.yaml",
+        )
     found = recognise(weights) or default
     if found is None:
         raise ConfigError(

@@ -84,7 +84,7 @@ def sweep(
         state = merge_plan(plan, opened=opened, make_objective=make_objective).state
         map50 = {name: _map50(state, data, image_size) for name, data in slices.items()}
         low = min(map50.values())
-        score = statistics.harmonic_mean(map50.values()) if low > 0 else 0.0
+        score = statistics.harmonic_mean(list(map50.values())) if low > 0 else 0.0
         trials.append(Trial(point, map50, score))
         listen(number, len(grid))
     best = max(range(len(trials)), key=lambda index: trials[index].score)

@@ -82,18 +82,20 @@ def require_writable(out: Path) -> None:
     """Refuse a run folder that cannot be made or written.
 
     Raises:
-        ConfigError: It or a parent is a file, or may not be written.
+        DuetError: It or a parent is a file, or may not be written.
     """
     place = out
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        what = f"a file{'' if place == out else f' ({place})'}, expected a folder"
+        what = f"{'it' if place == out else place} is a file, expected a folder"
     elif not os.access(place, os.W_OK | os.X_OK):
-        what = f"{place} cannot be written"
+        what = f"nobody, or not this user, may write in {place}"
     else:
         return
-    raise ConfigError(what, where=str(out), remedy="choose another folder with --out")
+    raise DuetError(
+        f"cannot write: {what}", where=str(out), remedy="choose another folder with --out"
+    )
 
 
 def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
