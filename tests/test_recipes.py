@@ -426,7 +426,7 @@ def test_a_sweep_measures_every_point_and_keeps_the_best(
 ) -> None:
     """The score of each point is that of the detector which a plain merge with it gives."""
     steps = tuple(
-        Increment(name, name, classes, make_domain(tmp_path, name, classes=NAMES[:5], seed=seed))
+        Increment(name, name, classes, make_domain(tmp_path, name, classes=classes, seed=seed))
         for seed, (name, classes) in enumerate(list(CLASSES.items())[:2])
     )
     series = Series("toy", "", steps)

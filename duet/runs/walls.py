@@ -57,14 +57,14 @@ def require_runnable(plan: RunPlan) -> StartWeights:
     """
     found, stages = Collected(), planned_stages(plan)
     with found.noted():
-        require_writable(plan.out)
-    with found.noted():
         _require_device(plan, stages)
     for method in plan.methods:
         with found.noted():
             _require_possible(plan, method)
     with found.noted():
         _require_data(plan, stages)
+    with found.noted():
+        require_writable(plan.out)
     theta_0: StartWeights | None = None
     with found.noted():
         theta_0 = _opened(plan)
