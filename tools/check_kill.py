@@ -233,7 +233,9 @@ def workers_of(out: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue  # it has ended
-            if "duet.runs.worker" in words and any(word.startswith(f"{out}/") for word in words):
+            if any("duet.runs.worker" in word for word in words) and any(
+                word.startswith(f"{out}/") for word in words
+            ):
                 found.append(int(entry.name))
     return found
 
