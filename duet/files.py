@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from duet.errors import DataError, DuetError
-from duet.trees import is_link, same_files
+from duet.trees import is_link, resolved, same_files
 
 JSON_DEPTH = 64
 """Levels of lists and objects that a JSON file may have: everything of ours has fewer than ten."""
@@ -170,9 +170,9 @@ def relative_path(path: Path, folder: Path) -> str:
     With slashes on any system. Two drives of Windows have no common root: there it stays absolute.
     """
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(resolved(path), resolved(folder))).as_posix()
     except ValueError:
-        return path.resolve().as_posix()
+        return resolved(path).as_posix()
 
 
 def refused_by_disk(error: BaseException | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import stat
 from pathlib import Path
 
@@ -31,3 +32,8 @@ def is_link(path: Path) -> bool:
     except OSError:
         return False
     return path.is_symlink() or bool(tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None))
+
+
+def resolved(path: Path) -> Path:
+    """Return the absolute path without links; unlike `Path.resolve` also where they go round."""
+    return Path(os.path.realpath(path))

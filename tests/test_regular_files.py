@@ -1,7 +1,8 @@
-"""A FIFO or a device in the place of a file is refused before it is opened: it may never end."""
+"""What is no file, leads to itself or says a thing twice is an error that names it."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from duet.cli.main import _run
 from duet.config import load_yaml
 from duet.emoji.build import build
 from duet.errors import ConfigError, DuetError
@@ -25,6 +27,7 @@ from duet.series.formats.coco_json import read_json as read_coco
 from duet.series.formats.voc_xml import read_xml
 from duet.series.formats.yolo_labels import read_labels
 from duet.series.images import inspect_images
+from duet.series.problems import Problem
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 
@@ -79,7 +82,34 @@ def test_readers_tell_of_a_fifo(name: str, read: Callable[[Path], Any], tmp_path
     assert name in problem.where
 
 
+@pytest.mark.parametrize("command", ["data check", "run --dry-run", "data convert --to coco"])
+@pytest.mark.parametrize("name", ["s.yaml", "data.yaml"])
+def test_a_link_to_itself_is_an_error_of_its_name(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    increments = [{"domain": "day", "data": "data.yaml", "classes": ["cup"]}]
+    (tmp_path / "s.yaml").write_text(json.dumps({"name": "s", "increments": increments}))
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(name)
+    more = [str(tmp_path / "out")] if "convert" in command else []
+    code = _run([*command.split(), str(tmp_path / "s.yaml"), *more])
+    said = capsys.readouterr().err
+    assert code in (2, 3)
+    assert name in said
+
+
 def test_a_hash_of_a_device_is_no_hash(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/zero")
     with pytest.raises(OSError, match="neither a file nor a folder"):
         sha256_file(tmp_path / "link")
+
+
+def test_a_coco_key_that_stands_twice_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}], "annotations": '
+        '[{"id": 1, "image_id": 1, "category_id": 1, "category_id": 2, "bbox": [1, 1, 2, 2]}], '
+        '"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}'
+    )
+    problem = read_coco(tmp_path / "a.json")
+    assert isinstance(problem, Problem)
+    assert "'category_id' stands 2 times" in problem.what

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from duet.errors import DataError
+from duet.trees import resolved
 
 MAX_MEMBERS = 1_000_000
 """The largest published archive (Watercolor2k with its extra images) has about 110 000."""
@@ -235,8 +236,8 @@ class _Folder:
         # Links to folders are followed: people keep the images on another disk. A link into one of
         # its own parents would not end.
         for folder, folders, files in os.walk(self.path, onerror=self._refuse, followlinks=True):
-            above = {Path(folder).resolve(), *Path(folder).resolve().parents}
-            folders[:] = sorted(n for n in folders if Path(folder, n).resolve() not in above)
+            above = {resolved(Path(folder)), *resolved(Path(folder)).parents}
+            folders[:] = sorted(n for n in folders if resolved(Path(folder, n)) not in above)
             for name in sorted(files):
                 file = Path(folder, name)
                 relative = file.relative_to(self.path).as_posix()

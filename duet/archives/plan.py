@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from duet.archives.members import Member, open_archive
 from duet.archives.sets import DataSet, Group, Part
 from duet.errors import DataError, did_you_mean, together
+from duet.trees import resolved
 
 Place = tuple[Path, str]
 """(archive, member)."""
@@ -197,7 +198,7 @@ def _nearest(group: Group, root: str) -> str | None:
 
 def _named(group: Group, path: Path) -> str | None:
     """Return the prepared folder that the name of an archive or folder begins with."""
-    plain = _plain(_SUFFIXES.sub("", path.resolve().name))
+    plain = _plain(_SUFFIXES.sub("", resolved(path).name))
     for folder, names in group.known_as.items():
         # Google Drive appends a date and a number to what it packs.
         if any(plain.startswith(_plain(name)) for name in (folder, *names)):

@@ -15,6 +15,7 @@ from duet.archives.series import usable_series, write_series
 from duet.archives.sets import Group
 from duet.errors import DuetError
 from duet.files import atomic_folder, is_occupied, write_json
+from duet.trees import resolved
 
 MADE_FILE = "prepared.json"
 
@@ -51,7 +52,7 @@ def prepare(
     reports = {item.name: _report(item.domain, lists[item.name]) for item in sets}
     series, left_out = usable_series(group, [item.domain for item in sets])
     made = Prepared(out, choices, reports, series, left_out, size, dry_run)
-    with contextlib.nullcontext() if dry_run else atomic_folder(out.resolve()) as root:
+    with contextlib.nullcontext() if dry_run else atomic_folder(resolved(out)) as root:
         if root is not None:
             staging.check_space(root, size)
         # All labels before the first image: they are small, and most faults are in them.

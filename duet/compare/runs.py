@@ -11,6 +11,7 @@ from duet.errors import DataError, together
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import ri_pairs
 from duet.report.results import RESULTS_FILE, Method, Results, load_results
+from duet.trees import resolved
 
 Key = tuple[tuple[tuple[str, tuple[str, ...]], ...], int]
 """(order of the increments, seed): two methods with the same key are a pair."""
@@ -59,7 +60,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     names = _short_names(paths)
     for path, name in zip(paths, names, strict=True):
         for folder in _run_folders(path):
-            folders.setdefault(folder.resolve(), (folder, name))
+            folders.setdefault(resolved(folder), (folder, name))
     return tuple(Run(folder, name, _read(folder)) for folder, name in folders.values())
 
 
@@ -94,7 +95,7 @@ def _run_folders(path: Path) -> list[Path]:
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
     """Return the last part of each path, or the whole where that is not enough."""
-    names = [path.resolve().name for path in paths]
+    names = [resolved(path).name for path in paths]
     return [
         name if names.count(name) == 1 else str(path)
         for path, name in zip(paths, names, strict=True)

@@ -21,6 +21,7 @@ from duet.evaluation.bootstrap import Sampled, Weights, resamples, weighted_ap50
 from duet.evaluation.matches import Matches, load_matches
 from duet.report.phrases import listed
 from duet.report.results import TermEntry
+from duet.trees import resolved
 
 CLOSE = 1e-6
 """How far the indices from the matches may be from those of `results.json`: rounding alone."""
@@ -102,7 +103,7 @@ class Sampler:
         path = entry.run.folder / evidence if evidence else None
         if path is None or not path.is_file():
             raise NoEvidenceError(str(entry.run.folder))
-        path = path.resolve()
+        path = resolved(path)
         known = self._read(path, domain).classes
         found = [self._class(path, name) for name in classes if name in known]
         if not found:

@@ -27,6 +27,7 @@ from duet.series.formats.yolo import label_path
 from duet.series.model import DomainData, Split
 from duet.series.problems import Problem
 from duet.series.reader import read_config
+from duet.trees import resolved
 
 REPORT, SERIES = "fix-report.json", "series.yaml"
 
@@ -248,7 +249,7 @@ def _write_series(
     for item, increment in zip(document["increments"], diagnosis.series.increments, strict=True):
         item.pop("format", None)
         item["data"] = f"{places[increment.data.source]}/data.yaml"
-    here, there = diagnosis.path.parent.resolve(), target.resolve()
+    here, there = resolved(diagnosis.path.parent), resolved(target)
     for key in ("train", "weights"):
         if value := document.get("defaults", {}).get(key):
             document["defaults"][key] = relative_path(here / value, there)

@@ -24,7 +24,7 @@ from duet.config import load_yaml
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.exportable import STAMP
 from duet.families.vouching import is_ours
-from duet.files import parse_json
+from duet.files import parse_json, require_file
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """``(B, 3, S, S)`` float32 RGB in [0, 1] to float32 outputs on the CPU, batch first."""
@@ -200,6 +200,8 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
             where=str(path),
             remedy="give the folder *_openvino_model that `duet export` wrote",
         )
+    for part in (graphs[0], graphs[0].with_suffix(".bin")):
+        require_file(part)
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if precision is not None:
         settings["INFERENCE_PRECISION_HINT"] = precision

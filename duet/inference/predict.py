@@ -17,6 +17,7 @@ from duet.inference.detector import LoadedDetector, check_thresholds
 from duet.inference.load import detector_folder as detector_folder
 from duet.inference.saving import DRAWN, Shot, open_savers, records
 from duet.inference.sources import Source, find_images
+from duet.trees import resolved
 
 SCHEMA_VERSION = 1
 PREDICTIONS = "predictions.json"
@@ -169,9 +170,9 @@ def check_out(out: Path, source: Source) -> None:
         ConfigError: ``out`` is the folder of the source, or copies would replace its images.
         DuetError: ``out`` holds files that are not predictions.
     """
-    originals = {path.resolve() for path in source.paths}
-    copies = {(out / source.name_of(path)).resolve() for path in source.paths}
-    if out.resolve() in {path.parent for path in originals} or originals & copies:
+    originals = {resolved(path) for path in source.paths}
+    copies = {resolved(out / source.name_of(path)) for path in source.paths}
+    if resolved(out) in {path.parent for path in originals} or originals & copies:
         raise ConfigError(
             "annotated images would overwrite or join the originals",
             where=str(out),

@@ -16,6 +16,7 @@ from duet.images import Image
 from duet.inference.ending import decodes, is_whole
 from duet.inference.frames import Picture
 from duet.inference.places import Place
+from duet.trees import resolved
 
 if TYPE_CHECKING:
     import av
@@ -179,7 +180,7 @@ def _open(place: Place, timeout: float) -> InputContainer:
     import av
 
     live = place.kind == "url"
-    target = place.target if live else str(Path(place.target).resolve())
+    target = place.target if live else str(resolved(Path(place.target)))
     if not live:
         _check_file(Path(place.target))
     options = dict(_LIVE if live else _FILE)

@@ -13,6 +13,7 @@ from duet.increments.store import load_detector, load_traces, save_detector
 from duet.recipes.history import kept_recipe, name_of
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import stored_recipe
+from duet.trees import resolved
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,9 @@ def _with_drops(
         alias = {old: new for old, new in entry.alias.items() if old not in more}
         entries[owner] = entry.model_copy(update={"drop": (*entry.drop, *more), "alias": alias})
     moved = tuple(
-        entry.model_copy(update={"path": str((detector / entry.path).resolve())})
-        for entry in entries
+        entry.model_copy(update={"path": str(resolved(detector / entry.path))}) for entry in entries
     )
-    weights = recipe.weights and str((detector / recipe.weights).resolve())
+    weights = recipe.weights and str(resolved(detector / recipe.weights))
     return recipe.model_copy(update={"increments": moved, "weights": weights})
 
 
@@ -150,7 +150,7 @@ def _owner(
         return joined[0]
     for place, entry in enumerate(entries):
         try:
-            source = read_any_manifest((detector / entry.path).resolve())
+            source = read_any_manifest(resolved(detector / entry.path))
         except DuetError:  # moved or gone: the others may tell
             continue
         inside = source.parts if isinstance(source, DetectorManifest) else ()

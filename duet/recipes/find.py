@@ -18,6 +18,7 @@ from duet.increments.manifest import (
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.start import read_start, start_fingerprint
 from duet.shipped import shipped
+from duet.trees import resolved
 
 
 class Finder:
@@ -46,7 +47,7 @@ class Finder:
 
     def path(self, entry: Entry) -> Path:
         """Return where the recipe says that a source is; absolute, without links."""
-        return (self.detector / entry.path).resolve()
+        return resolved(self.detector / entry.path)
 
     def entry(self, entry: Entry) -> Path | None:
         """Return where a source of the recipe is, or None."""
@@ -102,7 +103,7 @@ def find_start(recipe: Recipe, folder: Path, sources: Sequence[Path]) -> Path | 
         sources: Increment folders, whose manifests know θ_0's fingerprint.
     """
     if recipe.weights is not None:
-        path = (folder / recipe.weights).resolve()
+        path = resolved(folder / recipe.weights)
         if path.is_file():
             return path
     manifests = (read_any_manifest(path) for path in sources if (path / MANIFEST).is_file())
@@ -124,13 +125,13 @@ def shipped_start(family: str, head: str, base: str) -> Path | None:
 
 def _run_increments(detector: Path) -> tuple[Path, ...]:
     """Return `RUN/increments` for a detector at `RUN/models/METHOD/N-NAME`, if it is one."""
-    above = detector.resolve().parents
+    above = resolved(detector).parents
     folder = above[2] / "increments" if len(above) > 2 else None
     return (folder,) if folder is not None and folder.is_dir() else ()
 
 
 def _candidates(root: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(root.resolve()):
+    for folder, below, files in os.walk(resolved(root)):
         below.sort()
         if MANIFEST in files or is_foreign(Path(folder)):
             yield Path(folder)

@@ -15,6 +15,7 @@ from duet.recipes.find import Finder, find_start
 from duet.recipes.plan import Plan, make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import Source
+from duet.trees import resolved
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def located(
     helps = ["--increments DIR searches other folders"] if missing else []
     start = weights or find_start(parsed, folder, found)
     if start is None and parsed.weights is not None:
-        missing.append(f"start weights θ_0: not at {(folder / parsed.weights).resolve()}")
+        missing.append(f"start weights θ_0: not at {resolved(folder / parsed.weights)}")
         helps.append("--weights FILE names θ_0")
     if missing:
         raise ModelError(
@@ -100,9 +101,9 @@ def located(
             where=str(folder),
             remedy="; ".join(helps),
         )
-    images = parsed.adapt.images and str((folder / parsed.adapt.images).resolve())
+    images = parsed.adapt.images and str(resolved(folder / parsed.adapt.images))
     adapt = parsed.adapt.model_copy(update={"images": images})
-    theta_0 = str(start.resolve()) if start else None
+    theta_0 = str(resolved(start)) if start else None
     now = {"increments": tuple(entries), "weights": theta_0, "adapt": adapt}
     return parsed.model_copy(update=now)
 

@@ -19,6 +19,7 @@ from duet.series.reader import read_config
 from duet.shipped import shipped
 from duet.text import shown
 from duet.training.config import Method, Schedule, load_method, load_schedule
+from duet.trees import resolved
 from duet.weights.facts import read_facts
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def read_inputs(
         DuetError: With all that is missing or wrong at once; of the kind of the first.
     """
     defaults = read_config(path).defaults
-    folder = path.resolve().parent
+    folder = resolved(path).parent
     train = train or (folder / defaults.train if defaults.train else None)
     weights = weights or (folder / defaults.weights if defaults.weights else None)
     found, schedule, chosen, family = Collected(), Schedule(), "", ""

@@ -29,6 +29,7 @@ from duet.series.model import Annotation, DomainData, SeriesConfig, Split
 from duet.series.problems import Problem, raise_problems
 from duet.series.reader import read_config
 from duet.series.spelling import align
+from duet.trees import resolved
 
 SERIES = "series.yaml"
 
@@ -201,9 +202,9 @@ def _key(data: Path, form: str, wanted: Conversion) -> tuple[str, Path]:
     """Return format and source of a data set: the same for a folder and for its data.yaml."""
     form = form if form != AUTO else wanted.form
     try:
-        return locate(data.resolve(), form)
+        return locate(resolved(data), form)
     except DuetError:  # reading the data set reports it
-        return form, data.resolve()
+        return form, resolved(data)
 
 
 def _unused_name(wanted: str, taken: Sequence[str]) -> str:
@@ -364,7 +365,7 @@ def _new_series(
     for item, place in zip(document["increments"], places, strict=True):
         item.pop("format", None)
         item["data"] = place
-    here, there = source.parent.resolve(), target.resolve()
+    here, there = resolved(source.parent), resolved(target)
     for key in ("train", "weights"):
         value = document.get("defaults", {}).get(key)
         if value:

@@ -15,6 +15,7 @@ from duet.series.model import Increment, Series, SeriesConfig
 from duet.series.prepared import require_made
 from duet.series.problems import Problem, raise_problems
 from duet.series.spelling import align, clashing_classes
+from duet.trees import resolved
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def inspect_series(
         )
     root = data_root if data_root is not None else path.parent / config.root
     wanted = [item for n, item in zip(names, config.increments, strict=True) if only in (None, n)]
-    paths = ((root / item.data).resolve() for item in wanted)
+    paths = (resolved(root / item.data) for item in wanted)
     require_made(config.prepare, paths, root, where=str(path))
     classes = tuple(dict.fromkeys(name for item in config.increments for name in item.classes))
     readings: dict[tuple[str, Path], Reading] = {}
@@ -104,7 +105,7 @@ def inspect_series(
         if only not in (None, name):
             continue
         # Increments of one domain mostly share a data set; it is read once.
-        key = (item.format, (root / item.data).resolve())
+        key = (item.format, resolved(root / item.data))
         if key not in readings:
             found = read(key[1], form=item.format, domain=item.domain, verify=verify)
             data, renamed = align(found.data, classes)

@@ -21,6 +21,7 @@ from duet.config import Config, parse_config
 from duet.errors import DataError
 from duet.files import atomic_path, write_json
 from duet.training.config import Directional, Distillation, Ewc, PseudoLabels, Schedule
+from duet.trees import resolved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +130,7 @@ def write_slice(path: Path, data: Slice) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
-            images=np.array([str(Path(image).resolve()) for image in data.images]),
+            images=np.array([str(resolved(Path(image))) for image in data.images]),
             sizes=np.array(data.sizes, dtype=np.int64).reshape(-1, 2),
             counts=counts,
             boxes=np.concatenate([*data.boxes, np.zeros((0, 4))]).astype(np.float32),

@@ -15,6 +15,7 @@ from duet.errors import ConfigError, did_you_mean
 from duet.files import read_json
 from duet.labels import LabelSpace
 from duet.shipped import shipped
+from duet.trees import resolved
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -136,7 +137,7 @@ def load_manifest(path: Path | None = None) -> Manifest:
         data = read_json(source, error=ConfigError, remedy="check the path")
     document = parse_config(_Document, data, where=str(source))
     lists = {name: LabelSpace(names) for name, names in document.class_lists.items()}
-    return Manifest(document.weights, lists, source.resolve().parent)
+    return Manifest(document.weights, lists, resolved(source).parent)
 
 
 def is_private(url: str) -> bool:

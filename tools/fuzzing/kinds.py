@@ -171,7 +171,7 @@ KINDS: dict[str, Kind] = {
     ),
     "video": Kind(
         "video", ("clip.*",), "bytes",
-        (f"predict {DETECTOR} {{file}} --save jsonl --out made --json",), DATA,
+        (f"predict {DETECTOR} {{file}} --save jsonl --out made --json",), DATA, keeps=True,
     ),
     "results": Kind(
         "run", ("run/results.json",), "json", ("report run --json", "compare run --json"), DATA,

@@ -73,7 +73,14 @@ def read_json(path: Path) -> CocoFile | Problem:
     def stream(prefix: str) -> Iterator[Any]:
         require_file(path)
         with path.open("rb") as file:
-            yield from ijson.items(_Watched(file), prefix, use_float=True, buf_size=_BUFFER_BYTES)
+            doubled: list[str] = []
+            for item in ijson.items(
+                _Watched(file), prefix, use_float=True, buf_size=_BUFFER_BYTES,
+                map_type=_noting(doubled),
+            ):  # fmt: skip
+                if doubled:
+                    raise _NoStreamError(f"'{doubled[0][:80]}' stands twice in one object")
+                yield item
 
     try:
         return _Reader(path, stream).read()
@@ -104,6 +111,21 @@ class _NoStreamError(Exception):
 
 class _TwiceError(Exception):
     """An object has two values under one key."""
+
+
+def _noting(doubled: list[str]) -> type[dict[str, Any]]:
+    """Return a type of object that puts keys with a second value into a list.
+
+    It does not raise: ijson, in C, would go on.
+    """
+
+    class Noting(dict[str, Any]):
+        def __setitem__(self, key: str, value: Any) -> None:
+            if key in self:
+                doubled.append(key)
+            super().__setitem__(key, value)
+
+    return Noting
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from duet.errors import DataError
 from duet.series.formats import Transfer
 from duet.series.formats.documents import IMAGE_SUFFIXES
+from duet.trees import resolved
 
 
 class Placer:
@@ -46,7 +47,7 @@ class Placer:
         if not image.is_file():
             raise DataError("the image is gone", where=str(image), remedy="read the data again")
         if self.transfer == "link":
-            target.symlink_to(image.resolve())
+            target.symlink_to(resolved(image))
         else:
             shutil.copyfile(image, target)
         return target
