@@ -57,7 +57,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         with temporary.open("r+b") as written:  # Windows flushes only what is open for writing
             os.fsync(written.fileno())
         os.replace(temporary, target)
-    except Exception as error:
+    except Exception as error:  # libraries dress a refused write in errors of their own
         if isinstance(error, DuetError) or not refused_by_disk(error):
             raise
         raise _cannot_write(target, error) from error
@@ -90,7 +90,7 @@ def atomic_folder(target: Path, *, again: bool = False) -> Iterator[Path]:
             if target.exists():
                 target.rmdir()
             os.replace(temporary, target)
-    except Exception as error:
+    except Exception as error:  # libraries dress a refused write in errors of their own
         if isinstance(error, DuetError) or not refused_by_disk(error):
             raise
         raise _cannot_write(target, error) from error

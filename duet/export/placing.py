@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from duet.errors import ConfigError, DuetError
+from duet.errors import ConfigError
 from duet.families.runtimes import METADATA
-from duet.files import atomic_folder, atomic_path, hidden_folder
+from duet.files import atomic_folder, atomic_path
+from duet.increments.folders import replacing
 
 _OWN = (METADATA, "Manifest.json")
 """One of these lies in every folder that an exporter wrote: OpenVINO's, Core ML's."""
@@ -49,23 +50,9 @@ def new_export(target: Path, *, folder: bool, room: int = 0) -> Iterator[Path]:
             where=str(target),
             remedy="choose another --out, or remove it first",
         )
-    try:
-        with hidden_folder(target) as stage:
-            with atomic_folder(stage / "new") as temporary:
-                _require(room, temporary)
-                yield temporary
-            os.replace(target, stage / "old")
-            try:
-                os.replace(stage / "new", target)
-            except OSError:
-                os.replace(stage / "old", target)
-                raise
-    except OSError as error:
-        raise DuetError(
-            f"cannot replace: {error.strerror or error}",
-            where=str(target),
-            remedy="free some disk space or choose another folder; the old one is untouched",
-        ) from error
+    with replacing(target) as temporary:
+        _require(room, temporary)
+        yield temporary
 
 
 def _require(room: int, place: Path) -> None:

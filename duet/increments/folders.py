@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,27 @@ def new_folder(target: Path, form: str, *, overwrite: bool, again: bool = False)
         return
     # A mistyped path must not delete somebody's data.
     ours = _files_of(target, form)
+
+    def keep_others(old: Path) -> None:
+        for entry in old.iterdir():
+            if entry.name not in ours and not (target / entry.name).exists():
+                os.replace(entry, target / entry.name)
+
+    with replacing(target, keep_others) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def replacing(target: Path, keep: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of a folder when the block succeeds.
+
+    Args:
+        target: The folder to replace; until then it is untouched.
+        keep: Called with the old folder, at another place, before it is removed.
+
+    Raises:
+        DuetError: The file system refuses the write.
+    """
     # The new folder is built by atomic_folder under a sibling name, then put in place.
     try:
         with hidden_folder(target) as stage:
@@ -47,9 +68,8 @@ def new_folder(target: Path, form: str, *, overwrite: bool, again: bool = False)
             with atomic_folder(fresh) as temporary:
                 yield temporary
             old = _swap(fresh, target)
-            for entry in old.iterdir():
-                if entry.name not in ours and not (target / entry.name).exists():
-                    os.replace(entry, target / entry.name)
+            if keep is not None:
+                keep(old)
     except DuetError as error:  # the hidden sibling's name means nothing to the user
         if not (error.where or "").startswith(str(target.with_name(f".{target.stem}-"))):
             raise

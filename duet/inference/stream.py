@@ -167,7 +167,7 @@ def open_stream(
         if options.newest is False and not reader.finite:
             raise _cannot_keep_all(place)
         return Stream(detector, reader, options)
-    except BaseException:
+    except BaseException:  # Ctrl-C too must let go of the camera
         reader.close()
         raise
 

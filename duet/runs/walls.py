@@ -84,9 +84,7 @@ def require_writable(out: Path) -> None:
     Raises:
         DuetError: It or a parent is a file, or may not be written.
     """
-    place = out
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = _nearest(out)
     if not place.is_dir():
         what = f"{'it' if place == out else place} is a file, expected a folder"
     elif not os.access(place, os.W_OK | os.X_OK):
@@ -96,6 +94,11 @@ def require_writable(out: Path) -> None:
     raise DuetError(
         f"cannot write: {what}", where=str(out), remedy="choose another folder with --out"
     )
+
+
+def _nearest(out: Path) -> Path:
+    """Return ``out``, or the nearest of its parents that is there."""
+    return next((place for place in (out, *out.parents) if place.exists()), out)
 
 
 def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
@@ -177,11 +180,8 @@ def _require_space(plan: RunPlan, stages: Sequence[PlannedStage], theta_0: Start
     Raises:
         DuetError: It needs more.
     """
-    place = plan.out
-    while not place.exists():
-        place = place.parent
     size = sum(tensor.numel() * 4 for tensor in theta_0.tensors.values())
-    needed, free = estimated_bytes(plan, stages, size), shutil.disk_usage(place).free
+    needed, free = estimated_bytes(plan, stages, size), shutil.disk_usage(_nearest(plan.out)).free
     if needed > free:  # only then: a finished run has many files
         free += sum(file.stat().st_size for file in plan.out.rglob("*") if file.is_file())
     if needed > free:

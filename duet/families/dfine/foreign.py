@@ -92,7 +92,7 @@ def read_folder(path: Path) -> tuple[Tensors, tuple[str, ...], str]:
         )  # fmt: skip
     except Exception as error:  # damaged files and wrong shapes: half a dozen types
         raise ModelError(
-            f"{WEIGHTS} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"{WEIGHTS} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})",
             where=str(path), remedy="take the folder from its source again",
         ) from error  # fmt: skip
     problems = [
