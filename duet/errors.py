@@ -7,6 +7,7 @@ paragraph and exits with the class's `exit_code`; a traceback therefore always m
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
@@ -16,7 +17,7 @@ from duet.text import clipped, without_secrets
 PROBLEMS_SHOWN = 20
 """Problems that one message lists; it says how many more there are."""
 
-_PROBLEM, _WHAT, _REMEDY = 600, 12_000, 1200  # characters: a message stays readable whatever it got
+_PROBLEM, _LINE, _WHAT, _REMEDY = 600, 1200, 12_000, 1200  # characters: messages stay readable
 _NEAR = 1000  # known words that are compared letter by letter with a misspelled one
 
 
@@ -33,7 +34,8 @@ class DuetError(Exception):
     kind: ClassVar[str] = "runtime"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
-        self.what = without_secrets(clipped(what, _WHAT))
+        lines = (clipped(line, _LINE) for line in what.split("\n"))
+        self.what = without_secrets(clipped("\n".join(lines), _WHAT))
         self.where = without_secrets(where) if where else where
         self.remedy = without_secrets(clipped(remedy, _REMEDY)) if remedy else remedy
         super().__init__(str(self))
@@ -129,6 +131,19 @@ class Collected:
             raise type(self._errors[0])(together(listed, summary=summary))
 
 
+@contextmanager
+def named_in(file: object | None) -> Iterator[None]:
+    """Add to an error of the block the file in which the user named what it is about."""
+    try:
+        yield
+    except DuetError as error:
+        told = str(file)
+        if file is None or told in str(error):
+            raise
+        where = f"{told}: {error.where}" if error.where else told
+        raise type(error)(error.what, where=where, remedy=error.remedy) from error
+
+
 def together(problems: Sequence[str], *, summary: str) -> str:
     """Join the problems of one input into the `what` of a single error: all, if they are few."""
     kept = [clipped(problem, _PROBLEM) for problem in problems[:PROBLEMS_SHOWN]]
@@ -136,6 +151,23 @@ def together(problems: Sequence[str], *, summary: str) -> str:
         kept.append(f"and {len(problems) - PROBLEMS_SHOWN} more")
     listed = "".join(f"\n  - {problem}" for problem in kept)
     return f"{summary} ({len(problems)} problem{'s' if len(problems) != 1 else ''}):{listed}"
+
+
+def write_remedy(error: BaseException | None, elsewhere: str = "another folder") -> str:
+    """Return what to do about a write that the file system refused.
+
+    Args:
+        error: What it raised; libraries dress it in errors of their own.
+        elsewhere: What else the user can choose.
+    """
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    number = None if error is None else error.errno
+    if number == errno.ENAMETOOLONG:
+        return f"choose a shorter name, or {elsewhere} with a shorter path"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"choose {elsewhere}, one that you may write to"
+    return f"free some disk space or choose {elsewhere}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

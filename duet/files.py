@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from duet.errors import DataError, DuetError
+from duet.errors import DataError, DuetError, write_remedy
 from duet.trees import is_link, resolved, same_files
 
 JSON_DEPTH = 64
@@ -193,7 +193,7 @@ def _cannot_write(target: Path, error: Exception) -> DuetError:
     return DuetError(
         f"cannot write: {reason or ' '.join(str(error).split())[:200]}",
         where=str(target),
-        remedy="free some disk space or choose another folder; nothing was left half-written",
+        remedy=f"{write_remedy(error)}; nothing was left half-written",
     )
 
 

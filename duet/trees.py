@@ -5,7 +5,12 @@ from __future__ import annotations
 import filecmp
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
+
+from duet.errors import DuetError
+
+_KERNEL = (Path("/proc"), Path("/sys"))
 
 
 def same_files(fresh: Path, held: Path) -> bool:
@@ -37,3 +42,30 @@ def is_link(path: Path) -> bool:
 def resolved(path: Path) -> Path:
     """Return the absolute path without links; unlike `Path.resolve` also where they go round."""
     return Path(os.path.realpath(path))
+
+
+def is_whole_system(path: Path) -> bool:
+    """Tell the drive of the system, or what the kernel shows as files, which may have no end."""
+    place = resolved(path)
+    top = Path(f"{os.environ.get('SYSTEMDRIVE', 'C:')}\\" if os.name == "nt" else "/")
+    return place == top or any(place.is_relative_to(folder) for folder in _KERNEL)
+
+
+def refuse_among(target: Path, images: Iterable[Path]) -> None:
+    """Refuse a folder of results that lies among a data set's images, which it would then add to.
+
+    Args:
+        target: What will be written; need not exist.
+        images: Of the data set.
+
+    Raises:
+        DuetError: ``target`` is a folder of ``images``, or below one.
+    """
+    above = {resolved(target), *resolved(target).parents}
+    folders = sorted(above.intersection(map(resolved, {image.parent for image in images})))
+    if folders:
+        raise DuetError(
+            f"lies in {folders[0]}, a folder of images: what is written there would count as data",
+            where=str(target),
+            remedy="choose a folder beside the data set",
+        )

@@ -14,7 +14,7 @@ import yaml
 
 from duet.cli.main import cli
 from duet.recipes.recipe import Recipe
-from duet.series.model import SeriesConfig
+from duet.series.document import SeriesConfig
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]

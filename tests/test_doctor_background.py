@@ -160,6 +160,10 @@ def test_command_writes_crops_and_sheets(detector: Path, scenes: Path, tmp_path:
     sheet = read_image(next(iter(out.glob("*.png"))))
     assert sheet.shape[0] % 96 == sheet.shape[1] % 96 == 0
     assert np.unique(sheet).size > 10
+    held = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = CliRunner().invoke(check, [*arguments, "--crops", str(out)])
+    assert json.loads(again.stdout)["crops"]["count"] == total
+    assert held == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def look_at(

@@ -67,6 +67,23 @@ def test_a_replaced_file_gets_the_rights_of_a_new_one(tmp_path: Path) -> None:
     assert rights(target) == rights(write(tmp_path / "other.txt"))
 
 
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "free some disk space"),
+        (errno.ENAMETOOLONG, "a shorter name"),
+        (errno.EACCES, "that you may write to"),
+        (errno.EROFS, "that you may write to"),
+    ],
+)
+def test_the_remedy_fits_the_refusal(number: int, words: str, tmp_path: Path) -> None:
+    refusal = RuntimeError("PytorchStreamWriter failed")  # as libraries dress it
+    refusal.__cause__ = OSError(number, os.strerror(number))
+    with pytest.raises(DuetError) as caught, atomic_path(tmp_path / "x"):
+        raise refusal
+    assert words in str(caught.value.remedy)
+
+
 def write(path: Path) -> Path:
     path.write_text("text")
     return path

@@ -212,7 +212,7 @@ def other_input(model: Any) -> None:
         pytest.param(described(yaml_file="my-yolo.yaml"), "built from 'my-yolo.yaml'", id="custom"),
         pytest.param(described(yaml_file=None), "no architecture file", id="no architecture"),
         pytest.param(lambda model: delattr(model, "yaml"), "no architecture file", id="no yaml"),
-        pytest.param(described(yaml_file="yolo11s.yaml"), "of 128 channels", id="another size"),
+        pytest.param(described(yaml_file="yolo11s.yaml"), "do not fit yolo11s", id="another size"),
         pytest.param(described(yaml_file="yolov8n.yaml"), "do not fit yolov8n", id="another one"),
         pytest.param(described(yaml_file="yolo26n.yaml"), "do not fit yolo26n", id="another head"),
         pytest.param(extra_tensor, r"unexpected: model\.2\.scale", id="unknown tensor"),
@@ -230,6 +230,30 @@ def test_unusable_models_are_refused(
         FAMILY.foreign(path, name="a")
     assert str(path) in str(caught.value)
     assert caught.value.remedy
+
+
+def claims_rows(model: Any) -> None:
+    model.names = {number: f"c{number}" for number in range(50_000)}
+    model.model[-1].nc = len(model.names)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (described(yaml_file="yolo11x.yaml"), "tensors do not fit yolo11x"),
+        (claims_rows, "its head has no rows"),
+    ],
+    ids=["architecture", "classes"],
+)
+def test_a_claim_is_checked_before_memory_goes_into_it(
+    change: Callable[[Any], object], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path / "m.pt", change=change)
+    built: list[object] = []
+    monkeypatch.setattr("duet.families.yolo.foreign.stock_model", lambda *a: built.append(a))
+    with pytest.raises(ModelError, match=match):
+        FAMILY.foreign(path, name="a")
+    assert not built
 
 
 def test_another_function_is_told_by_outputs_alone(tmp_path: Path) -> None:

@@ -146,6 +146,30 @@ def test_a_target_with_files_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("series", [False, True])
+def test_a_target_among_the_images_is_refused(tmp_path: Path, series: bool) -> None:
+    source = make_clean_series(tmp_path) if series else make_dataset(tmp_path / "a")
+    images = next(path for path in tmp_path.rglob("images/train") if path.is_dir())
+    before = listing(tmp_path)
+    result = run(source, images / "deeper" / "b", "--to", "yolo")
+    assert isinstance(result.exception, DuetError)
+    assert "would count as data" in str(result.exception)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names places of Linux")
+@pytest.mark.parametrize("place", ["/", "/proc", "link"])
+def test_the_whole_system_is_no_folder_of_images(tmp_path: Path, place: str) -> None:
+    source = make_dataset(tmp_path / "a")
+    if place == "link":
+        (tmp_path / "a" / "images" / "train" / "more").symlink_to("/")
+    else:
+        document = yaml.safe_load(source.read_text())
+        source.write_text(yaml.safe_dump(document | {"train": place}))
+    problems = read(source, domain="x").problems
+    assert [problem.code for problem in problems if "no folder" in problem.what] == ["data.images"]
+
+
 def test_data_with_errors_are_refused(tmp_path: Path) -> None:
     source = make_dataset(tmp_path / "a")
     write_labels(tmp_path / "a", "train", "train0", ["9 0.5 0.5 0.1 0.1"])

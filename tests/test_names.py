@@ -14,7 +14,7 @@ from duet.increments.folders import new_folder
 from duet.increments.manifest import Lineage, PartEntry
 from duet.names import LONGEST, as_name, key, problem_with
 from duet.recipes.recipe import Entry, file_name
-from duet.series.model import SeriesConfig
+from duet.series.document import SeriesConfig
 from duet.training.config import Method
 
 GOOD = (

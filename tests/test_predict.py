@@ -199,6 +199,27 @@ def test_a_folder_of_other_files_is_refused(
     assert listing(tmp_path / "mine") == before
 
 
+def test_a_command_that_was_stopped_goes_on(detector: LoadedDetector, tmp_path: Path) -> None:
+    for number in range(10):  # more than one group
+        write_image(tmp_path / "in" / f"{number}.png", seed=number)
+
+    def stop(done: int, total: int) -> None:
+        assert done < total
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        predict_source(detector, tmp_path / "in", out=out, progress=stop)
+    assert not (out / "predictions.json").exists()
+    predict_source(detector, tmp_path / "in", out=out)
+    predict_source(detector, tmp_path / "in", out=tmp_path / "at once")
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        path.name for path in (tmp_path / "at once").iterdir()
+    )
+    for path in out.iterdir():
+        assert path.read_bytes() == (tmp_path / "at once" / path.name).read_bytes()
+
+
 def test_unwritable_out(detector: LoadedDetector, photos: Path) -> None:
     with pytest.raises(DuetError, match="cannot write") as caught:
         predict_source(detector, photos, out=photos / "notes.txt" / "out")

@@ -28,8 +28,8 @@ from duet.report.markdown import render_markdown
 from duet.report.published import PublishedEntry
 from duet.report.words import off_published
 from duet.runs.assemble import Reference, _published
+from duet.series.document import SeriesConfig
 from duet.series.expected import Comparison, Expected, compare
-from duet.series.model import SeriesConfig
 from duet.series.reader import read_config
 from duet.shipped import shipped
 

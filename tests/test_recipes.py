@@ -252,6 +252,23 @@ def test_dry_run_writes_nothing(kept: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"increments": ["gone"]}, {"weights": "gone.safetensors"}, {"weights": "1.5"}],
+    ids=["increment", "weights", "suffix"],
+)
+@pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["dry", "run"])
+def test_what_a_recipe_names_is_looked_at_first_and_the_recipe_is_named(
+    kept: Path, tmp_path: Path, change: dict[str, Any], dry: list[str]
+) -> None:
+    content = {"increments": [str(kept / "day")], "weights": str(kept / "base.safetensors")}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content | change))
+    result = run("merge", "--recipe", tmp_path / "r.yaml", "--out", tmp_path / "o", *dry)
+    assert isinstance(result.exception, ModelError)
+    assert str(result.exception).startswith(f"{tmp_path / 'r.yaml'}: ")
+    assert not (tmp_path / "o").exists()
+
+
 def test_weights_of_another_start_are_refused(kept: Path, tmp_path: Path) -> None:
     other = {n: t + 1 if t.is_floating_point() else t for n, t in theta_0().items()}
     save_base(tmp_path / "other.safetensors", other)

@@ -198,6 +198,9 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
     "split": (3, "no split 'dev'", lambda a, b: ["--split", "dev"]),
     "out-file": (1, "expected a folder", lambda a, b: ["--out", a / "series.yaml"]),
     "out-below-file": (1, "expected a folder", lambda a, b: ["--out", a / "series.yaml" / "x"]),
+    "out-among-images": (1, "would count as data", lambda a, b: [
+        "--out", a / "day" / "images" / "train" / "run",
+    ]),
     "space": (1, "GB are free", lambda a, b: []),
 }  # fmt: skip
 

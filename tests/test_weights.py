@@ -144,6 +144,10 @@ def test_wrong_manifests(tmp_path: Path) -> None:
         load_manifest(write_manifest(tmp_path, PLAIN, PLAIN | {"name": "other"}))
     with pytest.raises(ConfigError, match="schema"):
         load_manifest(write_manifest(tmp_path, PLAIN, schema=2))
+    path = write_manifest(tmp_path, PLAIN, class_lists={"pets": ["cat", "cat"]})
+    with pytest.raises(ConfigError, match="cat") as caught:
+        load_manifest(path)
+    assert str(path) in str(caught.value)
     with pytest.raises(ConfigError, match="cannot read"):
         load_manifest(tmp_path / "nowhere.json")
     (tmp_path / "broken.json").write_text("{")

@@ -15,8 +15,8 @@ from duet.cli.settings import parse_settings
 from duet.config import load_yaml, parse_config
 from duet.errors import ConfigError
 from duet.recipes.recipe import load_recipe
+from duet.series.document import SeriesConfig
 from duet.series.formats import yolo
-from duet.series.model import SeriesConfig
 from duet.series.reader import read_config
 from duet.training.config import load_schedule
 from duet.yamltree import parse_yaml, resolved

@@ -77,7 +77,7 @@ def check(
     Decodes every image, reads every label and shows all problems at once; the data are never
     changed. Exit code 3 means that the series (with --fix: its repaired copy) cannot be used.
     """
-    from duet.doctor.crops import check_empty, write_crops
+    from duet.doctor.crops import check_empty, holds_crops, write_crops
     from duet.doctor.repair import is_copy
     from duet.errors import ConfigError
 
@@ -85,7 +85,7 @@ def check(
         remedy = "name the detector that knows the old classes"
         what = "there is nothing to cut out without --detector"
         raise ConfigError(what, where="--crops", remedy=remedy)
-    if crops is not None:
+    if crops is not None and not holds_crops(crops):
         check_empty(crops, "--crops")
     if fix is not None and not is_copy(fix):
         check_empty(fix, "--fix")

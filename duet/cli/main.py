@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from duet.cli.common import StoppedError, stoppable
-from duet.errors import ConfigError, DuetError, did_you_mean
+from duet.errors import ConfigError, DuetError, did_you_mean, write_remedy
 from duet.text import laid_out
 
 _REMEDIES = {
@@ -128,7 +128,7 @@ def _run(arguments: list[str]) -> int:
         if error.filename is None and error.errno not in _DISK:
             raise
         what = f"the file system refuses: {error.strerror}"
-        remedy = "free some disk space or choose another folder; the same command resumes"
+        remedy = f"{write_remedy(error)}; the same command resumes"
         return _fail(DuetError(what, where=error.filename, remedy=remedy), arguments)
 
 

@@ -81,12 +81,15 @@ def merge(
     **options: Any,
 ) -> None:  # fmt: skip
     """Merge increment folders, detector folders or Ultralytics .pt files into one detector."""
-    from duet.errors import ConfigError
-    from duet.recipes.plan import make_plan, require_weights
+    from duet.errors import ConfigError, named_in
+    from duet.recipes.apply import start_tensors
+    from duet.recipes.plan import make_plan
     from duet.recipes.write import write_detector
 
-    plan, trials = make_plan(_recipe(options), head=head, trust=trust), None
-    require_weights(plan)
+    recipe, trials = _recipe(options), None
+    with named_in(options["recipe"]):
+        plan = make_plan(recipe, head=head, trust=trust)
+        start_tensors(plan)  # missing or other weights are told before any work
     for remark in plan.remarks:
         note(f"note: {remark}")
     if dry_run:

@@ -51,11 +51,11 @@ def merge_again(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Do an edited merge, and say how exact it is."""
-    from duet.recipes.plan import require_weights
+    from duet.recipes.apply import start_tensors
     from duet.recipes.write import write_detector
 
     plan = edit.plan
-    require_weights(plan)
+    start_tensors(plan)
     verdict = {"exact": edit.exact, "why": edit.why}
     note(f"note: {'exact' if edit.exact else 'not exact'}: {edit.why}")
     for remark in plan.remarks:

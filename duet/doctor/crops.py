@@ -25,7 +25,7 @@ def write_crops(shifts: Sequence[Shift], folder: Path) -> int:
 
     Args:
         shifts: What was found.
-        folder: Absent or empty; complete when this returns, else absent.
+        folder: Absent, empty, or these very crops; complete when this returns, else absent.
 
     Returns:
         The number of crops.
@@ -34,7 +34,7 @@ def write_crops(shifts: Sequence[Shift], folder: Path) -> int:
         DuetError: The folder holds files, or the file system refuses the write.
     """
     count = 0
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, again=holds_crops(folder)) as temporary:
         for shift in shifts:
             increment, name = as_name(shift.increment), as_name(shift.name)
             place = temporary / increment / name
@@ -60,6 +60,15 @@ def check_empty(folder: Path, option: str) -> None:
             where=f"{option} {folder}",
             remedy="choose another folder or remove this one first",
         )
+
+
+def holds_crops(folder: Path) -> bool:
+    """Tell whether a folder looks like what `write_crops` makes: folders and contact sheets."""
+    if not folder.is_dir():
+        return False
+    entries = list(folder.iterdir())
+    sheets = [entry for entry in entries if entry.suffix == ".png"]
+    return bool(sheets) and all(entry.is_dir() for entry in entries if entry not in sheets)
 
 
 def _crop(item: Sighting) -> Image:

@@ -27,7 +27,7 @@ from duet.series.formats.yolo import label_path
 from duet.series.model import DomainData, Split
 from duet.series.problems import Problem
 from duet.series.reader import read_config
-from duet.trees import resolved
+from duet.trees import refuse_among, resolved
 
 REPORT, SERIES = "fix-report.json", "series.yaml"
 
@@ -98,6 +98,7 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Step = lambda _: Non
         if problem.code == "pair.no-image"
     ]
     sources = {item.data.source: item.data for item in diagnosis.series.increments}
+    refuse_among(target, (image for data in sources.values() for image in data.images))
     places: dict[Path, str] = {}
     held = is_copy(target)
     with atomic_folder(target, again=held) as temporary:

@@ -17,7 +17,7 @@ def plain_tensors(model: nn.Module) -> Tensors:
 
 
 def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
-    """Raise unless names and shapes agree; up to 20 problems are named.
+    """Raise unless names and shapes agree.
 
     Raises:
         ModelError: They do not.
@@ -31,7 +31,7 @@ def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
     ]
     if problems:
         raise ModelError(
-            together(sorted(problems)[:20], summary=summary),
+            together(sorted(problems), summary=summary),
             remedy="the file belongs to another architecture, is damaged, or was written with "
             "another version of the engine",
         )

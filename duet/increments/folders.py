@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from duet.errors import DuetError
+from duet.errors import DuetError, write_remedy
 from duet.files import atomic_folder, hidden_folder, read_json
 from duet.increments.manifest import FORMATS, MANIFEST
 
@@ -78,7 +78,7 @@ def replacing(target: Path, keep: Callable[[Path], None] | None = None) -> Itera
         raise DuetError(
             f"cannot replace: {error.strerror or error}",
             where=str(target),
-            remedy="free some disk space or choose another folder; the old one is untouched",
+            remedy=f"{write_remedy(error)}; the old one is untouched",
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from duet.errors import DuetError
+from duet.errors import DuetError, write_remedy
 from duet.files import vacated
 from duet.images import Image
 from duet.inference.saving import Shot
@@ -107,5 +107,5 @@ class Movie:
         return DuetError(
             f"cannot write the video: {getattr(error, 'strerror', None) or error}",
             where=str(self._target),
-            remedy="free some disk space or choose another folder for --out",
+            remedy=write_remedy(error, "another folder for --out"),
         )

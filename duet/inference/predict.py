@@ -23,6 +23,9 @@ SCHEMA_VERSION = 1
 PREDICTIONS = "predictions.json"
 FORMAT = "duet-predictions"
 
+_UNFINISHED = ".duet-unfinished"
+"""File of a folder of annotated copies that are not all there: the same command goes on."""
+
 Step = Callable[[int, int], None]
 """Called with images done and images in all."""
 
@@ -91,6 +94,8 @@ def predict_source(
     if out is not None:
         check_out(out, images)
         make_out(out)
+        (out / _UNFINISHED).touch()
+        (out / PREDICTIONS).unlink(missing_ok=True)  # of older copies than those that now come
     results: list[ImageResult] = []
     for group, pictures in read_groups(images.paths, _GROUP):
         results += _predict_group(detector, images, group, pictures, confidence, iou, out, tell)
@@ -99,6 +104,7 @@ def predict_source(
     if out is not None:
         document = predictions(detector, results, confidence=confidence, iou=iou)
         write_json(out / PREDICTIONS, document)
+        (out / _UNFINISHED).unlink()
     return results
 
 
@@ -178,7 +184,7 @@ def check_out(out: Path, source: Source) -> None:
             where=str(out),
             remedy="choose a folder of its own for --out",
         )
-    if out.is_dir() and any(out.iterdir()) and not _is_ours(out / PREDICTIONS):
+    if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
         raise DuetError(
             "already exists and does not hold predictions of duet",
             where=str(out),
@@ -205,9 +211,11 @@ def make_out(out: Path) -> None:
         ) from error
 
 
-def _is_ours(path: Path) -> bool:
+def _is_ours(out: Path) -> bool:
+    if (out / _UNFINISHED).is_file():
+        return True
     try:
-        return bool(read_json(path).get("format") == FORMAT)
+        return bool(read_json(out / PREDICTIONS).get("format") == FORMAT)
     except DuetError:
         return False
 

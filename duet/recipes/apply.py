@@ -93,7 +93,7 @@ def merge_plan(
     first = plan.sources[0]
     like = opened[0].stage.tensors
     layers = resolve_roles(first.family).layers(like, first.architecture)
-    inputs = Inputs((), base=_start(plan, theta_0), layers=layers, listen=listen)
+    inputs = Inputs((), base=start_tensors(plan, theta_0), layers=layers, listen=listen)
     if plan.geometry == "sequential":
         result = _fold(plan, opened, inputs, allocate, make_objective)
     else:
@@ -101,7 +101,7 @@ def merge_plan(
     return replace(result, remarks=(*plan.remarks, *result.remarks))
 
 
-def _start(plan: Plan, theta_0: Tensors | None) -> Tensors | None:
+def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
     """Return θ_0's shared tensors, and make sure they are the ones that increments belong to.
 
     Raises:

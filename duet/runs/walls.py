@@ -34,6 +34,7 @@ from duet.runs.plan import (
     planned_stages,
 )
 from duet.series import Increment
+from duet.trees import refuse_among
 from duet.vectors.tensors import Tensors, require_finite
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def require_runnable(plan: RunPlan) -> StartWeights:
         _require_data(plan, stages)
     with found.noted():
         require_writable(plan.out)
+        refuse_among(plan.out, (i for item in plan.series.increments for i in item.data.images))
     theta_0: StartWeights | None = None
     with found.noted():
         theta_0 = _opened(plan)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import duet
-from duet.errors import DataError, DuetError
+from duet.errors import DataError, DuetError, write_remedy
 from duet.files import vacated
 
 _ERRORS = {cls.exit_code: cls for cls in DuetError.__subclasses__()}
@@ -211,5 +211,5 @@ def _explained(error: OSError, folder: Path) -> DuetError:
     return DuetError(
         f"the file system refuses: {error.strerror or error}",
         where=str(place),
-        remedy="free some disk space or choose another folder; the same command resumes",
+        remedy=f"{write_remedy(error)}; the same command resumes",
     )

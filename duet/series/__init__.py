@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from duet.series.check import check_series
+from duet.series.document import IncrementConfig, SeriesConfig
 from duet.series.domains import Domain, domain_of
 from duet.series.images import Verify
 from duet.series.model import (
     Annotation,
     DomainData,
     Increment,
-    IncrementConfig,
     Series,
-    SeriesConfig,
     Slice,
     Split,
 )

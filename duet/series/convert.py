@@ -15,6 +15,7 @@ from duet.config import load_yaml
 from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
 from duet.files import atomic_folder, refuse_occupied, relative_path, write_text
 from duet.labels import LabelSpace
+from duet.series.document import SeriesConfig
 from duet.series.formats import (
     AUTO,
     DESCRIPTION,
@@ -25,11 +26,11 @@ from duet.series.formats import (
     read,
     resolve,
 )
-from duet.series.model import Annotation, DomainData, SeriesConfig, Split
+from duet.series.model import Annotation, DomainData, Split
 from duet.series.problems import Problem, raise_problems
 from duet.series.reader import read_config
 from duet.series.spelling import align
-from duet.trees import resolved
+from duet.trees import refuse_among, resolved
 
 SERIES = "series.yaml"
 
@@ -131,6 +132,7 @@ def convert(source: Path, target: Path, wanted: Conversion, step: Step) -> tuple
     reading = read(source, form=wanted.form, domain=source.stem, difficult=wanted.difficult)
     raise_problems(reading.problems, where=str(source))
     _check_renames(wanted, reading.data.labels)
+    refuse_among(target, reading.data.images)
     ready = _prepare(reading, locate(source, wanted.form)[0], wanted, ())
     _refuse_losses([ready], wanted)
     with atomic_folder(target, again=again) as temporary:
@@ -179,6 +181,7 @@ def _convert_series(
         difficult = wanted.difficult if key[0] == "voc" else None
         readings[key] = read(key[1], form=key[0], domain=item.domain, difficult=difficult)
         problems += readings[key].problems
+        refuse_among(target, readings[key].data.images)
     raise_problems(problems, where=str(source))
     present = [name for reading in readings.values() for name in reading.data.labels]
     _check_renames(wanted, [*present, *classes])

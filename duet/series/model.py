@@ -6,104 +6,24 @@ Shape legend: n boxes of one image; every box is `cxcywh`, normalised by the ima
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 
-from duet.config import Config, Schema
 from duet.errors import DataError, did_you_mean
 from duet.labels import LabelSpace
-from duet.names import Name, key
 from duet.series.expected import Expected
 from duet.series.images import image_sha256
-from duet.series.prepared import PrepareCommand
-from duet.text import NAME_LENGTH, shown
+from duet.text import shown
 
 Ids: TypeAlias = NDArray[np.int64]
 Boxes: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
-
-ClassName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
-
-
-class IncrementConfig(Config):
-    """One increment as written in a series file."""
-
-    name: Name | None = Field(default=None, description="unique name; by default the domain's")
-    domain: Name = Field(description="what the images look like, for example 'night'")
-    data: str = Field(
-        min_length=1, description="data.yaml or folder of the data, relative to the series' root"
-    )
-    format: str = Field(default="auto", description="label format; auto: what the data look like")
-    classes: tuple[ClassName, ...] = Field(min_length=1, description="the new classes, by name")
-
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, value: str) -> str:
-        from duet.series.formats import CHOICES
-
-        if value not in CHOICES:
-            known = ", ".join(CHOICES)
-            raise ValueError(f"unknown format{did_you_mean(value, CHOICES)}; known: {known}")
-        return value
-
-
-class Defaults(Config):
-    """What `duet run` uses for a series unless told otherwise; paths relative to the file."""
-
-    train: str | None = Field(default=None, description="schedule YAML")
-    weights: str | None = Field(default=None, description="θ_0 as .safetensors")
-    architecture: str | None = Field(default=None, description="architecture of the family")
-
-
-class SeriesConfig(Config):
-    """A series file: ordered increments and where their data lie."""
-
-    # The key is `schema`; the attribute is not, because pydantic's BaseModel has a `schema` method.
-    schema_version: Schema = Field(default=1, alias="schema", description="of this file")
-    name: Name
-    description: str = ""
-    root: str = Field(default=".", description="folder of the data, relative to this file")
-    prepare: PrepareCommand | None = None
-    increments: tuple[IncrementConfig, ...] = Field(min_length=1)
-    defaults: Defaults = Defaults()
-    expected: Expected | None = Field(default=None, description="published values to check against")
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> SeriesConfig:
-        names = [item.name for item in self.increments if item.name is not None]
-        counts = Counter(map(key, names))
-        if doubled := sorted({name for name in names if counts[key(name)] > 1}):
-            raise ValueError(f"increment names occur twice: {', '.join(doubled)}")
-        return self
-
-    @model_validator(mode="after")
-    def _expected_fits(self) -> SeriesConfig:
-        if self.expected is not None:
-            steps = [(item.domain, item.classes) for item in self.increments]
-            if problems := self.expected.problems(steps):
-                raise ValueError("; ".join(problems))
-        return self
-
-    def increment_names(self) -> tuple[str, ...]:
-        """Return a unique name per increment: its own, or its domain with a number if needed."""
-        taken = {key(item.name) for item in self.increments if item.name is not None}
-        names: list[str] = []
-        for item in self.increments:
-            name, number = item.name or item.domain, 1
-            while item.name is None and key(name) in taken:
-                number += 1
-                name = f"{item.domain}-{number}"
-            taken.add(key(name))
-            names.append(name)
-        return tuple(names)
 
 
 @lru_cache(maxsize=1024)
@@ -188,6 +108,11 @@ class DomainData:
         """The classes that somebody labelled: those with an object in any split, ignored or not."""
         shown = (self._shown(split, ignored=True) for split in self.splits.values())
         return frozenset[str]().union(*shown)
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The images of all splits."""
+        return tuple(image for split in self.splits.values() for image in split.images)
 
     def _shown(self, split: Split, *, ignored: bool) -> frozenset[str]:
         rows = split.annotations

@@ -9,9 +9,10 @@ from pathlib import Path
 from duet.config import load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
 from duet.series.check import check_series
+from duet.series.document import SeriesConfig
 from duet.series.formats import Reading, read
 from duet.series.images import Verify
-from duet.series.model import Increment, Series, SeriesConfig
+from duet.series.model import Increment, Series
 from duet.series.prepared import require_made
 from duet.series.problems import Problem, raise_problems
 from duet.series.spelling import align, clashing_classes

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from duet.aliases import clashes, meaning
 from duet.labels import LabelSpace
-from duet.series.model import DomainData, SeriesConfig
+from duet.series.document import SeriesConfig
+from duet.series.model import DomainData
 from duet.series.problems import Problem, error, note
 from duet.text import shell_line, short_list
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from duet.config import Config, Schema, load_yaml, parse_config
-from duet.errors import ConfigError, did_you_mean
+from duet.errors import ConfigError, DataError, did_you_mean
 from duet.files import read_json
 from duet.labels import LabelSpace
 from duet.shipped import shipped
@@ -127,8 +127,8 @@ def load_manifest(path: Path | None = None) -> Manifest:
         path: A JSON file; default the one that comes with duet.
 
     Raises:
-        ConfigError: The file is missing or not valid; with all problems.
-        DataError: A class list holds a name twice, or a blank one.
+        ConfigError: The file is missing or not valid, or a class list holds a name twice; with
+            all problems.
     """
     source = path or shipped("weights", "manifest.json")
     if source.suffix.lower() in (".yaml", ".yml"):
@@ -136,7 +136,10 @@ def load_manifest(path: Path | None = None) -> Manifest:
     else:
         data = read_json(source, error=ConfigError, remedy="check the path")
     document = parse_config(_Document, data, where=str(source))
-    lists = {name: LabelSpace(names) for name, names in document.class_lists.items()}
+    try:
+        lists = {name: LabelSpace(names) for name, names in document.class_lists.items()}
+    except DataError as error:
+        raise ConfigError(error.what, where=str(source), remedy=error.remedy) from None
     return Manifest(document.weights, lists, resolved(source).parent)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
-from duet.errors import DataError, DuetError, ModelError
+from duet.errors import DataError, DuetError, ModelError, write_remedy
 from duet.files import read_json, sha256_json, vacated, write_json
 from duet.text import clipped, masked
 from duet.weights.manifest import is_private
@@ -329,13 +328,11 @@ def _disk(part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DuetError(
             f"cannot write: {error.strerror or error}",
             where=str(part),
-            remedy="free some disk space; the same command goes on from here"
-            if full
-            else "choose another folder with --to",
+            remedy=f"{write_remedy(error, 'another folder with --to')}; the same command goes on "
+            "from what is here",
         ) from None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from duet.errors import ModelError
 from duet.families.rtdetr.build import stock_model
+from duet.families.rtdetr.roles import CLASS_ROWS, architecture_file
 from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.foreign import Kind
 from duet.vectors.tensors import Tensors
@@ -32,4 +33,4 @@ def _stock(architecture: str, classes: int, tensors: Tensors) -> Any:
     return stock_model(architecture, classes)
 
 
-KIND = Kind(_require_decoder, _architecture, _stock)
+KIND = Kind(_require_decoder, _architecture, architecture_file, CLASS_ROWS, _stock)

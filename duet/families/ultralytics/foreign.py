@@ -7,6 +7,7 @@ file computes, also where another version of the engine wrote it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from duet.families.ultralytics.checkpoint import (
     open_checkpoint,
 )
 from duet.families.ultralytics.family import UltralyticsFamily
+from duet.families.ultralytics.recognise import require_architecture
 from duet.files import sha256_file
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
@@ -35,11 +37,15 @@ class Kind:
     Attributes:
         require: ``require(checkpoint)`` refuses networks of another kind.
         architecture: ``architecture(checkpoint)`` names what a network was built from.
+        file_of: Finds the description of an architecture.
+        own: Matches an increment's own tensors, named relative to the head.
         stock: ``stock(architecture, classes, tensors)`` builds such a network anew.
     """
 
     require: Callable[[Checkpoint], None]
     architecture: Callable[[Checkpoint], str]
+    file_of: Callable[[str], Path]
+    own: re.Pattern[str]
     stock: Callable[[str, int, Tensors], Any]
 
 
@@ -72,12 +78,28 @@ def read_detector(
     tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
     architecture = kind.architecture(checkpoint)
     try:
+        require_architecture(tensors, architecture, kind.file_of(architecture), kind.own)
+        roles = family.rules.split_roles(tensors, head)
+        _require_rows(roles.own, len(classes))
         stock = kind.stock(architecture, len(classes), tensors)
         require_fit(tensors, stock.state_dict(), f"tensors do not fit {architecture}")
-        roles = family.rules.split_roles(tensors, head)
     except ModelError as error:
         raise ModelError(error.what, where=where, remedy=error.remedy) from error
     part = HeadPart(classes, roles.own, name)
     state = DetectorState(family.name, architecture, head, roles.shared, roles.buffers, (part,))
     require_same_network(checkpoint.network, stock, architecture=architecture, where=where)
     return state, {**facts(checkpoint), "sha256": sha256_file(path), "licence": family.licence}
+
+
+def _require_rows(own: Tensors, classes: int) -> None:
+    """Refuse a class list that the head has no rows for, before such a head is built.
+
+    Raises:
+        ModelError: No tensor of the head has a row for each class.
+    """
+    rows = {tensor.shape[0] for tensor in own.values() if tensor.ndim}
+    if classes not in rows:
+        raise ModelError(
+            f"the file names {classes} classes, but its head has no rows for them",
+            remedy="the file is damaged, or its class list belongs to another model",
+        )

@@ -10,7 +10,7 @@ from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, 
 from duet.families.ultralytics.foreign import Kind
 from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.build import PLAIN_HEADS, stock_model
-from duet.families.yolo.roles import architecture_file, tower_width
+from duet.families.yolo.roles import OWN, architecture_file, tower_width
 from duet.increments.door.values import told
 from duet.vectors.tensors import Tensors
 
@@ -51,4 +51,4 @@ def _stock(architecture: str, classes: int, tensors: Tensors) -> Any:
     return stock_model(architecture, classes, tower_width(own))
 
 
-KIND = Kind(_require_plain_detector, _architecture, _stock)
+KIND = Kind(_require_plain_detector, _architecture, architecture_file, OWN["towers"], _stock)

@@ -30,6 +30,7 @@ from duet.series.model import Annotation, DomainData, Split
 from duet.series.names import as_stored
 from duet.series.problems import Problem, error, warning
 from duet.text import shown
+from duet.trees import is_whole_system
 from duet.yamltree import resolved
 
 LAYOUT = "a data.yaml with 'names', 'train' and 'val'"
@@ -184,7 +185,10 @@ def _list_images(
     """Return the images of a folder (all levels, sorted) or of a text file (in its order)."""
     target = _target(base, place)
     if os.path.isdir(target):
-        images = sorted(_images_below(target))
+        try:
+            images = sorted(_images_below(target))
+        except _SystemError as failure:
+            return [], error("data.images", where, str(failure), "name a folder of images")
         what, remedy = f"no images in {target}", f"put images there; {fetch}"
     elif os.path.isfile(target):
         try:
@@ -219,14 +223,23 @@ def _target(base: Path, place: str) -> Path:
     return given if beside else real
 
 
+class _SystemError(Exception):
+    """A folder of images is a whole system."""
+
+
 def _images_below(folder: Path) -> Iterator[Path]:
     """Yield the images of a folder, all levels, those of linked folders too.
 
     What is hidden was left behind by other programs (macOS: ._photo.jpg; .ipynb_checkpoints).
+
+    Raises:
+        _SystemError: It is a whole drive, or a link in it leads to one.
     """
     entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
+        if is_whole_system(Path(real)):
+            raise _SystemError(f"{place} leads to {real}, which is no folder of images")
         fresh = real not in entered
         entered.add(real)
         # Links come last: what is in the folder itself goes by its own name.
