@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,23 @@ def test_files_of_other_arrays_are_refused(tmp_path: Path, name: str, change: An
     with np.load(path) as stored:
         arrays: dict[str, Any] = dict(stored)
     np.savez(path, **(arrays | {name: change(arrays[name])}))
+    with pytest.raises(DataError, match=r"a\.npz: the matches cannot be read"):
+        load_matches(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("truths.npy", b"hello"), ("truths.npy", None), ("notes.txt", b"hello")],
+    ids=["twice, other", "twice, the same", "no array"],
+)
+def test_members_that_are_no_arrays_are_refused(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    path = tmp_path / "a.npz"
+    save_matches(path, match([Detections.empty(LABELS)], [_truth()], LABELS, keys(1)))
+    with zipfile.ZipFile(path, "a") as stored:
+        stored.writestr(name, stored.read("truths.npy") if content is None else content)
     with pytest.raises(DataError, match=r"a\.npz: the matches cannot be read"):
         load_matches(path)
 

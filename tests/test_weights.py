@@ -310,6 +310,24 @@ def test_a_silent_server_is_left_after_a_while(site: Site, tmp_path: Path) -> No
     assert lines[0] == told
 
 
+def test_what_a_killed_download_left_is_named(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "to").mkdir()
+    killed = 4_194_999  # more than Linux has processes
+    left = [tmp_path / "to" / f".tiny{kind}-{killed}-0123abcd{suffix}"
+            for kind, suffix in (("", ".pt"), (".pt.record", ".json"))]  # fmt: skip
+    for path in left:
+        path.touch()
+    table = write_manifest(tmp_path, row(site))
+    assert (
+        _run(["weights", "get", "tiny", "--to", f"{tmp_path / 'to'}", "--manifest", f"{table}"])
+        == 0
+    )
+    told = capsys.readouterr().err
+    assert all(str(path) in told for path in left)
+
+
 def test_servers_that_recover(site: Site, tmp_path: Path) -> None:
     site.statuses = [503]
     assert get(site, tmp_path).state == "downloaded"

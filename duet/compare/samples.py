@@ -7,6 +7,7 @@ of the choice of test images, the spread over seeds speaks of training.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +102,7 @@ class Sampler:
     ) -> Sampled:
         """Return the mean AP50 of those classes that the resample holds, ``(count + 1,)``."""
         path = entry.run.folder / evidence if evidence else None
-        if path is None or not path.is_file():
+        if path is None or not os.path.lexists(path):  # what is there, but no file, is damage
             raise NoEvidenceError(str(entry.run.folder))
         path = resolved(path)
         known = self._read(path, domain).classes

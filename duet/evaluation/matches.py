@@ -146,7 +146,12 @@ def load_matches(path: Path) -> Matches:
     try:
         require_file(path)
         with np.load(path, allow_pickle=False) as stored:
-            return _parse({name: stored[name] for name in stored.files})
+            arrays = {name: stored[name] for name in stored.files}
+            if len(arrays) < len(stored.files):
+                raise DataError("an array stands there twice")
+            if odd := [name for name, item in arrays.items() if not isinstance(item, np.ndarray)]:
+                raise DataError(f"'{odd[0]}' is no array")  # numpy hands out other members as bytes
+            return _parse(arrays)
     except _DAMAGE as error:
         raise DataError(
             f"the matches cannot be read: {error.what if isinstance(error, DataError) else error}",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from duet.doctor.repair import REPORT
 from fuzzing.child import Outcome
 from fuzzing.kinds import Kind
 
@@ -21,6 +22,7 @@ _SHORT = 4
 """Letters; a shorter word is in a message by chance."""
 
 _RAW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_ASIDE = re.compile(r"damaged-\d+-")
 _ERRORS = re.compile(r"^(Error \[(config|data|model|runtime)\]: |\{\"error\": )", re.MULTILINE)
 _CODES = {1: "runtime", 2: "config", 3: "data", 4: "model"}
 
@@ -116,12 +118,17 @@ def _conduct(case: Case, kind: Kind, outcome: Outcome) -> dict[str, str]:
         found["long"] = f"{len(outcome.err)} characters"
     places = {"made", "got", "run"}
     now = listing(case.folder)
-    if case.before - now - {case.file}:
-        found["lost"] = ", ".join(sorted(case.before - now))[:200]
+    # A repaired copy is whole, and kept, also where it says that something is left to do by hand.
+    keeps = kind.keeps or ("--fix" in case.words and f"made/{REPORT}" in now)
+    # A damaged folder is set aside with all that is in it, under a name that is told.
+    aside = {_ASIDE.sub("", path) for path in now if (name := _ASIDE.search(path))
+             and name[0] in outcome.err}  # fmt: skip
+    if lost := case.before - now - aside - {case.file}:
+        found["lost"] = ", ".join(sorted(lost))[:200]
     for path in sorted(now - case.before):
         if Path(path).parts[0] not in places:
             found["outside"] = f"wrote {path}"
-        elif outcome.code and not kind.keeps and Path(path).parts[0] != "run" and path != "made":
+        elif outcome.code and not keeps and Path(path).parts[0] != "run" and path != "made":
             found["half-written"] = f"left {path}"
     return found
 

@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
     ),
     "weights": Kind(
         "weights", ("base.safetensors",), "tensors",
-        ("weights get base.safetensors --json", _DRY), MODEL, bound=True,
+        ("weights get base.safetensors --json", _DRY), frozenset({0, 2, 4}), bound=True,
     ),
     "side-file": Kind(
         "weights", ("base.json",), "json", ("weights get base.safetensors --json", _DRY),
