@@ -241,16 +241,17 @@ class _Reader:
         used = set(np.unique(objects.class_ids).tolist())
         parents = Counter(_folded(item.parent) for item in categories)
         names: dict[Id, str] = {}
+        first: dict[str, int] = {}
         places = np.zeros(len(categories), np.int64)
         for position, item in enumerate(categories):
             own = _folded(item.parent) == _folded(item.name)
             if position not in used and parents[_folded(item.name)] > own:
                 continue
-            if item.name in names.values():  # its objects go by the first: one error is enough
+            if item.name in first:  # its objects go by the first: one error is enough
                 self._bad_category(f"category {item.id} '{item.name}' has the name of another")
-                places[position] = list(names.values()).index(item.name)
+                places[position] = first[item.name]
                 continue
-            places[position] = len(names)
+            places[position] = first[item.name] = len(names)
             names[item.id] = item.name
         return names, replace(objects, class_ids=places[objects.class_ids])
 
