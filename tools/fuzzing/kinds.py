@@ -127,7 +127,8 @@ KINDS: dict[str, Kind] = {
     ),
     "foreign-pt": Kind(
         "foreign", ("best.pt",), "zip",
-        ("import best.pt --as mine --out made --json", "weights get best.pt --json"), MODEL,
+        ("import best.pt --as mine --out made --json", "weights get best.pt --json"),
+        frozenset({0, 2, 4}),  # 2: a link that leads nowhere, or a folder, is no file to get
     ),
     "increment-manifest": Kind(
         "run", ("run/increments/*/*/manifest.json",), "json", (_MERGE,), MODEL, bound=True,
