@@ -15,8 +15,9 @@ import factories_run as make
 import pytest
 import torch
 import yaml
+from factories_series import make_clean_series
 
-from duet.cli.main import COMMANDS, DATA_COMMANDS, cli
+from duet.cli.main import COMMANDS, DATA_COMMANDS, _run, cli
 from duet.emoji import build as emoji
 from duet.increments.store import load_detector
 
@@ -339,3 +340,26 @@ def test_the_network_hook_works(base: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
     assert done.returncode == 1
     assert "create_connection" in (base / "canary.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "s.yaml", "--seeds", str(2**32)],
+        ["run", "s.yaml", "--methods", ",,"],
+        ["run", "s.yaml", "--method", "x" * 5000],
+        ["compare", "run", "--bootstrap", str(10**12)],
+    ],
+    ids=["seeds", "methods", "method", "bootstrap"],
+)
+def test_values_that_nobody_can_mean_are_refused_at_once(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    make_clean_series(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    next(tmp_path.glob("*.yaml")).rename("s.yaml")
+    assert _run(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Error [config]")
+    assert len(told) < 1000

@@ -316,7 +316,9 @@ def test_what_a_killed_download_left_is_named(
     (tmp_path / "to").mkdir()
     killed = 4_194_999  # more than Linux has processes
     left = [tmp_path / "to" / f".tiny{kind}-{killed}-0123abcd{suffix}"
-            for kind, suffix in (("", ".pt"), (".pt.record", ".json"))]  # fmt: skip
+            for kind, suffix in (
+                ("", ".pt"), (".pt.record", ".json"), (".part.pt.resume", ".json"),
+            )]  # fmt: skip
     for path in left:
         path.touch()
     table = write_manifest(tmp_path, row(site))

@@ -28,7 +28,7 @@ Examples:
     help="What to rank by [h, else the first that the runs define].",
 )
 @click.option(
-    "--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True,
+    "--bootstrap", type=click.IntRange(0, 100_000), default=1000, show_default=True,
     help="Resamples of the test images; 0 for no intervals.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

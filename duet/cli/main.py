@@ -14,7 +14,7 @@ import click
 
 from duet.cli.common import StoppedError, stoppable
 from duet.errors import ConfigError, DuetError, did_you_mean, write_remedy
-from duet.text import laid_out
+from duet.text import clipped, laid_out
 
 _REMEDIES = {
     "config": "correct it and give the same command again",
@@ -127,6 +127,12 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:
         if error.filename is None and error.errno not in _DISK:
             raise
+        if error.errno == errno.ENAMETOOLONG:
+            where, remedy = clipped(str(error.filename), 200), "check the path"
+            return _fail(
+                ConfigError("a name that no file can have: it is too long", where=where,
+                            remedy=remedy), arguments,
+            )  # fmt: skip
         what = f"the file system refuses: {error.strerror}"
         remedy = f"{write_remedy(error)}; the same command resumes"
         return _fail(DuetError(what, where=error.filename, remedy=remedy), arguments)

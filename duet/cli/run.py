@@ -75,7 +75,7 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
 )  # fmt: skip
 @click.option("--method", "methods", multiple=True, help="One more method; may be repeated.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, show_default=True,
+    "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True,
     help="Repeat with so many seeds, from --seed on, and compare.",
 )  # fmt: skip
 @click.option(
@@ -97,6 +97,8 @@ def run(
     Does only what is missing in the run folder, so a stopped run is continued by the same command.
     """
     names = tuple(name for item in listed.split(",") if (name := item.strip()))
+    if listed and not names:
+        raise click.BadParameter("names no method", param_hint="--methods")
     options["methods"] = (*names, *options["methods"]) or DEFAULT_METHODS
     plan = make_plan(series, options)
     if dry_run:

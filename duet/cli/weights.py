@@ -95,7 +95,7 @@ def get(
     from duet.weights import load_manifest
     from duet.weights.fetch import fetch, plan_fetch, take_local
     from duet.weights.manifest import parse_sha256
-    from duet.weights.store import find, record_path
+    from duet.weights.store import find
 
     expected = parse_sha256(sha256) if sha256 else None
     manifest = load_manifest(table)
@@ -118,7 +118,7 @@ def get(
     if dry_run:
         emit({"schema": 1, **plan.as_dict()}, as_json, lambda _: _plan_text(plan))
         return
-    tell_leftovers(plan.target, record_path(plan.target))
+    tell_leftovers(*plan.writes)
     with _downloading(row.name) as progress:
         fetched = fetch(plan, progress=progress, notify=note)
     _tell(fetched, weights, as_json, row, manifest)

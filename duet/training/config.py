@@ -46,8 +46,8 @@ class Augmentation(Config):
 class Schedule(Config):
     """How one stage is trained. Equal for every stage unless a `*_increment` key says otherwise."""
 
-    epochs: int = Field(default=100, ge=1, description="passes over the slice")
-    batch: int = Field(default=64, ge=1, description="images per step and device group")
+    epochs: int = Field(default=100, ge=1, le=10**6, description="passes over the slice")
+    batch: int = Field(default=64, ge=1, le=2**16, description="images per step and device group")
     accumulate: int = Field(default=1, ge=1, description="steps whose gradients are added up")
     image_size: int = Field(
         default=640, ge=32, multiple_of=32, description="training side in pixels"

@@ -18,10 +18,11 @@ from duet.weights.store import (
     cache_folder,
     place,
     read_record,
+    record_path,
     require_hash,
     write_record,
 )
-from duet.weights.transfer import Notify, Patience, Progress, download, forget
+from duet.weights.transfer import Notify, Patience, Progress, download, forget, memory_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Plan:
     def part(self) -> Path:
         """Where the download grows; the suffix stays, because the guarded door looks at it."""
         return self.target.with_name(f"{self.target.stem}.part{self.target.suffix}")
+
+    @property
+    def writes(self) -> tuple[Path, ...]:
+        """All files that getting the row may write."""
+        return self.target, record_path(self.target), self.part, memory_of(self.part)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""

@@ -118,7 +118,7 @@ def download(
 def forget(part: Path) -> None:
     """Remove a partial file and what is known about it."""
     part.unlink(missing_ok=True)
-    _memory(part).unlink(missing_ok=True)
+    memory_of(part).unlink(missing_ok=True)
 
 
 def _attempt(
@@ -281,7 +281,8 @@ def _numbers(response: requests.Response) -> tuple[int, int | None]:
     return int(found[1] or 0), int(found[2]) if found[2] != "*" else None
 
 
-def _memory(part: Path) -> Path:
+def memory_of(part: Path) -> Path:
+    """Return the file that says what a partial download is a part of."""
     return part.with_name(f"{part.name}.resume.json")
 
 
@@ -290,13 +291,13 @@ def _remember(part: Path, url: str, response: requests.Response) -> None:
     tag = response.headers.get("ETag", "")
     validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
     # Its hash: an address may hold a login or a token, and files are copied about.
-    write_json(_memory(part), {"address": sha256_json(url), "validator": validator})
+    write_json(memory_of(part), {"address": sha256_json(url), "validator": validator})
 
 
 def _resumable(part: Path, url: str) -> tuple[int, str]:
     """Return how many bytes may be kept, and what the server must confirm for that."""
     try:
-        memory = read_json(_memory(part))
+        memory = read_json(memory_of(part))
     except DataError:
         return 0, ""
     validator = memory.get("validator")
