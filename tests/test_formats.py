@@ -526,6 +526,27 @@ def test_coco_files(tmp_path: Path, text: str, code: str) -> None:
     assert codes(reading) == [code]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda document: document.pop("annotations"), ["data.images"]),
+        (lambda document: document.update(annotations=document.pop("annotations")[:0]), []),
+        (
+            lambda document: document.update(
+                note=float("nan"), annotation=document.pop("annotations")
+            ),
+            ["data.images"],
+        ),
+    ],
+    ids=["without", "empty", "renamed, read in one piece"],
+)
+def test_a_file_without_annotations_says_so(tmp_path: Path, change: Any, told: list[str]) -> None:
+    reading = coco.read(make_coco(tmp_path, change=lambda d: change(d) and None), domain="day")
+    assert codes(reading) == told
+    assert {problem.severity for problem in reading.problems} <= {"warning"}
+    assert [len(a.class_ids) for a in reading.data.splits["train"].annotations] == [0, 0]
+
+
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     def change(document: dict[str, Any]) -> None:
         first = document["annotations"][0]

@@ -100,7 +100,7 @@ def read_json(path: Path) -> CocoFile | Problem:
     def pick(prefix: str) -> Iterator[Any]:
         name, _, of = prefix.partition(".")
         value = keys.get(name)
-        return iter(_as_list(value) if of else [value])
+        return iter(_as_list(value) if of else [value] if name in keys else ())
 
     return _Reader(path, pick).read()
 
@@ -197,8 +197,12 @@ class _Reader:
         objects = self._objects(places, {item.id: i for i, item in enumerate(categories)})
         names, objects = self._classes(categories, objects)
         for name, empty in (("annotations", not len(objects.images)), ("images", not files)):
-            value = next(self.items(name), None) if empty else None
-            if value is not None and not isinstance(value, list):
+            value = next(self.items(name), ()) if empty else None
+            if value == () and name == "annotations" and files:
+                what = "the file has no list 'annotations': all its images count as empty"
+                remedy = "name the list so; leave it empty if nothing is on the images"
+                self.problems.append(warning("data.images", self.path, what, remedy))
+            if value not in (None, ()) and not isinstance(value, list):
                 what = f"'{name}' must be a list, got {_short(value)}"
                 remedy = "write it as COCO does"
                 self.problems.append(error("data.images", self.path, what, remedy))
