@@ -11,6 +11,7 @@ from pathlib import Path
 
 # As `duet.files.hidden_sibling` names them, and what others name after those.
 _SIBLING = re.compile(r"\.+(?P<name>.+?)-(?P<pid>\d+)-[0-9a-f]{8}(?:[.-].*)?", re.DOTALL)
+_MOST_PROCESSES = 9_999_999  # more than any system numbers; a date has eight digits
 _CLOCK = 2.0  # seconds by which the start of a process and the time of a file may be off
 
 
@@ -57,7 +58,9 @@ def _abandoned(folder: Path) -> Iterator[tuple[str, Path]]:
         return
     for name in names:
         match = _SIBLING.fullmatch(name)
-        if match and not _lives(int(match["pid"]), folder / name):
+        if match is None or int(match["pid"][:10]) > _MOST_PROCESSES:
+            continue
+        if not _lives(int(match["pid"]), folder / name):
             yield match["name"], folder / name
 
 

@@ -65,12 +65,13 @@ def test_what_a_killed_process_leaves_is_found(tmp_path: Path, block: str, name:
 
 def test_what_lives_or_is_not_ours_is_not_named(tmp_path: Path) -> None:
     (tmp_path / ".out-99-notours").touch()
+    (tmp_path / ".out-20241129-d49fd7f0.tar").touch()  # a date and a commit
     (tmp_path / ".out-abcd1234").touch()
     with (
         atomic_folder(tmp_path / "out"), atomic_path(tmp_path / "out.json"),
         hidden_folder(tmp_path / "out"),
     ):  # fmt: skip
-        assert len(list(tmp_path.iterdir())) == 5
+        assert len(list(tmp_path.iterdir())) == 6
         assert leftovers(tmp_path / "out") == leftovers_below(tmp_path) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -339,6 +340,20 @@ def test_folders_that_lost_their_manifest_are_set_aside(world: World, tmp_path: 
     require_whole([first, second])
     with pytest.raises(ModelError, match="stage 1 is missing"):
         require_whole([second])
+
+
+def test_increments_tell_what_they_were_trained_with_not_what_runs_now(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, results = METHODS["refit"], world.chains["refit"]
+    kept = world.folder / "run" / "increments" / "refit"
+    monkeypatch.setattr("duet.training.outcome.versions", lambda: {"torch": "9.9.9"})
+    schedule = world.setting.schedule.model_copy(update={"workers": 7, "device": "9"})
+    keep_chain(tmp_path, replace(world.setting, schedule=schedule), method, results)
+    for name in ("day", "night"):
+        manifest = load_increment(tmp_path / "increments" / "refit" / name).manifest
+        assert manifest.versions["torch"] == importlib.metadata.version("torch")
+        assert manifest.fingerprint() == load_increment(kept / name).manifest.fingerprint()
 
 
 @pytest.mark.parametrize("name", ["duet", "refit"])

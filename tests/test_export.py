@@ -9,7 +9,8 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from duet.cli.export import export as command
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError, ModelError
 from duet.export import export as export_module
 from duet.export import formats
-from duet.export.export import export_detector, exportable_of
+from duet.export.export import export_detector, exportable_of, whole_export
 from duet.export.formats import FORMATS, Tolerance, writer
 from duet.export.matching import FLOOR, differences
 from duet.export.parity import Parity, as_function, measure, sample_images
@@ -419,6 +420,36 @@ def test_report_and_parity_file(folder: Path, tmp_path: Path) -> None:
     export_detector(folder, tmp_path / "x" / "m.pt", "pt", overwrite=True)
     kept = json.loads((tmp_path / "x" / "parity.json").read_text())
     assert [item["file"] for item in kept["exports"]] == ["n.pt", "m.pt"]
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "as it was": lambda entry: None,
+    **{f"without {key}": lambda entry, key=key: entry.pop(key)  # type: ignore[misc]
+       for key in ("bytes", "licence", "image_size", "classes", "needs_duet", "parity")},
+    "odd size": lambda entry: entry.update(bytes="many"),
+    "odd parity": lambda entry: entry.update(parity=[1]),
+    "another detector": lambda entry: entry["parity"].update(max_box_px=12345),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_only_an_entry_as_duet_writes_it_says_that_all_is_there(
+    folder: Path, tmp_path: Path, edit: str
+) -> None:
+    export_detector(folder, tmp_path / "m.pt", "pt")
+    kept = json.loads((tmp_path / "parity.json").read_text())
+    EDITS[edit](kept["exports"][0])
+    (tmp_path / "parity.json").write_text(json.dumps(kept))
+    found = whole_export(folder, tmp_path / "m.pt", "pt")
+    assert (found is None) == (edit != "as it was")
+
+
+def test_exports_at_the_same_time_keep_each_others_entries(folder: Path, tmp_path: Path) -> None:
+    names = [f"{number}.pt" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: export_detector(folder, tmp_path / name, "pt"), names))
+    kept = json.loads((tmp_path / "parity.json").read_text())
+    assert sorted(item["file"] for item in kept["exports"]) == names
 
 
 @pytest.mark.parametrize(

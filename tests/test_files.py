@@ -15,7 +15,6 @@ from factories_compare import write_run
 
 from duet.errors import DataError, DuetError
 from duet.export.placing import new_export
-from duet.families.ultralytics import engine
 from duet.files import (
     LOCK,
     OWN,
@@ -28,10 +27,11 @@ from duet.files import (
 )
 from duet.inference.predict import make_out
 from duet.inference.saving import JsonLines
+from duet.ownfolder import own_folder
 from duet.report.figures import styled
 from duet.report.markdown import write_report
 from duet.runs import worker
-from duet.weights import transfer
+from duet.weights import partial
 
 posix = pytest.mark.skipif(os.name == "nt", reason="rights and links of POSIX")
 
@@ -176,8 +176,8 @@ def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
 def test_a_link_is_no_half_finished_download(planted: Callable[[str], Path]) -> None:
     link = planted("weights.part.pt")
     assert link.stat().st_size > 0
-    assert transfer._length(link) == 0
-    assert transfer._length(write(link.with_name("own.part.pt"))) == 4
+    assert partial.length(link) == 0
+    assert partial.length(write(link.with_name("own.part.pt"))) == 4
 
 
 def test_a_refusal_of_the_disk_is_told_for_files_and_folders(tmp_path: Path) -> None:
@@ -194,15 +194,15 @@ def test_a_settings_folder_that_others_may_write_is_not_used(
 ) -> None:
     """The engine believes its settings, and runs its launch files from there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    own = engine._config_folder()
+    own = own_folder("engine")
     assert own.is_relative_to(tmp_path)
     own.chmod(0o777)
-    fresh = engine._config_folder()
+    fresh = own_folder("engine")
     assert not fresh.is_relative_to(tmp_path / "cache")
     assert rights(fresh) == 0o700
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert engine._config_folder() not in (own, fresh)
+    assert own_folder("engine") not in (own, fresh)
 
 
 @posix

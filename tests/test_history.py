@@ -43,6 +43,7 @@ from duet.increments.store import (
     save_detector,
     save_increment,
 )
+from duet.recipes.apply import merge_plan
 from duet.recipes.diff import compare_models
 from duet.recipes.drop import drop_classes
 from duet.recipes.history import located, rescale, revert
@@ -54,6 +55,7 @@ from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab
+from duet.runs.steps import kept_models, require_line
 from duet.series import Increment, Series
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors import TaskVector
@@ -155,9 +157,11 @@ def loose(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Kept:
 def star(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Kept:
     """A base, and two increments that were each trained from it."""
     kept = Kept(tmp_path_factory.mktemp("star"), weights)
-    kept.increment("day", kind="base")
+    base = kept.increment("day", kind="base")
+    alone = Recipe(increments=(Entry(path=str(base)),), weights=str(weights))
+    parent = merge_plan(make_plan(alone)).state.fingerprint()
     for name in ("night", "fog"):
-        kept.increment(name, kind="increment", index=1, parent=ZERO)
+        kept.increment(name, kind="increment", index=1, parent=parent)
     return kept
 
 
@@ -500,6 +504,70 @@ def test_impossible_drops_are_refused(
     assert done.code == 2
     assert words in done.error()["message"]
     assert not (tmp_path / "new").exists()
+
+
+# ---- increments of several runs ------------------------------------------------------------------
+
+
+def relearned(chain: Path, run: Path, name: str) -> Path:
+    """Copy a run whose increment ``name`` was learned again: another one, from the same start."""
+    shutil.copytree(chain, run)
+    folder = run / "increments" / "towers" / name
+    item = load_increment(folder)
+    delta = {key: tensor + 1e-3 for key, tensor in item.vector.delta.items()}
+    vector = replace(item.vector, delta=delta)
+    manifest = item.manifest.model_copy(update={"seed": 99, "files": {}})
+    save_increment(folder, replace(item, vector=vector, manifest=manifest), overwrite=True)
+    return run
+
+
+def words_of(run: Path, weights: Path, *names: str) -> list[Any]:
+    return [*(run / "increments" / "towers" / name for name in names), "--weights", weights]
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []], ids=["dry run", "merge"])
+@pytest.mark.parametrize("names", [("day", "night"), ("day", "night", "fog")])
+def test_the_base_of_another_run_is_refused(
+    chain: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    names: tuple[str, ...], more: list[str],
+) -> None:  # fmt: skip
+    run = relearned(chain, tmp_path / "run", "day")
+    words = ["merge", *words_of(run, weights, *names), "--out", tmp_path / "out", "--json", *more]
+    done = make.duet_here(capsys, *words)
+    assert done.code == 4
+    assert "'night': trained on another 'day' than this one" in done.error()["message"]
+    assert not (tmp_path / "out").exists()
+    words = ["merge", *words_of(chain, weights, *names), "--out", tmp_path / "o", "--json", *more]
+    assert make.duet_here(capsys, *words).code == 0
+
+
+def test_a_stage_of_another_run_in_the_middle_is_remarked(
+    chain: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = relearned(chain, tmp_path / "run", "night")
+    words = words_of(run, weights, *CLASSES)
+    done = make.duet_here(capsys, "merge", *words, "--out", tmp_path / "a", "--json")
+    assert (done.code, "'fog' was trained on another detector" in done.err) == (0, True)
+    for more in (["--method", "average"], ["--scale", "night=0.5"]):  # nobody can know
+        done = make.duet_here(capsys, "merge", *words, *more, "--out", tmp_path / more[1], "--json")
+        assert (done.code, "trained on another" in done.err) == (0, False)
+    words = words_of(chain, weights, *CLASSES)
+    done = make.duet_here(capsys, "merge", *words, "--out", tmp_path / "b", "--json")
+    assert (done.code, "trained on another" in done.err) == (0, False)
+
+
+def test_stages_after_one_that_was_learned_again_do_not_go_on(chain: Path, tmp_path: Path) -> None:
+    def line(run: Path) -> None:
+        models = kept_models(run, METHOD)
+        folders = [run / "increments" / "towers" / name for name in CLASSES]
+        require_line(models, [read_manifest(folder, IncrementManifest) for folder in folders])
+
+    line(chain)
+    run = relearned(chain, tmp_path / "run", "night")
+    with pytest.raises(ModelError, match="made of another 'night' than the one") as caught:
+        line(run)
+    assert caught.value.where == str(stage(run, 2))
+    assert "learn 'night' again" in (caught.value.remedy or "")
 
 
 # ---- finding files ------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from duet.increments import (
 from duet.increments import folders as folders_module
 from duet.increments.manifest import read_manifest
 from duet.increments.tensorfile import read_tensors
+from duet.merging.trace import MergeTrace
 from duet.sealed import sealed, unsealed
 from duet.vectors import TaskVector, fingerprint
 
@@ -504,6 +505,78 @@ def test_overwrite_works_without_the_exchange_call(
     save_increment(tmp_path / "a", make_increment(seed=9), overwrite=True)
     assert load_increment(tmp_path / "a").manifest.seed == 9
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def mine(folder: Path) -> dict[str, str]:
+    """Put a user's files into a folder of duet's, and return them."""
+    (folder / "export" / "deep").mkdir(parents=True)
+    files = {"notes.txt": "mine", "export/model.onnx": "x", "export/deep/a b.bin": "y"}
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "link").symlink_to("notes.txt")
+    return files
+
+
+def still_mine(folder: Path, files: dict[str, str]) -> bool:
+    return {name: (folder / name).read_text() for name in files} == files and (
+        folder / "link"
+    ).is_symlink()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_files_of_the_user_stay_in_a_folder_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    folder = tmp_path / "a"
+    save_increment(folder, make_increment())
+    files = mine(folder)
+    (folder / "export").chmod(0o555)  # moving it would fail
+    if not links:
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EPERM, "no such thing here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    save_increment(folder, make_increment(seed=9), overwrite=True)
+    assert load_increment(folder).manifest.seed == 9
+    assert still_mine(folder, files)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_around_the_exchange_loses_no_file_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    folder = tmp_path / "a"
+    save_increment(folder, make_increment())
+    files = mine(folder)
+    real = folders_module._swap
+
+    def struck(fresh: Path, target: Path) -> Path:
+        if moment == "after":
+            real(fresh, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders_module, "_swap", struck)
+    with pytest.raises(KeyboardInterrupt):
+        save_increment(folder, make_increment(seed=9), overwrite=True)
+    assert load_increment(folder).manifest.seed == (9 if moment == "after" else 3)
+    assert still_mine(folder, files)
+
+
+def test_a_file_of_the_user_is_not_replaced_by_one_of_its_name(tmp_path: Path) -> None:
+    state = make_state()
+    save_detector(tmp_path / "d", state, manifest_of(state))
+    (tmp_path / "d" / "trace.json").write_text("mine")
+    with pytest.raises(DuetError, match=r"'trace.json' is not of duet's making"):
+        save_detector(
+            tmp_path / "d",
+            state,
+            manifest_of(state),
+            overwrite=True,
+            traces=(MergeTrace("newest", {}, {}, {}),),
+        )
+    assert (tmp_path / "d" / "trace.json").read_text() == "mine"
 
 
 def test_empty_folder_may_be_filled(tmp_path: Path) -> None:

@@ -159,13 +159,37 @@ def test_a_damaged_checkpoint_begins_anew(
     DAMAGES[damage](bench.place() / name)
     monkeypatch.setattr(lab_module, "run_worker", resumed)
     assert bench.train().state.fingerprint() == expected
-    if (damage, name) == ("removed", CHECKPOINT):  # nobody can know that there was one
-        assert (bench.heard, began) == ([], [False])
-    elif name == HASHES and not bench.heard:  # what is left of the hashes still vouches for it
+    if name == HASHES and not bench.heard:  # what is left of the hashes still vouches for it
         assert began == [True]
     else:
         assert began == [False]
         assert CHECKPOINT in bench.heard[0]
+
+
+def test_a_checkpoint_survives_kills_while_the_next_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, before the new file takes the place of the old one."""
+    struck = 0
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        nonlocal struck
+        if Path(target).name == CHECKPOINT and Path(target).exists() and struck < 2:
+            struck += 1
+            raise KeyboardInterrupt
+        real(source, target)
+
+    def train(folder: Path, *_: Any) -> None:
+        run_job(folder, ToyLearner, lambda record: None)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(lab_module, "run_worker", train)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            bench.train()
+    bench.train()
+    assert (struck, bench.heard) == (2, [])
 
 
 def test_a_whole_checkpoint_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +231,9 @@ def test_images_that_were_exchanged_are_refused(bench: Bench, tmp_path: Path) ->
     assert (again.state.fingerprint(), again.reused) == (expected, True)
 
 
+@pytest.mark.parametrize("times", ["new", "kept"])
 def test_images_that_change_in_a_training_spoil_it(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: str
 ) -> None:
     copy = tmp_path / "first.png"
     shutil.copyfile(bench.data.images[0], copy)
@@ -217,7 +242,11 @@ def test_images_that_change_in_a_training_spoil_it(
 
     def train(folder: Path, *_: Any) -> None:
         run_job(folder, ToyLearner, lambda record: None)
+        before = copy.stat()
         shutil.copyfile(bench.data.images[1], copy)
+        if times == "kept":  # as `cp -p` and `rsync -t` do, with an image of the same size
+            copy.write_bytes(copy.read_bytes()[: before.st_size].ljust(before.st_size, b"\0"))
+            os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     monkeypatch.setattr(lab_module, "run_worker", train)
     with pytest.raises(DataError, match="changed since their labels were read"):

@@ -120,10 +120,12 @@ def test_a_star_is_merged_around_its_base(kept: Path, tmp_path: Path) -> None:
     """Two increments of one trained base: its weights take the place of θ_0."""
     weights = kept / "base.safetensors"
     write_increment(tmp_path / "base", weights, "base", ("hat",), 7, kind="base")
+    alone = make_plan(Recipe(increments=[str(tmp_path / "base")], weights=str(weights)))
+    parent = merge_plan(alone).state.fingerprint()
     for seed, name in enumerate(("a", "b"), start=8):
         write_increment(
             tmp_path / name, weights, name, (f"thing {name}",), seed, kind="increment", index=1,
-            parent="1" * 64,
+            parent=parent,
         )  # fmt: skip
     options: dict[str, Any] = {"method": "task-arithmetic", "params": {"weight": 0.5},
                                "weights": str(weights)}  # fmt: skip

@@ -32,6 +32,7 @@ from duet.weights import cache_folder, find, load_manifest
 from duet.weights.facts import read_facts
 from duet.weights.fetch import Fetched, fetch, plan_fetch, take_local
 from duet.weights.manifest import is_private, parse_sha256
+from duet.weights.partial import Memory
 from duet.weights.store import Record, read_record, record_path, write_record
 from duet.weights.transfer import Patience
 
@@ -250,11 +251,50 @@ def test_a_server_that_resumes_another_file_is_caught(site: Site, tmp_path: Path
     assert "tiny.pt" not in names(tmp_path)
 
 
+def write_part(site: Site, tmp_path: Path, body: bytes) -> Path:
+    """Write what a process leaves that was killed after it received ``body``."""
+    part = tmp_path / "to/tiny.part.pt"
+    part.write_bytes(body)
+    memory = Memory(part, site.url)
+    memory.begin(0, site.etag)
+    memory.add(body)
+    memory.save()
+    return part
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_damaged_part_is_not_used(site: Site, tmp_path: Path, known: bool) -> None:
+    (tmp_path / "to").mkdir()
+    part = write_part(site, tmp_path, BODY[:KEPT])
+    part.write_bytes(bytes([BODY[0] ^ 1]) + BODY[1:KEPT])
+    unknown: dict[str, Any] = {"changes": {"sha256": None}, "accept_unverified": True}
+    got = get(site, tmp_path, **({} if known else unknown))
+    assert (got.path.read_bytes(), got.received) == (BODY, len(BODY))
+
+
+def test_what_came_after_the_last_note_is_asked_for_again(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    part = write_part(site, tmp_path, BODY[:KEPT])
+    part.write_bytes(BODY[:KEPT] + b"?" * 99)  # a kill in between: nobody knows what it is
+    assert get(site, tmp_path).received == len(BODY) - KEPT
+
+
+@pytest.mark.parametrize(
+    "change", [{"checked": []}, {"checked": "zz"}, {"sha256": 5}, {"url": {}}, {"schema": 2}]
+)
+def test_an_edited_record_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_record(tmp_path / "w.pt", Record("0" * 64, "user", None))
+    kept = json.loads(record_path(tmp_path / "w.pt").read_text())
+    record_path(tmp_path / "w.pt").write_text(json.dumps(kept | change))
+    with pytest.raises(ModelError, match="the record of the download cannot be read"):
+        read_record(tmp_path / "w.pt")
+
+
 def test_a_complete_part_is_not_asked_for_again(site: Site, tmp_path: Path) -> None:
     site.cuts = [CUT]
     with pytest.raises(DuetError, match="cut"):
         get(site, tmp_path, Patience(failures=1))
-    (tmp_path / "to/tiny.part.pt").write_bytes(BODY)
+    write_part(site, tmp_path, BODY)
     assert get(site, tmp_path).received == 0
     assert site.ranges_asked()[-1] == f"bytes={len(BODY)}-"
     (tmp_path / "to/tiny.pt").unlink()

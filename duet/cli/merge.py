@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import (
+    NAME_OR_PATH,
+    PATH,
     counting,
     emit,
     hint,
@@ -38,11 +40,9 @@ Examples:
 
 
 @click.command("merge", epilog=EPILOG)
-@click.argument("sources", nargs=-1, metavar="[NAME=]SOURCE...")
-@click.option("--recipe", type=click.Path(path_type=Path), help="YAML; other options change it.")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="θ_0 that the models were trained from."
-)
+@click.argument("sources", nargs=-1, type=NAME_OR_PATH, metavar="[NAME=]SOURCE...")
+@click.option("--recipe", type=PATH, help="YAML; other options change it.")
+@click.option("--weights", type=PATH, help="θ_0 that the models were trained from.")
 @click.option(
     "--method",
     help="See `duet methods` [the last increment's own; of whole models without θ_0: average].",
@@ -67,12 +67,12 @@ Examples:
 @click.option(
     "--sweep", multiple=True, metavar="KEY=[V1,V2]", help="Try all values, keep the best."
 )
-@click.option("--series", type=click.Path(path_type=Path), help="Data that --sweep measures on.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder of that data.")
+@click.option("--series", type=PATH, help="Data that --sweep measures on.")
+@click.option("--data-root", type=PATH, help="Folder of that data.")
 @click.option("--split", default="", help="Split that --sweep chooses on; must be named.")
-@click.option("--images", type=click.Path(path_type=Path), help="Unlabelled, for learned merges.")
+@click.option("--images", type=PATH, help="Unlabelled, for learned merges.")
 @trust_option
-@click.option("--out", type=click.Path(path_type=Path), help="Detector folder.")
+@click.option("--out", type=PATH, help="Detector folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @click.option("--dry-run", is_flag=True, help="Check everything, merge nothing.")
 @json_option
@@ -82,7 +82,7 @@ def merge(
 ) -> None:  # fmt: skip
     """Merge increment folders, detector folders or Ultralytics .pt files into one detector."""
     from duet.errors import ConfigError, named_in
-    from duet.recipes.apply import start_tensors
+    from duet.recipes.apply import rehearse_base, start_tensors
     from duet.recipes.plan import make_plan
     from duet.recipes.write import write_detector
 
@@ -90,6 +90,8 @@ def merge(
     with named_in(options["recipe"]):
         plan = make_plan(recipe, head=head, trust=trust)
         start_tensors(plan)  # missing or other weights are told before any work
+        if dry_run:
+            rehearse_base(plan, trust=trust)
     for remark in plan.remarks:
         note(f"note: {remark}")
     if dry_run:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from duet.cli.common import counting, emit, hint, json_option, note, trust_option, writing
+from duet.cli.common import PATH, counting, emit, hint, json_option, note, trust_option, writing
 from duet.cli.merge import describe, objective_for, text_of
 from duet.text import printable
 
@@ -18,21 +18,17 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--out", type=click.Path(path_type=Path), required=True, help="Detector folder."),
+    click.option("--out", type=PATH, required=True, help="Detector folder."),
     click.option("--overwrite", is_flag=True, help="Replace an older detector in --out."),
-    click.option(
-        "--weights", type=click.Path(path_type=Path), help="θ_0 [the detector's recipe knows it]."
-    ),
+    click.option("--weights", type=PATH, help="θ_0 [the detector's recipe knows it]."),
     click.option(
         "--increments",
         "roots",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Folder to search for increments that were moved.",
     ),
-    click.option(
-        "--images", type=click.Path(path_type=Path), help="Unlabelled, for learned merges."
-    ),
+    click.option("--images", type=PATH, help="Unlabelled, for learned merges."),
     trust_option,
     click.option("--dry-run", is_flag=True, help="Check everything, merge nothing."),
     json_option,
@@ -51,11 +47,13 @@ def merge_again(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Do an edited merge, and say how exact it is."""
-    from duet.recipes.apply import start_tensors
+    from duet.recipes.apply import rehearse_base, start_tensors
     from duet.recipes.write import write_detector
 
     plan = edit.plan
     start_tensors(plan)
+    if dry_run:
+        rehearse_base(plan, trust=trust)
     verdict = {"exact": edit.exact, "why": edit.why}
     note(f"note: {'exact' if edit.exact else 'not exact'}: {edit.why}")
     for remark in plan.remarks:

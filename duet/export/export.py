@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field, ValidationError
+
+from duet.config import Config
 from duet.errors import ConfigError, DuetError
 from duet.export.formats import (
     Format,
@@ -16,14 +19,14 @@ from duet.export.formats import (
     writer,
 )
 from duet.export.parity import Parity, measure, require, sample_images
-from duet.export.placing import new_export
+from duet.export.placing import new_export, user_lock
 from duet.families.exportable import Exportable, ExportFacts
 from duet.families.runtimes import PARITY
 from duet.families.table import resolve_family
 from duet.families.vouching import remember
 from duet.files import read_json, sha256_file, sha256_json, sha256_path, write_json
 from duet.images import Image, read_image
-from duet.increments.manifest import DetectorManifest
+from duet.increments.manifest import DetectorManifest, Lineage, Sha256
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
 
@@ -82,6 +85,47 @@ class ExportReport:
             "parity": self.parity.as_dict() if self.parity is not None else None,
             "lineage": lineage,
         }
+
+
+class _Difference(Config):
+    """`Parity` as it lies on the disk, where anybody may have edited it."""
+
+    max_box_px: float = Field(ge=0)
+    max_score: float = Field(ge=0)
+    images: int = Field(ge=1)
+    tolerance_box_px: float
+    tolerance_score: float
+    tolerance_why: str = ""
+    lowered: dict[Literal["precision", "max_box_px", "max_score"], str | float] | None = None
+
+
+class _Entry(Config):
+    """An entry of `parity.json` as it lies on the disk."""
+
+    file: str
+    form: str
+    bytes: int
+    sha256: Sha256
+    checked_on: Sha256 | None
+    model: Sha256
+    licence: str
+    image_size: int
+    classes: tuple[str, ...]
+    dynamic: bool
+    needs_duet: bool
+    parity: _Difference | None
+    lineage: tuple[Lineage, ...]
+
+    @classmethod
+    def describes(cls, entry: dict[str, Any]) -> bool:
+        """Tell whether an entry is one that duet writes about a file that it keeps."""
+        try:
+            found = cls.model_validate(entry).parity
+        except ValidationError:
+            return False
+        return found is None or (
+            found.max_box_px <= found.tolerance_box_px and found.max_score <= found.tolerance_score
+        )
 
 
 def export_detector(
@@ -159,9 +203,10 @@ def _record(report: ExportReport) -> None:
     if report.form == "torchscript":  # else the user would be asked whether to trust it
         remember(report.sha256)
     folder = report.file.parent
-    others = [item for item in _kept(folder) or [] if item.get("file") != report.file.name]
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
-    write_json(folder / PARITY, document | {"exports": [*others, report.as_dict()]})
+    with user_lock(folder / PARITY):  # two exports into one folder would each drop the other's
+        others = [item for item in _kept(folder) or [] if item.get("file") != report.file.name]
+        write_json(folder / PARITY, document | {"exports": [*others, report.as_dict()]})
 
 
 def exportable_of(state: DetectorState) -> Exportable:
@@ -215,7 +260,9 @@ def whole_export(
         "model": load_detector(folder).manifest.fingerprint, "checked_on": _checked_on(images),
     }  # fmt: skip
     entries = _kept(target.parent) or []
-    return next((one for one in entries if wanted.items() <= one.items()), None)
+    return next(
+        (one for one in entries if wanted.items() <= one.items() and _Entry.describes(one)), None
+    )
 
 
 def check_export(

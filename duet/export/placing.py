@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from duet.errors import ConfigError
 from duet.families.runtimes import METADATA
 from duet.files import atomic_folder, atomic_path
 from duet.increments.folders import replacing
+from duet.trees import resolved
 
 _OWN = (METADATA, "Manifest.json")
 """One of these lies in every folder that an exporter wrote: OpenVINO's, Core ML's."""
@@ -58,3 +60,22 @@ def new_export(target: Path, *, folder: bool, room: int = 0) -> Iterator[Path]:
 def _require(room: int, place: Path) -> None:
     if shutil.disk_usage(place.parent).free < room:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+
+@contextlib.contextmanager
+def user_lock(path: Path) -> Iterator[None]:
+    """Hold back this user's other processes that would change ``path`` at the same time.
+
+    The lock lies in the user's cache, so that no folder of results gets one; without a cache that
+    can be written there is none.
+    """
+    from filelock import FileLock
+    from platformdirs import user_cache_path
+
+    name = hashlib.sha256(os.fsencode(resolved(path))).hexdigest()
+    lock = user_cache_path("duet") / "locks" / name
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(lock))
+        yield

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
+import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +41,22 @@ def new_folder(target: Path, form: str, *, overwrite: bool, again: bool = False)
             yield temporary
         return
     # A mistyped path must not delete somebody's data.
-    ours = _files_of(target, form)
-
-    def keep_others(old: Path) -> None:
-        for entry in old.iterdir():
-            if entry.name not in ours and not (target / entry.name).exists():
-                os.replace(entry, target / entry.name)
-
-    with replacing(target, keep_others) as temporary:
+    with replacing(target, ours=_files_of(target, form)) as temporary:
         yield temporary
 
 
 @contextlib.contextmanager
-def replacing(target: Path, keep: Callable[[Path], None] | None = None) -> Iterator[Path]:
+def replacing(target: Path, *, ours: Collection[str] | None = None) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of a folder when the block succeeds.
 
     Args:
         target: The folder to replace; until then it is untouched.
-        keep: Called with the old folder, at another place, before it is removed.
+        ours: Names in it that go; all else is the user's and stands in the new folder before that
+            takes the place, so that no kill can lose it. Default: all goes.
 
     Raises:
-        DuetError: The file system refuses the write.
+        DuetError: The file system refuses the write, or the new folder has a file of the same name
+            as one of the user's.
     """
     # The new folder is built by atomic_folder under a sibling name, then put in place.
     try:
@@ -67,9 +64,9 @@ def replacing(target: Path, keep: Callable[[Path], None] | None = None) -> Itera
             fresh = stage / "new"
             with atomic_folder(fresh) as temporary:
                 yield temporary
-            old = _swap(fresh, target)
-            if keep is not None:
-                keep(old)
+            if ours is not None:
+                _keep_others(target, fresh, ours)
+            _make_removable(_swap(fresh, target))
     except DuetError as error:  # the hidden sibling's name means nothing to the user
         if not (error.where or "").startswith(str(target.with_name(f".{target.stem}-"))):
             raise
@@ -106,6 +103,44 @@ def _files_of(folder: Path, form: str) -> set[str]:
         )
     files = manifest.get("files")
     return {MANIFEST, *(files if isinstance(files, dict) else ())}
+
+
+def _keep_others(old: Path, fresh: Path, ours: Collection[str]) -> None:
+    """Let a new folder hold what is the user's in the old one, too: the same files, by hard links.
+
+    Raises:
+        DuetError: A name is taken.
+        OSError: The file system refuses.
+    """
+    others = sorted(entry for entry in old.iterdir() if entry.name not in ours)
+    if taken := [entry for entry in others if os.path.lexists(fresh / entry.name)]:
+        raise DuetError(
+            f"'{taken[0].name}' is not of duet's making, and the new folder has one of that name",
+            where=str(old),
+            remedy="move it elsewhere; the old folder is untouched",
+        )
+    for entry in others:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, fresh / entry.name, symlinks=True, copy_function=_link)
+        else:
+            _link(str(entry), str(fresh / entry.name))
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name; where the file system has no such thing, a copy must do."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _make_removable(folder: Path) -> None:
+    """Let what only holds second names now be removed: a folder may forbid changes to itself."""
+    for place, names, _ in os.walk(folder):
+        for inner in (Path(place), *(Path(place, name) for name in names)):
+            if not inner.is_symlink():
+                with contextlib.suppress(OSError):
+                    inner.chmod(inner.stat().st_mode | stat.S_IRWXU)
 
 
 def _swap(fresh: Path, target: Path) -> Path:

@@ -19,6 +19,7 @@ from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
+from duet.recipes.descent import base_of, require_descent, stranger
 from duet.recipes.plan import Plan, require_weights
 from duet.recipes.sources import Opened, open_source
 from duet.recipes.start import read_start, start_fingerprint
@@ -127,6 +128,21 @@ def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
     return shared
 
 
+def rehearse_base(plan: Plan, *, trust: bool = False) -> None:
+    """Look whether increments belong to the base that they are merged with; for dry runs.
+
+    Raises:
+        ModelError: As `merge_plan`.
+    """
+    if (number := base_of(plan)) is None or len(plan.sources) == 1:
+        return
+    base = open_source(plan.sources[number], trust=trust)
+    inputs = Inputs((base.stage,), base=start_tensors(plan))
+    shared = in_memory("base", inputs.shapes)
+    _weights_of(base.stage, inputs, shared)
+    require_descent(plan, base, shared)
+
+
 def _require_unscaled(plan: Plan) -> None:
     """Refuse factors that would shrink whole weights, not what training changed of them.
 
@@ -153,10 +169,14 @@ def _fold(
     inputs = replace(inputs, stages=(first.stage,))
     shared = allocate("result" if len(opened) == 1 else "fold 0", inputs.shapes)
     _weights_of(first.stage, inputs, shared)
+    require_descent(plan, first, shared)
     fused, parts = first.buffers, first.parts
     traces, remarks, seen = [], [], plan.sources[0].images
     for number, item in enumerate(opened[1:], start=1):
         source = plan.sources[number]
+        if number > 1:
+            found = stranger(plan, opened[: number + 1], shared, fused)
+            remarks += [found] if found else []
         previous = Stage(PREVIOUS, weights=shared, fisher=_known(plan, opened[:number]))
         stages = (previous, replace(item.stage, centre=shared))
         buffers, images = (fused, item.buffers), (seen, source.images)
@@ -197,6 +217,7 @@ def _join(
     if plan.ancestor is not None:
         ancestor = allocate("ancestor", inputs.shapes)
         _weights_of(stages[plan.ancestor], inputs, ancestor)
+        require_descent(plan, opened[plan.ancestor], ancestor)
         rest = [stage for number, stage in enumerate(stages) if number != plan.ancestor]
         moved = tuple(replace(stage, origin=inputs.base) for stage in rest)
         inputs = replace(inputs, stages=moved, base=ancestor)

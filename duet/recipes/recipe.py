@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from duet.config import Config, Schema, load_yaml, parse_config
 from duet.increments.manifest import Sha256, Text
@@ -17,10 +17,20 @@ from duet.names import Name, as_name
 Geometry = Literal["sequential", "independent"]
 
 
+def _without_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("no path holds a NUL")
+    return path
+
+
+PathText = Annotated[Text, AfterValidator(_without_nul)]
+"""A path in a recipe, which may come from a stranger's manifest."""
+
+
 class Entry(Config):
     """One model that goes into a merge."""
 
-    path: Text = Field(description="Increment folder, detector folder, or an Ultralytics .pt file.")
+    path: PathText = Field(description="Increment folder, detector folder, or an Ultralytics .pt file.")
     name: Name | None = Field(default=None, description="Default: its own name, or the file's.")
     scale: float = Field(
         default=1.0, ge=-2, le=2, description="How much of what it changed counts; 1 = all of it."
@@ -37,7 +47,7 @@ class Entry(Config):
 class Adapt(Config):
     """How methods that learn look at unlabelled images (`duet.merging.entropy`)."""
 
-    images: Text | None = Field(default=None, description="Folder, image or glob.")
+    images: PathText | None = Field(default=None, description="Folder, image or glob.")
     kind: Literal["scores", "classes"] = Field(
         default="classes",
         description="classes: entropy of which class an anchor shows; scores: binary entropy of "
@@ -66,7 +76,7 @@ class Recipe(MergeChoice):
         "are folded in that order; independent: all were trained from one start and are merged "
         "at once. Default: what the manifests say.",
     )
-    weights: Text | None = Field(default=None, description="θ_0: .safetensors or .pt file.")
+    weights: PathText | None = Field(default=None, description="θ_0: .safetensors or .pt file.")
     adapt: Adapt = Adapt()
     increments: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = Field(
         min_length=1, description="What to merge, oldest first."

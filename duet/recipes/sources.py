@@ -5,8 +5,10 @@ Facts are read first, from manifests alone; weights are mapped into memory after
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from duet.errors import ConfigError, ModelError, did_you_mean
 from duet.families.foreign import family_of_file, foreign_fingerprint, is_foreign
@@ -47,6 +49,7 @@ class Source:
         licence: SPDX identifier.
         fingerprint: Of the manifest, or of the foreign files.
         lineage: What went into a detector.
+        merge: How the run merged the stages of a kept increment, see `merge_of`; None elsewhere.
     """
 
     entry: Entry
@@ -63,6 +66,7 @@ class Source:
     licence: str
     fingerprint: str
     lineage: tuple[Lineage, ...] = ()
+    merge: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -83,6 +87,7 @@ class Opened:
         stage: Shared tensors.
         buffers: BatchNorm statistics and counters of the shared layers.
         parts: Head parts, with aliases and drops applied.
+        trained: Of a kept increment, its part in the detector after its stage, as it was trained.
         refit: The last part re-fit on merged weights, if the increment keeps one.
         refit_on: Fingerprint of the merged shared tensors that it was re-fit on.
     """
@@ -92,6 +97,12 @@ class Opened:
     parts: tuple[HeadPart, ...]
     refit: HeadPart | None = None
     refit_on: str | None = None
+    trained: tuple[HeadPart, ...] = ()
+
+
+def merge_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a recipe's JSON-ready data decides a merge of given increments."""
+    return {key: settings.get(key) for key in ("method", "params", "batchnorm")}
 
 
 def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
@@ -130,6 +141,7 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
             manifest.family, manifest.architecture, manifest.head, manifest.classes, manifest.base,
             manifest.parent, manifest.index, manifest.images,
             size if isinstance(size, int) else 640, manifest.licence, manifest.fingerprint(),
+            merge=_merge(manifest),
         )  # fmt: skip
     # A detector folder's name says little ("2-comic"); a single part knows its increment.
     single = len(manifest.parts) == 1
@@ -140,6 +152,12 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
         tuple(name for part in manifest.parts for name in part.classes), None, None, 0, 0,
         manifest.image_size, manifest.licence, manifest.fingerprint, manifest.lineage,
     )  # fmt: skip
+
+
+def _merge(manifest: IncrementManifest) -> dict[str, Any] | None:
+    method: Any = manifest.config.get("method")
+    merge: Any = method.get("merge") if isinstance(method, dict) else None
+    return merge_of({**method, **merge}) if isinstance(merge, dict) else None
 
 
 def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
@@ -178,7 +196,8 @@ def open_source(source: Source, *, trust: bool = False) -> Opened:
     refit = _edit_part(source, item.refit) if item.refit is not None else None
     part = _edit_part(source, item.part) if item.part is not None else None
     parts = (part,) if part is not None else ()
-    return Opened(stage, item.buffers, parts, refit, item.refit_on)
+    trained = tuple(own for own in (item.refit or item.part,) if own is not None)
+    return Opened(stage, item.buffers, parts, refit, item.refit_on, trained)
 
 
 def _whole(

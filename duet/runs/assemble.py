@@ -21,13 +21,13 @@ from duet.report.published import PublishedEntry
 from duet.runs.chain import StageResult
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
-from duet.runs.keep import versions
 from duet.runs.memo import Tell
 from duet.series import domain_of, train_slice
 from duet.series.expected import compare
 from duet.series.images import image_sha256
 from duet.text import shell_line
 from duet.training.config import Method
+from duet.training.outcome import versions
 
 if TYPE_CHECKING:
     from duet.detections import Detections

@@ -203,6 +203,8 @@ class Evaluator:
     def _kept(self, path: Path, evidence: Path, key: str) -> dict[str, Any] | None:
         """Return an evaluation that was done before, if both of its files are whole."""
         stored = recall(path, key, self.tell)
+        if stored is None and evidence.exists() and not path.exists():
+            self.tell(f"{path} is missing; computed again")
         try:
             if stored is None or stored[EVIDENCE] == sha256_file(evidence):
                 return stored

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +24,9 @@ from duet.recipes.recipe import Entry, Recipe
 from duet.runs.chain import Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Method
+from duet.training.job import PLACES
 from duet.vectors import TaskVector
 from duet.vectors.tensors import fingerprint
-
-PACKAGES = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy", "faster-coco-eval")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that numbers depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @dataclass(frozen=True)
@@ -195,10 +180,10 @@ def _increment_file(
         parent=previous.fingerprint() if previous else None,
         config={
             "method": method.model_dump(mode="json"),
-            "schedule": setting.schedule.model_dump(mode="json"),
+            "schedule": setting.schedule.model_dump(mode="json", exclude=set(PLACES)),
         },
         seed=setting.seed,
-        versions=versions(),
+        versions=dict(result.trained.versions),
         data=train_slice(increment.data, increment.classes).sha256,
         images=result.trained.images_seen,
         bn_weight=float(result.trained.images_seen),

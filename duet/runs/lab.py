@@ -22,7 +22,7 @@ from duet.leftovers import leftovers_below, remove
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell
 from duet.runs.worker import run_worker
-from duet.training.checkpoint import CHECKPOINT, is_whole
+from duet.training.checkpoint import CHECKPOINT, HASHES, is_whole
 from duet.training.job import (
     DIRECTION,
     IMPORTANCE,
@@ -58,6 +58,7 @@ class Trained:
         fisher: Diagonal Fisher of the shared tensors, bfloat16; None if the job computes none.
         fisher_images: Images that it is the mean of.
         peak_memory: Main memory of the training process at most, bytes; None if it did not tell.
+        versions: Libraries that it was trained with.
     """
 
     state: DetectorState
@@ -69,6 +70,7 @@ class Trained:
     fisher: Tensors | None = None
     fisher_images: int = 0
     peak_memory: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def untrained(state: DetectorState) -> Trained:
@@ -159,7 +161,7 @@ class Lab:
         self.listen(title, {"state": "finished" if kept is None else "reused"})
         return Trained(
             state, outcome.images_seen, outcome.seconds, outcome.history, key, kept is not None,
-            fisher, outcome.fisher_images, outcome.peak_memory,
+            fisher, outcome.fisher_images, outcome.peak_memory, outcome.versions,
         )  # fmt: skip
 
     def _kept(self, title: str, folder: Path, key: str) -> Outcome | None:
@@ -170,8 +172,8 @@ class Lab:
         if not os.path.lexists(folder / OUTCOME):
             if not is_whole(folder):
                 what = f"{folder / CHECKPOINT} is damaged"
-            elif (folder / TRAINED).exists() and not (folder / CHECKPOINT).exists():
-                what = f"{folder / OUTCOME} is missing"
+            elif missing := _missing(folder):
+                what = f"{missing} is missing"
             else:
                 return None
         else:
@@ -198,8 +200,8 @@ class Lab:
     ) -> None:  # fmt: skip
         """Write the job's files; an interrupted job's checkpoint stays and is resumed."""
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".*"):  # temporary files of a process that was killed
-            stale.unlink()
+        for stale in leftovers_below(folder):
+            remove(stale)
         write_state(folder / "start.safetensors", start)
         write_slice(folder / "slice.npz", data)
         for name, tensors in factors.items():
@@ -209,6 +211,15 @@ class Lab:
                 with atomic_path(folder / name) as temporary:
                     save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         write_job(folder, job)
+
+
+def _missing(folder: Path) -> Path | None:
+    """Return what is gone of an unfinished job, as the rest of it shows; None if nothing is."""
+    if os.path.lexists(folder / CHECKPOINT):
+        return None
+    if any(os.path.lexists(folder / name) for name in (TRAINED, FISHER)):
+        return folder / OUTCOME
+    return folder / CHECKPOINT if os.path.lexists(folder / HASHES) else None
 
 
 def job_key(

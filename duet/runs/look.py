@@ -12,6 +12,7 @@ from pathlib import Path
 
 from duet.errors import DataError
 from duet.series import Series
+from duet.series.images import image_sha256
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,11 @@ class FirstLook:
 
     Attributes:
         seen: Image -> size in bytes and time of the last change in nanoseconds; None if missing.
+        read: Image -> SHA-256, of those that were read since.
     """
 
     seen: Mapping[Path, tuple[int, int] | None] = field(default_factory=dict)
+    read: dict[Path, str] = field(default_factory=dict)
 
     @classmethod
     def at(cls, series: Series) -> FirstLook:
@@ -34,10 +37,13 @@ class FirstLook:
     def require_unchanged(self, images: Iterable[Path]) -> None:
         """Refuse images that are no longer what they were; others are not looked at.
 
+        Size and time must be those of the first look. A copy can keep both, so the content must
+        also be the one that an earlier call found.
+
         Raises:
             DataError: With the number of changed images and the first of them.
         """
-        changed = [one for one in images if one in self.seen and _facts(one) != self.seen[one]]
+        changed = [one for one in images if one in self.seen and not self._same(one)]
         if changed:
             raise DataError(
                 f"{len(changed)} images changed since their labels were read",
@@ -45,6 +51,12 @@ class FirstLook:
                 remedy="leave the data alone while a run works; the same command reads images and "
                 "labels again and keeps the trainings that still fit",
             )
+
+    def _same(self, image: Path) -> bool:
+        if self.seen[image] is None or _facts(image) != self.seen[image]:
+            return _facts(image) == self.seen[image]
+        content = image_sha256(image)  # read once: the key of the job wants it, too
+        return self.read.setdefault(image, content) == content
 
 
 def _facts(image: Path) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,13 @@ from duet.errors import ConfigError, ModelError
 from duet.families.table import resolve_roles
 from duet.files import run_lock
 from duet.increments.fisher import sum_fishers
-from duet.increments.manifest import MANIFEST, IncrementManifest, Lineage, read_manifest
+from duet.increments.manifest import (
+    MANIFEST,
+    DetectorManifest,
+    IncrementManifest,
+    Lineage,
+    read_manifest,
+)
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
 from duet.runs.chain import (
@@ -76,10 +82,22 @@ class StepReport:
 
 
 def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
-    """Train the base and keep it."""
+    """Train the base and keep it; later stages that do not fit it any more are named.
+
+    Raises:
+        ConfigError: The method leaves nothing that `learn_increment` could go on from.
+    """
+    _require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
-        return _keep(out, setting, method, run_base(setting, method), [], None)
+        report = _keep(out, setting, method, run_base(setting, method), [], None)
+        models = kept_models(out, method)
+        try:
+            require_line(models, [_manifest(out, method, path) for path in models])
+        except ModelError as error:
+            note = f"{error.where}: {error.what}; {error.remedy}"
+            setting.lab.listen(report.name, {"note": note})
+        return report
 
 
 def learn_independent(out: Path, setting: Setting, method: Method) -> StepReport:
@@ -105,6 +123,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
             f"'{method.name}' trains on the images of all increments, `duet increment` reads one",
             remedy="use `duet run` for joint training",
         )
+    _require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
         models = kept_models(out, method)
@@ -127,6 +146,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
         require_whole(models)
         done = [_manifest(out, method, path) for path in models]
         last = load_detector(models[-1])
+        require_line(models, done)
         rules = resolve_roles(setting.family)
         earlier = (
             load_detector(models[-2]).state.shared
@@ -142,6 +162,16 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
         before = Before(last.state, earlier, len(models), images, fisher)
         result = run_increment(setting, method, increment, before)
         return _keep(out, setting, method, result, list(last.manifest.lineage), before)
+
+
+def _require_increments(method: Method) -> None:
+    """Refuse a method whose stages leave no increment, see `keep_stage`."""
+    if method.old_part != "kept":
+        raise ConfigError(
+            f"'{method.name}' trains the old head rows and keeps no increments, which one stage "
+            "after the other is learned from",
+            remedy="use `duet run`, which learns all stages in one go",
+        )
 
 
 def _require_company(setting: Setting) -> None:
@@ -181,6 +211,27 @@ def require_whole(models: list[Path]) -> None:
                 where=str(model),
                 remedy="give the command of that stage again: what was trained is kept, and its "
                 "folder is written anew",
+            )
+
+
+def require_line(models: Sequence[Path], increments: Sequence[IncrementManifest]) -> None:
+    """Refuse a chain one of whose stages was learned again after those that follow it.
+
+    Raises:
+        ModelError: With the first detector that was made of another increment than the one here.
+    """
+    kept = [one.fingerprint() for one in increments]
+    for number, model in enumerate(models, start=1):
+        lineage = read_manifest(model, DetectorManifest).lineage
+        pairs = zip(lineage, kept[:number], strict=False)
+        other = next((item.increment for item, here in pairs if item.manifest != here), None)
+        if other is not None or len(lineage) != number:
+            stage = increments[number - 1].name
+            raise ModelError(
+                f"made of another '{other or stage}' than the one in this run folder, which was "
+                "learned again since",
+                where=str(model),
+                remedy=f"learn '{stage}' again, too: the command of each later stage, in order",
             )
 
 

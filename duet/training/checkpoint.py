@@ -23,8 +23,10 @@ def write_checkpoint(folder: Path, job: Job, state: dict[str, Any]) -> None:
 
     with atomic_path(folder / CHECKPOINT) as temporary:
         torch.save(state | {"job": json.dumps(identity(job))}, temporary)
-        # The hash of the checkpoint before stays: a kill in between leaves that one in its place.
-        write_text(folder / HASHES, "\n".join([sha256_file(temporary), *_hashes(folder)[:1], ""]))
+        newest = sha256_file(temporary)
+        # What is listed stays for now: kills in between leave one of those in its place.
+        write_text(folder / HASHES, "\n".join([newest, *_hashes(folder), ""]))
+    write_text(folder / HASHES, f"{newest}\n")
 
 
 def is_whole(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from duet.config import Config, load_yaml, parse_config
 from duet.devices import SPELLINGS, parse_device
 from duet.errors import ConfigError, did_you_mean
+from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
 from duet.losses.distillation.table import DISTILLATIONS
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
@@ -50,8 +51,9 @@ class Schedule(Config):
     batch: int = Field(default=64, ge=1, le=2**16, description="images per step and device group")
     accumulate: int = Field(default=1, ge=1, description="steps whose gradients are added up")
     image_size: int = Field(
-        default=640, ge=32, multiple_of=32, description="training side in pixels"
-    )
+        default=640, ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=32,
+        description="training side in pixels",
+    )  # fmt: skip
     optimizer: Literal["AdamW", "SGD"] = Field(
         default="AdamW", description="never 'auto': it ignores lr"
     )

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DIRECTION, IMPORTANCE = "direction.safetensors", "importance.safetensors"
 TRAINED = "trained.safetensors"
+PLACES = ("device", "workers", "cache")
+"""Settings of a schedule that say where and how a job runs, not what comes out."""
 
 
 class JobPart(Config):
@@ -71,7 +73,7 @@ class Job(Config):
 def identity(job: Job) -> dict[str, Any]:
     """Return what makes two jobs the same training: all settings but where and how they run."""
     settings = job.model_dump(mode="json", exclude={"key"})
-    for place in ("device", "workers", "cache"):
+    for place in PLACES:
         settings["schedule"].pop(place)
     # What came later is left out where it is not used, so that older results stay known.
     for key in ("pseudo", "ewc", "adapts"):

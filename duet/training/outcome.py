@@ -6,6 +6,7 @@ a damaged, exchanged or missing file is noticed before it becomes a detector.
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 from pydantic import Field
@@ -22,6 +23,21 @@ from duet.training.memory import peak_memory
 
 OUTCOME = "outcome.json"
 
+PACKAGES = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy", "faster-coco-eval")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
 
 class Outcome(Config):
     """What a finished job says about itself.
@@ -33,6 +49,7 @@ class Outcome(Config):
         history: Mean losses per epoch.
         fisher_images: Images that the Fisher is the mean of; 0 if there is none.
         peak_memory: Main memory of the training process at most, bytes; None if unknown.
+        versions: Libraries that it was trained with; none if an older duet did not tell.
         files: SHA-256 of each result.
     """
 
@@ -42,6 +59,7 @@ class Outcome(Config):
     history: tuple[dict[str, float], ...]
     fisher_images: int = Field(ge=0)
     peak_memory: int | None
+    versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, Sha256]
 
 
@@ -53,6 +71,7 @@ def finish_job(
     outcome = Outcome(
         key=job.key, images_seen=images_seen, seconds=round(seconds, 3), history=tuple(history),
         fisher_images=fisher_images, peak_memory=peak_memory(),
+        versions=versions(),
         files={name: sha256_file(folder / name) for name in _results(fisher_images)},
     )  # fmt: skip
     write_sealed(folder / OUTCOME, outcome.model_dump(mode="json"))

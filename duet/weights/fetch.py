@@ -12,6 +12,7 @@ from duet.errors import ConfigError, DuetError, ModelError
 from duet.files import atomic_path, run_lock, sha256_file
 from duet.weights.facts import Facts, read_facts
 from duet.weights.manifest import Manifest, WeightsRow
+from duet.weights.partial import forget, memory_of
 from duet.weights.store import (
     Checked,
     Record,
@@ -22,7 +23,7 @@ from duet.weights.store import (
     require_hash,
     write_record,
 )
-from duet.weights.transfer import Notify, Patience, Progress, download, forget, memory_of
+from duet.weights.transfer import Notify, Patience, Progress, download
 
 
 @dataclass(frozen=True)

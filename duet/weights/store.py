@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from duet.errors import ConfigError, ModelError, did_you_mean
+from pydantic import Field
+
+from duet.config import Config, parse_config
+from duet.errors import ConfigError, DuetError, ModelError, did_you_mean
 from duet.files import read_json, sha256_file, write_json
+from duet.increments.manifest import Sha256
 from duet.text import without_secrets
 from duet.weights.manifest import SUFFIXES, Manifest, WeightsRow, load_manifest
 
@@ -29,6 +33,15 @@ class Record:
     """
 
     sha256: str
+    checked: Checked
+    url: str | None
+
+
+class _RecordFile(Config):
+    """A record as it lies on the disk, where anybody may have edited it."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    sha256: Sha256
     checked: Checked
     url: str | None
 
@@ -56,13 +69,11 @@ def read_record(file: Path) -> Record | None:
         return None
     try:
         found = read_json(path, error=ModelError)
-        if found["schema"] != 1:
-            raise ValueError(f"schema {found['schema']}")
-        return Record(str(found["sha256"]), found["checked"], found["url"])
-    except (ModelError, ValueError, KeyError) as error:
-        told = error.what if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+        kept = parse_config(_RecordFile, found, where=str(path))
+        return Record(kept.sha256, kept.checked, kept.url)
+    except DuetError as error:
         raise ModelError(
-            f"the record of the download cannot be read: {told}",
+            f"the record of the download cannot be read: {error.what}",
             where=str(path),
             remedy=f"remove it and {file.name}, then get the weights again",
         ) from None

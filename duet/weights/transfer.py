@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
-from duet.errors import DataError, DuetError, ModelError, write_remedy
-from duet.files import read_json, sha256_json, vacated, write_json
+from duet.errors import DuetError, ModelError, write_remedy
+from duet.files import vacated
 from duet.text import clipped, masked
 from duet.weights.manifest import is_private
+from duet.weights.partial import Memory, forget, length
 
 if TYPE_CHECKING:
     import requests
@@ -97,28 +97,22 @@ def download(
     tally, failures = _Tally(), 0
     with requests.Session() as session:
         while True:
-            before = _length(part)
+            before = length(part)
             try:
                 _attempt(session, url, part, size, progress, patience, tally)
                 return tally.received
             except _CutError as cut:
-                failures = failures + 1 if _length(part) <= before else 1
+                failures = failures + 1 if length(part) <= before else 1
                 if failures >= patience.failures:
                     raise DuetError(
-                        f"the download was cut after {_length(part)} bytes: {cut}",
+                        f"the download was cut after {length(part)} bytes: {cut}",
                         where=masked(url),
                         remedy="check the network; the same command goes on from there",
                     ) from None
                 pause = patience.pause * 2 ** (failures - 1)
                 again = f"attempt {failures + 1} of {patience.failures} in {pause:.0f} s"
-                notify(f"{_host(url)}: {cut}; {_length(part)} bytes are here; {again}")
+                notify(f"{_host(url)}: {cut}; {length(part)} bytes are here; {again}")
             time.sleep(pause)
-
-
-def forget(part: Path) -> None:
-    """Remove a partial file and what is known about it."""
-    part.unlink(missing_ok=True)
-    memory_of(part).unlink(missing_ok=True)
 
 
 def _attempt(
@@ -126,10 +120,11 @@ def _attempt(
     patience: Patience, tally: _Tally,
 ) -> None:  # fmt: skip
     """Fetch what is missing, in one request."""
-    have, validator = _resumable(part, url)
+    memory = Memory(part, url)
+    have = memory.kept
     headers = {"Accept-Encoding": "identity", "User-Agent": "duet-detect"}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+        headers |= {"Range": f"bytes={have}-", "If-Range": memory.validator}
     with _answer(session, url, headers, patience) as response:
         if response.status_code == 416:
             start, total = have, _numbers(response)[1]
@@ -148,41 +143,42 @@ def _attempt(
         if response.status_code == 416 or start not in (0, have):
             forget(part)
             raise _CutError("the server did not resume at the place asked for")
-        _remember(part, url, response)
+        memory.begin(start, _validator(response))
         _require_space(part, (total or size or 0) - start)
-        done = _fill(response, part, start, total or size, progress, patience, tally)
+        done = _fill(response, part, memory, total or size, progress, patience, tally)
     if done != (total or size or done):
         raise _CutError(f"{done} of {total or size} bytes came")
 
 
 def _fill(
-    response: requests.Response, part: Path, start: int, end: int | None, progress: Progress,
+    response: requests.Response, part: Path, memory: Memory, end: int | None, progress: Progress,
     patience: Patience, tally: _Tally,
 ) -> int:  # fmt: skip
-    """Write the body from byte ``start`` on; return the length of the file."""
+    """Write the body behind the bytes that are kept; return the length of the file."""
     import requests
 
-    done, most = start, end or _LARGEST
-    with _disk(part), part.open("r+b") if start else vacated(part).open("xb") as stream:
-        stream.seek(start)
+    most = end or _LARGEST
+    with _disk(part), part.open("r+b") if memory.kept else vacated(part).open("xb") as stream:
+        stream.seek(memory.kept)
         stream.truncate()
         try:
             for block in response.iter_content(_BLOCK):
-                done += len(block)
                 tally.received += len(block)
-                if done > most:
+                if memory.kept + len(block) > most:
                     raise ModelError(
                         f"the server sends more than the {most} bytes expected",
                         where=masked(response.url),
                         remedy="it is another file; take it from its publisher yourself",
                     )
                 stream.write(block)
-                progress(done, end)
+                if memory.add(block):
+                    _save(stream, memory)
+                progress(memory.kept, end)
         except requests.RequestException as error:
-            _sync(stream)
+            _save(stream, memory)
             raise _CutError(_why(error, patience)) from None
-        _sync(stream)
-    return done
+        _save(stream, memory)
+    return memory.kept
 
 
 @contextlib.contextmanager
@@ -281,37 +277,10 @@ def _numbers(response: requests.Response) -> tuple[int, int | None]:
     return int(found[1] or 0), int(found[2]) if found[2] != "*" else None
 
 
-def memory_of(part: Path) -> Path:
-    """Return the file that says what a partial download is a part of."""
-    return part.with_name(f"{part.name}.resume.json")
-
-
-def _remember(part: Path, url: str, response: requests.Response) -> None:
-    """Keep what tells this file from a later one at the same address."""
+def _validator(response: requests.Response) -> str:
+    """Return what tells this file from a later one at the same address."""
     tag = response.headers.get("ETag", "")
-    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-    # Its hash: an address may hold a login or a token, and files are copied about.
-    write_json(memory_of(part), {"address": sha256_json(url), "validator": validator})
-
-
-def _resumable(part: Path, url: str) -> tuple[int, str]:
-    """Return how many bytes may be kept, and what the server must confirm for that."""
-    try:
-        memory = read_json(memory_of(part))
-    except DataError:
-        return 0, ""
-    validator = memory.get("validator")
-    usable = memory.get("address") == sha256_json(url) and isinstance(validator, str) and validator
-    return (_length(part), str(validator)) if usable else (0, "")
-
-
-def _length(part: Path) -> int:
-    """Return the bytes that are here; a link is no download of ours, and is never written to."""
-    try:
-        about = part.lstat()
-    except OSError:
-        return 0
-    return about.st_size if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 else 0
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 def _require_space(part: Path, missing: int) -> None:
@@ -337,9 +306,11 @@ def _disk(part: Path) -> Iterator[None]:
         ) from None
 
 
-def _sync(stream: BinaryIO) -> None:
+def _save(stream: BinaryIO, memory: Memory) -> None:
+    """Remember what came, after it is on the disk."""
     stream.flush()
     os.fsync(stream.fileno())
+    memory.save()
 
 
 def _host(url: str) -> str:
