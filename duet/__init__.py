@@ -4,7 +4,9 @@
 on first use, so that importing this package does not import torch.
 """
 
-# Imports nothing: this runs before `__main__` can take the working folder off the path.
+# Nothing of Python's library: this runs before `__main__` can take the working folder off the path.
+from duet import imports
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from duet.detections import Detections
@@ -26,6 +28,8 @@ _HOME = {
     "Retry": "duet.inference.reader",
     "load": "duet.inference.load",
 }
+
+imports.install()
 
 
 def __getattr__(name: str) -> object:

@@ -10,10 +10,18 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from duet.errors import PROBLEMS_SHOWN, ConfigError, did_you_mean, together
-from duet.text import shown
-from duet.yamltree import parse_yaml, resolved
+from duet.text import printable, shown, without_addresses
+from duet.yamltree import line_of, parse_yaml, resolved
 
-Schema: TypeAlias = Annotated[Literal[1], BeforeValidator(resolved)]
+
+def _whole(value: Any) -> Any:
+    found = resolved(value)
+    if type(found) is not int:  # true and 1.0 are equal to 1
+        raise ValueError("expected a whole number, without quotes")
+    return found
+
+
+Schema: TypeAlias = Annotated[Literal[1], BeforeValidator(_whole)]
 """Version of a file that people write."""
 
 Params: TypeAlias = Annotated[dict[str, Any], BeforeValidator(resolved)]
@@ -47,7 +55,11 @@ def parse_config(model: type[C], data: Any, *, where: str) -> C:
         # A list whose items are all wrong is not too short as well.
         above = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
         items = [i for i in items if i["type"] != "too_short" or i["loc"] not in above]
-        problems = [_describe(model, item) for item in items[:PROBLEMS_SHOWN]]
+        lines = [line_of(data, item["loc"]) for item in items[:PROBLEMS_SHOWN]]
+        problems = [
+            f"line {line}: {_describe(model, item)}" if line else _describe(model, item)
+            for item, line in zip(items, lines, strict=False)
+        ]
         problems += [""] * (len(items) - len(problems))  # counted, not shown
         raise ConfigError(
             together(problems, summary="the configuration is not valid"), where=where
@@ -72,7 +84,7 @@ def load_yaml(path: Path) -> Any:
 
 def _describe(model: type[BaseModel], item: Mapping[str, Any]) -> str:
     location = item["loc"]
-    path = ".".join(str(part) for part in location) or "(top level)"
+    path = printable(".".join(str(part) for part in location)) or "(top level)"
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
         return f"{path}: unknown key{did_you_mean(str(location[-1]), known)}"
@@ -85,7 +97,8 @@ def _describe(model: type[BaseModel], item: Mapping[str, Any]) -> str:
     scalar = item["input"] is None or isinstance(item["input"], (bool, int, float))
     if item["type"] == "string_type" and scalar:
         advice = " (put such a text in quotes)"
-    return f"{path}: {item['msg']}, got {shown(item['input'])}{advice}"
+    got = without_addresses(shown(item["input"]))
+    return f"{path}: {item['msg']}, got {got}{advice}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

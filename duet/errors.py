@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
-from duet.text import clipped, without_secrets
+from duet.text import clipped, without_addresses, without_secrets
 
 PROBLEMS_SHOWN = 20
 """Problems that one message lists; it says how many more there are."""
@@ -36,7 +36,7 @@ class DuetError(Exception):
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
         lines = (clipped(line, _LINE) for line in what.split("\n"))
         self.what = without_secrets(clipped("\n".join(lines), _WHAT))
-        self.where = without_secrets(where) if where else where
+        self.where = without_addresses(where) if where else where
         self.remedy = without_secrets(clipped(remedy, _REMEDY)) if remedy else remedy
         super().__init__(str(self))
 
@@ -167,6 +167,8 @@ def write_remedy(error: BaseException | None, elsewhere: str = "another folder")
         return f"choose a shorter name, or {elsewhere} with a shorter path"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"choose {elsewhere}, one that you may write to"
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
+        return f"something else has a name that is needed: move it away, or choose {elsewhere}"
     return f"free some disk space or choose {elsewhere}"
 
 

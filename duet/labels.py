@@ -10,6 +10,12 @@ from functools import cached_property
 from duet.errors import DataError, did_you_mean
 from duet.text import NAME_LENGTH, short_list, shown
 
+MOST_CLASSES = 250_000
+"""Names of one list; the longest vocabularies of detectors have some 20 000."""
+
+MOST_LETTERS = 8 << 20
+"""Letters of all names of a list: in a few bytes of a `.pt` one name stands at every place."""
+
 
 def name_problem(name: str) -> str | None:
     """Say why a text cannot name a class, a domain, an increment or a series; None if it can.
@@ -21,6 +27,15 @@ def name_problem(name: str) -> str | None:
     if any("\ud800" <= char <= "\udfff" for char in name):
         return f"{shown(name)} holds half of a character (an unpaired surrogate)"
     return None
+
+
+def names_problem(names: Sequence[str]) -> str | None:
+    """Say why texts cannot be a list of class names; None if they can, were they different."""
+    if len(names) > MOST_CLASSES:
+        return f"{len(names)} names, more than {MOST_CLASSES}"
+    if (letters := sum(map(len, names))) > MOST_LETTERS:
+        return f"{letters} letters, more than {MOST_LETTERS}"
+    return "; ".join([problem for name in names if (problem := name_problem(name))][:5]) or None
 
 
 @dataclass(frozen=True)
@@ -37,9 +52,8 @@ class LabelSpace:
         blank = [name for name in self.names if not isinstance(name, str) or not name.strip()]
         if blank:
             raise DataError(f"class names must be non-empty text, got {shown(blank)}")
-        problems = [problem for name in self.names if (problem := name_problem(name))]
-        if problems:
-            raise DataError(f"class names cannot be used: {'; '.join(problems[:5])}")
+        if problem := names_problem(self.names):
+            raise DataError(f"class names cannot be used: {problem}")
         if len(self._places) < len(self.names):
             doubled = sorted(name for name, count in Counter(self.names).items() if count > 1)
             raise DataError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -111,15 +110,19 @@ def markdown(text: str) -> str:
     """Return ``text`` so that Markdown shows it as it is, on one line, also in a table cell.
 
     Only what would change the meaning is escaped, so that the file itself stays readable:
-    ``alpha_base`` and ``R[T, D]`` are left alone.
+    ``alpha_base``, ``R[T, D]`` and ``29.2 %`` are left alone.
     """
     one_line = printable(" ".join(text.split()))
-    return re.sub(
+    escaped = re.sub(
         r"[\\`*|~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|\](?=[(\[:])|&(?=#?\w+;)"
-        r"|^[#>+-](?=\s|$)|^[-=]{2,}|(?<=^\d)[.)]|(?<=^\d\d)[.)]",
+        r"|:(?=//)|(?<=\b[wW]{3})\."  # addresses, which GitHub makes links
+        r"|^#(?=#{0,5}(\s|$))|^>|^[+-](?=\s|$)|^[-=]{2,}",
         lambda match: "\\" + match.group(0),
         one_line,
     )
+    escaped = re.sub(r"^([0-9]{1,9})(?=[.)](\s|$))", r"\1\\", escaped)  # an item of a list
+    # Not with a backslash: GitHub looks for mathematics before it reads those.
+    return escaped.replace("$", "&#36;")
 
 
 def markdown_code(lines: Iterable[str], language: str = "") -> str:
@@ -147,29 +150,52 @@ def plot_text(text: str, limit: int = 60) -> str:
 
 
 def spreadsheet(cell: object) -> object:
-    """Return a cell of a CSV file that no spreadsheet takes for a formula.
+    """Return a cell of a CSV file that no spreadsheet takes for a formula and no terminal obeys.
 
-    Text that begins with one of ``= + - @`` or a control character gets a leading apostrophe, as
-    OWASP advises; numbers stay numbers.
+    Text is made `printable`; if it begins with one of ``= + - @``, it gets a leading apostrophe, as
+    OWASP advises. Numbers stay numbers. Names to compare with are in the JSON beside the file.
     """
-    risky = isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@＝＋－＠") and cell.strip()
-    return f"'{cell}" if risky or (isinstance(cell, str) and cell[:1] in tuple("\t\r\n")) else cell
+    if not isinstance(cell, str):
+        return cell
+    seen = printable(cell)
+    return f"'{seen}" if seen.lstrip()[:1] in tuple("=+-@＝＋－＠") else seen
 
 
 def shell_line(*words: str | Path) -> str:
-    """Return a command line to copy: every word quoted for the shell of this system."""
+    """Return a command line to copy: every word quoted for the shells of this system.
+
+    On Windows a word that cmd.exe and PowerShell would not both take as text is shown as ``...``.
+    """
     plain = [f"./{word}" if isinstance(word, Path) and str(word)[:1] == "-" else str(word)
              for word in words]  # fmt: skip
-    if os.name == "nt":
-        return printable(subprocess.list2cmdline(plain))
-    return " ".join(_quoted(word) for word in plain)
+    quoted = _quoted_on_windows if os.name == "nt" else _quoted
+    return " ".join(map(quoted, plain))
 
 
 def _quoted(word: str) -> str:
     if printable(word) == word:
         return shlex.quote(word)
     inner = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{printable(inner)}'"  # bash and zsh read the escapes back
+    escaped = (char if _visible(char) else _escape_in_shell(char) for char in inner)
+    return f"$'{''.join(escaped)}'"  # bash and zsh read the escapes back
+
+
+def _escape_in_shell(char: str) -> str:
+    r"""Return what a shell reads back: to it ``\x`` is a byte, as in a name that is not UTF-8."""
+    number = ord(char)
+    if 0xDC80 <= number <= 0xDCFF:
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\u{number:04x}" if 0x80 <= number < 0x100 else _escape(char)
+
+
+def _quoted_on_windows(word: str) -> str:
+    if re.fullmatch(r"[\w./\\:=+-]+", word):
+        return word
+    # In double quotes these still mean something: % and ! to cmd.exe, the others to PowerShell.
+    if printable(word) != word or re.search('["%!`$\u201c-\u201e]', word):
+        return "..."
+    backslashes = len(word) - len(word.rstrip("\\"))  # before a quote, they would escape it
+    return f'"{word}{backslashes * chr(92)}"'
 
 
 # --- secrets in addresses -------------------------------------------------------------------------
@@ -179,6 +205,7 @@ _KNOWN_SCHEMES = frozenset(
      "rtmpe", "rtmps", "rtmpt", "rtp", "rtsp", "rtspt", "rtspu", "rtsps", "s3", "sftp", "socks4",
      "socks5", "socks5h", "srt", "srtp", "tcp", "tls", "udp", "unix", "webrtc", "whep", "ws", "wss"}
 )  # fmt: skip
+_NO_HOST = frozenset({"concat", "file", "gs", "s3", "unix"})  # what follows may be a key itself
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=/|[^/\\]*@)")
 _LOOKS_LIKE_LOGIN = re.compile(r"[^/\\\s:]*:[^@]*@|^//[^/]*@")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]" if os.name == "nt" else r"[A-Za-z]:\\")
@@ -201,6 +228,8 @@ def masked(address: str) -> str:
     """
     bare = address.strip("\0\t\n\r\v\f \u00a0\ufeff'\"<>")
     scheme, separator, rest = bare.partition("://")
+    if scheme.lower() in _NO_HOST and separator:
+        return f"{scheme.lower()}://***"
     if not separator or scheme.lower() not in _KNOWN_SCHEMES:
         found = _SCHEME.match(bare)
         known = found is not None and found[1].lower() in _KNOWN_SCHEMES
@@ -224,3 +253,16 @@ def without_secrets(text: str) -> str:
     where it is read.
     """
     return _RISKY_ADDRESS.sub(lambda found: masked(found[0]), text)
+
+
+_ANY_ADDRESS = re.compile(
+    rf"(?<![A-Za-z0-9+.-])(?:{'|'.join(sorted(_KNOWN_SCHEMES))}):(?:/|[^\s'\"/\\]*@)[^\s'\"]*", re.I
+)
+
+
+def without_addresses(text: str) -> str:
+    """Return a message in which every address is `masked`: also a key in its path.
+
+    For what names a file or repeats a value, where no address is of use.
+    """
+    return _ANY_ADDRESS.sub(lambda found: masked(found[0]), without_secrets(text))

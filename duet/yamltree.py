@@ -27,6 +27,41 @@ class Plain(str):
         return str(self)
 
 
+class Mapped(dict[str, Any]):
+    """A mapping of `parse_yaml` that knows the lines of its keys."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[Any, int] = {}
+
+
+class Listed(list[Any]):
+    """A list of `parse_yaml` that knows the lines of its items."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[Any, int] = {}
+
+
+def line_of(data: Any, place: Iterable[str | int]) -> int | None:
+    """Return the line of a value, or of what it stands in, or None if data have no lines.
+
+    Args:
+        data: Of `parse_yaml`.
+        place: Keys and positions that lead to it; the last ones need not be there.
+    """
+    line = None
+    for step in place:
+        if not isinstance(data, (Mapped, Listed)) or step not in data.lines:
+            break
+        line, data = data.lines[step], data[step]  # type: ignore[call-overload, index]
+    return line
+
+
 def parse_yaml(text: str, *, where: str) -> Any:
     """Read YAML text; see `load_yaml`.
 
@@ -124,7 +159,8 @@ class _Tree:
                 self._keep(event, value, 1)
                 self._put(value, event, 1, word=event.value)
             elif isinstance(event, yaml.CollectionStartEvent):
-                self._start(event, {} if isinstance(event, yaml.MappingStartEvent) else [])
+                is_mapping = isinstance(event, yaml.MappingStartEvent)
+                self._start(event, Mapped() if is_mapping else Listed())
             elif isinstance(event, yaml.CollectionEndEvent):
                 done = self.open.pop()
                 data = done.close()
@@ -169,7 +205,7 @@ class _Tree:
         parent = self.open[-1]
         parent.size += size
         if not parent.wants_key:
-            parent.add(value, self._error)
+            parent.add(value, event, self._error)
         elif not isinstance(value, str) and word is None:
             raise self._error("a key must be a single word or text", event)
         else:
@@ -230,14 +266,16 @@ class _Open:
             raise fail(f"'{clipped(key, 100)}' first here ({place}), and again here", event)
         self.key = (key, event)
 
-    def add(self, value: Any, fail: _Fail) -> None:
+    def add(self, value: Any, event: Any, fail: _Fail) -> None:
         """Take an item, or the value of the last key."""
-        if isinstance(self.data, list):
+        if isinstance(self.data, Listed):
+            self.data.lines[len(self.data)] = event.start_mark.line + 1
             self.data.append(value)
             return
         assert self.key is not None
         (key, event), self.key = self.key, None
         if not _merges(key, event):
+            self.data.lines[key] = event.start_mark.line + 1
             self.data[key] = value
             return
         sources = value if isinstance(value, list) else [value]

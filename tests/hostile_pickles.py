@@ -175,6 +175,12 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "floats as keys", b"}G" + struct.pack(">d", 1e300) + b"Ns"
     yield "object as a key", b"}" + module(SEQUENTIAL) + b"Ns"
     yield "wide text", text("\U0001f600" + "a" * 400_000) * 60
+    # Two texts that differ nowhere, but are two: each meeting compares them to the end.
+    long = text("a" * 999_996 + "\U0001f600")
+    members = b"](h\x00" + b"h\x01" * 20_000 + b"e"
+    twice = long + b"q\x000" + long + b"q\x010" + members + b"q\x020"
+    yield "equal long members", twice + (glob("builtins.set") + b"h\x02\x85R0") * 26 + GOOD
+    yield "equal long keys", twice + b"}" + b"h\x00Nsh\x01Ns" * 20_000
 
 
 def tensors() -> Iterator[tuple[str, bytes]]:
@@ -271,8 +277,39 @@ def networks() -> Iterator[tuple[str, bytes]]:
     yield "attributes are numbered", new(SEQUENTIAL, b"}K\x01Ns")
     yield "attributes are a text", new(SEQUENTIAL, text("x"))
     yield "attributes twice", module(SEQUENTIAL) + b"}b" + table({"x": b"N"}) + b"b"
+    many = b"".join(text(str(index)) + b"h\x01" for index in range(19_000))
+    for name, one in (
+        ("buffers", module(SEQUENTIAL, _buffers=_nothings(20_000))),
+        ("layers", module(SEQUENTIAL, _modules=_nothings(20_000))),
+        ("attributes", module(SEQUENTIAL, **{
+            f"a{index}": group(*[b"K\x01"] * 250) for index in range(40)
+        })),
+    ):  # fmt: skip
+        yield (
+            f"{name} in many places",
+            one + b"q\x010" + module(SEQUENTIAL, _modules=b"}(" + many + b"u"),
+        )
+    for size in (199, 1 << 20):
+        deep = module(SEQUENTIAL, _modules=b"}(" + b"".join(
+            text(str(index)) + module(SEQUENTIAL) for index in range(10_000)) + b"u")  # fmt: skip
+        for _ in range(30):
+            deep = module(SEQUENTIAL, _modules=b"}h\x01" + deep + b"s")
+        yield f"names of {size} letters", text("n" * size) + b"q\x010" + deep
+    lines = {"x\n  checked by duet, run it with --trust": GOOD}
+    yield "name of several lines", module(SEQUENTIAL, _parameters=table(lines))
+    layers = {"x\n  checked by duet": module(SEQUENTIAL)}
+    yield "layer of several lines", module(SEQUENTIAL, _modules=table(layers))
+    yield "digits as a layer", module(SEQUENTIAL, _modules=table({"9" * 5000: module(SEQUENTIAL)}))
+    called = b"](" + b"h\x01" * 4_000 + b"e"
+    yield "long class names", text("n\x01" * 200_000) + b"q\x010" + module(SEQUENTIAL, names=called)
+    called = b"](" + b"h\x01" * 100_000 + b"e"
+    yield "many class names", text("n\x01" * 90) + b"q\x010" + module(SEQUENTIAL, names=called)
     weights = b"}(" + b"".join(text(f"w{index}") + b"h\x01" for index in range(100_000)) + b"u"
     yield "one tensor in many places", module(SEQUENTIAL, _parameters=weights)
+
+
+def _nothings(count: int) -> bytes:
+    return b"}(" + b"".join(text(str(index)) + b"N" for index in range(count)) + b"u"
 
 
 def containers() -> Iterator[tuple[str, bytes]]:
@@ -323,6 +360,11 @@ def containers() -> Iterator[tuple[str, bytes]]:
         legacy(GOOD, keys=row(text("0")), after=struct.pack("<Q", 3) + FOUR),
     )
     huge = tensor(group(number(4)), group(number(1)), count=1 << 40)
+    truths = tensor(group(number(4)), group(number(1)), kind="torch.BoolStorage")
+    yield (
+        "legacy, neither true nor false",
+        legacy(truths, keys=row(text("0")), after=struct.pack("<Q", 4) + b"\0\2\7\xff"),
+    )
     yield "legacy, endless storage", legacy(huge, keys=row(text("0")), after=numbers)
     yield "legacy, view", legacy(
         group(text("storage"), glob("torch.FloatStorage"), text("0"), text("cpu"), number(4),
@@ -367,11 +409,8 @@ def hostile() -> dict[str, bytes]:
         found |= {f"{label} {name}": archive(value) for name, value in rows}
     numbers = {"0": FOUR, "odd": b"abc", "big": bytes(1_000_000)}
     found |= {f"tensor {name}": archive(value, numbers) for name, value in tensors()}
-    found |= {
-        f"network {name}": archive(table({"model": value}))
-        if name != "one tensor in many places"
-        else archive(GOOD + b"q\x010" + table({"model": value}))
-        for name, value in networks()
-    }
+    for name, value in networks():
+        before = GOOD + b"q\x010" if name == "one tensor in many places" else b""
+        found[f"network {name}"] = archive(before + b"}" + text("model") + value + b"s")
     found |= {f"file {name}": content for name, content in containers()}
     return found

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -473,6 +474,43 @@ def test_folders_of_older_transformers_are_read(folder: Path) -> None:
     assert facts["transformers"] == "4.52.0"
 
 
+def many(count: int) -> dict[str, str]:
+    return {str(index): str(index) for index in range(count)}
+
+
+def restored(folder: Path, change: Callable[[dict[str, torch.Tensor], str], object]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors, next(name for name in tensors if tensors[name].ndim == 4))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def retype(folder: Path, dtype: torch.dtype) -> None:
+    restored(folder, lambda tensors, name: tensors.update({name: tensors[name].to(dtype)}))
+
+
+def rename(folder: Path, other: str) -> None:
+    restored(folder, lambda tensors, name: tensors.update({other: tensors.pop(name)}))
+
+
+def test_what_the_config_claims_takes_no_memory(folder: Path) -> None:
+    """Each of these took seconds to minutes, or ten gigabytes, inside the engine."""
+    settings = json.loads((folder / "config.json").read_text())
+    backbone = settings["backbone_config"]
+    backbone |= {"num_labels": 10**9, "depths": [1] * 1_000_000, "id2label": many(300_000)}
+    edit(folder, num_labels=10**9, backbone_config=backbone, attribute_map={"a": "b"}, dtype="hub")
+    start = time.process_time()
+    FAMILY.foreign(folder, name="theirs")
+    assert time.process_time() - start < 15
+
+
+def test_no_file_beside_the_two_is_read(folder: Path) -> None:
+    for name in ("adapter_config.json", "generation_config.json", "model.safetensors.index.json"):
+        (folder / name).write_text("[")
+        assert FAMILY.foreign(folder, name="theirs")
+
+
 def edit(folder: Path, **changes: Any) -> None:
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | changes))
@@ -485,11 +523,20 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another model": (lambda p: edit(p, model_type="detr"), "expected model_type 'd_fine'"),
     "another network": (lambda p: edit(p, num_queries=60), "num_queries: got 60, expected 50"),
-    "another count": (lambda p: edit(p, id2label={"0": "cat", "1": "dog"}), "cannot be read"),
+    "another count": (lambda p: edit(p, id2label={"0": "cat", "1": "dog"}), "has 3 rows"),
     "no classes": (lambda p: edit(p, id2label={}), "names no classes"),
     "odd classes": (lambda p: edit(p, id2label={"0": "a", "5": "b"}), "names no classes"),
+    "a million classes": (lambda p: edit(p, id2label=many(260_000)), "more than 250000"),
+    "classes twice": (lambda p: edit(p, id2label={"0": "a", "1": "a", "2": "b"}), "occur twice"),
+    "classes without names": (lambda p: edit(p, id2label={"0": [], "1": "a", "2": "b"}), "non-em"),
+    "complex weights": (lambda p: retype(p, torch.complex64), "complex64"),
+    "float8 weights": (lambda p: retype(p, torch.float8_e4m3fn), "float8_e4m3fn"),
+    "whole weights": (lambda p: retype(p, torch.int64), r"got torch\.int64, expected floats"),
+    "name of several lines": (lambda p: rename(p, "x\n  said by duet"), r"'x\\n  said by duet'"),
+    "another backbone": (lambda p: edit(p, backbone_config="microsoft/resnet-50"), "got None"),
+    "many layers": (lambda p: edit(p, decoder_layers=10**9), "got 1000000000, expected 3"),
     "no json": (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
-    "damaged": (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), "cannot be read"),
+    "damaged": (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), "not a complete"),
 }
 
 

@@ -299,6 +299,7 @@ def test_a_sweep_passes_over_increments_without_objects(tmp_path: Path) -> None:
         pytest.param(step("feb", "shop", "more", "plate", "cup"), None, id="of all, turned"),
         pytest.param(step("feb", "shop", "jan", "cup"), "class.twice", id="the same pictures"),
         pytest.param(step("feb", "shop", "more", "cup", "bottle"), "class.mixed", id="mixed"),
+        pytest.param(step("feb", "till", "jan", "cup"), "class.twice", id="another domain"),
     ],
 )
 def test_known_classes_come_again_with_other_pictures(
@@ -318,6 +319,20 @@ def test_known_classes_come_again_with_other_pictures(
         base, again, reference = planned_stages(plan)
         assert reference.images == len(domain_of(plan.series, "shop").train(references[0][1]))
         assert (base.images, again.images) == (4, 2 if len(second["classes"]) == 1 else 3)
+
+
+def test_one_data_set_in_two_domains(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "shop", names=SHARED)
+    steps = [step("a", "shop", "shop", "cup"), step("b", "till", "shop", "plate", "cup")]
+    steps[1]["data"] = "shop"  # the same data set, named by its folder
+    problems = inspect_series(make_series(tmp_path, steps)).problems
+    (twice,) = (one for one in problems if one.code == "class.twice")
+    assert "class 'cup'" in twice.what
+    assert "domain 'shop'" in twice.what
+    assert "data set of domain 'till'" in twice.remedy
+    steps = [step("a", "shop", "shop", "cup"), step("b", "till", "shop", "plate")]
+    problems = inspect_series(make_series(tmp_path, steps)).problems
+    assert [one for one in problems if one.severity == "error"] == []
 
 
 # The gallery

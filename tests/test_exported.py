@@ -307,6 +307,29 @@ def test_batches(files: dict[str, Path]) -> None:
     assert len(runtimes.open_file(files["openvino"], "openvino").run(size)) == 3
 
 
+def test_onnx_runtime_reports_nothing_to_its_maker(folder: Path, tmp_path: Path) -> None:
+    """It looked up its maker's address, and kept an id of the machine in the user's folders."""
+    script = """
+import sys
+from duet.cli.main import _run
+model, target, image = sys.argv[1:]
+assert _run(["export", model, "--to", "onnx", "--out", target]) == 0
+assert _run(["predict", target, image, "--out", target + ".found"]) == 0
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    write_image(tmp_path / "a.png", seed=0)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("XDG_")}
+    arguments = [folder, tmp_path / "x.onnx", tmp_path / "a.png"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True,
+        env={**environment, "HOME": str(home)}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left = {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
+    assert left <= {(".cache", "duet"), (".cache", "matplotlib")}
+
+
 def test_openvino_reports_nothing_to_its_maker(tmp_path: Path) -> None:
     """Its converter sends statistics unless its own stand-in is used."""
     script = """

@@ -195,6 +195,27 @@ def other_input(model: Any) -> None:
     model.model[0].conv.weight = nn.Parameter(torch.ones(16, 1, 3, 3))
 
 
+def counter(value: torch.Tensor) -> Callable[[Any], object]:
+    return lambda model: model.model[0].bn._buffers.update(num_batches_tracked=value)
+
+
+def whole_weights(model: Any) -> None:
+    layer = model.model[0].conv
+    layer.weight = nn.Parameter(torch.ones(16, 3, 3, 3, dtype=torch.int32), requires_grad=False)
+
+
+def head_called(name: str) -> Callable[[Any], object]:
+    def change(model: Any) -> None:
+        layers = model.model._modules
+        layers[name] = layers.pop("23")
+
+    return change
+
+
+def own_name(name: str, value: Any = 1) -> Callable[[Any], object]:
+    return lambda model: vars(model.model[23]).update({name: value})
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -218,6 +239,26 @@ def other_input(model: Any) -> None:
         pytest.param(extra_tensor, r"unexpected: model\.2\.scale", id="unknown tensor"),
         pytest.param(other_input, r"model\.0\.conv\.weight: got", id="grey images"),
         pytest.param(other_activation, "builds another network", id="another function"),
+        pytest.param(counter(torch.tensor(3j)), "got torch.complex64, expected", id="complex"),
+        pytest.param(counter(torch.tensor(3.0)), "got torch.float32, expected", id="float counter"),
+        pytest.param(whole_weights, r"model\.0\.conv\.weight: got torch\.int32", id="int weights"),
+        pytest.param(head_called("9" * 150), "plain Detect head", id="150 digits"),
+        pytest.param(head_called("0023"), "plain Detect head", id="zeros before a number"),
+        pytest.param(head_called("\u0662\u0663"), "plain Detect head", id="other digits"),
+        pytest.param(
+            described(yaml_file="yolo11.yaml", scale="\\g<9>"),
+            "built from 'yolo11.yaml'",
+            id="scale",
+        ),
+        pytest.param(
+            described(yaml_file="yolo" + "1" * 5000 + "n.yaml"), "built from 'yolo1", id="long name"
+        ),
+        pytest.param(own_name("one2one"), "is 1, expected a property", id="a property"),
+        pytest.param(
+            own_name("reg_max", ("\x01" * 1_000_000 + "\U0001f600",) * 254),
+            "reg_max' is",
+            id="long",
+        ),
         pytest.param(lambda model: setattr(model, "task", "pose"), "task 'pose'", id="task"),
         pytest.param(lambda m: setattr(m, "save", []), r"save' is \(\), expected", id="broken"),
     ],
@@ -230,6 +271,37 @@ def test_unusable_models_are_refused(
         FAMILY.foreign(path, name="a")
     assert str(path) in str(caught.value)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("size", [0, 16, 8193, 10**9, 2**40, True, 640.0, "640"])
+def test_a_size_at_which_nothing_runs_says_nothing(size: Any, tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.pt", train_args={"imgsz": size})
+    assert FAMILY.foreign(path, name="a")[1]["image_size"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        described(scale=torch.zeros(4)), described(scale=None), own_name("mro"),
+        own_name("__subclasses__"), own_name("end2end", False),
+    ],
+    ids=["scale is a tensor", "no scale", "of the metaclass", "of all classes", "worked out"],
+)  # fmt: skip
+def test_what_no_code_reads_does_no_harm(change: Callable[[Any], object], tmp_path: Path) -> None:
+    FAMILY.foreign(stored(tmp_path / "m.pt", change=change), name="a")
+
+
+def test_no_property_runs_because_a_file_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.nn.modules.head import Detect
+
+    ran: list[object] = []
+    monkeypatch.setattr(Detect, "stranger", property(ran.append), raising=False)
+    path = stored(tmp_path / "m.pt", change=lambda m: vars(m.model[23]).update(stranger=1))
+    with pytest.raises(ModelError, match="stranger' is 1, expected a property"):
+        FAMILY.foreign(path, name="a")
+    assert not ran
 
 
 def claims_rows(model: Any) -> None:

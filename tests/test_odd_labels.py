@@ -95,6 +95,22 @@ def test_coco(tmp_path: Path, name: str) -> None:
     judge(reading, code, objects)
 
 
+def test_a_json_of_another_encoding_says_so(tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    content = changed('"dog"', '"d\u00f6g"')
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.write_bytes(content.encode("latin-1"))
+    (problem,) = (p for p in coco.read(tmp_path, domain="day").problems if p.code == "data.file")
+    assert problem.what.startswith("not UTF-8: line 1, column ")
+    assert problem.what.endswith("byte 0xf6")
+    assert problem.remedy == "save the file as UTF-8"
+    path.write_bytes(b'{"images": [} "d\xc3\xb6g"')
+    (problem,) = (p for p in coco.read(tmp_path, domain="day").problems if p.code == "data.file")
+    assert problem.what.startswith("not valid JSON: parse error")
+    assert "b'" not in problem.what
+    assert "\\" not in problem.what
+
+
 # -- VOC -------------------------------------------------------------------------------------------
 
 XML = voc_xml([("cat", (11, 11, 30, 40), False)])

@@ -263,7 +263,202 @@ def test_a_text_beside_an_image_is_no_label_file(tmp_path: Path, text: str) -> N
     assert yolo.read(source, domain="day").problems == ()
 
 
+@pytest.mark.parametrize("place", ["labels/train", "images/train"])
+def test_label_files_in_other_capitals_are_named(tmp_path: Path, place: str) -> None:
+    make_dataset(tmp_path / "d", names=["cat"])
+    for path in sorted((tmp_path / "d/labels/train").iterdir())[1:]:
+        path.rename(tmp_path / "d" / place / f"{path.stem}.TXT")
+    increments = [{"domain": "d", "data": "d", "classes": ["cat"]}]
+    document = checked(make_series(tmp_path, increments))
+    (told,) = found(document, "pair.unread")
+    assert told["what"].startswith("3 label files, such as train1.TXT, are not read")
+    assert Path(told["where"]) == tmp_path / "d" / place
+    assert not found(document, "pair.no-label")
+
+
+def test_the_labels_of_another_image_are_not_in_other_capitals(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "d", names=["cat"])
+    write_image(tmp_path / "d/images/train/TRAIN0.png", seed=99)
+    increments = [{"domain": "d", "data": "d", "classes": ["cat"]}]
+    document = checked(make_series(tmp_path, increments))
+    assert not found(document, "pair.unread")
+    assert len(found(document, "pair.no-label")) == 1
+
+
+def test_a_label_file_says_which_image_differs_in_capitals(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "d", names=["cat"])
+    (tmp_path / "d/labels/train/train0.txt").rename(tmp_path / "d/labels/train/TRAIN0.txt")
+    increments = [{"domain": "d", "data": "d", "classes": ["cat"]}]
+    (told,) = found(checked(make_series(tmp_path, increments)), "pair.no-image")
+    assert "'train0.png' differs in capitals" in told["what"]
+
+
+def test_annotations_in_other_capitals_are_named(tmp_path: Path) -> None:
+    folder = make_voc(tmp_path / "voc", {n: {n: [("cat", BOX, False)]} for n in ("train", "val")})
+    (folder / "Annotations/train.xml").rename(folder / "Annotations/train.XML")
+    (problem,) = (p for p in voc.read(folder, domain="d").problems if p.severity == "error")
+    assert (problem.code, problem.remedy) == ("label.missing", "rename it to 'train.xml'")
+    assert "the folder has 'train.XML'" in problem.what
+    text = "format: coco\ntrain: {images: train2017, annotations: annotations/Train.json}\n"
+    make_coco(tmp_path / "coco")
+    (tmp_path / "coco/annotations/train.json").write_text("{}")
+    (tmp_path / "coco/data.yaml").write_text(text)
+    what = coco.read(tmp_path / "coco/data.yaml", domain="d").problems[-1].what
+    assert "the folder has 'train.json'" in what
+
+
+# -- pictures that are not read --------------------------------------------------------------------
+
+
+def renamed(folder: Path, suffix: str, count: int = 2) -> None:
+    """Give the first training images another suffix; what is in them does not count."""
+    for path in sorted((folder / "images/train").iterdir())[:count]:
+        path.rename(path.with_suffix(suffix))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "remedy"),
+    [(".jfif", "to .jpg"), (".JPE", "to .jpg"), (".gif", "PNG"), (".pgm", "PNG"), (".cr2", "PNG"),
+     (".NEF", "PNG"), (".j2k", "PNG"), (".ppm", "PNG"), (".jxl", "PNG")],
+)  # fmt: skip
+def test_pictures_that_are_not_read_are_told(tmp_path: Path, suffix: str, remedy: str) -> None:
+    make_dataset(tmp_path / "d", names=["cat"])
+    renamed(tmp_path / "d", suffix)
+    increments = [{"domain": "d", "data": "d", "classes": ["cat"]}]
+    document = checked(make_series(tmp_path, increments))
+    (told,) = found(document, "image.unread")
+    assert (told["severity"], Path(told["where"])) == ("warning", tmp_path / "d/images/train")
+    assert f"2 files such as train0{suffix} are not read" in told["what"]
+    assert remedy in told["remedy"]
+    assert not found(document, "pair.no-image")  # their images are there
+
+
+def test_one_problem_per_folder_and_suffix(tmp_path: Path) -> None:
+    source = make_dataset(tmp_path, names=["cat"], counts={"train": 8, "val": 2})
+    renamed(tmp_path, ".gif", 4)
+    renamed(tmp_path, ".jfif", 1)
+    source.write_text("names: [cat]\ntrain: images\nval: images/val\ntest: images/train\n")
+    problems = [p for p in yolo.read(source, domain="d").problems if p.code == "image.unread"]
+    assert [p.what.partition(" not read")[0] for p in problems] == [
+        "the file train0.jfif is", "3 files such as train1.gif are",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["train0.cr2", "._train9.gif", "a.pdf", "a.mpg", "a.txt", "a.json"]
+)
+def test_other_files_beside_images_are_no_matter(tmp_path: Path, name: str) -> None:
+    source = make_dataset(tmp_path)
+    (tmp_path / "images/train" / name).write_bytes(b"of another program")
+    assert yolo.read(source, domain="d").problems == ()
+
+
+def test_a_folder_without_images_says_what_is_in_it(tmp_path: Path) -> None:
+    source = make_dataset(tmp_path)
+    renamed(tmp_path, ".gif", 4)
+    (problem,) = yolo.read(source, domain="d").problems
+    assert problem.code == "data.images"
+    assert "4 files such as train0.gif are of a kind that is not read" in problem.what
+    assert "save as PNG or JPEG" in problem.remedy
+
+
+def test_pictures_of_all_kinds_belong_to_their_annotations(tmp_path: Path) -> None:
+    folder = make_voc(tmp_path / "voc", {n: {n: [("cat", BOX, False)]} for n in ("train", "val")})
+    (folder / "JPEGImages/train.jpg").rename(folder / "JPEGImages/train.jfif")
+    (folder / "ImageSets/Main/train.txt").write_text("train.jfif\n")
+    increments = [{"domain": "d", "data": "voc", "classes": ["cat"]}]
+    document = checked(make_series(tmp_path, increments))
+    assert document["ok"]
+    assert not found(document, "pair.no-image")
+    make_coco(tmp_path / "coco")
+    (tmp_path / "coco/train2017/x.gif").write_bytes(b"unlisted")
+    increments = [{"domain": "d", "data": "coco", "classes": ["cat"]}]
+    (told,) = found(checked(make_series(tmp_path, increments)), "pair.no-entry")
+    assert Path(told["where"]).name == "x.gif"
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n",
+         "Darknet's obj.data"),
+        ("classes= 2\ntrain  = C: /train.txt\nvalid  = x\n", "Darknet's obj.data"),
+        ("data/train.txt", "got text"), ("- a\n- b\n", "got a list"), ("", "got nothing"),
+        ("3", "got a number"), ("true", "got true or false"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("reader", [yolo, coco, voc])
+def test_descriptions_that_are_none(tmp_path: Path, reader: Any, text: str, words: str) -> None:
+    source = tmp_path / "obj.data"
+    source.write_text(text)
+    (problem,) = reader.read(source, domain="d").problems
+    assert (problem.code, problem.where) == ("data.file", str(source))
+    assert words in problem.what
+    assert "Plain" not in problem.what
+    assert "'names'" in problem.remedy
+
+
+def test_objects_that_are_all_ignored_are_told(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for item in document["annotations"]:
+            item["iscrowd"] = 1
+
+    make_coco(tmp_path / "coco", change=change)
+    rows = {"a": [("cat", BOX, True)], "b": [("cat", BOX, True)]}
+    make_voc(tmp_path / "voc", {"train": rows, "val": {"c": [("cat", BOX, True)]}})
+    for name, count, remedy in (("coco", 1, "'iscrowd'"), ("voc", 2, "<difficult>")):
+        increments = [{"domain": "d", "data": name, "classes": ["cat"]}]
+        document = checked(make_series(tmp_path, increments))
+        (told,) = found(document, "slice.no-train")
+        assert f"no training image holds 'cat' (objects of this kind: {count}, all" in told["what"]
+        assert remedy in told["remedy"]
+        assert "'labels'" not in told["remedy"]
+    (told,) = found(document, "slice.no-objects")
+    assert "(objects of this kind: 1, all ignored as crowd or difficult): their AP" in told["what"]
+
+
+@pytest.mark.parametrize("form", ["yolo", "coco", "voc"])
+def test_where_labels_lie_is_said_for_yolo_only(tmp_path: Path, form: str) -> None:
+    make_dataset(tmp_path / "yolo", counts={"train": 1, "val": 1})
+    make_coco(tmp_path / "coco")
+    make_voc(tmp_path / "voc", {n: {n: [("x", BOX, False)]} for n in ("train", "val")})
+    text = "format: voc\ntrain: train\nval: val\nnames: [x, dog]\n"
+    (tmp_path / "voc/data.yaml").write_text(text)
+    name = "x" if form == "coco" else "dog"
+    increments = [{"domain": "d", "data": form, "classes": [name]}]
+    (told,) = found(checked(make_series(tmp_path, increments)), "slice.no-train")
+    assert ("folder 'labels'" in told["remedy"]) == (form == "yolo")
+
+
 # -- splits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "severities"),
+    [
+        ({"test": "../test/images"}, ["warning"]),
+        ({"test": ["../test/images", "more"]}, ["warning"] * 2),
+        ({"test": "../test/images", "val": "../valid/images"}, ["error"] * 2),
+        ({"val": "../valid/images"}, ["error"]),
+    ],
+    ids=["test", "tests", "test and val", "val"],
+)
+def test_a_missing_test_split_is_no_error(
+    tmp_path: Path, keys: dict[str, Any], severities: list[str]
+) -> None:
+    source = make_dataset(tmp_path / "d", extra=keys)
+    reading = yolo.read(source, domain="d")
+    assert [p.severity for p in reading.problems] == severities
+    what = reading.problems[0].what
+    assert ".." not in what
+    folder = str(tmp_path / "d" / ("test" if "test" in keys and len(keys) == 1 else "valid"))
+    assert folder in what
+    if severities[0] == "warning":
+        assert "delete the line 'test'" in reading.problems[0].remedy
+        assert sorted(reading.data.splits) == ["train", "val"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import warnings
@@ -26,7 +27,7 @@ from factories_pictures import (
 )
 from factories_results import make_results
 from factories_series import make_dataset, make_series, write_image
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from duet.cli.data_check import check
 from duet.errors import DataError
@@ -295,6 +296,39 @@ def test_formats_that_are_programs_are_not_opened(
         assert problem is not None
         assert "OpenCV" in problem.what
     assert opened == []
+
+
+def turned_avif(turn: int) -> bytes:
+    """Return an AVIF whose container says how it is turned, as Pillow writes EXIF's number."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (24, 40, 3), np.uint8)
+    Image.fromarray(noise).save(stream, "AVIF", exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow cannot write AVIF")
+@pytest.mark.parametrize("verify", ["header", "full"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_images_that_opencv_would_show_otherwise(tmp_path: Path, turn: int, verify: Any) -> None:
+    path = tmp_path / "a.avif"
+    path.write_bytes(turned_avif(turn))
+    problem = inspect_images([path], verify=verify)[path].problem
+    assert (problem is None) == (turn == 1)
+    if problem is not None:
+        assert "does not turn this AVIF upright" in problem.what
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"hevc"])
+def test_photographs_of_phones_are_called_by_their_name(tmp_path: Path, brand: bytes) -> None:
+    path = tmp_path / "IMG_1.jpg"
+    path.write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(200))
+    for verify in ("header", "full"):
+        problem = inspect_images([path], verify=verify)[path].problem  # type: ignore[arg-type]
+        assert problem is not None
+        assert "cannot read HEIC" in problem.what
+        assert problem.remedy == "save it as JPEG or PNG"
 
 
 # -- more than 8 bits ------------------------------------------------------------------------------

@@ -321,6 +321,68 @@ def test_command(folder: Path, photos: Path, tmp_path: Path) -> None:
     assert "--out DIR" in plain.stderr
 
 
+FORMATS = {"a.avif": "AVIF", "b.jp2": "JPEG2000", "c.mpo": "MPO", "d.bmp": "BMP", "e.TIF": "TIFF"}
+
+
+def test_a_folder_of_all_formats(folder: Path, tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    for name, form in FORMATS.items():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        picture.save(tmp_path / "in" / name, form)
+    for name in ("x.gif", "y.jfif", "notes.md"):
+        (tmp_path / "in" / name).write_bytes(b"?")
+    out = tmp_path / "out"
+    done = invoke(folder, tmp_path / "in", "--save", "txt", "--out", out, "--json")
+    assert done.exception is None, done.exception
+    assert [Path(one["image"]).name for one in json.loads(done.stdout)["images"]] == list(FORMATS)
+    (line,) = (line for line in done.stderr.splitlines() if "left out" in line)
+    assert line.startswith("2 files were left out: x.gif, y.jfif: expected .avif, ")
+    copies = {"a.avif.png", "b.jp2.png", "c.mpo.png", "d.bmp", "e.TIF", "predictions.json"}
+    assert {path.name for path in out.iterdir() if path.is_file()} == copies
+    for name in copies - {"predictions.json"}:
+        assert read_image(out / name).shape == (40, 60, 3)
+    alone = invoke(folder, tmp_path / "in" / "a.avif")
+    assert alone.exception is None, alone.exception
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["x.gif", "y.cr2"], "2 files such as x.gif are of a kind that is not read"),
+        (["y.jfif"], "rename to .jpg"),
+    ],
+)
+def test_a_folder_of_pictures_that_are_not_read(
+    names: list[str], words: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"?")
+    with pytest.raises(DataError) as caught:
+        find_images(tmp_path)
+    assert words in str(caught.value)
+    with pytest.raises(DataError, match="not an image"):
+        find_images(tmp_path / names[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "save", "words"),
+    [
+        (["x.png", "x.jpg"], ["--save", "txt"], "'x.png' and 'x.jpg' would share the file 'x.txt'"),
+        (["classes.png"], ["--save", "txt"], "'classes.png' and the list of classes would share"),
+        (["x.jp2", "x.jp2.png"], [], "would share the file 'x.jp2.png'"),
+    ],
+)
+def test_results_that_would_share_a_file_are_refused_before_the_work(
+    names: list[str], save: list[str], words: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate(names):
+        write_image(tmp_path / "in" / name, seed=number)
+    # The model is not even looked for.
+    result = invoke(tmp_path / "no", tmp_path / "in", "--out", tmp_path / "out", *save)
+    assert words in str(failure(result))
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_errors(folder: Path, photos: Path, tmp_path: Path) -> None:
     assert failure(invoke(folder, tmp_path / "*.gif")).exit_code == 3
     assert failure(invoke(folder, photos, "--out", photos)).exit_code == 2

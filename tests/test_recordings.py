@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ from factories_detectors import make_detector
 
 from duet.cli.predict import predict
 from duet.errors import DataError
+from duet.inference.ending import decodes, is_whole
 from duet.inference.frames import Picture
 from duet.inference.places import find_place
 from duet.inference.video import VideoCapture
@@ -42,7 +44,9 @@ def write(
     with av.open(str(path), "w", format=form, options=options) as container:
         stream = container.add_stream(codec, rate=1 / tick)
         stream.width, stream.height = WIDTH, HEIGHT
-        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
+        known = [kind.name for kind in stream.codec.video_formats or ()]
+        usual = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.pix_fmt = usual if usual in known or not known else known[0]
         stream.time_base = stream.codec_context.time_base = tick
         stream.codec_context.gop_size = 40 if before else 12
         if codec not in ("mjpeg", "gif"):
@@ -118,6 +122,10 @@ SOUND: dict[str, Callable[[Path], tuple[Path, list[Fraction]]]] = {
     "windows.asf": lambda p: (write(p, "wmv2", STEADY), STEADY),
     "free.ogv": lambda p: (write(p, "libvpx", STEADY, form="ogg"), STEADY),
     "raw.h264": lambda p: (write(p, "libx264", STEADY), STEADY),
+    "plain.y4m": lambda p: (write(p, "wrapped_avframe", STEADY), STEADY),
+    "raw.y4m": lambda p: (write(p, "rawvideo", STEADY), STEADY),
+    "real.rm": lambda p: (write(p, "rv10", STEADY), STEADY),
+    "reals.rm": lambda p: (write(p, "rv20", STEADY), STEADY),
     "moving.gif": lambda p: (write(p, "gif", STEADY), STEADY),
 }  # fmt: skip
 
@@ -146,10 +154,56 @@ def test_a_whole_recording_gives_every_picture_at_its_time(
         np.testing.assert_allclose(found, times, atol=slack)
 
 
+CODECS = (
+    "ffv1", "ffvhuff", "flashsv", "huffyuv", "jpeg2000", "libx264", "magicyuv", "mjpeg", "mpeg4",
+    "png", "rawvideo", "utvideo", "wmv2", "zlib",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_decoder_gets_what_stands_in_the_container(codec: str, tmp_path: Path) -> None:
+    """NUT holds any codec and states no end: whether the last picture decodes has to tell."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    path = write(tmp_path / "a.nut", codec, STEADY[:12])
+    assert len(read(path)) == 12
+
+
+def test_a_decoder_that_does_not_open_tells_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nut", "rawvideo", STEADY[:3])
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    bare = types.SimpleNamespace(codec_context=av.CodecContext.create("rawvideo", "r"))
+    assert decodes(bare, packets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("yuv420p", (63, 47)), ("yuv422p", (63, 47)), ("yuv444p", (64, 48)), ("yuv411p", (63, 47)),
+     ("gray", (64, 48)), ("gray16le", (63, 47)), ("yuv420p10le", (63, 47)), ("yuva444p", (64, 48))],
+)  # fmt: skip
+def test_pictures_of_all_kinds_in_a_y4m(kind: str, size: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "a.y4m"
+    options = {"strict": "-1"}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("rawvideo", rate=25, options=options)
+        stream.width, stream.height = size
+        stream.pix_fmt = kind
+        for _ in range(3):
+            blank = np.zeros((size[1], size[0], 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(blank, format="bgr24")))
+    assert is_whole(path, "yuv4mpegpipe")
+    content = path.read_bytes()
+    for keep in (len(content) - 1, len(content) // 2, len(content) // 3):
+        path.write_bytes(content[:keep])
+        assert is_whole(path, "yuv4mpegpipe") is False
+
+
 CUT = (
     "front.mp4", "fragments.mp4", "nulls.avi", "plain.avi", "timelapse.mkv", "live.mkv",
     "slides.mkv", "slides.webm", "slow.webm", "plain.ts", "disc.m2ts", "disc.vob", "old.mpg",
-    "web.flv", "windows.asf", "free.ogv", "raw.h264", "moving.gif",
+    "web.flv", "windows.asf", "free.ogv", "raw.h264", "moving.gif", "plain.y4m", "real.rm",
+    "reals.rm",
 )  # fmt: skip
 
 

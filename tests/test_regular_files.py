@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories_compare import write_run
 
 from duet.cli.main import _run
 from duet.config import load_yaml
@@ -96,6 +97,23 @@ def test_a_link_to_itself_is_an_error_of_its_name(
     said = capsys.readouterr().err
     assert code in (2, 3)
     assert name in said
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a pipe"])
+def test_a_page_takes_the_place_of_nothing_else(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out, pipe = write_run(tmp_path / "run"), tmp_path / "page.md", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    {
+        "pipe": lambda: os.mkfifo(out),
+        "device": lambda: out.symlink_to("/dev/zero"),
+        "folder": out.mkdir,
+        "link to a pipe": lambda: out.symlink_to(pipe),
+    }[kind]()
+    assert _run(["compare", str(run), "--out", str(out)]) == 2
+    assert "already exists and is no page" in capsys.readouterr().err
+    assert out.is_fifo() == ("pipe" in kind)
 
 
 def test_a_hash_of_a_device_is_no_hash(tmp_path: Path) -> None:

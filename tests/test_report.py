@@ -242,7 +242,7 @@ def test_summary_table_puts_the_main_method_first() -> None:
         ("<script>", r"\<script>"),
         ("i < T, R[T, D_i]", "i < T, R[T, D_i]"),
         ("*bold* `code`", r"\*bold\* \`code\`"),
-        ("[x](http://y)", r"[x\](http://y)"),
+        ("[x](http://y)", r"[x\](http\://y)"),
         ("two\nlines", "two lines"),
         ("# not a title", r"\# not a title"),
     ],

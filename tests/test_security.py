@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import random
 import re
+import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from factories_pickles import FOUR, GOOD, archive, group, legacy, number, row, storage, table, text
@@ -271,7 +276,6 @@ def test_torchscript_is_not_run_unasked(
     assert _run(["predict", str(path), str(path.parent)]) == 3  # no image: nothing else is opened
     picture = path.parent / "photo.png"
     import cv2
-    import numpy as np
 
     cv2.imwrite(str(picture), np.zeros((32, 32, 3), np.uint8))
     assert _run(["predict", str(path), str(picture)]) == 4
@@ -337,6 +341,93 @@ def test_onnx_brings_no_operators_and_reads_no_other_files(tmp_path: Path) -> No
         with pytest.raises(ModelError, match="does not load"):
             duet.load(path)
     del onnx
+
+
+def exported(path: Path, size: int, *, endless: bool = False) -> Path:
+    """Write a graph for images of 64 px whose metadata says ``size``, with an output of zeros."""
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    kinds = {"i": TensorProto.INT64, "c": TensorProto.BOOL, "v": TensorProto.FLOAT}
+    values = {name: helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()}
+    for name in ("i", "c"):
+        values[name].type.tensor_type.shape.SetInParent()
+    copies = [helper.make_node("Identity", [name], [f"{name}2"]) for name in "cv"]
+    outputs = [helper.make_tensor_value_info(f"{name}2", kinds[name], None) for name in "cv"]
+    body = helper.make_graph(copies, "body", list(values.values()), outputs)
+    nodes = [
+        helper.make_node("Loop", ["most", "go", "images"], ["same"], body=body),
+        helper.make_node("ReduceMean", ["same"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zeros"], ["y"]),
+    ]
+    known = {"most": np.array(2**62 if endless else 1), "go": np.array(True),
+             "zeros": np.zeros((1, 7, 84), np.float32)}  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in known.items()],
+    )  # fmt: skip
+    facts = {
+        "format": "duet-export", "schema_version": 2, "fingerprint": "a" * 64, "family": "yolo",
+        "architecture": "yolo11n.yaml", "head": "towers", "image_size": size, "fit": "letterbox",
+        "layout": "anchors", "licence": "x",
+        "increments": [{"increment": "x", "classes": ["a", "b", "c"]}],
+    }  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"duet": json.dumps(facts)})
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "match"),
+    [(8192, r"its input is \(1, 3, 64, 64\)"), (32, "its input is"),
+     (2**30, "less than or equal to 8192"), (10**30, "less than or equal to 8192")],
+)  # fmt: skip
+def test_metadata_alone_takes_no_memory(
+    size: int, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exported(tmp_path / "x.onnx", size)
+    monkeypatch.setattr(torch, "zeros", lambda *sides: pytest.fail(f"takes {sides}"))
+    with pytest.raises(ModelError, match=match):
+        duet.load(path)
+
+
+def test_a_graph_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert duet.load(exported(tmp_path / "x.onnx", 64)).labels.names == ("a", "b", "c")
+    monkeypatch.setattr("duet.inference.exported.TRIAL", 1.0)
+    with pytest.raises(ModelError, match=r"does not look at an image within 1 s") as caught:
+        duet.load(exported(tmp_path / "y.onnx", 64, endless=True))
+    assert caught.value.where == str(tmp_path / "y.onnx")
+    del caught  # whose frames hold the thread
+    gc.collect()
+    time.sleep(0.5)
+    assert "duet-apart" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signal to one process")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_graph_without_end_can_be_stopped(name: str, tmp_path: Path) -> None:
+    import cv2
+
+    path, picture = exported(tmp_path / "x.onnx", 64, endless=True), tmp_path / "photo.png"
+    cv2.imwrite(str(picture), np.zeros((32, 32, 3), np.uint8))
+    told = "import duet.inference.exported as e, duet.cli.main as m, signal, sys\n"
+    told += "signal.signal(signal.SIGINT, signal.default_int_handler); before = e._try\n"
+    told += "e._try = lambda *a: (print('begins', flush=True), before(*a))[1]\n"
+    line = ["predict", str(path), str(picture)]
+    started = subprocess.Popen(
+        [sys.executable, "-c", f"{told}sys.exit(m._run({line}))"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert started.stdout.readline() == "begins\n"
+    time.sleep(0.5)
+    started.send_signal(getattr(signal, name))
+    _, err = started.communicate(timeout=30)
+    assert started.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted" in err
 
 
 def test_a_storage_is_read_once_however_often_it_is_named(tmp_path: Path) -> None:

@@ -702,7 +702,8 @@ def test_results_of_images(folder: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     cv2.imwrite(str(tmp_path / "a.jpg"), pictures(1)[0])
     twins = invoke(folder, f"{tmp_path}/a.*", "--out", tmp_path / "other", "--save", "txt")
-    assert "two images are called 'a'" in str(failure(twins))
+    assert "would share the file 'a.txt'" in str(failure(twins))
+    assert not (tmp_path / "other").exists()
     piped = invoke(folder, tmp_path / "a.png", "--save", "jsonl", "--out", "-")
     assert json.loads(piped.stdout)["image"] == "a.png"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from factories_results import make_results, write_gallery_images
 
-from duet.cli.common import emit, hint, note
-from duet.cli.main import _run
+from duet.cli.common import PATH, LocalPath, emit, hint, note
+from duet.cli.main import _run, cli
 from duet.detections import Detections
-from duet.errors import DataError, DuetError, did_you_mean, together
+from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
 from duet.increments.manifest import PartEntry
 from duet.inference.annotate import annotate
 from duet.inference.places import find_place
@@ -31,6 +33,7 @@ from duet.report.markdown import render_markdown, write_report
 from duet.report.results import save_results
 from duet.text import (
     NAME_LENGTH,
+    _quoted_on_windows,
     is_address,
     laid_out,
     markdown,
@@ -41,6 +44,7 @@ from duet.text import (
     short_list,
     shown,
     spreadsheet,
+    without_addresses,
     without_secrets,
 )
 from duet.weights.transfer import _next_place, _short
@@ -111,7 +115,12 @@ def test_any_stdout_takes_any_name(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["a b", "x; touch FILE #", "$(id)", "it's", "`id`", "*", "\x1b[2J", "a\nb", "", "-x/y"]
+    "word",
+    [
+        *("a b", "x; touch FILE #", "$(id)", "it's", "`id`", "*", "\x1b[2J", "a\nb", "", "-x/y"),
+        *("\udcff.jpg", "it's \udc80a", "soft\xadhyphen", "\x9b0"),
+    ],
+    ids=ascii,
 )
 def test_hints_are_quoted_for_the_shell(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = shell_line("duet", "predict", Path(word), "IMAGES")
@@ -122,8 +131,22 @@ def test_hints_are_quoted_for_the_shell(word: str, capsys: pytest.CaptureFixture
     hint("printf", "%s", word)
     line = capsys.readouterr().err.removeprefix("next: ").rstrip("\n")
     assert "\n" not in line
-    run = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
-    assert run.stdout == word
+    run = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
+    assert os.fsdecode(run.stdout) == word
+
+
+@pytest.mark.parametrize(
+    ("word", "seen"),
+    [
+        *[(word, word) for word in ("duet", "--out", "C:\\a\\b.yaml", "a=0.5", "夜", "a/b_c-d")],
+        *[(word, f'"{word}"') for word in ("", "a b", "a&b", "a;b", "a|b>c", "(x)", "^", "it's")],
+        ("C:\\a b\\", '"C:\\a b\\\\"'),  # else the backslash escapes the quote
+        *[(word, "...") for word in ("%PATH%", "$(id)", "a`b", 'a"b', "a!", "\u201cx\u201d", "\n")],
+    ],
+)
+def test_hints_on_windows_are_text_to_both_of_its_shells(word: str, seen: str) -> None:
+    """What cannot be is left out, and not quoted for one of them."""
+    assert _quoted_on_windows(word) == seen
 
 
 MARKDOWN = (
@@ -140,6 +163,32 @@ def test_markdown_shows_what_is_written(text: str) -> None:
     assert not re.search(r"<[a-z/]|\]\(|[|`*~]|&\w+;|\]\[|^#|^>|^- |^---|^\d\.", bare)
 
 
+PLAIN = (
+    *("1986) x", "123. x", "123456789. x", "## h", "###### h", "#", ">q", "+ x", "=== x", "-- x"),
+    *("see http://evil.example/a", "https://evil.example", "www.evil.example", "WWW.evil.example"),
+    *("a $x$ b $$y$$", "$5", "&#36;", "\\$", "0.0", "29.2 %", "1986 x", "3.5", "a. b", "12)x"),
+)
+
+
+@pytest.mark.parametrize("text", [*PLAIN, *MARKDOWN, *MATHS])
+def test_markdown_renders_as_what_is_written(text: str) -> None:
+    """One paragraph of text, in the reader of GitHub's dialect that knows tables and deletions."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    opened, inline, closed = reader.parse(markdown(text))
+    assert (opened.type, closed.type) == ("paragraph_open", "paragraph_close")
+    assert {child.type for child in inline.children or ()} <= {"text"}
+    assert "".join(child.content for child in inline.children or ()) == " ".join(text.split())
+
+
+def test_markdown_makes_no_links_or_formulas_of_what_github_adds() -> None:
+    raw = " ".join(map(markdown, PLAIN))
+    assert not re.search(r"\$|(?<!\\)://|(?i:\bwww\.)", raw)
+    for text in ("0.0", "29.2 %", "1986 x", "3.5", "alpha_base", "R[T, D]", "a: b", "12)x"):
+        assert markdown(text) == text
+
+
 @pytest.mark.parametrize("line", ["```", "````\n<script>", "~~~", "a ```` b", "\x1b[2J", ""])
 def test_nothing_leaves_a_code_block(line: str) -> None:
     block = markdown_code(["first", line, "last"], "sh").splitlines()
@@ -150,9 +199,10 @@ def test_nothing_leaves_a_code_block(line: str) -> None:
 
 
 def test_cells_are_no_formulas() -> None:
-    cells = ["=1+1", "+1", "-1", "@x", " =1", "\tx", "cat", "", 1.5, -2.0, None]
-    expected = ["'=1+1", "'+1", "'-1", "'@x", "' =1", "'\tx", "cat", "", 1.5, -2.0, None]
+    cells = ["=1+1", "+1", "-1", "@x", " =1", "\t=x", "cat", "", 1.5, -2.0, None]
+    expected = ["'=1+1", "'+1", "'-1", "'@x", "' =1", "\\t=x", "cat", "", 1.5, -2.0, None]
     assert list(map(spreadsheet, cells)) == expected
+    assert not any(RAW.search(str(spreadsheet(name))) for name in NASTY)
 
 
 def test_a_report_of_hostile_names(tmp_path: Path) -> None:
@@ -310,6 +360,7 @@ def test_enough_spellings() -> None:
         ("http://[::1]:8080", "http://[::1]:8080"),
         ("https://cam.example/", "https://cam.example/"),
         ("srt://host:9000", "srt://host:9000"),
+        ("s3://AKIAS3CRET/x", "s3://***"),
     ],
 )
 def test_what_is_harmless_is_shown(address: str, seen: str) -> None:
@@ -335,10 +386,78 @@ def test_a_command_that_gets_an_address_prints_no_secret(
         ["run", f"https://me:{SECRET}@host/s.yaml"],
         ["data", "check", f"https://host/s.yaml?t={SECRET}"],
         ["report", f"https://host/run#{SECRET}"],
+        ["data", "convert", f"https://me:{SECRET}@host/a", "out", "--to", "coco"],
+        ["run", "s.yaml", "--weights", f"HTTPS:me:{SECRET}@host/x", "--dry-run"],
+        ["run", "s.yaml", "--weights", f"s3://{SECRET}/x", "--dry-run"],
+        ["run", "s.yaml", "--methods", f"duet-plus,https://host/{SECRET}/m.yaml"],
+        ["import", f"https://host/{SECRET}/a.pt"],
+        ["merge", f"mine=https://host/{SECRET}/a.pt", "b", "--out", "c"],
+        ["predict", "model", "images", "--out", f"rtsp://me:{SECRET}@host/x"],
+        ["export", "model", "--to", "onnx", "--check", f"https://host/{SECRET}"],
     ):
         for extra in ([], ["--json"]):
             assert _run([*words, *extra]) != 0
             said = capsys.readouterr()
+            assert SECRET not in said.out + said.err
+
+
+def test_every_path_of_the_command_line_refuses_addresses() -> None:
+    import click
+
+    def commands(group: click.Group) -> list[click.Command]:
+        found = []
+        for name in group.list_commands(click.Context(group)):
+            command = group.get_command(click.Context(group), name)
+            assert command is not None
+            found += commands(command) if isinstance(command, click.Group) else [command]
+        return found
+
+    options = [option for command in commands(cli) for option in command.params]
+    paths = [option.type for option in options if isinstance(option.type, click.Path)]
+    assert len(paths) > 50
+    assert all(isinstance(path, LocalPath) for path in paths)
+
+
+def test_a_path_that_looks_like_an_address_and_is_there_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("me:you@home").mkdir()
+    assert PATH.convert("me:you@home", None, None) == Path("me:you@home")
+    with pytest.raises(ConfigError, match="expected a path on this machine"):
+        PATH.convert("me:she@home", None, None)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"https://me:{SECRET}@h/a?b", f"rtsp://me:{SECRET}@h/a", f"https://h/{SECRET}/a",
+        f"HTTPS:me:{SECRET}@h/a", f"s3://{SECRET}/a",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["path", "train", "data", "root"])
+def test_addresses_in_files_of_strangers_are_masked(
+    key: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"path": ".", "train": "images", "val": "images", "names": ["cat"]}
+    item = {"domain": "d", "data": "data.yaml", "classes": ["cat"]}
+    series: dict[str, Any] = {"name": "a", "root": ".", "increments": [item]}
+    item |= {key: place} if key == "data" else {}
+    series |= {key: place} if key == "root" else {}
+    data |= {key: place} if key in data else {}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(series))
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump({**series, "defaults": place}))
+    for words in (
+        ["data", "check", str(tmp_path / "wrong.yaml")],
+        ["data", "check", str(tmp_path / "s.yaml")],
+        ["run", str(tmp_path / "s.yaml"), "--dry-run"],
+        ["data", "convert", str(tmp_path / "s.yaml"), str(tmp_path / "out"), "--to", "coco"],
+    ):
+        for extra in ([], ["--json"]):
+            assert _run([*words, *extra]) != 0
+            said = capsys.readouterr()
+            assert "***" in said.out + said.err
             assert SECRET not in said.out + said.err
 
 
@@ -358,6 +477,8 @@ def test_messages_of_other_programs_hold_no_secret() -> None:
     assert not any(SECRET in _short(error) for error in errors)
     assert _short(errors[-1]) == "Connection refused"
     assert SECRET not in str(DuetError(f"open failed: '{url}'", where=url, remedy=f"see {url}"))
+    assert SECRET not in without_addresses(f"no file 'a/https:/h/{SECRET}/b', HTTP:a:{SECRET}@h")
+    assert without_addresses("[a] C:/x/b.jpg:3: class a:b") == "[a] C:/x/b.jpg:3: class a:b"
     assert without_secrets("see https://docs.example/a/b.") == "see https://docs.example/a/b."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import shutil
@@ -9,17 +10,24 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from factories_run import Tiny, offline, tiny
 
+from duet import imports
+from duet.errors import DuetError
+
 THIRD_PARTY = (
     "PIL", "albumentations", "click", "cv2", "filelock", "matplotlib", "numpy", "pydantic", "rich",
     "safetensors", "scipy", "torch", "torchvision", "ultralytics", "yaml",
 )  # fmt: skip
 BY_PYTHON = ("sitecustomize", "usercustomize")
+SNARES = ("libcuda.so.1", "matplotlibrc")
+"""Files that NVIDIA's libraries and matplotlib look for there; a pipe holds whoever opens it."""
+posix = pytest.mark.skipif(os.name != "posix", reason="pipes in folders are POSIX's")
 ENTRY = "from duet.cli.main import main\nmain()\n"
 
 
@@ -102,9 +110,15 @@ def entry(base: Path) -> list[str]:
     return [sys.executable, str(script)]
 
 
-def run(base: Path, command: list[str], cwd: Path) -> str:
-    environment = offline(base)
-    environment = {**environment, "TMPDIR": str(base / "tmp")}
+def snares(folder: Path) -> None:
+    """Leave a pipe under each of `SNARES`, where the system has pipes."""
+    for name in SNARES if hasattr(os, "mkfifo") else ():
+        os.mkfifo(folder / name)
+
+
+def run(base: Path, command: list[str], cwd: Path, **more: str) -> str:
+    environment = {**offline(base), "TMPDIR": str(base / "tmp"), **more}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # of the process that runs the tests
     (base / "tmp").mkdir(exist_ok=True)
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
@@ -119,6 +133,7 @@ def somebody(base: Path) -> Somebody:
     place = base / "theirs"
     shutil.copytree(source.folder, place)
     odd_files(place / "data")
+    snares(place)
     log = plant(place, {*sys.stdlib_module_names, *THIRD_PARTY, *BY_PYTHON, "duet"})
     schedule = yaml.safe_load((place / "schedule.yaml").read_text())
     (place / "schedule.yaml").write_text(yaml.safe_dump({**schedule, "epochs": 1}))
@@ -208,7 +223,108 @@ def test_paths_of_the_environment_stay_what_they_mean(
     from duet.runs import worker
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "mine", "/absolute", ""]))
-    assert worker._environment()["PYTHONPATH"] == os.pathsep.join(
-        [str(tmp_path / "mine"), "/absolute"]
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):
+        monkeypatch.setenv(name, os.pathsep.join(["", "mine", "/absolute", ""]))
+        wanted = os.pathsep.join([str(tmp_path / "mine"), "/absolute"])
+        assert worker._environment()[name] == wanted
+
+
+@posix
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import duet, torch",
+        "import duet\nfrom matplotlib.figure import Figure",
+        "import duet\nduet.load",
+        "import torch.nn, matplotlib",  # the finder is there as soon as anything of duet is
+    ],
+)
+def test_a_notebook_loads_no_library_of_the_working_folder(
+    code: str, base: Path, tmp_path: Path
+) -> None:
+    snares(tmp_path)
+    told = "\nimport os, torch\nprint(os.getcwd(), torch.__spec__.loader is torch.__loader__)"
+    first = "import duet.text\n" + code + told
+    said = run(base, [sys.executable, "-c", first], tmp_path)
+    assert said.split() == [str(tmp_path), "True"]
+
+
+@posix
+def test_packages_are_imported_where_the_working_folder_is_gone(base: Path, tmp_path: Path) -> None:
+    place = tmp_path / "gone"
+    place.mkdir()
+    code = (
+        "import os\nfrom pathlib import Path\nhere = Path.cwd()\nhere.rmdir()\n"
+        "import duet, matplotlib\nprint(os.stat('.').st_nlink)"
     )
+    assert run(base, [sys.executable, "-c", code], place) == "0\n"
+
+
+def test_no_way_back_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    given, loaded = os.chdir, []
+
+    def chdir(place: object) -> None:
+        if place != sys.base_prefix:
+            raise PermissionError(13, "Permission denied")
+        given(sys.base_prefix)
+
+    with monkeypatch.context() as there:
+        there.setattr(os, "chdir", chdir)
+        with pytest.raises(DuetError, match=r"cannot return .*Permission denied"):
+            imports._elsewhere(lambda: loaded.append(os.getcwd()))
+    assert loaded == [os.path.realpath(sys.base_prefix)]
+
+
+@posix
+@pytest.mark.parametrize("trap", ["file", "link", "none"])
+def test_nobody_in_a_shared_folder_stops_the_engine(trap: str, base: Path, tmp_path: Path) -> None:
+    """Inductor wants a folder of a name that everybody knows."""
+    known = tmp_path / f"torchinductor_{getpass.getuser()}"
+    if trap == "file":
+        known.touch()
+    elif trap == "link":
+        known.symlink_to(tmp_path / "nowhere")
+    code = (
+        "import os\nfrom duet.families.ultralytics.engine import prepare\nprepare()\n"
+        "from torch._inductor.runtime.cache_dir_utils import cache_dir\nprint(cache_dir())"
+    )
+    said = run(base, [sys.executable, "-c", code], base, TMPDIR=str(tmp_path)).strip()
+    assert Path(said).is_relative_to(base / "cache" / "duet")
+    assert list(tmp_path.iterdir()) == ([] if trap == "none" else [known])
+
+
+def test_opencv_leaves_no_gap_in_the_path_of_libraries(base: Path) -> None:
+    code = "import duet, cv2, os\nprint(os.environ.get('LD_LIBRARY_PATH', ''))"
+    for given in ("", "/absolute"):
+        said = run(base, [sys.executable, "-c", code], base, LD_LIBRARY_PATH=given).strip()
+        assert "" not in said.split(os.pathsep) or not said
+        assert said.endswith(given)
+
+
+def test_an_empty_entry_of_the_path_imports_nothing(base: Path, tmp_path: Path) -> None:
+    """But for what the script of pip imports before duet: the interpreter's own."""
+    log = plant(tmp_path, {"json", "click", "signal", "rich"})
+    given = offline(base)["PYTHONPATH"]
+    for path in (os.pathsep + given, given + os.pathsep):
+        assert "ties" in run(base, [*entry(base), "methods"], tmp_path, PYTHONPATH=path)
+        assert not log.exists(), log.read_text()
+
+
+@pytest.mark.parametrize("name", ["bench_doctor", "foreign_merge"])
+def test_tools_start_python_without_the_working_folder(
+    name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool: Any = pytest.importorskip(f"tools.{name}")
+    log = plant(tmp_path, {"json", "resource", "random"})
+    monkeypatch.chdir(tmp_path)
+    for key, value in offline(base).items():
+        monkeypatch.setenv(key, value)
+    if name == "bench_doctor":
+        with pytest.raises(subprocess.CalledProcessError):
+            tool.measure(Path("no.yaml"), 1)
+    else:
+        assert tool.stock("import json, random; print(sys.argv[1])", Path("x")).strip() == str(
+            tmp_path / "x"
+        )
+    assert not log.exists(), log.read_text()

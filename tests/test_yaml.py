@@ -181,6 +181,39 @@ def test_messages_stay_short_whatever_the_values(tmp_path: Path) -> None:
     assert "and 480 more" in str(caught.value)
 
 
+@pytest.mark.parametrize("written", ["'1'", "true", "1.0", "1e0", "2", "[1]"])
+def test_a_version_is_the_whole_number(written: str, tmp_path: Path) -> None:
+    item = "{domain: d, data: d, classes: [a]}"
+    path = tmp_path / "s.yaml"
+    for version in (written, "1", "0x1"):
+        path.write_text(f"schema: {version}\nname: a\nincrements: [{item}]\n")
+        if version != written:
+            read_config(path)
+            continue
+        with pytest.raises(ConfigError, match=r"line 1: schema: .*got") as caught:
+            read_config(path)
+        assert written == "2" or "whole number, without quotes" in str(caught.value)
+
+
+def test_wrong_fields_are_told_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: a\nroot: true\n\nincrements:\n- domain: d\n  data: &d [1]\n  tset: x\n"
+        "  classes: [a]\n- {data: *d, domain: e,\n   classes: [1, true]}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    told = str(caught.value)
+    for line in (
+        "line 2: root: ", "line 6: increments.0.data: ", "line 7: increments.0.tset: unknown key",
+        "line 9: increments.1.data: ", "line 10: increments.1.classes.1: ",
+    ):  # fmt: skip
+        assert f"- {line}" in told
+    path.write_text("name: a\n")
+    with pytest.raises(ConfigError, match="- increments: missing"):
+        read_config(path)
+
+
 def test_class_lists_of_a_hundred_thousand_names(tmp_path: Path) -> None:
     """All in seconds: quadratic searches took minutes for each of these."""
     count = 100_000

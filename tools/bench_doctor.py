@@ -30,7 +30,9 @@ PHOTOS = (
 )  # fmt: skip
 CLASSES = ("ellipse", "box", "diamond", "half")
 _CHILD = """
-import json, resource, sys, time
+import sys
+sys.path[:] = [place for place in sys.path if place]  # not the working folder
+import json, resource, time
 began = time.perf_counter()
 from pathlib import Path
 from duet.doctor import examine, findings

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,13 @@ def train(increment: Any, base: Path, folder: Path, epochs: int) -> Path:
         return best
     data = stock_data(increment, folder / "data")
     code = (
-        "import sys, ultralytics\n"
+        "import ultralytics\n"
         "m = ultralytics.YOLO(sys.argv[1])\n"
         f"m.train(data=sys.argv[2], epochs={epochs}, imgsz=160, batch=16, optimizer='AdamW', "
         "lr0=0.001, warmup_epochs=1.4, mosaic=0.0, device='cpu', workers=0, plots=False, "
         "val=False, seed=0, project=sys.argv[3], name='.', exist_ok=True, verbose=False)\n"
     )
-    arguments = [str(p.resolve()) for p in (base, data, folder)]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=stock_environment())
+    stock(code, base, data, folder)
     return best
 
 
@@ -137,9 +137,16 @@ def stock_data(increment: Any, folder: Path) -> Path:
     return folder / "data.yaml"
 
 
-def stock_environment() -> dict[str, str]:
-    """Return an environment in which the engine stays offline and quiet."""
-    return {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+def stock(code: str, *paths: Path) -> str:
+    """Run code of the engine's own, offline and where nothing else lies; return its stdout."""
+    first = "import sys; sys.path[:] = [place for place in sys.path if place]\n"
+    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(
+            [sys.executable, "-c", first + code, *(str(path.resolve()) for path in paths)],
+            check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=empty,
+        )  # fmt: skip
+    return done.stdout
 
 
 def duet(*words: object) -> Path:
@@ -168,18 +175,14 @@ def stock_detects(detector: Path, series: Any) -> int:
     """Export, load in stock Ultralytics without duet, and count its detections on eight images."""
     target = duet_export(detector)
     code = (
-        "import sys; sys.modules['duet'] = None\n"
+        "sys.modules['duet'] = None\n"
         "import ultralytics\n"
         "m = ultralytics.YOLO(sys.argv[1])\n"
         "r = m.predict(sys.argv[2:], imgsz=160, verbose=False, save=False, device='cpu')\n"
         "print(sum(len(x.boxes) for x in r))\n"
     )
-    images = [str(p) for item in series.increments for p in item.data.split("test").images[:4]]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(target), *images],
-        check=True, capture_output=True, text=True, env=stock_environment(),
-    )  # fmt: skip
-    return int(done.stdout.splitlines()[-1])
+    images = [path for item in series.increments for path in item.data.split("test").images[:4]]
+    return int(stock(code, target, *images).splitlines()[-1])
 
 
 def duet_export(detector: Path) -> Path:

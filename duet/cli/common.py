@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from duet.errors import DuetError
-from duet.text import for_people, printable, shell_line
+from duet.errors import ConfigError, DuetError
+from duet.text import for_people, is_address, masked, printable, shell_line
 
 if TYPE_CHECKING:
     from duet.series import Problem, Series
@@ -25,6 +26,29 @@ PLAIN_EVERY = 5.0
 
 LEFT = "note: {} was left by a command that was killed: remove it"
 WHOLE = "note: {} held this very result already and stays as it is"
+
+
+class LocalPath(click.Path):
+    """A path on this machine. An address, which may hold a password, is refused before all else."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of a word.
+
+        Raises:
+            ConfigError: It is an address, and no file has that name.
+        """
+        text = os.fsdecode(value)
+        if is_address(text) and not os.path.lexists(text):
+            raise ConfigError(
+                f"expected a path on this machine, got the address {masked(text)}",
+                where=param.get_error_hint(ctx).replace("'", "") if param and ctx else None,
+                remedy="copy it here and give its path; a path with ':' and '@' must exist already",
+            )
+        return super().convert(value, param, ctx)
+
+
+PATH = LocalPath(path_type=Path)
+NAME_OR_PATH = LocalPath(path_type=str)  # names that come with duet, and NAME=PATH
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from duet.cli.common import emit, json_option, note, tell_changed, tell_leftovers
+from duet.cli.common import PATH, emit, json_option, note, tell_changed, tell_leftovers
 from duet.errors import ConfigError
 
 EPILOG = """\b
@@ -21,7 +21,7 @@ Examples:
 
 
 @click.command("compare", epilog=EPILOG)
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
 @click.option(
     "--metric",
     type=click.Choice(["h", "rai", "ri", "gi", "pi"]),
@@ -32,7 +32,7 @@ Examples:
     help="Resamples of the test images; 0 for no intervals.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a Markdown page.")
+@click.option("--out", type=PATH, help="Also write a Markdown page.")
 @click.option("--force", is_flag=True, help="Compare runs of different protocols too.")
 @json_option
 def compare(
@@ -71,6 +71,7 @@ def compare(
 def _check_page(out: Path) -> None:
     """Refuse a page that would take the place of something else, such as a run's results."""
     from duet.compare.tables import HEADING
+    from duet.files import require_file
 
     if out.suffix.lower() != ".md":
         raise ConfigError(
@@ -78,9 +79,11 @@ def _check_page(out: Path) -> None:
             remedy="for example comparison.md",
         )  # fmt: skip
     if os.path.lexists(out):
-        with contextlib.suppress(OSError), out.open("rb") as page:
-            if page.read(len(HEADING)) == HEADING.encode():
-                return
+        with contextlib.suppress(OSError):
+            require_file(out)
+            with out.open("rb") as page:
+                if page.read(len(HEADING)) == HEADING.encode():
+                    return
         raise ConfigError(
             "already exists and is no page of duet compare", where=f"--out {out}",
             remedy="choose another name or remove it first",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import say
+from duet.cli.common import PATH, say
 from duet.text import laid_out, printable, short_list
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @click.command("check", epilog=EPILOG)
-@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
+@click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option(
     "--data-root",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder of the data, in place of the file's 'root'.",
 )
 @click.option(
     "--detector",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Look for unlabelled objects of the classes that this detector knows.",
 )
 @click.option(
@@ -55,10 +55,8 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     help="Lowest score of these objects.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the detector runs.")
-@click.option(
-    "--crops", type=click.Path(path_type=Path), help="Write pictures of these objects to a folder."
-)
-@click.option("--fix", type=click.Path(path_type=Path), help="Write a repaired copy to a folder.")
+@click.option("--crops", type=PATH, help="Write pictures of these objects to a folder.")
+@click.option("--fix", type=PATH, help="Write a repaired copy to a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @click.option("--strict", is_flag=True, help="Count warnings as errors; notes never count.")
 def check(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, stages, writing
+from duet.cli.common import PATH, emit, json_option, note, stages, writing
 from duet.text import printable, shell_line
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ Examples:
 
 
 @click.command("convert", epilog=EPILOG)
-@click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
-@click.argument("out", type=click.Path(path_type=Path), metavar="OUT")
+@click.argument("source", type=PATH, metavar="SOURCE")
+@click.argument("out", type=PATH, metavar="OUT")
 @click.option("--to", required=True, metavar="FORMAT", help="yolo, coco or voc.")
 @click.option(
     "--from", "form", default="auto", show_default=True, metavar="FORMAT", help="yolo, coco or voc."

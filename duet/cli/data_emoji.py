@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from duet.cli.common import PATH, tell_leftovers
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,7 +29,7 @@ _PLAIN_EVERY_S = 5.0
 
 
 @click.command("emoji", epilog=EPILOG)
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--domains", help="Comma-separated; the protocol's when left out.")
 @click.option(
@@ -68,6 +70,7 @@ def emoji(
     from duet.emoji.vocabulary import FOCI
 
     chosen = [name.strip() for name in domains.split(",")] if domains else list(FOCI[protocol])
+    tell_leftovers(directory)
     with _progress() as progress:
         report = build(
             directory,

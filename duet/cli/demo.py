@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import counting, emit, json_option, note
+from duet.cli.common import NAME_OR_PATH, PATH, counting, emit, json_option, note
 from duet.cli.run import DEFAULT_METHODS, SEED, make_plan, perform, summary, table
 from duet.text import printable
 
@@ -21,13 +21,21 @@ Examples:
 
 
 @click.command("demo", epilog=EPILOG)
+@click.option("--out", type=PATH, default=Path("runs/demo"), show_default=True)
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True
+    "--method",
+    "methods",
+    type=NAME_OR_PATH,
+    multiple=True,
+    metavar="TEXT",
+    default=DEFAULT_METHODS,
+    show_default=True,
 )
-@click.option("--method", "methods", multiple=True, default=DEFAULT_METHODS, show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
 @click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's 8 epochs.")
-@click.option("--weights", help="θ_0: a file or a name of `duet weights ls` [YOLO11n's].")
+@click.option(
+    "--weights", type=NAME_OR_PATH, help="θ_0: a file or a name of `duet weights ls` [YOLO11n's]."
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--train-scenes", type=click.IntRange(min=20), default=450, show_default=True)
 @click.option("--test-scenes", type=click.IntRange(min=20), default=250, show_default=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, hint, json_option, note, trust_option
+from duet.cli.common import PATH, emit, hint, json_option, note, trust_option
 
 EPILOG = """\b
 Examples:
@@ -20,11 +20,9 @@ _ROWS = 10
 
 
 @click.command("diff", epilog=EPILOG)
-@click.argument("a", type=click.Path(path_type=Path), metavar="A")
-@click.argument("b", type=click.Path(path_type=Path), metavar="B")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="θ_0 [what a recipe or fingerprint names]."
-)
+@click.argument("a", type=PATH, metavar="A")
+@click.argument("b", type=PATH, metavar="B")
+@click.option("--weights", type=PATH, help="θ_0 [what a recipe or fingerprint names].")
 @click.option("--all", "every", is_flag=True, help="Show all layers, not those that differ most.")
 @trust_option
 @json_option

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, hint, json_option, note, writing
+from duet.cli.common import PATH, emit, hint, json_option, note, writing
 
 EPILOG = """\b
 Examples:
@@ -17,9 +17,9 @@ Examples:
 
 
 @click.command("drop-class", epilog=EPILOG)
-@click.argument("detector", type=click.Path(path_type=Path), metavar="DETECTOR")
+@click.argument("detector", type=PATH, metavar="DETECTOR")
 @click.argument("classes", nargs=-1, required=True, metavar="CLASS...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Detector folder.")
+@click.option("--out", type=PATH, required=True, help="Detector folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @json_option
 def drop_class(

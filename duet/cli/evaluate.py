@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, read_told
+from duet.cli.common import PATH, emit, json_option, note, read_told
 
 EPILOG = """\b
 Examples:
@@ -19,9 +19,9 @@ Examples:
 
 
 @click.command("eval", epilog=EPILOG)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the data.")
+@click.argument("model", type=PATH)
+@click.argument("series", type=PATH, metavar="SERIES.yaml")
+@click.option("--data-root", type=PATH, help="Folder of the data.")
 @click.option("--split", default="", help="[test if there is one, else val]")
 @click.option(
     "--min-map50", type=click.FloatRange(0, 1),

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import WHOLE, counting, emit, hint, json_option, note, tell_leftovers
+from duet.cli.common import (
+    NAME_OR_PATH,
+    PATH,
+    WHOLE,
+    counting,
+    emit,
+    hint,
+    json_option,
+    note,
+    tell_leftovers,
+)
 from duet.export.formats import FORMATS, resolve
 
 if TYPE_CHECKING:
@@ -37,10 +48,15 @@ class Options:
 
 
 @click.command("export", epilog=EPILOG)
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL", required=False)
+@click.argument("model", type=PATH, metavar="MODEL", required=False)
 @click.option("--to", "form", metavar="FORM", help=f"{', '.join(FORMATS)}; see --formats.")
-@click.option("--out", type=click.Path(path_type=Path), help="File [MODEL/export/model.FORM].")
-@click.option("--check", metavar="IMAGES", help="Image, folder or glob to compare outputs on.")
+@click.option("--out", type=PATH, help="File [MODEL/export/model.FORM].")
+@click.option(
+    "--check",
+    type=NAME_OR_PATH,
+    metavar="IMAGES",
+    help="Image, folder or glob to compare outputs on.",
+)
 @click.option("--dynamic", is_flag=True, help="Take batches of any size [one image].")
 @click.option("--overwrite", is_flag=True, help="Replace an older export.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -77,7 +93,12 @@ def _export(model: Path, options: Options) -> None:
     target = options.out if options.out is not None else default
     if target == default:
         refuse_links(folder, [default.parent.name])
-    images = find_images(options.check).paths if options.check is not None else ()
+    images: Sequence[Path] = ()
+    if options.check is not None:
+        found = find_images(options.check)
+        images = found.paths
+        if omission := found.omission():
+            note(omission)
     tell_leftovers(target, target.parent / PARITY)
     if not options.overwrite:
         kept = whole_export(folder, target, form, images=images, dynamic=options.dynamic)

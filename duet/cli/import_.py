@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, hint, json_option, trust_option, writing
+from duet.cli.common import PATH, emit, hint, json_option, trust_option, writing
 
 EPILOG = """\b
 Examples:
@@ -17,14 +17,14 @@ Examples:
 
 
 @click.command("import", epilog=EPILOG)
-@click.argument("file", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("file", type=PATH, metavar="MODEL")
 @click.option("--as", "name", help="Name of its classes' increment [the file's name].")
 @click.option(
     "--head", type=click.Choice(["towers", "parallel", "rows"]), default="towers",
     show_default=True, help="What stays its own when it is merged.",
 )  # fmt: skip
 @trust_option
-@click.option("--out", type=click.Path(path_type=Path), help="Detector folder [./NAME].")
+@click.option("--out", type=PATH, help="Detector folder [./NAME].")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @json_option
 def import_file(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, hint, json_option, stages
+from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, stages
 from duet.cli.run import inputs_of, training_options
 
 if TYPE_CHECKING:
@@ -24,9 +24,16 @@ Examples:
 
 
 @click.command("base", epilog=EPILOG)
-@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
-@click.option("--method", default="duet-plus", show_default=True, help="Decides the head form.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.argument("series", type=PATH, metavar="SERIES.yaml")
+@click.option(
+    "--method",
+    type=NAME_OR_PATH,
+    default="duet-plus",
+    show_default=True,
+    metavar="TEXT",
+    help="Decides the head form.",
+)
+@click.option("--out", type=PATH, required=True, help="Run folder.")
 @training_options
 @json_option
 def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) -> None:
@@ -42,14 +49,21 @@ def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) ->
 
 
 @click.command("increment", epilog=EPILOG)
-@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
+@click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.argument("name")
-@click.option("--method", default="duet-plus", show_default=True, help="Shipped name or YAML.")
+@click.option(
+    "--method",
+    type=NAME_OR_PATH,
+    default="duet-plus",
+    show_default=True,
+    metavar="TEXT",
+    help="Shipped name or YAML.",
+)
 @click.option(
     "--independent", is_flag=True,
     help="Train from θ_0 alone and merge nothing: `duet merge` joins such increments in any order.",
 )  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.option("--out", type=PATH, required=True, help="Run folder.")
 @training_options
 @json_option
 def increment(

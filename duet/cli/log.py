@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duet.cli.common import emit, hint, json_option, note
+from duet.cli.common import PATH, emit, hint, json_option, note
 from duet.cli.merge import merge_lines
 
 EPILOG = """\b
@@ -21,9 +21,9 @@ _SHOWN = 4  # class names per increment
 
 
 @click.command("log", epilog=EPILOG)
-@click.argument("detector", type=click.Path(path_type=Path), metavar="DETECTOR")
+@click.argument("detector", type=PATH, metavar="DETECTOR")
 @click.option(
-    "--increments", "roots", multiple=True, type=click.Path(path_type=Path),
+    "--increments", "roots", multiple=True, type=PATH,
     help="Folder to search for increments that were moved.",
 )  # fmt: skip
 @json_option

@@ -204,9 +204,11 @@ def objective_for(plan: Plan, images: Path | None = None) -> Any:
     from duet.inference.sources import find_images
     from duet.runs.adapt import objective_from
 
-    found, size = find_images(chosen).paths, max(s.image_size for s in plan.sources)
+    found, size = find_images(chosen), max(s.image_size for s in plan.sources)
+    if omission := found.omission():
+        note(omission)
     settings = adapt.model_dump(exclude={"images"})
-    return lambda state: objective_from(state, found, image_size=size, **settings)
+    return lambda state: objective_from(state, found.paths, image_size=size, **settings)
 
 
 def _recipe(options: dict[str, Any]) -> Recipe:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import (
+    PATH,
     PLAIN_EVERY,
     counting,
     emit,
@@ -84,7 +85,7 @@ class Job:
 
 
 @click.command("predict", epilog=EPILOG)
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("model", type=PATH, metavar="MODEL")
 @click.argument("source", metavar="SOURCE")
 @click.option(
     "--conf",
@@ -100,7 +101,7 @@ class Job:
     show_default=True,
     help="Boxes of one class that overlap more are one object.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for results; - is stdout.")
+@click.option("--out", type=PATH, help="Folder for results; - is stdout.")
 @click.option("--save", multiple=True, type=click.Choice(SAVE), help="What to keep; repeatable.")
 @click.option("--track", is_flag=True, help="Give objects track ids [extra: track].")
 @click.option(
@@ -187,8 +188,10 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
     from duet.inference.sources import find_images
 
     images, out = find_images(source), job.folder
+    if omission := images.omission():
+        note(omission)
     if out is not None:
-        check_out(out, images)
+        check_out(out, images, job.save)
         tell_leftovers_in(out)
     detector = load(model, job.device, trust=job.trust)
     if job.dry_run:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import (
+    NAME_OR_PATH,
+    PATH,
     StoppedError,
     emit,
     json_option,
@@ -53,15 +55,14 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
     """Return the command that prepares the data sets of a group."""
 
     @click.command(f"prepare_{group.name}.py", help=help_text)
-    @click.argument("archives", nargs=-1, required=True, metavar="[NAME=]ARCHIVE...")
-    @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
-    @click.option(
-        "--difficult",
-        type=click.Choice(["ignore", "drop", "keep"]),
-        default="ignore",
-        show_default=True,
-        help="Objects marked difficult: ignored (as VOC does), left out, kept.",
+    @click.argument(
+        "archives", nargs=-1, type=NAME_OR_PATH, required=True, metavar="[NAME=]ARCHIVE..."
     )
+    @click.option("--out", type=PATH, required=True, help="Folder to make.")
+    @click.option(
+        "--difficult", type=click.Choice(["ignore", "drop", "keep"]), default="ignore",
+        show_default=True, help="Objects marked difficult: ignored (as VOC does), left out, kept.",
+    )  # fmt: skip
     @click.option(
         "--overlap",
         type=click.Choice(["refuse", "drop-from-train"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from duet.cli.common import say
+from duet.cli.common import PATH, say
 from duet.text import printable
 
 EPILOG = """\b
@@ -18,7 +18,7 @@ Examples:
 
 
 @click.command("report", epilog=EPILOG)
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("run", type=PATH, metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def report(run: Path, as_json: bool) -> None:
     """Write report.md and plots for a finished run.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import emit, json_option, note, stages, tell_warnings
+from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option, note, stages, tell_warnings
 from duet.text import printable, shell_line
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ DEFAULT_METHODS = ("duet-plus", "seq-ft")
 def training_options(command: Any) -> Any:
     """Add the options that every training command takes."""
     options = [
-        click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the data."),
-        click.option("--train", type=click.Path(path_type=Path), help="Schedule YAML."),
-        click.option("--weights", help="θ_0: a file, or a name of `duet weights ls`."),
+        click.option("--data-root", type=PATH, help="Folder of the data."),
+        click.option("--train", type=PATH, help="Schedule YAML."),
+        click.option(
+            "--weights", type=NAME_OR_PATH, help="θ_0: a file, or a name of `duet weights ls`."
+        ),
         click.option("--architecture", help="For example yolo11n.yaml."),
         click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's."),
         click.option("--batch", type=click.IntRange(min=1), help="Replace the schedule's."),
@@ -67,13 +69,16 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
 
 
 @click.command("run", epilog=EPILOG)
-@click.argument("series", type=click.Path(path_type=Path), metavar="SERIES.yaml")
+@click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option(
-    "--methods", "listed", default="",
+    "--methods", "listed", type=NAME_OR_PATH, default="", metavar="TEXT",
     help="Shipped names or YAML paths with commas between; the first is reported on, the others "
     f"stand beside it [{','.join(DEFAULT_METHODS)}].",
 )  # fmt: skip
-@click.option("--method", "methods", multiple=True, help="One more method; may be repeated.")
+@click.option(
+    "--method", "methods", type=NAME_OR_PATH, multiple=True, metavar="TEXT",
+    help="One more method; may be repeated.",
+)  # fmt: skip
 @click.option(
     "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True,
     help="Repeat with so many seeds, from --seed on, and compare.",
@@ -82,7 +87,7 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
     "--orders", type=click.IntRange(min=1), default=1, show_default=True,
     help="Repeat with so many orders of the increments, the written one first.",
 )  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/<series name>].")
+@click.option("--out", type=PATH, help="Run folder [runs/<series name>].")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
 @click.option("--references/--no-references", default=True, help="Train what GI and PI need.")
 @click.option("--split", default="", help="Split to evaluate on [test if there is one, else val].")

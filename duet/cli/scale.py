@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from duet.cli.common import PATH
 from duet.cli.remerge import merge_again, remerge_options
 
 EPILOG = """\b
@@ -18,7 +19,7 @@ Examples:
 
 
 @click.command("scale", epilog=EPILOG)
-@click.argument("detector", type=click.Path(path_type=Path), metavar="DETECTOR")
+@click.argument("detector", type=PATH, metavar="DETECTOR")
 @click.argument("increment", metavar="INCREMENT")
 @click.argument("factor", type=click.FloatRange(-2, 2), metavar="FACTOR")
 @remerge_options

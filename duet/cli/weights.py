@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PLAIN_EVERY, emit, json_option, note, tell_leftovers
+from duet.cli.common import PATH, PLAIN_EVERY, LocalPath, emit, json_option, note, tell_leftovers
 from duet.cli.main import LazyGroup
 from duet.text import is_address, masked, without_secrets
 
@@ -33,7 +33,7 @@ Examples:
   duet weights get downloads/best.pt
 """
 manifest_option = click.option(
-    "--manifest", "table", type=click.Path(path_type=Path),
+    "--manifest", "table", type=PATH,
     help="A table of your own, such as of a mirror [the one that comes with duet].",
 )  # fmt: skip
 
@@ -72,7 +72,7 @@ def ls(family: str | None, table: Path | None, as_json: bool) -> None:
 @click.command("get", epilog=GET_EPILOG)
 @click.argument("weights", metavar="NAME|FILE")
 @click.option(
-    "--to", "folder", type=click.Path(path_type=Path, file_okay=False),
+    "--to", "folder", type=LocalPath(path_type=Path, file_okay=False),
     help="Folder to put the file into [the user's cache; a FILE stays where it is].",
 )  # fmt: skip
 @click.option("--sha256", metavar="HEX", help="The hash that the file must have.")

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from duet.series.formats.documents import IMAGE_SUFFIXES
 from duet.series.formats.yolo import label_path
 from duet.series.formats.yolo_unread import unread_labels
 from duet.series.model import DomainData
 from duet.series.names import composed
 from duet.series.problems import Problem, note, warning
+from duet.series.suffixes import is_picture
 
 _NO_LABELS = ("classes.txt", "notes.txt", "README.txt")  # what labelling tools put beside labels
 
@@ -61,6 +61,7 @@ def _same_but_for_capitals(data: DomainData) -> Iterator[Problem]:
 def _images_without_file(data: DomainData) -> Iterator[Problem]:
     """Yield YOLO images without a label file; the format takes them for empty scenes."""
     present: dict[Path, set[str]] = {}
+    taken = frozenset(label_path(image) for image in _images(data))
     for split in data.splits.values():
         missing = []
         for image in split.images:
@@ -69,7 +70,9 @@ def _images_without_file(data: DomainData) -> Iterator[Problem]:
                 present[path.parent] = {composed(name) for name in _names(path.parent)}
             if composed(path.name) in present[path.parent]:
                 continue
-            if unread_labels(image, path, len(data.labels)) is None:  # else told by the reader
+            if (
+                unread_labels(image, path, len(data.labels), taken) is None
+            ):  # else told by the reader
                 missing.append(image)
         if len(missing) < len(split.images):  # without any label, the class problems tell it
             forgotten = len(missing) <= MOST_UNLABELLED * len(split.images)
@@ -85,11 +88,7 @@ def _images_without_entry(data: DomainData, broken: Collection[str]) -> Iterator
     known = {str(image) for image in _images(data)} | set(broken)
     for folder in sorted({image.parent for image in _images(data)}):
         files = [folder / name for name in sorted(_names(folder))]
-        unlisted = [
-            path
-            for path in files
-            if path.suffix.lower() in IMAGE_SUFFIXES and str(path) not in known
-        ]
+        unlisted = [path for path in files if is_picture(path.name) and str(path) not in known]
         forgotten = len(unlisted) <= MOST_UNLABELLED * len(files)
         for path in unlisted:
             kind = warning if forgotten else note
@@ -98,24 +97,25 @@ def _images_without_entry(data: DomainData, broken: Collection[str]) -> Iterator
 
 
 def _orphans(suffix: str, folders: Iterable[tuple[Path, Path]]) -> Iterator[Problem]:
-    """Yield label files whose image is gone; one that is merely not listed has its image.
+    """Yield label files whose image is gone; one that is not listed or not read has its image.
 
     Args:
         suffix: Of the label files.
         folders: Pairs of a label folder and the image folder that belongs to it.
     """
-    stems: dict[Path, set[str]] = defaultdict(set)
+    stems: dict[Path, dict[str, str]] = defaultdict(dict)
     for labels, images in folders:
-        found = (Path(name) for name in _names(images))
-        stems[labels] |= {
-            composed(name.stem) for name in found if name.suffix.lower() in IMAGE_SUFFIXES
-        }
+        stems[labels] |= {composed(Path(n).stem): n for n in _names(images) if is_picture(n)}
     for folder, known in sorted(stems.items()):
+        folded = {stem.casefold(): name for stem, name in known.items()}
         for name in sorted(_names(folder)):
-            stem = Path(name).stem
-            if name.endswith(suffix) and composed(stem) not in known and name not in _NO_LABELS:
+            stem = composed(Path(name).stem)
+            if name.endswith(suffix) and stem not in known and name not in _NO_LABELS:
                 what = "a label file without an image"
                 remedy = "restore the image, or delete the label file"
+                if other := folded.get(stem.casefold()):
+                    what += f"; '{other}' differs in capitals"
+                    remedy = "give both one name, or delete the label file"
                 yield warning("pair.no-image", folder / name, what, remedy)
 
 

@@ -22,11 +22,11 @@ from duet.errors import DataError
 from duet.files import atomic_folder, relative_path, write_json, write_text
 from duet.series.convert import holds_links
 from duet.series.formats import Transfer, resolve
-from duet.series.formats.documents import IMAGE_SUFFIXES
 from duet.series.formats.yolo import label_path
 from duet.series.model import DomainData, Split
 from duet.series.problems import Problem
 from duet.series.reader import read_config
+from duet.series.suffixes import is_image
 from duet.trees import refuse_among, resolved
 
 REPORT, SERIES = "fix-report.json", "series.yaml"
@@ -237,7 +237,7 @@ def _written_images(folder: Path, split: str) -> list[Path]:
     if listed.is_file():
         return [folder / line for line in listed.read_text(encoding="utf-8").splitlines()]
     images = (folder / "images" / split).iterdir()
-    return sorted(path for path in images if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in images if is_image(path.name))
 
 
 def _write_series(

@@ -15,7 +15,7 @@ from duet.errors import DuetError, ModelError
 from duet.families.decode import Layout
 from duet.files import parse_json
 from duet.images import Fit
-from duet.increments.manifest import HeadForm, Lineage, PartEntry, Sha256, Text
+from duet.increments.manifest import HeadForm, Lineage, PartEntry, Sha256, Side, Text
 from duet.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ExportFacts(Config):
     family: Text
     architecture: Text
     head: HeadForm
-    image_size: int = Field(ge=32, multiple_of=32, description="Side of the input in pixels.")
+    image_size: Side = Field(multiple_of=32, description="Side of the input in pixels.")
     fit: Fit
     layout: Layout
     dynamic: bool = Field(default=False, description="Whether batches of any size go in.")

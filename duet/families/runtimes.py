@@ -61,11 +61,15 @@ class Session:
         run: Runs it.
         stamp: Its facts as `ExportFacts.from_json` reads them; None if it has none.
         precision: Number format that the program computes with, such as ``"f32"``.
+        shape: Of its input; None for sides that it leaves open. Empty if the program does not say.
+        stop: Ends the run that another thread is in, where the program can.
     """
 
     run: Run
     stamp: str | None
     precision: str = "f32"
+    shape: tuple[int | None, ...] = ()
+    stop: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -133,13 +137,20 @@ def _open_onnx(path: Path, device: str, _trust: bool) -> Session:
         _require_device(wanted in onnxruntime.get_available_providers(), device, "onnxruntime-gpu")
         providers = [(wanted, {"device_id": int(number or 0)}), *providers]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    name = session.get_inputs()[0].name
+    given = session.get_inputs()[0]
+    shape = tuple(side if isinstance(side, int) else None for side in given.shape)
     metadata = session.get_modelmeta().custom_metadata_map
+    how = onnxruntime.RunOptions()
+    how.log_severity_level = 4  # errors are raised
 
     def run(batch: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(None, {name: batch.cpu().numpy()})[0])
+        how.terminate = False
+        return torch.from_numpy(session.run(None, {given.name: batch.cpu().numpy()}, how)[0])
 
-    return Session(run, metadata.get(STAMP))
+    def stop() -> None:
+        how.terminate = True
+
+    return Session(run, metadata.get(STAMP), shape=shape, stop=stop)
 
 
 def _open_torchscript(path: Path, device: str, trust: bool) -> Session:
@@ -212,6 +223,7 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
         if limit is not None:
             os.environ[_ISA] = limit
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    request = compiled.create_infer_request()
     described = path / METADATA
     try:
         metadata = load_yaml(described) if described.is_file() else None
@@ -221,10 +233,10 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         # A copy: the next call writes into the same memory.
-        return torch.from_numpy(compiled(batch.cpu().numpy())[0].copy())
+        return torch.from_numpy(request.infer(batch.cpu().numpy())[0].copy())
 
     stamp = _text(metadata.get(STAMP)) if isinstance(metadata, dict) else None
-    return Session(run, stamp, used)
+    return Session(run, stamp, used, _sides(compiled.input(0).partial_shape), request.cancel)
 
 
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
@@ -244,6 +256,11 @@ def _require_device(usable: bool, device: str, package: str | None) -> None:
             where="--device",
             remedy=f"{advice}use --device cpu",
         )
+
+
+def _sides(shape: Any) -> tuple[int | None, ...]:
+    """Return the sides of OpenVINO's input."""
+    return tuple(None if side.is_dynamic else side.get_length() for side in shape)
 
 
 def _text(value: object) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from duet.errors import ModelError, together
+from duet.text import printable
 from duet.vectors.tensors import Tensors
 
 
@@ -17,18 +18,19 @@ def plain_tensors(model: nn.Module) -> Tensors:
 
 
 def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
-    """Raise unless names and shapes agree.
+    """Raise unless names, shapes and data types agree.
 
     Raises:
         ModelError: They do not.
     """
     problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
-    problems += [f"unexpected: {name}" for name in tensors.keys() - expected.keys()]
-    problems += [
-        f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
-    ]
+    problems += [f"unexpected: {printable(name)}" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        got, wanted = tensors[name], expected[name]
+        if got.shape != wanted.shape:
+            problems.append(f"{name}: got {tuple(got.shape)}, expected {tuple(wanted.shape)}")
+        elif got.dtype != wanted.dtype:
+            problems.append(f"{name}: got {got.dtype}, expected {wanted.dtype}")
     if problems:
         raise ModelError(
             together(sorted(problems), summary=summary),

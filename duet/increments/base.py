@@ -142,7 +142,8 @@ def map_base(path: Path) -> dict[str, torch.Tensor]:
             remedy="give a file of base weights, as save_base writes it",
         )
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32):
+        counter = tensor.ndim == 0 and not tensor.is_floating_point()
+        if not counter and tensor.dtype not in (torch.float16, torch.float32):
             raise ModelError(
                 f"expected float16 or float32, got {tensor.dtype} in '{name}'", where=str(path)
             )

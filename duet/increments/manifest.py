@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, ModelError
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from duet.increments.state import DetectorState
 
 SCHEMA_VERSION: Literal[1] = 1
+SMALLEST_SIDE, LARGEST_SIDE = 32, 8192
+"""Side of the square images of a detector in pixels. One batch of the largest takes 0.8 GB before
+the first layer; no published detector is trained above 1536."""
+
 MANIFEST = "manifest.json"
 _AGAIN = "take the folder from its source again; `duet run` writes the folders of its own run anew"
 
@@ -27,6 +32,7 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 NameText = Annotated[
     str, StringConstraints(min_length=1, max_length=NAME_LENGTH, strip_whitespace=True)
 ]
+Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 HeadForm = Literal["rows", "towers", "parallel"]
 
 
@@ -74,6 +80,18 @@ class IncrementManifest(Config):
     licence: Text
     files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
 
+    @field_validator("config")
+    @classmethod
+    def _has_a_usable_size(cls, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        schedule = config.get("schedule")
+        side = schedule.get("image_size") if isinstance(schedule, dict) else None
+        if side is not None and not (type(side) is int and SMALLEST_SIDE <= side <= LARGEST_SIDE):
+            raise ValueError(
+                f"schedule.image_size must be a whole number from {SMALLEST_SIDE} to "
+                f"{LARGEST_SIDE}, got {shown(side)}"
+            )
+        return config
+
     @model_validator(mode="after")
     def _teaches_something(self) -> IncrementManifest:
         if bool(self.classes) == bool(self.adapts):
@@ -103,6 +121,12 @@ class PartEntry(Config):
     classes: tuple[NameText, ...] = Field(min_length=1)
 
 
+_TOLD: Mapping[str, Mapping[str, type]] = MappingProxyType(
+    {"merge": {"method": str, "params": dict}, "batchnorm": {"rule": str}}
+)
+"""What is told of a merge, by its part in the configuration; anything else may stand beside it."""
+
+
 class Lineage(Config):
     """One increment that went into a detector, and how it was merged in."""
 
@@ -111,6 +135,18 @@ class Lineage(Config):
     merge: dict[str, JsonValue] | None = Field(
         default=None, description="Merge and BatchNorm configuration; null for the first stage."
     )
+
+    @field_validator("merge")
+    @classmethod
+    def _can_be_told(cls, merge: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        for name, kinds in _TOLD.items():
+            part = (merge or {}).get(name, {})
+            if not isinstance(part, dict) or not all(
+                isinstance(part.get(key, kind()), kind) for key, kind in kinds.items()
+            ):
+                expected = " and ".join(f"'{key}' ({kind.__name__})" for key, kind in kinds.items())
+                raise ValueError(f"'{name}' needs {expected}, got {shown(part)}")
+        return merge
 
 
 class DetectorManifest(Config):
@@ -128,7 +164,7 @@ class DetectorManifest(Config):
         description="How to merge it again; paths are relative to the detector's folder.",
     )
     fingerprint: Sha256 = Field(description="DetectorState.fingerprint().")
-    image_size: int = Field(ge=32, description="Side of the training images in pixels.")
+    image_size: Side = Field(description="Side of the training images in pixels.")
     licence: Text
     files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
 

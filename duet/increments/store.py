@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from duet.errors import DuetError, ModelError
+from duet.errors import DuetError, ModelError, named_in
 from duet.files import parse_json, read_bytes, sha256_file, write_json
 from duet.increments.fisher import FISHER, read_fisher, require_fisher, write_fisher
 from duet.increments.folders import new_folder
@@ -331,7 +331,8 @@ def load_traces(folder: Path) -> tuple[MergeTrace, ...]:
         raise _damaged(folder, ModelError(f"{TRACE} cannot be read: {error}")) from None
     if hashlib.sha256(content).hexdigest() != manifest.files[TRACE]:
         raise _damaged(folder, ModelError(f"{TRACE} changed since it was written"))
-    return tuple(MergeTrace.from_dict(row) for row in rows)
+    with named_in(path):
+        return tuple(MergeTrace.from_dict(row) for row in rows)
 
 
 def load_detector(folder: Path) -> DetectorFile:

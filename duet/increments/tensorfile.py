@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from duet.errors import ModelError
+from duet.errors import ModelError, together
 from duet.files import atomic_path, require_file, sha256_file
+from duet.text import shown
 from duet.vectors import Tensors, require_finite
 
 _AGAIN = "the file was edited, damaged or only partly copied: take it from its source again"
 _DTYPES = {
     torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL", torch.float64: "F64",
+    torch.int16: "I16", torch.int8: "I8",
 }  # fmt: skip
 
 MOST_TENSORS = 50_000
@@ -69,8 +71,10 @@ def mapped_output(
         metadata: Text for the header.
 
     Raises:
+        ModelError: A type of numbers that detectors do not have, such as complex ones.
         OSError: The file system refuses the write.
     """
+    _require_plain({name: dtype for name, (dtype, _) in layout.items()}, str(path))
     # Largest items first, so that every tensor is aligned; then by name: equal content, equal file.
     names = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -121,7 +125,7 @@ def read_tensors(
 
     Raises:
         ModelError: The file is missing, unreadable, has another hash, is not safetensors, or
-            holds NaN or infinity.
+            holds NaN, infinity, or numbers or names that no detector has.
     """
     try:
         before = path.stat()
@@ -157,8 +161,28 @@ def read_tensors(
         raise ModelError(
             "the file was replaced while it was read", where=str(path), remedy="try again"
         )
+    _require_plain({name: tensor.dtype for name, tensor in tensors.items()}, str(path))
     require_finite(tensors, str(path))
     return tensors, metadata
+
+
+def _require_plain(dtypes: Mapping[str, torch.dtype], where: str) -> None:
+    """Refuse numbers that detectors do not have, and names that are more than a name.
+
+    Raises:
+        ModelError: A type such as complex or float8; a name with a line end, say, which would
+            stand in messages.
+    """
+    problems = [
+        f"{shown(name)}: {str(dtype).removeprefix('torch.')}"
+        for name, dtype in dtypes.items()
+        if dtype not in _DTYPES or not name.isprintable()
+    ]
+    if problems:
+        raise ModelError(
+            together(problems, summary="no tensors of a detector"), where=where,
+            remedy="expected plain names, and floats of 16 or more bits, whole numbers or booleans",
+        )  # fmt: skip
 
 
 def _require_modest_header(path: Path) -> None:

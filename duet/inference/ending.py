@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -55,15 +56,22 @@ def decodes(video: VideoStream, packets: Sequence[Packet[Any]]) -> bool:
     missing part made up, unless the decoder is told to be strict.
 
     Args:
-        video: Stream that they belong to.
+        video: Their stream, of a file that was opened anew: nothing is decoded of it yet. A decoder
+            of the same name is not enough, sizes and kinds of pixels stand in the container.
         packets: From a key frame on.
+
+    Returns:
+        True also where the decoder cannot be opened, which says nothing about the file.
     """
     import av
 
-    context = av.CodecContext.create(video.codec_context.name, "r")
-    context.extradata = video.codec_context.extradata
+    context = video.codec_context
     context.options = {"err_detect": "explode"}
     context.thread_count = 1  # several threads keep the errors of slices to themselves
+    try:
+        context.open(strict=False)
+    except av.error.FFmpegError:
+        return True
     for packet in packets[:-1]:
         # The first pictures of an open group refer to those before it.
         with contextlib.suppress(av.error.FFmpegError):
@@ -208,6 +216,29 @@ def _properties(stream: BinaryIO, place: int, size: int) -> int | None:
     return None if broadcast else int.from_bytes(head[found + 40 : found + 48], "little")
 
 
+_Y4M_KIND = re.compile(rb" C(420|422|444|411|mono)(alpha)?(?:p?(\d+))?")
+_Y4M_CHROMA = {b"420": (2, 2), b"422": (2, 1), b"444": (1, 1), b"411": (4, 1)}
+
+
+def _raw_frame(stream: BinaryIO, place: int, size: int) -> int | None:
+    """One picture of a YUV4MPEG2 file, behind a line of its own; its first line says how large."""
+    head = _at(stream, 0, 256).partition(b"\n")[0]
+    line, end, _ = _at(stream, place, 256).partition(b"\n")
+    if place == 0:
+        return len(head) + 1
+    sides = [re.search(rb" %c(\d+)" % letter, head) for letter in b"WH"]
+    kind = _Y4M_KIND.search(head if b" C" in head else b" C420")
+    if not end or not line.startswith(b"FRAME"):
+        return size + 1 if b"FRAME".startswith(line[:5]) else None
+    if None in sides or kind is None:
+        return None
+    width, height = (int(side[1]) for side in sides if side)
+    values = width * height * (2 if kind[2] else 1)
+    if across_down := _Y4M_CHROMA.get(kind[1]):
+        values += 2 * -(-width // across_down[0]) * -(-height // across_down[1])
+    return place + len(line) + 1 + values * (2 if int(kind[3] or 8) > 8 else 1)
+
+
 _STEPS: dict[tuple[str, ...], Step] = {
     ("mov,mp4,m4a,3gp,3g2,mj2",): _box,
     ("avi",): _chunk,
@@ -216,6 +247,7 @@ _STEPS: dict[tuple[str, ...], Step] = {
     ("ogg",): _page,
     ("asf", "asf_o"): _properties,
     ("gif",): _block,
+    ("yuv4mpegpipe",): _raw_frame,
 }
 
 

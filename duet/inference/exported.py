@@ -12,12 +12,19 @@ from duet.families.detector import ImageDetector
 from duet.families.exportable import ExportFacts
 from duet.families.runtimes import PARITY, RUNTIMES, Session, open_file
 from duet.files import read_json, sha256_path
+from duet.inference.apart import Apart
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.inference.load import ALONE
 from duet.labels import LabelSpace
 
 BATCH = 32
 """Largest batch of a file that takes any; the others take one image at a time."""
+
+LOADING, TRIAL, LONGEST_TRIAL = 300.0, 60.0, 600.0
+"""Seconds that a file may take to load, to look at a first image of 640 x 640 pixels, and at most
+to look at a larger one."""
+
+_AGAIN = "the file was edited or mixed from two: export the detector again"
 
 
 def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> LoadedDetector:
@@ -38,11 +45,12 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
     if form == "torchscript":  # torch runs it; the other programs know their devices themselves
         require_device(place)
     _require_unchanged(path)
-    session = open_file(path, form, place.torch_name, trust=trust)
+    apart = Apart()
+    session = _open(apart, path, form, place.torch_name, trust)
     facts = ExportFacts.from_json(session.stamp, str(path))
-    check_output(_try(session, facts, path), facts, str(path))
+    check_output(_try(apart, session, facts, path), facts, str(path))
     detector = ImageDetector(
-        session.run,
+        lambda batch: apart(lambda: session.run(batch), stop=session.stop),
         LabelSpace(facts.classes),
         facts.image_size,
         facts.fit,
@@ -95,14 +103,14 @@ def check_output(output: torch.Tensor, facts: ExportFacts, where: str) -> None:
             f"the metadata names {count} classes in the layout '{facts.layout}', so outputs must "
             f"have shape {shape}, but got {got}",
             where=where,
-            remedy="the file was edited or mixed from two: export the detector again",
+            remedy=_AGAIN,
         )
     if wanted == 6 and bool((output[..., 5].round() >= count).any()):
         raise ModelError(
             f"the file finds class number {int(output[..., 5].max())}, but its metadata names "
             f"{count} classes",
             where=where,
-            remedy="the file was edited or mixed from two: export the detector again",
+            remedy=_AGAIN,
         )
 
 
@@ -127,16 +135,38 @@ def _require_kind(path: Path, *, folder: bool) -> None:
         raise ModelError(problem, where=str(path), remedy="check the path with ls")
 
 
-def _try(session: Session, facts: ExportFacts, path: Path) -> torch.Tensor:
+def _open(apart: Apart, path: Path, form: str, device: str, trust: bool) -> Session:
+    try:
+        return apart(lambda: open_file(path, form, device, trust=trust), seconds=LOADING)
+    except TimeoutError:
+        raise _endless(f"does not load within {LOADING:.0f} s", path) from None
+
+
+def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> torch.Tensor:
     """Run an empty image: what the file gives is known before the first real one."""
     size = facts.image_size
+    seconds = min(TRIAL * max(1.0, (size / 640) ** 2), LONGEST_TRIAL)
+    what = f"the file does not run on an input of {size} x {size} px, as its metadata says"
+    wanted = (1, 3, size, size)
+    if session.shape and not (  # before memory goes into such an input
+        len(session.shape) == len(wanted)
+        and all(got in (None, one) for got, one in zip(session.shape, wanted, strict=True))
+    ):
+        raise ModelError(f"{what}: its input is {session.shape}", where=str(path), remedy=_AGAIN)
     try:
-        return session.run(torch.zeros(1, 3, size, size))
+        return apart(lambda: session.run(torch.zeros(wanted)), stop=session.stop, seconds=seconds)
+    except TimeoutError:
+        raise _endless(f"does not look at an image within {seconds:.0f} s", path) from None
     except Exception as error:  # foreign programs: every failure means the same
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"the file does not run on an input of {size} x {size} px, as its metadata says: "
-            f"{type(error).__name__}: {reason}",
-            where=str(path),
-            remedy="the file was edited or mixed from two: export the detector again",
+            f"{what}: {type(error).__name__}: {reason}", where=str(path), remedy=_AGAIN
         ) from error
+
+
+def _endless(what: str, path: Path) -> ModelError:
+    return ModelError(
+        f"the file {what}: it may never end",
+        where=str(path),
+        remedy="ask its author for the detector folder; on a slow machine use a smaller network",
+    )

@@ -11,11 +11,11 @@ from typing import IO, Any
 from duet.detections import Detections
 from duet.errors import ConfigError, DuetError
 from duet.files import atomic_path, read_json, refuse_links, write_json
-from duet.images import Image, read_groups
+from duet.images import Image, read_groups, seen_suffix
 from duet.inference.annotate import annotate
 from duet.inference.detector import LoadedDetector, check_thresholds
 from duet.inference.load import detector_folder as detector_folder
-from duet.inference.saving import DRAWN, Shot, open_savers, records
+from duet.inference.saving import CLASSES, DRAWN, Shot, label_name, open_savers, records
 from duet.inference.sources import Source, find_images
 from duet.trees import resolved
 
@@ -29,6 +29,9 @@ _UNFINISHED = ".duet-unfinished"
 Step = Callable[[int, int], None]
 """Called with images done and images in all."""
 
+_WRITTEN = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Suffixes of images whose annotated copies keep the format."""
+
 _GROUP = 8  # images held in memory at a time
 
 
@@ -38,7 +41,7 @@ class ImageResult:
 
     Attributes:
         image: Path of the image.
-        name: The path relative to the source: the name of the annotated copy.
+        name: The path relative to the source, see `copy_name`.
         width: Pixels of the upright image.
         height: Pixels of the upright image.
         detections: Boxes in pixels of that image.
@@ -152,14 +155,7 @@ def save_results(
         ConfigError: Two images would share one label file.
     """
     formats = [name for name in formats if name not in DRAWN]
-    stems = [result.name.with_suffix("") for result in results]
-    if "txt" in formats and len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise ConfigError(
-            f"two images are called '{twice}': their label files would be one",
-            where="--save txt",
-            remedy="rename one of them, or use --save coco",
-        )
+    _refuse_shared([result.name for result in results], formats)
     savers = open_savers(formats, out, detector, lines=lines)
     for result in results:
         name = result.name.as_posix()
@@ -169,15 +165,31 @@ def save_results(
         saver.close()
 
 
-def check_out(out: Path, source: Source) -> None:
+def copy_name(name: Path) -> Path:
+    """Return the name of an annotated copy: the image's own, but ``x.avif.png`` of ``x.avif``.
+
+    OpenCV does not write every format that it reads, and some only with losses that show.
+    """
+    return name if name.suffix.lower() in _WRITTEN else Path(f"{name}{seen_suffix(name)}")
+
+
+def check_out(out: Path, source: Source, formats: Sequence[str] = ()) -> None:
     """Refuse a folder for annotated images that holds anything else; writes nothing.
 
+    Args:
+        out: Folder for results; need not exist.
+        source: The images.
+        formats: What `save_results` will be asked for.
+
     Raises:
-        ConfigError: ``out`` is the folder of the source, or copies would replace its images.
+        ConfigError: ``out`` is the folder of the source, copies would replace its images, or two
+            images would share a file of results.
         DuetError: ``out`` holds files that are not predictions.
     """
+    names = [source.name_of(path) for path in source.paths]
+    _refuse_shared(names, formats)
     originals = {resolved(path) for path in source.paths}
-    copies = {resolved(out / source.name_of(path)) for path in source.paths}
+    copies = {resolved(out / copy_name(name)) for name in names}
     if resolved(out) in {path.parent for path in originals} or originals & copies:
         raise ConfigError(
             "annotated images would overwrite or join the originals",
@@ -190,6 +202,27 @@ def check_out(out: Path, source: Source) -> None:
             where=str(out),
             remedy="choose another folder or remove this one first",
         )
+
+
+def _refuse_shared(names: Sequence[Path], formats: Sequence[str]) -> None:
+    """Refuse images of which two would share a file of results.
+
+    Raises:
+        ConfigError: Two do; both are named.
+    """
+    kinds: list[tuple[str, Callable[[Path], Path], dict[Path, str]]] = [("--out", copy_name, {})]
+    if "txt" in formats:
+        kinds.append(("--save txt", label_name, {Path(CLASSES): "the list of classes"}))
+    for where, place, taken in kinds:
+        for name in names:
+            if (file := place(name)) in taken:
+                raise ConfigError(
+                    f"'{name}' and {taken[file]} would share the file '{file}'",
+                    where=where,
+                    remedy="rename the image"
+                    + (", or use --save coco" if where != "--out" else ""),
+                )
+            taken[file] = f"'{name}'"
 
 
 def make_out(out: Path) -> None:
@@ -238,7 +271,7 @@ def _predict_group(
         results.append(ImageResult(path, name, width, height, detections, detector.increments))
         if out is not None:
             drawn = annotate(picture, detections, detector.increments, tell=tell)
-            write_image(out / name, drawn)
+            write_image(out / copy_name(name), drawn)
     return results
 
 

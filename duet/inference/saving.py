@@ -36,6 +36,9 @@ VIDEO, FRAMES, LABELS, COCO, JSONL = (
     "detections.jsonl",
 )
 
+CLASSES = "classes.txt"
+"""Beside the label files: the names of the classes."""
+
 _IN_MEMORY = 1 << 24  # bytes of COCO entries before they move to a temporary file
 
 
@@ -113,11 +116,16 @@ class JsonLines:
             self._stream.close()
 
 
+def label_name(name: Path) -> Path:
+    """Return the name of the label file of a picture called ``name``."""
+    return name.with_suffix(".txt")
+
+
 class YoloText:
     """One text file per picture: ``class cx cy w h score [track]``, relative to the picture.
 
     Args:
-        folder: Gets one file per picture, and `classes.txt`.
+        folder: Gets one file per picture, and `CLASSES`.
         classes: Class names in order.
     """
 
@@ -125,7 +133,7 @@ class YoloText:
         self._folder = folder
         # One name a line: one that holds a line end is written with an escape instead.
         lines = (n if len(n.splitlines()) == 1 else printable(n) for n in classes)
-        write_text(folder / "classes.txt", "".join(f"{line}\n" for line in lines))
+        write_text(folder / CLASSES, "".join(f"{line}\n" for line in lines))
 
     def add(self, shot: Shot) -> None:
         """Write a file; an empty one where nothing was found."""
@@ -139,7 +147,7 @@ class YoloText:
             numbers = " ".join(f"{value:.6f}" for value in (*box, found.scores[row]))
             number = "" if tracks is None or tracks[row] == NO_TRACK else f" {tracks[row]}"
             lines.append(f"{found.class_ids[row]} {numbers}{number}\n")
-        target = (self._folder / shot.name).with_suffix(".txt")
+        target = self._folder / label_name(Path(shot.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         with vacated(target).open("x", encoding="utf-8") as stream:
             stream.write("".join(lines))

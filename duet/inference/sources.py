@@ -10,10 +10,8 @@ from pathlib import Path
 
 from duet.errors import DataError, together
 from duet.series.images import inspect_images
-from duet.text import is_address, masked
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Formats that OpenCV and Pillow both read, and that OpenCV writes (annotated copies)."""
+from duet.series.suffixes import KNOWN, is_image, is_picture, named, readable_as, unread
+from duet.text import is_address, masked, short_list
 
 
 @dataclass(frozen=True)
@@ -23,22 +21,32 @@ class Source:
     Attributes:
         root: Folder that names of results are relative to.
         paths: Image files in sorted order.
+        left_out: Pictures of a folder that are of kinds that are not read.
     """
 
     root: Path
     paths: tuple[Path, ...]
+    left_out: tuple[Path, ...] = ()
 
     def name_of(self, path: Path) -> Path:
         """Return the path of an image relative to ``root``."""
         return path.relative_to(self.root)
+
+    def omission(self) -> str:
+        """Return in words which pictures are left out; empty where none is."""
+        if not self.left_out:
+            return ""
+        names = short_list(path.name for path in self.left_out)
+        count = f"{len(self.left_out)} files were" if len(self.left_out) > 1 else "1 file was"
+        return f"{count} left out: {names}: expected {KNOWN}"
 
 
 def find_images(source: Path | str) -> Source:
     """Return the images that ``source`` names, every one of them decoded once to be sure.
 
     Args:
-        source: An image file, a folder (its own images, not those of its subfolders; files that
-            are no images do not count), or a glob pattern such as ``"shop/*.jpg"``.
+        source: An image file, a folder (its own images, not those of its subfolders; other files
+            do not count, see `Source.left_out`), or a glob pattern such as ``"shop/*.jpg"``.
 
     Raises:
         DataError: Nothing is there, a file is no image, or images are damaged (all are named).
@@ -50,13 +58,14 @@ def find_images(source: Path | str) -> Source:
             remedy="give an image, a folder of images, or a quoted glob such as 'photos/*.jpg'",
         )
     found = _resolve(str(source))
-    known = ", ".join(SUFFIXES)
+    images = [path for path in found.paths if is_image(path.name)]
     problems = [
-        f"{path}: not an image (expected {known})"
+        f"{path}: not an image (expected {KNOWN})"
+        + (f": {readable_as([path])}" if is_picture(path.name) else "")
         for path in found.paths
-        if path.suffix.lower() not in SUFFIXES
+        if not is_image(path.name)
     ]
-    problems += unreadable([p for p in found.paths if p.suffix.lower() in SUFFIXES])
+    problems += unreadable(images)
     if problems:
         raise DataError(
             together(problems, summary="some files cannot be used"),
@@ -69,17 +78,17 @@ def find_images(source: Path | str) -> Source:
 def _resolve(source: str) -> Source:
     path = Path(source)
     if path.is_dir():
-        names = sorted(
-            entry
-            for entry in path.iterdir()
-            if entry.suffix.lower() in SUFFIXES and entry.is_file() and entry.name[0] != "."
-        )
-        if names:
-            return Source(path, tuple(names))
+        pictures = sorted(e for e in path.iterdir() if is_picture(e.name) and e.is_file())
+        images, left_out = [p for p in pictures if is_image(p.name)], unread(pictures)
+        if images:
+            return Source(path, tuple(images), tuple(left_out))
+        passed_over = f": {named(left_out)} of a kind that is not read" if left_out else ""
         raise DataError(
-            "no images in this folder",
+            f"no images in this folder{passed_over}",
             where=source,
-            remedy=f"expected files ending in {', '.join(SUFFIXES)}; subfolders are not searched, "
+            remedy=f"{readable_as(left_out)}: expected files ending in {KNOWN}"
+            if left_out
+            else f"expected files ending in {KNOWN}; subfolders are not searched, "
             "name them with a glob such as 'FOLDER/*/*.jpg'",
         )
     if path.exists():  # before globs: file names may hold brackets

@@ -135,7 +135,8 @@ class VideoCapture:
             return True  # a transfer that ends early is an error of the network's
         whole = is_whole(Path(self._place.target), self._container.format.name)
         if whole is None and group:
-            return decodes(self._stream, group)
+            with _open(self._place, TIMEOUT) as anew:
+                return decodes(_video_stream(anew, self._place), group)
         return whole is not False
 
     def _check_end(self, shown: int, seconds: float | None, broken: str | None, cut: bool) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from duet.errors import ModelError
+from duet.text import clipped, shown
+
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class TensorTrace:
         values: Other coefficients of the method in this tensor.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+
     scalars: int
     alpha: float | None
     p: float | None
@@ -50,8 +59,9 @@ class TensorTrace:
 
     def __post_init__(self) -> None:
         shares_hold = 0 <= self.sign_conflict <= 1 and -1 <= self.cosine <= 1
-        if self.scalars < 0 or self.norm_old < 0 or self.norm_new < 0 or not shares_hold:
-            raise ModelError(f"a merge trace with impossible numbers: {self}")
+        norms_hold = self.norm_old >= 0 and self.norm_new >= 0
+        if not (0 <= self.scalars < 1 << 63 and norms_hold and shares_hold):
+            raise ModelError(f"a merge trace with impossible numbers: {clipped(str(self), 300)}")
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ class MergeTrace:
         stages: Names of the stages, oldest first.
         facts: What else the method tells, such as thresholds; JSON-ready.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
     method: str
     params: Mapping[str, Any]
@@ -128,18 +140,22 @@ class MergeTrace:
         """Rebuild a trace from `as_dict`; the summary is computed again, not read.
 
         Raises:
-            ModelError: Keys are missing or unknown.
+            ModelError: Keys are missing or unknown, or a value has another type.
         """
+        told = data if isinstance(data, Mapping) else {}
         try:
-            return cls(
-                method=data["method"],
-                params=data["params"],
-                tensors={name: TensorTrace(**row) for name, row in data["tensors"].items()},
-                batchnorm=data["batchnorm"],
-                stages=tuple(data["stages"]),
-                facts=data["facts"],
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"not a merge trace: {error}", remedy="run the merge again to rewrite it"
-            ) from None
+            json.dumps(told, allow_nan=False)
+            return _reader().validate_python({k: v for k, v in told.items() if k != "summary"})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = shown(".".join(map(str, first["loc"])))
+            problem = f"{place}: {first['msg']}, got {shown(first['input'])}"
+        except ValueError:
+            problem = "NaN or infinity in it"
+        remedy = "run the merge again to rewrite it"
+        raise ModelError(f"not a merge trace: {problem}", remedy=remedy)
+
+
+@functools.cache
+def _reader() -> TypeAdapter[MergeTrace]:
+    return TypeAdapter(MergeTrace)

@@ -17,20 +17,23 @@ from duet.names import Name, as_name
 Geometry = Literal["sequential", "independent"]
 
 
-def _without_nul(path: str) -> str:
-    if "\0" in path:
-        raise ValueError("no path holds a NUL")
+def _possible(path: str) -> str:
+    sizes = [len(part.encode("utf-8", "replace")) for part in path.split("/")]
+    if "\0" in path or max(sizes) > 255 or sum(sizes) > 2048:
+        raise ValueError("no file can have this name: it is too long or holds a NUL")
     return path
 
 
-PathText = Annotated[Text, AfterValidator(_without_nul)]
+PathText = Annotated[Text, AfterValidator(_possible)]
 """A path in a recipe, which may come from a stranger's manifest."""
 
 
 class Entry(Config):
     """One model that goes into a merge."""
 
-    path: PathText = Field(description="Increment folder, detector folder, or an Ultralytics .pt file.")
+    path: PathText = Field(
+        description="Increment folder, detector folder, or an Ultralytics .pt file."
+    )
     name: Name | None = Field(default=None, description="Default: its own name, or the file's.")
     scale: float = Field(
         default=1.0, ge=-2, le=2, description="How much of what it changed counts; 1 = all of it."

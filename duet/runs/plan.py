@@ -10,6 +10,7 @@ from duet.devices import parse_device
 from duet.evaluation.matrix import slice_title
 from duet.runs.joint import joint_slice
 from duet.series import domain_of, train_slice
+from duet.text import short_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +63,9 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
     for domain, classes in plan.reference_cuts:
         data = domain_of(plan.series, domain)
         cut = data.train(data.known(classes))
-        stages.append(_stage(plan, f"reference {domain}", cut, plan.schedule.epochs, 1.0))
+        several = sum(other == domain for other, _ in plan.reference_cuts) > 1
+        name = f"reference {domain}{f' [{short_list(classes, limit=3)}]' if several else ''}"
+        stages.append(_stage(plan, name, cut, plan.schedule.epochs, 1.0))
     return stages
 
 

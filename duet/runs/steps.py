@@ -36,6 +36,7 @@ from duet.runs.lone import require_company
 from duet.series import train_slice
 from duet.text import shell_line
 from duet.training.config import Method
+from duet.vectors.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,18 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
             else rules.split_roles(setting.theta_0.tensors, method.head).shared
         )
         images = sum(manifest.images for manifest in done)
-        fisher = None
-        if method.ewc.weight or "fisher" in METHODS[method.merge.method].needs:
-            folders = [_increment(out, method, path) for path in models]
-            kept = [load_increment(folder).fisher for folder in folders]
-            fisher = sum_fishers(kept, last.state.shared)
+        fisher = _fisher(out, method, models, last.state.shared)
         before = Before(last.state, earlier, len(models), images, fisher)
         result = run_increment(setting, method, increment, before)
         return _keep(out, setting, method, result, list(last.manifest.lineage), before)
+
+
+def _fisher(out: Path, method: Method, models: Sequence[Path], like: Tensors) -> Tensors | None:
+    """Return the Fisher of all stages so far, if the method wants it."""
+    if not method.ewc.weight and "fisher" not in METHODS[method.merge.method].needs:
+        return None
+    kept = [load_increment(_increment(out, method, path)).fisher for path in models]
+    return sum_fishers(kept, like)
 
 
 def _require_increments(method: Method) -> None:

@@ -37,6 +37,7 @@ _BEGIN = (
 )
 ENGINE = "engine"
 """Sub-folder of a job for what the engine writes; nothing in it outlives the process."""
+_SEARCHED = ("PYTHONPATH", "LD_LIBRARY_PATH")  # an empty entry is the working folder
 PARENT_POLL = 0.5  # seconds between looks at the parent
 STOP_POLL = 0.2  # seconds between looks at a child
 
@@ -77,6 +78,13 @@ def run_worker(
         raise _ERRORS.get(failure["exit_code"], DuetError)(
             failure["message"], where=failure["where"], remedy=failure["suggestion"]
         )
+    if code < 0 and not log.read_bytes().strip():  # nobody else tells of a process that was killed
+        raise DuetError(
+            f"the training process was killed by signal {-code}",
+            where=str(folder),
+            remedy="if it was the system, for want of memory: a smaller batch or fewer --jobs; the "
+            "same command resumes",
+        )
     if code:
         tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
         raise DuetError(
@@ -98,13 +106,14 @@ def command(folder: Path) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """Return this process's environment, without a word for the working folder in it."""
-    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    searched = {name: os.environ.get(name, "").split(os.pathsep) for name in _SEARCHED}
     return {
         **os.environ,
+        **{name: os.pathsep.join(os.path.abspath(place) for place in places if place)
+           for name, places in searched.items()},
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in places if place),
         "PYTHONSAFEPATH": "1",  # from Python 3.11 on; before, the working folder is empty
-    }
+    }  # fmt: skip
 
 
 def _empty(folder: Path) -> Path:

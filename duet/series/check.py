@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from duet.errors import did_you_mean
 from duet.series.domains import domain_of
 from duet.series.images import image_sha256
-from duet.series.model import Increment, Series
+from duet.series.model import DomainData, Increment, Series
 from duet.series.problems import SHOWN_PER_CODE, Problem, error, note, warning
 from duet.series.slices import eval_split
 from duet.text import short_list
@@ -18,15 +20,27 @@ from duet.text import short_list
 __all__ = ["Problem", "check_series"]
 
 
-def check_series(series: Series) -> tuple[Problem, ...]:
+_COUNTED = {
+    "coco": "set 'iscrowd', 'ignore' and 'difficult' to 0 where an object shall count",
+    "voc": "set <difficult> to 0 where an object shall count, or all with 'difficult: keep' in a "
+    "data.yaml",
+}
+"""What makes ignored objects count, by format; YOLO has none."""
+
+
+def check_series(series: Series, forms: Mapping[Path, str] | None = None) -> tuple[Problem, ...]:
     """Return what is wrong between the increments and their data.
 
     Problems inside the files themselves (rows, images, data.yaml) are found while reading them;
     a data set that could not be read at all is passed over here.
+
+    Args:
+        series: What was read.
+        forms: Format of each data set, by its source, for advice.
     """
     return (
         *_class_problems(series.increments),
-        *_slice_problems(series),
+        *_slice_problems(series, forms or {}),
         *_domain_notes(series),
         *_image_problems(series.increments),
     )
@@ -38,7 +52,7 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
     Known classes may come again with other pictures, as an increment that brings no new ones.
     """
     known: set[str] = set()
-    taught: dict[tuple[str, Path, str], Increment] = {}
+    taught: dict[tuple[Path, str], Increment] = {}
     for increment in increments:
         where = f"increment '{increment.name}'"
         labels = increment.data.labels
@@ -51,15 +65,9 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
                 what = f"unknown class '{name}'{hint}"
                 remedy = f"classes of {increment.data.source}: {known_names}"
                 yield error("class.unknown", where, what, remedy)
-            key = (increment.domain, increment.data.source, name)
-            if key in taught:
-                what = f"class '{name}' already belongs to increment '{taught[key].name}'"
-                remedy = (
-                    "one increment learns a class from one data set: drop it from one of the two, "
-                    "or name a data set with other pictures"
-                )
-                yield error("class.twice", where, what, remedy)
-            taught.setdefault(key, increment)
+            first = taught.setdefault((increment.data.source, name), increment)
+            if first is not increment:
+                yield _twice(name, first, increment)
         again = [name for name in increment.classes if name in known]
         if again and len(again) < len(increment.classes):
             what = f"brings new classes and known ones: {_quoted(again)}"
@@ -69,6 +77,18 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
             )
             yield error("class.mixed", where, what, remedy)
         known.update(increment.classes)
+
+
+def _twice(name: str, first: Increment, again: Increment) -> Problem:
+    what = f"class '{name}' already belongs to increment '{first.name}'"
+    remedy = (
+        "one increment learns a class from one data set: drop it from one of the two, or name a "
+        "data set with other pictures"
+    )
+    if first.domain != again.domain:  # mostly a line that was copied and not changed
+        what += f" of domain '{first.domain}', which has the same data set, {first.data.source}"
+        remedy = f"name the data set of domain '{again.domain}', or give both one domain"
+    return error("class.twice", f"increment '{again.name}'", what, remedy)
 
 
 def _domain_notes(series: Series) -> Iterator[Problem]:
@@ -85,19 +105,21 @@ def _domain_notes(series: Series) -> Iterator[Problem]:
             yield note("domain.joined", f"domain '{name}'", what, remedy)
 
 
-def _slice_problems(series: Series) -> Iterator[Problem]:
+def _slice_problems(series: Series, forms: Mapping[Path, str]) -> Iterator[Problem]:
     """Yield classes without training or evaluation objects."""
     for increment in series.increments:
         data, domain = increment.data, domain_of(series, increment.domain)
+        form = forms.get(data.source, "")
         known = [name for name in increment.classes if name in data.labels]
         where = f"increment '{increment.name}'"
         shown = data.objects.get("train", known)
         if missing := [name for name in known if name not in shown]:
-            what = f"no training image holds {_quoted(missing)}"
-            remedy = (
-                f"label some in the train split of {data.source}; label files lie in a folder "
-                "'labels' beside 'images'"
-            )
+            ignored = _ignored(data, "train", missing)
+            remedy = f"label some in the train split of {data.source}"
+            if form == "yolo":
+                remedy += "; label files lie in a folder 'labels' beside 'images'"
+            what = f"no training image holds {_quoted(missing)}{_told(ignored)}"
+            remedy = _COUNTED.get(form, remedy) if ignored else remedy
             yield error("slice.no-train", where, what, remedy)
         for name in ("val", "test"):
             split = data.splits.get(name)
@@ -107,9 +129,25 @@ def _slice_problems(series: Series) -> Iterator[Problem]:
                 remedy = f"add images to the {name} split of {data.source}"
                 yield error(f"slice.no-{name}", where, f"no usable image in '{name}'", remedy)
             elif name == eval_split(data) and (missing := domain.without_objects(known)):
-                what = f"no image of '{name}' holds {_quoted(missing)}: their AP is undefined"
+                ignored = sum(_ignored(part, eval_split(part), missing) for part in domain.parts)
+                what = f"no image of '{name}' holds {_quoted(missing)}{_told(ignored)}"
+                what += ": their AP is undefined"
                 remedy = f"label some in the {name} split of {data.source}"
+                remedy = _COUNTED.get(form, remedy) if ignored else remedy
                 yield warning("slice.no-objects", where, what, remedy)
+
+
+def _ignored(data: DomainData, split: str, classes: Sequence[str]) -> int:
+    """Return how many objects of some classes a split has that are ignored."""
+    ids = data.labels.indices([name for name in classes if name in data.labels])
+    rows = data.splits[split].annotations if split in data.splits else ()
+    return sum(int(np.isin(row.class_ids[row.ignored], ids).sum()) for row in rows)
+
+
+def _told(ignored: int) -> str:
+    if not ignored:
+        return ""
+    return f" (objects of this kind: {ignored}, all ignored as crowd or difficult)"
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -22,8 +22,24 @@ LOADABLE = (
 """Pillow's names of the formats that OpenCV loads. Others are not even opened: EPS is a program."""
 
 
+_HEIC = (b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1")
+"""Brands of the container in which phones store photographs (ISO/IEC 23008-12, annex B)."""
+
+
+DAMAGED = "copy it again from its source, or remove it together with its label file"
+"""What to do about an image that cannot be decoded."""
+
+
 class NoImageError(Exception):
-    """A file is no image that a detector could load; the message is the reason."""
+    """A file is no image that a detector could load; the message is the reason.
+
+    Attributes:
+        remedy: What to do about it.
+    """
+
+    def __init__(self, reason: str, remedy: str = DAMAGED) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 def open_image(source: Any) -> Any:
@@ -56,8 +72,15 @@ def open_image(source: Any) -> Any:
                 return _without_pillow(source, name)
     for name, (_, accept) in list(Image.OPEN.items()):
         if name not in LOADABLE and accept is not None and accept(prefix) is True:
-            raise NoImageError(f"OpenCV, which loads images for detectors, cannot read {name}")
+            raise _unloadable(name)
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIC:
+        raise _unloadable("HEIC")
     raise NoImageError("its content is no image format")
+
+
+def _unloadable(name: str) -> NoImageError:
+    reason = f"OpenCV, which loads images for detectors, cannot read {name}"
+    return NoImageError(reason, "save it as JPEG or PNG")
 
 
 def load_reduced(source: Any, side: int) -> tuple[Any, tuple[int, int]]:

@@ -23,6 +23,7 @@ from duet.files import sha256_file
 from duet.images import MOST_PIXELS, MOST_SIDE, decode_image
 from duet.orientation import Content, orientation
 from duet.series.decoding import (
+    DAMAGED,
     NoImageError,
     grey_square,
     load_reduced,
@@ -159,9 +160,10 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Th
             return facts, None
     except DataError as failure:  # it is too large
         return _unreadable(path, failure.what, "cut it into smaller images"), None
+    except NoImageError as failure:
+        return _unreadable(path, str(failure), failure.remedy), None
     except Exception as failure:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        remedy = "copy it again from its source, or remove it together with its label file"
-        return _unreadable(path, _reason(failure), remedy), None
+        return _unreadable(path, _reason(failure), DAMAGED), None
 
 
 def _unreadable(path: Path, reason: str, remedy: str) -> ImageFacts:
@@ -218,7 +220,7 @@ def _facts(image: Any, content: Content, path: Path) -> ImageFacts:
     except DataError:
         reason = f"OpenCV, which loads images for detectors, cannot read this {image.format}"
         return _unreadable(path, reason, "save it as an 8-bit PNG")
-    if (width, height) != _displayed_size(image):
+    if (width, height) != _displayed_size(image) or _is_turned(image):
         reason = f"OpenCV does not turn this {image.format} upright, other programs do"
         return _unreadable(path, reason, "save it upright, as PNG")
     return ImageFacts(width, height)
@@ -268,6 +270,15 @@ def _displayed_size(image: Any) -> tuple[int, int]:
     if image.format == "TIFF":
         width, height = tags.get(_TIFF_WIDTH, width), tags.get(_TIFF_HEIGHT, height)
     return (height, width) if tags.get(_ORIENTATION) in _QUARTER_TURNS else (width, height)
+
+
+def _is_turned(image: Any) -> bool:
+    """Tell whether other programs turn or mirror an image that OpenCV loads as it lies.
+
+    Half a turn and mirroring keep the size. Of AVIF, Pillow reports what the container says (its
+    ``irot`` and ``imir``). A TIFF is turned by both.
+    """
+    return image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
 def _is_deep(image: Any, content: Content) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from duet.errors import DataError
+from duet.text import without_addresses
 
 Severity = Literal["error", "warning", "note"]
 
@@ -37,6 +38,8 @@ class Problem:
         if self.severity not in get_args(Severity):
             known = ", ".join(map(repr, get_args(Severity)))
             raise ValueError(f"severity must be one of {known}, got {self.severity!r}")
+        for name in ("where", "what"):  # paths of strangers may be addresses that hold secrets
+            object.__setattr__(self, name, without_addresses(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.where}: {self.what}"

@@ -117,4 +117,4 @@ def inspect_series(
     problems = tuple(problem for reading in readings.values() for problem in reading.problems)
     problems += tuple(clashing_classes(config))
     forms = {reading.data.source: reading.form for reading in readings.values() if reading.form}
-    return Inspection(series, problems + check_series(series), forms)
+    return Inspection(series, problems + check_series(series, forms), forms)

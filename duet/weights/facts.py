@@ -9,6 +9,8 @@ from typing import Any
 
 from duet.errors import ModelError
 from duet.files import sha256_file
+from duet.labels import names_problem
+from duet.text import NAME_LENGTH, clipped
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def _of_network(root: Any, path: Path) -> dict[str, Any]:
     return {
         "kind": "Ultralytics checkpoint", "tensors": len(read_network(root, str(path)).tensors),
         # Paths of either system: files travel.
-        "architecture": PureWindowsPath(named).name if isinstance(named, str) else None,
-        "classes": _names(root.state.get("names")),
+        "architecture": _text(PureWindowsPath(named).name) if isinstance(named, str) else None,
+        "classes": _names(root.state.get("names"), path),
     }  # fmt: skip
 
 
@@ -107,14 +109,20 @@ def _tensor_count(value: Any) -> int:
     return count
 
 
-def _names(value: Any) -> tuple[str, ...] | None:
+def _names(value: Any, path: Path) -> tuple[str, ...] | None:
     if isinstance(value, Mapping) and value.keys() == set(range(len(value))):
         value = [value[index] for index in range(len(value))]
-    if not isinstance(value, (list, tuple)) or not value:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(n, (str, int)) for n in value):
         return None
-    texts = [isinstance(name, (str, int)) for name in value]
-    return tuple(map(str, value)) if all(texts) else None
+    names = tuple(map(str, value))
+    if problem := names_problem(names):  # one long text may stand at every place
+        raise ModelError(
+            f"class names cannot be used: {problem}",
+            where=str(path),
+            remedy="take the file from its source again",
+        )
+    return names or None
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return clipped(value, NAME_LENGTH) if isinstance(value, str) and value else None

@@ -265,13 +265,13 @@ def _require_success(response: requests.Response, url: str) -> None:
 
 def _content_length(response: requests.Response) -> int | None:
     text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def _numbers(response: requests.Response) -> tuple[int, int | None]:
     """Return the first byte and the full length that ``Content-Range`` names; -1 if none."""
     text = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", text)
+    found = re.fullmatch(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)", text)
     if found is None:
         return -1, None
     return int(found[1] or 0), int(found[2]) if found[2] != "*" else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from duet.errors import ModelError, did_you_mean
 from duet.shipped import shipped
+from duet.text import shown
 
 
 def known_architectures() -> tuple[str, ...]:
@@ -29,7 +30,7 @@ def architecture(name: str) -> dict[str, Any]:
     known = known_architectures()
     if name not in known:
         raise ModelError(
-            f"unknown D-FINE architecture '{name}'{did_you_mean(name, known)}",
+            f"unknown D-FINE architecture {shown(name)}{did_you_mean(name, known)}",
             remedy=f"shipped: {', '.join(known)}",
         )
     path = shipped("configs", "model", f"{name}.json")

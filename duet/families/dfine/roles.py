@@ -174,8 +174,8 @@ def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
 
 def _place(name: str, stages: int) -> tuple[Role | None, int]:
     """Return the role of a tensor and its layer; None if no layer has such a name."""
-    stage = re.match(r"model\.backbone\.model\.encoder\.stages\.(\d+)\.", name)
-    repeated = re.match(r"model\.decoder\.(?:layers|bbox_embed|lqe_layers)\.(\d+)\.", name)
+    stage = re.match(r"model\.backbone\.model\.encoder\.stages\.([0-9]{1,4})\.", name)
+    repeated = re.match(r"model\.decoder\.(?:layers|bbox_embed|lqe_layers)\.([0-9]{1,4})\.", name)
     if stage is not None:
         return ("backbone", 1 + int(stage[1])) if int(stage[1]) < stages else (None, 0)
     if repeated is not None:

@@ -22,6 +22,7 @@ from duet.families.ultralytics.names import engine_models
 from duet.increments.state import HeadPart
 from duet.merging.layers import Layer
 from duet.shipped import shipped
+from duet.text import shown
 from duet.vectors.tensors import Tensors
 
 CLASS_ROWS = re.compile(
@@ -104,7 +105,7 @@ def architecture_file(architecture: str) -> Path:
         place = ("v8", "yolov8-rtdetr.yaml") if sized else ("rt-detr", architecture)
         return engine_models().joinpath(*place)
     raise ModelError(
-        f"unknown RT-DETR architecture '{architecture}'", remedy=f"known: {', '.join(KNOWN)}"
+        f"unknown RT-DETR architecture {shown(architecture)}", remedy=f"known: {', '.join(KNOWN)}"
     )
 
 

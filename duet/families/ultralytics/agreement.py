@@ -26,6 +26,7 @@ from duet.increments.door.network import (
     read_network,
 )
 from duet.increments.door.values import told
+from duet.text import shown
 
 HARMLESS = frozenset(
     {
@@ -36,6 +37,10 @@ HARMLESS = frozenset(
 )  # fmt: skip
 """Attributes that do not change what a detector computes for an image: what training, export and
 the choice of boxes read, and what the engine works out anew for each size of image."""
+
+WORKED_OUT = frozenset(("end2end",))
+"""Attributes of earlier versions that the engine's classes work out now: the only properties whose
+value is asked for. What else a file names is looked at as it stands in the class, and never run."""
 
 OF_THE_NETWORK = frozenset(("save", "stride"))
 """The network itself carries settings of all kinds; these two say how it computes."""
@@ -86,18 +91,20 @@ def _first_difference(path: str, theirs: Layer, ours: Layer, module: nn.Module) 
             continue
         if name in ours.attributes:
             expected = ours.attributes[name]
-        elif hasattr(type(module), name):  # the file sets what belongs to the class here
-            expected = _constant(module, name)
         else:
-            continue  # no code of this engine reads it
+            owner = next((kind for kind in type(module).__mro__ if name in vars(kind)), None)
+            if owner is None:
+                continue  # no code of this engine reads it
+            # The file sets what belongs to the class here.
+            expected = _constant(module, name, vars(owner)[name])
         if got != expected and (got or expected):
             return f"'{path}.{told(name)}' is {_shown(got)}, expected {_shown(expected)}"
     return ""
 
 
-def _constant(module: nn.Module, name: str) -> Any:
+def _constant(module: nn.Module, name: str, value: Any) -> Any:
     """Return what stands in the class: a constant, or its own method's name."""
-    value = getattr(module, name)
+    value = getattr(module, name) if name in WORKED_OUT else value
     try:
         return f"{FUNCTION}{name} of {type(module).__name__}" if callable(value) else plain(value)
     except ValueError:
@@ -105,7 +112,7 @@ def _constant(module: nn.Module, name: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:80] if isinstance(value, tuple) else told(value)
+    return shown(value, 80) if isinstance(value, tuple) else told(value)
 
 
 def _difference(what: str, architecture: str, where: str) -> ModelError:

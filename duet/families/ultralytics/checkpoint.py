@@ -7,6 +7,7 @@ architecture file, and what the file says of each layer must agree with what sta
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -16,9 +17,11 @@ import torch
 
 from duet.errors import DataError, ModelError
 from duet.families.ultralytics import engine
+from duet.families.ultralytics.names import layer_number
 from duet.increments.door.network import Network, is_network, read_network
 from duet.increments.door.values import told
 from duet.increments.guard import load_pt
+from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
 from duet.labels import LabelSpace
 from duet.vectors.tensors import Tensors, require_finite
 
@@ -80,12 +83,9 @@ def _open(path: Path, _content: tuple[int, ...] | None, trust: bool) -> Checkpoi
 
 def head_layer(checkpoint: Checkpoint) -> str:
     """Return the path of the last of the network's numbered layers; empty if it has none."""
-    numbers = [
-        int(name)
-        for path in checkpoint.network.layers
-        if path.startswith("model.") and (name := path[6:]).isascii() and name.isdecimal()
-    ]
-    return f"model.{max(numbers)}" if numbers else ""
+    numbers = [layer_number(f"{path}.") for path in checkpoint.network.layers]
+    last = max((number for number in numbers if number is not None), default=None)
+    return "" if last is None else f"model.{last}"
 
 
 def head_kind(checkpoint: Checkpoint) -> str:
@@ -142,26 +142,31 @@ def class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
 def file_architecture(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return the file name and the size letter of the architecture that a model was built from.
 
-    Both are empty where the model does not say.
+    Each is empty where the model does not say.
     """
     described = checkpoint.says("yaml")
     described = described if isinstance(described, Mapping) else {}
     # Paths of either system: files travel.
     named = described.get("yaml_file")
     scales = described.get("scales")
-    scale = described.get("scale") or next(iter(scales if isinstance(scales, dict) else ()), "")
+    scale = described.get("scale")
+    if not isinstance(scale, str) or not scale:
+        scale = next(iter(scales if isinstance(scales, dict) else ()), "")
     name = PureWindowsPath(named).name if isinstance(named, str) else ""
-    return name, scale if isinstance(scale, str) else ""
+    return name, scale if isinstance(scale, str) and re.fullmatch("[a-z]", scale) else ""
 
 
 def facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return JSON-ready facts that a file states about itself; None where it does not say."""
+    """Return JSON-ready facts that a file states about itself; None where it does not say.
+
+    An image size at which no detector trains or runs says nothing.
+    """
     content = checkpoint.content
     given = content.get("train_args")
     train_args: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     size = train_args.get("imgsz")
     sides = size if isinstance(size, (list, tuple)) else (size,)
-    sizes = [side for side in sides if type(side) is int and side > 0]
+    sizes = [s for s in sides if type(s) is int and SMALLEST_SIDE <= s <= LARGEST_SIDE]
     return {
         "file": Path(checkpoint.where).name,
         "image_size": max(sizes, default=None),

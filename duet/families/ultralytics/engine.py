@@ -7,18 +7,16 @@ first `import ultralytics` in a process; every module of this folder calls it fi
 
 from __future__ import annotations
 
-import atexit
 import functools
 import logging
 import os
 import shutil
-import stat
 import sys
-import tempfile
 from pathlib import Path
 
 from duet.errors import MissingExtraError
 from duet.files import atomic_path
+from duet.ownfolder import own_folder
 
 FONT_NAMES = ("Arial.ttf", "Arial.Unicode.ttf")
 
@@ -30,7 +28,7 @@ def prepare() -> None:
     Raises:
         MissingExtraError: Ultralytics is not installed.
     """
-    folder = _config_folder()
+    folder = own_folder("engine", "Ultralytics")
     os.environ["YOLO_CONFIG_DIR"] = str(folder)
     os.environ["YOLO_OFFLINE"] = "true"
     os.environ["YOLO_AUTOINSTALL"] = "false"
@@ -65,36 +63,6 @@ def set_threads(count: int) -> None:
     wanted = count or os.cpu_count() or 1
     torch_utils.NUM_THREADS = wanted
     torch.set_num_threads(wanted)
-
-
-def _config_folder() -> Path:
-    """Return duet's own settings folder for the engine, never the user's or a stranger's.
-
-    A cache that cannot be written (containers, CI), or that others may write (the engine runs its
-    launch files from there), is replaced by a new folder of this process.
-    """
-    from platformdirs import user_cache_path
-
-    folder = user_cache_path("duet") / "engine"
-    try:
-        (folder / "Ultralytics").mkdir(parents=True, exist_ok=True)
-        usable = _is_mine(folder) and _is_mine(folder / "Ultralytics")
-    except OSError:
-        usable = False
-    if usable:
-        return folder
-    fresh = Path(tempfile.mkdtemp(prefix="duet-engine-"))
-    atexit.register(shutil.rmtree, fresh, ignore_errors=True)
-    (fresh / "Ultralytics").mkdir()
-    return fresh
-
-
-def _is_mine(folder: Path) -> bool:
-    """Tell whether only this user can write to a folder, and this process can."""
-    about = folder.stat()
-    if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & stat.S_IWOTH):
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _place_fonts(folder: Path) -> None:

@@ -39,7 +39,7 @@ def head_prefix(tensors: Iterable[str]) -> str:
     Raises:
         ModelError: No tensor is named ``model.<number>.…``.
     """
-    numbers = [_layer_number(name) for name in tensors]
+    numbers = [layer_number(name) for name in tensors]
     last = max((number for number in numbers if number is not None), default=None)
     if last is None:
         raise ModelError(
@@ -131,7 +131,7 @@ def layers_in(names: Iterable[str], file: Path, architecture: str) -> dict[str, 
     found: dict[str, Layer] = {}
     outside = []
     for name in names:
-        number = _layer_number(name)
+        number = layer_number(name)
         if number is None or number >= count:
             outside.append(name)
             continue
@@ -146,6 +146,7 @@ def layers_in(names: Iterable[str], file: Path, architecture: str) -> dict[str, 
     return found
 
 
-def _layer_number(name: str) -> int | None:
-    found = re.match(r"model\.(\d+)\.", name)
+def layer_number(name: str) -> int | None:
+    """Return the number of the layer that a tensor is in; None if no number is written so."""
+    found = re.match(r"model\.(0|[1-9][0-9]{0,4})\.", name)
     return int(found[1]) if found else None

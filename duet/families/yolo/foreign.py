@@ -31,7 +31,8 @@ def _require_plain_detector(checkpoint: Checkpoint) -> None:
 def _architecture(checkpoint: Checkpoint) -> str:
     """Return the engine's name of the architecture, such as ``yolo11n.yaml``."""
     named, scale = file_architecture(checkpoint)
-    sized = re.sub(r"^(yolov?\d+)((-p2|-p6)?\.yaml)$", rf"\g<1>{scale}\2", named)
+    plain = re.fullmatch(r"(yolov?\d+)((-p2|-p6)?\.yaml)", named)
+    sized = f"{plain[1]}{scale}{plain[2]}" if plain else named
     try:
         architecture_file(sized)
     except ModelError:

@@ -26,6 +26,7 @@ from duet.families.ultralytics import names as engine_names
 from duet.families.ultralytics.names import engine_models
 from duet.increments.state import HeadPart
 from duet.merging.layers import Layer
+from duet.text import shown
 from duet.vectors.tensors import Tensors
 
 # End-to-end heads (v10, 26) have each branch twice: `one2one_cv2` beside `cv2`.
@@ -92,7 +93,7 @@ def architecture_file(architecture: str) -> Path:
         ModelError: The engine has no such architecture.
         MissingExtraError: Ultralytics is not installed.
     """
-    known = re.fullmatch(r"yolo(v?\d+)[nslmxtceb](6|-p2|-p6)?\.yaml", architecture)
+    known = re.fullmatch(r"yolo(v?[0-9]{1,2})[nslmxtceb](6|-p2|-p6)?\.yaml", architecture)
     models = engine_models()
     if known is not None:
         folder = models / known[1]
@@ -101,7 +102,7 @@ def architecture_file(architecture: str) -> Path:
             if (folder / name).is_file():
                 return folder / name
     raise ModelError(
-        f"unknown YOLO architecture '{architecture}'", remedy="for example yolo11n.yaml"
+        f"unknown YOLO architecture {shown(architecture)}", remedy="for example yolo11n.yaml"
     )
 
 

@@ -13,10 +13,7 @@ import torch
 
 from duet.increments.door.machine import Machine
 from duet.increments.door.rebuild import Storage
-from duet.increments.door.values import Budget, DamagedError, RefusedError, told
-
-ALLOWANCE = 64 << 20
-"""Bytes of plain data that any file may hold beyond its own size."""
+from duet.increments.door.values import ALLOWANCE, Budget, DamagedError, RefusedError, told
 
 BLOCK = 1 << 20
 LONGEST_DIRECTORY = 4 << 20
@@ -170,9 +167,13 @@ def _storage(content: bytearray, dtype: str, views: Budget) -> Storage:
         raise DamagedError(f"{len(content)} bytes are no whole number of {dtype}")
     # frombuffer does not take empty buffers.
     flat = torch.frombuffer(content, dtype=number) if content else torch.empty(0, dtype=number)
-    if number is torch.bool and bool((flat.view(torch.uint8) > 1).any()):
-        raise DamagedError("truth values that are neither true nor false")
+    _require_truth(flat)
     return Storage(flat, views)
+
+
+def _require_truth(flat: torch.Tensor) -> None:
+    if flat.dtype is torch.bool and bool((flat.view(torch.uint8) > 1).any()):
+        raise DamagedError("truth values that are neither true nor false")
 
 
 def _read_legacy(stream: _Bounded, size: int, budget: Budget, views: Budget) -> Any:
@@ -216,4 +217,5 @@ def _read_legacy(stream: _Bounded, size: int, budget: Budget, views: Budget) -> 
         if count != len(storage.flat):
             raise DamagedError(f"a storage holds {told(count)} {dtype}, the pickle says otherwise")
         _fill(reader, content)
+        _require_truth(storage.flat)
     return value

@@ -264,7 +264,7 @@ class Machine:
         if view and view[0] is not None:
             raise RefusedError("a storage that is a part of another one")
         self._budget.spend(10 * ITEM)
-        self._stack.append(self._open_storage(key, dtype, count))
+        self._stack.append(self._open_storage(key_of(key), dtype, count))
 
 
 def _is_nothing(arguments: object) -> bool:

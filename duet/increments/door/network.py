@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from duet.errors import ModelError
-from duet.increments.door.values import Global, Stub, told
+from duet.increments.door.values import Budget, Global, RefusedError, Stub, told
 
 MOST_LAYERS = 20_000
 DEEPEST = 32
 MOST_ITEMS = 256
 """Numbers of one attribute, such as the wiring of a layer."""
+
+LONGEST_NAME = 200
+"""Letters of the name of a layer or tensor within its layer: real ones are identifiers."""
+
+MOST_MEMBERS = 32 << 20
+"""Bytes that the members of all layers and the names of their places may cost, each place counted:
+ten times what the engine's largest network needs."""
+
+MEMBER = 48
+"""Bytes charged for a member that is looked at: they bound the time, too."""
+
+Spend = Callable[[int], object]
 
 FUNCTION = "function "
 """How the text begins that stands for a function or method, which may take another one's place."""
@@ -69,26 +81,36 @@ def read_network(root: Stub, where: str) -> Network:
     """
     layers: dict[str, Layer] = {}
     tensors: dict[str, torch.Tensor] = {}
-    for path, stub in _walk(root, where):
-        prefix = f"{path}." if path else ""
-        dropped = stub.state.get("_non_persistent_buffers_set")
-        dropped = dropped if isinstance(dropped, (set, frozenset)) else set()
-        for group, hidden in ((_PARAMETERS, ()), (_BUFFERS, dropped)):
-            for name, value in _members(stub, group, path, where):
-                if value is None or name in hidden:
-                    continue
-                if not isinstance(value, torch.Tensor):
-                    raise _not_whole(f"'{prefix}{told(name)}' is {told(value)}", where)
-                tensors[prefix + name] = value
-        _require_no_hooks(stub, path, where)
-        layers[path] = _layer(stub)
+    spend = Budget(MOST_MEMBERS).spend
+    try:
+        for path, stub in _walk(root, spend, where):
+            tensors.update(_own_tensors(stub, path, spend, where))
+            _require_no_hooks(stub, path, where)
+            layers[path] = _layer(stub, spend)
+    except RefusedError as error:
+        raise _not_whole(str(error), where) from None
     distinct = {id(tensor): tensor.nbytes for tensor in tensors.values()}
     if sum(tensor.nbytes for tensor in tensors.values()) > 2 * sum(distinct.values()) + (1 << 20):
         raise _not_whole("one tensor stands in many places", where)
     return Network(root, layers, tensors)
 
 
-def _walk(root: Stub, where: str) -> Iterator[tuple[str, Stub]]:
+def _own_tensors(
+    stub: Stub, path: str, spend: Spend, where: str
+) -> Iterator[tuple[str, torch.Tensor]]:
+    prefix = f"{path}." if path else ""
+    dropped = stub.state.get("_non_persistent_buffers_set")
+    dropped = dropped if isinstance(dropped, (set, frozenset)) else set()
+    for group, hidden in ((_PARAMETERS, ()), (_BUFFERS, dropped)):
+        for name, value in _members(stub, group, path, spend, where):
+            if value is None or name in hidden:
+                continue
+            if not isinstance(value, torch.Tensor):
+                raise _not_whole(f"'{prefix}{name}' is {told(value)}", where)
+            yield prefix + name, value
+
+
+def _walk(root: Stub, spend: Spend, where: str) -> Iterator[tuple[str, Stub]]:
     """Yield paths and modules, parents before children; the tree may be a snare."""
     waiting, count = [("", root, 0)], 0
     while waiting:
@@ -98,20 +120,27 @@ def _walk(root: Stub, where: str) -> Iterator[tuple[str, Stub]]:
             raise _not_whole("its layers are nested without end", where)
         yield path, stub
         children = []
-        for name, child in _members(stub, _CHILDREN, path, where):
+        for name, child in _members(stub, _CHILDREN, path, spend, where):
             if child is None:
                 continue
             if not is_network(child) or not name or "." in name:
-                raise _not_whole(f"the layer {told(name)} in '{path}' is {told(child)}", where)
+                raise _not_whole(f"the layer {name} in '{path}' is {told(child)}", where)
             children.append((f"{path}.{name}" if path else name, child, depth + 1))
         waiting += reversed(children)
 
 
-def _members(stub: Stub, group: str, path: str, where: str) -> list[tuple[str, Any]]:
+def _members(
+    stub: Stub, group: str, path: str, spend: Spend, where: str
+) -> Iterator[tuple[str, Any]]:
+    """Yield the layers, parameters or buffers of a module; the names can be shown as they are."""
     found = stub.state.get(group)
-    if not isinstance(found, dict) or any(not isinstance(name, str) for name in found):
+    if not isinstance(found, dict):
         raise _not_whole(f"{stub.kind} at '{path}' has no {group}", where)
-    return list(found.items())
+    for name, value in found.items():
+        if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
+            raise _not_whole(f"{told(name)} as a name in {group} of '{path}'", where)
+        spend(MEMBER + len(path) + len(name))
+        yield name, value
 
 
 def _require_no_hooks(stub: Stub, path: str, where: str) -> None:
@@ -124,11 +153,14 @@ def _require_no_hooks(stub: Stub, path: str, where: str) -> None:
             )
 
 
-def _layer(stub: Stub) -> Layer:
+def _layer(stub: Stub, spend: Spend) -> Layer:
     attributes: dict[str, Any] = {}
     for name, value in stub.state.items():
+        spend(MEMBER)
         try:
-            found = plain(value)
+            found = plain(value, spend)
+        except RefusedError:
+            raise
         except ValueError:
             continue
         if not name.startswith("_") or name == "_qkv_same_embed_dim" or is_function(found):
@@ -141,10 +173,14 @@ def is_function(value: object) -> bool:
     return isinstance(value, str) and value.startswith(FUNCTION)
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, spend: Spend = lambda size: None) -> Any:
     """Return a scalar, or (nested) tuples of scalars.
 
     A small tensor becomes its numbers, a function its name.
+
+    Args:
+        value: An attribute of a layer.
+        spend: Told how many bytes the copy takes.
 
     Raises:
         ValueError: The value is of another kind, or too large.
@@ -153,19 +189,24 @@ def plain(value: Any) -> Any:
 
     def flatten(one: Any, depth: int) -> Any:
         nonlocal left
-        left -= 1
+        row = isinstance(one, torch.Tensor) and one.dim() <= 1
+        count = max(one.numel(), 1) if row else 1
+        left -= count
         if left < 0 or depth > 3:
             raise ValueError("too large")
+        spend(MEMBER * count)
         if one is None or isinstance(one, (str, int, float, bool)):
             return one
         if isinstance(one, (list, tuple)):
             return tuple(flatten(item, depth + 1) for item in one)
-        if isinstance(one, torch.Tensor) and one.numel() <= left and one.dim() <= 1:
+        if row:
             return tuple(one.reshape(-1).tolist())
         if isinstance(one, Global):
             return FUNCTION + one.path
         if isinstance(one, Stub) and one.path == "builtins.getattr":
-            return f"{FUNCTION}{one.state.get('name')}"
+            name = str(one.state.get("name"))
+            spend(len(name))
+            return FUNCTION + name
         raise ValueError("not plain")
 
     return flatten(value, 0)

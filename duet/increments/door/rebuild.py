@@ -16,6 +16,9 @@ from duet.increments.door.values import Budget, DamagedError, Global, RefusedErr
 
 MOST_DIMENSIONS = 16
 
+LONGEST_KEY = 4096
+"""Letters or bytes of a key; two equal ones are compared to the end each time they meet."""
+
 
 class Storage:
     """Numbers of the file, in one row.
@@ -41,6 +44,8 @@ def key_of(value: object) -> Any:
         DamagedError: Anything else. A tuple nested a million deep overflows the stack when it is
             hashed; large numbers and floats can be chosen so that all their hashes collide.
     """
+    if isinstance(value, (str, bytes)) and len(value) > LONGEST_KEY:
+        raise DamagedError(f"a key of {len(value)} letters")
     if value is None or isinstance(value, (str, bool, bytes)):
         return value
     if isinstance(value, int) and -(1 << 48) < value < 1 << 48:

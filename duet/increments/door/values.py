@@ -7,6 +7,9 @@ from typing import Any
 
 Scalar = (str, int, float, bool, bytes, type(None))
 
+ALLOWANCE = 64 << 20
+"""Bytes of plain data that any file may hold beyond its own size."""
+
 
 class RefusedError(ValueError):
     """The file asks for more than data, or for more memory than it is worth."""

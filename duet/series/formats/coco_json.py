@@ -9,21 +9,28 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from posixpath import normpath
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from duet.files import require_file
 from duet.series.formats.boxes import PixelBoxes, shortened
+from duet.series.formats.coco_stream import (
+    NoStreamError,
+    TwiceError,
+    once,
+    reason,
+    stream,
+    undecodable,
+)
+from duet.series.names import other_spelling
 from duet.series.problems import Problem, error, warning
 
 _Items = Callable[[str], Iterator[Any]]
 """The elements of one of the document's lists, ``"images.item"``, or the one value of a key."""
 
-_BUFFER_BYTES = 1 << 14
-_DEPTH = 1000
 _MAX_SIDE = 2**31
 
 _MARKS = ("iscrowd", "ignore", "difficult")
@@ -33,8 +40,6 @@ Id: TypeAlias = int | str
 """What a file calls an image or a category, see `_id`."""
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")
-
-_LISTS = (b'"images"', b'"annotations"', b'"categories"')
 
 _BOX_REMEDY = "a bbox is [left, top, width, height] in pixels: correct it or delete the annotation"
 
@@ -70,31 +75,23 @@ def read_json(path: Path) -> CocoFile | Problem:
     """
     import ijson  # type: ignore[import-untyped]
 
-    def stream(prefix: str) -> Iterator[Any]:
-        require_file(path)
-        with path.open("rb") as file:
-            doubled: list[str] = []
-            for item in ijson.items(
-                _Watched(file), prefix, use_float=True, buf_size=_BUFFER_BYTES,
-                map_type=_noting(doubled),
-            ):  # fmt: skip
-                if doubled:
-                    raise _NoStreamError(f"'{doubled[0][:80]}' stands twice in one object")
-                yield item
-
     try:
-        return _Reader(path, stream).read()
-    except (ijson.JSONError, _NoStreamError) as failure:
+        return _Reader(path, partial(stream, path)).read()
+    except (ijson.JSONError, NoStreamError) as failure:
         try:
-            document = json.loads(path.read_bytes(), object_pairs_hook=_once)
-        except _TwiceError as twice:
+            document = json.loads(path.read_bytes(), object_pairs_hook=once)
+        except TwiceError as twice:
             remedy = "programs read the first, the last or both: leave one"
             return error("data.file", path, str(twice), remedy)
+        except UnicodeDecodeError as wrong:
+            return error("data.file", path, undecodable(wrong), "save the file as UTF-8")
         except (ValueError, RecursionError):
-            what = f"not valid JSON: {' '.join(str(failure).split())[:200]}"
+            what = f"not valid JSON: {reason(failure)}"
             return error("data.file", path, what, "take the file again from its source")
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
-        return error("data.file", path, f"cannot read: {failure}", "check the path")
+        what, other = f"cannot read: {failure}", other_spelling(path)
+        what += f"; the folder has '{other}'" if other not in (None, path.name) else ""
+        return error("data.file", path, what, "check the path")
     keys = document if isinstance(document, dict) else {}
 
     def pick(prefix: str) -> Iterator[Any]:
@@ -103,70 +100,6 @@ def read_json(path: Path) -> CocoFile | Problem:
         return iter(_as_list(value) if of else [value] if name in keys else ())
 
     return _Reader(path, pick).read()
-
-
-class _NoStreamError(Exception):
-    """A file is better read in one piece."""
-
-
-class _TwiceError(Exception):
-    """An object has two values under one key."""
-
-
-def _noting(doubled: list[str]) -> type[dict[str, Any]]:
-    """Return a type of object that puts keys with a second value into a list.
-
-    It does not raise: ijson, in C, would go on.
-    """
-
-    class Noting(dict[str, Any]):
-        def __setitem__(self, key: str, value: Any) -> None:
-            if key in self:
-                doubled.append(key)
-            super().__setitem__(key, value)
-
-    return Noting
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of a JSON file; a list that is there twice must not be taken for one."""
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise _TwiceError(f"'{key[:80]}' stands {count} times in one object")
-    return dict(pairs)
-
-
-class _Watched:
-    """A file that is streamed only as long as it is flat and names each of its lists once.
-
-    A deeply nested file would need memory by the square of the depth; brackets and names that
-    stand in texts count, too.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.depth = 0
-        self.counts: Counter[bytes] = Counter()
-        self.tail = b""
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes.
-
-        Raises:
-            _NoStreamError: More than `_DEPTH` brackets are open, or a list came twice.
-        """
-        block = self.file.read(size)
-        self.depth += sum(block.count(sign) for sign in (b"[", b"{"))
-        self.depth -= sum(block.count(sign) for sign in (b"]", b"}"))
-        if self.depth > _DEPTH:
-            raise _NoStreamError(f"more than {_DEPTH} brackets are open at once")
-        for name in _LISTS:
-            # What was cut at the end of the last block is whole with the beginning of this one.
-            self.counts[name] += (self.tail[1 - len(name) :] + block).count(name)
-            if self.counts[name] > 1:
-                raise _NoStreamError(f"{name.decode()} stands there twice")
-        self.tail = block[-16:]
-        return block
 
 
 def _as_list(value: Any) -> list[Any]:

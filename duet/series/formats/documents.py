@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,28 +19,37 @@ from duet.yamltree import Plain, resolved
 
 SPLITS = ("train", "val", "test")
 
-# What Ultralytics counts as images; one that Pillow cannot decode is reported, not passed over.
-IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpeg2000"),
-        *("jpg", "mpo", "png", "tif", "tiff", "webp"),
-    )
-)
+_KINDS = {str: "text", list: "a list", bool: "true or false", type(None): "nothing"}
+
+_DARKNET = re.compile(rb"^[ \t]*(?:classes|train|valid|names|backup)[ \t]*=", re.MULTILINE)
+_DARKNET_BYTES = 1 << 14  # it has five lines
 
 
 def load_description(source: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...]]:
     """Return the document, or None and why."""
+    remedy = "write at least 'names', 'train' and 'val'"
     try:
         document = load_yaml(source)
     except DuetError as failure:
-        remedy = failure.remedy or "correct the file"
-        return None, (error("data.file", source, failure.what, remedy),)
-    if not isinstance(document, dict):
-        what = f"data.yaml must be a mapping, got {type(document).__name__}"
-        remedy = "write at least 'names', 'train' and 'val'"
-        return None, (error("data.file", source, what, remedy),)
-    return document, ()
+        what, remedy = failure.what, failure.remedy or "correct the file"
+    else:
+        if isinstance(document, dict):
+            return document, ()
+        kind = _KINDS.get(type(resolved(document)), "a number")
+        what = f"expected keys and values such as 'train: images/train', got {kind}"
+    if _is_darknet(source):
+        what = "this is Darknet's obj.data, expected a data.yaml"
+        remedy = "write a data.yaml with 'names' (the lines of Darknet's .names), 'train' and 'val'"
+    return None, (error("data.file", source, what, remedy),)
+
+
+def _is_darknet(source: Path) -> bool:
+    """Tell a description of Darknet, which CVAT's "YOLO 1.1" has too: ``classes = 2`` and so on."""
+    try:
+        head = source.read_bytes()[:_DARKNET_BYTES] if source.is_file() else b""
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return False
+    return len(_DARKNET.findall(head)) > 1
 
 
 def check_keys(document: Mapping[str, Any], known: Sequence[str], source: Path) -> list[Problem]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from duet.errors import DataError
 from duet.series.formats import Transfer
-from duet.series.formats.documents import IMAGE_SUFFIXES
+from duet.series.suffixes import IMAGE_SUFFIXES
 from duet.trees import resolved
 
 

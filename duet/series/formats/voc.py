@@ -35,7 +35,6 @@ from duet.labels import LabelSpace
 from duet.series.formats import DESCRIPTION, Difficult, Progress, Reading, Transfer, Written
 from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
 from duet.series.formats.documents import (
-    IMAGE_SUFFIXES,
     SPLITS,
     check_keys,
     label_space,
@@ -50,6 +49,7 @@ from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, Boxes, DomainData, Split
 from duet.series.names import as_stored, composed
 from duet.series.problems import Problem, error, warning
+from duet.series.suffixes import IMAGE_SUFFIXES, is_picture
 from duet.text import shown
 from duet.yamltree import resolved
 
@@ -192,7 +192,7 @@ def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
     pairs = []
     for stem in stems:
         # Some tools list file names; 'a.jpg' is a name without suffix if there is an 'a.jpg.png'.
-        if composed(stem) not in files and Path(stem).suffix.lower() in IMAGE_SUFFIXES:
+        if composed(stem) not in files and is_picture(stem):
             stem = os.path.splitext(stem)[0]
         # The name in the list counts; <filename> is often that of another computer.
         image = images / files.get(composed(stem), f"{stem}.jpg")

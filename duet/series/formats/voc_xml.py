@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from duet.files import read_bytes
 from duet.series.formats.boxes import number
+from duet.series.names import other_spelling
 from duet.series.problems import Problem, error
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def read_xml(path: Path) -> VocFile:
         root: Element = fromstring(read_bytes(path))
     except FileNotFoundError:
         advice = "label the image (an image without objects has a file without <object>), or "
-        problem = error("label.missing", path, "no such file", advice + "take it out of the list")
-        return _unusable(problem)
+        what, advice = "no such file", advice + "take it out of the list"
+        if other := other_spelling(path):
+            what, advice = f"no such file; the folder has '{other}'", f"rename it to '{path.name}'"
+        return _unusable(error("label.missing", path, what, advice))
     except DefusedXmlException as failure:
         what = f"refused: the file declares entities ({type(failure).__name__})"
         return _unusable(error("label.file", path, what, remedy))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from duet.files import write_text
 from duet.labels import LabelSpace
 from duet.series.formats import DESCRIPTION, Progress, Reading, Transfer, Written
 from duet.series.formats.documents import (
-    IMAGE_SUFFIXES,
     SPLITS,
     first_file,
     load_description,
@@ -24,17 +24,28 @@ from duet.series.formats.documents import (
 )
 from duet.series.formats.placing import Placer
 from duet.series.formats.yolo_labels import format_labels, read_labels
-from duet.series.formats.yolo_unread import unread_problems
+from duet.series.formats.yolo_unread import unread_label_problems
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, DomainData, Split
 from duet.series.names import as_stored
 from duet.series.problems import Problem, error, warning
+from duet.series.suffixes import (
+    KNOWN,
+    is_image,
+    is_picture,
+    named,
+    readable_as,
+    unread,
+    unread_problems,
+)
 from duet.text import shown
 from duet.trees import is_whole_system
 from duet.yamltree import resolved
 
 LAYOUT = "a data.yaml with 'names', 'train' and 'val'"
 HOLDS_IGNORED = False
+
+_NO_TEST = "delete the line 'test', or fetch the images: until then 'val' is evaluated"
 
 
 def recognises(folder: Path) -> bool:
@@ -66,7 +77,7 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
     facts, unreadable = look_at(listed, verify)
     annotations, found, polygons = _annotate(facts, len(labels) or None)
     looked = {image: label_path(image) for image in annotations}
-    problems += (*unreadable, *found, *unread_problems(looked, len(labels) or None))
+    problems += (*unreadable, *found, *unread_label_problems(looked, len(labels) or None))
     splits = {
         # An image with a problem has no annotation: the problem stands for it.
         name: Split(name, kept, tuple(annotations[image] for image in kept))
@@ -120,7 +131,7 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
 
 def _listed(folder: Path, split: str, names: Sequence[str]) -> str:
     """Return the value of a split in ``data.yaml``: its folder, or a list that keeps the order."""
-    usual = all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
+    usual = all(is_image(name) for name in names)
     if usual and sorted(names) == list(names):
         return f"images/{split}"
     lines = "".join(f"./images/{split}/{name}\n" for name in names)
@@ -151,13 +162,17 @@ def _list_splits(
             what = f"'{name}' must be a path or a list of paths, got {shown(entry)}"
             problems.append(error("data.split", source, what, "write paths, numbers in quotes"))
             continue
-        listed[name] = []
+        listed[name], wrong = [], list[Problem]()
         for place in places:
             images, found = _list_images(base, place, where=f"{source}: {name}", fetch=fetch)
             listed[name] += images
-            problems += [found] if found else []
+            # One folder may belong to two splits.
+            wrong += [problem for problem in found if problem not in problems]
         if not listed[name]:  # reported above; an empty split would only be reported again
             del listed[name]
+            if name == "test" and "val" in listed:
+                wrong = [replace(p, severity="warning", remedy=_NO_TEST) for p in wrong]
+        problems += wrong
     remedy = "name a folder of images, or a text file that lists them, under 'train' and 'val'"
     return listed, (*problems, *missing_splits(named, source, remedy))
 
@@ -181,29 +196,43 @@ def _fetch_yourself(download: Any) -> str:
 
 def _list_images(
     base: Path, place: str, *, where: str, fetch: str
-) -> tuple[list[Path], Problem | None]:
+) -> tuple[list[Path], list[Problem]]:
     """Return the images of a folder (all levels, sorted) or of a text file (in its order)."""
     target = _target(base, place)
     if os.path.isdir(target):
         try:
-            images = sorted(_images_below(target))
+            pictures = sorted(_pictures_below(target))
         except _SystemError as failure:
-            return [], error("data.images", where, str(failure), "name a folder of images")
+            return [], [error("data.images", where, str(failure), "name a folder of images")]
+        images, passed_over = [p for p in pictures if is_image(p.name)], unread(pictures)
+        if images:
+            return images, list(unread_problems(passed_over))
         what, remedy = f"no images in {target}", f"put images there; {fetch}"
+        if passed_over:
+            what += f": {named(passed_over)} of a kind that is not read (read are {KNOWN})"
+            remedy = readable_as(passed_over)
     elif os.path.isfile(target):
         try:
             lines = target.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         except OSError as failure:
-            return [], error("data.images", where, f"cannot read: {failure}", "check its rights")
+            return [], [error("data.images", where, f"cannot read: {failure}", "check its rights")]
         names = [line.strip() for line in lines if line.strip()]
         places = (first_file([target.parent / name]) for name in names)
         images = [Path(os.path.normpath(image)) for image in places]
         what, remedy = f"{target} lists no images", "write one image path per line"
     else:
         images = []
-        what = f"no such folder or list: {target}"
+        looked = dict.fromkeys(os.path.normpath(base / text) for text in _spellings(place)[1:])
+        what = f"no such folder or list: {' or '.join(looked)}"
         remedy = f"paths are relative to 'path', and that to data.yaml; {fetch}"
-    return images, None if images else error("data.images", where, what, remedy)
+    return images, [] if images else [error("data.images", where, what, remedy)]
+
+
+def _spellings(place: str) -> tuple[str, str, str]:
+    """Return the texts that are tried as a path: as written, with slashes, and Roboflow's."""
+    slashed = place.replace("\\", "/")  # Windows writes backslashes
+    # Roboflow exports say ../train/images for a folder beside data.yaml.
+    return place, slashed, slashed.removeprefix("../")
 
 
 def _target(base: Path, place: str) -> Path:
@@ -211,10 +240,7 @@ def _target(base: Path, place: str) -> Path:
 
     Links are followed, as Ultralytics does, unless the labels lie beside the link.
     """
-    slashed = place.replace("\\", "/")  # Windows writes backslashes
-    # Roboflow exports say ../train/images for a folder beside data.yaml.
-    spellings = (place, slashed, slashed.removeprefix("../"))
-    found = next((text for text in spellings if os.path.exists(base / text)), None)
+    found = next((text for text in _spellings(place) if os.path.exists(base / text)), None)
     if found is None:
         return base / place
     given, real = Path(os.path.abspath(base / found)), Path(os.path.realpath(base / found))
@@ -227,10 +253,10 @@ class _SystemError(Exception):
     """A folder of images is a whole system."""
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Yield the images of a folder, all levels, those of linked folders too.
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    """Yield the pictures of a folder, read or not, all levels, those of linked folders too.
 
-    What is hidden was left behind by other programs (macOS: ._photo.jpg; .ipynb_checkpoints).
+    Hidden folders were left behind by other programs (.ipynb_checkpoints).
 
     Raises:
         _SystemError: It is a whole drive, or a link in it leads to one.
@@ -246,7 +272,7 @@ def _images_below(folder: Path) -> Iterator[Path]:
         names = sorted(folders, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
         folders[:] = [name for name in names if fresh and not name.startswith(".")]
         for name in files if fresh else ():
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if is_picture(name):
                 yield Path(place, name)
 
 

@@ -1,37 +1,55 @@
-"""YOLO labels that lie where nobody looks for them: beside their images, or in ``Labels``."""
+"""YOLO labels that lie where nobody looks for them: beside images, in ``Labels``, as ``a.TXT``."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from duet.series.formats.yolo_labels import read_labels
+from duet.series.names import other_spelling
 from duet.series.problems import Problem, warning
 
 _IMAGES, _LABELS = ("images", "image", "imgs", "img"), ("labels", "label")
 
 
-def unread_labels(image: Path, looked: Path, class_count: int | None) -> Path | None:
+def unread_labels(
+    image: Path, looked: Path, class_count: int | None, taken: Container[Path]
+) -> Path | None:
     """Return a label file of an image that has none where labels are looked for.
 
     Args:
         image: An image.
         looked: Where its labels are looked for.
         class_count: Number of classes: a text with other rows is no label file.
+        taken: Where those of all images are looked for.
     """
     if looked.is_file():
         return None
-    for path in _candidates(image):
-        if path != looked and path.is_file():
+    spelled = _spelled(looked)
+    if spelled is not None and spelled not in taken:
+        return spelled
+    for place in _candidates(image):
+        path = _spelled(place)
+        if path is not None and path not in taken:
             rows = read_labels(path, class_count=class_count)
             if len(rows.class_ids) and not rows.problems:
                 return path
     return None
 
 
-def unread_problems(looked: Mapping[Path, Path], class_count: int | None) -> Iterator[Problem]:
+def _spelled(path: Path) -> Path | None:
+    """Return a file, in its own capitals or in others, or None."""
+    if path.is_file():
+        return path
+    name = other_spelling(path)
+    return path.with_name(name) if name is not None and path.with_name(name).is_file() else None
+
+
+def unread_label_problems(
+    looked: Mapping[Path, Path], class_count: int | None
+) -> Iterator[Problem]:
     """Yield one problem per folder of labels that are not read.
 
     Args:
@@ -39,18 +57,20 @@ def unread_problems(looked: Mapping[Path, Path], class_count: int | None) -> Ite
         class_count: Number of classes.
     """
     folders: dict[tuple[Path, Path, Path], list[Path]] = defaultdict(list)
+    taken = frozenset(looked.values())
     for image, place in looked.items():
-        found = unread_labels(image, place, class_count)
+        found = unread_labels(image, place, class_count, taken)
         if found is not None:
             folders[found.parent, image.parent, place.parent].append(found)
     for (folder, images, place), files in folders.items():
-        what = (
-            f"{len(files)} label files, such as {files[0].name}, are not read: those of the images "
-            f"in {images} are looked for in {place}"
-        )
-        remedy = "rename the folders: 'labels' takes the place of 'images' in the path of an image"
-        if folder == images:
-            remedy = "move them there"
+        what = f"{len(files)} label files, such as {files[0].name}, are not read: "
+        if folder == place:
+            what += "the name that is looked for has other capitals"
+            remedy = "give them the names of their images, and the suffix '.txt'"
+        else:
+            what += f"those of the images in {images} are looked for in {place}"
+            remedy = "rename the folders: 'labels' takes the place of 'images' in an image's path"
+            remedy = "move them there" if folder == images else remedy
         yield warning("pair.unread", folder, what, remedy)
 
 
