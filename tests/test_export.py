@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -444,7 +445,16 @@ def test_only_an_entry_as_duet_writes_it_says_that_all_is_there(
     assert (found is None) == (edit != "as it was")
 
 
-def test_exports_at_the_same_time_keep_each_others_entries(folder: Path, tmp_path: Path) -> None:
+def test_exports_at_the_same_time_keep_each_others_entries(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = export_module.write_json
+
+    def slowly(target: Path, value: Any) -> None:
+        time.sleep(0.3)  # all have read the file by then, if they may
+        real(target, value)
+
+    monkeypatch.setattr(export_module, "write_json", slowly)
     names = [f"{number}.pt" for number in range(4)]
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(lambda name: export_detector(folder, tmp_path / name, "pt"), names))

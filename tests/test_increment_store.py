@@ -508,7 +508,8 @@ def test_overwrite_works_without_the_exchange_call(
 
 
 def mine(folder: Path) -> dict[str, str]:
-    """Put a user's files into a folder of duet's, and return them."""
+    """Save an increment, put a user's files beside it, and return them."""
+    save_increment(folder, make_increment())
     (folder / "export" / "deep").mkdir(parents=True)
     files = {"notes.txt": "mine", "export/model.onnx": "x", "export/deep/a b.bin": "y"}
     for name, text in files.items():
@@ -528,7 +529,6 @@ def test_files_of_the_user_stay_in_a_folder_that_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
     folder = tmp_path / "a"
-    save_increment(folder, make_increment())
     files = mine(folder)
     (folder / "export").chmod(0o555)  # moving it would fail
     if not links:
@@ -548,7 +548,6 @@ def test_a_kill_around_the_exchange_loses_no_file_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     folder = tmp_path / "a"
-    save_increment(folder, make_increment())
     files = mine(folder)
     real = folders_module._swap
 

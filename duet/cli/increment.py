@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,15 @@ Examples:
   duet increment series.yaml comic --independent --out runs/mine
 """
 
+_method_option = functools.partial(
+    click.option, "--method", type=NAME_OR_PATH, default="duet-plus", show_default=True,
+    metavar="TEXT",
+)  # fmt: skip
+
 
 @click.command("base", epilog=EPILOG)
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
-@click.option(
-    "--method",
-    type=NAME_OR_PATH,
-    default="duet-plus",
-    show_default=True,
-    metavar="TEXT",
-    help="Decides the head form.",
-)
+@_method_option(help="Decides the head form.")
 @click.option("--out", type=PATH, required=True, help="Run folder.")
 @training_options
 @json_option
@@ -51,14 +50,7 @@ def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) ->
 @click.command("increment", epilog=EPILOG)
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.argument("name")
-@click.option(
-    "--method",
-    type=NAME_OR_PATH,
-    default="duet-plus",
-    show_default=True,
-    metavar="TEXT",
-    help="Shipped name or YAML.",
-)
+@_method_option(help="Shipped name or YAML.")
 @click.option(
     "--independent", is_flag=True,
     help="Train from θ_0 alone and merge nothing: `duet merge` joins such increments in any order.",

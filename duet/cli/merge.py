@@ -89,9 +89,9 @@ def merge(
     recipe, trials = _recipe(options), None
     with named_in(options["recipe"]):
         plan = make_plan(recipe, head=head, trust=trust)
-        start_tensors(plan)  # missing or other weights are told before any work
+        theta_0 = start_tensors(plan)  # missing or other weights are told before any work
         if dry_run:
-            rehearse_base(plan, trust=trust)
+            rehearse_base(plan, theta_0, trust=trust)
     for remark in plan.remarks:
         note(f"note: {remark}")
     if dry_run:

@@ -51,9 +51,9 @@ def merge_again(
     from duet.recipes.write import write_detector
 
     plan = edit.plan
-    start_tensors(plan)
+    theta_0 = start_tensors(plan)
     if dry_run:
-        rehearse_base(plan, trust=trust)
+        rehearse_base(plan, theta_0, trust=trust)
     verdict = {"exact": edit.exact, "why": edit.why}
     note(f"note: {'exact' if edit.exact else 'not exact'}: {edit.why}")
     for remark in plan.remarks:

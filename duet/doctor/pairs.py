@@ -70,9 +70,8 @@ def _images_without_file(data: DomainData) -> Iterator[Problem]:
                 present[path.parent] = {composed(name) for name in _names(path.parent)}
             if composed(path.name) in present[path.parent]:
                 continue
-            if (
-                unread_labels(image, path, len(data.labels), taken) is None
-            ):  # else told by the reader
+            unread = unread_labels(image, path, len(data.labels), taken)
+            if unread is None:  # else told by the reader
                 missing.append(image)
         if len(missing) < len(split.images):  # without any label, the class problems tell it
             forgotten = len(missing) <= MOST_UNLABELLED * len(split.images)

@@ -128,8 +128,13 @@ def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
     return shared
 
 
-def rehearse_base(plan: Plan, *, trust: bool = False) -> None:
+def rehearse_base(plan: Plan, theta_0: Tensors | None, *, trust: bool = False) -> None:
     """Look whether increments belong to the base that they are merged with; for dry runs.
+
+    Args:
+        plan: Checked plan.
+        theta_0: What `start_tensors` returned for it.
+        trust: See `duet.recipes.sources.describe`.
 
     Raises:
         ModelError: As `merge_plan`.
@@ -137,7 +142,7 @@ def rehearse_base(plan: Plan, *, trust: bool = False) -> None:
     if (number := base_of(plan)) is None or len(plan.sources) == 1:
         return
     base = open_source(plan.sources[number], trust=trust)
-    inputs = Inputs((base.stage,), base=start_tensors(plan))
+    inputs = Inputs((base.stage,), base=theta_0)
     shared = in_memory("base", inputs.shapes)
     _weights_of(base.stage, inputs, shared)
     require_descent(plan, base, shared)

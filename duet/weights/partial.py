@@ -47,6 +47,7 @@ class Memory:
     def __init__(self, part: Path, url: str) -> None:
         self._part, self._address = part, sha256_json(url)
         self._digest, self.kept, self.validator = hashlib.sha256(), 0, ""
+        self._saved = 0
         try:
             memory = read_json(memory_of(part))
         except DataError:
@@ -63,7 +64,7 @@ class Memory:
         """Say from which byte on the next ones come, 0 or `kept`, and what file they are of."""
         if start == 0:
             self._digest, self.kept = hashlib.sha256(), 0
-        self.validator, self._saved = validator, self.kept
+        self.validator = validator
         self.save()
 
     def add(self, block: bytes) -> bool:
