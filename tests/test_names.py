@@ -10,10 +10,11 @@ import pytest
 
 from duet.config import parse_config
 from duet.errors import DuetError
+from duet.families.foreign import file_name
 from duet.increments.folders import new_folder
 from duet.increments.manifest import Lineage, PartEntry
 from duet.names import LONGEST, as_name, key, problem_with
-from duet.recipes.recipe import Entry, file_name
+from duet.recipes.recipe import Entry
 from duet.series.document import SeriesConfig
 from duet.training.config import Method
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from duet.errors import ModelError
-from duet.families.table import FamilyRow, families, resolve_family
+from duet.families.table import FamilyRow, families, head_form, resolve_family
 from duet.files import sha256_file, sha256_json
+from duet.names import as_name
+
+if TYPE_CHECKING:
+    from duet.increments.state import DetectorState, HeadForm
+    from duet.increments.store import DetectorFile
 
 
 def is_foreign(path: Path) -> bool:
@@ -35,6 +42,71 @@ def family_of_file(path: Path, *, trust: bool = False) -> str:
             remedy="give a detection model that Ultralytics or transformers saved",
         )
     return names[0]
+
+
+def file_name(path: Path) -> str:
+    """Return the name of a foreign file: its stem, or its run for `RUN/weights/best.pt`."""
+    named_by_engine = path.stem in ("best", "last") and path.parent.name == "weights"
+    return as_name(path.absolute().parent.parent.name if named_by_engine else path.stem)
+
+
+def read_foreign(
+    path: Path, *, name: str | None = None, head: HeadForm = "towers", trust: bool = False
+) -> tuple[DetectorState, dict[str, Any]]:
+    """Read a foreign model through the guarded door.
+
+    Args:
+        path: See `family_of_file`.
+        name: Name that its classes get as an increment; that of the file when left out.
+        head: The head form that a method would ask for.
+        trust: **Dangerous**, see `duet.increments.guard.load_pt`.
+
+    Returns:
+        The state, float32 on the CPU, and facts as `duet.families.protocol.Family.foreign`.
+
+    Raises:
+        ModelError: It is damaged, refused, or no detector that duet can rebuild.
+    """
+    family = family_of_file(path, trust=trust)
+    return resolve_family(family).foreign(
+        path, name=name or file_name(path), head=head_form(family, head), trust=trust
+    )
+
+
+def open_model(
+    path: Path, *, trust: bool = False, notify: Callable[[str], None] | None = None
+) -> DetectorFile:
+    """Open a detector folder, or a foreign model as `duet import` would keep it, in memory.
+
+    Args:
+        path: Detector folder, or see `family_of_file`.
+        trust: **Dangerous**, see `duet.increments.guard.load_pt`; folders never need it.
+        notify: Called with one line when a foreign model was opened.
+
+    Raises:
+        ModelError: It is missing, damaged or refused.
+    """
+    from duet.increments.manifest import MANIFEST, DetectorManifest, Lineage
+    from duet.increments.store import DetectorFile, load_detector
+
+    if (path / MANIFEST).is_file() or not is_foreign(path):
+        return load_detector(path)
+    state, facts = read_foreign(path, trust=trust)
+    (part,) = state.parts
+    lineage = Lineage(increment=part.increment, manifest=foreign_fingerprint(path), merge=None)
+    manifest = DetectorManifest.for_state(
+        state, lineage=(lineage,), image_size=image_size_of(facts), licence=str(facts["licence"])
+    )
+    if notify is not None:
+        count = f"{len(part.classes)} class{'' if len(part.classes) == 1 else 'es'}"
+        name = state.architecture.removesuffix(".yaml")
+        notify(f"{path}: opened as {name}, {count}, in memory; `duet import {path}` keeps it")
+    return DetectorFile(state, manifest)
+
+
+def image_size_of(facts: dict[str, Any]) -> int:
+    """Return the side in pixels that a foreign model was trained at, or the engines' usual one."""
+    return int(facts.get("image_size") or 640)
 
 
 def foreign_fingerprint(path: Path) -> str:

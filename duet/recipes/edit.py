@@ -8,8 +8,9 @@ from typing import Any
 
 from duet.config import parse_config
 from duet.errors import ConfigError, did_you_mean
+from duet.families.foreign import file_name
 from duet.increments.manifest import MANIFEST, IncrementManifest, read_any_manifest
-from duet.recipes.recipe import Entry, Recipe, file_name
+from duet.recipes.recipe import Entry, Recipe
 
 
 def edited(

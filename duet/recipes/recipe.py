@@ -12,7 +12,7 @@ from duet.config import Config, Schema, load_yaml, parse_config
 from duet.increments.manifest import Sha256, Text
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
-from duet.names import Name, as_name
+from duet.names import Name
 
 Geometry = Literal["sequential", "independent"]
 
@@ -84,12 +84,6 @@ class Recipe(MergeChoice):
     increments: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = Field(
         min_length=1, description="What to merge, oldest first."
     )
-
-
-def file_name(path: Path) -> str:
-    """Return the name of a foreign file: its stem, or its run for `RUN/weights/best.pt`."""
-    named_by_engine = path.stem in ("best", "last") and path.parent.name == "weights"
-    return as_name(path.absolute().parent.parent.name if named_by_engine else path.stem)
 
 
 def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:

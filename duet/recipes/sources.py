@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ConfigError, ModelError, did_you_mean
-from duet.families.foreign import family_of_file, foreign_fingerprint, is_foreign
-from duet.families.table import head_form, resolve_family, resolve_roles
+from duet.families.foreign import (
+    foreign_fingerprint,
+    image_size_of,
+    is_foreign,
+    read_foreign,
+)
+from duet.families.table import resolve_family, resolve_roles
 from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
@@ -24,7 +29,7 @@ from duet.increments.state import HeadForm, HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.merging.stage import Stage
 from duet.names import as_name
-from duet.recipes.recipe import Entry, file_name
+from duet.recipes.recipe import Entry
 from duet.vectors.tensors import Tensors
 
 FOREIGN = "foreign"
@@ -162,14 +167,11 @@ def _merge(manifest: IncrementManifest) -> dict[str, Any] | None:
 
 def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
     path = Path(entry.path)
-    name = entry.name or file_name(path)
-    family = family_of_file(path, trust=trust)
-    form = head_form(family, head)
-    state, facts = resolve_family(family).foreign(path, name=name, head=form, trust=trust)
+    state, facts = read_foreign(path, name=entry.name, head=head, trust=trust)
     return Source(
-        entry.model_copy(update={"name": name}), FOREIGN, state.family, state.architecture,
-        state.head, state.labels.names, None, None, 0, 0, int(facts.get("image_size") or 640),
-        str(facts["licence"]), foreign_fingerprint(path),
+        entry.model_copy(update={"name": state.parts[0].increment}), FOREIGN, state.family,
+        state.architecture, state.head, state.labels.names, None, None, 0, 0,
+        image_size_of(facts), str(facts["licence"]), foreign_fingerprint(path),
     )  # fmt: skip
 
 
