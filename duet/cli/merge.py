@@ -82,7 +82,7 @@ def merge(
 ) -> None:  # fmt: skip
     """Merge increment folders, detector folders or Ultralytics .pt files into one detector."""
     from duet.errors import ConfigError, named_in
-    from duet.recipes.apply import rehearse_base, start_tensors
+    from duet.recipes.apply import rehearse, start_tensors
     from duet.recipes.plan import make_plan
     from duet.recipes.write import write_detector
 
@@ -91,7 +91,7 @@ def merge(
         plan = make_plan(recipe, head=head, trust=trust)
         theta_0 = start_tensors(plan)  # missing or other weights are told before any work
         if dry_run:
-            rehearse_base(plan, theta_0, trust=trust)
+            rehearse(plan, theta_0, trust=trust)
     for remark in plan.remarks:
         note(f"note: {remark}")
     if dry_run:

@@ -47,13 +47,13 @@ def merge_again(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Do an edited merge, and say how exact it is."""
-    from duet.recipes.apply import rehearse_base, start_tensors
+    from duet.recipes.apply import rehearse, start_tensors
     from duet.recipes.write import write_detector
 
     plan = edit.plan
     theta_0 = start_tensors(plan)
     if dry_run:
-        rehearse_base(plan, theta_0, trust=trust)
+        rehearse(plan, theta_0, trust=trust)
     verdict = {"exact": edit.exact, "why": edit.why}
     note(f"note: {'exact' if edit.exact else 'not exact'}: {edit.why}")
     for remark in plan.remarks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,14 @@ class Roles:
 
 
 class RoleRules(Protocol):
-    """What a family knows about names of tensors; a module of its own, which loads no engine."""
+    """What a family knows about names of tensors; a module of its own, which loads no engine.
+
+    Attributes:
+        CLASS_ROWS: Matches the tensors of a head part with one row per class; a family whose only
+            head form is `rows` needs none.
+    """
+
+    CLASS_ROWS: re.Pattern[str]
 
     def split_roles(self, tensors: Tensors, form: str) -> Roles:
         """Split a stock one-increment detector; a tensor without a role is a `ModelError`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -125,6 +125,19 @@ def head_form(family: str, wanted: str) -> HeadForm:
             remedy=f"choose a method with one of: {', '.join(heads)}",
         )
     return heads[wanted]
+
+
+def class_rows(rules: RoleRules, head: HeadForm, names: Iterable[str]) -> frozenset[str]:
+    """Return the tensors of a head part that hold one row per class: under `rows` all of them.
+
+    Args:
+        rules: Of the family.
+        head: Head form.
+        names: Tensors of a head part.
+    """
+    if head == "rows":
+        return frozenset(names)
+    return frozenset(name for name in names if rules.CLASS_ROWS.match(name))
 
 
 def leaves_out(family: str) -> bool:

@@ -123,6 +123,11 @@ def average_statistics(
     return mean, _weighted([var for _, var in stats], shares).to(stats[0][1].dtype)
 
 
+def is_statistic(name: str) -> bool:
+    """Tell whether a tensor is a running mean, a running variance or a counter, by its name."""
+    return name.endswith((_MEAN, _VAR, _COUNTER))
+
+
 def fuse_buffers(
     stages: Sequence[Tensors], weights: Sequence[float], *, rule: Rule = "mixture"
 ) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ from duet.merging.stage import Stage
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
 from duet.recipes.descent import base_of, require_descent, stranger
+from duet.recipes.heads import Allocate, join_heads, rehearse_heads
 from duet.recipes.plan import Plan, require_weights
 from duet.recipes.sources import Opened, open_source
 from duet.recipes.start import read_start, start_fingerprint
@@ -31,9 +32,6 @@ PREVIOUS = "(merged so far)"
 COMMON = 0.5
 """Smallest cosine of convolution weights for models of one start; see `docs/merging.md`."""
 
-Allocate = Callable[[str, Mapping[str, torch.Size]], dict[str, torch.Tensor]]
-"""``allocate(purpose, shapes)``: float32 memory for shared tensors, such as a mapped file."""
-
 MakeObjective = Callable[[DetectorState], Objective]
 """From the detector with fused statistics (its shared tensors do not matter) to an objective."""
 
@@ -44,7 +42,7 @@ class Remerged:
 
     Attributes:
         state: The detector; its tensors may be memory-mapped files.
-        traces: One per merge.
+        traces: One per merge of shared tensors; then of head parts that share classes.
         remarks: What a user should know before relying on the result.
     """
 
@@ -98,7 +96,9 @@ def merge_plan(
     if plan.geometry == "sequential":
         result = _fold(plan, opened, inputs, allocate, make_objective)
     else:
-        result = _join(plan, opened, inputs, allocate, make_objective)
+        parts, traces = join_heads(plan, opened, theta_0, allocate)
+        result = _join(plan, opened, inputs, parts, allocate, make_objective)
+        result = replace(result, traces=(*result.traces, *traces))
     return replace(result, remarks=(*plan.remarks, *result.remarks))
 
 
@@ -128,8 +128,8 @@ def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
     return shared
 
 
-def rehearse_base(plan: Plan, theta_0: Tensors | None, *, trust: bool = False) -> None:
-    """Look whether increments belong to the base that they are merged with; for dry runs.
+def rehearse(plan: Plan, theta_0: Tensors | None, *, trust: bool = False) -> None:
+    """Look whether increments belong to their base and head parts fit together; for dry runs.
 
     Args:
         plan: Checked plan.
@@ -139,6 +139,7 @@ def rehearse_base(plan: Plan, theta_0: Tensors | None, *, trust: bool = False) -
     Raises:
         ModelError: As `merge_plan`.
     """
+    rehearse_heads(plan, trust=trust)
     if (number := base_of(plan)) is None or len(plan.sources) == 1:
         return
     base = open_source(plan.sources[number], trust=trust)
@@ -213,8 +214,8 @@ def _known(plan: Plan, opened: Sequence[Opened]) -> Tensors | None:
 
 
 def _join(
-    plan: Plan, opened: Sequence[Opened], inputs: Inputs, allocate: Allocate,
-    make_objective: MakeObjective | None,
+    plan: Plan, opened: Sequence[Opened], inputs: Inputs, parts: tuple[HeadPart, ...],
+    allocate: Allocate, make_objective: MakeObjective | None,
 ) -> Remerged:  # fmt: skip
     """Merge all increments at once, from θ_0 or from the increment that they all started from."""
     stages = tuple(item.stage for item in opened)
@@ -226,7 +227,6 @@ def _join(
         rest = [stage for number, stage in enumerate(stages) if number != plan.ancestor]
         moved = tuple(replace(stage, origin=inputs.base) for stage in rest)
         inputs = replace(inputs, stages=moved, base=ancestor)
-    parts = tuple(part for item in opened for part in item.parts)
     buffers = tuple(item.buffers for item in opened)
     images = tuple(source.images for source in plan.sources)
     fusion = plan.recipe.batchnorm

@@ -22,12 +22,13 @@ def estimate(plan: Plan) -> dict[str, Any]:
     """
     scalars, roles = 0, {"shared": 0, "statistics": 0, "own": 0}
     disk = 0.0
+    leads = {head.members[0][0] for head in plan.heads}  # others bring rows to a part of these
     for number, source in enumerate(plan.sources):
         for key, size in _header(source.path).items():
             group = _role(key)
             if group == "shared":
                 scalars += size
-            if group == "own" or (number == 0 and group is not None):
+            if (group == "own" and number in leads) or (number == 0 and group is not None):
                 roles[group] += 1
                 disk += 4 * size / 1e6
     return {

@@ -10,9 +10,9 @@ from duet.errors import ModelError, together
 from duet.increments.state import HeadForm
 from duet.labels import LabelSpace
 from duet.merging.table import METHODS
+from duet.recipes.pairing import Head, pair
 from duet.recipes.recipe import Geometry, Recipe
 from duet.recipes.sources import Source, describe
-from duet.text import shell_line
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
         geometry: See `Recipe.geometry`.
         ancestor: Position of the increment that all others were trained from, in the independent
             geometry; its merged weights take the place of θ_0. None: they started from θ_0.
-        labels: Classes of the result.
+        heads: Head parts of the result, and which parts of the sources make them.
         remarks: What a user should know before relying on the result.
     """
 
@@ -33,8 +33,13 @@ class Plan:
     sources: tuple[Source, ...]
     geometry: Geometry
     ancestor: int | None
-    labels: LabelSpace
+    heads: tuple[Head, ...]
     remarks: tuple[str, ...]
+
+    @property
+    def labels(self) -> LabelSpace:
+        """Classes of the result."""
+        return LabelSpace(tuple(name for head in self.heads for name in head.classes))
 
     @property
     def merged(self) -> tuple[Source, ...]:
@@ -79,11 +84,14 @@ def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False)
         geometry = _geometry(sources)
     if geometry == "independent":
         ancestor = _ancestor(sources)
-    labels = _labels(sources)
+    heads = pair(sources, geometry, ancestor)
     entries = tuple(source.entry for source in sources)
     fixed = recipe.model_copy(update={"increments": entries, "geometry": geometry})
-    remarks = tuple(_remarks(fixed, sources, geometry, ancestor))
-    return Plan(fixed, sources, geometry, ancestor, labels, remarks)
+    remarks = (
+        *_remarks(fixed, sources, geometry, ancestor),
+        *(remark for head in heads for remark in head.remarks(sources)),
+    )
+    return Plan(fixed, sources, geometry, ancestor, heads, remarks)
 
 
 def require_weights(plan: Plan) -> None:
@@ -167,28 +175,6 @@ def _ancestor(sources: Sequence[Source]) -> int | None:
     if len(parents) == 1 and len(bases) == 1 and len(sources) > 1:
         return bases[0]
     return None
-
-
-def _labels(sources: Sequence[Source]) -> LabelSpace:
-    """Join the classes by name.
-
-    Raises:
-        ModelError: Two sources have the same class.
-    """
-    owners: dict[str, list[str]] = {}
-    for source in sources:
-        for name in source.classes:
-            owners.setdefault(name, []).append(source.name)
-    clashes = [f"'{name}' is in {' and '.join(of)}" for name, of in owners.items() if len(of) > 1]
-    if clashes:
-        name, of = next((name, of) for name, of in owners.items() if len(of) > 1)
-        raise ModelError(
-            together(clashes, summary="class names clash"),
-            remedy="every class needs one owner: rename it in one model "
-            f"({shell_line('--alias', f'{of[1]}:{name}={name} 2')}) or leave it out there "
-            f"({shell_line('--drop', f'{of[1]}:{name}')})",
-        )
-    return LabelSpace(tuple(owners))
 
 
 def _remarks(

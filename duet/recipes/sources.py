@@ -45,7 +45,7 @@ class Source:
         family: Detector family.
         architecture: Architecture within the family.
         head: Head form.
-        classes: Class names after aliases and drops, in the order of the outputs.
+        parts: Class names of each head part after aliases and drops, in the order of the outputs.
         base: Fingerprint of θ_0; None for whole models.
         parent: Fingerprint of the detector that training started from; None for θ_0.
         index: Position in its series; 0 for whole models.
@@ -62,7 +62,7 @@ class Source:
     family: str
     architecture: str
     head: HeadForm
-    classes: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]
     base: str | None
     parent: str | None
     index: int
@@ -82,6 +82,11 @@ class Source:
     def path(self) -> Path:
         """Folder or file."""
         return Path(self.entry.path)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All class names, part after part."""
+        return tuple(name for part in self.parts for name in part)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
             remedy="give the path of the original, or remove 'fingerprint' from the recipe",
         )
     fixed = entry.model_copy(update={"name": source.name, "fingerprint": source.fingerprint})
-    return replace(source, entry=fixed, classes=_edited(source.classes, entry))
+    return replace(source, entry=fixed, parts=_edited(source, entry))
 
 
 def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Source:
@@ -143,7 +148,8 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
         size = config.get("image_size") if isinstance(config, dict) else None
         return Source(
             entry.model_copy(update={"name": entry.name or manifest.name}), manifest.kind,
-            manifest.family, manifest.architecture, manifest.head, manifest.classes, manifest.base,
+            manifest.family, manifest.architecture, manifest.head,
+            (manifest.classes,) if manifest.classes else (), manifest.base,
             manifest.parent, manifest.index, manifest.images,
             size if isinstance(size, int) else 640, manifest.licence, manifest.fingerprint(),
             merge=_merge(manifest),
@@ -154,7 +160,7 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
     return Source(
         entry.model_copy(update={"name": entry.name or own}), "detector", manifest.family,
         manifest.architecture, manifest.head,
-        tuple(name for part in manifest.parts for name in part.classes), None, None, 0, 0,
+        tuple(part.classes for part in manifest.parts), None, None, 0, 0,
         manifest.image_size, manifest.licence, manifest.fingerprint, manifest.lineage,
     )  # fmt: skip
 
@@ -170,8 +176,8 @@ def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
     state, facts = read_foreign(path, name=entry.name, head=head, trust=trust)
     return Source(
         entry.model_copy(update={"name": state.parts[0].increment}), FOREIGN, state.family,
-        state.architecture, state.head, state.labels.names, None, None, 0, 0,
-        image_size_of(facts), str(facts["licence"]), foreign_fingerprint(path),
+        state.architecture, state.head, tuple(part.classes for part in state.parts), None, None,
+        0, 0, image_size_of(facts), str(facts["licence"]), foreign_fingerprint(path),
     )  # fmt: skip
 
 
@@ -225,12 +231,13 @@ def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:
     return replace(kept, increment=source.name) if source.kind != "detector" else kept
 
 
-def _edited(classes: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
-    """Return the class names that are left.
+def _edited(source: Source, entry: Entry) -> tuple[tuple[str, ...], ...]:
+    """Return the class names that are left of each part; parts without any are gone.
 
     Raises:
         ConfigError: An alias or a drop names a class that the source does not have.
     """
+    classes = source.classes
     for word in (*entry.alias, *entry.drop):
         if word not in classes:
             raise ConfigError(
@@ -238,7 +245,11 @@ def _edited(classes: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
                 where=entry.path,
                 remedy=f"its classes: {', '.join(classes)}",
             )
-    return tuple(entry.alias.get(name, name) for name in classes if name not in entry.drop)
+    edited = (
+        tuple(entry.alias.get(name, name) for name in part if name not in entry.drop)
+        for part in source.parts
+    )
+    return tuple(part for part in edited if part)
 
 
 def is_source(path: Path) -> bool:

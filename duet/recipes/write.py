@@ -18,6 +18,7 @@ from duet.increments.store import Built, build_detector
 from duet.increments.tensorfile import Layout, mapped_output
 from duet.merging.chunks import Listen
 from duet.recipes.apply import MakeObjective, Remerged, merge_plan
+from duet.recipes.heads import head_layout
 from duet.recipes.plan import Plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import Opened, open_source
@@ -120,9 +121,8 @@ def _layout(plan: Plan, opened: Sequence[Opened]) -> Layout:
         for name, tensor in first.stage.tensors.items()
     }
     layout |= {f"buffers/{name}": (t.dtype, t.shape) for name, t in first.buffers.items()}
-    parts = [part for item in opened for part in item.parts]  # a re-fit part has the same shapes
-    for index, part in enumerate(parts):
-        layout |= {f"part/{index}/{name}": (t.dtype, t.shape) for name, t in part.tensors.items()}
+    for index, part in enumerate(head_layout(plan, opened)):  # a re-fit part has the same shapes
+        layout |= {f"part/{index}/{name}": spec for name, spec in part.items()}
     return layout
 
 

@@ -31,8 +31,8 @@ PREFIX = "model."
 EMBEDDING = "model.denoising_class_embed.weight"
 PADDING = "model.denoising_class_embed.padding"
 ALIAS = re.compile(r"(class_embed|bbox_embed)\.")
-ROWS = re.compile(
-    r"model\.(enc_score_head\.|decoder\.class_embed\.\d+\.|denoising_class_embed\.weight$)"
+CLASS_ROWS = re.compile(
+    r"enc_score_head\.|decoder\.class_embed\.\d+\.|denoising_class_embed\.weight$"
 )
 MODULE = re.compile(
     r"model\.(backbone|encoder|encoder_input_proj|decoder|decoder_input_proj|enc_output"
@@ -75,8 +75,8 @@ def split_roles(tensors: Tensors, form: str) -> Roles:
     for name, tensor in single.items():
         if MODULE.match(name) is None:
             unknown.append(name)
-        elif ROWS.match(name):
-            own[name.removeprefix(PREFIX)] = tensor
+        elif CLASS_ROWS.match(local := name.removeprefix(PREFIX)):
+            own[local] = tensor
         elif STATISTIC.search(name) or CONSTANT.search(name):
             buffers[name] = tensor
         elif PARAMETER.search(name):
