@@ -116,6 +116,12 @@ trust_option = click.option(
 )  # fmt: skip
 
 
+architecture_option = click.option(
+    "--architecture", metavar="NAME",
+    help="The only one that a .pt may be, such as yolo11n.yaml [the one that its layers are].",
+)  # fmt: skip
+
+
 def tell_leftovers(*targets: Path) -> None:
     """Name what killed commands left of these files or folders beside them."""
     from duet.leftovers import leftovers

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from duet.cli.common import PATH, emit, hint, json_option, trust_option, writing
+from duet.cli.common import (
+    PATH,
+    architecture_option,
+    emit,
+    hint,
+    json_option,
+    trust_option,
+    writing,
+)
 
 EPILOG = """\b
 Examples:
@@ -23,13 +31,14 @@ Examples:
     "--head", type=click.Choice(["towers", "parallel", "rows"]), default="towers",
     show_default=True, help="What stays its own when it is merged.",
 )  # fmt: skip
+@architecture_option
 @trust_option
 @click.option("--out", type=PATH, help="Detector folder [./NAME].")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @json_option
 def import_file(
-    file: Path, name: str | None, head: Any, trust: bool, out: Path | None, overwrite: bool,
-    as_json: bool,
+    file: Path, name: str | None, head: Any, architecture: str | None, trust: bool,
+    out: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Read a detector of another program and keep it with its class names, in float32.
 
@@ -48,7 +57,8 @@ def import_file(
             remedy="folders that duet wrote need no import",
         )
     # The mean of one model is that model, to the bit.
-    recipe = Recipe(method="average", increments=(Entry(path=str(file), name=name),))
+    entry = Entry(path=str(file), name=name, architecture=architecture)
+    recipe = Recipe(method="average", increments=(entry,))
     plan = make_plan(recipe, head=head, trust=trust)
     target = out or Path(plan.sources[0].name)
     with writing(target, overwrite=overwrite):

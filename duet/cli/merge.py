@@ -11,6 +11,7 @@ import click
 from duet.cli.common import (
     NAME_OR_PATH,
     PATH,
+    architecture_option,
     counting,
     emit,
     hint,
@@ -71,6 +72,7 @@ Examples:
 @click.option("--data-root", type=PATH, help="Folder of that data.")
 @click.option("--split", default="", help="Split that --sweep chooses on; must be named.")
 @click.option("--images", type=PATH, help="Unlabelled, for learned merges.")
+@architecture_option
 @trust_option
 @click.option("--out", type=PATH, help="Detector folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
@@ -241,6 +243,12 @@ def _recipe(options: dict[str, Any]) -> Recipe:
     if options["images"] is not None:
         adapt = recipe.adapt.model_copy(update={"images": str(options["images"])})
         recipe = recipe.model_copy(update={"adapt": adapt})
+    if options["architecture"] is not None:
+        entries = (
+            entry.model_copy(update={"architecture": options["architecture"]})
+            for entry in recipe.increments
+        )
+        recipe = recipe.model_copy(update={"increments": tuple(entries)})
     return _edit(recipe, options)
 
 

@@ -51,7 +51,12 @@ def file_name(path: Path) -> str:
 
 
 def read_foreign(
-    path: Path, *, name: str | None = None, head: HeadForm = "towers", trust: bool = False
+    path: Path,
+    *,
+    name: str | None = None,
+    head: HeadForm = "towers",
+    trust: bool = False,
+    architecture: str | None = None,
 ) -> tuple[DetectorState, dict[str, Any]]:
     """Read a foreign model through the guarded door.
 
@@ -60,6 +65,7 @@ def read_foreign(
         name: Name that its classes get as an increment; that of the file when left out.
         head: The head form that a method would ask for.
         trust: **Dangerous**, see `duet.increments.guard.load_pt`.
+        architecture: The only one to try where the file has to be recognised.
 
     Returns:
         The state, float32 on the CPU, and facts as `duet.families.protocol.Family.foreign`.
@@ -69,8 +75,9 @@ def read_foreign(
     """
     family = family_of_file(path, trust=trust)
     return resolve_family(family).foreign(
-        path, name=name or file_name(path), head=head_form(family, head), trust=trust
-    )
+        path, name=name or file_name(path), head=head_form(family, head), trust=trust,
+        architecture=architecture,
+    )  # fmt: skip
 
 
 def open_model(
@@ -92,13 +99,16 @@ def open_model(
     if (path / MANIFEST).is_file() or not is_foreign(path):
         return load_detector(path)
     state, facts = read_foreign(path, trust=trust)
-    (part,) = state.parts
-    lineage = Lineage(increment=part.increment, manifest=foreign_fingerprint(path), merge=None)
+    content = foreign_fingerprint(path)
+    lineage = tuple(
+        Lineage(increment=part.increment, manifest=content, merge=None) for part in state.parts
+    )
     manifest = DetectorManifest.for_state(
-        state, lineage=(lineage,), image_size=image_size_of(facts), licence=str(facts["licence"])
+        state, lineage=lineage, image_size=image_size_of(facts), licence=str(facts["licence"])
     )
     if notify is not None:
-        count = f"{len(part.classes)} class{'' if len(part.classes) == 1 else 'es'}"
+        classes = len(state.labels)
+        count = f"{classes} class{'' if classes == 1 else 'es'}"
         name = state.architecture.removesuffix(".yaml")
         notify(f"{path}: opened as {name}, {count}, in memory; `duet import {path}` keeps it")
     return DetectorFile(state, manifest)

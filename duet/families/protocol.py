@@ -140,12 +140,20 @@ class Family(Protocol):
         ...
 
     def foreign(
-        self, path: Path, *, name: str, head: HeadForm = ..., trust: bool = ...
+        self,
+        path: Path,
+        *,
+        name: str,
+        head: HeadForm = ...,
+        trust: bool = ...,
+        architecture: str | None = ...,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a detector that the engine trained without duet, as the increment ``name``.
 
-        Returns the state and JSON-ready facts about the file. ``trust`` runs the file's code:
-        **dangerous**, see `duet.increments.guard.load_pt`.
+        Returns the state, of several increments if duet exported the file so, and JSON-ready facts
+        about the file. ``trust`` runs the file's code: **dangerous**, see
+        `duet.increments.guard.load_pt`. ``architecture`` is the only one to try where the file has
+        to be recognised.
         """
         ...
 

@@ -74,7 +74,13 @@ class RowsFamily(PartsFamily):
         return False
 
     def foreign(
-        self, path: Path, *, name: str, head: HeadForm = "rows", trust: bool = False
+        self,
+        path: Path,
+        *,
+        name: str,
+        head: HeadForm = "rows",
+        trust: bool = False,
+        architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Refuse: the engine writes no files.
 

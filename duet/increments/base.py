@@ -112,21 +112,25 @@ def load_base(path: Path) -> dict[str, torch.Tensor]:
     vectors are differences to these float32 values, never to a checkpoint that was rounded later.
 
     Args:
-        path: A `.safetensors` file with float16 or float32 tensors and integer counters. If
-            `<stem>.json` lies beside it, the file must have the SHA-256 that it names.
+        path: A `.safetensors` file with floating tensors and integer counters. If `<stem>.json`
+            lies beside it, the file must have the SHA-256 that it names.
 
     Returns:
-        float32 tensors; integer tensors as they are.
+        float32 tensors; integer tensors as they are. Prefixes of wrappers and the counts of thop
+        are left out, see `plain_names`.
 
     Raises:
-        ModelError: The file is missing, damaged, changed, holds other floating types or no
-            tensors, or the sidecar cannot be read.
+        ModelError: The file is missing, damaged, changed, holds no tensors, other types, or numbers
+            that float32 does not have; or the sidecar cannot be read.
     """
     return {name: _upcast(tensor) for name, tensor in map_base(path).items()}
 
 
 def map_base(path: Path) -> dict[str, torch.Tensor]:
-    """Map base weights into memory as they are stored, float16 or float32; see `load_base`."""
+    """Map base weights into memory as they are stored, float16 or float32; see `load_base`.
+
+    Tensors of other floating types are read, and become float32.
+    """
     if path.suffix != ".safetensors":
         raise ModelError(
             f"expected a .safetensors file, got {'a folder' if path.is_dir() else repr(path.name)}",
@@ -141,13 +145,61 @@ def map_base(path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             remedy="give a file of base weights, as save_base writes it",
         )
-    for name, tensor in tensors.items():
-        counter = tensor.ndim == 0 and not tensor.is_floating_point()
-        if not counter and tensor.dtype not in (torch.float16, torch.float32):
+    return {name: _base_tensor(name, t, path) for name, t in plain_names(tensors).items()}
+
+
+def _base_tensor(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    if tensor.dtype in (torch.float16, torch.float32) or (
+        tensor.ndim == 0 and not tensor.is_floating_point()  # a counter
+    ):
+        return tensor
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"expected floating numbers, got {tensor.dtype} in '{name}'", where=str(path)
+        )
+    return exact_float32(name, tensor, str(path))
+
+
+def plain_names(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return tensors by the names that a detector gives them.
+
+    A wrapper writes its own name before all of them: ``module.`` of (Distributed)DataParallel, and
+    a second ``model.`` of Ultralytics' `YOLO`. The counts of operations that thop leaves in a
+    network, ``total_ops`` and ``total_params``, are none of its tensors.
+    """
+    found = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[2] not in ("total_ops", "total_params")
+    }
+    for wrapper, then in (("module.", ""), ("model.", "model.")):
+        if found and all(name.startswith(wrapper + then) for name in found):
+            found = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
+    return found
+
+
+def exact_float32(name: str, tensor: torch.Tensor, where: str) -> torch.Tensor:
+    """Return floating numbers as float32, which float16, bfloat16 and most float64 ones are.
+
+    Args:
+        name: For the message.
+        tensor: Any floating type and shape.
+        where: File, for the message.
+
+    Raises:
+        ModelError: Some are not, so that rounding would change them (told how many).
+    """
+    single = tensor.float()
+    if tensor.dtype == torch.float64:
+        changed = int(((single.double() != tensor) & ~tensor.isnan()).sum())
+        if changed:
             raise ModelError(
-                f"expected float16 or float32, got {tensor.dtype} in '{name}'", where=str(path)
+                f"{changed} of {tensor.numel()} float64 numbers in '{name}' are no float32 numbers",
+                where=where,
+                remedy="duet computes in float32: round them yourself (tensor.float()) and save "
+                "the file again",
             )
-    return tensors
+    return single
 
 
 def save_base(

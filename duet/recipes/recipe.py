@@ -42,6 +42,9 @@ class Entry(Config):
         default_factory=dict, description="Its class names to rename: old to new."
     )
     drop: tuple[Text, ...] = Field(default=(), description="Its classes to leave out.")
+    architecture: Text | None = Field(
+        default=None, description="Its architecture; for files whose network is not recognised."
+    )
     fingerprint: Sha256 | None = Field(
         default=None, description="Of its manifest or file; written by duet, checked if given."
     )

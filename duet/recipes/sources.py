@@ -12,6 +12,7 @@ from typing import Any
 
 from duet.errors import ConfigError, ModelError, did_you_mean
 from duet.families.foreign import (
+    file_name,
     foreign_fingerprint,
     image_size_of,
     is_foreign,
@@ -30,6 +31,7 @@ from duet.increments.store import load_detector, load_increment
 from duet.merging.stage import Stage
 from duet.names import as_name
 from duet.recipes.recipe import Entry
+from duet.text import shown
 from duet.vectors.tensors import Tensors
 
 FOREIGN = "foreign"
@@ -138,6 +140,12 @@ def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
             where=entry.path,
             remedy="give the path of the original, or remove 'fingerprint' from the recipe",
         )
+    if entry.architecture not in (None, source.architecture):
+        raise ModelError(
+            f"a model of the architecture {source.architecture}, not {shown(entry.architecture)}",
+            where=entry.path,
+            remedy="leave the architecture out: models say and show it",
+        )
     fixed = entry.model_copy(update={"name": source.name, "fingerprint": source.fingerprint})
     return replace(source, entry=fixed, parts=_edited(source, entry))
 
@@ -173,9 +181,11 @@ def _merge(manifest: IncrementManifest) -> dict[str, Any] | None:
 
 def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
     path = Path(entry.path)
-    state, facts = read_foreign(path, name=entry.name, head=head, trust=trust)
+    state, facts = read_foreign(
+        path, name=entry.name, head=head, trust=trust, architecture=entry.architecture
+    )
     return Source(
-        entry.model_copy(update={"name": state.parts[0].increment}), FOREIGN, state.family,
+        entry.model_copy(update={"name": entry.name or file_name(path)}), FOREIGN, state.family,
         state.architecture, state.head, tuple(part.classes for part in state.parts), None, None,
         0, 0, image_size_of(facts), str(facts["licence"]), foreign_fingerprint(path),
     )  # fmt: skip
@@ -190,7 +200,7 @@ def open_source(source: Source, *, trust: bool = False) -> Opened:
     entry, name = source.entry, source.name
     if source.kind == FOREIGN:
         state, _ = resolve_family(source.family).foreign(
-            source.path, name=name, head=source.head, trust=trust
+            source.path, name=name, head=source.head, trust=trust, architecture=source.architecture
         )
         return _whole(source, state.shared, state.buffers, state.parts)
     if source.kind == "detector":
@@ -228,7 +238,7 @@ def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:
         return None
     alias = {old: new for old, new in entry.alias.items() if old in kept.classes}
     kept = rules.rename_classes(kept, alias) if alias else kept
-    return replace(kept, increment=source.name) if source.kind != "detector" else kept
+    return replace(kept, increment=source.name) if source.kind in ("base", "increment") else kept
 
 
 def _edited(source: Source, entry: Entry) -> tuple[tuple[str, ...], ...]:

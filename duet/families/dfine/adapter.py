@@ -61,7 +61,13 @@ class DFineFamily(RowsFamily):
         return is_dfine(path)
 
     def foreign(
-        self, path: Path, *, name: str, head: HeadForm = "rows", trust: bool = False
+        self,
+        path: Path,
+        *,
+        name: str,
+        head: HeadForm = "rows",
+        trust: bool = False,
+        architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a folder that transformers wrote; there is no code in it to trust."""
         roles.head_form(head)

@@ -22,7 +22,7 @@ from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.ultralytics.foreign import read_detector
-from duet.families.ultralytics.recognise import architecture_of
+from duet.families.ultralytics.recognise import architectures_of
 from duet.families.ultralytics.run import run_job
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState, HeadForm
@@ -66,7 +66,8 @@ class RTDETRFamily(UltralyticsFamily):
 
     def architecture_of(self, tensors: Tensors) -> str | None:
         """Return the architecture with these tensors; class rows may differ."""
-        return architecture_of(tensors, roles.KNOWN, roles.architecture_file, roles.CLASS_ROWS)
+        found = architectures_of(tensors, roles.KNOWN, roles.architecture_file, roles.CLASS_ROWS)
+        return next(found, None)
 
     def require_trainable(self, job: Job) -> None:
         """Refuse decoders in parallel whose loss would need each other's classes.
@@ -82,10 +83,18 @@ class RTDETRFamily(UltralyticsFamily):
         return "RTDETR" in head_kind(open_checkpoint(path, trust=trust))
 
     def foreign(
-        self, path: Path, *, name: str, head: HeadForm = "rows", trust: bool = False
+        self,
+        path: Path,
+        *,
+        name: str,
+        head: HeadForm = "rows",
+        trust: bool = False,
+        architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a `.pt` that Ultralytics trained; see `duet.families.ultralytics.foreign`."""
-        return read_detector(self, KIND, path, name=name, head=head, trust=trust)
+        return read_detector(
+            self, KIND, path, name=name, head=head, trust=trust, architecture=architecture
+        )
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from duet.errors import ModelError
 from duet.families.rtdetr.build import stock_model
-from duet.families.rtdetr.roles import CLASS_ROWS, architecture_file
+from duet.families.rtdetr.roles import CLASS_ROWS, KNOWN, architecture_file
 from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.foreign import Kind
-from duet.vectors.tensors import Tensors
+from duet.increments.state import HeadForm, HeadPart
 
 
 def _require_decoder(checkpoint: Checkpoint) -> None:
@@ -23,14 +23,22 @@ def _require_decoder(checkpoint: Checkpoint) -> None:
         )
 
 
-def _architecture(checkpoint: Checkpoint) -> str:
-    """Return the engine's name of the architecture, such as ``rtdetr-l.yaml``."""
+def _said(checkpoint: Checkpoint) -> str:
+    """Return what a file says, such as ``rtdetr-l.yaml``."""
     named, size = file_architecture(checkpoint)
     return f"yolov8{size}-rtdetr.yaml" if named == "yolov8-rtdetr.yaml" else named
 
 
-def _stock(architecture: str, classes: int, tensors: Tensors) -> Any:
-    return stock_model(architecture, classes)
+def _one_part(
+    checkpoint: Checkpoint, architecture: str, part: HeadPart, head: HeadForm
+) -> tuple[HeadPart, ...]:
+    return (part,)
 
 
-KIND = Kind(_require_decoder, _architecture, architecture_file, CLASS_ROWS, _stock)
+def _stock(architecture: str, parts: tuple[HeadPart, ...]) -> Any:
+    return stock_model(architecture, len(parts[0].classes))
+
+
+KIND = Kind(
+    _require_decoder, _said, lambda: KNOWN, architecture_file, CLASS_ROWS, _one_part, _stock
+)

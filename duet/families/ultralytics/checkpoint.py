@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import torch
-
 from duet.errors import DataError, ModelError
 from duet.families.ultralytics import engine
 from duet.families.ultralytics.names import layer_number
+from duet.increments.base import exact_float32, plain_names
 from duet.increments.door.network import Network, is_network, read_network
-from duet.increments.door.values import told
+from duet.increments.door.values import Stub, told
 from duet.increments.guard import load_pt
 from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
 from duet.labels import LabelSpace
@@ -68,10 +67,11 @@ def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
 def _open(path: Path, _content: tuple[int, ...] | None, trust: bool) -> Checkpoint:
     """Read a file once, though several families ask what is in it; nobody changes what is read."""
     content = load_pt(path, trust=trust, prepare=engine.prepare)
-    entries = content if isinstance(content, dict) else {}
+    entries = content if isinstance(content, dict) else {"model": content}
     for key in ("ema", "model"):
         if is_network(entries.get(key)):
-            return Checkpoint(read_network(entries[key], str(path)), entries, str(path))
+            network = read_network(_unwrapped(entries[key]), str(path))
+            return Checkpoint(network, entries, str(path))
     raise ModelError(
         "the file holds no Ultralytics model: tensors alone do not say which architecture they "
         "belong to and what their classes are called",
@@ -79,6 +79,12 @@ def _open(path: Path, _content: tuple[int, ...] | None, trust: bool) -> Checkpoi
         remedy="give a .pt file that Ultralytics wrote (best.pt or last.pt of a training, or "
         "YOLO(...).save('model.pt'))",
     )
+
+
+def _unwrapped(module: Stub) -> Stub:
+    """Return the network inside of a `DataParallel`."""
+    inner = module.state["_modules"].get("module")
+    return inner if module.kind == "DataParallel" and is_network(inner) else module
 
 
 def head_layer(checkpoint: Checkpoint) -> str:
@@ -98,11 +104,13 @@ def float_tensors(checkpoint: Checkpoint) -> Tensors:
     """Return the network's tensors, floats as float32: the upcast of what the file holds.
 
     Raises:
-        ModelError: The network is fused, or holds NaN or infinity.
+        ModelError: The network is fused, or holds NaN, infinity or numbers that are not float32's.
     """
     tensors = {
-        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint.network.tensors.items()
+        name: exact_float32(name, tensor, checkpoint.where)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in plain_names(checkpoint.network.tensors).items()
     }
     if not any(name.endswith(".bn.weight") for name in tensors):
         raise ModelError(

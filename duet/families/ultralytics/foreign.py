@@ -7,8 +7,9 @@ file computes, also where another version of the engine wrote it.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from duet.families.ultralytics.checkpoint import (
     open_checkpoint,
 )
 from duet.families.ultralytics.family import UltralyticsFamily
-from duet.families.ultralytics.recognise import require_architecture
+from duet.families.ultralytics.recognise import architectures_of, unknown
 from duet.files import sha256_file
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
@@ -36,31 +37,47 @@ class Kind:
 
     Attributes:
         require: ``require(checkpoint)`` refuses networks of another kind.
-        architecture: ``architecture(checkpoint)`` names what a network was built from.
+        said: ``said(checkpoint)`` returns what a file says that its architecture is; any text.
+        known: ``known()`` yields the architectures that there are.
         file_of: Finds the description of an architecture.
         own: Matches an increment's own tensors, named relative to the head.
-        stock: ``stock(architecture, classes, tensors)`` builds such a network anew.
+        parts: ``parts(checkpoint, architecture, part, head)`` splits the head part of a file that
+            duet exported into those of its increments.
+        stock: ``stock(architecture, parts)`` builds such a network anew.
     """
 
     require: Callable[[Checkpoint], None]
-    architecture: Callable[[Checkpoint], str]
+    said: Callable[[Checkpoint], str]
+    known: Callable[[], Iterable[str]]
     file_of: Callable[[str], Path]
     own: re.Pattern[str]
-    stock: Callable[[str, int, Tensors], Any]
+    parts: Callable[[Checkpoint, str, HeadPart, HeadForm], tuple[HeadPart, ...]]
+    stock: Callable[[str, tuple[HeadPart, ...]], Any]
 
 
 def read_detector(
-    family: UltralyticsFamily, kind: Kind, path: Path, *, name: str, head: HeadForm, trust: bool
+    family: UltralyticsFamily,
+    kind: Kind,
+    path: Path,
+    *,
+    name: str,
+    head: HeadForm,
+    trust: bool,
+    architecture: str | None,
 ) -> tuple[DetectorState, dict[str, Any]]:
-    """Read a detector of one increment, and what its file says about itself.
+    """Read a detector, and what its file says about itself.
+
+    Its architecture is the one that builds its tensors and agrees with it layer by layer; what the
+    file calls itself decides nothing, only what is tried first.
 
     Args:
         family: Whose detector it is.
         kind: See `Kind`.
-        path: A detection `.pt` file of Ultralytics.
-        name: Name that its classes get as an increment.
+        path: A detection `.pt` file of Ultralytics, or one that duet exported.
+        name: Name that its classes get as an increment, unless it is an export of several.
         head: Head form of the result.
         trust: **Dangerous**, see `duet.increments.guard.load_pt`.
+        architecture: The only one to try; None: all that there are.
 
     Returns:
         The state, and facts as in `duet.families.ultralytics.checkpoint.facts`, with `sha256` and
@@ -68,27 +85,42 @@ def read_detector(
 
     Raises:
         ModelError: The file is damaged, refused, fused or not finite; it holds a network of another
-            kind, an unknown architecture, or unusable class names; or this version of the engine
-            builds another network from its architecture.
+            kind, of no known architecture (the nearest and the first difference are named), or
+            unusable class names; or this version of the engine builds another network from its
+            architecture (the layer is named).
         MissingExtraError: Ultralytics is not installed.
     """
     checkpoint = open_checkpoint(path, trust=trust)
     where = checkpoint.where
     kind.require(checkpoint)
     tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
-    architecture = kind.architecture(checkpoint)
-    try:
-        require_architecture(tensors, architecture, kind.file_of(architecture), kind.own)
-        roles = family.rules.split_roles(tensors, head)
-        _require_rows(roles.own, len(classes))
-        stock = kind.stock(architecture, len(classes), tensors)
-        require_fit(tensors, stock.state_dict(), f"tensors do not fit {architecture}")
-    except ModelError as error:
-        raise ModelError(error.what, where=where, remedy=error.remedy) from error
-    part = HeadPart(classes, roles.own, name)
-    state = DetectorState(family.name, architecture, head, roles.shared, roles.buffers, (part,))
-    require_same_network(checkpoint.network, stock, architecture=architecture, where=where)
-    return state, {**facts(checkpoint), "sha256": sha256_file(path), "licence": family.licence}
+    candidates = [architecture] if architecture else _candidates(kind, kind.said(checkpoint))
+    refused: ModelError | None = None
+    for found in architectures_of(tensors, candidates, kind.file_of, kind.own):
+        try:
+            roles = family.rules.split_roles(tensors, head)
+            _require_rows(roles.own, len(classes))
+            parts = kind.parts(checkpoint, found, HeadPart(classes, roles.own, name), head)
+            stock = kind.stock(found, parts)
+            require_fit(tensors, stock.state_dict(), f"tensors do not fit {found}")
+            require_same_network(checkpoint.network, stock, architecture=found, where=where)
+        except ModelError as error:
+            refused = refused or ModelError(error.what, where=where, remedy=error.remedy)
+            continue
+        state = DetectorState(family.name, found, head, roles.shared, roles.buffers, parts)
+        return state, {**facts(checkpoint), "sha256": sha256_file(path), "licence": family.licence}
+    raise refused or unknown(
+        checkpoint.network, tensors, candidates, kind.file_of, kind.own, where=where
+    )
+
+
+def _candidates(kind: Kind, said: str) -> list[str]:
+    """Return the names of all architectures, the one that a file says first if there is such."""
+    known = list(kind.known())
+    with contextlib.suppress(ModelError):
+        kind.file_of(said)
+        known = [said, *(name for name in known if name != said)]
+    return known
 
 
 def _require_rows(own: Tensors, classes: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from duet.errors import MissingExtraError, ModelError, together
 from duet.families.protocol import Roles
 from duet.merging.layers import Layer, Role
+from duet.text import shown
 from duet.vectors.tensors import Tensors
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
@@ -39,11 +40,13 @@ def head_prefix(tensors: Iterable[str]) -> str:
     Raises:
         ModelError: No tensor is named ``model.<number>.…``.
     """
-    numbers = [layer_number(name) for name in tensors]
+    names = list(tensors)
+    numbers = [layer_number(name) for name in names]
     last = max((number for number in numbers if number is not None), default=None)
     if last is None:
+        first = shown(names[0]) if names else "missing"
         raise ModelError(
-            "no tensor is named 'model.<number>.…'",
+            f"no tensor is named 'model.<number>.…'; the first is {first}",
             remedy="expected the state of an Ultralytics detector",
         )
     return f"model.{last}."

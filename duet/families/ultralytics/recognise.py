@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
-from duet.errors import DuetError
-from duet.families.tensors import require_fit
+from duet.errors import DuetError, ModelError
 from duet.families.ultralytics.engine import prepare
-from duet.families.ultralytics.names import description, head_prefix, layer_counts
+from duet.families.ultralytics.names import description, head_prefix, layer_counts, layer_number
+from duet.increments.door.network import Network
+from duet.increments.door.values import told
 from duet.vectors.tensors import Tensors
+
+CONTAINERS = frozenset(("Sequential", "ModuleList"))
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def architecture_of(
+def architectures_of(
     tensors: Tensors,
     candidates: Iterable[str],
     file_of: Callable[[str], Path],
     own: re.Pattern[str],
-) -> str | None:
-    """Return the architecture that builds just these tensors; None if none does.
+) -> Iterator[str]:
+    """Yield the architectures that build just these tensors.
 
     Classes decide neither: the tensors that belong to an increment are not compared. Networks are
     laid out without memory.
@@ -39,40 +43,61 @@ def architecture_of(
     try:
         prefix = head_prefix(tensors)
     except DuetError:
-        return None
+        return
     wanted = _shapes(_of_all(tensors, prefix, own))
     for name in candidates:
         file = file_of(name)
-        if f"model.{layer_counts(file)[1] - 1}." != prefix:
+        if not _may_be(name, file, prefix, wanted):
             continue
-        described = description(file, name)
-        if not _may_begin(described, wanted):
-            continue
-        if _shapes(_of_all(_laid_out(described), prefix, own)) == wanted:
-            return name
-    return None
+        layers = _laid_out(description(file, name))
+        if _shapes(_of_all(_tensors_of(layers), prefix, own)) == wanted:
+            yield name
 
 
-def require_architecture(
-    tensors: Tensors, architecture: str, file: Path, own: re.Pattern[str]
-) -> None:
-    """Refuse tensors that an architecture does not build, before any memory goes into building it.
+def unknown(
+    network: Network,
+    tensors: Tensors,
+    candidates: Iterable[str],
+    file_of: Callable[[str], Path],
+    own: re.Pattern[str],
+    *,
+    where: str,
+) -> ModelError:
+    """Return the error for a network that none of the architectures builds.
 
     Args:
-        tensors: State of a detector in the engine's names.
-        architecture: Name of the architecture.
-        file: Its description.
-        own: See `architecture_of`; these tensors are not compared.
-
-    Raises:
-        ModelError: Tensors are missing, unexpected or of another shape (all named).
+        network: What the file says of its layers.
+        tensors: Its state in the engine's names.
+        candidates: See `architectures_of`; must name one.
+        file_of: See `architectures_of`.
+        own: See `architectures_of`.
+        where: The file.
     """
-    prefix = f"model.{layer_counts(file)[1] - 1}."
-    expected = _laid_out(description(file, architecture))
-    require_fit(
-        _of_all(tensors, prefix, own), _of_all(expected, prefix, own),
-        f"tensors do not fit {architecture}",
-    )  # fmt: skip
+    from ultralytics import __version__
+
+    prefix = head_prefix(tensors)
+    wanted = _of_all(tensors, prefix, own)
+    known = list(candidates)
+    alike = [name for name in known if _may_be(name, file_of(name), prefix, _shapes(wanted))]
+    laid = {name: _laid_out(description(file_of(name), name)) for name in alike or known}
+    expected = {name: _of_all(_tensors_of(layers), prefix, own) for name, layers in laid.items()}
+    # Of equally near ones the first, which is what the file says that it is.
+    nearest = min(
+        laid, key=lambda name: len(_shapes(expected[name]).items() ^ _shapes(wanted).items())
+    )
+    other = _other_code(network, laid[nearest])
+    told_of = other or _first_difference(wanted, expected[nearest])
+    none = f"no architecture of Ultralytics {__version__} is this network: the nearest is"
+    one = f"this network is not what Ultralytics {__version__} builds as"
+    return ModelError(
+        f"{none if len(known) > 1 else one} '{nearest}', and the first difference is {told_of}",
+        where=where,
+        remedy="the file was written by another program than the installed Ultralytics; train one "
+        "of its architectures, such as yolo11n.yaml"
+        if other
+        else "only the engine's own architectures can be rebuilt and merged, such as yolo11n.yaml; "
+        "a network that was changed by hand cannot",
+    )
 
 
 def _of_all(tensors: Tensors, prefix: str, own: re.Pattern[str]) -> Tensors:
@@ -88,8 +113,11 @@ def _shapes(tensors: Tensors) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _may_begin(described: Mapping[str, Any], wanted: Shapes) -> bool:
-    """Tell whether the first convolution has the right width: laying out takes half a second."""
+def _may_be(name: str, file: Path, prefix: str, wanted: Shapes) -> bool:
+    """Tell whether an architecture has so many layers and such a first one, without building it."""
+    if f"model.{layer_counts(file)[1] - 1}." != prefix:
+        return False
+    described = description(file, name)
     first, scales = described["backbone"][0], described.get("scales") or {}
     found = wanted.get("model.0.conv.weight")
     if found is None or first[2] != "Conv":
@@ -97,14 +125,52 @@ def _may_begin(described: Mapping[str, Any], wanted: Shapes) -> bool:
     _, width, most = scales.get(described["scale"]) or next(
         iter(scales.values()), (1, described.get("width_multiple", 1.0), float("inf"))
     )
-    return bool(found[0] == -(-min(first[3][0], most) * width // 8) * 8)
+    return bool(found[:1] == (-(-min(first[3][0], most) * width // 8) * 8,))
 
 
-def _laid_out(described: Mapping[str, Any]) -> Tensors:
-    """Return the tensors of an architecture, on torch's meta device: shapes without numbers."""
+def _laid_out(described: Mapping[str, Any]) -> nn.Sequential:
+    """Return the layers of an architecture, on torch's meta device: shapes without numbers."""
     prepare()
     from ultralytics.nn.tasks import parse_model
 
     with torch.device("meta"):
         layers, _ = parse_model(copy.deepcopy(dict(described)), ch=3, verbose=False)
+    return cast("nn.Sequential", layers)
+
+
+def _tensors_of(layers: nn.Sequential) -> Tensors:
     return {f"model.{name}": tensor for name, tensor in layers.state_dict().items()}
+
+
+def _first_difference(found: Tensors, expected: Tensors) -> str:
+    """Return the first tensor in which a network is not the expected one."""
+    got, wanted = _shapes(found), _shapes(expected)
+    names = [*wanted, *(name for name in got if name not in wanted)]
+    differing = (name for name in names if got.get(name) != wanted.get(name))
+    name = min(differing, key=lambda name: layer_number(name) or 0)
+    if name not in got:
+        return f"missing: {name} {wanted[name]}"
+    if name not in wanted:
+        return f"unexpected: {told(name)} {got[name]}"
+    return f"{name}: got {got[name]}, expected {wanted[name]}"
+
+
+def _other_code(network: Network, layers: nn.Sequential) -> str:
+    """Return the first layer that holds others than its class makes here; empty if none does.
+
+    A container holds what an architecture file says; what another layer holds, its code says.
+    """
+    here: dict[str, list[set[str]]] = {}
+    for module in layers.modules():
+        held = {name for name, _ in module.named_children()}
+        here.setdefault(type(module).__name__, []).append(held)
+    there: dict[str, set[str]] = {path: set() for path in network.layers}
+    for path in filter(None, network.layers):
+        above, _, name = path.rpartition(".")
+        there[above].add(name)
+    for path, layer in network.layers.items():
+        known = here.get(layer.kind, [])
+        if layer.kind not in CONTAINERS and known and there[path] not in known:
+            got, expected = (told(", ".join(sorted(held))) for held in (there[path], known[0]))
+            return f"that {told(path)} ({layer.kind}) holds {got}, expected {expected}"
+    return ""

@@ -18,7 +18,7 @@ from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.ultralytics.foreign import read_detector
-from duet.families.ultralytics.recognise import architecture_of
+from duet.families.ultralytics.recognise import architectures_of
 from duet.families.ultralytics.run import run_job
 from duet.families.yolo import roles
 from duet.families.yolo.build import (
@@ -85,17 +85,26 @@ class YoloFamily(UltralyticsFamily):
     def architecture_of(self, tensors: Tensors) -> str | None:
         """Return the engine's architecture with these tensors; class towers may differ."""
         known = roles.known_architectures()
-        return architecture_of(tensors, known, roles.architecture_file, roles.OWN["towers"])
+        found = architectures_of(tensors, known, roles.architecture_file, roles.OWN["towers"])
+        return next(found, None)
 
     def recognises(self, path: Path, *, trust: bool = False) -> bool:
         """Tell whether a `.pt` file of the engine holds no RT-DETR."""
         return "RTDETR" not in head_kind(open_checkpoint(path, trust=trust))
 
     def foreign(
-        self, path: Path, *, name: str, head: HeadForm = "towers", trust: bool = False
+        self,
+        path: Path,
+        *,
+        name: str,
+        head: HeadForm = "towers",
+        trust: bool = False,
+        architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a `.pt` that Ultralytics trained; see `duet.families.ultralytics.foreign`."""
-        return read_detector(self, KIND, path, name=name, head=head, trust=trust)
+        return read_detector(
+            self, KIND, path, name=name, head=head, trust=trust, architecture=architecture
+        )
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""

@@ -8,11 +8,12 @@ from typing import Any
 from duet.errors import ModelError
 from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.foreign import Kind
-from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.build import PLAIN_HEADS, stock_model
-from duet.families.yolo.roles import OWN, architecture_file, tower_width
+from duet.families.yolo.roles import OWN, architecture_file, known_architectures, tower_width
+from duet.families.yolo.stock import join_heads
+from duet.families.yolo.unjoin import split_part
 from duet.increments.door.values import told
-from duet.vectors.tensors import Tensors
+from duet.increments.state import HeadPart
 
 
 def _require_plain_detector(checkpoint: Checkpoint) -> None:
@@ -28,28 +29,23 @@ def _require_plain_detector(checkpoint: Checkpoint) -> None:
         )
 
 
-def _architecture(checkpoint: Checkpoint) -> str:
-    """Return the engine's name of the architecture, such as ``yolo11n.yaml``."""
+def _said(checkpoint: Checkpoint) -> str:
+    """Return what a file says, with the size in its name, such as ``yolo11n.yaml``."""
     named, scale = file_architecture(checkpoint)
     plain = re.fullmatch(r"(yolov?\d+)((-p2|-p6)?\.yaml)", named)
-    sized = f"{plain[1]}{scale}{plain[2]}" if plain else named
-    try:
-        architecture_file(sized)
-    except ModelError:
-        raise ModelError(
-            f"the model was built from '{told(named or 'no architecture file')}', which is not one "
-            "of the engine's own architectures",
-            where=checkpoint.where,
-            remedy="only the engine's stock detectors can be rebuilt and merged, such as "
-            "yolov8n.yaml or yolo11n.yaml",
-        ) from None
-    return sized
+    return f"{plain[1]}{scale}{plain[2]}" if plain else named
 
 
-def _stock(architecture: str, classes: int, tensors: Tensors) -> Any:
-    prefix = head_prefix(tensors)
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return stock_model(architecture, classes, tower_width(own))
+def _stock(architecture: str, parts: tuple[HeadPart, ...]) -> Any:
+    model, *others = (
+        stock_model(architecture, len(part.classes), tower_width(part.tensors)) for part in parts
+    )
+    if others:
+        join_heads([one.model[-1] for one in (model, *others)])
+    return model
 
 
-KIND = Kind(_require_plain_detector, _architecture, architecture_file, OWN["towers"], _stock)
+KIND = Kind(
+    _require_plain_detector, _said, known_architectures, architecture_file, OWN["towers"],
+    split_part, _stock,
+)  # fmt: skip

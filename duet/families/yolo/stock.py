@@ -51,6 +51,21 @@ def stock_detector(state: DetectorState) -> DetectionModel:
     return model
 
 
+def join_heads(heads: Sequence[Any]) -> Any:
+    """Return the first of several stock heads with the class towers of all, joined.
+
+    Raises:
+        ModelError: As `join_towers`.
+    """
+    first = heads[0]
+    for branch in zip(*map(class_towers, heads), strict=True):
+        for level, towers in enumerate(zip(*branch, strict=True)):
+            branch[0][level] = join_towers(towers)
+    first.nc = sum(head.nc for head in heads)
+    first.no = first.nc + 4 * first.reg_max
+    return first
+
+
 def join_towers(towers: Sequence[nn.Module]) -> nn.Module:
     """Return one tower that gives the outputs of all, one after another.
 

@@ -34,6 +34,7 @@ _TORCH_LAYERS = (
     | _names("torch.nn.modules.pooling", "AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool2d MaxPool2d")
     | _names("torch.nn.modules.sparse", "Embedding")
     | _names("torch.nn.modules.upsampling", "Upsample UpsamplingNearest2d")
+    | _names("torch.nn.parallel.data_parallel", "DataParallel")
 )  # fmt: skip
 
 _BLOCKS = (
