@@ -86,7 +86,7 @@ def numbers(method: Any, results: Any) -> dict[str, float]:
     found = {name: getattr(method.indices, name) for name in ("ri", "gi", "rai", "pi", "h")}
     final = method.stage_matrix().get(results.final_stage, last.domain, last.classes)
     # Joint training merges nothing.
-    conflict = method.merges[-1].sign_conflict if method.merges else 0.0
+    conflict = (method.merges[-1].sign_conflict or 0.0) if method.merges else 0.0
     found |= {"new_map50": final, "sign_conflict": conflict}
     return found | {"seconds": sum(cost.seconds for cost in method.costs[1:])}
 

@@ -170,13 +170,16 @@ def merge_lines(merges: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for trace in merges:
         s = trace["summary"]
-        alpha = ""
+        told = [f"{s['tensors']} tensors"]
+        if trace["part"] is not None:
+            told.insert(0, f"head part '{trace['part']}' by {trace['method']}")
         if s["alpha_mean"] is not None:
-            alpha = f"alpha {s['alpha_mean']:.3f} ({s['alpha_min']:.3f} to {s['alpha_max']:.3f}), "
-        lines.append(
-            f"  {' + '.join(trace['stages'])}: {s['tensors']} tensors, {alpha}"
-            f"sign conflicts {s['sign_conflict']:.1%}"
-        )
+            told.append(
+                f"alpha {s['alpha_mean']:.3f} ({s['alpha_min']:.3f} to {s['alpha_max']:.3f})"
+            )
+        if s["sign_conflict"] is not None:  # only θ_0 tells who moved where
+            told.append(f"sign conflicts {s['sign_conflict']:.1%}")
+        lines.append(f"  {' + '.join(trace['stages'])}: {', '.join(told)}")
     return lines
 
 

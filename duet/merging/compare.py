@@ -16,9 +16,11 @@ def compare(inputs: Inputs) -> dict[str, TensorTrace]:
     """Return norms, cosine and sign conflicts of the stages in every tensor, without coefficients.
 
     Norms and cosine are of the first and the last stage, accumulated in float64; a sign conflict
-    is a scalar that one stage moves up and another one down. Without θ_0 changes are counted from
-    the first stage, so that its own norm is 0.
+    is a scalar that one stage moves up and another one down. Without θ_0 nobody knows who moved
+    where: changes are counted from the first stage, so that its own norm is 0 and the last one's
+    is their distance; cosine and sign conflicts were not measured.
     """
+    measured = inputs.base is not None
 
     def work(name: str, scratch: Scratch) -> TensorTrace:
         sums = torch.zeros(6, dtype=torch.float64)
@@ -32,8 +34,8 @@ def compare(inputs: Inputs) -> dict[str, TensorTrace]:
             p=None,
             norm_old=l1_old,
             norm_new=l1_new,
-            cosine=cosine_of(dot, square_old, square_new),
-            sign_conflict=conflicts / size if size else 0.0,
+            cosine=cosine_of(dot, square_old, square_new) if measured else None,
+            sign_conflict=(conflicts / size if size else 0.0) if measured else None,
         )
 
     return inputs.each_tensor(work)

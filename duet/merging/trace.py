@@ -39,10 +39,12 @@ class TensorTrace:
         alpha: Weight of the old stage where the method interpolates, the others share 1 - alpha;
             None for methods that add task vectors.
         p: The p-factor of DuET, in [-1, 1]; None for methods without one.
-        norm_old: l1 norm of tau_old.
-        norm_new: l1 norm of tau_new.
-        cosine: Cosine of tau_old and tau_new, in [-1, 1]; 0 if one of them is zero.
-        sign_conflict: Share of scalars that two stages move in opposite directions, in [0, 1].
+        norm_old: l1 norm of tau_old; without theta_0 it is 0.
+        norm_new: l1 norm of tau_new; without theta_0 that of theta_new - theta_old.
+        cosine: Cosine of tau_old and tau_new, in [-1, 1]; 0 if one of them is zero; None without
+            theta_0.
+        sign_conflict: Share of scalars that two stages move in opposite directions, in [0, 1];
+            None without theta_0.
         values: Other coefficients of the method in this tensor.
     """
 
@@ -53,12 +55,12 @@ class TensorTrace:
     p: float | None
     norm_old: float
     norm_new: float
-    cosine: float
-    sign_conflict: float
+    cosine: float | None
+    sign_conflict: float | None
     values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shares_hold = 0 <= self.sign_conflict <= 1 and -1 <= self.cosine <= 1
+        shares_hold = 0 <= (self.sign_conflict or 0) <= 1 and -1 <= (self.cosine or 0) <= 1
         norms_hold = self.norm_old >= 0 and self.norm_new >= 0
         if not (0 <= self.scalars < 1 << 63 and norms_hold and shares_hold):
             raise ModelError(f"a merge trace with impossible numbers: {clipped(str(self), 300)}")
@@ -71,7 +73,8 @@ class MergeSummary:
     Attributes:
         tensors: Number of tensors merged.
         scalars: Number of scalars merged.
-        sign_conflict: Share of conflicting scalars over all scalars, in [0, 1].
+        sign_conflict: Share of conflicting scalars over all scalars, in [0, 1]; None if it was not
+            measured.
         alpha_mean: Mean of alpha over the tensors (each tensor counts once, as in DuET); None for
             methods without one.
         alpha_min: Smallest alpha.
@@ -80,7 +83,7 @@ class MergeSummary:
 
     tensors: int
     scalars: int
-    sign_conflict: float
+    sign_conflict: float | None
     alpha_mean: float | None
     alpha_min: float | None
     alpha_max: float | None
@@ -97,6 +100,8 @@ class MergeTrace:
         batchnorm: Rule and normalised weights of the BatchNorm fusion, JSON-ready; may be empty.
         stages: Names of the stages, oldest first.
         facts: What else the method tells, such as thresholds; JSON-ready.
+        part: Name of the head part that was merged; None for the shared tensors.
+        classes: Of a head part, the classes that each stage brought to it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
@@ -107,17 +112,21 @@ class MergeTrace:
     batchnorm: Mapping[str, Any]
     stages: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def summary(self) -> MergeSummary:
-        """Return the overall numbers; all zero for a merge without tensors."""
+        """Return the overall numbers; zero or None for a merge without tensors."""
         traces = list(self.tensors.values())
         scalars = sum(trace.scalars for trace in traces)
-        conflicts = sum(trace.sign_conflict * trace.scalars for trace in traces)
+        measured = [trace for trace in traces if trace.sign_conflict is not None]
+        conflicts = sum((trace.sign_conflict or 0) * trace.scalars for trace in measured)
+        counted = sum(trace.scalars for trace in measured)
         alphas = [trace.alpha for trace in traces if trace.alpha is not None]
         return MergeSummary(
             tensors=len(traces),
             scalars=scalars,
-            sign_conflict=conflicts / scalars if scalars else 0.0,
+            sign_conflict=conflicts / counted if counted else None,
             alpha_mean=sum(alphas) / len(alphas) if alphas else None,
             alpha_min=min(alphas, default=None),
             alpha_max=max(alphas, default=None),
@@ -132,6 +141,8 @@ class MergeTrace:
             "summary": dataclasses.asdict(self.summary()),
             "batchnorm": dict(self.batchnorm),
             "facts": dict(self.facts),
+            "part": self.part,
+            "classes": {stage: list(names) for stage, names in self.classes.items()},
             "tensors": {name: dataclasses.asdict(trace) for name, trace in self.tensors.items()},
         }
 

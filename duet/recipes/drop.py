@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,9 @@ from duet.errors import ConfigError, DuetError, did_you_mean, together
 from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.store import load_detector, load_traces, save_detector
+from duet.merging.trace import MergeTrace
 from duet.recipes.history import kept_recipe, name_of
+from duet.recipes.pairing import group
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import stored_recipe
 from duet.trees import resolved
@@ -70,10 +72,11 @@ def drop_classes(
     saved = DetectorManifest.for_state(
         left, lineage=manifest.lineage, image_size=manifest.image_size, licence=manifest.licence
     )
-    recipe = _with_drops(manifest, detector, dropped)
+    traces = load_traces(detector)
+    recipe = _with_drops(manifest, detector, dropped, traces)
     if recipe is not None:
         saved = saved.model_copy(update={"recipe": stored_recipe(recipe, out)})
-    saved = save_detector(out, left, saved, traces=load_traces(detector), overwrite=overwrite)
+    saved = save_detector(out, left, saved, traces=traces, overwrite=overwrite)
     still = {part.increment for part in parts}
     gone = tuple(name for name in dropped if name not in still)
     return Dropped(out, saved, dropped, gone, tuple(_remarks(gone, manifest, saved)))
@@ -89,8 +92,9 @@ def _remarks(
         )
     if before.recipe is not None and after.recipe is None:
         yield (
-            "the detector that a class came from cannot be told any more, so the result keeps no "
-            "recipe and cannot be merged again"
+            "the detector that a class came from cannot be told any more, or a merge without the "
+            "class would keep head parts apart that are one here; so the result keeps no recipe "
+            "and cannot be merged again"
         )
 
 
@@ -114,27 +118,51 @@ def _require_droppable(names: Sequence[str], known: Sequence[str], where: str) -
 
 
 def _with_drops(
-    manifest: DetectorManifest, detector: Path, dropped: Mapping[str, Sequence[str]]
+    manifest: DetectorManifest,
+    detector: Path,
+    dropped: Mapping[str, Sequence[str]],
+    traces: Sequence[MergeTrace],
 ) -> Recipe | None:
-    """Return the recipe with absolute paths and the drops; None if the owner of one is unknown."""
+    """Return the recipe with absolute paths and the drops; None if it would merge otherwise."""
     if manifest.recipe is None:
         return None
     recipe = kept_recipe(manifest, detector)
     entries = list(recipe.increments)
     for part, names in dropped.items():
+        shares = next((trace.classes for trace in traces if trace.part == part), None)
+        if shares is not None:
+            if manifest.head != "rows" and _falls_apart(shares.values(), manifest, part, names):
+                return None
+            for stage, classes in shares.items():
+                place = [name_of(entry) for entry in entries].index(stage)
+                entries[place] = _without(entries[place], [n for n in names if n in classes])
+            continue
         owner = _owner(entries, part, manifest, detector)
         if owner is None:
             return None
-        entry = entries[owner]
-        original = {new: old for old, new in entry.alias.items()}
-        more = tuple(original.get(name, name) for name in names)
-        alias = {old: new for old, new in entry.alias.items() if old not in more}
-        entries[owner] = entry.model_copy(update={"drop": (*entry.drop, *more), "alias": alias})
+        entries[owner] = _without(entries[owner], names)
     moved = tuple(
         entry.model_copy(update={"path": str(resolved(detector / entry.path))}) for entry in entries
     )
     weights = recipe.weights and str(resolved(detector / recipe.weights))
     return recipe.model_copy(update={"increments": moved, "weights": weights})
+
+
+def _falls_apart(
+    shares: Iterable[Sequence[str]], manifest: DetectorManifest, part: str, names: Sequence[str]
+) -> bool:
+    """Tell whether the models of a joined part share no class without ``names``."""
+    had = next(entry.classes for entry in manifest.parts if entry.increment == part)
+    left = [tuple(n for n in classes if n in had and n not in names) for classes in shares]
+    return len(group([(classes,) for classes in left if classes])) > 1
+
+
+def _without(entry: Entry, names: Sequence[str]) -> Entry:
+    """Return an entry that drops classes, which are named as the detector calls them."""
+    original = {new: old for old, new in entry.alias.items()}
+    more = tuple(original.get(name, name) for name in names)
+    alias = {old: new for old, new in entry.alias.items() if old not in more}
+    return entry.model_copy(update={"drop": (*entry.drop, *more), "alias": alias})
 
 
 def _owner(

@@ -165,7 +165,7 @@ def _require_alike(
     if shapes[0] == shapes[1]:
         return
     name = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())[0]
-    shared = next(name for name in b.classes if name in a.classes or name not in a.classes)
+    shared = next((name for name in b.classes if name in a.classes), b.classes[0])
     raise ModelError(
         f"'{one.name}' and '{other.name}' share classes, but their head parts cannot be merged: "
         f"'{name}' is {_shape(a, name)} and {_shape(b, name)}",
@@ -238,9 +238,9 @@ def _merged(
     plan: Plan, joint: Joint, out: dict[str, torch.Tensor]
 ) -> tuple[HeadPart, list[MergeTrace]]:
     """Merge the blocks of a part into ``out``, and its statistics like those of shared layers."""
-    names, traces = [plan.sources[k].name for k in joint.numbers], list[MergeTrace]()
-    owned = dict(zip(names, (list(part.classes) for part in joint.parts), strict=True))
-    about = {"part": joint.parts[0].increment, "classes": owned}
+    names, first = [plan.sources[k].name for k in joint.numbers], joint.parts[0]
+    owned = dict(zip(names, (part.classes for part in joint.parts), strict=True))
+    traces: list[MergeTrace] = []
     for block in _blocks(joint):
         places = [joint.head.classes.index(name) for name in block.classes]
         if len(block.owners) == 1:
@@ -250,14 +250,13 @@ def _merged(
         trace, merged = _merge_block(plan, joint, block, out)
         for name in joint.rows if places else ():
             out[name][places] = merged[name]
-        traces.append(replace(trace, facts={**trace.facts, **about}))
+        traces.append(replace(trace, part=first.increment, classes=owned))
     fusion = _fusion(plan, joint.numbers)
     images = [plan.sources[k].images for k in joint.numbers]
     fused = fuse_buffers(
         [{name: part.tensors[name] for name in joint.statistics} for part in joint.parts],
         fusion.weights_for(len(images), images), rule=fusion.rule,
     )  # fmt: skip
-    first = joint.parts[0]
     tensors = {name: out[name] if name in out else fused[name] for name in first.tensors}
     return HeadPart(joint.head.classes, tensors, first.increment), traces
 

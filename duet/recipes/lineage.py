@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from duet.increments.manifest import (
     read_manifest,
 )
 from duet.increments.store import load_detector, load_increment, load_traces
+from duet.merging.trace import MergeTrace
 from duet.recipes.find import Finder, find_start
 from duet.recipes.history import kept_recipe, name_of
 from duet.recipes.recipe import Entry, Recipe
@@ -78,7 +79,7 @@ class History:
         weights: θ_0 that was found; None if it was not.
         steps: Oldest first.
         models: Whole detectors that were merged; what went into them is in ``steps``.
-        merges: Summary of each merge: method, stages, and `MergeSummary`.
+        merges: Summary of each merge: method, stages, head part, and `MergeSummary`.
     """
 
     detector: Path
@@ -143,38 +144,43 @@ def read_history(detector: Path, roots: Sequence[Path] = ()) -> History:
             problems.append(error.what)
     entries = recipe.increments if recipe is not None else ()
     by_mark = {entry.fingerprint: entry for entry in entries if entry.fingerprint}
+    traces = _traces(detector, problems)
     steps = tuple(
-        _step(manifest, finder, line, by_mark.get(line.manifest)) for line in manifest.lineage
+        _step(manifest, traces, finder, line, by_mark.get(line.manifest))
+        for line in manifest.lineage
     )
     marks = {line.manifest for line in manifest.lineage}
-    models = tuple(_step(manifest, finder, None, e) for e in entries if e.fingerprint not in marks)
+    models = tuple(
+        _step(manifest, traces, finder, None, e) for e in entries if e.fingerprint not in marks
+    )
     found = [Path(step.path) for step in steps if step.found and step.path]
     start = find_start(recipe, detector, found) if recipe is not None else None
-    merges = _merges(detector, problems)
-    return History(detector, manifest, recipe, tuple(problems), start, steps, models, merges)
-
-
-def _merges(detector: Path, problems: list[str]) -> tuple[dict[str, Any], ...]:
-    try:
-        traces = load_traces(detector)
-    except DuetError as error:
-        if error.what not in problems:
-            problems.append(error.what)
-        return ()
-    return tuple(
+    merges = tuple(
         {
             "method": trace.method,
             "stages": list(trace.stages),
+            "part": trace.part,
             "batchnorm": dict(trace.batchnorm),
             "summary": asdict(trace.summary()),
         }
         for trace in traces
     )
+    return History(detector, manifest, recipe, tuple(problems), start, steps, models, merges)
+
+
+def _traces(detector: Path, problems: list[str]) -> tuple[MergeTrace, ...]:
+    try:
+        return load_traces(detector)
+    except DuetError as error:
+        if error.what not in problems:
+            problems.append(error.what)
+        return ()
 
 
 def _step(
-    manifest: DetectorManifest, finder: Finder, line: Lineage | None, entry: Entry | None
-) -> Step:
+    manifest: DetectorManifest, traces: Sequence[MergeTrace], finder: Finder,
+    line: Lineage | None, entry: Entry | None,
+) -> Step:  # fmt: skip
     mark = line.manifest if line is not None else entry.fingerprint if entry is not None else None
     name = name_of(entry) if entry is not None else line.increment if line is not None else ""
     if entry is not None:
@@ -184,8 +190,7 @@ def _step(
     facts = _facts(path)
     merge, batchnorm = _how(line)
     intact, problem = _check(path, old)
-    owners = {name, *_inside(path)}
-    classes = tuple(c for part in manifest.parts if part.increment in owners for c in part.classes)
+    classes = _classes(manifest, traces, name, {name, *_inside(path)})
     where = path if path is not None else old
     return Step(
         name=name, kind=facts.get("kind"), domain=facts.get("domain"), images=facts.get("images"),
@@ -197,6 +202,21 @@ def _step(
         fingerprint=mark, path=str(where) if where is not None else None,
         found=path is not None, intact=intact, problem=problem,
     )  # fmt: skip
+
+
+def _classes(
+    manifest: DetectorManifest, traces: Sequence[MergeTrace], name: str, owners: Collection[str]
+) -> tuple[str, ...]:
+    """Return the detector's classes that a model brought, alone or together with others."""
+    shared = {trace.part: trace.classes for trace in traces if trace.part is not None}
+    found: list[str] = []
+    for part in manifest.parts:
+        if part.increment in shared:
+            brought: Collection[str] = shared[part.increment].get(name, ())
+        else:
+            brought = part.classes if part.increment in owners else ()
+        found += [label for label in part.classes if label in brought]
+    return tuple(found)
 
 
 def _how(line: Lineage | None) -> tuple[dict[str, Any], str | None]:

@@ -67,18 +67,26 @@ def pair(sources: Sequence[Source], geometry: Geometry, ancestor: int | None) ->
         ModelError: A class is twice in one source, or parts cannot become one: in a chain, with
             the base that others were trained from, or of one source with several towers.
     """
+    heads = group([source.parts for source in sources])
+    _require_one_owner(sources, heads, geometry, ancestor)
+    return heads
+
+
+def group(sources: Sequence[Sequence[tuple[str, ...]]]) -> tuple[Head, ...]:
+    """Group head parts by the classes that they share, whether or not they can become one.
+
+    Args:
+        sources: Classes of each part of each source.
+    """
     heads: list[Head] = []
-    for number, source in enumerate(sources):
-        for place, classes in enumerate(source.parts):
+    for number, parts in enumerate(sources):
+        for place, classes in enumerate(parts):
             met = [head for head in heads if set(head.classes) & set(classes)]
             heads = [head for head in heads if head not in met]
-            members = [member for head in met for member in head.members]
-            ordered = sorted([*members, (number, place)])
-            names = (name for k, j in ordered for name in sources[k].parts[j])
-            heads.append(Head(tuple(ordered), tuple(dict.fromkeys(names))))
-    heads.sort(key=lambda head: head.members[0])
-    _require_one_owner(sources, heads, geometry, ancestor)
-    return tuple(heads)
+            members = sorted([*(m for head in met for m in head.members), (number, place)])
+            names = (name for k, j in members for name in sources[k][j])
+            heads.append(Head(tuple(members), tuple(dict.fromkeys(names))))
+    return tuple(sorted(heads, key=lambda head: head.members[0]))
 
 
 def _require_one_owner(

@@ -58,6 +58,7 @@ def _method_rows(method: Method) -> Iterator[_Row]:
         for tensor in merge.tensors:
             if tensor.alpha is not None:
                 yield "alpha", merge.increment, "", tensor.name, tensor.alpha
-            yield "sign_conflict", merge.increment, "", tensor.name, tensor.sign_conflict
+            if tensor.sign_conflict is not None:
+                yield "sign_conflict", merge.increment, "", tensor.name, tensor.sign_conflict
     for cost in method.costs:
         yield f"seconds: {cost.title}", "", "", "", cost.seconds

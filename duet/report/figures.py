@@ -231,15 +231,16 @@ def merge_figure(results: Results) -> Figure:
         colour = increment_colour(merge.increment)
         style: dict[str, Any] = {"color": colour, "marker": ".", "markersize": 4, "linewidth": 0.9}
         label = f"merge of increment {merge.increment}"
-        alphas = [float("nan") if row.alpha is None else row.alpha for row in rows]
-        grid[0].plot(alphas, label=label, **style)
-        grid[1].plot([row.sign_conflict for row in rows], label=label, **style)
+        for axes, key in zip(grid, ("alpha", "sign_conflict"), strict=True):
+            known = (getattr(row, key) for row in rows)
+            axes.plot([float("nan") if x is None else x for x in known], label=label, **style)
     grid[0].axhline(0.5, color="#555555", linewidth=0.8, linestyle=":")
     titles = (
         "Weight of the old model in % (dotted: both models count the same)",
         "Sign conflicts: % of the weights that old and new training push in opposite directions",
     )
-    grid[1].set_ylim(0, max(0.5, *(t.sign_conflict for m in merges for t in m.tensors)) * 1.05)
+    highest = max((t.sign_conflict or 0 for m in merges for t in m.tensors), default=0)
+    grid[1].set_ylim(0, max(0.5, highest) * 1.05)
     for axes, title in zip(grid, titles, strict=True):
         axes.set_title(title, loc="left")
         _percent_axis(axes.yaxis)

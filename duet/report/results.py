@@ -162,8 +162,9 @@ class TensorEntry(Config):
     scalars: Count
     alpha: float | None
     """Weight of the previous model, 1 - alpha goes to the new one; None for methods without one."""
-    sign_conflict: Fraction
-    """Share of the scalars that the old and the new task vector move in opposite directions."""
+    sign_conflict: Fraction | None
+    """Share of the scalars that the old and the new task vector move in opposite directions; None
+    if θ_0 was not there to tell."""
 
 
 class MergeEntry(Config):
@@ -188,11 +189,12 @@ class MergeEntry(Config):
         )
 
     @property
-    def sign_conflict(self) -> float:
-        """Share of conflicting scalars over all scalars of the merge."""
-        scalars = sum(row.scalars for row in self.tensors)
-        conflicts = sum(row.sign_conflict * row.scalars for row in self.tensors)
-        return conflicts / scalars if scalars else 0.0
+    def sign_conflict(self) -> float | None:
+        """Share of conflicting scalars over all scalars of the merge; None if not measured."""
+        rows = [row for row in self.tensors if row.sign_conflict is not None]
+        scalars = sum(row.scalars for row in rows)
+        conflicts = sum((row.sign_conflict or 0) * row.scalars for row in rows)
+        return conflicts / scalars if scalars else None
 
 
 class StageCost(Config):
