@@ -96,6 +96,7 @@ class _Difference(Config):
     tolerance_box_px: float
     tolerance_score: float
     tolerance_why: str = ""
+    noise: dict[Literal["max_box_px", "max_score", "factor"], float] | None = None
     lowered: dict[Literal["precision", "max_box_px", "max_score"], str | float] | None = None
 
 

@@ -1,15 +1,22 @@
 """How far two outputs of one image are apart.
 
-In the layout ``anchors`` every place has its partner. The other layouts are sets of rows, picked or
-ordered by score: rounding may swap near ties, and may pick another row at the cut-off. There rows
-are paired one to one so that the sum of log(1 + distance) is least, where the distance of two rows
-is the larger of their box difference and their difference in any class score, both in units of the
-tolerance; a row of another class is therefore far away. Paired rows are compared if one of the two
-counts: it scores at least `FLOOR` and more than twice the score tolerance above the lowest row, or
-is among the `BEST` best rows of its side, whatever they score.
+In the layout ``anchors`` every place has its partner, whatever it scores. Rows of which it is known
+what they were picked from are held against that: each must be one of the places, every place that
+scores clearly above the lowest row must be among them, and their scores must be the best. Ties
+cannot matter there.
+
+The other layouts are sets of rows, picked or ordered by score: rounding may swap near ties, and may
+pick another row at the cut-off. There rows are paired one to one so that the sum of
+log(1 + distance) is least, where the distance of two rows is the larger of their box difference and
+their difference in any class score, both in units of the tolerance; a row of another class is
+therefore far away. Paired rows are compared if one of the two counts: it scores at least `FLOOR`
+and more than twice the score tolerance above the lowest row, or is among the `BEST` best rows of
+its side, whatever they score.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -24,8 +31,9 @@ BEST = 10
 
 
 def differences(
-    expected: torch.Tensor, got: torch.Tensor, layout: Layout, *, size: int, tolerance: Tolerance
-) -> tuple[float, float]:
+    expected: torch.Tensor, got: torch.Tensor, layout: Layout, *, size: int, tolerance: Tolerance,
+    places: torch.Tensor | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Return the largest differences of box coordinates in pixels and of class scores.
 
     Args:
@@ -34,10 +42,12 @@ def differences(
         layout: What the numbers mean.
         size: Side of the square in pixels.
         tolerance: What counts as equal; weighs boxes against scores where rows are paired.
+        places: ``(A, 4 + C)``: what the rows of ``expected`` were picked from, if it is known.
     """
     if layout == "anchors":
-        off = (got - expected).abs()
-        return float(off[:4].max()), float(off[4:].max())
+        return apart(expected.T, got.T)
+    if places is not None:
+        return _off_places(places.double(), got.double(), tolerance)
     classes = 0
     if layout != "queries":
         classes = int(max(expected[:, 5].max(), got[:, 5].max()).round()) + 1
@@ -50,6 +60,37 @@ def differences(
     counts = _counts(scores, floor)[here] | _counts(other_scores, floor)[there]
     here, there = here[counts], there[counts]
     return float(box_off[here, there].max()), float(score_off[here, there].max())
+
+
+def apart(one_AX: torch.Tensor, other_AX: torch.Tensor) -> tuple[float, float]:
+    """Return the largest differences in the first four columns, and in the others."""
+    off = (other_AX.double() - one_AX.double()).abs()
+    return float(off[:, :4].max()), float(off[:, 4:].max())
+
+
+def _off_places(
+    places_AX: torch.Tensor, rows_K6: torch.Tensor, tolerance: Tolerance
+) -> tuple[float, float]:
+    """Return how far picked rows are from the places that they should have been picked from."""
+    scores_AC, ids = places_AX[:, 4:], rows_K6[:, 5].round().long()
+    classes = scores_AC.shape[1]
+    if bool(((ids < 0) | (ids >= classes)).any()):
+        return math.inf, math.inf
+    box_off = torch.cdist(rows_K6[:, :4], places_AX[:, :4], p=torch.inf)
+    score_off = (scores_AC.T[ids] - rows_K6[:, 4:5]).abs()
+    off = torch.maximum(box_off / tolerance.box_px, score_off / tolerance.score)
+    nearest = off.argmin(1, keepdim=True)
+    box, score = box_off.gather(1, nearest).max(), score_off.gather(1, nearest).max()
+    best, which = scores_AC.flatten().topk(len(ids))
+    score = torch.maximum(score, (rows_K6[:, 4].sort(descending=True).values - best).abs().max())
+    sure = which[best > best[-1] + 2 * tolerance.score]
+    if len(sure):
+        place, wanted = sure // classes, sure % classes
+        other = ids[:, None] != wanted
+        nearest = off[:, place].masked_fill(other, torch.inf).argmin(0, keepdim=True)
+        found = box_off[:, place].masked_fill(other, torch.inf).gather(0, nearest)
+        box = torch.maximum(box, found.max())
+    return float(box), float(score)
 
 
 def _rows(

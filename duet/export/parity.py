@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from duet.errors import DataError, ModelError
 from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import differences
+from duet.export.reference import FACTOR, Noise, Reference, allowed, as_function
 from duet.families.exportable import Exportable, ExportFacts
 from duet.families.images import batches, prepare_batch
 from duet.families.runtimes import Run, open_file, open_openvino
@@ -43,6 +43,7 @@ class Parity:
         max_score: Largest difference of a class score.
         images: How many images were compared.
         tolerance: What is allowed.
+        noise: How far rounding alone moves the detector in memory; None if it was not measured.
         lowered: The same in the number format that the program prefers, if it is another.
     """
 
@@ -50,6 +51,7 @@ class Parity:
     max_score: float
     images: int
     tolerance: Tolerance = field(default_factory=Tolerance)
+    noise: Noise | None = None
     lowered: Lowered | None = None
 
     @property
@@ -67,6 +69,10 @@ class Parity:
             "tolerance_box_px": self.tolerance.box_px,
             "tolerance_score": self.tolerance.score,
         }
+        if self.noise is not None:
+            data["noise"] = {
+                "max_box_px": self.noise.box_px, "max_score": self.noise.score, "factor": FACTOR,
+            }  # fmt: skip
         if self.tolerance.why:
             data["tolerance_why"] = self.tolerance.why
         if self.lowered is not None:
@@ -98,21 +104,20 @@ def measure(
     """
     if not images:
         raise DataError("parity needs at least one image")
-    tolerance = FORMATS[form].tolerance or Tolerance()
     inputs = [
         prepare_batch(group, facts.image_size, facts.fit)
         for group in batches(images, 2 if facts.dynamic else 1)
     ]
-    live = as_function(exportable.build().eval())
-    expected = [live(batch) for batch in inputs]
-    box, score = _compare(_open(exportable, facts, path, form), inputs, expected, facts, tolerance)
+    reference = Reference.of(exportable, inputs)
+    tolerance = allowed(FORMATS[form].tolerance or Tolerance(), reference.noise)
+    box, score = _compare(_open(exportable, facts, path, form), reference, facts, tolerance)
     lowered = None
     if form == "openvino":
         session = open_openvino(path, "cpu", precision=None)
         if session.precision != "f32":
-            off = _compare(session.run, inputs, expected, facts, tolerance)
+            off = _compare(session.run, reference, facts, tolerance)
             lowered = Lowered(session.precision, *off)
-    return Parity(box, score, len(images), tolerance, lowered)
+    return Parity(box, score, len(images), tolerance, reference.noise, lowered)
 
 
 def _open(exportable: Exportable, facts: ExportFacts, path: Path, form: str) -> Run:
@@ -136,15 +141,12 @@ def _open(exportable: Exportable, facts: ExportFacts, path: Path, form: str) -> 
 
 
 def _compare(
-    run: Run,
-    inputs: Sequence[torch.Tensor],
-    expected: Sequence[torch.Tensor],
-    facts: ExportFacts,
-    tolerance: Tolerance,
+    run: Run, reference: Reference, facts: ExportFacts, tolerance: Tolerance
 ) -> tuple[float, float]:
     """Return the largest differences over all images, in pixels and score."""
     box = score = 0.0
-    for batch, wanted in zip(inputs, expected, strict=True):
+    for index, wanted in enumerate(reference.outputs):
+        batch, places = reference.inputs[index], reference.places
         got = run(batch)
         if got.shape != wanted.shape:
             raise ModelError(
@@ -153,22 +155,13 @@ def _compare(
             )
         if not bool(got.isfinite().all()):
             raise ModelError("the exported file gives NaN or infinite outputs")
-        for one, other in zip(wanted, got, strict=True):
-            off = differences(one, other, facts.layout, size=facts.image_size, tolerance=tolerance)
+        for number, (one, other) in enumerate(zip(wanted, got, strict=True)):
+            off = differences(
+                one, other, facts.layout, size=facts.image_size, tolerance=tolerance,
+                places=None if places is None else places[index][number],
+            )  # fmt: skip
             box, score = max(box, off[0]), max(score, off[1])
     return box, score
-
-
-def as_function(module: Any) -> Run:
-    """Return a network as a function of a batch; of a tuple the first item counts."""
-
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            output = module(batch)
-        first: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return first
-
-    return run
 
 
 def require(parity: Parity, where: str) -> None:
@@ -177,16 +170,25 @@ def require(parity: Parity, where: str) -> None:
     Raises:
         ModelError: A difference is above its tolerance.
     """
-    if not parity.ok:
-        allowed = parity.tolerance
-        raise ModelError(
-            f"the exported file is not the same detector: boxes differ by up to "
-            f"{parity.max_box_px:.2g} px (tolerance {allowed.box_px:g}), scores by up to "
-            f"{parity.max_score:.2g} (tolerance {allowed.score:g}) on {parity.images} images",
-            where=where,
-            remedy="the file was not kept; report this with the versions of torch and of the "
-            "program that runs the file",
+    if parity.ok:
+        return
+    limit, noise = parity.tolerance, parity.noise
+    what = (
+        f"the exported file is not the same detector: boxes differ by up to "
+        f"{parity.max_box_px:.2g} px (tolerance {limit.box_px:.2g}), scores by up to "
+        f"{parity.max_score:.2g} (tolerance {limit.score:.2g}) on {parity.images} images"
+    )
+    remedy = "report this with the versions of torch and of the program that runs the file"
+    if noise is not None and noise.decides:
+        what += (
+            f"; but the detector in memory, too, differs from itself in float64, by "
+            f"{noise.box_px:.2g} px and {noise.score:.2g}: rounding decides what it answers"
         )
+        remedy = (
+            "a detector that was hardly trained answers so, on these images or on all: train it, "
+            "or compare on images of its kind with --check IMAGES"
+        )
+    raise ModelError(what, where=where, remedy=f"the file was not kept; {remedy}")
 
 
 def sample_images(image_size: int, count: int = 3) -> list[Image]:

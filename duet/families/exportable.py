@@ -177,12 +177,16 @@ class Exportable:
         fit: How images become squares.
         engine: The engine's own exporter, used for the formats it knows: its files carry what the
             engine's users expect. Other formats, if any, duet traces itself.
+        unpick: Let a network of `build` give all places that it would pick its rows from,
+            ``(B, A, 4 + C)``: boxes as in the rows, scores of all classes. None where it picks
+            nothing, or picks before its last layers.
     """
 
     build: Callable[[], nn.Module]
     layout: Layout
     fit: Fit
     engine: Engine | None = None
+    unpick: Callable[[nn.Module], None] | None = None
 
     def written_by_engine(self, form: str) -> Engine | None:
         """Return the engine if it writes this format."""

@@ -93,9 +93,8 @@ def check_output(output: torch.Tensor, facts: ExportFacts, where: str) -> None:
     Raises:
         ModelError: They disagree.
     """
-    count = len(facts.classes)
-    axis = {"anchors": 1, "queries": 2}.get(facts.layout, 2)
-    wanted = 6 if facts.layout.startswith("picked") else 4 + count
+    count, picked = len(facts.classes), facts.layout in ("picked", "picked-n")
+    axis, wanted = 1 if facts.layout == "anchors" else 2, 6 if picked else 4 + count
     got = tuple(output.shape)
     if len(got) != 3 or got[0] != 1 or got[axis] != wanted:
         shape = f"(1, {wanted}, anchors)" if axis == 1 else f"(1, rows, {wanted})"
@@ -105,10 +104,12 @@ def check_output(output: torch.Tensor, facts: ExportFacts, where: str) -> None:
             where=where,
             remedy=_AGAIN,
         )
-    if wanted == 6 and bool((output[..., 5].round() >= count).any()):
+    found = output[..., 5].round() if picked else output.new_zeros(1)
+    strange = found[(found < 0) | (found >= count)]
+    if len(strange):
         raise ModelError(
-            f"the file finds class number {int(output[..., 5].max())}, but its metadata names "
-            f"{count} classes",
+            f"the file finds class number {int(strange[0])}, but its metadata names {count} "
+            "classes, counted from 0",
             where=where,
             remedy=_AGAIN,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
+from duet.families.exportable import Exportable
 from duet.families.protocol import Progress
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
@@ -29,7 +31,7 @@ from duet.families.yolo.build import (
     stock_model,
 )
 from duet.families.yolo.foreign import KIND
-from duet.families.yolo.heads import ClassScores, ParallelDetect
+from duet.families.yolo.heads import ClassScores, ParallelDetect, unpick
 from duet.families.yolo.stock import stock_detector
 from duet.families.yolo.towers import join
 from duet.increments.base import StartWeights
@@ -119,6 +121,11 @@ class YoloFamily(UltralyticsFamily):
         detector = super().detector(state, image_size=image_size, device=device)
         join(cast("nn.Module", detector.module))
         return detector
+
+    def exportable(self, state: DetectorState) -> Exportable:
+        """Return how a detector is exported; what an end-to-end head picks from is known."""
+        plain = super().exportable(state)
+        return replace(plain, unpick=unpick) if plain.layout == "picked" else plain
 
     def class_logits(self, state: DetectorState) -> ClassLogits:
         """Return the class scores of all increments as a function of the shared tensors.

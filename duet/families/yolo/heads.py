@@ -196,6 +196,15 @@ class ClassScores(Detect):  # type: ignore[misc]
         return torch.cat([_levels(tower, x) for tower in towers], 1)
 
 
+def unpick(model: Any) -> None:
+    """Let a network with an end-to-end head of any form give all places, not the best of them.
+
+    It then gives ``(B, A, 4 + C)``: xyxy px and the scores of all classes.
+    """
+    head = model.model[-1]
+    head.postprocess = head._best = lambda y_BAX, *_: y_BAX
+
+
 def raw_parts(raw: Raw, branch: Branch = "one2many") -> Pairs:
     """Return the boxes and scores of a detector's raw inference output, head by head.
 

@@ -1,0 +1,135 @@
+"""What the detector in memory answers, and how far rounding to float32 alone moves it.
+
+Two programs that compute one network in float32 add in different orders, so their answers differ
+even where both are right. How much depends on the network: it is measured, as the difference of
+the detector in memory from itself in float64, on the same images. An exported file may differ by
+`FACTOR` times that: each program has such an error of its own, and one that adds in a worse order
+has up to three of them. Above `CEILING` no difference is taken for rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from duet.export.formats import Tolerance
+from duet.export.matching import apart, differences
+from duet.families.decode import Layout
+from duet.families.exportable import Exportable
+from duet.families.runtimes import Run
+
+FACTOR = 4
+"""So many times the measured noise may an exported file differ."""
+
+CEILING = Tolerance(box_px=0.03, score=3e-4)
+"""The most that noise can allow: a file that is wrong by 0.05 px is refused whatever the noise."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far the detector in memory is from itself in float64.
+
+    Attributes:
+        box_px: Largest difference of a box coordinate, pixels of the detector's input.
+        score: Largest difference of a class score.
+    """
+
+    box_px: float = 0.0
+    score: float = 0.0
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is more than `CEILING`: such answers are chance, as where all scores tie."""
+        return not (self.box_px <= CEILING.box_px and self.score <= CEILING.score)
+
+
+def allowed(usual: Tolerance, noise: Noise | None) -> Tolerance:
+    """Return how far an exported file may differ: the usual, or more where the noise is more."""
+    if noise is None:
+        return usual
+    box_px = max(usual.box_px, min(FACTOR * noise.box_px, CEILING.box_px))
+    score = max(usual.score, min(FACTOR * noise.score, CEILING.score))
+    if (box_px, score) == (usual.box_px, usual.score):
+        return usual
+    why = f"{FACTOR} times what float32 rounding alone moves (see noise)"
+    return replace(usual, box_px=box_px, score=score, why="; ".join(filter(None, (usual.why, why))))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The detector in memory on some inputs.
+
+    Attributes:
+        inputs: ``(B, 3, S, S)`` each.
+        outputs: What the network gives for each, batch first.
+        places: All places that it picked those outputs from, ``(B, A, 4 + C)``; None if it cannot
+            be told. Where scores tie, any of them may be picked.
+        noise: See `Noise`; None if the network does not run in float64.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
+    places: tuple[torch.Tensor, ...] | None
+    noise: Noise | None
+
+    @classmethod
+    def of(cls, exportable: Exportable, inputs: Sequence[torch.Tensor]) -> Reference:
+        """Run a detector on ``(B, 3, S, S)`` float32 inputs on the CPU."""
+        whole = model = exportable.build().eval()
+        if exportable.unpick is not None:
+            whole = copy.deepcopy(model)
+            exportable.unpick(whole)
+        exact = copy.deepcopy(whole).double()  # before it runs: networks keep tensors of a run
+        outputs = tuple(as_function(model)(batch) for batch in inputs)
+        if whole is model:
+            return cls(
+                tuple(inputs), outputs, None, _noise(exact, inputs, outputs, exportable.layout)
+            )
+        places = tuple(as_function(whole)(batch) for batch in inputs)
+        return cls(tuple(inputs), outputs, places, _noise(exact, inputs, places, None))
+
+
+def _noise(
+    exact: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    seen: Sequence[torch.Tensor],
+    layout: Layout | None,
+) -> Noise | None:
+    """Return the noise; None where the network does not run in float64.
+
+    Args:
+        exact: The network in float64.
+        inputs: Float32.
+        seen: What it gave in float32.
+        layout: Of what it gave; None for `Reference.places`.
+    """
+    box = score = 0.0
+    for batch, given in zip(inputs, seen, strict=True):
+        try:
+            wanted = as_function(exact)(batch.double())
+        except (RuntimeError, TypeError):  # a layer for float32 alone, in a family of others
+            return None
+        for one, other in zip(wanted, given, strict=True):
+            off = (
+                apart(one, other) if layout is None
+                else differences(one, other, layout, size=batch.shape[-1], tolerance=Tolerance())
+            )  # fmt: skip
+            box, score = max(box, off[0]), max(score, off[1])
+    return Noise(box, score)
+
+
+def as_function(module: Any) -> Run:
+    """Return a network as a function of a batch; of a tuple the first item counts."""
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            output = module(batch)
+        first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return first
+
+    return run
