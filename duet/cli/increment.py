@@ -21,6 +21,7 @@ Examples:
   duet base series.yaml --out runs/shop
   duet increment series.yaml comic --out runs/shop
   duet increment series.yaml comic --independent --out runs/mine
+  duet increment mine.yaml night --onto best.pt --out runs/mine
 """
 
 _method_option = functools.partial(
@@ -37,10 +38,18 @@ _method_option = functools.partial(
 @json_option
 def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) -> None:
     """Train the first increment of a series and keep it as an increment folder."""
+    from duet.errors import ConfigError
     from duet.runs.steps import learn_base
     from duet.series.reader import read_config
 
-    first = read_config(series).increment_names()[0]
+    config = read_config(series)
+    if config.start is not None:
+        raise ConfigError(
+            f"the series goes on from a detector, {config.start.detector}: it has no base to train",
+            where=str(series),
+            remedy="use `duet increment` for its first increment, or remove 'start'",
+        )
+    first = config.increment_names()[0]
     with stages() as show:
         setting, chosen = _setting(series, out, first, method, options, show)
         report = learn_base(out, setting, chosen)
@@ -55,6 +64,10 @@ def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) ->
     "--independent", is_flag=True,
     help="Train from θ_0 alone and merge nothing: `duet merge` joins such increments in any order.",
 )  # fmt: skip
+@click.option(
+    "--onto", type=PATH, metavar="DETECTOR",
+    help="Go on from a detector that you have: a .pt, a detector folder, or an export in one.",
+)  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
 @training_options
 @json_option
@@ -62,17 +75,43 @@ def increment(
     series: Path, name: str, method: str, independent: bool, out: Path, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Train increment NAME on top of the stages kept in the run folder, then merge.
+    """Train increment NAME on top of a detector, or of the stages kept in the run folder; merge.
 
     Only this increment's images are read; those of earlier increments may be gone.
     """
+    from duet.errors import ConfigError
     from duet.runs.steps import learn_increment, learn_independent
 
+    if independent and options["onto"] is not None:
+        raise ConfigError(
+            "an independent increment is trained from start weights, not on a detector's classes",
+            where="--independent --onto",
+            remedy="give the detector as --weights, and merge both afterwards; or leave out "
+            "--independent",
+        )
     learn = learn_independent if independent else learn_increment
+    if not independent:
+        options |= _begun(series, method, out, options)
     with stages() as show:
         setting, chosen = _setting(series, out, name, method, options, show)
         report = learn(out, setting, chosen)
     _tell(report, as_json)
+
+
+def _begun(series: Path, method: str, out: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what a chain goes on from where the options do not say it: a kept start, or a new."""
+    from duet.runs.steps import start_kept
+    from duet.series.reader import read_config
+    from duet.shipped import shipped
+    from duet.training.config import load_method
+
+    if options["onto"] is not None:
+        return {}
+    kept = start_kept(out, load_method(method, folder=shipped("configs", "method")))
+    if kept is not None:
+        return {"weights": options["weights"] or str(kept)}
+    start = read_config(series).start
+    return {"onto": series.parent / start.detector if start is not None else None}
 
 
 def _setting(
@@ -88,14 +127,14 @@ def _setting(
 
     inputs = inputs_of(series, options, only)
     lab = Lab(out / "lab", listen=show, look=FirstLook.at(inputs.series))
-    methods = read_methods((name,), family=inputs.family)
+    methods = read_methods((name,), family=inputs.family, onto=inputs.onto)
     plan = RunPlan(
         inputs.series, methods, inputs.schedule, inputs.weights, inputs.architecture,
-        inputs.family, options["seed"], out, references=False,
+        inputs.family, options["seed"], out, references=False, onto=inputs.onto,
     )  # fmt: skip
     setting = Setting(
         inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
-        inputs.schedule, options["seed"], lab, inputs.weights,
+        inputs.schedule, options["seed"], lab, inputs.weights, inputs.onto,
     )  # fmt: skip
     return setting, methods[0]
 

@@ -39,6 +39,9 @@ def training_options(command: Any) -> Any:
         click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's."),
         click.option("--batch", type=click.IntRange(min=1), help="Replace the schedule's."),
         click.option(
+            "--image-size", type=click.IntRange(min=32), help="Pixels; replace the schedule's."
+        ),
+        click.option(
             "--device", help="cpu, mps, 0 or cuda:0, or several GPUs: 0,1; replace the schedule's."
         ),
         click.option("--threads", type=click.IntRange(min=0), help="CPU threads a stage; 0 = all."),
@@ -54,7 +57,8 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
     from duet.runs.inputs import read_inputs
     from duet.weights import find
 
-    changes = {key: options[key] for key in ("epochs", "batch", "device", "threads")}
+    keys = ("epochs", "batch", "image_size", "device", "threads")
+    changes = {key: options[key] for key in keys}
     inputs = read_inputs(
         series,
         data_root=options["data_root"],
@@ -63,6 +67,7 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
         architecture=options["architecture"],
         changes={key: value for key, value in changes.items() if value is not None},
         only=only,
+        onto=options.get("onto"),
     )
     tell_warnings(inputs.warnings, series)
     return inputs
@@ -161,7 +166,7 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
     from duet.runs.run import RunPlan
 
     inputs = inputs_of(series, options)
-    methods = read_methods(options["methods"], family=inputs.family)
+    methods = read_methods(options["methods"], family=inputs.family, onto=inputs.onto)
     return RunPlan(
         series=inputs.series,
         methods=methods,
@@ -175,6 +180,7 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
         references=options["references"],
         split=options["split"],
         command=shell_line("duet", *sys.argv[1:]),
+        onto=inputs.onto,
     )
 
 

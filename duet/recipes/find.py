@@ -104,7 +104,7 @@ def find_start(recipe: Recipe, folder: Path, sources: Sequence[Path]) -> Path | 
     """
     if recipe.weights is not None:
         path = resolved(folder / recipe.weights)
-        if path.is_file():
+        if path.is_file() or (path / MANIFEST).is_file():
             return path
     manifests = (read_any_manifest(path) for path in sources if (path / MANIFEST).is_file())
     known = next((m for m in manifests if isinstance(m, IncrementManifest)), None)

@@ -73,8 +73,8 @@ def indices_of(
     """Return the stage matrix and the indices of one method."""
     matrix = StageMatrix()
     for stage, domain, classes in cells_needed(plan.steps):
-        scores = outcome.scores[stage, domain]
-        if scores.has_truth(classes):
+        scores = outcome.scores.get((stage, domain))
+        if scores is not None and scores.has_truth(classes):
             matrix = matrix.with_value(stage, domain, classes, scores.map50(classes))
     known = {(r.domain, r.classes): r.scores.map50(r.classes) for r in references}
     return matrix, compute_indices(
@@ -139,7 +139,8 @@ def _published(
     """Hold the base and the references against the series' published values."""
     domain, classes = plan.steps[0]
     trained = [(r.domain, r.classes, r.scores) for r in references]
-    trained.append((domain, classes, first.scores[1, domain]))
+    if plan.onto is None:
+        trained.append((domain, classes, first.scores[1, domain]))
     measured = {(d, c): scores.map50(c) for d, c, scores in trained if scores.has_truth(c)}
     found = compare(plan.series.expected, measured, architecture=plan.architecture)
     return tuple(PublishedEntry(**asdict(item)) for item in found)
@@ -148,13 +149,17 @@ def _published(
 def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
     entries = []
     for item in plan.series.increments:
-        cut = train_slice(item.data, item.classes)
-        whole = domain_of(plan.series, item.domain).evaluate(item.classes, plan.split)
+        cuts = {}
+        if item.detector is None:
+            cuts["train"] = train_slice(item.data, item.classes)
+        if item.domain in plan.series.domains:
+            whole = domain_of(plan.series, item.domain).evaluate(item.classes, plan.split)
+            cuts[whole.split] = whole
         counts = {
             name: schema.SplitCount(
                 images=len(data), boxes=sum(int((~ignored).sum()) for ignored in data.ignored)
             )
-            for name, data in (("train", cut), (whole.split, whole))
+            for name, data in cuts.items()
         }
         entries.append(
             schema.IncrementEntry(domain=item.domain, classes=item.classes, counts=counts)
@@ -213,7 +218,8 @@ def _sorted(entry: schema.MergeEntry) -> schema.MergeEntry:
 
 def _commands(plan: RunPlan, main: MethodOutcome) -> schema.Commands:
     last = main.results[-1].increment.name
-    model = plan.out / "models" / main.method.name / f"{len(main.results)}-{last}"
+    number = len(main.results) - (1 if plan.onto is not None else 0)
+    model = plan.out / "models" / main.method.name / f"{number}-{last}"
     return schema.Commands(
         reproduce=(plan.command,) if plan.command else (),
         next=(

@@ -15,7 +15,7 @@ from duet.errors import ConfigError
 from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.increments.fisher import sum_fishers
-from duet.increments.state import DetectorState
+from duet.increments.state import DetectorState, HeadForm
 from duet.merging.inputs import Inputs
 from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
@@ -23,6 +23,7 @@ from duet.merging.trace import MergeTrace
 from duet.recipes.apply import PREVIOUS, pair_fusion
 from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Lab, Trained, untrained
+from duet.runs.onto import Onto
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.joining import with_classes
 from duet.training.config import Method, Refit, Schedule
@@ -43,6 +44,7 @@ class Setting:
         seed: Of class rows, order and augmentation.
         lab: Where training happens.
         weights: File that θ_0 was read from, noted in detectors so that they can be merged again.
+        onto: The detector that stands for the first increment, which is then not trained.
     """
 
     series: Series
@@ -53,6 +55,7 @@ class Setting:
     seed: int
     lab: Lab
     weights: Path | None = None
+    onto: Onto | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class StageResult:
         return self.trained.seconds + (self.refit.seconds if self.refit else 0.0)
 
 
-def train_alone(setting: Setting, data: Slice, name: str, title: str = "") -> Trained:
+def train_alone(
+    setting: Setting, data: Slice, name: str, title: str = "", frozen: Method | None = None
+) -> Trained:
     """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
 
     The result is head-agnostic: its head form is `rows`, see `Family.recast`.
@@ -89,18 +94,20 @@ def train_alone(setting: Setting, data: Slice, name: str, title: str = "") -> Tr
         data: The slice.
         name: Of the one head part, which owns all classes of the slice.
         title: For the progress; by default the name, the domain and its classes.
+        frozen: A method that keeps θ_0's shared tensors: its head part alone is trained.
     """
+    head: HeadForm = frozen.head if frozen is not None else "rows"
     ends = " … ".join(dict.fromkeys((data.classes[0], data.classes[-1])))
     title = title or f"{name}: {data.domain}[{ends}]"
     family = resolve_family(setting.family)
     start = family.start_state(
-        setting.theta_0, architecture=setting.architecture, head="rows", classes=data.classes,
+        setting.theta_0, architecture=setting.architecture, head=head, classes=data.classes,
         increment=name, seed=setting.seed,
     )  # fmt: skip
     job = Job(
-        family=setting.family, architecture=setting.architecture, head="rows", phase="base",
+        family=setting.family, architecture=setting.architecture, head=head, phase="base",
         parts=(JobPart(increment=name, classes=data.classes),), schedule=setting.schedule,
-        seed=setting.seed,
+        trunk=frozen.trunk if frozen is not None else "trained", seed=setting.seed,
     )  # fmt: skip
     return setting.lab.train(title, job, start, data)
 
@@ -125,14 +132,28 @@ class Before:
 
 
 def run_base(setting: Setting, method: Method) -> StageResult:
-    """Train the first increment."""
-    return run_independent(setting, method, setting.series.increments[0])
+    """Train the first increment, or take the detector that stands for it."""
+    first = setting.series.increments[0]
+    if setting.onto is not None:
+        state = setting.onto.in_form(method.head)
+        return StageResult(first, untrained(state), state)
+    return _alone(setting, method, first)
 
 
 def run_independent(setting: Setting, method: Method, increment: Increment) -> StageResult:
-    """Train one increment from θ_0 alone, to be merged with others later, in any order."""
+    """Train one increment from θ_0 alone, to be merged with others later, in any order.
+
+    Of the method its head form counts, and whether the trunk is trained; what it says about earlier
+    increments has nothing to act on.
+    """
+    return _alone(setting, method, increment, method if method.trunk == "frozen" else None)
+
+
+def _alone(
+    setting: Setting, method: Method, increment: Increment, frozen: Method | None = None
+) -> StageResult:
     data = train_slice(increment.data, increment.classes)
-    trained = train_alone(setting, data, increment.name)
+    trained = train_alone(setting, data, increment.name, frozen=frozen)
     state = resolve_family(setting.family).recast(trained.state, method.head)
     return StageResult(increment, trained, state)
 

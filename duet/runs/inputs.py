@@ -13,9 +13,12 @@ from duet.config import parse_config
 from duet.doctor.pairs import pair_problems
 from duet.errors import Collected, ConfigError, MissingExtraError
 from duet.families.table import families, family_of, head_form, resolve_family
+from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.names import key
+from duet.recipes.start import start_weights
+from duet.runs.onto import Onto, open_onto
 from duet.series import Problem, Series, inspect_series, raise_problems
-from duet.series.reader import read_config
+from duet.series.reader import StartDetector, read_config
 from duet.shipped import shipped
 from duet.text import shown
 from duet.training.config import Method, Schedule, load_method, load_schedule
@@ -33,17 +36,19 @@ class Inputs:
     Attributes:
         series: Increments and data.
         schedule: How long every stage trains.
-        weights: θ_0.
+        weights: θ_0; None if it is ``onto``.
         architecture: Architecture; its name tells the family.
         family: Detector family.
+        onto: The detector that stands for the first increment.
         warnings: What is odd about the data and stops nothing, see `read_checked`.
     """
 
     series: Series
     schedule: Schedule
-    weights: Path
+    weights: Path | None
     architecture: str
     family: str
+    onto: Onto | None = None
     warnings: tuple[Problem, ...] = ()
 
 
@@ -56,6 +61,7 @@ def read_inputs(
     architecture: str | None = None,
     changes: dict[str, object] | None = None,
     only: str | None = None,
+    onto: Path | None = None,
 ) -> Inputs:
     """Read everything that a run starts from; nothing is trained or written.
 
@@ -67,46 +73,74 @@ def read_inputs(
         architecture: Architecture; default what the weights say or show, else the series' own.
         changes: Schedule keys to replace, such as ``{"epochs": 3}``.
         only: Read just this increment's data.
+        onto: The detector that the series goes on from; replaces the file's ``start``.
 
     Raises:
         DuetError: With all that is missing or wrong at once; of the kind of the first.
     """
-    defaults = read_config(path).defaults
-    folder = resolved(path).parent
+    config = read_config(path)
+    defaults, start, folder = config.defaults, config.start, resolved(path).parent
     train = train or (folder / defaults.train if defaults.train else None)
     weights = weights or (folder / defaults.weights if defaults.weights else None)
     found, schedule, chosen, family = Collected(), Schedule(), "", ""
     series: Series | None = None
     warnings: tuple[Problem, ...] = ()
+    begun: Onto | None = None
     with found.noted():
-        schedule = load_schedule(train) if train else Schedule()
+        if onto is None and start is not None and only is None:
+            onto = folder / start.detector
+        if onto is not None:
+            begun = open_onto(onto, name=start.name if start is not None else None)
+    with found.noted():
+        schedule = load_schedule(train) if train else _own_schedule(begun)
         if changes:
             replaced = schedule.model_dump() | changes
             schedule = parse_config(Schedule, replaced, where="schedule options")
     with found.noted():
-        weights = _require_there(weights, str(path))
-        chosen = architecture or _architecture_of(weights, defaults.architecture)
-        family = family_of(chosen)
+        if begun is not None:
+            chosen, family = begun.state.architecture, begun.state.family
+        if begun is None or weights is not None:
+            weights = _require_there(weights, str(path))
+            chosen = chosen or architecture or _architecture_of(weights, defaults.architecture)
+            family = family or family_of(chosen)
     with found.noted():
-        series, warnings = read_checked(path, data_root=data_root, only=only)
+        known = begun.known if begun is not None else None
+        series, warnings = read_checked(path, data_root=data_root, only=only, start=known)
     found.raise_all(f"{path} cannot be run")
     assert series is not None
-    assert weights is not None
-    return Inputs(series, schedule, weights, chosen, family, warnings)
+    return Inputs(series, schedule, weights, chosen, family, begun, warnings)
+
+
+def _own_schedule(onto: Onto | None) -> Schedule:
+    """Return the schedule's defaults; a detector goes on with images of the size it knows."""
+    if onto is None:
+        return Schedule()
+    side = onto.manifest.image_size
+    return Schedule(image_size=max(side - side % 32, 32))
 
 
 def read_checked(
-    path: Path, *, data_root: Path | None = None, only: str | None = None
+    path: Path,
+    *,
+    data_root: Path | None = None,
+    only: str | None = None,
+    start: StartDetector | None = None,
 ) -> tuple[Series, tuple[Problem, ...]]:
     """Read a series as `read_series` does; return its warnings too.
 
     They are those of `duet data check` that need no second look at the images.
 
+    Args:
+        path: Series YAML.
+        data_root: Replaces the file's ``root``.
+        only: Read just this increment's data.
+        start: See `duet.series.reader.inspect_series`.
+
     Raises:
         ConfigError: The series file itself is missing or malformed.
         DataError: With every problem of the increments and of their data at once.
     """
-    found = inspect_series(path, data_root=data_root, only=only)
+    found = inspect_series(path, data_root=data_root, only=only, start=start)
     raise_problems(found.problems, where=str(path))
     sources = {item.data.source: item.data for item in found.series.increments}
     unpaired = (pair_problems(sources[source], form, ()) for source, form in found.forms.items())
@@ -114,17 +148,27 @@ def read_checked(
     return found.series, tuple(one for one in problems if one.severity == "warning")
 
 
-def read_methods(names: tuple[str, ...], *, family: str) -> tuple[Method, ...]:
+def read_methods(
+    names: tuple[str, ...], *, family: str, onto: Onto | None = None
+) -> tuple[Method, ...]:
     """Read methods by shipped name or path, with the head forms that a family builds for them.
+
+    Args:
+        names: Names or paths.
+        family: Detector family.
+        onto: Detector that is gone on from; one of several increments keeps its head form.
 
     Raises:
         ConfigError: One is unknown or invalid, or two have the same name; or the family has no
             such head form.
+        ModelError: The detector's head form does not fit a method.
     """
     loaded = [load_method(name, folder=shipped("configs", "method")) for name in names]
     methods = tuple(
         method.model_copy(update={"head": head_form(family, method.head)}) for method in loaded
     )
+    if onto is not None:
+        methods = tuple(onto.fitted(method) for method in methods)
     counts = Counter(key(method.name) for method in methods)
     doubled = {method.name for method in methods if counts[key(method.name)] > 1}
     if doubled:
@@ -146,7 +190,8 @@ def _require_there(weights: Path | None, where: str) -> Path:
             "no start weights",
             where=where,
             remedy="give --weights FILE or a name of `duet weights ls`, or name a file under "
-            "'defaults' in the series",
+            "'defaults' in the series; to keep what a detector knows and add to it, --onto "
+            "DETECTOR or 'start' in the series",
         )
     if not weights.exists():
         raise ConfigError(
@@ -170,6 +215,8 @@ def _architecture_of(weights: Path, default: str | None) -> str:
         ConfigError: Nothing tells it.
         ModelError: The file is damaged or refused.
     """
+    if (weights / MANIFEST).is_file():
+        return read_manifest(weights, DetectorManifest).architecture
     said = read_facts(weights).architecture if weights.is_file() else None
     if said is not None and any(re.fullmatch(r.architectures, said) for r in families().values()):
         return said
@@ -207,7 +254,7 @@ def recognise(weights: Path, tensors: Tensors | None = None) -> str | None:
         try:
             family = resolve_family(name)
             if tensors is None:
-                tensors = family.weights(weights).tensors
+                tensors = start_weights(weights, name).tensors
         except MissingExtraError:
             continue
         if found := family.architecture_of(tensors):

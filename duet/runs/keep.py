@@ -13,13 +13,16 @@ from duet.errors import ModelError
 from duet.families.table import resolve_family, resolve_roles
 from duet.files import relative_path
 from duet.increments.manifest import (
+    MANIFEST,
     DetectorManifest,
     IncrementManifest,
     Lineage,
     read_any_manifest,
+    read_manifest,
 )
 from duet.increments.state import DetectorState
-from duet.increments.store import IncrementFile, save_detector, save_increment
+from duet.increments.store import IncrementFile, load_detector, save_detector, save_increment
+from duet.names import as_name
 from duet.recipes.recipe import Entry, Recipe
 from duet.runs.chain import Setting, StageResult
 from duet.series import train_slice
@@ -30,39 +33,100 @@ from duet.vectors.tensors import fingerprint
 
 
 @dataclass(frozen=True)
+class Behind:
+    """What a stage has behind it.
+
+    Attributes:
+        merged: The detector before it; None at the base.
+        lineage: What went into that detector.
+        stages: Number of stages before.
+        start: Folder of the detector that the chain goes on from; None if it trained its base.
+    """
+
+    merged: DetectorState | None = None
+    lineage: tuple[Lineage, ...] = ()
+    stages: int = 0
+    start: Path | None = None
+
+
+@dataclass(frozen=True)
 class Kept:
     """The folders of one stage.
 
     Attributes:
         increment: Task vector, head part and statistics of the stage alone.
         detector: The merged detector after it.
-        lineage: What went into that detector.
+        before: What the stage had behind it.
+        lineage: What went into the detector.
     """
 
     increment: Path
     detector: Path
+    before: Behind
     lineage: tuple[Lineage, ...]
+
+    def behind(self, result: StageResult) -> Behind:
+        """Return what the next stage has behind it."""
+        return Behind(result.merged, self.lineage, self.before.stages + 1, self.before.start)
 
 
 def keep_chain(
     folder: Path, setting: Setting, method: Method, results: Sequence[StageResult]
 ) -> None:
     """Write `increments/<method>/<name>` and `models/<method>/<n>-<name>` for every stage."""
-    lineage: Sequence[Lineage] = ()
-    previous: DetectorState | None = None
-    for number, result in enumerate(results, start=1):
-        lineage = keep_stage(folder, setting, method, result, lineage, previous, number).lineage
-        previous = result.merged
+    behind = Behind()
+    for result in results:
+        if result.increment.detector is not None:
+            behind = keep_start(folder, setting, method)
+        else:
+            behind = keep_stage(folder, setting, method, result, behind).behind(result)
+
+
+def keep_start(folder: Path, setting: Setting, method: Method) -> Behind:
+    """Write the detector that a chain goes on from as `models/<method>/0-<name>`.
+
+    Raises:
+        ModelError: The chain in the folder goes on from another one, or trained its base.
+    """
+    assert setting.onto is not None
+    onto, models = setting.onto, folder / "models" / method.name
+    state, target = onto.in_form(method.head), models / f"0-{onto.name}"
+    others = [path for path in models.glob("[01]-*") if path.is_dir()]
+    strange = next((path for path in others if not _follows(path, target, state)), None)
+    if strange is not None:
+        raise ModelError(
+            f"the chain of '{method.name}' in this run folder does not go on from "
+            f"'{onto.name}' as it is now: it begins with {strange.name}",
+            where=str(folder),
+            remedy="name another folder with --out, or leave out --onto to go on with this chain",
+        )
+    save_detector(_vacate(setting, target), state, onto.kept(state, target), overwrite=True)
+    return behind_start(target)
+
+
+def behind_start(start: Path) -> Behind:
+    """Return what the first increment on a kept detector has behind it."""
+    file = load_detector(start)
+    return Behind(file.state, _lineage_of(start, file.manifest), 1, start)
+
+
+def _lineage_of(start: Path, manifest: DetectorManifest) -> tuple[Lineage, ...]:
+    """Return what went into a kept detector, or that it is all that is known."""
+    first, *others = manifest.parts
+    name = as_name(start.name) if others else first.increment
+    return manifest.lineage or (Lineage(increment=name, manifest=manifest.fingerprint),)
+
+
+def _follows(kept: Path, start: Path, state: DetectorState) -> bool:
+    """Tell whether a first folder of a chain is that start, or was learned on it."""
+    manifest = read_manifest(kept, DetectorManifest)
+    if kept.name.startswith("0-"):
+        return kept.name == start.name and manifest.fingerprint == state.fingerprint()
+    return (start / MANIFEST).is_file()
 
 
 def keep_stage(
-    folder: Path,
-    setting: Setting,
-    method: Method,
-    result: StageResult,
-    lineage: Sequence[Lineage],
-    previous: DetectorState | None,
-    number: int,
+    folder: Path, setting: Setting, method: Method, result: StageResult, before: Behind
 ) -> Kept:
     """Write the folders of one stage.
 
@@ -74,14 +138,14 @@ def keep_stage(
         setting: See `Setting`.
         method: How the stage was learned.
         result: The stage.
-        lineage: Of the detector before.
-        previous: That detector; None at the base.
-        number: Of the stage, 1 at the base.
-    """  # fmt: skip
+        before: What it has behind it.
+    """
+    lineage, previous = before.lineage, before.merged
+    number = before.stages + (1 if before.start is None else 0)
     increment = folder / "increments" / method.name / result.increment.name
     if method.old_part == "kept":
         kind: Literal["base", "increment"] = "increment" if previous else "base"
-        item = _increment_file(setting, method, result, len(lineage), previous, kind)
+        item = _increment_file(setting, method, result, before.stages, previous, kind)
         saved = save_increment(_vacate(setting, increment), item, overwrite=True)
         merge = _merge_config(method) if previous else None
         lineage = (
@@ -93,13 +157,13 @@ def keep_stage(
         lineage=tuple(lineage),
         image_size=setting.schedule.image_size,
         licence=resolve_family(setting.family).licence,
-        recipe=_recipe(setting, method, lineage, increment.parent, detector),
+        recipe=_recipe(setting, method, lineage, before.start, increment.parent, detector),
     )
     traces = (result.trace,) if result.trace is not None else ()
     save_detector(
         _vacate(setting, detector), result.merged, manifest, traces=traces, overwrite=True
     )
-    return Kept(increment, detector, tuple(lineage))
+    return Kept(increment, detector, before, lineage)
 
 
 def keep_independent(folder: Path, setting: Setting, method: Method, result: StageResult) -> Path:
@@ -128,12 +192,18 @@ def _vacate(setting: Setting, folder: Path) -> Path:
 
 
 def _recipe(
-    setting: Setting, method: Method, lineage: Sequence[Lineage], increments: Path, detector: Path
-) -> dict[str, Any] | None:
+    setting: Setting, method: Method, lineage: Sequence[Lineage], start: Path | None,
+    increments: Path, detector: Path,
+) -> dict[str, Any] | None:  # fmt: skip
     """Return how the detector can be merged again; None if no increment holds its old rows."""
-    if not lineage:
+    if method.old_part != "kept":
         return None
-    entries = tuple(
+    first: tuple[Entry, ...] = ()
+    if start is not None:
+        manifest = read_manifest(start, DetectorManifest)
+        first = (Entry(path=relative_path(start, detector), fingerprint=manifest.fingerprint),)
+        lineage = lineage[len(_lineage_of(start, manifest)) :]
+    entries = first + tuple(
         Entry(
             path=relative_path(increments / item.increment, detector),
             name=item.increment,
@@ -141,10 +211,11 @@ def _recipe(
         )
         for item in lineage
     )
+    weights = setting.weights or start
     recipe = Recipe(
         method=method.merge.method, params=method.merge.params, batchnorm=method.batchnorm,
         geometry="sequential", increments=entries,
-        weights=relative_path(setting.weights, detector) if setting.weights else None,
+        weights=relative_path(weights, detector) if weights else None,
     )  # fmt: skip
     return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 

@@ -55,8 +55,10 @@ class PlannedStage:
 def planned_stages(plan: RunPlan) -> list[PlannedStage]:
     """Return every training of a run, whether or not it is on disk already."""
     first, *others = plan.series.increments
-    cut = train_slice(first.data, first.classes)
-    stages = [_stage(plan, "base", cut, plan.schedule.epochs, 1.0)]
+    stages = []
+    if plan.onto is None:
+        cut = train_slice(first.data, first.classes)
+        stages.append(_stage(plan, "base", cut, plan.schedule.epochs, 1.0))
     for method in plan.methods:
         for number, item in enumerate(others, start=2):
             stages += _method_stages(plan, method, number, item)
@@ -178,4 +180,7 @@ def _stage(plan: RunPlan, title: str, cut: Slice, epochs: int, factor: float) ->
 
 def _parameters(plan: RunPlan) -> float:
     """Return about how many numbers θ_0 has: start weights are float16, or float32 at most."""
-    return plan.weights.stat().st_size / 2 if plan.weights.is_file() else PARAMETERS
+    if plan.onto is not None:
+        return sum(tensor.numel() for tensor in plan.onto.state.shared.values())
+    file = plan.weights is not None and plan.weights.is_file()
+    return plan.weights.stat().st_size / 2 if plan.weights and file else PARAMETERS

@@ -23,6 +23,7 @@ from duet.runs.known import require_learnable
 from duet.runs.lab import Lab, Listener, tidy
 from duet.runs.lone import coarsest_stride, require_company
 from duet.runs.look import FirstLook
+from duet.runs.onto import Onto
 from duet.runs.plan import planned_stages
 from duet.runs.walls import require_runnable
 from duet.series import Series, domain_of
@@ -37,7 +38,7 @@ class RunPlan:
         series: Increments and data, already checked.
         methods: The first is the one that the report is about.
         schedule: Shared by all stages.
-        weights: θ_0 as safetensors.
+        weights: θ_0; None if it is ``onto``.
         architecture: Architecture file of the family.
         family: Detector family.
         seed: Of everything random.
@@ -47,12 +48,13 @@ class RunPlan:
         split: Split to evaluate on; empty = test if there is one, else val.
         command: The shell line, for the report.
         lab: Folder of the trainings, for runs that share them; default one in ``out``.
+        onto: The detector that stands for the first increment, which is then not trained.
     """
 
     series: Series
     methods: tuple[Method, ...]
     schedule: Schedule
-    weights: Path
+    weights: Path | None
     architecture: str
     family: str
     seed: int
@@ -62,6 +64,7 @@ class RunPlan:
     split: str = ""
     command: str = ""
     lab: Path | None = None
+    onto: Onto | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training could finish; see `require_learnable`, `require_company`.
@@ -92,13 +95,19 @@ class RunPlan:
         cuts = dict.fromkeys((domain, classes) for _, domain, classes in cells_needed(self.steps))
         found: dict[Cut, str] = {}
         for name, classes in (*cuts, *self._references):
-            domain = domain_of(self.series, name)
-            why = domain.absence(classes, self.split)
-            if not why and (name, classes) in self._references:
-                why = domain.absence(classes, "train")
-            if why:
+            if why := self._absence(name, classes):
                 found[name, classes] = why
         return found
+
+    def _absence(self, name: str, classes: tuple[str, ...]) -> str:
+        """Return why classes cannot be measured in a domain; empty where they can."""
+        if name not in self.series.domains:
+            return f"no image of '{name}' was given: name some under 'data' of the series' start"
+        domain = domain_of(self.series, name)
+        why = domain.absence(classes, self.split)
+        if not why and (name, classes) in self._references:
+            why = domain.absence(classes, "train")
+        return why
 
     @property
     def _references(self) -> tuple[Cut, ...]:
@@ -121,7 +130,7 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
 
     setting = Setting(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
-        plan.weights,
+        plan.weights, plan.onto,
     )  # fmt: skip
     with run_lock(plan.out):
         tidy(plan.out, tell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
     IncrementManifest,
-    Lineage,
     read_manifest,
 )
+from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
+from duet.recipes.find import find_start
+from duet.recipes.history import kept_recipe
 from duet.runs.chain import (
     Before,
     Setting,
@@ -30,10 +32,11 @@ from duet.runs.chain import (
     run_increment,
     run_independent,
 )
-from duet.runs.keep import keep_independent, keep_stage
+from duet.runs.keep import Behind, behind_start, keep_independent, keep_stage, keep_start
 from duet.runs.lab import tidy
 from duet.runs.lone import require_company
-from duet.series import train_slice
+from duet.runs.seen import Seen, look_again
+from duet.series import Increment, domain_of, train_slice
 from duet.text import shell_line
 from duet.training.config import Method
 from duet.vectors.tensors import Tensors
@@ -49,6 +52,7 @@ class StepReport:
         detector: Folder of the merged detector after it; None for an independent increment.
         classes: All classes of that detector, or of the increment.
         seconds: Training time.
+        seen: What the detectors before and after it find on its evaluation images.
     """
 
     name: str
@@ -56,6 +60,7 @@ class StepReport:
     detector: Path | None
     classes: tuple[str, ...]
     seconds: float
+    seen: Seen | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
@@ -66,6 +71,7 @@ class StepReport:
             "detector": str(self.detector) if self.detector else None,
             "classes": list(self.classes),
             "seconds": self.seconds,
+            "seen": self.seen.as_dict() if self.seen else None,
         }
 
     def as_text(self) -> str:
@@ -75,9 +81,10 @@ class StepReport:
                 f"{self.name}: trained in {self.seconds:.0f} s from the start weights, "
                 f"{len(self.classes)} classes\n  increment {self.increment}"
             )
+        seen = [f"  {line}\n" for line in (self.seen.as_lines() if self.seen else ())]
         return (
             f"{self.name}: trained in {self.seconds:.0f} s, the detector now knows "
-            f"{len(self.classes)} classes\n"
+            f"{len(self.classes)} classes\n{''.join(seen)}"
             f"  increment {self.increment}\n  detector  {self.detector}"
         )
 
@@ -91,7 +98,13 @@ def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
     _require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
-        report = _keep(out, setting, method, run_base(setting, method), [], None)
+        if (start := start_of(kept_models(out, method))) is not None:
+            raise ModelError(
+                f"the chain of '{method.name}' in this run folder goes on from {start.name}",
+                where=str(out),
+                remedy="use `duet increment`, or another folder with --out",
+            )
+        report = _keep(out, setting, method, run_base(setting, method), Behind())
         models = kept_models(out, method)
         try:
             require_line(models, [_manifest(out, method, path) for path in models])
@@ -112,13 +125,15 @@ def learn_independent(out: Path, setting: Setting, method: Method) -> StepReport
 
 
 def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
-    """Train the one increment of ``setting.series`` on top of what the run folder holds.
+    """Train the last increment of ``setting.series`` on top of what the run folder holds.
+
+    With ``setting.onto`` the folder begins with that detector.
 
     Raises:
         ModelError: The folder holds no base, or the increment is the base.
         ConfigError: The method needs the images of all increments.
     """
-    increment = setting.series.increments[0]
+    increment = setting.series.increments[-1]
     if method.data != "increment":
         raise ConfigError(
             f"'{method.name}' trains on the images of all increments, `duet increment` reads one",
@@ -127,38 +142,73 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
     _require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
-        models = kept_models(out, method)
-        if not models:
-            first = shell_line("duet", "base", "SERIES.yaml", "--method", method.name, "--out", out)
-            raise ModelError(
-                f"no base trained with method '{method.name}'",
-                where=str(out),
-                remedy=f"run `{first}` first",
-            )
-        names = [path.name.split("-", 1)[1] for path in models]
-        if increment.name in names:
-            models = models[: names.index(increment.name)]  # learn it again: resume or new settings
-        if not models:
-            raise ModelError(
-                f"'{increment.name}' is the base of this run folder",
-                where=str(out),
-                remedy="use `duet base` for the first increment",
-            )
-        require_whole(models)
-        done = [_manifest(out, method, path) for path in models]
-        last = load_detector(models[-1])
-        require_line(models, done)
-        rules = resolve_roles(setting.family)
-        earlier = (
-            load_detector(models[-2]).state.shared
-            if len(models) > 1
-            else rules.split_roles(setting.theta_0.tensors, method.head).shared
+        if setting.onto is not None:
+            keep_start(out, setting, method)
+        models = _before(out, method, increment.name)
+        result, behind = _learn_on(out, setting, method, increment, models)
+        report = _keep(out, setting, method, result, behind)
+        assert behind.merged is not None
+        return replace(report, seen=_seen(setting, increment, behind.merged, result.merged))
+
+
+def _before(out: Path, method: Method, name: str) -> list[Path]:
+    """Return the detectors of a chain before an increment, oldest first; see `kept_models`.
+
+    Raises:
+        ModelError: There is none, or one is missing.
+    """
+    models = kept_models(out, method)
+    if not models:
+        first = shell_line("duet", "base", "SERIES.yaml", "--method", method.name, "--out", out)
+        raise ModelError(
+            f"no base trained with method '{method.name}'",
+            where=str(out),
+            remedy=f"run `{first}` first, or name a detector to go on from with --onto",
         )
-        images = sum(manifest.images for manifest in done)
-        fisher = _fisher(out, method, models, last.state.shared)
-        before = Before(last.state, earlier, len(models), images, fisher)
-        result = run_increment(setting, method, increment, before)
-        return _keep(out, setting, method, result, list(last.manifest.lineage), before)
+    names = [path.name.split("-", 1)[1] for path in models]
+    if name in names:
+        models = models[: names.index(name)]  # learn it again: resume or new settings
+    if not models:
+        raise ModelError(
+            f"'{name}' is the base of this run folder",
+            where=str(out),
+            remedy="use `duet base` for the first increment",
+        )
+    require_whole(models)
+    return models
+
+
+def _learn_on(
+    out: Path, setting: Setting, method: Method, increment: Increment, models: list[Path]
+) -> tuple[StageResult, Behind]:
+    """Learn an increment on the last of some detectors; return also what it has behind it."""
+    start = start_of(models)
+    trained = models[1:] if start is not None else models
+    done = [_manifest(out, method, path) for path in trained]
+    last = load_detector(models[-1])
+    require_line(models, done)
+    behind = Behind(last.state, last.manifest.lineage, len(models), start)
+    if len(models) == 1 and start is not None:
+        behind = behind_start(start)
+    rules = resolve_roles(setting.family)
+    earlier = (
+        load_detector(models[-2]).state.shared
+        if len(models) > 1
+        else rules.split_roles(setting.theta_0.tensors, method.head).shared
+    )
+    images = sum(manifest.images for manifest in done)
+    fisher = None if start is not None else _fisher(out, method, models, last.state.shared)
+    before = Before(last.state, earlier, len(models), images, fisher)
+    return run_increment(setting, method, increment, before), behind
+
+
+def _seen(
+    setting: Setting, increment: Increment, before: DetectorState, after: DetectorState
+) -> Seen:
+    """Look at the increment's evaluation images with the detectors before and after it."""
+    size, domain = setting.schedule.image_size, domain_of(setting.series, increment.domain)
+    cut = domain.evaluate(domain.known(increment.classes))
+    return look_again(before, after, cut, image_size=size)
 
 
 def _fisher(out: Path, method: Method, models: Sequence[Path], like: Tensors) -> Tensors | None:
@@ -180,7 +230,7 @@ def _require_increments(method: Method) -> None:
 
 
 def _require_company(setting: Setting) -> None:
-    increment = setting.series.increments[0]
+    increment = setting.series.increments[-1]
     images = {increment.name: len(train_slice(increment.data, increment.classes))}
     require_company(images, setting.schedule, setting.architecture)
 
@@ -209,7 +259,7 @@ def require_whole(models: list[Path]) -> None:
     Raises:
         ModelError: A stage is missing, or its folder has no manifest.
     """
-    for number, model in enumerate(models, start=1):
+    for number, model in enumerate(models, start=0 if start_of(models) is not None else 1):
         if _number(model) != number or not (model / MANIFEST).is_file():
             raise ModelError(
                 f"the detector of stage {number} is missing or has no {MANIFEST}",
@@ -219,6 +269,26 @@ def require_whole(models: list[Path]) -> None:
             )
 
 
+def start_of(models: Sequence[Path]) -> Path | None:
+    """Return the detector that a chain goes on from; None if it trained its base."""
+    return next((path for path in models[:1] if _number(path) == 0), None)
+
+
+def start_kept(out: Path, method: Method) -> Path | None:
+    """Return θ_0 of a kept chain that goes on from a detector: a file, or that detector's folder.
+
+    None if there is no such chain.
+    """
+    models = kept_models(out, method)
+    if (start := start_of(models)) is None:
+        return None
+    if len(models) == 1:
+        return start
+    recipe = kept_recipe(read_manifest(models[-1], DetectorManifest), models[-1])
+    found = find_start(recipe, models[-1], ())
+    return found if found is not None else start
+
+
 def require_line(models: Sequence[Path], increments: Sequence[IncrementManifest]) -> None:
     """Refuse a chain one of whose stages was learned again after those that follow it.
 
@@ -226,12 +296,16 @@ def require_line(models: Sequence[Path], increments: Sequence[IncrementManifest]
         ModelError: With the first detector that was made of another increment than the one here.
     """
     kept = [one.fingerprint() for one in increments]
-    for number, model in enumerate(models, start=1):
+    if (start := start_of(models)) is not None:
+        brought = [item.manifest for item in behind_start(start).lineage]
+        kept, models = brought + kept, models[1:]
+    first = len(kept) - len(models) + 1
+    for number, model in enumerate(models, start=first):
         lineage = read_manifest(model, DetectorManifest).lineage
         pairs = zip(lineage, kept[:number], strict=False)
         other = next((item.increment for item, here in pairs if item.manifest != here), None)
         if other is not None or len(lineage) != number:
-            stage = increments[number - 1].name
+            stage = increments[number - first].name
             raise ModelError(
                 f"made of another '{other or stage}' than the one in this run folder, which was "
                 "learned again since",
@@ -249,11 +323,9 @@ def _manifest(out: Path, method: Method, model: Path) -> IncrementManifest:
 
 
 def _keep(
-    out: Path, setting: Setting, method: Method, result: StageResult, lineage: list[Lineage],
-    before: Before | None,
-) -> StepReport:  # fmt: skip
-    previous, number = (before.merged, before.stages + 1) if before else (None, 1)
-    kept = keep_stage(out, setting, method, result, lineage, previous, number)
+    out: Path, setting: Setting, method: Method, result: StageResult, behind: Behind
+) -> StepReport:
+    kept = keep_stage(out, setting, method, result, behind)
     return StepReport(
         result.increment.name, kept.increment, kept.detector, result.merged.labels.names,
         result.seconds,

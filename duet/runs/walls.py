@@ -23,6 +23,7 @@ from duet.errors import Collected, ConfigError, DataError, DuetError, ModelError
 from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.merging.table import resolve
+from duet.recipes.start import start_weights
 from duet.runs.chain import Setting, merge_states, stage_job
 from duet.runs.inputs import recognise
 from duet.runs.lab import Lab
@@ -123,6 +124,8 @@ def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
 def _require_possible(plan: RunPlan, method: Method) -> None:
     """Refuse a method that needs what a run, or this schedule, does not have."""
     later, where = len(plan.series.increments) > 1, f"method '{method.name}'"
+    if plan.onto is not None:
+        _require_no_past(method, where)
     needs = resolve(method.merge.method).needs if method.data == "increment" and later else ()
     if "images" in needs:
         raise ConfigError(
@@ -136,6 +139,29 @@ def _require_possible(plan: RunPlan, method: Method) -> None:
             "needs the Fisher of every increment, but the schedule says fisher_images: 0",
             where=where,
             remedy="set fisher_images above 0, such as 128",
+        )
+
+
+def _require_no_past(method: Method, where: str) -> None:
+    """Refuse a method that needs what nobody knows of a detector that was brought.
+
+    Raises:
+        ConfigError: Names what it needs.
+    """
+    needed = {
+        "the images of all increments": method.data != "increment",
+        "the Fisher of every increment": bool(
+            method.ewc.weight or "fisher" in resolve(method.merge.method).needs
+        ),
+        "the number of images of every increment": method.batchnorm.weights == "images",
+    }
+    missing = [what for what, needs in needed.items() if needs]
+    if missing:
+        raise ConfigError(
+            f"needs {' and '.join(missing)}, and of the detector that the series goes on from "
+            "there are none",
+            where=where,
+            remedy="choose another method, such as duet-plus or frozen-long",
         )
 
 
@@ -159,15 +185,18 @@ def _require_data(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
 
 
 def _opened(plan: RunPlan) -> StartWeights:
-    """Read θ_0.
+    """Read θ_0; without a file it is the detector that the first increment is.
 
     Raises:
         ModelError: It is damaged, refused, not finite, or its class names are not usable.
         MissingExtraError: The engine of the family is not installed.
     """
+    if plan.weights is None:
+        assert plan.onto is not None
+        return plan.onto.theta_0
     where = str(plan.weights)
     try:
-        theta_0 = resolve_family(plan.family).weights(plan.weights)
+        theta_0 = start_weights(plan.weights, plan.family)
     except DataError as error:  # class names of the file
         raise ModelError(error.what, where=error.where or where, remedy=error.remedy) from None
     if not theta_0.tensors:
@@ -203,8 +232,34 @@ def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
     family, found = resolve_family(plan.family), Collected()
     setting = Setting(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed,
-        Lab(plan.out / "lab"), plan.weights,
+        Lab(plan.out / "lab"), plan.weights, plan.onto,
     )  # fmt: skip
+    plain = _first_state(plan, theta_0, family)
+    seen: dict[str, DetectorState] = {}
+    for method in plan.methods:
+        with found.noted():
+            base = family.recast(plain, method.head)
+            if plan.onto is None:
+                family.require_trainable(stage_job(setting, method, base, "base"))
+            if method.head not in seen:
+                seen[method.head] = _grown(plan, family, base, theta_0)
+                _require_runs(family, seen[method.head], plan.schedule.image_size)
+            grown = seen[method.head]
+            if method.data == "increment" and len(grown.parts) > len(base.parts):
+                family.require_trainable(stage_job(setting, method, grown, "increment"))
+                _require_mergeable(plan, method, theta_0, grown)
+    found.raise_all("methods cannot be carried out")
+
+
+def _first_state(plan: RunPlan, theta_0: StartWeights, family: Family) -> DetectorState:
+    """Return the detector of the first increment: the one that stands for it, or an untrained one.
+
+    Raises:
+        ModelError: It cannot be built, or not look at pictures.
+    """
+    if plan.onto is not None:
+        _require_runs(family, plan.onto.state, plan.schedule.image_size)
+        return plan.onto.state
     first = plan.series.increments[0]
     try:
         plain = family.start_state(
@@ -214,23 +269,12 @@ def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
         _require_runs(family, plain, plan.schedule.image_size)
     except ModelError as error:
         raise _unfit(plan, theta_0, error) from error
-    seen: dict[str, DetectorState] = {}
-    for method in plan.methods:
-        with found.noted():
-            base = family.recast(plain, method.head)
-            family.require_trainable(stage_job(setting, method, base, "base"))
-            if method.head not in seen:
-                seen[method.head] = _grown(plan, family, base, theta_0)
-                _require_runs(family, seen[method.head], plan.schedule.image_size)
-            grown = seen[method.head]
-            if method.data == "increment" and len(grown.parts) > 1:
-                family.require_trainable(stage_job(setting, method, grown, "increment"))
-                _require_mergeable(plan, method, theta_0, grown)
-    found.raise_all("methods cannot be carried out")
+    return plain
 
 
 def _unfit(plan: RunPlan, theta_0: StartWeights, error: ModelError) -> ModelError:
     """Return the error with what the weights really are, where that can be told."""
+    assert plan.weights is not None
     where, said = str(plan.weights), plan.architecture
     real = recognise(plan.weights, theta_0.tensors)
     if real is None or real == said:

@@ -59,7 +59,7 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
         unknown, known_names = 0, short_list(labels)
         for name in increment.classes:
             # No names at all means that data.yaml itself was wrong and has been reported.
-            if len(labels) and name not in labels:
+            if len(labels) and name not in labels and increment.detector is None:
                 unknown += 1  # a search through all names for each of many takes minutes
                 hint = did_you_mean(name, labels) if unknown <= SHOWN_PER_CODE else ""
                 what = f"unknown class '{name}'{hint}"
@@ -108,11 +108,15 @@ def _domain_notes(series: Series) -> Iterator[Problem]:
 def _slice_problems(series: Series, forms: Mapping[Path, str]) -> Iterator[Problem]:
     """Yield classes without training or evaluation objects."""
     for increment in series.increments:
+        if not increment.data.splits:
+            continue
         data, domain = increment.data, domain_of(series, increment.domain)
         form = forms.get(data.source, "")
         known = [name for name in increment.classes if name in data.labels]
         where = f"increment '{increment.name}'"
         shown = data.objects.get("train", known)
+        if increment.detector is not None:  # nothing is trained there
+            shown = known
         if missing := [name for name in known if name not in shown]:
             ignored = _ignored(data, "train", missing)
             remedy = f"label some in the train split of {data.source}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from duet.config import Config, Schema
 from duet.errors import did_you_mean
@@ -17,6 +17,19 @@ from duet.text import NAME_LENGTH
 ClassName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
 
 
+def _known_format(value: str) -> str:
+    from duet.series.formats import CHOICES
+
+    if value not in CHOICES:
+        known = ", ".join(CHOICES)
+        raise ValueError(f"unknown format{did_you_mean(value, CHOICES)}; known: {known}")
+    return value
+
+
+LabelFormat = Annotated[str, AfterValidator(_known_format)]
+FORMAT = Field(default="auto", description="label format; auto: what the data look like")
+
+
 class IncrementConfig(Config):
     """One increment as written in a series file."""
 
@@ -25,18 +38,27 @@ class IncrementConfig(Config):
     data: str = Field(
         min_length=1, description="data.yaml or folder of the data, relative to the series' root"
     )
-    format: str = Field(default="auto", description="label format; auto: what the data look like")
+    format: LabelFormat = FORMAT
     classes: tuple[ClassName, ...] = Field(min_length=1, description="the new classes, by name")
 
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, value: str) -> str:
-        from duet.series.formats import CHOICES
 
-        if value not in CHOICES:
-            known = ", ".join(CHOICES)
-            raise ValueError(f"unknown format{did_you_mean(value, CHOICES)}; known: {known}")
-        return value
+class StartConfig(Config):
+    """The detector that a series goes on from, in place of a first increment."""
+
+    detector: str = Field(
+        min_length=1,
+        description="detector folder, exported file of one, or .pt of Ultralytics, relative to "
+        "this file",
+    )
+    name: Name | None = Field(default=None, description="by default the detector's own")
+    domain: Name | None = Field(default=None, description="of its images; by default its name")
+    data: str | None = Field(
+        default=None,
+        min_length=1,
+        description="labelled images of its classes, relative to the series' root, to measure "
+        "what is kept; nothing is trained on them",
+    )
+    format: LabelFormat = FORMAT
 
 
 class Defaults(Config):
@@ -56,6 +78,7 @@ class SeriesConfig(Config):
     description: str = ""
     root: str = Field(default=".", description="folder of the data, relative to this file")
     prepare: PrepareCommand | None = None
+    start: StartConfig | None = None
     increments: tuple[IncrementConfig, ...] = Field(min_length=1)
     defaults: Defaults = Defaults()
     expected: Expected | None = Field(default=None, description="published values to check against")

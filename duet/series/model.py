@@ -139,12 +139,21 @@ class DomainData:
 
 @dataclass(frozen=True)
 class Increment:
-    """One step of a series: new classes, learned from the data of one domain."""
+    """One step of a series: new classes, learned from the data of one domain.
+
+    Attributes:
+        name: Its name.
+        domain: Where it is learned.
+        classes: What is learned.
+        data: Of the domain; has no split if nothing is known but the detector.
+        detector: Of the first one: a detector that knows the classes, so that nothing is trained.
+    """
 
     name: str
     domain: str
     classes: tuple[str, ...]
     data: DomainData
+    detector: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -173,9 +182,20 @@ class Series:
         return LabelSpace(self.classes_until(len(self.increments) - 1))
 
     @property
+    def start(self) -> Increment | None:
+        """The detector that the series goes on from, if it does not train its first increment."""
+        return self.increments[0] if self.increments[0].detector is not None else None
+
+    @property
+    def learned(self) -> tuple[Increment, ...]:
+        """The increments that are trained: all but the start."""
+        return self.increments[self.start is not None :]
+
+    @property
     def domains(self) -> tuple[str, ...]:
-        """The distinct domains, in the order of their first increment."""
-        return tuple(dict.fromkeys(increment.domain for increment in self.increments))
+        """The distinct domains of which there are data, in the order of their first increment."""
+        seen = (item for item in self.increments if item.data.splits or item.detector is None)
+        return tuple(dict.fromkeys(item.domain for item in seen))
 
     def classes_until(self, t: int) -> tuple[str, ...]:
         """Return the classes of increments 0 to ``t`` inclusive: all that are known after it.

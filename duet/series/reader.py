@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from duet.config import load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
+from duet.labels import LabelSpace
 from duet.series.check import check_series
-from duet.series.document import SeriesConfig
+from duet.series.document import SeriesConfig, StartConfig
 from duet.series.formats import Reading, read
 from duet.series.images import Verify
-from duet.series.model import Increment, Series
+from duet.series.model import DomainData, Increment, Series
 from duet.series.prepared import require_made
 from duet.series.problems import Problem, raise_problems
 from duet.series.spelling import align, clashing_classes
@@ -32,6 +33,21 @@ class Inspection:
     series: Series
     problems: tuple[Problem, ...]
     forms: Mapping[Path, str]
+
+
+@dataclass(frozen=True)
+class StartDetector:
+    """What a series must know of the detector that it goes on from.
+
+    Attributes:
+        path: The detector.
+        name: Of its stage.
+        classes: Its classes, in the order of its outputs.
+    """
+
+    path: Path
+    name: str
+    classes: tuple[str, ...]
 
 
 def read_config(path: Path) -> SeriesConfig:
@@ -74,6 +90,7 @@ def inspect_series(
     data_root: Path | None = None,
     verify: Verify | None = None,
     only: str | None = None,
+    start: StartDetector | None = None,
 ) -> Inspection:
     """Read a series file and all its data, and return the problems instead of raising them.
 
@@ -82,6 +99,8 @@ def inspect_series(
         data_root: Folder that replaces the file's ``root``.
         verify: See `read_series`.
         only: See `read_series`.
+        start: The detector that the increments follow, which becomes the first of them; without
+            it the detector that the file names is left out, and its data with it.
 
     Raises:
         ConfigError: The series file itself is missing or malformed.
@@ -97,24 +116,48 @@ def inspect_series(
         )
     root = data_root if data_root is not None else path.parent / config.root
     wanted = [item for n, item in zip(names, config.increments, strict=True) if only in (None, n)]
-    paths = (resolved(root / item.data) for item in wanted)
+    known = start.classes if start is not None else ()
+    of_start = config.start.data if config.start is not None and start is not None else None
+    paths = [resolved(root / data) for data in (of_start, *(i.data for i in wanted)) if data]
     require_made(config.prepare, paths, root, where=str(path))
-    classes = tuple(dict.fromkeys(name for item in config.increments for name in item.classes))
-    readings: dict[tuple[str, Path], Reading] = {}
-    increments: list[Increment] = []
+    spelled = (*known, *(name for item in config.increments for name in item.classes))
+    reader = _Reader(root, tuple(dict.fromkeys(spelled)), verify)
+    increments = [_start(config.start, start, reader)] if start is not None else []
     for name, item in zip(names, config.increments, strict=True):
-        if only not in (None, name):
-            continue
-        # Increments of one domain mostly share a data set; it is read once.
-        key = (item.format, resolved(root / item.data))
-        if key not in readings:
-            found = read(key[1], form=item.format, domain=item.domain, verify=verify)
-            data, renamed = align(found.data, classes)
-            readings[key] = replace(found, data=data, problems=found.problems + renamed)
-        data = replace(readings[key].data, name=item.domain)
-        increments.append(Increment(name, item.domain, item.classes, data))
+        if only in (None, name):
+            data = reader.domain(item.domain, item.data, item.format)
+            increments.append(Increment(name, item.domain, item.classes, data))
     series = Series(config.name, config.description, tuple(increments), config.expected)
-    problems = tuple(problem for reading in readings.values() for problem in reading.problems)
-    problems += tuple(clashing_classes(config))
-    forms = {reading.data.source: reading.form for reading in readings.values() if reading.form}
+    readings = reader.found.values()
+    problems = tuple(problem for reading in readings for problem in reading.problems)
+    problems += tuple(clashing_classes(config, known))
+    forms = {reading.data.source: reading.form for reading in readings if reading.form}
     return Inspection(series, problems + check_series(series, forms), forms)
+
+
+@dataclass
+class _Reader:
+    """Reads the data sets of a series, each once: increments of one domain mostly share one."""
+
+    root: Path
+    classes: tuple[str, ...]
+    verify: Verify | None
+    found: dict[tuple[str, Path], Reading] = field(default_factory=dict)
+
+    def domain(self, domain: str, data: str, form: str) -> DomainData:
+        key = (form, resolved(self.root / data))
+        if key not in self.found:
+            reading = read(key[1], form=form, domain=domain, verify=self.verify)
+            aligned, renamed = align(reading.data, self.classes)
+            self.found[key] = replace(reading, data=aligned, problems=reading.problems + renamed)
+        return replace(self.found[key].data, name=domain)
+
+
+def _start(config: StartConfig | None, start: StartDetector, reader: _Reader) -> Increment:
+    """Return the detector that a series goes on from as its first increment."""
+    domain = (config.domain if config is not None else None) or start.name
+    if config is not None and config.data is not None:
+        data = reader.domain(domain, config.data, config.format)
+    else:
+        data = DomainData(domain, LabelSpace(start.classes), {}, start.path)
+    return Increment(start.name, domain, start.classes, data, start.path)

@@ -13,13 +13,19 @@ from duet.series.problems import Problem, error, note
 from duet.text import shell_line, short_list
 
 
-def clashing_classes(config: SeriesConfig) -> Iterator[Problem]:
-    """Yield classes of a series that are two names of one thing, in one increment or in two."""
+def clashing_classes(config: SeriesConfig, start: Sequence[str] = ()) -> Iterator[Problem]:
+    """Yield classes of a series that are two names of one thing, in one increment or in two.
+
+    Args:
+        config: The series.
+        start: Classes of the detector that it goes on from.
+    """
     names = config.increment_names()
-    owner = {
+    owner = dict.fromkeys(start, "start") | {
         label: name
         for name, item in zip(names, config.increments, strict=True)
         for label in item.classes
+        if label not in start
     }
     for group in clashes(owner):
         owners = ", ".join(f"'{label}' of increment '{owner[label]}'" for label in group[:20])

@@ -90,6 +90,11 @@ def unlabelled_classes(job: Job) -> list[int]:
     return [index for index, name in enumerate(names) if name not in job.adapts]
 
 
+def keeps_trunk(job: Job) -> bool:
+    """Tell whether a job leaves the shared tensors and their statistics as they are."""
+    return job.phase == "refit" or job.trunk == "frozen"
+
+
 def old_part_count(job: Job) -> int:
     """Return how many of the leading parts were learned before this job."""
     if job.phase == "base":

@@ -32,7 +32,15 @@ from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_
 from duet.training.checkpoint import read_checkpoint, write_checkpoint
 from duet.training.ema import Ema, tensors_of
 from duet.training.fisher import diagonal_fisher, evenly_spaced
-from duet.training.job import TRAINED, Job, read_job, read_slice, read_state, write_state
+from duet.training.job import (
+    TRAINED,
+    Job,
+    keeps_trunk,
+    read_job,
+    read_slice,
+    read_state,
+    write_state,
+)
 from duet.training.optimizer import learning_rate, make_optimizer
 from duet.training.outcome import finish_job
 from duet.training.pseudo import Target
@@ -191,12 +199,8 @@ class Loop:
 
     # ---- what must not train --------------------------------------------------------------
 
-    def _keeps_trunk(self) -> bool:
-        job = self.job
-        return job.phase == "refit" or (job.phase == "increment" and job.trunk == "frozen")
-
     def _freeze(self, module: nn.Module) -> None:
-        if self._keeps_trunk():
+        if keeps_trunk(self.job):
             for name, parameter in module.named_parameters():
                 if name in self.start.shared:
                     parameter.requires_grad_(False)
@@ -258,7 +262,7 @@ class Loop:
         has none: it says nothing about how to merge the trunk.
         """
         wanted = self.schedule.fisher_images
-        if not wanted or self._keeps_trunk():
+        if not wanted or keeps_trunk(self.job):
             return 0
         job = self.job.model_copy(update={"distill": None})
         learner = self._build(job, trained, self.device)

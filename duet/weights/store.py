@@ -12,7 +12,7 @@ from pydantic import Field
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, DuetError, ModelError, did_you_mean
 from duet.files import read_json, sha256_file, write_json
-from duet.increments.manifest import Sha256
+from duet.increments.manifest import MANIFEST, Sha256
 from duet.text import without_secrets
 from duet.weights.manifest import SUFFIXES, Manifest, WeightsRow, load_manifest
 
@@ -151,7 +151,8 @@ def require_hash(file: Path, expected: str | None) -> str:
 
 
 def _existing(path: Path, manifest: Manifest) -> Path:
-    if path.is_file() or (path / "config.json").is_file():  # a folder that transformers wrote
+    # A folder that transformers wrote, or a detector's.
+    if path.is_file() or any((path / name).is_file() for name in ("config.json", MANIFEST)):
         return path
     if path.is_dir():
         raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.increments.state import DetectorState
-from duet.training.job import Job, old_part_count
+from duet.training.job import Job, keeps_trunk, old_part_count
 
 
 def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
@@ -44,9 +44,10 @@ def frozen_names(
 ) -> list[str]:
     """Return the parameters that must not train in this job.
 
-    Old parts unless `old_part: trained`; they are all parts if the increment brings no new classes.
-    What the head form holds (the box tower that towers share). The whole trunk in a re-fit or with
-    `trunk: frozen`. The rows of old classes inside one tensor are guarded apart.
+    The whole trunk in a re-fit or with `trunk: frozen`; but for a base nothing else. Old parts
+    unless `old_part: trained`; they are all parts if the increment brings no new classes. What the
+    head form holds (the box tower that towers share). The rows of old classes inside one tensor are
+    guarded apart.
 
     Args:
         model: A training model; old parts live in attributes of its head named ``old_…``.
@@ -55,14 +56,14 @@ def frozen_names(
         held: Tells whether the head form keeps a shared tensor.
     """
     names = [name for name, _ in model.named_parameters()]
+    trunk = [name for name in names if name in start.shared] if keeps_trunk(job) else []
     if job.phase == "base":
-        return []
-    frozen = set() if job.old_part == "trained" else {name for name in names if ".old_" in name}
+        return trunk
+    frozen = set(trunk)
+    frozen |= set() if job.old_part == "trained" else {name for name in names if ".old_" in name}
     frozen |= {name for name in names if held(name)}
     if job.adapts and job.old_part == "kept":
         frozen |= {name for name in names if name not in start.shared}
-    if job.phase == "refit" or job.trunk == "frozen":
-        frozen |= {name for name in names if name in start.shared}
     return sorted(frozen)
 
 
@@ -73,11 +74,11 @@ def restore_frozen(
 
     The EMA mixes every tensor with itself, and (1 − d)·x + d·x is not x in floating point.
     """
-    if job.phase == "base":
-        return trained
     shared, buffers = trained.shared, trained.buffers
-    if job.phase == "refit" or job.trunk == "frozen":
+    if keeps_trunk(job):
         shared, buffers = start.shared, start.buffers
+    elif job.phase == "base":
+        return trained
     else:
         shared = {k: start.shared[k] if held(k) else v for k, v in shared.items()}
         buffers = {k: start.buffers[k] if held(k) else v for k, v in buffers.items()}

@@ -25,7 +25,7 @@ from duet.increments.fisher import FISHER, write_fisher  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
 from duet.training.checkpoint import read_checkpoint, write_checkpoint  # noqa: E402
 from duet.training.fisher import diagonal_fisher, evenly_spaced  # noqa: E402
-from duet.training.job import TRAINED, Job, write_state  # noqa: E402
+from duet.training.job import TRAINED, Job, keeps_trunk, write_state  # noqa: E402
 from duet.training.outcome import finish_job  # noqa: E402
 
 # Mixed into the engine's trainers, whose methods it calls and overrides: untyped, hence Any.
@@ -154,7 +154,7 @@ class StoredStage(Engine):  # type: ignore[misc]
         A stage that keeps its trunk has none: it says nothing about how to merge the trunk.
         """
         wanted = self.job.schedule.fisher_images
-        if not wanted or self.job.phase == "refit" or self.job.trunk == "frozen":
+        if not wanted or keeps_trunk(self.job):
             return 0
         # A model of its own: the one in training has hooks, the EMA's lacks what was put back.
         model = self.training_model(trained).to(self.device)

@@ -1,0 +1,153 @@
+"""The detector that people have as the first stage of a chain: nothing of it is trained again.
+
+Its head parts are the old ones, its outputs are what is distilled, and its weights are θ_0 unless
+the start weights that it was itself trained from are given. No image of it is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from duet.errors import ModelError
+from duet.families.foreign import is_foreign, open_model
+from duet.families.runtimes import PARITY
+from duet.families.table import resolve_family
+from duet.files import read_json
+from duet.increments.base import StartWeights
+from duet.increments.manifest import (
+    MANIFEST,
+    DetectorManifest,
+    IncrementManifest,
+    read_any_manifest,
+    read_manifest,
+)
+from duet.increments.state import DetectorState, HeadForm
+from duet.inference.load import detector_folder, is_exported
+from duet.names import as_name
+from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.start import start_weights_of
+from duet.recipes.write import stored_recipe
+from duet.series.reader import StartDetector
+from duet.training.config import Method
+
+
+@dataclass(frozen=True)
+class Onto:
+    """A detector that a chain goes on from.
+
+    Attributes:
+        path: Where it was read: a detector folder, or a foreign model.
+        name: Of its stage.
+        state: It, in the head form in which it was read.
+        manifest: Facts about it.
+    """
+
+    path: Path
+    name: str
+    state: DetectorState
+    manifest: DetectorManifest
+
+    @property
+    def known(self) -> StartDetector:
+        """What a series must know of it."""
+        return StartDetector(self.path, self.name, self.state.labels.names)
+
+    @property
+    def theta_0(self) -> StartWeights:
+        """It as start weights; of its head parts the last one."""
+        return start_weights_of(self.state)
+
+    def in_form(self, head: HeadForm) -> DetectorState:
+        """Return it in the head form of a method: the same tensors, other owners."""
+        return resolve_family(self.state.family).recast(self.state, head)
+
+    def kept(self, state: DetectorState, folder: Path) -> DetectorManifest:
+        """Return the manifest of its copy in a run folder, which says where it was taken from.
+
+        Args:
+            state: It, in the head form of a method.
+            folder: Of the copy.
+        """
+        # The mean of one model is that model, to the bit.
+        taken = Recipe(method="average", increments=(Entry(path=str(self.path), name=self.name),))
+        recipe: dict[str, Any] = stored_recipe(taken, folder)
+        return DetectorManifest.for_state(
+            state, lineage=() if is_foreign(self.path) else self.manifest.lineage,
+            image_size=self.manifest.image_size, licence=self.manifest.licence, recipe=recipe,
+        )  # fmt: skip
+
+    def fitted(self, method: Method) -> Method:
+        """Return a method that goes on with the head form of a detector of several increments.
+
+        Raises:
+            ModelError: The method cannot be carried out in that form.
+        """
+        if len(self.state.parts) == 1 or method.head == self.state.head:
+            return method
+        if self.state.head == "parallel" and method.old_negatives == "pseudo":
+            raise ModelError(
+                f"its heads stand in parallel, and '{method.name}' needs a head that knows all old "
+                "classes",
+                where=str(self.path),
+                remedy="choose a method without old_negatives: pseudo",
+            )
+        return method.model_copy(update={"head": self.state.head})
+
+
+def open_onto(path: Path, *, name: str | None = None) -> Onto:
+    """Open the detector that a chain shall go on from.
+
+    Args:
+        path: A `.pt` of the engine, a folder of transformers, a detector folder, or a file that
+            `duet export` wrote into one.
+        name: Name of its stage; by default its own.
+
+    Raises:
+        ModelError: It is missing, damaged, refused, or no detector that can be trained further.
+    """
+    place = _exported_from(path) if is_exported(path) else detector_folder(path)
+    if (place / MANIFEST).is_file():
+        _require_detector(place)
+    file = open_model(place)
+    state, parts = file.state, file.state.parts
+    if len(parts) == 1 and name is not None:
+        state = replace(state, parts=(replace(parts[0], increment=name),))
+    own = parts[0].increment if len(parts) == 1 else as_name(place.name)
+    return Onto(place, name or own, state, file.manifest)
+
+
+def _require_detector(folder: Path) -> None:
+    found = read_any_manifest(folder)
+    if isinstance(found, IncrementManifest):
+        raise ModelError(
+            f"this is the increment '{found.name}', expected a detector",
+            where=str(folder),
+            remedy="merge it first (`duet merge`), and go on from the detector that results",
+        )
+
+
+def _exported_from(path: Path) -> Path:
+    """Return the detector folder that a file in its `export` folder was written from.
+
+    Raises:
+        ModelError: It is not there, or is another one.
+    """
+    folder = path.absolute().parent.parent
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(
+            "an exported file cannot be trained further, and the detector folder that it was "
+            "exported from is not above it",
+            where=str(path),
+            remedy="give that folder, or the .pt of the training",
+        )
+    told = path.parent / PARITY
+    wrote = read_json(told, error=ModelError).get("model") if told.is_file() else None
+    if wrote not in (None, read_manifest(folder, DetectorManifest).fingerprint):
+        raise ModelError(
+            f"was exported from another detector than the one in {folder}",
+            where=str(path),
+            remedy="give the folder of the detector that is meant",
+        )
+    return folder

@@ -1,0 +1,120 @@
+"""What an increment did, seen on its own evaluation images: the earlier images may be gone.
+
+Of the classes that it taught there are labels: what is found at the threshold in use, and AP. Of
+the others the earlier detector tells: what it found must still be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from duet.evaluation.agreement import CONFIDENCE, Agreement, agreement
+from duet.evaluation.ap import evaluate_ap
+from duet.evaluation.matches import match
+from duet.families.table import resolve_family
+from duet.labels import LabelSpace
+from duet.runs.evaluate import image_keys, predict, truths
+
+if TYPE_CHECKING:
+    from duet.detections import Detections
+    from duet.increments.state import DetectorState
+    from duet.series import Slice
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector finds of some classes.
+
+    Attributes:
+        objects: Labelled objects.
+        found: Those of them that are found with a score of `CONFIDENCE` or more.
+        wrong: Detections as sure as that which find none.
+        map50: mAP50, as a fraction; None without objects.
+    """
+
+    objects: int
+    found: int
+    wrong: int
+    map50: float | None
+
+    def as_text(self) -> str:
+        """Return it for people, without the objects."""
+        ap = "" if self.map50 is None else f", mAP50 {100 * self.map50:.1f}"
+        return f"{self.found} found and {self.wrong} wrong{ap}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An increment's evaluation images through the detectors before and after it.
+
+    Attributes:
+        split: Of the images.
+        classes: Classes of the increment.
+        before: What the detector before it finds of them; None if it does not know them.
+        after: What the one after it finds.
+        kept: What became of the earlier detector's other detections.
+    """
+
+    split: str
+    classes: tuple[str, ...]
+    before: Found | None
+    after: Found
+    kept: Agreement
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {**asdict(self), "confidence": CONFIDENCE, "kept": self.kept.as_dict()}
+
+    def as_lines(self) -> list[str]:
+        """Return it for people."""
+        was = f" (before: {self.before.as_text()})" if self.before else ""
+        learned = (
+            f"learned   of {self.after.objects} objects of its classes in the {self.split} split, "
+            f"at score {CONFIDENCE} or more: {self.after.as_text()}{was}"
+        )
+        return [learned, f"kept      {self.kept.as_text()}"]
+
+
+def look_again(
+    before: DetectorState, after: DetectorState, data: Slice, *, image_size: int
+) -> Seen:
+    """Look at the evaluation images of an increment with the detectors before and after it.
+
+    Args:
+        before: The earlier detector.
+        after: The later one, which knows all classes of ``data``.
+        data: The images, with the labels of the increment's classes.
+        image_size: Side of the square that images are fitted into, pixels.
+    """
+    sides = []
+    for state in (before, after):
+        detector = resolve_family(state.family).detector(state, image_size=image_size)
+        sides.append(predict(detector, data.images))
+    others = [name for name in before.labels if name not in data.classes]
+    again = all(name in before.labels for name in data.classes)
+    return Seen(
+        data.split,
+        data.classes,
+        _found(sides[0], data) if again else None,
+        _found(sides[1], data),
+        agreement([one.of(others) for one in sides[0]], [one.of(others) for one in sides[1]]),
+    )
+
+
+def _found(detections: Sequence[Detections], data: Slice) -> Found:
+    labels, labelled = LabelSpace(data.classes), truths(data)
+    if data.labelled:  # what nobody looked for is neither a hit nor a false alarm
+        pairs = zip(detections, data.labelled, strict=True)
+        detections = [one.of(names) for one, names in pairs]
+    matches = match(detections, labelled, labels, image_keys(data.images)).classes.values()
+    sure = [(one.hit & (one.scores >= CONFIDENCE), one) for one in matches]
+    objects = sum(int(one.truths.sum()) for one in matches)
+    found = sum(int(hit.sum()) for hit, _ in sure)
+    wrong = sum(
+        int((~one.hit & ~one.ignored & (one.scores >= CONFIDENCE)).sum()) for _, one in sure
+    )
+    scores = evaluate_ap(detections, labelled, labels)
+    there = [name for name in data.classes if scores.ap50.get(name) is not None]
+    return Found(objects, found, wrong, scores.map50(there) if there else None)
