@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
-from duet.cli.common import PATH, emit, json_option, note, read_told
+from duet.cli.common import PATH, emit, json_option, note, read_told, trust_option
 
 EPILOG = """\b
 Examples:
   duet eval runs/demo/models/duet-plus/2-comic configs/series/emoji-2phase.yaml \
       --data-root runs/demo/data
   duet eval MODEL series.yaml --split val --min-map50 0.6
+  duet eval best.pt series.yaml
 """
 
 
 @click.command("eval", epilog=EPILOG)
-@click.argument("model", type=PATH)
+@click.argument("model", type=PATH, metavar="MODEL")
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option("--data-root", type=PATH, help="Folder of the data.")
 @click.option("--split", default="", help="[test if there is one, else val]")
@@ -27,6 +28,7 @@ Examples:
     "--min-map50", type=click.FloatRange(0, 1),
     help="Exit 6 if a cell is below, or has no object to measure it on.",
 )  # fmt: skip
+@trust_option
 @json_option
 def evaluate(
     model: Path,
@@ -34,13 +36,18 @@ def evaluate(
     data_root: Path | None,
     split: str,
     min_map50: float | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
-    """Evaluate a detector on every domain of a series, per increment and per class."""
-    from duet.increments.store import load_detector
+    """Evaluate a detector on every domain of a series, per increment and per class.
+
+    MODEL is a detector folder, or a model of another program as `duet import` takes it.
+    """
+    from duet.families.foreign import open_model
     from duet.runs.evaluate import evaluate_cells
 
-    loaded, data = load_detector(model), read_told(series, data_root)
+    loaded = open_model(model, trust=trust, notify=note)
+    data = read_told(series, data_root)
     cells = evaluate_cells(loaded.state, data, split, loaded.manifest.image_size)
     result = {
         "schema": 1,

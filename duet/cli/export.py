@@ -19,7 +19,9 @@ from duet.cli.common import (
     json_option,
     note,
     tell_leftovers,
+    trust_option,
 )
+from duet.errors import ConfigError
 from duet.export.formats import FORMATS, resolve
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ Examples:
   duet export runs/demo/models/duet-plus/2-comic --to onnx
   duet export MODEL --to openvino --out detector_openvino_model --check photos/
   duet export MODEL --to pt --dry-run --json
+  duet export best.pt --to onnx
   duet export --formats
 """
 
@@ -42,6 +45,7 @@ class Options:
     out: Path | None
     check: str | None
     dynamic: bool
+    trust: bool
     overwrite: bool
     dry_run: bool
     as_json: bool
@@ -50,7 +54,11 @@ class Options:
 @click.command("export", epilog=EPILOG)
 @click.argument("model", type=PATH, metavar="MODEL", required=False)
 @click.option("--to", "form", metavar="FORM", help=f"{', '.join(FORMATS)}; see --formats.")
-@click.option("--out", type=PATH, help="File [MODEL/export/model.FORM].")
+@click.option(
+    "--out",
+    type=PATH,
+    help="File [MODEL/export/model.FORM; of a foreign MODEL ./export/NAME.FORM].",
+)
 @click.option(
     "--check",
     type=NAME_OR_PATH,
@@ -58,6 +66,7 @@ class Options:
     help="Image, folder or glob to compare outputs on.",
 )
 @click.option("--dynamic", is_flag=True, help="Take batches of any size [one image].")
+@trust_option
 @click.option("--overwrite", is_flag=True, help="Replace an older export.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @click.option("--formats", "--list", "formats", is_flag=True, help="List the formats and stop.")
@@ -65,8 +74,10 @@ class Options:
 def export(model: Path | None, form: str | None, formats: bool, **options: Any) -> None:
     """Write a detector as one file and prove that it computes the same.
 
-    The file is kept only if its outputs equal the detector's (boxes within 0.001 px, scores within
-    0.00001; OpenVINO: boxes within 0.01 px); the measured differences go to parity.json beside it.
+    MODEL is a detector folder, or a model of another program as `duet import` takes it. The file is
+    kept only if its outputs equal the detector's (boxes within 0.001 px, scores within 0.00001;
+    OpenVINO: boxes within 0.01 px; more only as far as float32 rounding moves this detector); the
+    measured differences go to parity.json beside it.
     """
     if formats:
         _list(options["as_json"])
@@ -83,16 +94,18 @@ def export(model: Path | None, form: str | None, formats: bool, **options: Any) 
 
 def _export(model: Path, options: Options) -> None:
     from duet.export.export import check_export, export_detector, whole_export
+    from duet.families.foreign import open_model
     from duet.families.runtimes import PARITY
     from duet.files import refuse_links
     from duet.inference.load import detector_folder
     from duet.inference.sources import find_images
 
-    folder, form = detector_folder(model), options.form
-    default = folder / "export" / f"model{resolve(form).suffix}"
+    model, form = detector_folder(model), options.form
+    default = _default(model, resolve(form).suffix)
     target = options.out if options.out is not None else default
     if target == default:
-        refuse_links(folder, [default.parent.name])
+        refuse_links(default.parent.parent, [default.parent.name])
+    _require_other(target, model)
     images: Sequence[Path] = ()
     if options.check is not None:
         found = find_images(options.check)
@@ -100,15 +113,16 @@ def _export(model: Path, options: Options) -> None:
         if omission := found.omission():
             note(omission)
     tell_leftovers(target, target.parent / PARITY)
+    opened = open_model(model, trust=options.trust, notify=note)
     if not options.overwrite:
-        kept = whole_export(folder, target, form, images=images, dynamic=options.dynamic)
+        kept = whole_export(opened, target, form, images=images, dynamic=options.dynamic)
         if kept is not None:
             result = {"schema": 1, "path": str(target), **kept}
             emit(result, options.as_json, _text)
             note(WHOLE.format(target))
             return
     detector = check_export(
-        folder, target, form, dynamic=options.dynamic, overwrite=options.overwrite
+        opened, target, form, dynamic=options.dynamic, overwrite=options.overwrite
     )
     if options.dry_run:
         plan = _plan(detector, target, options, len(images))
@@ -116,12 +130,36 @@ def _export(model: Path, options: Options) -> None:
         return
     with counting(f"exporting {form}") as step:
         report = export_detector(
-            folder, target, form, images=images, dynamic=options.dynamic,
+            detector, target, form, images=images, dynamic=options.dynamic,
             overwrite=options.overwrite, progress=step,
         )  # fmt: skip
     result = {"schema": 1, "path": str(target), **report.as_dict()}
     emit(result, options.as_json, _text)
     hint(*_next(target, form, report.image_size))
+
+
+def _default(model: Path, suffix: str) -> Path:
+    """Return where an export goes: into the detector folder, but not beside a stranger's file."""
+    from duet.families.foreign import file_name, is_foreign
+
+    folder, name = (Path(), file_name(model)) if is_foreign(model) else (model, "model")
+    return folder / "export" / f"{name}{suffix}"
+
+
+def _require_other(target: Path, model: Path) -> None:
+    """Refuse to replace the very file that is exported.
+
+    Raises:
+        ConfigError: ``target`` is ``model``.
+    """
+    from duet.trees import resolved
+
+    if resolved(target) == resolved(model):
+        raise ConfigError(
+            "this is the model itself, which is never replaced",
+            where=str(target),
+            remedy="choose another --out",
+        )
 
 
 def _plan(detector: DetectorFile, target: Path, options: Options, images: int) -> dict[str, Any]:
@@ -160,7 +198,8 @@ def _text(result: dict[str, Any]) -> str:
             f"{parity['max_score']:.1e} on {parity['images']} images"
         )
         if "tolerance_why" in parity:
-            lines.append(f"tolerance {parity['tolerance_box_px']:g} px: {parity['tolerance_why']}")
+            limit = f"{parity['tolerance_box_px']:.2g} px, {parity['tolerance_score']:.2g}"
+            lines.append(f"tolerance {limit}: {parity['tolerance_why']}")
         if "lowered" in parity:
             low = parity["lowered"]
             lines.append(

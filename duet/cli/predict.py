@@ -42,6 +42,7 @@ Examples:
   duet predict MODEL shop.mp4 --save video --save jsonl --out found/ --track
   duet predict MODEL rtsp://USER:PASSWORD@camera/1 --save jsonl --out - | jq .detections
   duet predict MODEL 0 --show
+  duet predict best.pt photos/
 """
 
 SAVE = ("video", "frames", "txt", "coco", "jsonl")
@@ -139,6 +140,9 @@ class Job:
 def predict(model: Path, source: str, every: bool | None, **options: Any) -> None:
     """Detect objects in images (file, folder, glob), a video, a webcam (0) or a stream (URL).
 
+    MODEL is a detector folder, an exported file, or a model of another program as `duet import`
+    takes it.
+
     With --out, annotated copies and predictions.json of images are written there; of a video or
     stream what --save names, and summary.json. Originals are never changed. Boxes are left, top,
     right, bottom in pixels of the original.
@@ -193,7 +197,7 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
     if out is not None:
         check_out(out, images, job.save)
         tell_leftovers_in(out)
-    detector = load(model, job.device, trust=job.trust)
+    detector = load(model, job.device, trust=job.trust, notify=note)
     if job.dry_run:
         plan = _plan(detector, out) | {"images": [str(path) for path in images.paths]}
         count = len(images.paths)
@@ -231,7 +235,7 @@ def _predict_stream(model: Path, place: Place, job: Job) -> None:
         tell_leftovers_in(out)
     options = Options(job.conf, job.iou, job.track, job.newest, job.frames, job.seconds)
     retry = Retry(attempts=job.max_retries, give_up_after=job.give_up_after)
-    detector = load(model, job.device, trust=job.trust)
+    detector = load(model, job.device, trust=job.trust, notify=note)
     with ExitStack() as stack:
         window = Window(f"duet: {place.shown}") if job.show and not job.dry_run else None
         if window is not None:

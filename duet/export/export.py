@@ -1,4 +1,4 @@
-"""Export a detector folder: write, check against the detector in memory, then keep."""
+"""Export a detector: write, check against the detector in memory, then keep."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class _Entry(Config):
 
 
 def export_detector(
-    folder: Path,
+    model: Path | DetectorFile,
     target: Path,
     form: str,
     *,
@@ -139,10 +139,10 @@ def export_detector(
     overwrite: bool = False,
     progress: Step | None = None,
 ) -> ExportReport:
-    """Export a detector folder, and keep the file only if it computes the same.
+    """Export a detector, and keep the file only if it computes the same.
 
     Args:
-        folder: Detector folder.
+        model: Detector folder, or an open detector.
         target: File or folder to write; `parity.json` is written beside it.
         form: Name of a format, see `duet.export.formats`.
         images: Images to compare on; a few synthetic ones when left out.
@@ -159,7 +159,7 @@ def export_detector(
         DuetError: The file system refuses the write.
     """
     step, row = progress or _silent, resolve(form)
-    detector = check_export(folder, target, form, dynamic=dynamic, overwrite=overwrite)
+    detector = check_export(model, target, form, dynamic=dynamic, overwrite=overwrite)
     exportable = exportable_of(detector.state)
     facts = ExportFacts.of(
         detector.state, exportable, image_size=detector.manifest.image_size,
@@ -245,7 +245,12 @@ def _checked_on(images: Sequence[Path]) -> str | None:
 
 
 def whole_export(
-    folder: Path, target: Path, form: str, *, images: Sequence[Path] = (), dynamic: bool = False
+    model: Path | DetectorFile,
+    target: Path,
+    form: str,
+    *,
+    images: Sequence[Path] = (),
+    dynamic: bool = False,
 ) -> dict[str, Any] | None:
     """Return the entry of `parity.json` about an export that is there already, or None.
 
@@ -258,7 +263,7 @@ def whole_export(
         return None
     wanted = {
         "file": target.name, "form": form, "dynamic": dynamic, "sha256": sha256_path(target),
-        "model": load_detector(folder).manifest.fingerprint, "checked_on": _checked_on(images),
+        "model": _opened(model).manifest.fingerprint, "checked_on": _checked_on(images),
     }  # fmt: skip
     entries = _kept(target.parent) or []
     return next(
@@ -267,11 +272,16 @@ def whole_export(
 
 
 def check_export(
-    folder: Path, target: Path, form: str, *, dynamic: bool = False, overwrite: bool = False
+    model: Path | DetectorFile,
+    target: Path,
+    form: str,
+    *,
+    dynamic: bool = False,
+    overwrite: bool = False,
 ) -> DetectorFile:
-    """Read a detector folder and refuse an export that cannot work; errors as `export_detector`."""
+    """Open a detector and refuse an export that cannot work; errors as `export_detector`."""
     row = resolve(form)
-    detector = load_detector(folder)
+    detector = _opened(model)
     family, names = detector.state.family, offered(exportable_of(detector.state))
     if form not in names:
         raise ConfigError(
@@ -292,6 +302,10 @@ def check_export(
     writer(row).check()
     _check_target(target, row, overwrite=overwrite)
     return detector
+
+
+def _opened(model: Path | DetectorFile) -> DetectorFile:
+    return load_detector(model) if isinstance(model, Path) else model
 
 
 def _check_target(target: Path, row: Format, *, overwrite: bool) -> None:

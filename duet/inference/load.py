@@ -1,12 +1,14 @@
-"""Open a detector, by what its path is: a detector folder, or a file that `duet export` wrote."""
+"""Open a detector, by what its path is: a folder of duet, an exported file, a foreign model."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 from duet.devices import parse_device, require_device
 from duet.errors import ModelError
+from duet.families.foreign import is_foreign, open_model
 from duet.inference.detector import DetectorFacts, LoadedDetector
 
 EXPORTED_SUFFIXES = (".onnx", ".torchscript")
@@ -18,15 +20,24 @@ ALONE = "a detector runs"
 _EXPORTED = "duet.inference.exported"
 
 
-def load(model: str | Path, device: str = "cpu", *, trust: bool = False) -> LoadedDetector:
+def load(
+    model: str | Path,
+    device: str = "cpu",
+    *,
+    trust: bool = False,
+    notify: Callable[[str], None] | None = None,
+) -> LoadedDetector:
     """Open a detector.
 
     Args:
-        model: A detector folder or a file in it; or an exported ``.onnx`` or ``.torchscript`` file
-            or ``*_openvino_model`` folder.
+        model: A detector folder or a file in it; an exported ``.onnx`` or ``.torchscript`` file or
+            ``*_openvino_model`` folder; or a model that Ultralytics (``.pt``) or transformers (a
+            folder) saved, which is opened as `duet import` would keep it.
         device: ``"cpu"``, ``"mps"``, ``"cuda"``, or a GPU: ``"1"`` or ``"cuda:1"``.
         trust: **Dangerous**: also run a ``.torchscript`` file that duet did not export for this
-            user. It is a program, and could do anything that you can.
+            user, and unpickle a ``.pt`` file unchecked. They are programs, and could do anything
+            that you can.
+        notify: Called with one line when a foreign model was opened.
 
     Raises:
         ModelError: It is missing, incomplete or damaged, or a program that duet did not write.
@@ -36,7 +47,7 @@ def load(model: str | Path, device: str = "cpu", *, trust: bool = False) -> Load
     path = Path(model)
     if is_exported(path):
         return _load_exported(path, device, trust=trust)
-    return _load_folder(path, device)
+    return _load_model(path, device, trust, notify)
 
 
 def is_exported(path: Path) -> bool:
@@ -47,14 +58,15 @@ def is_exported(path: Path) -> bool:
 def detector_folder(model: Path) -> Path:
     """Return the detector folder that ``model`` names: itself, or the folder of a file of it."""
     inside = model.is_file() and (model.parent / "manifest.json").is_file()
-    return model.parent if inside else model
+    return model.parent if inside and not is_foreign(model) else model
 
 
-def _load_folder(path: Path, device: str) -> LoadedDetector:
+def _load_model(
+    path: Path, device: str, trust: bool, notify: Callable[[str], None] | None
+) -> LoadedDetector:
     from duet.families.table import resolve_family
-    from duet.increments import store
 
-    file = store.load_detector(detector_folder(path))
+    file = open_model(detector_folder(path), trust=trust, notify=notify)
     place = require_device(parse_device(device).single(ALONE)).torch_name
     size = file.manifest.image_size
     family = resolve_family(file.state.family)
