@@ -13,6 +13,7 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 LONG = (
     "test_conformance", "test_resume", "test_trainer", "test_cli", "test_baselines",
     "test_end_to_end_training", "test_end_to_end", "test_export", "test_docs", "test_bad_input",
+    "test_export_matrix",
 )  # fmt: skip
 """Begun late, any of these would be waited for at the end."""
 

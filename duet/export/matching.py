@@ -16,8 +16,6 @@ its side, whatever they score.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from duet.export.formats import Tolerance
@@ -71,25 +69,38 @@ def apart(one_AX: torch.Tensor, other_AX: torch.Tensor) -> tuple[float, float]:
 def _off_places(
     places_AX: torch.Tensor, rows_K6: torch.Tensor, tolerance: Tolerance
 ) -> tuple[float, float]:
-    """Return how far picked rows are from the places that they should have been picked from."""
-    scores_AC, ids = places_AX[:, 4:], rows_K6[:, 5].round().long()
-    classes = scores_AC.shape[1]
-    if bool(((ids < 0) | (ids >= classes)).any()):
-        return math.inf, math.inf
-    box_off = torch.cdist(rows_K6[:, :4], places_AX[:, :4], p=torch.inf)
-    score_off = (scores_AC.T[ids] - rows_K6[:, 4:5]).abs()
-    off = torch.maximum(box_off / tolerance.box_px, score_off / tolerance.score)
+    """Return how far picked rows are from the places that they should have been picked from.
+
+    A row scores 0 for all classes but its own; a class that there is not is wrong by more than 1.
+    """
+    scores_AC, row_scores = places_AX[:, 4:], rows_K6[:, 4]
+    count, classes = len(rows_K6), scores_AC.shape[1]
+    ids = rows_K6[:, 5].round().long()
+    ids = ids.where((ids >= 0) & (ids < classes), classes)
+    known = torch.cat((scores_AC, scores_AC.new_full((len(scores_AC), 1), -1)), 1)
+    box_off = torch.cdist(rows_K6[:, :4], places_AX[:, :4], p=torch.inf)  # (K, A)
+    box, score = _nearest(box_off, (known.T[ids] - row_scores[:, None]).abs(), tolerance)
+    best, which = scores_AC.flatten().topk(count)
+    score = max(score, float((row_scores.sort(descending=True).values - best).abs().max()))
+    sure = best > best[-1] + 2 * tolerance.score
+    if not bool(sure.any()):
+        return box, score
+    own = ids[:, None] == (which[sure] % classes)
+    lost = _nearest(
+        box_off[:, which[sure] // classes].T,
+        (torch.where(own, row_scores[:, None], 0) - best[sure]).abs().T,
+        tolerance,
+    )
+    return max(box, lost[0]), max(score, lost[1])
+
+
+def _nearest(
+    box_off_NM: torch.Tensor, score_off_NM: torch.Tensor, tolerance: Tolerance
+) -> tuple[float, float]:
+    """Return the largest of the N differences from the one of M that is the nearest to each."""
+    off = torch.maximum(box_off_NM / tolerance.box_px, score_off_NM / tolerance.score)
     nearest = off.argmin(1, keepdim=True)
-    box, score = box_off.gather(1, nearest).max(), score_off.gather(1, nearest).max()
-    best, which = scores_AC.flatten().topk(len(ids))
-    score = torch.maximum(score, (rows_K6[:, 4].sort(descending=True).values - best).abs().max())
-    sure = which[best > best[-1] + 2 * tolerance.score]
-    if len(sure):
-        place, wanted = sure // classes, sure % classes
-        other = ids[:, None] != wanted
-        nearest = off[:, place].masked_fill(other, torch.inf).argmin(0, keepdim=True)
-        found = box_off[:, place].masked_fill(other, torch.inf).gather(0, nearest)
-        box = torch.maximum(box, found.max())
+    box, score = box_off_NM.gather(1, nearest).max(), score_off_NM.gather(1, nearest).max()
     return float(box), float(score)
 
 

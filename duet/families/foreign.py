@@ -10,6 +10,7 @@ from duet.errors import ModelError
 from duet.families.table import FamilyRow, families, head_form, resolve_family
 from duet.files import sha256_file, sha256_json
 from duet.names import as_name
+from duet.text import shell_line
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState, HeadForm
@@ -110,7 +111,8 @@ def open_model(
         classes = len(state.labels)
         count = f"{classes} class{'' if classes == 1 else 'es'}"
         name = state.architecture.removesuffix(".yaml")
-        notify(f"{path}: opened as {name}, {count}, in memory; `duet import {path}` keeps it")
+        keeping = shell_line("duet", "import", path)
+        notify(f"{path}: opened as {name}, {count}, in memory; `{keeping}` keeps it")
     return DetectorFile(state, manifest)
 
 

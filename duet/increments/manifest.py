@@ -251,8 +251,9 @@ def read_any_manifest(folder: Path) -> IncrementManifest | DetectorManifest:
 def _read_object(path: Path, expected: str) -> Mapping[str, Any]:
     if not path.exists():
         missing = path if path.parent.is_dir() else path.parent
+        what = "this is a file" if path.parent.is_file() else f"no such file or folder: {missing}"
         raise ModelError(
-            f"no such file or folder: {missing}",
+            what,
             where=str(path.parent),
             remedy=f"check the path; {expected}",
         )
