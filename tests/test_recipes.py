@@ -161,13 +161,16 @@ def test_scale_shrinks_what_an_increment_changed(kept: Path) -> None:
 # ---- names --------------------------------------------------------------------------------------
 
 
-def test_classes_clash_unless_one_is_renamed_or_dropped(kept: Path, tmp_path: Path) -> None:
+def test_a_class_of_two_models_joins_them_unless_renamed_or_dropped(
+    kept: Path, tmp_path: Path
+) -> None:
     write_increment(tmp_path / "rival", kept / "base.safetensors", "rival", (NAMES[0], "kite"), 9)
     words = [kept / "day", tmp_path / "rival", "--weights", kept / "base.safetensors",
              "--method", "ties", "--json"]  # fmt: skip
-    refused = run("merge", *words, "--out", tmp_path / "x")
-    assert isinstance(refused.exception, ModelError)
-    assert f"'{NAMES[0]}' is in day and rival" in str(refused.exception)
+    joined = run("merge", *words, "--out", tmp_path / "x")
+    assert json.loads(joined.stdout)["classes"] == [*CLASSES["day"], "kite"]
+    assert f"'day' and 'rival' share {NAMES[0]}" in joined.stderr
+    assert len(load_detector(tmp_path / "x").state.parts) == 1
     renamed = run("merge", *words, "--alias", f"rival:{NAMES[0]}=other", "--out", tmp_path / "a")
     assert json.loads(renamed.stdout)["classes"] == [*CLASSES["day"], "other", "kite"]
     dropped = run("merge", *words, "--drop", f"rival:{NAMES[0]}", "--out", tmp_path / "b")

@@ -116,6 +116,7 @@ def test_paths_that_no_file_can_have(
 
 GOOD: dict[str, Any] = {
     "method": "average", "stages": ["a", "b"], "params": {}, "batchnorm": {}, "facts": {},
+    "part": None, "classes": {},
     "tensors": {"w": {"scalars": 4, "alpha": None, "p": None, "norm_old": 1.0, "norm_new": 1.0,
                       "cosine": 0.5, "sign_conflict": 0.5, "values": {}}},
 }  # fmt: skip
@@ -133,7 +134,8 @@ def tensor(**changes: Any) -> dict[str, Any]:
         {**GOOD, "facts": None}, {**GOOD, "tensors": []}, {**GOOD, "tensors": {"w": 5}},
         {**GOOD, "more": 1}, tensor(more=1), tensor(scalars="x"), tensor(scalars=10**400),
         tensor(alpha="x"), tensor(alpha=float("nan")), tensor(norm_new=float("inf")),
-        tensor(sign_conflict=2), tensor(values={"k": []}), tensor(cosine=None),
+        tensor(sign_conflict=2), tensor(values={"k": []}), tensor(cosine="x"),
+        {**GOOD, "part": 3}, {**GOOD, "classes": {"a": 1}},
         {**GOOD, "batchnorm": {"k": float("nan")}},
     ],
     ids=lambda row: json.dumps(row)[-40:],
@@ -157,6 +159,9 @@ def test_traces_of_merges_are_told(folder: Path, capsys: pytest.CaptureFixture[s
     assert {key: value for key, value in trace.as_dict().items() if key != "summary"} == GOOD
     assert _run(["log", str(folder)]) == 0
     assert "a + b: 1 tensors" in capsys.readouterr().out
+    older = {key: value for key, value in GOOD.items() if key not in ("part", "classes")}
+    changed(folder, lambda manifest: None, trace=[older])
+    assert load_traces(folder) == (trace,)
 
 
 @pytest.mark.parametrize("name", ["x\n  checked by duet", "x\x1b[2J", "a\u202eb"])

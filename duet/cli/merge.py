@@ -166,20 +166,27 @@ def text_of(result: dict[str, Any]) -> str:
 
 
 def merge_lines(merges: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a line about each trace of a merge."""
-    lines = []
+    """Return a line about each merge of shared tensors, and one about each joined head part."""
+    lines: list[str] = []
+    heads: dict[tuple[str, str], list[str]] = {}
     for trace in merges:
-        s = trace["summary"]
-        told = [f"{s['tensors']} tensors"]
+        s, stages = trace["summary"], " + ".join(trace["stages"])
         if trace["part"] is not None:
-            told.insert(0, f"head part '{trace['part']}' by {trace['method']}")
+            told = heads.setdefault((stages, trace["part"]), [])
+            told.append(f"{s['tensors']} tensors by {trace['method']}")
+            continue
+        told = [f"{s['tensors']} tensors"]
         if s["alpha_mean"] is not None:
             told.append(
                 f"alpha {s['alpha_mean']:.3f} ({s['alpha_min']:.3f} to {s['alpha_max']:.3f})"
             )
         if s["sign_conflict"] is not None:  # only θ_0 tells who moved where
             told.append(f"sign conflicts {s['sign_conflict']:.1%}")
-        lines.append(f"  {' + '.join(trace['stages'])}: {', '.join(told)}")
+        lines.append(f"  {stages}: {', '.join(told)}")
+    lines += [
+        f"  {stages}: head part '{part}', {', '.join(told)}"
+        for (stages, part), told in heads.items()
+    ]
     return lines
 
 

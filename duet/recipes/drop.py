@@ -133,9 +133,12 @@ def _with_drops(
         if shares is not None:
             if manifest.head != "rows" and _falls_apart(shares.values(), manifest, part, names):
                 return None
+            places = {name_of(entry): place for place, entry in enumerate(entries)}
+            if not places.keys() >= shares.keys():  # the trace is of another merge
+                return None
             for stage, classes in shares.items():
-                place = [name_of(entry) for entry in entries].index(stage)
-                entries[place] = _without(entries[place], [n for n in names if n in classes])
+                entry = entries[places[stage]]
+                entries[places[stage]] = _without(entry, [n for n in names if n in classes])
             continue
         owner = _owner(entries, part, manifest, detector)
         if owner is None:

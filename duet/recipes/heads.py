@@ -19,7 +19,7 @@ from duet.aliases import match_classes
 from duet.config import parse_config
 from duet.errors import ModelError
 from duet.families.rows import join_rows, require_rows
-from duet.families.table import class_rows, resolve_family, resolve_roles
+from duet.families.table import class_rows, resolve_roles
 from duet.increments.base import StartWeights, map_base, read_sidecar
 from duet.increments.state import HeadPart
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, is_statistic
@@ -33,6 +33,7 @@ from duet.merging.weights import normalised
 from duet.recipes.pairing import Head
 from duet.recipes.plan import Plan
 from duet.recipes.sources import Opened, Source, open_source
+from duet.recipes.start import start_weights
 from duet.vectors.tensors import Tensors
 
 Allocate = Callable[[str, Mapping[str, torch.Size]], dict[str, torch.Tensor]]
@@ -224,7 +225,7 @@ def _start(plan: Plan, theta_0: Tensors | None) -> StartWeights:
         return _NOTHING
     classes: tuple[str, ...] = ()
     if plan.recipe.weights is not None and path.suffix != ".safetensors":
-        whole = resolve_family(first.family).weights(path)
+        whole = start_weights(path, first.family)
         theta_0, classes = whole.tensors, whole.classes
     elif plan.recipe.weights is not None:
         told = read_sidecar(path)

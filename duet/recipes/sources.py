@@ -238,7 +238,8 @@ def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:
         return None
     alias = {old: new for old, new in entry.alias.items() if old in kept.classes}
     kept = rules.rename_classes(kept, alias) if alias else kept
-    return replace(kept, increment=source.name) if source.kind in ("base", "increment") else kept
+    whole = source.kind in ("detector", FOREIGN)  # several parts have names of their own
+    return kept if whole else replace(kept, increment=source.name)
 
 
 def _edited(source: Source, entry: Entry) -> tuple[tuple[str, ...], ...]:
