@@ -50,8 +50,8 @@ FAST = [
     ("yolo11n.yaml", "towers", (1, 1), "onnx"),
     ("yolo11n.yaml", "rows", (80,), "torchscript"),
     ("yolov8n.yaml", "rows", (2,), "pt"),
-    ("yolo26n.yaml", "rows", (2,), "openvino"),
-    ("yolo26n.yaml", "parallel", (1, 1), "torchscript"),
+    ("yolo26n.yaml", "rows", (2,), "onnx"),
+    ("yolo26n.yaml", "parallel", (1, 1), "openvino"),
     ("rtdetr-tiny.yaml", "rows", (2,), "torchscript"),
     ("dfine-tiny", "rows", (2,), "torchscript"),
 ]

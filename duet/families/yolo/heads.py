@@ -87,7 +87,7 @@ class ParallelDetect(Detect):  # type: ignore[misc]
 
     def _best(self, y_BAX: torch.Tensor, anchors: int) -> torch.Tensor:
         """Pick as many objects as one head may give: the exporter counts anchors of one."""
-        boxes, every = y_BAX[..., :4], y_BAX[..., 4:]
+        boxes, every = y_BAX.split((4, self.nc), -1)  # OpenVINO loses slices before a gather
         scores, class_ids, index = self.get_topk_index(every, min(self.max_det, anchors))
         best: torch.Tensor = torch.cat((self._gather(boxes, index), scores, class_ids), -1)
         return best
