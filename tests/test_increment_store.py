@@ -684,10 +684,57 @@ def test_base_refuses_what_half_precision_cannot_hold(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_base_of_another_type_is_refused(tmp_path: Path) -> None:
-    save_file({"w": torch.ones(2, dtype=torch.float64)}, tmp_path / "a.safetensors")
-    with pytest.raises(ModelError, match="float64 in 'w'"):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_base_of_other_floats_is_read_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
+    numbers = torch.tensor([1.0, 2.0**-30, -65280.0, 3e38]).to(dtype)
+    save_file({"w": numbers}, tmp_path / "a.safetensors")
+    loaded = load_base(tmp_path / "a.safetensors")["w"]
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded, numbers.float())
+
+
+WRAPPED = {
+    "DataParallel": lambda tensors: {f"module.{k}": v for k, v in tensors.items()},
+    "YOLO": lambda tensors: {f"model.{k}": v for k, v in tensors.items()},
+    "both": lambda tensors: {f"module.model.{k}": v for k, v in tensors.items()},
+    "thop": lambda tensors: {
+        **tensors, "total_ops": torch.zeros(1).double(), "model.0.bn.total_params": torch.ones(1),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_base_has_the_names_of_the_detector(wrap: Callable[..., Any], tmp_path: Path) -> None:
+    tensors = {
+        "model.0.conv.weight": torch.ones(2),
+        "model.0.bn.num_batches_tracked": torch.tensor(4),
+    }
+    save_file(wrap(tensors), tmp_path / "a.safetensors")
+    assert same(load_base(tmp_path / "a.safetensors"), tensors)
+
+
+def test_names_that_only_some_tensors_have_stay(tmp_path: Path) -> None:
+    tensors = {
+        "model.model.a": torch.ones(2),
+        "model.head": torch.ones(1),
+        "module.b": torch.ones(1),
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert same(load_base(tmp_path / "a.safetensors"), tensors)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "match"),
+    [
+        (torch.tensor([1 / 3, 0.5, 1e300], dtype=torch.float64), "2 of 3 float64 numbers in 'w'"),
+        (torch.ones(2, dtype=torch.int32), r"expected floating numbers, got torch\.int32 in 'w'"),
+    ],
+)
+def test_base_of_another_type_is_refused(tensor: torch.Tensor, match: str, tmp_path: Path) -> None:
+    save_file({"w": tensor}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match=match) as caught:
         load_base(tmp_path / "a.safetensors")
+    assert str(tmp_path / "a.safetensors") in str(caught.value)
     (tmp_path / "b.pt").write_bytes(b"")
     with pytest.raises(ModelError, match=r"expected a \.safetensors"):
         load_base(tmp_path / "b.pt")

@@ -209,7 +209,9 @@ def _require_there(weights: Path | None, where: str) -> Path:
 
 
 def _architecture_of(weights: Path, default: str | None) -> str:
-    """Return the architecture of a file: what it says, what its tensors show, else the default.
+    """Return the architecture of a file: what its tensors show, else what it says, or the default.
+
+    A file beside base weights is believed: it is duet's own and names their hash.
 
     Raises:
         ConfigError: Nothing tells it.
@@ -218,7 +220,8 @@ def _architecture_of(weights: Path, default: str | None) -> str:
     if (weights / MANIFEST).is_file():
         return read_manifest(weights, DetectorManifest).architecture
     said = read_facts(weights).architecture if weights.is_file() else None
-    if said is not None and any(re.fullmatch(r.architectures, said) for r in families().values()):
+    known = any(re.fullmatch(row.architectures, said or "") for row in families().values())
+    if said is not None and known and weights.suffix == ".safetensors":
         return said
     if said is not None and weights.suffix == ".safetensors":
         raise ConfigError(
@@ -227,7 +230,7 @@ def _architecture_of(weights: Path, default: str | None) -> str:
             where=str(weights.with_suffix(".json")),
             remedy="correct it, or give --architecture, for example yolo11n.yaml",
         )
-    found = recognise(weights) or default
+    found = recognise(weights) or (said if known else default)
     if found is None:
         raise ConfigError(
             "the architecture of the start weights is not known",

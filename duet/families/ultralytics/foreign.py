@@ -56,15 +56,9 @@ class Kind:
 
 
 def read_detector(
-    family: UltralyticsFamily,
-    kind: Kind,
-    path: Path,
-    *,
-    name: str,
-    head: HeadForm,
-    trust: bool,
+    family: UltralyticsFamily, kind: Kind, path: Path, *, name: str, head: HeadForm, trust: bool,
     architecture: str | None,
-) -> tuple[DetectorState, dict[str, Any]]:
+) -> tuple[DetectorState, dict[str, Any]]:  # fmt: skip
     """Read a detector, and what its file says about itself.
 
     Its architecture is the one that builds its tensors and agrees with it layer by layer; what the
@@ -84,14 +78,12 @@ def read_detector(
         `licence`.
 
     Raises:
-        ModelError: The file is damaged, refused, fused or not finite; it holds a network of another
-            kind, of no known architecture (the nearest and the first difference are named), or
-            unusable class names; or this version of the engine builds another network from its
-            architecture (the layer is named).
+        ModelError: The file is damaged, refused, fused or not finite, or holds a network of another
+            kind or unusable class names; or no architecture builds its network (the nearest and
+            the first difference are named).
         MissingExtraError: Ultralytics is not installed.
     """
     checkpoint = open_checkpoint(path, trust=trust)
-    where = checkpoint.where
     kind.require(checkpoint)
     tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
     candidates = [architecture] if architecture else _candidates(kind, kind.said(checkpoint))
@@ -99,19 +91,39 @@ def read_detector(
     for found in architectures_of(tensors, candidates, kind.file_of, kind.own):
         try:
             roles = family.rules.split_roles(tensors, head)
-            _require_rows(roles.own, len(classes))
-            parts = kind.parts(checkpoint, found, HeadPart(classes, roles.own, name), head)
-            stock = kind.stock(found, parts)
-            require_fit(tensors, stock.state_dict(), f"tensors do not fit {found}")
-            require_same_network(checkpoint.network, stock, architecture=found, where=where)
+            part = HeadPart(classes, roles.own, name)
+            parts = _agreed_parts(kind, checkpoint, tensors, found, part, head)
         except ModelError as error:
-            refused = refused or ModelError(error.what, where=where, remedy=error.remedy)
+            refused = refused or ModelError(error.what, where=checkpoint.where, remedy=error.remedy)
             continue
         state = DetectorState(family.name, found, head, roles.shared, roles.buffers, parts)
         return state, {**facts(checkpoint), "sha256": sha256_file(path), "licence": family.licence}
     raise refused or unknown(
-        checkpoint.network, tensors, candidates, kind.file_of, kind.own, where=where
+        checkpoint.network, tensors, candidates, kind.file_of, kind.own, where=str(path)
     )
+
+
+def _agreed_parts(
+    kind: Kind,
+    checkpoint: Checkpoint,
+    tensors: Tensors,
+    architecture: str,
+    part: HeadPart,
+    head: HeadForm,
+) -> tuple[HeadPart, ...]:
+    """Return the head parts of a file whose network is what duet builds of them.
+
+    Raises:
+        ModelError: It is not; the first difference is named.
+    """
+    _require_rows(part.tensors, len(part.classes))
+    parts = kind.parts(checkpoint, architecture, part, head)
+    stock = kind.stock(architecture, parts)
+    require_fit(tensors, stock.state_dict(), f"tensors do not fit {architecture}")
+    require_same_network(
+        checkpoint.network, stock, architecture=architecture, where=checkpoint.where
+    )
+    return parts
 
 
 def _candidates(kind: Kind, said: str) -> list[str]:

@@ -92,8 +92,8 @@ def unknown(
     return ModelError(
         f"{none if len(known) > 1 else one} '{nearest}', and the first difference is {told_of}",
         where=where,
-        remedy="the file was written by another program than the installed Ultralytics; train one "
-        "of its architectures, such as yolo11n.yaml"
+        remedy="the file was written by another program or version than the installed Ultralytics; "
+        "train one of its architectures, such as yolo11n.yaml, with it"
         if other
         else "only the engine's own architectures can be rebuilt and merged, such as yolo11n.yaml; "
         "a network that was changed by hand cannot",

@@ -61,7 +61,8 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
         raise ModelError(
             f"{architecture} has a {type(head).__name__} head with class towers of "
             f"{head.cv3[0][-1].in_channels} channels, expected a plain Detect with {width}",
-            remedy="use a detection model such as yolov8, yolo11 or yolo26",
+            remedy="use a detection model such as yolov8, yolo11 or yolo26; if duet exported it "
+            "from several increments, the detector folder that it was exported from",
         )
     resize_classes(head, classes)
     model.nc, model.yaml["nc"] = classes, classes

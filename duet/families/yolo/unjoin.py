@@ -80,10 +80,17 @@ def _entries(checkpoint: Checkpoint) -> list[PartEntry]:
 
 
 def _widths(last: torch.Tensor, classes: Sequence[int]) -> list[int]:
-    """Return how many channels each tower has: its classes read no later one."""
+    """Return how many channels each tower has: its classes read no later one.
+
+    Raises:
+        ModelError: Some tower has none.
+    """
     read = [rows.flatten(1).any(0).nonzero() for rows in torch.split(last, list(classes))]
     ends = [int(columns.max()) + 1 if len(columns) else 0 for columns in read]
-    return [end - start for start, end in itertools.pairwise([0, *ends])]
+    widths = [end - start for start, end in itertools.pairwise([0, *ends])]
+    if min(widths) < 1:
+        raise _unsplit("its towers read each other's channels")
+    return widths
 
 
 def _split(joined: Tensors, heads: Sequence[Any]) -> list[Tensors]:
