@@ -85,7 +85,7 @@ class ParallelDetect(Detect):  # type: ignore[misc]
             y = self._best(y.permute(0, 2, 1), decoded[0].shape[-1])
         return y if self.export else (y, {"parts": parts})
 
-    def _best(self, y_BAX: torch.Tensor, anchors: int) -> torch.Tensor:
+    def _best(self, y_BAX: Any, anchors: int) -> torch.Tensor:
         """Pick as many objects as one head may give: the exporter counts anchors of one."""
         boxes, every = y_BAX.split((4, self.nc), -1)  # OpenVINO loses slices before a gather
         scores, class_ids, index = self.get_topk_index(every, min(self.max_det, anchors))
