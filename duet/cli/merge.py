@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,12 +169,12 @@ def text_of(result: dict[str, Any]) -> str:
 def merge_lines(merges: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line about each merge of shared tensors, and one about each joined head part."""
     lines: list[str] = []
-    heads: dict[tuple[str, str], list[str]] = {}
+    heads: dict[tuple[str, str], Counter[str]] = {}
     for trace in merges:
         s, stages = trace["summary"], " + ".join(trace["stages"])
         if trace["part"] is not None:
-            told = heads.setdefault((stages, trace["part"]), [])
-            told.append(f"{s['tensors']} tensors by {trace['method']}")
+            counts = heads.setdefault((stages, trace["part"]), Counter())
+            counts[trace["method"]] += s["tensors"]
             continue
         told = [f"{s['tensors']} tensors"]
         if s["alpha_mean"] is not None:
@@ -183,10 +184,9 @@ def merge_lines(merges: Sequence[dict[str, Any]]) -> list[str]:
         if s["sign_conflict"] is not None:  # only θ_0 tells who moved where
             told.append(f"sign conflicts {s['sign_conflict']:.1%}")
         lines.append(f"  {stages}: {', '.join(told)}")
-    lines += [
-        f"  {stages}: head part '{part}', {', '.join(told)}"
-        for (stages, part), told in heads.items()
-    ]
+    for (stages, part), counts in heads.items():
+        methods = ", ".join(f"{count} tensors by {method}" for method, count in counts.items())
+        lines.append(f"  {stages}: head part '{part}', {methods}")
     return lines
 
 
