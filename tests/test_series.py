@@ -281,9 +281,9 @@ def test_header_verification_reads_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"train": None}, "data.split"),
-        ({"train": ""}, "data.split"),
-        ({"train": []}, "data.split"),
+        ({"train": None}, "data.no-train"),
+        ({"train": ""}, "data.no-train"),
+        ({"train": []}, "data.no-train"),
         ({"train": [3]}, "data.split"),
         ({"train": "nowhere"}, "data.images"),
         ({"train": "empty.txt"}, "data.images"),

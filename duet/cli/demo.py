@@ -59,7 +59,7 @@ def demo(
     require_writable(out)
     with counting("drawing scenes") as step:
         build(out / "data", train=train_scenes, val=150, test=test_scenes, progress=step)
-    unused = dict.fromkeys(("train", "architecture", "batch", "device", "threads"))
+    unused = dict.fromkeys(("train", "architecture"))
     options |= {"out": out, "data_root": out / "data", "references": True, "split": "", **unused}
     plan = make_plan(shipped("configs", "series", "emoji-2phase.yaml"), options)
     if dry_run:

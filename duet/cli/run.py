@@ -58,14 +58,14 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
     from duet.weights import find
 
     keys = ("epochs", "batch", "image_size", "device", "threads")
-    changes = {key: options[key] for key in keys}
+    changes = {key: options[key] for key in keys if options.get(key) is not None}
     inputs = read_inputs(
         series,
         data_root=options["data_root"],
         train=options["train"],
         weights=find(options["weights"]) if options["weights"] else None,
         architecture=options["architecture"],
-        changes={key: value for key, value in changes.items() if value is not None},
+        changes=changes,
         only=only,
         onto=options.get("onto"),
     )

@@ -23,8 +23,9 @@ Objects = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def decode(
-    output: torch.Tensor, layout: Layout, *, size: int, confidence: float, iou: float, limit: int
-) -> Objects:
+    output: torch.Tensor, layout: Layout, *, size: int, confidence: float, iou: float, limit: int,
+    multi_label: bool = True,
+) -> Objects:  # fmt: skip
     """Return the objects in one image's output.
 
     Args:
@@ -34,9 +35,12 @@ def decode(
         confidence: Objects must score above it.
         iou: Boxes of one class that overlap more are suppressed; used by ``anchors`` only.
         limit: At most this many objects remain.
+        multi_label: See `suppress`.
     """
     if layout == "anchors":
-        return suppress(output, confidence=confidence, iou=iou, limit=limit)
+        return suppress(
+            output, confidence=confidence, iou=iou, limit=limit, multi_label=multi_label
+        )
     if layout == "queries":
         output = pick(output, limit)
     boxes, scores, class_ids = output[:, :4], output[:, 4], output[:, 5].long()
@@ -47,7 +51,9 @@ def decode(
     return boxes[order], scores[order], class_ids[order]
 
 
-def suppress(y_CA: torch.Tensor, *, confidence: float, iou: float, limit: int) -> Objects:
+def suppress(
+    y_CA: torch.Tensor, *, confidence: float, iou: float, limit: int, multi_label: bool = True
+) -> Objects:
     """Class-wise non-maximum suppression of the ``anchors`` layout.
 
     Ultralytics' own function stops after a time limit and would silently lose boxes on a loaded
@@ -58,10 +64,16 @@ def suppress(y_CA: torch.Tensor, *, confidence: float, iou: float, limit: int) -
         confidence: Candidates must score above it.
         iou: Boxes of one class that overlap more are suppressed.
         limit: At most this many detections remain, best first.
+        multi_label: One anchor may be several classes, as the engine has it for validation; else
+            its best one alone, as for prediction.
     """
     from torchvision.ops import batched_nms
 
-    class_ids, anchors = torch.where(y_CA[4:] > confidence)
+    candidates = y_CA[4:] > confidence
+    if not multi_label:
+        best = y_CA[4:].argmax(0, keepdim=True)
+        candidates &= torch.zeros_like(candidates).scatter_(0, best, True)
+    class_ids, anchors = torch.where(candidates)
     scores = y_CA[4:][class_ids, anchors]
     boxes = corners(y_CA[:4, anchors].T)
     kept = batched_nms(boxes, scores, class_ids, iou)[:limit]

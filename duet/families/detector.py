@@ -47,8 +47,9 @@ class ImageDetector:
         confidence: float = 0.001,
         iou: float = 0.7,
         limit: int = 300,
+        multi_label: bool = False,
     ) -> list[Detections]:
-        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image."""
+        """Detect on BGR uint8 images of any size; see `duet.families.protocol.Detector`."""
         found = []
         place = torch.device(self.device)
         for group in batches(images, self.batch):
@@ -58,7 +59,7 @@ class ImageDetector:
             for row, one in zip(rows, fitted, strict=True):
                 boxes, scores, class_ids = decode(
                     row, self.layout, size=self.image_size,
-                    confidence=confidence, iou=iou, limit=limit,
+                    confidence=confidence, iou=iou, limit=limit, multi_label=multi_label,
                 )  # fmt: skip
                 xyxy = one.to_original(boxes.cpu().numpy())
                 scored = (scores.cpu().numpy(), class_ids.cpu().numpy())

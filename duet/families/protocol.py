@@ -75,8 +75,13 @@ class Detector(Protocol):
         confidence: float = ...,
         iou: float = ...,
         limit: int = ...,
+        multi_label: bool = ...,
     ) -> list[Detections]:
-        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image."""
+        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image.
+
+        ``multi_label``: one place of an image may be several classes, which AP is computed from;
+        else the best of them alone, which is what users see.
+        """
         ...
 
     @property

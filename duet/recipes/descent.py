@@ -19,7 +19,8 @@ from duet.vectors.tensors import Tensors
 def base_of(plan: Plan) -> int | None:
     """Return the position of the base that increments of a plan were trained on; None without."""
     number = 0 if plan.geometry == "sequential" else plan.ancestor
-    return number if number is not None and plan.sources[number].kind == "base" else None
+    whole = ("base", "detector")
+    return number if number is not None and plan.sources[number].kind in whole else None
 
 
 def require_descent(plan: Plan, opened: Opened, base: Tensors) -> None:

@@ -99,7 +99,7 @@ class Opened:
         stage: Shared tensors.
         buffers: BatchNorm statistics and counters of the shared layers.
         parts: Head parts, with aliases and drops applied.
-        trained: Of a kept increment, its part in the detector after its stage, as it was trained.
+        trained: Parts in the detector after its stage, as they were trained.
         refit: The last part re-fit on merged weights, if the increment keeps one.
         refit_on: Fingerprint of the merged shared tensors that it was re-fit on.
     """
@@ -226,7 +226,7 @@ def _whole(
     kept = [part for part in edited if part is not None]
     if len(parts) == 1 and kept:
         kept = [replace(kept[0], increment=source.name)]
-    return Opened(stage, buffers, tuple(kept))
+    return Opened(stage, buffers, tuple(kept), trained=parts)
 
 
 def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:

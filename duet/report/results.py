@@ -22,6 +22,7 @@ from duet.evaluation.indices import Indices
 from duet.evaluation.matrix import StageMatrix
 from duet.files import read_json, write_json, write_text
 from duet.report.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
+from duet.report.kept import KeptEntry
 from duet.report.published import PublishedEntry
 from duet.report.seal import seal_of
 from duet.sealed import SEAL
@@ -214,6 +215,8 @@ class Method(Config):
     indices: IndicesEntry
     matrix: tuple[MatrixRecord, ...]
     class_scores: tuple[ClassScores, ...] = ()
+    kept: tuple[KeptEntry, ...] = ()
+    """Empty if the series trains its first increment."""
     merges: tuple[MergeEntry, ...] = ()
     costs: tuple[StageCost, ...] = ()
     parameters: Count | None = None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from duet.evaluation.indices import mean
+from duet.report.kept import KeptEntry
 from duet.report.phrases import count_of, listed, percent, points, where
 from duet.report.results import Method, Results, TermEntry
 
@@ -87,6 +88,7 @@ def kept(results: Results) -> tuple[str, ...]:
     best = sorted(changed, key=lambda item: -(item.change or 0))[:SHOWN_CLASSES]
     if best:
         lines.append(f"Old classes that held best: {_named(best)}.")
+    lines += [_still_made(method, entry) for method in results.methods for entry in method.kept]
     return tuple(lines) or _nothing(results, "RI", "forgotten")
 
 
@@ -161,6 +163,8 @@ def average_sides(terms: Sequence[TermEntry]) -> tuple[float | None, float | Non
 def _kept_in_one(results: Results) -> str:
     terms = results.main.indices.ri_terms
     steps = results.series.increments
+    if not terms and results.main.kept:
+        return _still_made(results.main, results.main.kept[-1])
     if not terms and len(steps) > 1:
         return f"How much {results.main.title} keeps was not measured{_reason(results, 'RI')}."
     if not terms:
@@ -175,6 +179,17 @@ def _kept_in_one(results: Results) -> str:
         f"{percent(results.main.indices.ri)} of what it knew about the "
         f"{count_of(len(old), 'old class', 'old classes')} in their own images "
         f"(mAP50 {percent(before)} before, {percent(after)} after)."
+    )
+
+
+def _still_made(method: Method, entry: KeptEntry) -> str:
+    """Return what a method makes of the detections of the detector that it went on from."""
+    share = f" ({percent(entry.kept / entry.before)})" if entry.before else ""
+    return (
+        f"{method.title} still makes {entry.kept} of {entry.before} detections{share} of the "
+        f"detector that the series goes on from in {count_of(entry.images, 'image')} of "
+        f"{entry.domain}, and {entry.added} others of its classes (score {entry.confidence:g} or "
+        f"more, IoU {entry.iou:g})."
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duet.evaluation.agreement import CONFIDENCE, IOU, Agreement
 from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
@@ -17,6 +18,7 @@ from duet.families.table import resolve_family
 from duet.files import atomic_path
 from duet.images import seen_suffix, write_seen
 from duet.report import results as schema
+from duet.report.kept import KeptEntry
 from duet.report.published import PublishedEntry
 from duet.runs.chain import StageResult
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
@@ -48,12 +50,15 @@ class MethodOutcome:
         method: Its configuration.
         results: One per stage.
         scores: (stage, domain) -> AP of every class of the series that the model knows.
+        kept: Domain -> what the last detector makes of the detections of the one brought; empty
+            where the first increment was trained.
         seconds: Wall time, waiting for other chains included.
     """
 
     method: Method
     results: tuple[StageResult, ...]
     scores: Mapping[tuple[int, str], ClassAP]
+    kept: Mapping[str, Agreement]
     seconds: float
 
 
@@ -189,6 +194,18 @@ def _method_entry(
         class_scores=tuple(
             schema.ClassScores.of(stage, domain, scores)
             for (stage, domain), scores in outcome.scores.items()
+        ),
+        kept=tuple(
+            KeptEntry(
+                domain=domain,
+                images=one.images,
+                before=one.before,
+                kept=one.kept,
+                added=one.added,
+                confidence=CONFIDENCE,
+                iou=IOU,
+            )
+            for domain, one in outcome.kept.items()
         ),
         merges=merges,
         costs=costs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.errors import DataError, DuetError, did_you_mean
+from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
 from duet.families.table import resolve_family
@@ -24,7 +25,7 @@ from duet.series import domain_of
 from duet.series.images import image_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from duet.detections import Detections
     from duet.families.protocol import Detector
@@ -51,9 +52,19 @@ def truths(data: Slice) -> list[Truth]:
 
 
 def predict(
-    detector: Detector, images: Sequence[Path], stopped: threading.Event | None = None
+    detector: Detector,
+    images: Sequence[Path],
+    stopped: threading.Event | None = None,
+    *,
+    multi_label: bool = True,
 ) -> list[Detections]:
     """Run a detector over image files, a few dozen at a time.
+
+    Args:
+        detector: Runs over them.
+        images: The files.
+        stopped: Ends it early when set.
+        multi_label: See `duet.families.protocol.Detector`: for AP, not for what users see.
 
     Raises:
         DuetError: ``stopped`` was set.
@@ -62,7 +73,9 @@ def predict(
     for _, group in read_groups(images, 64):
         if stopped is not None and stopped.is_set():
             raise DuetError("stopped", remedy="the same command resumes")
-        found += detector(group, confidence=CONFIDENCE, iou=IOU, limit=LIMIT)
+        found += detector(
+            group, confidence=CONFIDENCE, iou=IOU, limit=LIMIT, multi_label=multi_label
+        )
     return found
 
 
@@ -71,6 +84,33 @@ def evaluate_state(
 ) -> ClassAP:
     """Return the AP of every class of ``data`` for one detector."""
     return evaluate_ap(*_sides(state, data, image_size, stopped))
+
+
+def compare_states(
+    before: DetectorState,
+    after: DetectorState,
+    images: Sequence[Path],
+    *,
+    image_size: int,
+    without: Collection[str] = (),
+    stopped: threading.Event | None = None,
+) -> Agreement:
+    """Return what a later detector makes of the detections of an earlier one, as users see them.
+
+    Args:
+        before: The earlier detector.
+        after: The later one.
+        images: What both look at.
+        image_size: Side of the square that images are fitted into, pixels.
+        without: Classes that do not count.
+        stopped: Ends it early when set.
+    """
+    counted, sides = [name for name in before.labels if name not in without], []
+    for state in (before, after):
+        detector = resolve_family(state.family).detector(state, image_size=image_size)
+        found = predict(detector, images, stopped, multi_label=False)
+        sides.append([one.of(counted) for one in found])
+    return agreement(*sides)
 
 
 def _sides(
@@ -199,6 +239,25 @@ class Evaluator:
                 self.look.require_unchanged(data.images)
                 remember(path, key, stored)
         return ClassAP(stored["ap50"], stored["ap"], f"{self.folder.name}/{evidence.name}")
+
+    def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
+        """Return what the later detector makes of the detections of the earlier one."""
+        self.look.require_unchanged(data.images)
+        marks = [before.fingerprint(), after.fingerprint(), data.sha256, self.image_size, IOU]
+        key = sha256_json(marks)
+        path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
+        with self._lock:
+            stored = recall(path, key, self.tell)
+            if stored is None:
+                with self.slots:
+                    size, stopped = self.image_size, self.stopped
+                    found = compare_states(
+                        before, after, data.images, image_size=size, stopped=stopped
+                    )
+                stored = asdict(found)
+                remember(path, key, stored)
+        rows = {name: tuple(row) for name, row in stored.pop("per_class").items()}
+        return Agreement(**stored, per_class=rows)
 
     def _kept(self, path: Path, evidence: Path, key: str) -> dict[str, Any] | None:
         """Return an evaluation that was done before, if both of its files are whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ def read_inputs(
         path: Series YAML.
         data_root: Replaces the file's ``root``.
         train: Schedule YAML; default the series' own, else the schedule's defaults.
-        weights: θ_0; default the series' own.
+        weights: θ_0; default the series' own, or ``onto``.
         architecture: Architecture; default what the weights say or show, else the series' own.
         changes: Schedule keys to replace, such as ``{"epochs": 3}``.
         only: Read just this increment's data.
@@ -80,43 +81,48 @@ def read_inputs(
     """
     config = read_config(path)
     defaults, start, folder = config.defaults, config.start, resolved(path).parent
-    train = train or (folder / defaults.train if defaults.train else None)
-    weights = weights or (folder / defaults.weights if defaults.weights else None)
-    found, schedule, chosen, family = Collected(), Schedule(), "", ""
-    series: Series | None = None
-    warnings: tuple[Problem, ...] = ()
-    begun: Onto | None = None
+    train = train or _below(folder, defaults.train)
+    if onto is None and start is not None and only is None:
+        onto = folder / start.detector
+    weights = weights or _below(folder, defaults.weights if onto is None else None)
+    found, begun, chosen = Collected(), None, ""
     with found.noted():
-        if onto is None and start is not None and only is None:
-            onto = folder / start.detector
         if onto is not None:
             begun = open_onto(onto, name=start.name if start is not None else None)
     with found.noted():
-        schedule = load_schedule(train) if train else _own_schedule(begun)
-        if changes:
-            replaced = schedule.model_dump() | changes
-            schedule = parse_config(Schedule, replaced, where="schedule options")
+        schedule = _schedule(train, begun, changes or {})
     with found.noted():
-        if begun is not None:
-            chosen, family = begun.state.architecture, begun.state.family
-        if begun is None or weights is not None:
+        if onto is None:
             weights = _require_there(weights, str(path))
-            chosen = chosen or architecture or _architecture_of(weights, defaults.architecture)
-            family = family or family_of(chosen)
+            chosen = architecture or _architecture_of(weights, defaults.architecture)
+        elif begun is not None:
+            chosen = begun.state.architecture
+            weights = weights and _require_there(weights, str(path))
+        family = family_of(chosen)
     with found.noted():
         known = begun.known if begun is not None else None
         series, warnings = read_checked(path, data_root=data_root, only=only, start=known)
     found.raise_all(f"{path} cannot be run")
-    assert series is not None
     return Inputs(series, schedule, weights, chosen, family, begun, warnings)
 
 
-def _own_schedule(onto: Onto | None) -> Schedule:
-    """Return the schedule's defaults; a detector goes on with images of the size it knows."""
-    if onto is None:
-        return Schedule()
-    side = onto.manifest.image_size
-    return Schedule(image_size=max(side - side % 32, 32))
+def _below(folder: Path, name: str | None) -> Path | None:
+    return folder / name if name else None
+
+
+def _schedule(file: Path | None, onto: Onto | None, changes: Mapping[str, object]) -> Schedule:
+    """Return a file's schedule or the defaults, with changes.
+
+    By default a detector that is gone on from gets images of the size that it knows.
+    """
+    schedule = load_schedule(file) if file else Schedule()
+    own: dict[str, object] = {}
+    if file is None and onto is not None:
+        own["image_size"] = max(onto.manifest.image_size // 32 * 32, 32)
+    if not (own or changes):
+        return schedule
+    replaced = schedule.model_dump() | own | dict(changes)
+    return parse_config(Schedule, replaced, where="schedule options")
 
 
 def read_checked(

@@ -91,7 +91,7 @@ def keep_start(folder: Path, setting: Setting, method: Method) -> Behind:
     assert setting.onto is not None
     onto, models = setting.onto, folder / "models" / method.name
     state, target = onto.in_form(method.head), models / f"0-{onto.name}"
-    others = [path for path in models.glob("[01]-*") if path.is_dir()]
+    others = [path for path in sorted(models.glob("[01]-*")) if path.is_dir()]
     strange = next((path for path in others if not _follows(path, target, state)), None)
     if strange is not None:
         raise ModelError(
@@ -201,7 +201,9 @@ def _recipe(
     first: tuple[Entry, ...] = ()
     if start is not None:
         manifest = read_manifest(start, DetectorManifest)
-        first = (Entry(path=relative_path(start, detector), fingerprint=manifest.fingerprint),)
+        name = manifest.parts[0].increment if len(manifest.parts) == 1 else None
+        path, mark = relative_path(start, detector), manifest.fingerprint
+        first = (Entry(path=path, name=name, fingerprint=mark),)
         lineage = lineage[len(_lineage_of(start, manifest)) :]
     entries = first + tuple(
         Entry(

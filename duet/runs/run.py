@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from duet.evaluation.agreement import Agreement
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.pairs import cells_needed, reference_slices
@@ -177,7 +178,20 @@ def _chain(plan: RunPlan, setting: Setting, evaluator: Evaluator, method: Method
         for domain in plan.series.domains:
             scores[stage, domain] = _score(plan, setting, evaluator, result, domain)
     setting.lab.listen(method.name, {"state": "evaluated"})
-    return MethodOutcome(method, tuple(results), scores, time.perf_counter() - began)
+    kept = _kept(plan, evaluator, results) if plan.onto is not None else {}
+    return MethodOutcome(method, tuple(results), scores, kept, time.perf_counter() - began)
+
+
+def _kept(
+    plan: RunPlan, evaluator: Evaluator, results: Sequence[StageResult]
+) -> dict[str, Agreement]:
+    """Compare the last detector of a chain with the one that was brought, domain by domain."""
+    first, last = results[0].merged, results[-1].merged
+    cuts = {name: domain_of(plan.series, name) for name in plan.series.domains}
+    return {
+        name: evaluator.kept(first, last, domain.evaluate((), plan.split))
+        for name, domain in cuts.items()
+    }
 
 
 def _score(

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from duet.evaluation.agreement import CONFIDENCE, Agreement, agreement
+from duet.evaluation.agreement import CONFIDENCE, Agreement
 from duet.evaluation.ap import evaluate_ap
 from duet.evaluation.matches import match
 from duet.families.table import resolve_family
 from duet.labels import LabelSpace
-from duet.runs.evaluate import image_keys, predict, truths
+from duet.runs.evaluate import compare_states, image_keys, predict, truths
 
 if TYPE_CHECKING:
     from duet.detections import Detections
@@ -88,33 +88,40 @@ def look_again(
         data: The images, with the labels of the increment's classes.
         image_size: Side of the square that images are fitted into, pixels.
     """
-    sides = []
-    for state in (before, after):
-        detector = resolve_family(state.family).detector(state, image_size=image_size)
-        sides.append(predict(detector, data.images))
-    others = [name for name in before.labels if name not in data.classes]
     again = all(name in before.labels for name in data.classes)
     return Seen(
         data.split,
         data.classes,
-        _found(sides[0], data) if again else None,
-        _found(sides[1], data),
-        agreement([one.of(others) for one in sides[0]], [one.of(others) for one in sides[1]]),
+        _found(before, data, image_size) if again else None,
+        _found(after, data, image_size),
+        compare_states(before, after, data.images, image_size=image_size, without=data.classes),
     )
 
 
-def _found(detections: Sequence[Detections], data: Slice) -> Found:
+def _found(state: DetectorState, data: Slice, image_size: int) -> Found:
     labels, labelled = LabelSpace(data.classes), truths(data)
-    if data.labelled:  # what nobody looked for is neither a hit nor a false alarm
-        pairs = zip(detections, data.labelled, strict=True)
-        detections = [one.of(names) for one, names in pairs]
-    matches = match(detections, labelled, labels, image_keys(data.images)).classes.values()
-    sure = [(one.hit & (one.scores >= CONFIDENCE), one) for one in matches]
-    objects = sum(int(one.truths.sum()) for one in matches)
-    found = sum(int(hit.sum()) for hit, _ in sure)
-    wrong = sum(
-        int((~one.hit & ~one.ignored & (one.scores >= CONFIDENCE)).sum()) for _, one in sure
+    detector = resolve_family(state.family).detector(state, image_size=image_size)
+    seen, every = (
+        _counted(predict(detector, data.images, multi_label=several), data)
+        for several in (False, True)
     )
-    scores = evaluate_ap(detections, labelled, labels)
+    matches = match(seen, labelled, labels, image_keys(data.images)).classes.values()
+    sure = [one.scores >= CONFIDENCE for one in matches]
+    right = [one.hit & at for one, at in zip(matches, sure, strict=True)]
+    wrong = [~one.hit & ~one.ignored & at for one, at in zip(matches, sure, strict=True)]
+    scores = evaluate_ap(every, labelled, labels)
     there = [name for name in data.classes if scores.ap50.get(name) is not None]
-    return Found(objects, found, wrong, scores.map50(there) if there else None)
+    return Found(
+        objects=sum(int(one.truths.sum()) for one in matches),
+        found=sum(int(one.sum()) for one in right),
+        wrong=sum(int(one.sum()) for one in wrong),
+        map50=scores.map50(there) if there else None,
+    )
+
+
+def _counted(detections: Sequence[Detections], data: Slice) -> Sequence[Detections]:
+    """Leave out what nobody looked for: it is neither a hit nor a false alarm."""
+    if not data.labelled:
+        return detections
+    pairs = zip(detections, data.labelled, strict=True)
+    return [one.of(names) for one, names in pairs]

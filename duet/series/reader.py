@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from duet.labels import LabelSpace
 from duet.series.check import check_series
 from duet.series.document import SeriesConfig, StartConfig
 from duet.series.formats import Reading, read
+from duet.series.formats.documents import NO_TRAIN
 from duet.series.images import Verify
 from duet.series.model import DomainData, Increment, Series
 from duet.series.prepared import require_made
@@ -129,8 +130,7 @@ def inspect_series(
             increments.append(Increment(name, item.domain, item.classes, data))
     series = Series(config.name, config.description, tuple(increments), config.expected)
     readings = reader.found.values()
-    problems = tuple(problem for reading in readings for problem in reading.problems)
-    problems += tuple(clashing_classes(config, known))
+    problems = (*reader.problems(series), *clashing_classes(config, known))
     forms = {reading.data.source: reading.form for reading in readings if reading.form}
     return Inspection(series, problems + check_series(series, forms), forms)
 
@@ -151,6 +151,13 @@ class _Reader:
             aligned, renamed = align(reading.data, self.classes)
             self.found[key] = replace(reading, data=aligned, problems=reading.problems + renamed)
         return replace(self.found[key].data, name=domain)
+
+    def problems(self, series: Series) -> Iterator[Problem]:
+        """Yield what is wrong with the data sets; nothing need be trained on a start's own."""
+        taught = {item.data.source for item in series.learned}
+        for reading in self.found.values():
+            trained = reading.data.source in taught
+            yield from (one for one in reading.problems if trained or one.code != NO_TRAIN)
 
 
 def _start(config: StartConfig | None, start: StartDetector, reader: _Reader) -> Increment:

@@ -120,11 +120,15 @@ def first_file(places: Sequence[Path]) -> Path:
     return named or next((p for p in map(as_stored, tried) if os.path.isfile(p)), places[0])
 
 
+NO_TRAIN = "data.no-train"
+"""Kind of problem that is none where nothing is trained."""
+
+
 def missing_splits(found: Sequence[str], source: Path, remedy: str) -> list[Problem]:
     """Return a problem for no training split and one for nothing to evaluate on."""
     problems = []
     if "train" not in found:
-        problems.append(error("data.split", source, "no 'train' split", remedy))
+        problems.append(error(NO_TRAIN, source, "no 'train' split", remedy))
     if "val" not in found and "test" not in found:
         what = "neither a 'val' nor a 'test' split to evaluate on"
         problems.append(error("data.split", source, what, remedy))
