@@ -22,7 +22,7 @@ CASES = {
 }
 
 
-LONG = ("learns", "adapts", "resumes", "exported")
+LONG = ("learns", "adapts", "refines", "resumes", "exported")
 ALIKE = ("yolov8n", "yolov10n", "yolo12n")
 """Heads and losses of yolo11n and yolo26n: what takes them long repeats those."""
 

@@ -78,10 +78,10 @@ def _step_lines(title: str, step: dict[str, Any]) -> list[str]:
         facts.append(f"scale {step['scale']:g}")
     about = ", ".join(fact for fact in facts if fact)
     lines = [f"{title} ({about})" if about else title]
-    names = step["classes"]
-    if names:
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        lines.append(f"  {_classes(names)}: {', '.join(names[:_SHOWN])}{more}")
+    for what, names in (("", step["classes"]), ("known before: ", step["adapts"])):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"  {what}{_classes(names)}: {', '.join(names[:_SHOWN])}{more}")
     if step["alias"]:
         renamed = ", ".join(f"{old} is {new}" for old, new in step["alias"].items())
         lines.append(f"  renamed: {renamed}")

@@ -29,6 +29,7 @@ from duet.conformance.training import (
     check_adapts,
     check_exported,
     check_learns,
+    check_refines,
     check_resumes,
 )
 
@@ -45,6 +46,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "merge": check_merge,
         "learns": check_learns,
         "adapts": check_adapts,
+        "refines": check_refines,
         "resumes": check_resumes,
         "exported": check_exported,
     }

@@ -84,6 +84,29 @@ def check_adapts(case: Case, folder: Path) -> None:
     assert {"kd_cls", "kd_box"} <= history[-1].keys(), "distillation is not in the history"
 
 
+def check_refines(case: Case, folder: Path) -> None:
+    """More of known classes with a frozen trunk: class rows move, all else stays to the bit."""
+    from duet.families.table import class_rows
+
+    data = squares(folder / "data", OLD, count=IMAGES, size=case.image_size)
+    for form in case.forms:
+        start = case.start(form)
+        with _settled():
+            result = train(
+                case, folder / form, start, data, phase="increment", epochs=1, adapts=OLD,
+                trunk="frozen",
+            )  # fmt: skip
+        before, after = start.parts[0].tensors, result.parts[0].tensors
+        rows = class_rows(case.rules, start.head, before)
+        others = before.keys() - rows
+        assert rows, f"{form}: no class rows"
+        assert same(start.shared, result.shared), f"{form}: shared tensors moved"
+        assert same(start.buffers, result.buffers), f"{form}: statistics moved"
+        assert same({n: before[n] for n in others}, {n: after[n] for n in others}), form
+        still = [n for n in sorted(rows) if same({n: before[n]}, {n: after[n]})]
+        assert not still, f"{form}: class rows that did not train: {still}"
+
+
 def check_resumes(case: Case, folder: Path) -> None:
     """A job that dies after its second epoch ends with the same bits."""
     form = case.forms[0]

@@ -41,9 +41,10 @@ class IncrementManifest(Config):
 
     format: Literal["duet-increment"] = "duet-increment"
     schema_version: Literal[1] = SCHEMA_VERSION
-    kind: Literal["base", "increment", "independent", "reference"] = Field(
-        description="First stage; later stage, trained from the merge before it; stage trained "
-        "from the start weights alone; or a model for GI and PI."
+    kind: Literal["base", "increment", "refinement", "independent", "reference"] = Field(
+        description="First stage; later stage, trained from the merge before it; the same of class "
+        "rows of known classes alone; stage trained from the start weights alone; or a model for "
+        "GI and PI."
     )
     name: Name
     family: Text
@@ -99,7 +100,14 @@ class IncrementManifest(Config):
                 "an increment either adds classes or adapts known ones, but got classes "
                 f"{list(self.classes)} and adapts {list(self.adapts)}"
             )
+        if self.kind == "refinement" and not self.adapts:
+            raise ValueError(f"a refinement brings no classes, but got {list(self.classes)}")
         return self
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Classes whose rows the increment holds: those it adds, or refines."""
+        return self.adapts if self.kind == "refinement" else self.classes
 
     def identity(self) -> str:
         """Return the SHA-256 of all that the manifest says but the hashes of the tensor files.

@@ -54,7 +54,8 @@ class IncrementFile:
         manifest: What it is and how it was made.
         vector: Task vector of the shared tensors, bound to theta_0.
         buffers: BatchNorm statistics (float32) and counters (int64) of the shared layers.
-        part: The head part as trained; None if the increment adds no classes.
+        part: The head part as trained, or the class rows of a refinement; None if the increment
+            neither adds classes nor refines any.
         refit: The head part re-fit on merged shared tensors (`manifest.refit_on`), if it was.
         fisher: Diagonal Fisher of the shared tensors (`manifest.fisher_images`), if kept.
     """
@@ -71,16 +72,16 @@ class IncrementFile:
         for part in (self.part, self.refit):
             if part is None:
                 continue
-            if (part.classes, part.increment) != (self.manifest.classes, self.manifest.name):
+            if (part.classes, part.increment) != (self.manifest.held, self.manifest.name):
                 raise ModelError(
                     f"the head part is of '{part.increment}' with classes {list(part.classes)}, "
-                    f"the manifest says {list(self.manifest.classes)}",
+                    f"the manifest says {list(self.manifest.held)}",
                     where=where,
                 )
-        if (self.part is None) != (not self.manifest.classes):
+        if (self.part is None) != (not self.manifest.held):
             raise ModelError(
-                f"{'no' if self.part is None else 'a'} head part, but the manifest adds "
-                f"{len(self.manifest.classes)} classes",
+                f"{'no' if self.part is None else 'a'} head part, but the manifest says that it "
+                f"holds {len(self.manifest.held)} classes",
                 where=where,
             )
         if self.vector.base != self.manifest.base:
@@ -220,10 +221,10 @@ def load_increment(folder: Path) -> IncrementFile:
 
 
 def _part(manifest: IncrementManifest, tensors: Tensors) -> HeadPart | None:
-    """Return the head part; None if the increment adds no classes and has none."""
-    if not manifest.classes and not tensors:
+    """Return the head part or refined rows; None if the increment holds no class and has none."""
+    if not manifest.held and not tensors:
         return None
-    return HeadPart(manifest.classes, tensors, manifest.name)
+    return HeadPart(manifest.held, tensors, manifest.name)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from duet.merging.trace import MergeTrace
 from duet.recipes.descent import base_of, require_descent, stranger
 from duet.recipes.heads import Allocate, join_heads, rehearse_heads
 from duet.recipes.plan import Plan, require_weights
-from duet.recipes.sources import Opened, open_source
+from duet.recipes.refined import grown
+from duet.recipes.sources import REFINEMENT, Opened, open_source
 from duet.recipes.start import read_start, start_fingerprint
 from duet.vectors.similarity import cosine
 from duet.vectors.tensors import Tensors, fingerprint
@@ -173,7 +174,8 @@ def _fold(
     """Merge each increment with the result of those before it, as they were learned."""
     first = opened[0]
     inputs = replace(inputs, stages=(first.stage,))
-    shared = allocate("result" if len(opened) == 1 else "fold 0", inputs.shapes)
+    last = max(k for k, source in enumerate(plan.sources) if source.kind != REFINEMENT)
+    shared = allocate("result" if last == 0 else "fold 0", inputs.shapes)
     _weights_of(first.stage, inputs, shared)
     require_descent(plan, first, shared)
     fused, parts = first.buffers, first.parts
@@ -183,13 +185,16 @@ def _fold(
         if number > 1:
             found = stranger(plan, opened[: number + 1], shared, fused)
             remarks += [found] if found else []
+        parts = grown(plan, number, parts, item.parts if item.refit is None else (item.refit,))
+        if source.kind == REFINEMENT:  # all else stays
+            seen += source.images
+            continue
         previous = Stage(PREVIOUS, weights=shared, fisher=_known(plan, opened[:number]))
         stages = (previous, replace(item.stage, centre=shared))
         buffers, images = (fused, item.buffers), (seen, source.images)
-        parts = (*parts, *(item.parts if item.refit is None else (item.refit,)))
         fusion = pair_fusion(plan.recipe.batchnorm, number)
         objective = _objective(plan, make_objective, shared, buffers, fusion, images, parts)
-        shared = allocate("result" if item is opened[-1] else f"fold {number}", inputs.shapes)
+        shared = allocate("result" if number == last else f"fold {number}", inputs.shapes)
         merged = merge_shared(
             plan.recipe.method, plan.recipe.params,
             replace(inputs, stages=stages, objective=objective),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from duet.errors import ModelError
 from duet.increments.state import DetectorState, HeadPart
 from duet.recipes.plan import Plan
+from duet.recipes.refined import grown
 from duet.recipes.sources import Opened, Source, merge_of
 from duet.vectors.tensors import Tensors
 
@@ -66,7 +67,9 @@ def stranger(plan: Plan, opened: Sequence[Opened], shared: Tensors, buffers: Ten
         return None
     if any(one.entry.scale != 1 for one in before):
         return None
-    parts = tuple(part for item in opened[:-1] for part in item.trained)
+    parts: tuple[HeadPart, ...] = ()
+    for number, item in enumerate(opened[:-1]):
+        parts = grown(plan, number, parts, item.trained)
     if _state(source, shared, buffers, parts).fingerprint() == source.parent:
         return None
     return (

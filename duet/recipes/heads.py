@@ -333,11 +333,30 @@ def _method(plan: Plan, numbers: Sequence[int], *, base: bool) -> tuple[str, dic
     if isinstance(given, Sequence) and not isinstance(given, str):
         normalised(given, len(plan.merged), f"merge '{row.name}'")
         params["weights"] = [given[k] for k in places]
-    if ("base" in row.needs and not base) or {"fisher", "images"} & {*row.needs}:
-        settings = parse_config(row.params, recipe.params, where=f"parameters of '{row.name}'")
-        alpha = getattr(settings, "alpha_base", None)
-        return "average", {} if alpha is None else {"weights": _folded(alpha, len(places))}
-    return row.name, params
+    if base and not {"fisher", "images"} & {*row.needs}:
+        return row.name, params
+    return without_task_vectors(row.name, params, len(places))
+
+
+def without_task_vectors(
+    method: str, params: Mapping[str, Any], count: int
+) -> tuple[str, dict[str, Any]]:
+    """Return a method and its parameters for tensors of which no start is known.
+
+    That is the method itself, or the mean in place of one that needs task vectors, Fisher
+    information, or a training on images.
+
+    Args:
+        method: Name in `duet.merging.METHODS`.
+        params: Its parameters.
+        count: Models that it joins.
+    """
+    row = METHODS[method]
+    if not {"base", "fisher", "images"} & {*row.needs}:
+        return method, dict(params)
+    settings = parse_config(row.params, dict(params), where=f"parameters of '{method}'")
+    alpha = getattr(settings, "alpha_base", None)
+    return "average", {} if alpha is None else {"weights": _folded(alpha, count)}
 
 
 def _folded(alpha: float, count: int) -> list[float]:

@@ -30,11 +30,13 @@ class Step:
 
     Attributes:
         name: Name in the detector.
-        kind: ``base``, ``increment``, ``independent``, ``detector`` or ``pt``; None if not known.
+        kind: ``base``, ``increment``, ``refinement``, ``independent``, ``detector`` or ``pt``; None
+            if not known.
         domain: Its domain; None if not known.
         images: Its training images; None if not known.
         licence: SPDX identifier; None if not known.
         classes: Its classes that the detector has.
+        adapts: Classes that were known before it and shown again.
         method: Merge method that joined it; None for the first one, or if not known.
         params: Parameters of that method.
         batchnorm: Rule for BatchNorm statistics; None as for the method.
@@ -54,6 +56,7 @@ class Step:
     images: int | None
     licence: str | None
     classes: tuple[str, ...]
+    adapts: tuple[str, ...]
     method: str | None
     params: Mapping[str, Any]
     batchnorm: str | None
@@ -194,7 +197,7 @@ def _step(
     where = path if path is not None else old
     return Step(
         name=name, kind=facts.get("kind"), domain=facts.get("domain"), images=facts.get("images"),
-        licence=facts.get("licence"), classes=classes,
+        licence=facts.get("licence"), classes=classes, adapts=facts.get("adapts", ()),
         method=merge.get("method"), params=merge.get("params") or {}, batchnorm=batchnorm,
         scale=entry.scale if entry is not None else 1.0,
         alias=entry.alias if entry is not None else {},
@@ -235,7 +238,7 @@ def _facts(path: Path | None) -> dict[str, Any]:
         return {"kind": FOREIGN}
     found = read_any_manifest(path)
     if isinstance(found, IncrementManifest):
-        return found.model_dump(include={"kind", "domain", "images", "licence"})
+        return found.model_dump(include={"kind", "domain", "images", "licence", "adapts"})
     return {"kind": "detector", "licence": found.licence}
 
 

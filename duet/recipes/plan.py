@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from duet.errors import ModelError, together
@@ -12,7 +12,7 @@ from duet.labels import LabelSpace
 from duet.merging.table import METHODS
 from duet.recipes.pairing import Head, pair
 from duet.recipes.recipe import Geometry, Recipe
-from duet.recipes.sources import Source, describe
+from duet.recipes.sources import REFINEMENT, Source, describe
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False)
     geometry, ancestor = recipe.geometry, None
     if geometry is None:
         geometry = _geometry(sources)
+    _require_refinable(sources, geometry)
     if geometry == "independent":
         ancestor = _ancestor(sources)
     heads = pair(sources, geometry, ancestor)
@@ -91,7 +92,7 @@ def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False)
         *_remarks(fixed, sources, geometry, ancestor),
         *(remark for head in heads for remark in head.remarks(sources)),
     )
-    return Plan(fixed, sources, geometry, ancestor, heads, remarks)
+    return Plan(fixed, _followed(sources), geometry, ancestor, heads, remarks)
 
 
 def require_weights(plan: Plan) -> None:
@@ -146,6 +147,39 @@ def _require_fit(sources: Sequence[Source]) -> None:
         )
 
 
+def _require_refinable(sources: Sequence[Source], geometry: Geometry) -> None:
+    """Refuse refined rows without a detector before them to be joined with.
+
+    Raises:
+        ModelError: With the refinements.
+    """
+    free = sources if geometry == "independent" else sources[:1]
+    names = [source.name for source in free if source.kind == REFINEMENT]
+    if names:
+        raise ModelError(
+            f"{', '.join(names)}: rows of known classes, which are joined with a detector before "
+            "them, but here none is",
+            remedy="merge in order (--geometry sequential), what was refined first",
+        )
+
+
+def _followed(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Let refinements follow what the recipe renames and leaves out of the models before them."""
+    alias, drop, found = dict[str, str](), list[str](), list[Source]()
+    for source in sources:
+        entry = source.entry
+        if source.kind == REFINEMENT:
+            named = {old: new for old, new in alias.items() if old in source.refines}
+            gone = (name for name in drop if name in source.refines)
+            changes = {"alias": named | entry.alias, "drop": (*entry.drop, *gone)}
+            source = replace(source, entry=entry.model_copy(update=changes))
+        else:
+            alias |= entry.alias
+            drop += entry.drop
+        found.append(source)
+    return tuple(found)
+
+
 def _geometry(sources: Sequence[Source]) -> Geometry:
     """Tell from the manifests how the sources were trained.
 
@@ -183,7 +217,7 @@ def _remarks(
     remarks = [
         f"no class is left of '{source.name}', but its weights count as before"
         for source in sources
-        if not source.classes
+        if source.entry.drop and not source.classes and source.kind != REFINEMENT
     ]
     parents = {source.parent for source in sources}
     if geometry == "independent" and ancestor is None and len(parents) > 1:

@@ -34,7 +34,7 @@ from duet.recipes.recipe import Entry
 from duet.text import shown
 from duet.vectors.tensors import Tensors
 
-FOREIGN = "foreign"
+FOREIGN, REFINEMENT = "foreign", "refinement"
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Source:
 
     Attributes:
         entry: What the recipe says about it; the name is filled in.
-        kind: ``base`` or ``increment`` (kept stages), ``detector``, or `FOREIGN`.
+        kind: ``base``, ``increment`` or `REFINEMENT` (kept stages), ``detector``, or `FOREIGN`.
         family: Detector family.
         architecture: Architecture within the family.
         head: Head form.
-        parts: Class names of each head part after aliases and drops, in the order of the outputs.
+        parts: Class names of each head part after aliases and drops, in the order of the outputs;
+            a refinement has none.
         base: Fingerprint of θ_0; None for whole models.
         parent: Fingerprint of the detector that training started from; None for θ_0.
         index: Position in its series; 0 for whole models.
@@ -57,6 +58,7 @@ class Source:
         fingerprint: Of the manifest, or of the foreign files.
         lineage: What went into a detector.
         merge: How the run merged the stages of a kept increment, see `merge_of`; None elsewhere.
+        refines: Known classes whose rows a refinement holds, as its folder calls them.
     """
 
     entry: Entry
@@ -74,6 +76,7 @@ class Source:
     fingerprint: str
     lineage: tuple[Lineage, ...] = ()
     merge: dict[str, Any] | None = None
+    refines: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -98,8 +101,8 @@ class Opened:
     Attributes:
         stage: Shared tensors.
         buffers: BatchNorm statistics and counters of the shared layers.
-        parts: Head parts, with aliases and drops applied.
-        trained: Parts in the detector after its stage, as they were trained.
+        parts: Head parts, or the rows of a refinement, with aliases and drops applied.
+        trained: Parts in the detector after its stage, or refined rows, as they were trained.
         refit: The last part re-fit on merged weights, if the increment keeps one.
         refit_on: Fingerprint of the merged shared tensors that it was re-fit on.
     """
@@ -161,6 +164,7 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
             manifest.parent, manifest.index, manifest.images,
             size if isinstance(size, int) else 640, manifest.licence, manifest.fingerprint(),
             merge=_merge(manifest),
+            refines=manifest.adapts if manifest.kind == REFINEMENT else (),
         )  # fmt: skip
     # A detector folder's name says little ("2-comic"); a single part knows its increment.
     single = len(manifest.parts) == 1
@@ -248,7 +252,7 @@ def _edited(source: Source, entry: Entry) -> tuple[tuple[str, ...], ...]:
     Raises:
         ConfigError: An alias or a drop names a class that the source does not have.
     """
-    classes = source.classes
+    classes = (*source.classes, *source.refines)
     for word in (*entry.alias, *entry.drop):
         if word not in classes:
             raise ConfigError(

@@ -21,6 +21,7 @@ from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
 from duet.merging.trace import MergeTrace
 from duet.recipes.apply import PREVIOUS, pair_fusion
+from duet.recipes.refined import cut_to, refined, rows_of
 from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Lab, Trained, untrained
 from duet.runs.onto import Onto
@@ -182,20 +183,23 @@ def run_increment(
 ) -> StageResult:
     """Train, merge and re-fit one increment; no data but its own is touched.
 
-    An increment whose classes are all known brings no head part: it moves the shared tensors alone.
+    An increment whose classes are all known brings no head part: it moves the shared tensors alone,
+    or where these stay the class rows.
 
     Raises:
         DataError: It brings new classes and known ones.
         ConfigError: EWC has no Fisher to go by, or the method cannot learn known classes.
+        ModelError: Class rows that would train do not fit into one tensor.
     """
     previous = before.merged
-    known, parts = previous.labels.names, len(previous.parts)
+    known = previous.labels.names
     again = adapts(increment, known)
     if again:
-        require_adaptable(method, setting.family, increment, known, parts)
+        parts = [part.classes for part in previous.parts]
+        require_adaptable(method, setting.family, increment, parts)
+        if method.refines:
+            return _refine(setting, method, increment, before)
     data = train_slice(increment.data, increment.classes)
-    if again and method.trunk == "frozen" and method.old_part == "kept":
-        return StageResult(increment, untrained(previous), previous)  # nothing may move
     start = previous if again else _grow(setting, method, increment, previous)
     if again:
         data = with_classes(data, known)
@@ -221,6 +225,23 @@ def run_increment(
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     return StageResult(increment, trained, merged, trace, refit)
+
+
+def _refine(setting: Setting, method: Method, increment: Increment, before: Before) -> StageResult:
+    """Train the rows of known classes alone, on the detector of just these classes."""
+    start = cut_to(before.merged, increment.classes)
+    rows_of(start, increment.classes, increment.name)  # refuses before any training
+    data = with_classes(train_slice(increment.data, increment.classes), start.labels.names)
+    job = stage_job(setting, method, start, "increment", adapts=increment.classes)
+    trained = setting.lab.train(
+        f"{method.name}: {increment.name}", job, start, data, None,
+        _importance(method, increment, before),
+    )  # fmt: skip
+    parts = refined(
+        before.merged.parts, rows_of(trained.state, increment.classes, increment.name),
+        method.merge.method, method.merge.params, images=(before.images, trained.images_seen),
+    )  # fmt: skip
+    return StageResult(increment, trained, replace(before.merged, parts=parts))
 
 
 def _importance(method: Method, increment: Increment, before: Before) -> Tensors | None:

@@ -24,6 +24,7 @@ from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, load_detector, save_detector, save_increment
 from duet.names import as_name
 from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.refined import rows_of
 from duet.runs.chain import Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Method
@@ -228,7 +229,7 @@ def _increment_file(
     result: StageResult,
     index: int,
     previous: DetectorState | None,
-    kind: Literal["base", "increment", "independent"],
+    kind: Literal["base", "increment", "refinement", "independent"],
 ) -> IncrementFile:
     family, rules = resolve_family(setting.family), resolve_roles(setting.family)
     theta_0 = rules.split_roles(setting.theta_0.tensors, method.head).shared
@@ -238,6 +239,9 @@ def _increment_file(
     vector = TaskVector.between(theta_0, own.shared)
     increment = result.increment
     adapts = previous is not None and all(n in previous.labels for n in increment.classes)
+    part = own.parts[-1]
+    if adapts and method.refines:
+        kind, part = "refinement", rows_of(own, increment.classes, increment.name)
     refit = result.refit.state.parts[-1] if result.refit else None
     manifest = IncrementManifest(
         kind=kind,
@@ -267,8 +271,8 @@ def _increment_file(
     fisher = result.trained.fisher
     if fisher is not None:  # a base is trained as rows; other forms share fewer tensors
         fisher = {name: fisher[name] for name in vector.delta}
-    part = None if adapts else own.parts[-1]
-    return IncrementFile(manifest, vector, own.buffers, part, refit, fisher)
+    held = part if manifest.held else None
+    return IncrementFile(manifest, vector, own.buffers, held, refit, fisher)
 
 
 def _merge_config(method: Method) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from duet.errors import ConfigError, DataError
 from duet.families.table import leaves_out
@@ -32,7 +32,7 @@ def adapts(increment: Increment, known: Collection[str]) -> bool:
 
 
 def require_adaptable(
-    method: Method, family: str, increment: Increment, known: Collection[str], parts: int
+    method: Method, family: str, increment: Increment, parts: Sequence[tuple[str, ...]]
 ) -> None:
     """Refuse an increment of known classes that a method cannot learn with a family's detectors.
 
@@ -40,26 +40,30 @@ def require_adaptable(
         method: With the head form that the family builds.
         family: Name of the family.
         increment: What is to be learned; its classes are all known.
-        known: All classes of the detector.
-        parts: Increments that brought them.
+        parts: Classes of each head part of the detector.
 
     Raises:
         ConfigError: It cannot; says what can.
     """
-    if method.head == "parallel" and parts > 1:
+    where = f"method '{method.name}', increment '{increment.name}'"
+    asked = [part for part in parts if not set(part).isdisjoint(increment.classes)]
+    if method.head == "parallel" and len(asked if method.refines else parts) > 1:
         raise ConfigError(
             "an increment of known classes trains no head of its own, and of heads in parallel "
             "each detects only some of them",
-            where=f"method '{method.name}', increment '{increment.name}'",
-            remedy="choose a method with head: towers or rows",
+            where=where,
+            remedy="choose a method with head: towers or rows; or with trunk: frozen, and write an "
+            "increment for the classes of each head",
         )
-    missing = [name for name in known if name not in increment.classes]
+    if method.refines:
+        return  # on the detector of these classes alone
+    missing = [name for part in parts for name in part if name not in increment.classes]
     if method.old_negatives == "mask" and missing and not leaves_out(family):
         raise ConfigError(
             f"known classes that nobody labelled there would count as background: "
             f"{', '.join(missing)}; detectors of the family '{family}' cannot leave them out of "
             "their loss",
-            where=f"method '{method.name}', increment '{increment.name}'",
+            where=where,
             remedy="choose a method with old_negatives: pseudo or train, or label all known "
             "classes",
         )
@@ -73,12 +77,12 @@ def require_learnable(methods: Iterable[Method], family: str, series: Iterable[I
         ConfigError: A method cannot learn an increment.
     """
     known: dict[str, None] = {}
-    parts = 0
+    parts: list[tuple[str, ...]] = []
     chosen = [method for method in methods if method.data == "increment"]
     for increment in series:
         if adapts(increment, known):
             for method in chosen:
-                require_adaptable(method, family, increment, known, parts)
+                require_adaptable(method, family, increment, parts)
         else:
-            parts += 1
+            parts.append(increment.classes)
         known |= dict.fromkeys(increment.classes)

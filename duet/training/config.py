@@ -202,6 +202,11 @@ class Method(Config):
             )
         return self
 
+    @property
+    def refines(self) -> bool:
+        """Whether an increment of known classes trains their class rows: nothing else may move."""
+        return self.trunk == "frozen" and self.old_part == "kept"
+
 
 def load_schedule(path: Path) -> Schedule:
     """Read a schedule YAML (all problems in one `ConfigError`)."""

@@ -48,7 +48,8 @@ class Job(Config):
     Attributes:
         phase: ``base`` (detector loss on all parts), ``increment`` or ``refit``.
         adapts: Classes that are labelled, if the increment brings no new ones but shows known ones
-            in a new domain; then no part is new.
+            in a new domain; then no part is new. If the trunk and the old parts stay, their class
+            rows train, and ``parts`` hold no other classes.
         key: Under which the lab knows the job, data and start included; its outcome repeats it.
     """
 
@@ -93,6 +94,11 @@ def unlabelled_classes(job: Job) -> list[int]:
 def keeps_trunk(job: Job) -> bool:
     """Tell whether a job leaves the shared tensors and their statistics as they are."""
     return job.phase == "refit" or job.trunk == "frozen"
+
+
+def refines(job: Job) -> bool:
+    """Tell whether a job trains class rows of known classes and nothing else."""
+    return bool(job.adapts) and job.trunk == "frozen" and job.old_part == "kept"
 
 
 def old_part_count(job: Job) -> int:

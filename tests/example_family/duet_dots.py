@@ -34,7 +34,7 @@ from duet.losses.distillation.responses import Anchors as Responses
 from duet.losses.distillation.responses import Quantiles
 from duet.losses.distillation.table import resolve_distillation
 from duet.merging.layers import Layer
-from duet.training.job import Job, old_part_count, unlabelled_classes
+from duet.training.job import Job, old_part_count, refines, unlabelled_classes
 from duet.training.pseudo import Found, Target, add_pseudo_labels
 from duet.vectors.tensors import Tensors
 
@@ -161,7 +161,7 @@ class DotsLearner:
         self._distill = job.distill if later and job.distill and job.distill.weight else None
         self.module = network(start).to(device)
         old = torch.arange(len(start.labels), device=device) < self._old
-        kept = later and job.old_part == "kept"
+        kept = later and job.old_part == "kept" and not refines(job)
         self.kept_rows = {"rows.weight": old, "rows.bias": old} if kept else {}
         self._teacher: Any = None
         if self._pseudo or self._distill:

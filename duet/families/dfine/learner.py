@@ -31,7 +31,7 @@ from duet.families.dfine.roles import EMBEDDING, PREFIX  # noqa: E402
 from duet.increments.state import DetectorState  # noqa: E402
 from duet.losses.distillation.responses import Places, Quantiles  # noqa: E402
 from duet.losses.distillation.table import resolve_distillation  # noqa: E402
-from duet.training.job import Job, old_part_count, unlabelled_classes  # noqa: E402
+from duet.training.job import Job, old_part_count, refines, unlabelled_classes  # noqa: E402
 from duet.training.pseudo import Found, Target, add_pseudo_labels  # noqa: E402
 from duet.vectors.tensors import Tensors  # noqa: E402
 
@@ -71,7 +71,8 @@ class DFineLearner:
         self._distill = distill if distill is not None and distill.weight > 0 else None
         self._model: Any = model_of(start).to(device)
         self.module = self._model
-        self.kept_rows = dict(self._rows_to_keep(later and job.old_part == "kept", device))
+        kept = later and job.old_part == "kept" and not refines(job)
+        self.kept_rows = dict(self._rows_to_keep(kept, device))
         self._teacher: Any = None
         if self._pseudo is not None or self._distill is not None:
             teacher = dataclasses.replace(start, parts=previous)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from duet.families.table import class_rows, resolve_roles
 from duet.increments.state import DetectorState
-from duet.training.job import Job, keeps_trunk, old_part_count
+from duet.training.job import Job, keeps_trunk, old_part_count, refines
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
@@ -40,8 +44,9 @@ def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def frozen_names(
-    model: Any, start: DetectorState, job: Job, held: Callable[[str], bool]
-) -> list[str]:
+    model: Any, start: DetectorState, job: Job, held: Callable[[str], bool],
+    refined: Sequence[nn.Parameter] = (),
+) -> list[str]:  # fmt: skip
     """Return the parameters that must not train in this job.
 
     The whole trunk in a re-fit or with `trunk: frozen`; but for a base nothing else. Old parts
@@ -54,6 +59,7 @@ def frozen_names(
         start: Where the job starts.
         job: Its settings.
         held: Tells whether the head form keeps a shared tensor.
+        refined: Class rows of known classes that train all the same.
     """
     names = [name for name, _ in model.named_parameters()]
     trunk = [name for name in names if name in start.shared] if keeps_trunk(job) else []
@@ -64,6 +70,8 @@ def frozen_names(
     frozen |= {name for name in names if held(name)}
     if job.adapts and job.old_part == "kept":
         frozen |= {name for name in names if name not in start.shared}
+    free = {id(parameter) for parameter in refined}
+    frozen -= {name for name, parameter in model.named_parameters() if id(parameter) in free}
     return sorted(frozen)
 
 
@@ -84,4 +92,10 @@ def restore_frozen(
         buffers = {k: start.buffers[k] if held(k) else v for k, v in buffers.items()}
     count = 0 if job.old_part == "trained" else old_part_count(job)
     parts = (*start.parts[:count], *trained.parts[count:])
+    if refines(job):
+        rows = class_rows(resolve_roles(job.family), start.head, start.parts[0].tensors)
+        parts = tuple(
+            replace(old, tensors={k: (new if k in rows else old).tensors[k] for k in old.tensors})
+            for old, new in zip(start.parts, trained.parts, strict=True)
+        )
     return replace(trained, shared=shared, buffers=buffers, parts=parts)

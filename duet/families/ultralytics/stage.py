@@ -73,7 +73,7 @@ class StoredStage(Engine):  # type: ignore[misc]
         raise NotImplementedError
 
     def class_rows(self, model: Any) -> list[nn.Parameter]:
-        """Return the parameters that hold one row per class, with the rows of all increments."""
+        """Return the parameters that hold one row per class: the rows of all increments."""
         raise NotImplementedError
 
     def held(self, name: str) -> bool:

@@ -36,6 +36,7 @@ from duet.training.job import (  # noqa: E402
     read_job,
     read_slice,
     read_state,
+    refines,
     unlabelled_classes,
 )
 from duet.training.pulls import read_pulls  # noqa: E402
@@ -142,7 +143,8 @@ class StageTrainer(StoredStage):
     def _setup_train(self) -> None:
         super()._setup_train()
         model = unwrap_model(self.model)
-        self.frozen = set(frozen_names(model, self.start, self.job, self.held))
+        rows = self.class_rows(model) if refines(self.job) else []
+        self.frozen = set(frozen_names(model, self.start, self.job, self.held, rows))
         for name, parameter in model.named_parameters():
             if name in self.frozen:
                 parameter.requires_grad_(False)
@@ -183,7 +185,7 @@ class StageTrainer(StoredStage):
     def _old_rows(self, model: Any) -> list[tuple[nn.Parameter, torch.Tensor]]:
         """Return parameters whose first rows belong to old classes and must not move."""
         if self.job.head != "rows" or self.job.old_part == "trained" or self.job.adapts:
-            return []  # an increment without new classes keeps all rows: they are frozen
+            return []  # an increment without new classes keeps all rows or trains all of them
         count = self._first_class()
         if not count:
             return []

@@ -58,8 +58,11 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         return folded
 
     def class_rows(self, model: Any) -> list[nn.Parameter]:
-        """Return weight and bias of the last class convolutions."""
-        layers = class_layers(model.model[-1])
+        """Return weight and bias of the last class convolutions, those of old towers too."""
+        head = model.model[-1]
+        layers = class_layers(head)
+        for name in ("old_towers", "old_one2one_towers"):
+            layers += [tower[-1] for towers in getattr(head, name, None) or () for tower in towers]
         return [parameter for layer in layers for parameter in layer.parameters()]
 
     def held(self, name: str) -> bool:
