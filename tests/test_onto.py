@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from factories_detectors import make_detector
+from factories_onto import Desk, made_desk
 from factories_run import Outcome, duet_here
-from factories_series import make_dataset
 from factories_yolo import images, moved
 from test_foreign import CLASSES, original, stored
 
@@ -30,68 +28,12 @@ from duet.increments.store import load_detector, load_increment
 from duet.labels import LabelSpace
 from duet.recipes import make_plan, merge_plan
 from duet.recipes.history import kept_recipe, located
-from duet.runs import lab as lab_module
-
-SCHEDULE = {
-    "epochs": 1, "batch": 4, "image_size": 64, "lr": 0.005, "warmup_epochs": 0, "fisher_images": 0,
-}  # fmt: skip
-OFF = {"distill": {"weight": 0}, "directional": {"weight": 0}}
-METHODS: dict[str, dict[str, Any]] = {
-    "towers": {"refit": {"epochs": 1}},
-    "rows": {"old_negatives": "pseudo"},
-    "parallel": {"new_part": "pretrained", "directional": {"weight": 0.1}},
-    "frozen": {"trunk": "frozen", **OFF, "merge": {"method": "newest"}},
-    "ewc": {"ewc": {"weight": 1}},
-    "fine": {
-        "old_part": "trained", "old_negatives": "train", **OFF, "merge": {"method": "newest"},
-    },
-}  # fmt: skip
-HEADS = {"frozen": "towers", "ewc": "towers", "fine": "rows"}
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A folder with a detector of three classes and two data sets of other classes."""
-
-    folder: Path
-
-    def __truediv__(self, name: str) -> Path:
-        return self.folder / name
-
-    def increment(self, name: str, method: str, out: str, *options: object) -> list[object]:
-        """Return the command that learns an increment."""
-        chosen = ["--method", self / f"{method}.yaml", "--train", self / "train.yaml"]
-        return ["increment", self / "mine.yaml", name, *chosen, "--out", self / out, *options]
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """Trainings stay in this process: a worker costs five seconds."""
-    desk = Desk(tmp_path_factory.mktemp("desk"))
-    stored(desk / "best.pt")
-    increments = []
-    for seed, name in enumerate(("night", "dusk")):
-        make_dataset(desk / name, names=[f"{name} cup"], counts={"train": 6, "val": 3}, seed=seed)
-        data = {"domain": name, "data": f"{name}/data.yaml", "classes": [f"{name} cup"]}
-        increments.append(data)
-    make_dataset(desk / "own", names=CLASSES[:2], counts={"val": 4}, seed=5)
-    series = {"schema": 1, "name": "mine", "increments": increments}
-    files = {"mine": series, "train": SCHEDULE}
-    for name, settings in METHODS.items():
-        files[name] = {"name": name, "head": HEADS.get(name, name), **settings}
-    for name, content in files.items():
-        (desk / f"{name}.yaml").write_text(yaml.safe_dump(content))
-
-    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        FAMILY.train(job, progress)
-
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
-        patch.setattr(lab_module, "run_worker", train_here)
+    with made_desk(tmp_path_factory.mktemp("desk")) as desk:
         yield desk
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -91,27 +91,37 @@ def increment(
         )
     learn = learn_independent if independent else learn_increment
     if not independent:
-        options |= _begun(series, method, out, options)
+        options |= _begun(series, name, method, out, options)
     with stages() as show:
         setting, chosen = _setting(series, out, name, method, options, show)
         report = learn(out, setting, chosen)
     _tell(report, as_json)
 
 
-def _begun(series: Path, method: str, out: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what a chain goes on from where the options do not say it: a kept start, or a new."""
-    from duet.runs.steps import start_kept
+def _begun(
+    series: Path, name: str, method: str, out: Path, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what an increment goes on from, and whether a chain begins with that.
+
+    It is what the options say, else the last detector of a kept chain, else the series' start. A
+    kept chain keeps its θ_0.
+    """
+    from duet.runs.steps import chain_kept
     from duet.series.reader import read_config
     from duet.shipped import shipped
     from duet.training.config import load_method
 
-    if options["onto"] is not None:
-        return {}
-    kept = start_kept(out, load_method(method, folder=shipped("configs", "method")))
-    if kept is not None:
-        return {"weights": options["weights"] or str(kept)}
-    start = read_config(series).start
-    return {"onto": series.parent / start.detector if start is not None else None}
+    onto, weights = options["onto"], options["weights"]
+    chosen = load_method(method, folder=shipped("configs", "method"))
+    kept = chain_kept(out, chosen, name if onto is None else None)
+    if kept is None:
+        start = read_config(series).start
+        if onto is None and start is not None:
+            onto = series.parent / start.detector
+        return {"onto": onto, "begins": True}
+    if weights is None:
+        weights = kept.weights or (kept.start if onto is None else None)
+    return {"onto": onto or kept.last, "weights": weights, "begins": onto is not None}
 
 
 def _setting(
@@ -134,7 +144,8 @@ def _setting(
     )  # fmt: skip
     setting = Setting(
         inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
-        inputs.schedule, options["seed"], lab, inputs.weights, inputs.onto,
+        inputs.schedule, options["seed"], lab, inputs.weights,
+        inputs.onto if options.get("begins") else None,
     )  # fmt: skip
     return setting, methods[0]
 

@@ -112,8 +112,10 @@ def run(
     options["methods"] = (*names, *options["methods"]) or DEFAULT_METHODS
     plan = make_plan(series, options)
     if dry_run:
+        from duet.runs.run import require_chains
         from duet.runs.walls import require_runnable
 
+        require_chains((plan,))
         require_runnable(plan)
     if seeds > 1 or orders > 1:
         _repeat(plan, seeds, orders, dry_run, as_json)
@@ -141,9 +143,11 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     from duet.report.words import off_published
     from duet.runs import repeat
     from duet.runs.plan import left_out
+    from duet.runs.run import require_chains
 
     plans = repeat.repeats(plan, seeds=seeds, orders=orders)
     if dry_run:
+        require_chains(plans)
         emit(repeat.repeats_as_dict(plans), as_json, lambda _: repeat.repeats_as_text(plans))
         return
     for line in left_out(plan):

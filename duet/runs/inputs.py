@@ -96,7 +96,7 @@ def read_inputs(
             weights = _require_there(weights, str(path))
             chosen = architecture or _architecture_of(weights, defaults.architecture)
         elif begun is not None:
-            chosen = begun.state.architecture
+            chosen = _same_architecture(begun, architecture)
             weights = weights and _require_there(weights, str(path))
         family = family_of(chosen)
     with found.noted():
@@ -104,6 +104,22 @@ def read_inputs(
         series, warnings = read_checked(path, data_root=data_root, only=only, start=known)
     found.raise_all(f"{path} cannot be run")
     return Inputs(series, schedule, weights, chosen, family, begun, warnings)
+
+
+def _same_architecture(onto: Onto, asked: str | None) -> str:
+    """Return the architecture of a detector that is gone on from.
+
+    Raises:
+        ConfigError: Another one was asked for.
+    """
+    own = onto.state.architecture
+    if asked not in (None, own):
+        raise ConfigError(
+            f"the detector is a {own}, got --architecture {asked}",
+            where=str(onto.path),
+            remedy="leave out --architecture: what goes on from a detector is built as it is",
+        )
+    return own
 
 
 def _below(folder: Path, name: str | None) -> Path | None:

@@ -26,6 +26,7 @@ from duet.names import as_name
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.refined import rows_of
 from duet.runs.chain import Setting, StageResult
+from duet.runs.onto import Onto
 from duet.series import train_slice
 from duet.training.config import Method
 from duet.training.job import PLACES
@@ -90,19 +91,45 @@ def keep_start(folder: Path, setting: Setting, method: Method) -> Behind:
         ModelError: The chain in the folder goes on from another one, or trained its base.
     """
     assert setting.onto is not None
-    onto, models = setting.onto, folder / "models" / method.name
-    state, target = onto.in_form(method.head), models / f"0-{onto.name}"
-    others = [path for path in sorted(models.glob("[01]-*")) if path.is_dir()]
-    strange = next((path for path in others if not _follows(path, target, state)), None)
-    if strange is not None:
-        raise ModelError(
-            f"the chain of '{method.name}' in this run folder does not go on from "
-            f"'{onto.name}' as it is now: it begins with {strange.name}",
-            where=str(folder),
-            remedy="name another folder with --out, or leave out --onto to go on with this chain",
-        )
+    onto = setting.onto
+    require_chain(folder, method, onto)
+    state, target = onto.in_form(method.head), _place_of(folder, method, onto)
     save_detector(_vacate(setting, target), state, onto.kept(state, target), overwrite=True)
     return behind_start(target)
+
+
+def require_chain(folder: Path, method: Method, onto: Onto | None) -> None:
+    """Refuse a run folder whose chain of a method begins otherwise.
+
+    Args:
+        folder: Run folder.
+        method: Whose chain.
+        onto: The detector that it shall begin with; None for a base.
+
+    Raises:
+        ModelError: It begins with another detector, or trained its base, or did not.
+    """
+    models = folder / "models" / method.name
+    first = [path for path in sorted(models.glob("[01]-*")) if path.is_dir()]
+    if onto is not None:
+        state, target = onto.in_form(method.head), _place_of(folder, method, onto)
+        strange = next((path for path in first if not _follows(path, target, state)), None)
+        what = f"does not go on from '{onto.name}' as it is now: it begins with"
+        remedy = "name another folder with --out, or use `duet increment` without --onto to go on"
+    else:
+        strange = next((path for path in first if path.name.startswith("0-")), None)
+        what = "has no base, it goes on from"
+        remedy = "use `duet increment`, or name another folder with --out"
+    if strange is not None:
+        raise ModelError(
+            f"the chain of '{method.name}' in this run folder {what} {strange.name}",
+            where=str(folder),
+            remedy=remedy,
+        )
+
+
+def _place_of(folder: Path, method: Method, onto: Onto) -> Path:
+    return folder / "models" / method.name / f"0-{onto.name}"
 
 
 def behind_start(start: Path) -> Behind:
@@ -119,11 +146,19 @@ def _lineage_of(start: Path, manifest: DetectorManifest) -> tuple[Lineage, ...]:
 
 
 def _follows(kept: Path, start: Path, state: DetectorState) -> bool:
-    """Tell whether a first folder of a chain is that start, or was learned on it."""
+    """Tell whether a first folder of a chain is that start, or was learned on it.
+
+    One without a manifest says nothing: it is written anew.
+    """
+    begins = kept.name.startswith("0-")
+    if not (kept / MANIFEST).is_file():
+        return not begins or kept.name == start.name
     manifest = read_manifest(kept, DetectorManifest)
-    if kept.name.startswith("0-"):
+    if begins:
         return kept.name == start.name and manifest.fingerprint == state.fingerprint()
-    return (start / MANIFEST).is_file()
+    if manifest.recipe is None:
+        return (start / MANIFEST).is_file()
+    return Recipe.model_validate(manifest.recipe).increments[0].fingerprint == state.fingerprint()
 
 
 def keep_stage(

@@ -19,9 +19,9 @@ from duet.report.markdown import write_report
 from duet.runs.known import mixes
 from duet.runs.lab import Listener, tidy
 from duet.runs.plan import plan_as_dict, plan_as_text
-from duet.runs.run import RunPlan, execute
+from duet.runs.run import RunPlan, execute, require_chains
 from duet.runs.walls import require_runnable
-from duet.series import Increment, Series
+from duet.series import Series
 
 SUMMARY_FILE = "summary.json"
 COMPARE_FILE = "compare.md"
@@ -66,13 +66,14 @@ def repeats(plan: RunPlan, *, seeds: int, orders: int) -> tuple[RunPlan, ...]:
 def ordered(series: Series, count: int, *, seed: int) -> tuple[Series, ...]:
     """Return the series in ``count`` distinct orders of its increments, the written one first.
 
-    Orders in which an increment would bring new classes together with known ones are left out.
+    A detector that the series goes on from stays the first. Orders in which an increment would
+    bring new classes together with known ones are left out.
 
     Raises:
         ConfigError: There are not so many.
         DataError: There are not so many because the others mix new classes with known ones.
     """
-    length = len(series.increments)
+    length = len(series.learned)
     if count > math.factorial(length):
         raise ConfigError(
             f"{length} increments have {math.factorial(length)} orders, got {count}",
@@ -104,8 +105,7 @@ def ordered(series: Series, count: int, *, seed: int) -> tuple[Series, ...]:
 def _learnable(series: Series, order: Sequence[int]) -> bool:
     """Tell whether each increment brings new classes alone, or known ones alone."""
     known: set[str] = set()
-    for place in order:
-        increment = series.increments[place]
+    for increment in _in_order(series, order).increments:
         if mixes(increment, known):
             return False
         known.update(increment.classes)
@@ -113,8 +113,8 @@ def _learnable(series: Series, order: Sequence[int]) -> bool:
 
 
 def _in_order(series: Series, order: Sequence[int]) -> Series:
-    increments: list[Increment] = [series.increments[place] for place in order]
-    return replace(series, increments=tuple(increments))
+    begun = (series.start,) if series.start is not None else ()
+    return replace(series, increments=(*begun, *(series.learned[place] for place in order)))
 
 
 def execute_repeats(
@@ -131,6 +131,7 @@ def execute_repeats(
     Raises:
         DuetError: A training failed; what is finished stays and is reused by the same command.
     """
+    require_chains(plans)
     require_runnable(plans[0])  # before anything is written; each asks for itself again
     with run_lock(out):  # the lab is shared: nobody else may train in it
         tidy(out, lambda line: listen(out.name, {"note": line}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from duet.report.results import Results, save_results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import Setting, StageResult, run_chain, train_alone
 from duet.runs.evaluate import Evaluator, require_split
-from duet.runs.keep import keep_chain
+from duet.runs.keep import keep_chain, require_chain
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab, Listener, tidy
 from duet.runs.lone import coarsest_stride, require_company
@@ -115,6 +115,17 @@ class RunPlan:
         return reference_slices(self.steps) if self.references else ()
 
 
+def require_chains(plans: Iterable[RunPlan]) -> None:
+    """Refuse run folders whose chains begin otherwise, see `require_chain`.
+
+    Raises:
+        ModelError: One does.
+    """
+    for plan in plans:
+        for method in plan.methods:
+            require_chain(plan.out, method, plan.onto)
+
+
 def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     """Do what is missing, write `results.json` and `results.csv`, return the results.
 
@@ -122,6 +133,7 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
         DuetError: The run could not be finished, see `duet.runs.walls`; or a stage failed: finished
             stages stay and are reused by the same command.
     """
+    require_chains((plan,))
     theta_0 = require_runnable(plan)  # before anything is written
     look = FirstLook.at(plan.series)
     lab = Lab(plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen, look=look)

@@ -24,6 +24,7 @@ from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
 from duet.recipes.find import find_start
 from duet.recipes.history import kept_recipe
+from duet.recipes.start import start_fingerprint
 from duet.runs.chain import (
     Before,
     Setting,
@@ -32,13 +33,21 @@ from duet.runs.chain import (
     run_increment,
     run_independent,
 )
-from duet.runs.keep import Behind, behind_start, keep_independent, keep_stage, keep_start
+from duet.runs.keep import (
+    Behind,
+    behind_start,
+    keep_independent,
+    keep_stage,
+    keep_start,
+    require_chain,
+)
 from duet.runs.lab import tidy
 from duet.runs.lone import require_company
 from duet.runs.seen import Seen, look_again
 from duet.series import Increment, domain_of, train_slice
 from duet.text import shell_line
 from duet.training.config import Method
+from duet.trees import resolved
 from duet.vectors.tensors import Tensors
 
 
@@ -98,12 +107,7 @@ def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
     _require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
-        if (start := start_of(kept_models(out, method))) is not None:
-            raise ModelError(
-                f"the chain of '{method.name}' in this run folder goes on from {start.name}",
-                where=str(out),
-                remedy="use `duet increment`, or another folder with --out",
-            )
+        require_chain(out, method, None)
         report = _keep(out, setting, method, run_base(setting, method), Behind())
         models = kept_models(out, method)
         try:
@@ -166,13 +170,17 @@ def _before(out: Path, method: Method, name: str) -> list[Path]:
             remedy=f"run `{first}` first, or name a detector to go on from with --onto",
         )
     names = [path.name.split("-", 1)[1] for path in models]
+    begun = start_of(models) is not None
     if name in names:
         models = models[: names.index(name)]  # learn it again: resume or new settings
     if not models:
         raise ModelError(
-            f"'{name}' is the base of this run folder",
+            f"'{name}' is the {'detector that the chain' if begun else 'base'} of this run folder"
+            f"{' goes on from' if begun else ''}",
             where=str(out),
-            remedy="use `duet base` for the first increment",
+            remedy="give the increment another name with 'name' in the series"
+            if begun
+            else "use `duet base` for the first increment",
         )
     require_whole(models)
     return models
@@ -187,6 +195,7 @@ def _learn_on(
     done = [_manifest(out, method, path) for path in trained]
     last = load_detector(models[-1])
     require_line(models, done)
+    _require_same_start(setting, method, last.state, done)
     behind = Behind(last.state, last.manifest.lineage, len(models), start)
     if len(models) == 1 and start is not None:
         behind = behind_start(start)
@@ -200,6 +209,31 @@ def _learn_on(
     fisher = None if start is not None else _fisher(out, method, models, last.state.shared)
     before = Before(last.state, earlier, len(models), images, fisher)
     return run_increment(setting, method, increment, before), behind
+
+
+def _require_same_start(
+    setting: Setting, method: Method, last: DetectorState, done: Sequence[IncrementManifest]
+) -> None:
+    """Refuse another θ_0 or head form than the one of the chain: its parts would not fit together.
+
+    Raises:
+        ModelError: Names the stage.
+        ConfigError: The method has another head form now.
+    """
+    if last.head != method.head:
+        raise ConfigError(
+            f"asks for head: {method.head}, but its chain in this run folder has head: {last.head}",
+            where=f"method '{method.name}'",
+            remedy="take the method as it was, or name another folder with --out",
+        )
+    shared = resolve_roles(setting.family).split_roles(setting.theta_0.tensors, method.head).shared
+    if done and start_fingerprint(shared) != done[-1].base:
+        raise ModelError(
+            f"other start weights than those that '{done[-1].name}' was trained with: a chain has "
+            "one θ_0",
+            where=str(setting.weights),
+            remedy="give the same with --weights, or name another folder with --out",
+        )
 
 
 def _seen(
@@ -274,19 +308,48 @@ def start_of(models: Sequence[Path]) -> Path | None:
     return next((path for path in models[:1] if _number(path) == 0), None)
 
 
-def start_kept(out: Path, method: Method) -> Path | None:
-    """Return θ_0 of a kept chain that goes on from a detector: a file, or that detector's folder.
+@dataclass(frozen=True)
+class KeptChain:
+    """A chain of a run folder that goes on from a detector.
 
-    None if there is no such chain.
+    Attributes:
+        start: Folder of that detector.
+        weights: θ_0; None if it is that detector.
+        last: The detector before the increment that is asked about.
+    """
+
+    start: Path
+    weights: Path | None
+    last: Path
+
+
+def chain_kept(out: Path, method: Method, name: str | None = None) -> KeptChain | None:
+    """Return what an increment is learned on in a chain that goes on from a detector.
+
+    Args:
+        out: Run folder.
+        method: Whose chain.
+        name: The increment; None if the chain is begun again, which mends its first detector.
+
+    Returns:
+        None if the folder has no such chain.
+
+    Raises:
+        ModelError: A detector of it is missing, or it is called as the increment.
+        ConfigError: The method keeps no increments.
     """
     models = kept_models(out, method)
     if (start := start_of(models)) is None:
         return None
-    if len(models) == 1:
-        return start
-    recipe = kept_recipe(read_manifest(models[-1], DetectorManifest), models[-1])
-    found = find_start(recipe, models[-1], ())
-    return found if found is not None else start
+    _require_increments(method)
+    before = _before(out, method, name) if name is not None else models
+    newest = next((path for path in reversed(models) if (path / MANIFEST).is_file()), start)
+    if newest == start:
+        return KeptChain(start, None, before[-1])
+    recipe = kept_recipe(read_manifest(newest, DetectorManifest), newest)
+    named = resolved(newest / (recipe.weights or start.absolute()))
+    found = None if named == resolved(start) else find_start(recipe, newest, ()) or named
+    return KeptChain(start, found, before[-1])
 
 
 def require_line(models: Sequence[Path], increments: Sequence[IncrementManifest]) -> None:

@@ -202,6 +202,13 @@ def _opened(plan: RunPlan) -> StartWeights:
     if not theta_0.tensors:
         raise ModelError("the file holds no tensors", where=where, remedy="take another file")
     require_finite(theta_0.tensors, where)
+    real = recognise(plan.weights, theta_0.tensors) if plan.onto is not None else None
+    if real not in (None, plan.architecture):
+        raise ModelError(
+            f"it is a {real}, and the detector to go on from is a {plan.architecture}",
+            where=where,
+            remedy="give the start weights that the detector was trained from, or none",
+        )
     return theta_0
 
 

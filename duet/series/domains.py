@@ -110,7 +110,7 @@ def domain_of(series: Series, name: str) -> Domain:
     """
     parts: dict[Path, DomainData] = {}
     for item in series.increments:
-        if item.domain == name:
+        if item.domain == name and (item.data.splits or item.detector is None):
             parts.setdefault(item.data.source, item.data)
     if not parts:
         raise DataError(f"no domain '{name}'", where=series.name)

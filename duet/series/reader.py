@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from duet.config import load_yaml, parse_config
 from duet.errors import ConfigError, did_you_mean
 from duet.labels import LabelSpace
+from duet.names import key
 from duet.series.check import check_series
 from duet.series.document import SeriesConfig, StartConfig
 from duet.series.formats import Reading, read
@@ -115,15 +116,18 @@ def inspect_series(
             where=str(path),
             remedy=f"increments: {', '.join(names)}",
         )
+    if start is not None:
+        _require_other_name(start, config, names if only is None else (only,))
     root = data_root if data_root is not None else path.parent / config.root
     wanted = [item for n, item in zip(names, config.increments, strict=True) if only in (None, n)]
     known = start.classes if start is not None else ()
-    of_start = config.start.data if config.start is not None and start is not None else None
+    begun = config.start if start is not None and only is None else None
+    of_start = begun.data if begun is not None else None
     paths = [resolved(root / data) for data in (of_start, *(i.data for i in wanted)) if data]
     require_made(config.prepare, paths, root, where=str(path))
     spelled = (*known, *(name for item in config.increments for name in item.classes))
     reader = _Reader(root, tuple(dict.fromkeys(spelled)), verify)
-    increments = [_start(config.start, start, reader)] if start is not None else []
+    increments = [_start(begun, start, reader)] if start is not None else []
     for name, item in zip(names, config.increments, strict=True):
         if only in (None, name):
             data = reader.domain(item.domain, item.data, item.format)
@@ -145,12 +149,12 @@ class _Reader:
     found: dict[tuple[str, Path], Reading] = field(default_factory=dict)
 
     def domain(self, domain: str, data: str, form: str) -> DomainData:
-        key = (form, resolved(self.root / data))
-        if key not in self.found:
-            reading = read(key[1], form=form, domain=domain, verify=self.verify)
+        place = (form, resolved(self.root / data))
+        if place not in self.found:
+            reading = read(place[1], form=form, domain=domain, verify=self.verify)
             aligned, renamed = align(reading.data, self.classes)
-            self.found[key] = replace(reading, data=aligned, problems=reading.problems + renamed)
-        return replace(self.found[key].data, name=domain)
+            self.found[place] = replace(reading, data=aligned, problems=reading.problems + renamed)
+        return replace(self.found[place].data, name=domain)
 
     def problems(self, series: Series) -> Iterator[Problem]:
         """Yield what is wrong with the data sets; nothing need be trained on a start's own."""
@@ -158,6 +162,22 @@ class _Reader:
         for reading in self.found.values():
             trained = reading.data.source in taught
             yield from (one for one in reading.problems if trained or one.code != NO_TRAIN)
+
+
+def _require_other_name(start: StartDetector, config: SeriesConfig, names: Sequence[str]) -> None:
+    """Refuse a detector that is called as an increment: both become folders of one chain.
+
+    Raises:
+        ConfigError: It is.
+    """
+    taken = next((name for name in names if key(name) == key(start.name)), None)
+    if taken is not None:
+        raise ConfigError(
+            f"the detector is called '{start.name}', as the increment '{taken}' that shall follow",
+            where=str(start.path),
+            remedy=f"give the increment of '{config.name}' another name with 'name', or name the "
+            "detector under 'start' in the series: {detector: PATH, name: OTHER}",
+        )
 
 
 def _start(config: StartConfig | None, start: StartDetector, reader: _Reader) -> Increment:
