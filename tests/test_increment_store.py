@@ -444,7 +444,7 @@ def test_wrong_kind_of_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "package"}')
     with pytest.raises(ModelError, match="not a folder that duet wrote"):
         load_detector(tmp_path)
-    with pytest.raises(ModelError, match="no such file or folder"):
+    with pytest.raises(ModelError, match="this is a file"):
         load_detector(tmp_path / "manifest.json")  # a file, not a folder
 
 

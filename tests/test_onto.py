@@ -127,7 +127,6 @@ def test_every_head_form_goes_on(
     assert after.labels.names == (*CLASSES, "night cup")
     assert not moved(before.parts[0].tensors, after.parts[0].tensors)
     if method == "frozen":
-        assert "(100.0 %), 0 added" in done.out or "0 of 0 detections" in done.out
         close(scores(before, 3), scores(after, 3))
 
 
@@ -285,7 +284,8 @@ def test_without_images_of_its_own_the_agreement_is_told(
     assert frozen["indices"]["ri"] is None
     (kept,) = frozen["kept"]
     assert (kept["domain"], kept["images"]) == ("night", 3)
-    assert kept["kept"] == kept["before"]
+    # Noise: 300 boxes an image are the most, and those of the new class push old ones out.
+    assert 0.8 * kept["before"] < kept["kept"] <= kept["before"]
     report = (desk / "unseen" / "report.md").read_text()
     assert f"{kept['kept']} of {kept['before']}" in report
 
@@ -321,11 +321,20 @@ def test_agreement_counts_what_is_still_found() -> None:
     before = [found(("cat", 0.9, HERE), ("dog", 0.5, HERE), ("dog", 0.2, AWAY)), found()]
     after = [found(("cat", 0.3, NEAR), ("dog", 0.9, AWAY)), found(("owl", 0.9, HERE))]
     told = agreement(before, after)
-    assert told == Agreement(2, 2, 1, 2, {"cat": (1, 1, 0), "dog": (1, 0, 1), "owl": (0, 0, 1)})
+    rows = {"cat": (1, 1, 0, 0), "dog": (1, 0, 0, 1), "owl": (0, 0, 0, 1)}
+    assert told == Agreement(2, 2, 1, 0, 2, rows)
     assert told.share == 0.5
+    assert agreement(before, after, ("cat",)) == Agreement(2, 1, 1, 0, 0, {"cat": (1, 1, 0, 0)})
     assert agreement([found()], [found()]).share is None
     with pytest.raises(DataError, match="of 1 images, got 0"):
         agreement([found()], [])
+
+
+def test_a_new_class_in_the_place_of_an_old_one_is_told() -> None:
+    labels = LabelSpace(("cat", "dog", "owl", "raccoon"))
+    new = Detections(np.array([NEAR]), np.array([0.9]), np.array([3]), labels)
+    before = [found(("cat", 0.9, HERE), ("cat", 0.9, AWAY))]
+    assert agreement(before, [new]) == Agreement(1, 2, 0, 1, 0, {"cat": (2, 0, 1, 0)})
 
 
 def test_one_detection_keeps_one_other() -> None:

@@ -71,6 +71,8 @@ def test_a_chain_keeps_the_head_form_of_its_detector(
         done = duet_here(capsys, *desk.increment(words[0], method, out, *words[1:]))
         assert done.code == 0, done.err
     kept = prints(desk / out, method)
+    told = duet_here(capsys, "log", sorted((desk / out / "models" / method).iterdir())[0])
+    assert "plain merge by average" in told.out
     for name in ("night", "dusk"):  # the same detector named again is the same chain
         words = desk.increment(name, method, out, "--onto", start)
         assert duet_here(capsys, *words).code == 0
@@ -221,3 +223,16 @@ def test_a_lost_start_is_written_anew(
     (aside,) = (Path(chain) / "models/frozen").glob("damaged-*")
     shutil.rmtree(aside)
     assert prints(Path(chain), "frozen") == before
+
+
+def test_what_was_trained_apart_and_a_chain_do_not_overwrite_each_other(
+    desk: Desk, chain: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = ("--independent", "--weights", desk / "best.pt")
+    done = duet_here(capsys, *desk.increment("night", "frozen", chain, *alone))
+    refused(done, "belongs to a chain", "--out")
+    assert duet_here(capsys, *desk.increment("dusk", "frozen", chain, *alone)).code == 0
+    refused(duet_here(capsys, *desk.increment("dusk", "frozen", chain)), "--independent")
+    series = written(desk, "apart", ("dusk", "dusk", "dusk"), detector="best.pt")
+    shutil.rmtree(Path(chain) / "models")
+    refused(duet_here(capsys, *run(desk, series, chain, "--dry-run")), "--independent")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, stages
-from duet.cli.run import inputs_of, training_options
+from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, note, stages
+from duet.cli.run import ONTO_METHODS, inputs_of, training_options
 
 if TYPE_CHECKING:
     from duet.runs.chain import Setting
@@ -24,15 +23,16 @@ Examples:
   duet increment mine.yaml night --onto best.pt --out runs/mine
 """
 
-_method_option = functools.partial(
-    click.option, "--method", type=NAME_OR_PATH, default="duet-plus", show_default=True,
-    metavar="TEXT",
-)  # fmt: skip
+ONTO_METHOD = ONTO_METHODS[0]
+"""What is learned on a detector of somebody's: nothing that it knows may change; docs/log.md."""
 
 
 @click.command("base", epilog=EPILOG)
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
-@_method_option(help="Decides the head form.")
+@click.option(
+    "--method", type=NAME_OR_PATH, default="duet-plus", show_default=True, metavar="TEXT",
+    help="Decides the head form.",
+)  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
 @training_options
 @json_option
@@ -59,7 +59,10 @@ def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) ->
 @click.command("increment", epilog=EPILOG)
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.argument("name")
-@_method_option(help="Shipped name or YAML.")
+@click.option(
+    "--method", type=NAME_OR_PATH, metavar="TEXT",
+    help=f"Shipped name or YAML [duet-plus; on a detector of yours {ONTO_METHOD}].",
+)  # fmt: skip
 @click.option(
     "--independent", is_flag=True,
     help="Train from θ_0 alone and merge nothing: `duet merge` joins such increments in any order.",
@@ -72,7 +75,7 @@ def base(series: Path, method: str, out: Path, as_json: bool, **options: Any) ->
 @training_options
 @json_option
 def increment(
-    series: Path, name: str, method: str, independent: bool, out: Path, as_json: bool,
+    series: Path, name: str, method: str | None, independent: bool, out: Path, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
     """Train increment NAME on top of a detector, or of the stages kept in the run folder; merge.
@@ -90,12 +93,27 @@ def increment(
             "--independent",
         )
     learn = learn_independent if independent else learn_increment
+    method = method or _default_method(series, out, independent, options["onto"])
     if not independent:
         options |= _begun(series, name, method, out, options)
     with stages() as show:
         setting, chosen = _setting(series, out, name, method, options, show)
         report = learn(out, setting, chosen)
     _tell(report, as_json)
+
+
+def _default_method(series: Path, out: Path, independent: bool, onto: Path | None) -> str:
+    """Return the one method of a kept chain on a detector, else what suits the beginning."""
+    from duet.runs.onto import methods_with_start
+    from duet.series.reader import read_config
+
+    if independent:
+        return "duet-plus"
+    kept = methods_with_start(out)
+    if len(kept) == 1:
+        return kept[0]
+    begins = onto is not None or read_config(series).start is not None
+    return ONTO_METHOD if begins or kept else "duet-plus"
 
 
 def _begun(
@@ -132,6 +150,7 @@ def _setting(
     from duet.runs.inputs import read_methods
     from duet.runs.lab import Lab
     from duet.runs.look import FirstLook
+    from duet.runs.plan import estimated_seconds, in_words, planned_stages
     from duet.runs.run import RunPlan
     from duet.runs.walls import require_runnable
 
@@ -142,6 +161,8 @@ def _setting(
         inputs.series, methods, inputs.schedule, inputs.weights, inputs.architecture,
         inputs.family, options["seed"], out, references=False, onto=inputs.onto,
     )  # fmt: skip
+    seconds = estimated_seconds(plan, planned_stages(plan))
+    note(f"{only}: about {in_words(seconds)} on one CPU thread")
     setting = Setting(
         inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
         inputs.schedule, options["seed"], lab, inputs.weights,

@@ -56,9 +56,9 @@ def _text(result: dict[str, Any]) -> str:
     ]
     if result["recipe"]:
         start = result["weights"]
-        path = start["path"] or "not named"
+        path, geometry = start["path"] or "not named", result["geometry"] or "plain"
         lines.append(
-            f"  {result['geometry']} merge by {result['method']}; start weights {path}"
+            f"  {geometry} merge by {result['method']}; start weights {path}"
             f"{'' if start['found'] else ' (not found)'}"
         )
     for number, step in enumerate(result["increments"], start=1):

@@ -24,7 +24,8 @@ Examples:
   duet run series.yaml --methods duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
 """
 SEED = click.IntRange(min=0, max=2**31 - 1)  # NumPy takes no more
-DEFAULT_METHODS = ("duet-plus", "seq-ft")
+DEFAULT_METHODS, ONTO_METHODS = ("duet-plus", "seq-ft"), ("frozen-long", "seq-ft")
+"""Of a series that trains its first increment, and of one that goes on from a detector."""
 
 
 def training_options(command: Any) -> Any:
@@ -78,7 +79,7 @@ def inputs_of(series: Path, options: dict[str, Any], only: str | None = None) ->
 @click.option(
     "--methods", "listed", type=NAME_OR_PATH, default="", metavar="TEXT",
     help="Shipped names or YAML paths with commas between; the first is reported on, the others "
-    f"stand beside it [{','.join(DEFAULT_METHODS)}].",
+    f"stand beside it [{','.join(DEFAULT_METHODS)}; on a detector {','.join(ONTO_METHODS)}].",
 )  # fmt: skip
 @click.option(
     "--method", "methods", type=NAME_OR_PATH, multiple=True, metavar="TEXT",
@@ -109,7 +110,7 @@ def run(
     names = tuple(name for item in listed.split(",") if (name := item.strip()))
     if listed and not names:
         raise click.BadParameter("names no method", param_hint="--methods")
-    options["methods"] = (*names, *options["methods"]) or DEFAULT_METHODS
+    options["methods"] = (*names, *options["methods"])
     plan = make_plan(series, options)
     if dry_run:
         from duet.runs.run import require_chains
@@ -170,7 +171,8 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
     from duet.runs.run import RunPlan
 
     inputs = inputs_of(series, options)
-    methods = read_methods(options["methods"], family=inputs.family, onto=inputs.onto)
+    chosen = options["methods"] or (ONTO_METHODS if inputs.onto else DEFAULT_METHODS)
+    methods = read_methods(chosen, family=inputs.family, onto=inputs.onto)
     return RunPlan(
         series=inputs.series,
         methods=methods,

@@ -9,11 +9,12 @@ Shape legend: n boxes of one image, ``xyxy`` px of the original image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from duet.detections import Detections
 from duet.errors import DataError
@@ -30,15 +31,17 @@ class Agreement:
         images: Images that both looked at.
         before: Detections of the earlier one.
         kept: Those of them that the later one finds: same class, overlap of `IOU` or more.
-        added: Detections of the same classes that only the later one makes.
-        per_class: Class name -> (before, kept, added), of classes that either found.
+        renamed: Those that are not kept, where it sees a class that the earlier one does not know.
+        added: Detections of the earlier one's classes that only the later one makes.
+        per_class: Class name -> (before, kept, renamed, added), of classes that either found.
     """
 
     images: int
     before: int
     kept: int
+    renamed: int
     added: int
-    per_class: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    per_class: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
 
     @property
     def share(self) -> float | None:
@@ -52,18 +55,24 @@ class Agreement:
     def as_text(self) -> str:
         """Return one line for people."""
         share = "" if self.share is None else f" ({100 * self.share:.1f} %)"
+        renamed = f", {self.renamed} are a new class now" if self.renamed else ""
         return (
-            f"{self.kept} of {self.before} detections of the other classes{share}, {self.added} "
-            f"added, on {self.images} images (IoU {IOU}, score {CONFIDENCE} or more)"
+            f"{self.kept} of {self.before} detections of the other classes{share}{renamed}, "
+            f"{self.added} added, on {self.images} images (IoU {IOU}, score {CONFIDENCE} or more)"
         )
 
 
-def agreement(before: Sequence[Detections], after: Sequence[Detections]) -> Agreement:
-    """Compare two detectors on the same images, in the classes that the earlier one knows.
+def agreement(
+    before: Sequence[Detections],
+    after: Sequence[Detections],
+    classes: Collection[str] | None = None,
+) -> Agreement:
+    """Compare two detectors on the same images.
 
     Args:
         before: Of the earlier detector, one entry per image.
         after: Of the later one, which may know more classes.
+        classes: Those of the earlier one that count; by default all.
 
     Raises:
         DataError: They are not of equally many images.
@@ -73,26 +82,34 @@ def agreement(before: Sequence[Detections], after: Sequence[Detections]) -> Agre
     counts: dict[str, list[int]] = {}
     for old, new in zip(before, after, strict=True):
         old, new = old.above(CONFIDENCE), new.above(CONFIDENCE)
+        fresh = new.of([name for name in new.labels if name not in old.labels])
         for name in dict.fromkeys((*old.names, *new.names)):
-            if name in old.labels:
-                pair = (one.of([name]) for one in (old, new))
-                found = counts.setdefault(name, [0, 0, 0])
-                for place, number in enumerate(_matched(*pair)):
+            if name in (old.labels if classes is None else classes) and name in old.labels:
+                found = counts.setdefault(name, [0, 0, 0, 0])
+                for place, number in enumerate(_matched(old.of([name]), new.of([name]), fresh)):
                     found[place] += number
-    rows = {name: (a, b, c) for name, (a, b, c) in counts.items()}
-    totals = [sum(row[place] for row in rows.values()) for place in range(3)]
-    return Agreement(len(before), totals[0], totals[1], totals[2], rows)
+    rows = {name: (a, b, c, d) for name, (a, b, c, d) in counts.items()}
+    totals = [sum(row[place] for row in rows.values()) for place in range(4)]
+    return Agreement(len(before), totals[0], totals[1], totals[2], totals[3], rows)
 
 
-def _matched(old: Detections, new: Detections) -> tuple[int, int, int]:
-    """Return how many detections of one class the old side has, how many are kept, how many new."""
+def _matched(old: Detections, new: Detections, fresh: Detections) -> tuple[int, int, int, int]:
+    """Return how many detections of one class there were, are kept, are another class, are new."""
     from scipy.optimize import linear_sum_assignment
+
+    overlaps = _overlaps(old, new)
+    # As many pairs as possible first, then the closest.
+    rows, columns = linear_sum_assignment((overlaps >= IOU) + overlaps / 1e4, maximize=True)
+    kept = rows[overlaps[rows, columns] >= IOU]
+    lost = np.setdiff1d(np.arange(len(old)), kept)
+    renamed = np.count_nonzero((_overlaps(old, fresh)[lost] >= IOU).any(axis=1))
+    return len(old), len(kept), int(renamed), len(new) - len(kept)
+
+
+def _overlaps(old: Detections, new: Detections) -> npt.NDArray[np.float64]:
+    """Return the ``(n, m)`` IoU of two sets of boxes."""
     from supervision import box_iou_batch
 
-    kept = 0
-    if len(old) and len(new):
-        overlaps = np.asarray(box_iou_batch(old.xyxy, new.xyxy))
-        # As many pairs as possible first, then the closest.
-        rows, columns = linear_sum_assignment((overlaps >= IOU) + overlaps / 1e4, maximize=True)
-        kept = int((overlaps[rows, columns] >= IOU).sum())
-    return len(old), kept, len(new) - kept
+    if not len(old) or not len(new):
+        return np.zeros((len(old), len(new)))
+    return np.asarray(box_iou_batch(old.xyxy, new.xyxy), np.float64)

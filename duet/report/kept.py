@@ -19,6 +19,8 @@ class KeptEntry(Config):
     """Detections of the detector at the start, in the classes it knows."""
     kept: Count
     """Those of them that the final model makes, too."""
+    renamed: Count
+    """Those that are not, in whose place it sees a class that is new."""
     added: Count
     """Detections of these classes that only the final model makes."""
     confidence: Fraction

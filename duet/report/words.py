@@ -188,7 +188,8 @@ def _still_made(method: Method, entry: KeptEntry) -> str:
     return (
         f"{method.title} still makes {entry.kept} of {entry.before} detections{share} of the "
         f"detector that the series goes on from in {count_of(entry.images, 'image')} of "
-        f"{entry.domain}, and {entry.added} others of its classes (score {entry.confidence:g} or "
+        f"{entry.domain}, sees a new class in the place of {entry.renamed}, and makes "
+        f"{entry.added} others of its classes (score {entry.confidence:g} or "
         f"more, IoU {entry.iou:g})."
     )
 

@@ -108,7 +108,7 @@ def assemble(
             image_rule=rule,
             ap=schema.ApBackend(**backend()),
             seed=plan.seed,
-            image_size=plan.schedule.image_size,
+            image_size=plan.image_size,
             head_form=main.head,
             method_config=main.model_dump(mode="json"),
         ),
@@ -201,6 +201,7 @@ def _method_entry(
                 images=one.images,
                 before=one.before,
                 kept=one.kept,
+                renamed=one.renamed,
                 added=one.added,
                 confidence=CONFIDENCE,
                 iou=IOU,
@@ -213,7 +214,7 @@ def _method_entry(
         latency_ms=latency_ms(
             final,
             _latest_images(plan),
-            image_size=plan.schedule.image_size,
+            image_size=plan.image_size,
             folder=plan.out / "evaluations",
             tell=tell,
         ),
@@ -248,7 +249,7 @@ def _commands(plan: RunPlan, main: MethodOutcome) -> schema.Commands:
 
 def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.GalleryImage]:
     """Copy a few evaluation images and run the first and the last detector over them."""
-    size = plan.schedule.image_size
+    size = plan.image_size
     family = resolve_family(plan.family)
     detectors = [
         family.detector(state, image_size=size) for state in (results[0].merged, results[-1].merged)

@@ -86,13 +86,11 @@ def evaluate_state(
     return evaluate_ap(*_sides(state, data, image_size, stopped))
 
 
-def compare_states(
-    before: DetectorState,
-    after: DetectorState,
+def compared(
+    before: Detector,
+    after: Detector,
     images: Sequence[Path],
-    *,
-    image_size: int,
-    without: Collection[str] = (),
+    classes: Collection[str],
     stopped: threading.Event | None = None,
 ) -> Agreement:
     """Return what a later detector makes of the detections of an earlier one, as users see them.
@@ -101,16 +99,11 @@ def compare_states(
         before: The earlier detector.
         after: The later one.
         images: What both look at.
-        image_size: Side of the square that images are fitted into, pixels.
-        without: Classes that do not count.
+        classes: Known to the earlier one, which count.
         stopped: Ends it early when set.
     """
-    counted, sides = [name for name in before.labels if name not in without], []
-    for state in (before, after):
-        detector = resolve_family(state.family).detector(state, image_size=image_size)
-        found = predict(detector, images, stopped, multi_label=False)
-        sides.append([one.of(counted) for one in found])
-    return agreement(*sides)
+    was, now = (predict(one, images, stopped, multi_label=False) for one in (before, after))
+    return agreement(was, now, classes)
 
 
 def _sides(
@@ -250,10 +243,10 @@ class Evaluator:
             stored = recall(path, key, self.tell)
             if stored is None:
                 with self.slots:
-                    size, stopped = self.image_size, self.stopped
-                    found = compare_states(
-                        before, after, data.images, image_size=size, stopped=stopped
-                    )
+                    family, size = resolve_family(after.family), self.image_size
+                    one, other = (family.detector(x, image_size=size) for x in (before, after))
+                    known = before.labels.names
+                    found = compared(one, other, data.images, known, self.stopped)
                 stored = asdict(found)
                 remember(path, key, stored)
         rows = {name: tuple(row) for name, row in stored.pop("per_class").items()}

@@ -131,10 +131,11 @@ def _schedule(file: Path | None, onto: Onto | None, changes: Mapping[str, object
 
     By default a detector that is gone on from gets images of the size that it knows.
     """
-    schedule = load_schedule(file) if file else Schedule()
     own: dict[str, object] = {}
     if file is None and onto is not None:
+        file = shipped("configs", "train", "onto.yaml")
         own["image_size"] = max(onto.manifest.image_size // 32 * 32, 32)
+    schedule = load_schedule(file) if file else Schedule()
     if not (own or changes):
         return schedule
     replaced = schedule.model_dump() | own | dict(changes)

@@ -151,3 +151,8 @@ def _exported_from(path: Path) -> Path:
             remedy="give the folder of the detector that is meant",
         )
     return folder
+
+
+def methods_with_start(out: Path) -> list[str]:
+    """Return the methods whose chains in a run folder go on from a detector."""
+    return sorted({path.parent.name for path in (out / "models").glob("*/0-*")})

@@ -19,7 +19,7 @@ from duet.report.results import Results, save_results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import Setting, StageResult, run_chain, train_alone
 from duet.runs.evaluate import Evaluator, require_split
-from duet.runs.keep import keep_chain, require_chain
+from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab, Listener, tidy
 from duet.runs.lone import coarsest_stride, require_company
@@ -81,6 +81,15 @@ class RunPlan:
             require_company(images, self.schedule, self.architecture)
 
     @property
+    def image_size(self) -> int:
+        """Side of the square that the detectors of the run look at, in pixels.
+
+        What an old class needs to be seen is not taken from a detector that is gone on from.
+        """
+        known = self.onto.manifest.image_size if self.onto is not None else 0
+        return max(self.schedule.image_size, known)
+
+    @property
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:
         """(domain, classes) per increment."""
         return [(item.domain, item.classes) for item in self.series.increments]
@@ -116,14 +125,16 @@ class RunPlan:
 
 
 def require_chains(plans: Iterable[RunPlan]) -> None:
-    """Refuse run folders whose chains begin otherwise, see `require_chain`.
+    """Refuse run folders whose chains begin otherwise, see `require_chain` and `require_place`.
 
     Raises:
-        ModelError: One does.
+        ModelError: One does, or what it holds would be lost.
     """
     for plan in plans:
         for method in plan.methods:
             require_chain(plan.out, method, plan.onto)
+            for item in plan.series.learned:
+                require_place(plan.out, method, item.name, independent=False)
 
 
 def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
@@ -148,7 +159,7 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     with run_lock(plan.out):
         tidy(plan.out, tell)
         evaluator = Evaluator(
-            plan.out / "evaluations", plan.schedule.image_size, lab.stopped, lab.slots, look, tell
+            plan.out / "evaluations", plan.image_size, lab.stopped, lab.slots, look, tell
         )
         outcomes, references = _all(plan, setting, evaluator)
         main = outcomes[0]

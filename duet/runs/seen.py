@@ -15,10 +15,11 @@ from duet.evaluation.ap import evaluate_ap
 from duet.evaluation.matches import match
 from duet.families.table import resolve_family
 from duet.labels import LabelSpace
-from duet.runs.evaluate import compare_states, image_keys, predict, truths
+from duet.runs.evaluate import compared, image_keys, predict, truths
 
 if TYPE_CHECKING:
     from duet.detections import Detections
+    from duet.families.protocol import Detector
     from duet.increments.state import DetectorState
     from duet.series import Slice
 
@@ -78,7 +79,7 @@ class Seen:
 
 
 def look_again(
-    before: DetectorState, after: DetectorState, data: Slice, *, image_size: int
+    before: DetectorState, after: DetectorState, data: Slice, *, sizes: tuple[int, int]
 ) -> Seen:
     """Look at the evaluation images of an increment with the detectors before and after it.
 
@@ -86,21 +87,25 @@ def look_again(
         before: The earlier detector.
         after: The later one, which knows all classes of ``data``.
         data: The images, with the labels of the increment's classes.
-        image_size: Side of the square that images are fitted into, pixels.
+        sizes: Side of the square that each fits images into, pixels.
     """
+    family, states = resolve_family(after.family), (before, after)
+    earlier, later = (
+        family.detector(state, image_size=size) for state, size in zip(states, sizes, strict=True)
+    )
     again = all(name in before.labels for name in data.classes)
+    others = [name for name in before.labels if name not in data.classes]
     return Seen(
         data.split,
         data.classes,
-        _found(before, data, image_size) if again else None,
-        _found(after, data, image_size),
-        compare_states(before, after, data.images, image_size=image_size, without=data.classes),
+        _found(earlier, data) if again else None,
+        _found(later, data),
+        compared(earlier, later, data.images, others),
     )
 
 
-def _found(state: DetectorState, data: Slice, image_size: int) -> Found:
+def _found(detector: Detector, data: Slice) -> Found:
     labels, labelled = LabelSpace(data.classes), truths(data)
-    detector = resolve_family(state.family).detector(state, image_size=image_size)
     seen, every = (
         _counted(predict(detector, data.images, multi_label=several), data)
         for several in (False, True)

@@ -40,6 +40,7 @@ from duet.runs.keep import (
     keep_stage,
     keep_start,
     require_chain,
+    require_place,
 )
 from duet.runs.lab import tidy
 from duet.runs.lone import require_company
@@ -108,6 +109,7 @@ def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
     _require_company(setting)
     with _locked(out, setting):
         require_chain(out, method, None)
+        require_place(out, method, setting.series.increments[0].name, independent=False)
         report = _keep(out, setting, method, run_base(setting, method), Behind())
         models = kept_models(out, method)
         try:
@@ -121,6 +123,7 @@ def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
 def learn_independent(out: Path, setting: Setting, method: Method) -> StepReport:
     """Train the one increment of ``setting.series`` from θ_0, to be merged later in any order."""
     _require_company(setting)
+    require_place(out, method, setting.series.increments[0].name, independent=True)
     with _locked(out, setting):
         result = run_independent(setting, method, setting.series.increments[0])
         folder = keep_independent(out, setting, method, result)
@@ -146,13 +149,14 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
     _require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
+        require_place(out, method, increment.name, independent=False)
         if setting.onto is not None:
             keep_start(out, setting, method)
         models = _before(out, method, increment.name)
         result, behind = _learn_on(out, setting, method, increment, models)
         report = _keep(out, setting, method, result, behind)
         assert behind.merged is not None
-        return replace(report, seen=_seen(setting, increment, behind.merged, result.merged))
+        return replace(report, seen=_seen(setting, increment, behind, result.merged))
 
 
 def _before(out: Path, method: Method, name: str) -> list[Path]:
@@ -196,7 +200,8 @@ def _learn_on(
     last = load_detector(models[-1])
     require_line(models, done)
     _require_same_start(setting, method, last.state, done)
-    behind = Behind(last.state, last.manifest.lineage, len(models), start)
+    size = last.manifest.image_size
+    behind = Behind(last.state, last.manifest.lineage, len(models), start, size)
     if len(models) == 1 and start is not None:
         behind = behind_start(start)
     rules = resolve_roles(setting.family)
@@ -236,13 +241,13 @@ def _require_same_start(
         )
 
 
-def _seen(
-    setting: Setting, increment: Increment, before: DetectorState, after: DetectorState
-) -> Seen:
+def _seen(setting: Setting, increment: Increment, before: Behind, after: DetectorState) -> Seen:
     """Look at the increment's evaluation images with the detectors before and after it."""
-    size, domain = setting.schedule.image_size, domain_of(setting.series, increment.domain)
-    cut = domain.evaluate(domain.known(increment.classes))
-    return look_again(before, after, cut, image_size=size)
+    domain = domain_of(setting.series, increment.domain)
+    cut, size = domain.evaluate(domain.known(increment.classes)), setting.schedule.image_size
+    assert before.merged is not None
+    sizes = (before.image_size, max(before.image_size, size))
+    return look_again(before.merged, after, cut, sizes=sizes)
 
 
 def _fisher(out: Path, method: Method, models: Sequence[Path], like: Tensors) -> Tensors | None:

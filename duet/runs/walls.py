@@ -250,7 +250,7 @@ def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
                 family.require_trainable(stage_job(setting, method, base, "base"))
             if method.head not in seen:
                 seen[method.head] = _grown(plan, family, base, theta_0)
-                _require_runs(family, seen[method.head], plan.schedule.image_size)
+                _require_runs(family, seen[method.head], plan.image_size)
             grown = seen[method.head]
             if method.data == "increment" and len(grown.parts) > len(base.parts):
                 family.require_trainable(stage_job(setting, method, grown, "increment"))
@@ -265,7 +265,7 @@ def _first_state(plan: RunPlan, theta_0: StartWeights, family: Family) -> Detect
         ModelError: It cannot be built, or not look at pictures.
     """
     if plan.onto is not None:
-        _require_runs(family, plan.onto.state, plan.schedule.image_size)
+        _require_runs(family, plan.onto.state, plan.image_size)
         return plan.onto.state
     first = plan.series.increments[0]
     try:

@@ -122,7 +122,7 @@ def inspect_series(
     wanted = [item for n, item in zip(names, config.increments, strict=True) if only in (None, n)]
     known = start.classes if start is not None else ()
     begun = config.start if start is not None and only is None else None
-    of_start = begun.data if begun is not None else None
+    of_start = begun and begun.data
     paths = [resolved(root / data) for data in (of_start, *(i.data for i in wanted)) if data]
     require_made(config.prepare, paths, root, where=str(path))
     spelled = (*known, *(name for item in config.increments for name in item.classes))
