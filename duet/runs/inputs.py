@@ -84,11 +84,10 @@ def read_inputs(
     train = train or _below(folder, defaults.train)
     if onto is None and start is not None and only is None:
         onto = folder / start.detector
-    weights = weights or _below(folder, defaults.weights if onto is None else None)
+    weights = weights or (None if onto else _below(folder, defaults.weights))
     found, begun, chosen = Collected(), None, ""
     with found.noted():
-        if onto is not None:
-            begun = open_onto(onto, name=start.name if start is not None else None)
+        begun = open_onto(onto, name=start.name if start else None) if onto else None
     with found.noted():
         schedule = _schedule(train, begun, changes or {})
     with found.noted():
@@ -100,8 +99,8 @@ def read_inputs(
             weights = weights and _require_there(weights, str(path))
         family = family_of(chosen)
     with found.noted():
-        known = begun.known if begun is not None else None
-        series, warnings = read_checked(path, data_root=data_root, only=only, start=known)
+        start_detector = begun and begun.known
+        series, warnings = read_checked(path, data_root=data_root, only=only, start=start_detector)
     found.raise_all(f"{path} cannot be run")
     return Inputs(series, schedule, weights, chosen, family, begun, warnings)
 

@@ -133,9 +133,8 @@ def inspect_series(
             data = reader.domain(item.domain, item.data, item.format)
             increments.append(Increment(name, item.domain, item.classes, data))
     series = Series(config.name, config.description, tuple(increments), config.expected)
-    readings = reader.found.values()
     problems = (*reader.problems(series), *clashing_classes(config, known))
-    forms = {reading.data.source: reading.form for reading in readings if reading.form}
+    forms = {one.data.source: one.form for one in reader.found.values() if one.form}
     return Inspection(series, problems + check_series(series, forms), forms)
 
 
