@@ -43,12 +43,14 @@ class Behind:
         lineage: What went into that detector.
         stages: Number of stages before.
         start: Folder of the detector that the chain goes on from; None if it trained its base.
+        image_size: Side of that detector's images in pixels; 0 at the base.
     """
 
     merged: DetectorState | None = None
     lineage: tuple[Lineage, ...] = ()
     stages: int = 0
     start: Path | None = None
+    image_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,19 @@ class Kept:
         detector: The merged detector after it.
         before: What the stage had behind it.
         lineage: What went into the detector.
+        image_size: Side of its images in pixels.
     """
 
     increment: Path
     detector: Path
     before: Behind
     lineage: tuple[Lineage, ...]
+    image_size: int
 
     def behind(self, result: StageResult) -> Behind:
         """Return what the next stage has behind it."""
-        return Behind(result.merged, self.lineage, self.before.stages + 1, self.before.start)
+        stages, start = self.before.stages + 1, self.before.start
+        return Behind(result.merged, self.lineage, stages, start, self.image_size)
 
 
 def keep_chain(
@@ -161,7 +166,8 @@ def _place_of(folder: Path, method: Method, onto: Onto) -> Path:
 def behind_start(start: Path) -> Behind:
     """Return what the first increment on a kept detector has behind it."""
     file = load_detector(start)
-    return Behind(file.state, _lineage_of(start, file.manifest), 1, start)
+    lineage, size = _lineage_of(start, file.manifest), file.manifest.image_size
+    return Behind(file.state, lineage, 1, start, size)
 
 
 def _lineage_of(start: Path, manifest: DetectorManifest) -> tuple[Lineage, ...]:
@@ -204,6 +210,8 @@ def keep_stage(
     """
     lineage, previous = before.lineage, before.merged
     number = before.stages + (1 if before.start is None else 0)
+    # As `duet merge` has it: what an old class needs to be seen is not taken from it.
+    size = max(before.image_size, setting.schedule.image_size)
     increment = folder / "increments" / method.name / result.increment.name
     if method.old_part == "kept":
         kind: Literal["base", "increment"] = "increment" if previous else "base"
@@ -217,7 +225,7 @@ def keep_stage(
     manifest = DetectorManifest.for_state(
         result.merged,
         lineage=tuple(lineage),
-        image_size=setting.schedule.image_size,
+        image_size=size,
         licence=resolve_family(setting.family).licence,
         recipe=_recipe(setting, method, lineage, before.start, increment.parent, detector),
     )
@@ -225,7 +233,7 @@ def keep_stage(
     save_detector(
         _vacate(setting, detector), result.merged, manifest, traces=traces, overwrite=True
     )
-    return Kept(increment, detector, before, lineage)
+    return Kept(increment, detector, before, lineage, size)
 
 
 def keep_independent(folder: Path, setting: Setting, method: Method, result: StageResult) -> Path:

@@ -81,6 +81,15 @@ class RunPlan:
             require_company(images, self.schedule, self.architecture)
 
     @property
+    def image_size(self) -> int:
+        """Side of the square that the detectors of the run look at, in pixels.
+
+        What an old class needs to be seen is not taken from a detector that is gone on from.
+        """
+        known = self.onto.manifest.image_size if self.onto is not None else 0
+        return max(self.schedule.image_size, known)
+
+    @property
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:
         """(domain, classes) per increment."""
         return [(item.domain, item.classes) for item in self.series.increments]
@@ -150,7 +159,7 @@ def execute(plan: RunPlan, listen: Listener, *, date: str) -> Results:
     with run_lock(plan.out):
         tidy(plan.out, tell)
         evaluator = Evaluator(
-            plan.out / "evaluations", plan.schedule.image_size, lab.stopped, lab.slots, look, tell
+            plan.out / "evaluations", plan.image_size, lab.stopped, lab.slots, look, tell
         )
         outcomes, references = _all(plan, setting, evaluator)
         main = outcomes[0]

@@ -156,7 +156,7 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
         result, behind = _learn_on(out, setting, method, increment, models)
         report = _keep(out, setting, method, result, behind)
         assert behind.merged is not None
-        return replace(report, seen=_seen(setting, increment, behind.merged, result.merged))
+        return replace(report, seen=_seen(setting, increment, behind, result.merged))
 
 
 def _before(out: Path, method: Method, name: str) -> list[Path]:
@@ -200,7 +200,8 @@ def _learn_on(
     last = load_detector(models[-1])
     require_line(models, done)
     _require_same_start(setting, method, last.state, done)
-    behind = Behind(last.state, last.manifest.lineage, len(models), start)
+    size = last.manifest.image_size
+    behind = Behind(last.state, last.manifest.lineage, len(models), start, size)
     if len(models) == 1 and start is not None:
         behind = behind_start(start)
     rules = resolve_roles(setting.family)
@@ -240,13 +241,13 @@ def _require_same_start(
         )
 
 
-def _seen(
-    setting: Setting, increment: Increment, before: DetectorState, after: DetectorState
-) -> Seen:
+def _seen(setting: Setting, increment: Increment, before: Behind, after: DetectorState) -> Seen:
     """Look at the increment's evaluation images with the detectors before and after it."""
-    size, domain = setting.schedule.image_size, domain_of(setting.series, increment.domain)
-    cut = domain.evaluate(domain.known(increment.classes))
-    return look_again(before, after, cut, image_size=size)
+    domain = domain_of(setting.series, increment.domain)
+    cut, size = domain.evaluate(domain.known(increment.classes)), setting.schedule.image_size
+    assert before.merged is not None
+    sizes = (before.image_size, max(before.image_size, size))
+    return look_again(before.merged, after, cut, sizes=sizes)
 
 
 def _fisher(out: Path, method: Method, models: Sequence[Path], like: Tensors) -> Tensors | None:
