@@ -99,7 +99,7 @@ def read_inputs(
             weights = weights and _require_there(weights, str(path))
         family = family_of(chosen)
     with found.noted():
-        start_detector = begun and begun.known
+        start_detector = begun.known if begun else None
         series, warnings = read_checked(path, data_root=data_root, only=only, start=start_detector)
     found.raise_all(f"{path} cannot be run")
     return Inputs(series, schedule, weights, chosen, family, begun, warnings)
