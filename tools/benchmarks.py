@@ -75,7 +75,7 @@ PROTOCOLS = {
     ),
     "domain-only": Protocol(
         "emoji-domain-only", "domain-only", FEW, 1,
-        "The same classes in new domains; GI is undefined. A frozen detector learns nothing here.",
+        "The same classes in new domains; GI is undefined. A frozen detector refines class rows.",
         test=250,
     ),
 }  # fmt: skip
