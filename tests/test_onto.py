@@ -235,6 +235,34 @@ def test_an_independent_increment_obeys_its_method(
     close(scores(before, 3), scores(after, 3))
 
 
+@pytest.mark.parametrize("start", ["best.pt", "run/models/towers/0-best"])
+def test_increments_of_several_people_on_one_detector_merge_at_once(
+    desk: Desk, chain: Path, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [desk / "run/increments/towers/night"]
+    assert (
+        duet_here(capsys, *desk.increment("dusk", "towers", "they", "--onto", desk / start)).code
+        == 0
+    )
+    folders.append(desk / "they/increments/towers/dusk")
+    out = desk / f"together-{Path(start).name}"
+    done = duet_here(
+        capsys, "merge", desk / start, *folders, "--weights", chain / "0-best", "--method",
+        "task-arithmetic", "--out", out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "on top of" not in done.err
+    theta, night, dusk = state(chain / "0-best"), *map(load_increment, folders)
+    for name, tensor in state(out).shared.items():
+        moved_by = night.vector.delta[name] + dusk.vector.delta[name]
+        torch.testing.assert_close(
+            tensor, theta.shared[name] + 0.3 * moved_by, rtol=1e-5, atol=1e-6
+        )
+    without = desk / f"without-{Path(start).name}"
+    assert duet_here(capsys, "revert", out, "night", "--out", without).code == 0
+    assert state(without).labels.names == (*CLASSES, "dusk cup")
+
+
 # ---- whole series ----------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from duet.errors import ConfigError, ModelError, did_you_mean, together
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.recipes.edit import change, entry_name
 from duet.recipes.find import Finder, find_start
-from duet.recipes.plan import Plan, make_plan
+from duet.recipes.plan import Plan, is_root, make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN, Source
 from duet.trees import resolved
@@ -252,8 +252,9 @@ def _trained_on_top(
         Their names, and whether the base that they stand on is among ``others``.
     """
     grown = [source for source in others if source.parent is not None]
-    whole = ("base", "detector", FOREIGN) if geometry == "sequential" else ("base",)
-    rooted = any(source.kind in whole for source in others)
+    parents = {source.parent for source in grown}
+    whole = ("base", "detector", FOREIGN) if geometry == "sequential" else ()
+    rooted = any(source.kind in whole or is_root(source, parents) for source in others)
     if geometry == "independent" and len({source.parent for source in grown}) == 1:
         # All grew from one base, and know nothing of each other.
         return () if rooted else tuple(source.name for source in grown), rooted

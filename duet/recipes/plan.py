@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -203,12 +203,17 @@ def _geometry(sources: Sequence[Source]) -> Geometry:
 
 
 def _ancestor(sources: Sequence[Source]) -> int | None:
-    """Return the base that several increments were trained from."""
+    """Return the base, or the detector, that several increments were trained from."""
     parents = {source.parent for source in sources if source.parent is not None}
-    bases = [number for number, source in enumerate(sources) if source.kind == "base"]
+    bases = [number for number, source in enumerate(sources) if is_root(source, parents)]
     if len(parents) == 1 and len(bases) == 1 and len(sources) > 1:
         return bases[0]
     return None
+
+
+def is_root(source: Source, parents: Collection[str | None]) -> bool:
+    """Tell whether increments with these parents may have grown from a source."""
+    return source.kind == "base" or (source.state is not None and source.state in parents)
 
 
 def _remarks(

@@ -59,6 +59,7 @@ class Source:
         lineage: What went into a detector.
         merge: How the run merged the stages of a kept increment, see `merge_of`; None elsewhere.
         refines: Known classes whose rows a refinement holds, as its folder calls them.
+        state: Fingerprint of a whole model's tensors and what they mean, as in ``parent``.
     """
 
     entry: Entry
@@ -77,6 +78,7 @@ class Source:
     lineage: tuple[Lineage, ...] = ()
     merge: dict[str, Any] | None = None
     refines: tuple[str, ...] = ()
+    state: str | None = None
 
     @property
     def name(self) -> str:
@@ -174,6 +176,7 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
         manifest.architecture, manifest.head,
         tuple(part.classes for part in manifest.parts), None, None, 0, 0,
         manifest.image_size, manifest.licence, manifest.fingerprint, manifest.lineage,
+        state=manifest.fingerprint,
     )  # fmt: skip
 
 
@@ -192,6 +195,7 @@ def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
         entry.model_copy(update={"name": entry.name or file_name(path)}), FOREIGN, state.family,
         state.architecture, state.head, tuple(part.classes for part in state.parts), None, None,
         0, 0, image_size_of(facts), str(facts["licence"]), foreign_fingerprint(path),
+        state=state.fingerprint(),
     )  # fmt: skip
 
 
