@@ -209,6 +209,20 @@ def test_a_network_in_a_wrapper_or_alone(kind: Callable[[Any], Any], tmp_path: P
     assert read(tmp_path / "n.pt").fingerprint() == expected
 
 
+def test_a_network_of_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    half = copy.deepcopy(original()).half()
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    try:
+        torch.save({"model": nn.parallel.DistributedDataParallel(half)}, tmp_path / "m.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+    expected = read(stored(tmp_path / "o.pt")).fingerprint()
+    assert read(tmp_path / "m.pt").fingerprint() == expected
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_every_floating_type_is_read_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
     model = copy.deepcopy(original()).to(dtype)

@@ -82,9 +82,10 @@ def _open(path: Path, _content: tuple[int, ...] | None, trust: bool) -> Checkpoi
 
 
 def _unwrapped(module: Stub) -> Stub:
-    """Return the network inside of a `DataParallel`."""
+    """Return the network inside of a `DataParallel` or a `DistributedDataParallel`."""
     inner = module.state["_modules"].get("module")
-    return inner if module.kind == "DataParallel" and is_network(inner) else module
+    wraps = module.kind in ("DataParallel", "DistributedDataParallel")
+    return inner if wraps and is_network(inner) else module
 
 
 def head_layer(checkpoint: Checkpoint) -> str:

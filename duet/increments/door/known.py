@@ -35,6 +35,7 @@ _TORCH_LAYERS = (
     | _names("torch.nn.modules.sparse", "Embedding")
     | _names("torch.nn.modules.upsampling", "Upsample UpsamplingNearest2d")
     | _names("torch.nn.parallel.data_parallel", "DataParallel")
+    | _names("torch.nn.parallel.distributed", "DistributedDataParallel _BucketCapacityConfig")
 )  # fmt: skip
 
 _BLOCKS = (
@@ -84,7 +85,10 @@ _ENGINE = (
     | _names("argparse", "Namespace")
 )
 
-OBJECTS = _TORCH_LAYERS | _ENGINE
+SETTINGS = _names("torch.distributed.algorithms.join", "_JoinConfig")
+"""Named tuples, which Python writes as objects made of values; they say nothing of a network."""
+
+OBJECTS = _TORCH_LAYERS | _ENGINE | SETTINGS
 """Classes whose objects become `Stub`s."""
 
 NAMESPACES = frozenset(

@@ -16,7 +16,7 @@ from pickletools import genops
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from duet.increments.door.known import OBJECTS, STORAGES, VALUES
+from duet.increments.door.known import OBJECTS, SETTINGS, STORAGES, VALUES
 from duet.increments.door.rebuild import REBUILDS, NumberType, key_of
 from duet.increments.door.values import Budget, DamagedError, Global, RefusedError, Stub, told
 
@@ -227,7 +227,8 @@ class Machine:
 
     def _object(self, _: object) -> None:
         arguments, made = self._pop(), self._pop()
-        if not isinstance(made, Global) or made.path not in OBJECTS or not _is_nothing(arguments):
+        known = isinstance(made, Global) and made.path in OBJECTS
+        if not known or not (made.path in SETTINGS or _is_nothing(arguments)):
             raise RefusedError(f"the file wants to make an object of {told(made)} with arguments")
         self._budget.spend(2 * ITEM)
         self._stack.append(Stub(made.path))
