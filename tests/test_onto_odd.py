@@ -182,11 +182,15 @@ def test_other_orders_begin_with_the_detector_too(
     two = (("night", "night", "night"), ("dusk", "dusk", "dusk"))
     series = written(desk, "orders", *two, detector="best.pt")
     refused(duet_here(capsys, *run(desk, series, "orders", "--orders", 3)), "2 increments")
-    done = duet_here(capsys, *run(desk, series, "orders", "--orders", 2))
+    done = duet_here(capsys, *run(desk, series, "orders", "--orders", 2, "--dry-run", "--json"))
     assert done.code == 0, done.err
-    for number, names in enumerate(itertools.permutations(("night", "dusk"))):
-        kept = sorted((desk / f"orders/order-{number}-seed-0/models/frozen").iterdir())
-        assert [path.name for path in kept] == ["0-best", f"1-{names[0]}", f"2-{names[1]}"]
+    orders = itertools.permutations(("night", "dusk"))
+    for one, names in zip(done.json()["runs"], orders, strict=True):
+        trained = [stage["title"] for stage in one["stages"]]
+        assert [title for title in trained if title.startswith("frozen: ")] == [
+            f"frozen: {name}" for name in names
+        ]
+        assert "base" not in trained
 
 
 # ---- run folders ------------------------------------------------------------------------------

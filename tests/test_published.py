@@ -339,7 +339,7 @@ def test_base_and_references_are_held_against_published_values() -> None:
             "domain": "night", "classes": list(A), "value": 40.0, "source": "table 3"}],
     }))  # fmt: skip
     plan: Any = SimpleNamespace(
-        series=series, architecture="yolo11n.yaml", steps=[("day", A), ("night", B)]
+        series=series, architecture="yolo11n.yaml", steps=[("day", A), ("night", B)], onto=None
     )
     base: Any = SimpleNamespace(scores={(1, "day"): scores(a=0.9, b=0.8, c=0.1)})
     nothing_labelled = Reference("night", A, scores(a=None, b=None), 1.0)
