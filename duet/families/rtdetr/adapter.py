@@ -21,7 +21,6 @@ from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
-from duet.families.ultralytics.foreign import read_detector
 from duet.families.ultralytics.recognise import architectures_of
 from duet.families.ultralytics.run import run_job
 from duet.increments.base import StartWeights
@@ -39,6 +38,7 @@ class RTDETRFamily(UltralyticsFamily):
     fit = "stretch"
     layout = "picked-n"
     heads = (ParallelRTDETRDecoder,)
+    kind = KIND
 
     def random_tensors(self, architecture: str, classes: int) -> Tensors:
         """Return a stock detector as the engine starts it."""
@@ -81,20 +81,6 @@ class RTDETRFamily(UltralyticsFamily):
     def recognises(self, path: Path, *, trust: bool = False) -> bool:
         """Tell whether a `.pt` file of the engine holds an RT-DETR."""
         return "RTDETR" in head_kind(open_checkpoint(path, trust=trust))
-
-    def foreign(
-        self,
-        path: Path,
-        *,
-        name: str,
-        head: HeadForm = "rows",
-        trust: bool = False,
-        architecture: str | None = None,
-    ) -> tuple[DetectorState, dict[str, Any]]:
-        """Read a `.pt` that Ultralytics trained; see `duet.families.ultralytics.foreign`."""
-        return read_detector(
-            self, KIND, path, name=name, head=head, trust=trust, architecture=architecture
-        )
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""

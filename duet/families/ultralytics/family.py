@@ -11,10 +11,12 @@ from torch import nn
 
 from duet.families.exportable import Exportable
 from duet.families.parts import PartsFamily
+from duet.families.table import head_form
 from duet.families.ultralytics.export import UltralyticsEngine
+from duet.families.ultralytics.foreign import Kind, read_detector
 from duet.families.ultralytics.start import read_start
 from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState
+from duet.increments.state import DetectorState, HeadForm
 
 
 class UltralyticsFamily(PartsFamily):
@@ -22,9 +24,11 @@ class UltralyticsFamily(PartsFamily):
 
     Attributes:
         heads: Classes of duet's own that a `.pt` file may hold.
+        kind: How it knows its own among the engine's networks.
     """
 
     heads: ClassVar[tuple[type, ...]]
+    kind: ClassVar[Kind]
 
     def inference_model(self, state: DetectorState) -> Any:
         """Build the detector of a state, one of the engine's models, unfolded."""
@@ -42,6 +46,21 @@ class UltralyticsFamily(PartsFamily):
     def weights(self, path: Path) -> StartWeights:
         """Read θ_0; see `duet.families.ultralytics.start.read_start`."""
         return read_start(path)
+
+    def foreign(
+        self,
+        path: Path,
+        *,
+        name: str,
+        head: HeadForm = "towers",
+        trust: bool = False,
+        architecture: str | None = None,
+    ) -> tuple[DetectorState, dict[str, Any]]:
+        """Read a `.pt` that Ultralytics trained; see `duet.families.ultralytics.foreign`."""
+        return read_detector(
+            self, self.kind, path, name=name, head=head_form(self.name, head), trust=trust,
+            architecture=architecture,
+        )  # fmt: skip
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; nothing is built yet.

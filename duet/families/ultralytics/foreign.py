@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ModelError
+from duet.families.parts import PartsFamily
 from duet.families.tensors import require_fit
 from duet.families.ultralytics.agreement import require_same_network
 from duet.families.ultralytics.checkpoint import (
@@ -24,7 +25,6 @@ from duet.families.ultralytics.checkpoint import (
     float_tensors,
     open_checkpoint,
 )
-from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.ultralytics.recognise import architectures_of, unknown
 from duet.files import sha256_file
 from duet.increments.state import DetectorState, HeadForm, HeadPart
@@ -56,7 +56,7 @@ class Kind:
 
 
 def read_detector(
-    family: UltralyticsFamily, kind: Kind, path: Path, *, name: str, head: HeadForm, trust: bool,
+    family: PartsFamily, kind: Kind, path: Path, *, name: str, head: HeadForm, trust: bool,
     architecture: str | None,
 ) -> tuple[DetectorState, dict[str, Any]]:  # fmt: skip
     """Read a detector, and what its file says about itself.

@@ -19,7 +19,6 @@ from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
-from duet.families.ultralytics.foreign import read_detector
 from duet.families.ultralytics.recognise import architectures_of
 from duet.families.ultralytics.run import run_job
 from duet.families.yolo import roles
@@ -47,6 +46,7 @@ class YoloFamily(UltralyticsFamily):
     rules = roles
     fit = "letterbox"
     heads = (ParallelDetect,)
+    kind = KIND
 
     def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
         """Return a stock detector with random weights; its class towers are the narrowest."""
@@ -93,20 +93,6 @@ class YoloFamily(UltralyticsFamily):
     def recognises(self, path: Path, *, trust: bool = False) -> bool:
         """Tell whether a `.pt` file of the engine holds no RT-DETR."""
         return "RTDETR" not in head_kind(open_checkpoint(path, trust=trust))
-
-    def foreign(
-        self,
-        path: Path,
-        *,
-        name: str,
-        head: HeadForm = "towers",
-        trust: bool = False,
-        architecture: str | None = None,
-    ) -> tuple[DetectorState, dict[str, Any]]:
-        """Read a `.pt` that Ultralytics trained; see `duet.families.ultralytics.foreign`."""
-        return read_detector(
-            self, KIND, path, name=name, head=head, trust=trust, architecture=architecture
-        )
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
