@@ -34,8 +34,8 @@ from duet.recipes.plan import Plan
 from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, StageResult, run_chain, run_independent, train_alone
 from duet.runs.keep import keep_chain, keep_independent
+from duet.runs.kept import kept_models, require_whole
 from duet.runs.lab import Lab
-from duet.runs.steps import kept_models, require_whole
 from duet.series import Increment, Series, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors.tensors import fingerprint

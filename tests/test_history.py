@@ -54,8 +54,8 @@ from duet.recipes.write import write_detector
 from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, run_chain
 from duet.runs.keep import keep_chain
+from duet.runs.kept import kept_models, require_line
 from duet.runs.lab import Lab
-from duet.runs.steps import kept_models, require_line
 from duet.series import Increment, Series
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors import TaskVector

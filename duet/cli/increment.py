@@ -104,7 +104,7 @@ def increment(
 
 def _default_method(series: Path, out: Path, independent: bool, onto: Path | None) -> str:
     """Return the one method of a kept chain on a detector, else what suits the beginning."""
-    from duet.runs.onto import methods_with_start
+    from duet.runs.kept import methods_with_start
     from duet.series.reader import read_config
 
     if independent:
@@ -124,7 +124,7 @@ def _begun(
     It is what the options say, else the last detector of a kept chain, else the series' start. A
     kept chain keeps its θ_0.
     """
-    from duet.runs.steps import chain_kept
+    from duet.runs.kept import chain_kept
     from duet.series.reader import read_config
     from duet.shipped import shipped
     from duet.training.config import load_method

@@ -80,11 +80,12 @@ def agreement(
     if len(before) != len(after):
         raise DataError(f"expected detections of {len(before)} images, got {len(after)}")
     counts: dict[str, list[int]] = {}
+    counted = None if classes is None else set(classes)
     for old, new in zip(before, after, strict=True):
         old, new = old.above(CONFIDENCE), new.above(CONFIDENCE)
         fresh = new.of([name for name in new.labels if name not in old.labels])
         for name in dict.fromkeys((*old.names, *new.names)):
-            if name in (old.labels if classes is None else classes) and name in old.labels:
+            if name in old.labels and (counted is None or name in counted):
                 found = counts.setdefault(name, [0, 0, 0, 0])
                 for place, number in enumerate(_matched(old.of([name]), new.of([name]), fresh)):
                     found[place] += number

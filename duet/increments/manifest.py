@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, StringConstraints, field_validator, model
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, ModelError
 from duet.files import read_json, sha256_json
-from duet.names import Name
+from duet.names import Name, as_name
 from duet.sealed import SEAL, unsealed
 from duet.text import NAME_LENGTH, shown
 
@@ -200,6 +200,14 @@ class DetectorManifest(Config):
             image_size=image_size,
             licence=licence,
         )
+
+    def name_in(self, folder: Path) -> str:
+        """Return what the detector in a folder is called.
+
+        The folder's name says little ("2-comic"); a single part knows its increment.
+        """
+        first, *others = self.parts
+        return as_name(folder.name) if others else first.increment
 
 
 M = TypeVar("M", IncrementManifest, DetectorManifest)

@@ -29,7 +29,6 @@ from duet.increments.manifest import (
 from duet.increments.state import HeadForm, HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.merging.stage import Stage
-from duet.names import as_name
 from duet.recipes.recipe import Entry
 from duet.text import shown
 from duet.vectors.tensors import Tensors
@@ -168,11 +167,9 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
             merge=_merge(manifest),
             refines=manifest.adapts if manifest.kind == REFINEMENT else (),
         )  # fmt: skip
-    # A detector folder's name says little ("2-comic"); a single part knows its increment.
-    single = len(manifest.parts) == 1
-    own = manifest.parts[0].increment if single else as_name(Path(entry.path).name)
+    own = entry.name or manifest.name_in(Path(entry.path))
     return Source(
-        entry.model_copy(update={"name": entry.name or own}), "detector", manifest.family,
+        entry.model_copy(update={"name": own}), "detector", manifest.family,
         manifest.architecture, manifest.head,
         tuple(part.classes for part in manifest.parts), None, None, 0, 0,
         manifest.image_size, manifest.licence, manifest.fingerprint, manifest.lineage,

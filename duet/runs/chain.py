@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from duet.errors import ConfigError
 from duet.families.table import resolve_family, resolve_roles
@@ -84,20 +84,21 @@ class StageResult:
 
 
 def train_alone(
-    setting: Setting, data: Slice, name: str, title: str = "", frozen: Method | None = None
-) -> Trained:
+    setting: Setting, data: Slice, name: str, title: str = "", *, head: HeadForm = "rows",
+    trunk: Literal["trained", "frozen"] = "trained",
+) -> Trained:  # fmt: skip
     """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
 
-    The result is head-agnostic: its head form is `rows`, see `Family.recast`.
+    The result is head-agnostic where its head form is `rows`, see `Family.recast`.
 
     Args:
         setting: What all trainings of the run share.
         data: The slice.
         name: Of the one head part, which owns all classes of the slice.
         title: For the progress; by default the name, the domain and its classes.
-        frozen: A method that keeps θ_0's shared tensors: its head part alone is trained.
+        head: Head form that is trained.
+        trunk: Whether θ_0's shared tensors are; else the head part alone.
     """
-    head: HeadForm = frozen.head if frozen is not None else "rows"
     ends = " … ".join(dict.fromkeys((data.classes[0], data.classes[-1])))
     title = title or f"{name}: {data.domain}[{ends}]"
     family = resolve_family(setting.family)
@@ -108,7 +109,7 @@ def train_alone(
     job = Job(
         family=setting.family, architecture=setting.architecture, head=head, phase="base",
         parts=(JobPart(increment=name, classes=data.classes),), schedule=setting.schedule,
-        trunk=frozen.trunk if frozen is not None else "trained", seed=setting.seed,
+        trunk=trunk, seed=setting.seed,
     )  # fmt: skip
     return setting.lab.train(title, job, start, data)
 
@@ -138,7 +139,8 @@ def run_base(setting: Setting, method: Method) -> StageResult:
     if setting.onto is not None:
         state = setting.onto.in_form(method.head)
         return StageResult(first, untrained(state), state)
-    return _alone(setting, method, first)
+    data = train_slice(first.data, first.classes)
+    return _lone(setting, method, first, train_alone(setting, data, first.name))
 
 
 def run_independent(setting: Setting, method: Method, increment: Increment) -> StageResult:
@@ -147,14 +149,14 @@ def run_independent(setting: Setting, method: Method, increment: Increment) -> S
     Of the method its head form counts, and whether the trunk is trained; what it says about earlier
     increments has nothing to act on.
     """
-    return _alone(setting, method, increment, method if method.trunk == "frozen" else None)
-
-
-def _alone(
-    setting: Setting, method: Method, increment: Increment, frozen: Method | None = None
-) -> StageResult:
     data = train_slice(increment.data, increment.classes)
-    trained = train_alone(setting, data, increment.name, frozen=frozen)
+    # Trained as rows it fits every form; on a frozen trunk only what the form owns may train.
+    head = method.head if method.trunk == "frozen" else "rows"
+    trained = train_alone(setting, data, increment.name, head=head, trunk=method.trunk)
+    return _lone(setting, method, increment, trained)
+
+
+def _lone(setting: Setting, method: Method, increment: Increment, trained: Trained) -> StageResult:
     state = resolve_family(setting.family).recast(trained.state, method.head)
     return StageResult(increment, trained, state)
 

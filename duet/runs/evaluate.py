@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.errors import DataError, DuetError, did_you_mean
+from duet.evaluation.agreement import CONFIDENCE as AT_LEAST
+from duet.evaluation.agreement import IOU as OVERLAP
 from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
@@ -25,7 +27,7 @@ from duet.series import domain_of
 from duet.series.images import image_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from duet.detections import Detections
     from duet.families.protocol import Detector
@@ -84,26 +86,6 @@ def evaluate_state(
 ) -> ClassAP:
     """Return the AP of every class of ``data`` for one detector."""
     return evaluate_ap(*_sides(state, data, image_size, stopped))
-
-
-def compared(
-    before: Detector,
-    after: Detector,
-    images: Sequence[Path],
-    classes: Collection[str],
-    stopped: threading.Event | None = None,
-) -> Agreement:
-    """Return what a later detector makes of the detections of an earlier one, as users see them.
-
-    Args:
-        before: The earlier detector.
-        after: The later one.
-        images: What both look at.
-        classes: Known to the earlier one, which count.
-        stopped: Ends it early when set.
-    """
-    was, now = (predict(one, images, stopped, multi_label=False) for one in (before, after))
-    return agreement(was, now, classes)
 
 
 def _sides(
@@ -236,21 +218,27 @@ class Evaluator:
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
-        marks = [before.fingerprint(), after.fingerprint(), data.sha256, self.image_size, IOU]
-        key = sha256_json(marks)
+        states, limits = (before.fingerprint(), after.fingerprint()), (AT_LEAST, OVERLAP, IOU)
+        key = sha256_json([*states, data.sha256, self.image_size, *limits])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         with self._lock:
             stored = recall(path, key, self.tell)
             if stored is None:
                 with self.slots:
-                    family, size = resolve_family(after.family), self.image_size
-                    one, other = (family.detector(x, image_size=size) for x in (before, after))
-                    known = before.labels.names
-                    found = compared(one, other, data.images, known, self.stopped)
-                stored = asdict(found)
+                    stored = asdict(self._agreement(before, after, data.images))
                 remember(path, key, stored)
         rows = {name: tuple(row) for name, row in stored.pop("per_class").items()}
         return Agreement(**stored, per_class=rows)
+
+    def _agreement(
+        self, before: DetectorState, after: DetectorState, images: Sequence[Path]
+    ) -> Agreement:
+        family, size = resolve_family(after.family), self.image_size
+        was, now = (
+            predict(family.detector(one, image_size=size), images, self.stopped, multi_label=False)
+            for one in (before, after)
+        )
+        return agreement(was, now)
 
     def _kept(self, path: Path, evidence: Path, key: str) -> dict[str, Any] | None:
         """Return an evaluation that was done before, if both of its files are whole."""

@@ -21,8 +21,7 @@ from duet.increments.manifest import (
     read_manifest,
 )
 from duet.increments.state import DetectorState
-from duet.increments.store import IncrementFile, load_detector, save_detector, save_increment
-from duet.names import as_name
+from duet.increments.store import IncrementFile, save_detector, save_increment
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.refined import rows_of
 from duet.runs.chain import Setting, StageResult
@@ -60,21 +59,12 @@ class Kept:
     Attributes:
         increment: Task vector, head part and statistics of the stage alone.
         detector: The merged detector after it.
-        before: What the stage had behind it.
-        lineage: What went into the detector.
-        image_size: Side of its images in pixels.
+        behind: What the next stage has behind it.
     """
 
     increment: Path
     detector: Path
-    before: Behind
-    lineage: tuple[Lineage, ...]
-    image_size: int
-
-    def behind(self, result: StageResult) -> Behind:
-        """Return what the next stage has behind it."""
-        stages, start = self.before.stages + 1, self.before.start
-        return Behind(result.merged, self.lineage, stages, start, self.image_size)
+    behind: Behind
 
 
 def keep_chain(
@@ -86,7 +76,7 @@ def keep_chain(
         if result.increment.detector is not None:
             behind = keep_start(folder, setting, method)
         else:
-            behind = keep_stage(folder, setting, method, result, behind).behind(result)
+            behind = keep_stage(folder, setting, method, result, behind).behind
 
 
 def keep_start(folder: Path, setting: Setting, method: Method) -> Behind:
@@ -99,8 +89,9 @@ def keep_start(folder: Path, setting: Setting, method: Method) -> Behind:
     onto = setting.onto
     require_chain(folder, method, onto)
     state, target = onto.in_form(method.head), _place_of(folder, method, onto)
-    save_detector(_vacate(setting, target), state, onto.kept(state, target), overwrite=True)
-    return behind_start(target)
+    manifest = onto.manifest_of(state, target)
+    save_detector(_vacate(setting, target), state, manifest, overwrite=True)
+    return Behind(state, start_lineage(target), 1, target, manifest.image_size)
 
 
 def require_chain(folder: Path, method: Method, onto: Onto | None) -> None:
@@ -117,8 +108,8 @@ def require_chain(folder: Path, method: Method, onto: Onto | None) -> None:
     models = folder / "models" / method.name
     first = [path for path in sorted(models.glob("[01]-*")) if path.is_dir()]
     if onto is not None:
-        state, target = onto.in_form(method.head), _place_of(folder, method, onto)
-        strange = next((path for path in first if not _follows(path, target, state)), None)
+        mark, target = onto.in_form(method.head).fingerprint(), _place_of(folder, method, onto)
+        strange = next((path for path in first if not _follows(path, target, mark)), None)
         what = f"does not go on from '{onto.name}' as it is now: it begins with"
         remedy = "name another folder with --out, or use `duet increment` without --onto to go on"
     else:
@@ -163,34 +154,32 @@ def _place_of(folder: Path, method: Method, onto: Onto) -> Path:
     return folder / "models" / method.name / f"0-{onto.name}"
 
 
-def behind_start(start: Path) -> Behind:
-    """Return what the first increment on a kept detector has behind it."""
-    file = load_detector(start)
-    lineage, size = _lineage_of(start, file.manifest), file.manifest.image_size
-    return Behind(file.state, lineage, 1, start, size)
+def start_lineage(start: Path) -> tuple[Lineage, ...]:
+    """Return what went into the kept start of a chain, or that it is all that is known."""
+    manifest = read_manifest(start, DetectorManifest)
+    own = Lineage(increment=manifest.name_in(start), manifest=manifest.fingerprint)
+    return manifest.lineage or (own,)
 
 
-def _lineage_of(start: Path, manifest: DetectorManifest) -> tuple[Lineage, ...]:
-    """Return what went into a kept detector, or that it is all that is known."""
-    first, *others = manifest.parts
-    name = as_name(start.name) if others else first.increment
-    return manifest.lineage or (Lineage(increment=name, manifest=manifest.fingerprint),)
-
-
-def _follows(kept: Path, start: Path, state: DetectorState) -> bool:
+def _follows(kept: Path, start: Path, mark: str) -> bool:
     """Tell whether a first folder of a chain is that start, or was learned on it.
 
     One without a manifest says nothing: it is written anew.
+
+    Args:
+        kept: The first folder.
+        start: Where the start belongs.
+        mark: Its fingerprint.
     """
     begins = kept.name.startswith("0-")
     if not (kept / MANIFEST).is_file():
         return not begins or kept.name == start.name
     manifest = read_manifest(kept, DetectorManifest)
     if begins:
-        return kept.name == start.name and manifest.fingerprint == state.fingerprint()
+        return kept.name == start.name and manifest.fingerprint == mark
     if manifest.recipe is None:
         return (start / MANIFEST).is_file()
-    return Recipe.model_validate(manifest.recipe).increments[0].fingerprint == state.fingerprint()
+    return Recipe.model_validate(manifest.recipe).increments[0].fingerprint == mark
 
 
 def keep_stage(
@@ -233,7 +222,8 @@ def keep_stage(
     save_detector(
         _vacate(setting, detector), result.merged, manifest, traces=traces, overwrite=True
     )
-    return Kept(increment, detector, before, lineage, size)
+    behind = Behind(result.merged, lineage, before.stages + 1, before.start, size)
+    return Kept(increment, detector, behind)
 
 
 def keep_independent(folder: Path, setting: Setting, method: Method, result: StageResult) -> Path:
@@ -271,10 +261,10 @@ def _recipe(
     first: tuple[Entry, ...] = ()
     if start is not None:
         manifest = read_manifest(start, DetectorManifest)
-        name = manifest.parts[0].increment if len(manifest.parts) == 1 else None
+        name = manifest.name_in(start) if len(manifest.parts) == 1 else None
         path, mark = relative_path(start, detector), manifest.fingerprint
         first = (Entry(path=path, name=name, fingerprint=mark),)
-        lineage = lineage[len(_lineage_of(start, manifest)) :]
+        lineage = lineage[len(start_lineage(start)) :]
     entries = first + tuple(
         Entry(
             path=relative_path(increments / item.increment, detector),

@@ -11,21 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ModelError
-from duet.families.foreign import is_foreign, open_model
+from duet.families.foreign import file_name, is_foreign, open_model
 from duet.families.runtimes import PARITY
 from duet.families.table import resolve_family
 from duet.files import read_json
 from duet.increments.base import StartWeights
-from duet.increments.manifest import (
-    MANIFEST,
-    DetectorManifest,
-    IncrementManifest,
-    read_any_manifest,
-    read_manifest,
-)
+from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.increments.state import DetectorState, HeadForm
 from duet.inference.load import detector_folder, is_exported
-from duet.names import as_name
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.start import start_weights_of
 from duet.recipes.write import stored_recipe
@@ -63,12 +56,12 @@ class Onto:
         """Return it in the head form of a method: the same tensors, other owners."""
         return resolve_family(self.state.family).recast(self.state, head)
 
-    def kept(self, state: DetectorState, folder: Path) -> DetectorManifest:
-        """Return the manifest of its copy in a run folder, which says where it was taken from.
+    def manifest_of(self, state: DetectorState, folder: Path) -> DetectorManifest:
+        """Return the manifest of a copy of it, which says where it was taken from.
 
         Args:
-            state: It, in the head form of a method.
-            folder: Of the copy.
+            state: The copy, in the head form of a method.
+            folder: Where it is kept.
         """
         # The mean of one model is that model, to the bit.
         taken = Recipe(method="average", increments=(Entry(path=str(self.path), name=self.name),))
@@ -108,24 +101,12 @@ def open_onto(path: Path, *, name: str | None = None) -> Onto:
         ModelError: It is missing, damaged, refused, or no detector that can be trained further.
     """
     place = _exported_from(path) if is_exported(path) else detector_folder(path)
-    if (place / MANIFEST).is_file():
-        _require_detector(place)
     file = open_model(place)
     state, parts = file.state, file.state.parts
     if len(parts) == 1 and name is not None:
         state = replace(state, parts=(replace(parts[0], increment=name),))
-    own = parts[0].increment if len(parts) == 1 else as_name(place.name)
+    own = file_name(place) if is_foreign(place) else file.manifest.name_in(place)
     return Onto(place, name or own, state, file.manifest)
-
-
-def _require_detector(folder: Path) -> None:
-    found = read_any_manifest(folder)
-    if isinstance(found, IncrementManifest):
-        raise ModelError(
-            f"this is the increment '{found.name}', expected a detector",
-            where=str(folder),
-            remedy="merge it first (`duet merge`), and go on from the detector that results",
-        )
 
 
 def _exported_from(path: Path) -> Path:
@@ -151,8 +132,3 @@ def _exported_from(path: Path) -> Path:
             remedy="give the folder of the detector that is meant",
         )
     return folder
-
-
-def methods_with_start(out: Path) -> list[str]:
-    """Return the methods whose chains in a run folder go on from a detector."""
-    return sorted({path.parent.name for path in (out / "models").glob("*/0-*")})

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from duet.evaluation.agreement import CONFIDENCE, Agreement
+from duet.evaluation.agreement import CONFIDENCE, Agreement, agreement
 from duet.evaluation.ap import evaluate_ap
 from duet.evaluation.matches import match
 from duet.families.table import resolve_family
 from duet.labels import LabelSpace
-from duet.runs.evaluate import compared, image_keys, predict, truths
+from duet.runs.evaluate import image_keys, predict, truths
 
 if TYPE_CHECKING:
     from duet.detections import Detections
@@ -93,24 +93,24 @@ def look_again(
     earlier, later = (
         family.detector(state, image_size=size) for state, size in zip(states, sizes, strict=True)
     )
+    was, now = (predict(one, data.images, multi_label=False) for one in (earlier, later))
     again = all(name in before.labels for name in data.classes)
     others = [name for name in before.labels if name not in data.classes]
     return Seen(
         data.split,
         data.classes,
-        _found(earlier, data) if again else None,
-        _found(later, data),
-        compared(earlier, later, data.images, others),
+        _found(earlier, was, data) if again else None,
+        _found(later, now, data),
+        agreement(was, now, others),
     )
 
 
-def _found(detector: Detector, data: Slice) -> Found:
+def _found(detector: Detector, seen: Sequence[Detections], data: Slice) -> Found:
+    """Count what users see of an increment's classes; AP wants every class of a place besides."""
     labels, labelled = LabelSpace(data.classes), truths(data)
-    seen, every = (
-        _counted(predict(detector, data.images, multi_label=several), data)
-        for several in (False, True)
-    )
-    matches = match(seen, labelled, labels, image_keys(data.images)).classes.values()
+    every = _counted(predict(detector, data.images), data)
+    keys = image_keys(data.images)
+    matches = match(_counted(seen, data), labelled, labels, keys).classes.values()
     sure = [one.scores >= CONFIDENCE for one in matches]
     right = [one.hit & at for one, at in zip(matches, sure, strict=True)]
     wrong = [~one.hit & ~one.ignored & at for one, at in zip(matches, sure, strict=True)]

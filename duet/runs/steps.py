@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,16 +13,11 @@ from duet.families.table import resolve_roles
 from duet.files import run_lock
 from duet.increments.fisher import sum_fishers
 from duet.increments.manifest import (
-    MANIFEST,
-    DetectorManifest,
     IncrementManifest,
-    read_manifest,
 )
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
-from duet.recipes.find import find_start
-from duet.recipes.history import kept_recipe
 from duet.recipes.start import start_fingerprint
 from duet.runs.chain import (
     Before,
@@ -35,20 +29,27 @@ from duet.runs.chain import (
 )
 from duet.runs.keep import (
     Behind,
-    behind_start,
     keep_independent,
     keep_stage,
     keep_start,
     require_chain,
     require_place,
+    start_lineage,
+)
+from duet.runs.kept import (
+    detectors_before,
+    increment_of,
+    kept_models,
+    manifest_of,
+    require_increments,
+    require_line,
+    start_of,
 )
 from duet.runs.lab import tidy
 from duet.runs.lone import require_company
 from duet.runs.seen import Seen, look_again
 from duet.series import Increment, domain_of, train_slice
-from duet.text import shell_line
 from duet.training.config import Method
-from duet.trees import resolved
 from duet.vectors.tensors import Tensors
 
 
@@ -105,7 +106,7 @@ def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
     Raises:
         ConfigError: The method leaves nothing that `learn_increment` could go on from.
     """
-    _require_increments(method)
+    require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
         require_chain(out, method, None)
@@ -113,7 +114,7 @@ def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
         report = _keep(out, setting, method, run_base(setting, method), Behind())
         models = kept_models(out, method)
         try:
-            require_line(models, [_manifest(out, method, path) for path in models])
+            require_line(models, [manifest_of(out, method, path) for path in models])
         except ModelError as error:
             note = f"{error.where}: {error.what}; {error.remedy}"
             setting.lab.listen(report.name, {"note": note})
@@ -146,48 +147,17 @@ def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
             f"'{method.name}' trains on the images of all increments, `duet increment` reads one",
             remedy="use `duet run` for joint training",
         )
-    _require_increments(method)
+    require_increments(method)
     _require_company(setting)
     with _locked(out, setting):
         require_place(out, method, increment.name, independent=False)
         if setting.onto is not None:
             keep_start(out, setting, method)
-        models = _before(out, method, increment.name)
+        models = detectors_before(out, method, increment.name)
         result, behind = _learn_on(out, setting, method, increment, models)
         report = _keep(out, setting, method, result, behind)
         assert behind.merged is not None
         return replace(report, seen=_seen(setting, increment, behind, result.merged))
-
-
-def _before(out: Path, method: Method, name: str) -> list[Path]:
-    """Return the detectors of a chain before an increment, oldest first; see `kept_models`.
-
-    Raises:
-        ModelError: There is none, or one is missing.
-    """
-    models = kept_models(out, method)
-    if not models:
-        first = shell_line("duet", "base", "SERIES.yaml", "--method", method.name, "--out", out)
-        raise ModelError(
-            f"no base trained with method '{method.name}'",
-            where=str(out),
-            remedy=f"run `{first}` first, or name a detector to go on from with --onto",
-        )
-    names = [path.name.split("-", 1)[1] for path in models]
-    begun = start_of(models) is not None
-    if name in names:
-        models = models[: names.index(name)]  # learn it again: resume or new settings
-    if not models:
-        raise ModelError(
-            f"'{name}' is the {'detector that the chain' if begun else 'base'} of this run folder"
-            f"{' goes on from' if begun else ''}",
-            where=str(out),
-            remedy="give the increment another name with 'name' in the series"
-            if begun
-            else "use `duet base` for the first increment",
-        )
-    require_whole(models)
-    return models
 
 
 def _learn_on(
@@ -196,14 +166,12 @@ def _learn_on(
     """Learn an increment on the last of some detectors; return also what it has behind it."""
     start = start_of(models)
     trained = models[1:] if start is not None else models
-    done = [_manifest(out, method, path) for path in trained]
+    done = [manifest_of(out, method, path) for path in trained]
     last = load_detector(models[-1])
     require_line(models, done)
     _require_same_start(setting, method, last.state, done)
-    size = last.manifest.image_size
-    behind = Behind(last.state, last.manifest.lineage, len(models), start, size)
-    if len(models) == 1 and start is not None:
-        behind = behind_start(start)
+    lineage = start_lineage(start) if start == models[-1] else last.manifest.lineage
+    behind = Behind(last.state, lineage, len(models), start, last.manifest.image_size)
     rules = resolve_roles(setting.family)
     earlier = (
         load_detector(models[-2]).state.shared
@@ -254,18 +222,8 @@ def _fisher(out: Path, method: Method, models: Sequence[Path], like: Tensors) ->
     """Return the Fisher of all stages so far, if the method wants it."""
     if not method.ewc.weight and "fisher" not in METHODS[method.merge.method].needs:
         return None
-    kept = [load_increment(_increment(out, method, path)).fisher for path in models]
+    kept = [load_increment(increment_of(out, method, path)).fisher for path in models]
     return sum_fishers(kept, like)
-
-
-def _require_increments(method: Method) -> None:
-    """Refuse a method whose stages leave no increment, see `keep_stage`."""
-    if method.old_part != "kept":
-        raise ConfigError(
-            f"'{method.name}' trains the old head rows and keeps no increments, which one stage "
-            "after the other is learned from",
-            remedy="use `duet run`, which learns all stages in one go",
-        )
 
 
 def _require_company(setting: Setting) -> None:
@@ -279,115 +237,6 @@ def _locked(out: Path, setting: Setting) -> Iterator[None]:
     with run_lock(out):
         tidy(out, lambda line: setting.lab.listen(out.name, {"note": line}))
         yield
-
-
-def kept_models(out: Path, method: Method) -> list[Path]:
-    """Return the detector folders of a method, oldest first; one may be damaged or be missing."""
-    folder = out / "models" / method.name
-    found = [path for path in folder.glob("*") if re.match(r"\d+-", path.name) and path.is_dir()]
-    return sorted(found, key=_number)
-
-
-def _number(model: Path) -> int:
-    return int(model.name.split("-", 1)[0])
-
-
-def require_whole(models: list[Path]) -> None:
-    """Refuse a chain with a gap: what is learned on top of it would not fit.
-
-    Raises:
-        ModelError: A stage is missing, or its folder has no manifest.
-    """
-    for number, model in enumerate(models, start=0 if start_of(models) is not None else 1):
-        if _number(model) != number or not (model / MANIFEST).is_file():
-            raise ModelError(
-                f"the detector of stage {number} is missing or has no {MANIFEST}",
-                where=str(model),
-                remedy="give the command of that stage again: what was trained is kept, and its "
-                "folder is written anew",
-            )
-
-
-def start_of(models: Sequence[Path]) -> Path | None:
-    """Return the detector that a chain goes on from; None if it trained its base."""
-    return next((path for path in models[:1] if _number(path) == 0), None)
-
-
-@dataclass(frozen=True)
-class KeptChain:
-    """A chain of a run folder that goes on from a detector.
-
-    Attributes:
-        start: Folder of that detector.
-        weights: θ_0; None if it is that detector.
-        last: The detector before the increment that is asked about.
-    """
-
-    start: Path
-    weights: Path | None
-    last: Path
-
-
-def chain_kept(out: Path, method: Method, name: str | None = None) -> KeptChain | None:
-    """Return what an increment is learned on in a chain that goes on from a detector.
-
-    Args:
-        out: Run folder.
-        method: Whose chain.
-        name: The increment; None if the chain is begun again, which mends its first detector.
-
-    Returns:
-        None if the folder has no such chain.
-
-    Raises:
-        ModelError: A detector of it is missing, or it is called as the increment.
-        ConfigError: The method keeps no increments.
-    """
-    models = kept_models(out, method)
-    if (start := start_of(models)) is None:
-        return None
-    _require_increments(method)
-    before = _before(out, method, name) if name is not None else models
-    newest = next((path for path in reversed(models) if (path / MANIFEST).is_file()), start)
-    if newest == start:
-        return KeptChain(start, None, before[-1])
-    recipe = kept_recipe(read_manifest(newest, DetectorManifest), newest)
-    named = resolved(newest / (recipe.weights or start.absolute()))
-    found = None if named == resolved(start) else find_start(recipe, newest, ()) or named
-    return KeptChain(start, found, before[-1])
-
-
-def require_line(models: Sequence[Path], increments: Sequence[IncrementManifest]) -> None:
-    """Refuse a chain one of whose stages was learned again after those that follow it.
-
-    Raises:
-        ModelError: With the first detector that was made of another increment than the one here.
-    """
-    kept = [one.fingerprint() for one in increments]
-    if (start := start_of(models)) is not None:
-        brought = [item.manifest for item in behind_start(start).lineage]
-        kept, models = brought + kept, models[1:]
-    first = len(kept) - len(models) + 1
-    for number, model in enumerate(models, start=first):
-        lineage = read_manifest(model, DetectorManifest).lineage
-        pairs = zip(lineage, kept[:number], strict=False)
-        other = next((item.increment for item, here in pairs if item.manifest != here), None)
-        if other is not None or len(lineage) != number:
-            stage = increments[number - first].name
-            raise ModelError(
-                f"made of another '{other or stage}' than the one in this run folder, which was "
-                "learned again since",
-                where=str(model),
-                remedy=f"learn '{stage}' again, too: the command of each later stage, in order",
-            )
-
-
-def _increment(out: Path, method: Method, model: Path) -> Path:
-    return out / "increments" / method.name / model.name.split("-", 1)[1]
-
-
-def _manifest(out: Path, method: Method, model: Path) -> IncrementManifest:
-    return read_manifest(_increment(out, method, model), IncrementManifest)
 
 
 def _keep(

@@ -110,7 +110,7 @@ def domain_of(series: Series, name: str) -> Domain:
     """
     parts: dict[Path, DomainData] = {}
     for item in series.increments:
-        if item.domain == name and (item.data.splits or item.detector is None):
+        if item.domain == name and item.has_data:
             parts.setdefault(item.data.source, item.data)
     if not parts:
         raise DataError(f"no domain '{name}'", where=series.name)

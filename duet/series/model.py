@@ -159,6 +159,11 @@ class Increment:
         if not self.classes:
             raise DataError("an increment needs at least one class", where=self.name)
 
+    @property
+    def has_data(self) -> bool:
+        """Whether there is data of it: of a detector there need not be any."""
+        return self.detector is None or bool(self.data.splits)
+
 
 @dataclass(frozen=True)
 class Series:
@@ -194,8 +199,7 @@ class Series:
     @property
     def domains(self) -> tuple[str, ...]:
         """The distinct domains of which there are data, in the order of their first increment."""
-        seen = (item for item in self.increments if item.data.splits or item.detector is None)
-        return tuple(dict.fromkeys(item.domain for item in seen))
+        return tuple(dict.fromkeys(item.domain for item in self.increments if item.has_data))
 
     def classes_until(self, t: int) -> tuple[str, ...]:
         """Return the classes of increments 0 to ``t`` inclusive: all that are known after it.
