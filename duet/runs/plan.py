@@ -182,5 +182,6 @@ def _parameters(plan: RunPlan) -> float:
     """Return about how many numbers θ_0 has: start weights are float16, or float32 at most."""
     if plan.onto is not None:
         return sum(tensor.numel() for tensor in plan.onto.state.shared.values())
-    file = plan.weights is not None and plan.weights.is_file()
-    return plan.weights.stat().st_size / 2 if plan.weights and file else PARAMETERS
+    if plan.weights is None or not plan.weights.is_file():
+        return PARAMETERS
+    return plan.weights.stat().st_size / 2
