@@ -40,6 +40,7 @@ def test_a_data_set(tmp_path: Path, form: str) -> None:
     assert told["datasets"][0]["images"] == {"train": 4, "val": 3}
     assert told["datasets"][0]["objects"] == {"train": 4, "val": 3}
     assert told["datasets"][0]["read_as"] == "yolo"
+    assert told["datasets"][0]["data"] == "data.yaml"
     assert_same(read(source, domain="x").data, read(tmp_path / "b" / "data.yaml", domain="x").data)
     assert listing(tmp_path / "a") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

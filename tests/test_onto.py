@@ -193,6 +193,10 @@ def test_what_cannot_go_on_is_refused_before_anything_is_written(
     for (method, start), words in cases.items():
         done = duet_here(capsys, *desk.increment("night", method, "none", "--onto", start))
         refused(done, words)
+    for method in ("joint-full", "joint-partial"):
+        words = ["--method", method, "--onto", desk / "best.pt", "--out", desk / "none"]
+        done = duet_here(capsys, "increment", desk / "mine.yaml", "night", *words)
+        refused(done, f"'{method}' needs the images of all increments", "duet-plus")
     done = duet_here(
         capsys,
         *desk.increment("night", "towers", "none", "--onto", desk / "best.pt", "--independent"),
@@ -296,6 +300,15 @@ def test_a_series_may_begin_with_a_detector(desk: Desk, capsys: pytest.CaptureFi
         kept = sorted(path.name for path in (desk / "measured" / "models" / name).iterdir())
         assert kept == ["0-best", "1-night"]
     assert "1-night" in results["commands"]["next"][0]
+
+
+def test_a_series_with_a_start_is_not_trained_jointly(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = series_with_start(desk, "jointly", domain="day", data="own/data.yaml")
+    words = ["--methods", "frozen-long,joint-full", "--out", desk / "none", "--dry-run"]
+    refused(duet_here(capsys, "run", series, *words), "'joint-full' needs the images")
+    assert not (desk / "none").exists()
 
 
 def test_without_images_of_its_own_the_agreement_is_told(

@@ -87,7 +87,8 @@ def convert(source: Path, out: Path, as_json: bool, **options: Any) -> None:
         "series": series,
         "datasets": [one.as_dict() for one in done],
     }
-    emit(result, as_json, lambda _: "\n".join([*map(_describe, done), _next(out, series)]))
+    lines = [*(_describe(one, out) for one in done), _next(out, series)]
+    emit(result, as_json, lambda _: "\n".join(lines))
 
 
 def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -108,11 +109,12 @@ def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _describe(one: Converted) -> str:
+def _describe(one: Converted, out: Path) -> str:
     splits = ", ".join(
         f"{name} {count} images {one.objects[name]} objects" for name, count in one.images.items()
     )
-    lines = [f"{one.source} ({one.read_as}) -> {one.data}: {splits}, {len(one.classes)} classes"]
+    classes = f"{len(one.classes)} classes"
+    lines = [f"{one.source} ({one.read_as}) -> {out / one.data}: {splits}, {classes}"]
     ignored = sum(one.ignored.values()) - one.lost
     facts = {
         f"{ignored} objects are marked as ignored (difficult, or crowds)": ignored,

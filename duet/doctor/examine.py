@@ -17,7 +17,7 @@ from duet.doctor.suffixes import suffix_problems
 from duet.series.images import thumbnails
 from duet.series.model import Series
 from duet.series.problems import Problem
-from duet.series.reader import inspect_series
+from duet.series.reader import StartDetector, inspect_series, read_config
 
 if TYPE_CHECKING:
     from duet.inference.detector import LoadedDetector
@@ -65,7 +65,9 @@ def examine(
         ConfigError: The series file itself is missing or malformed.
     """
     with thumbnails() as small:
-        inspection = inspect_series(path, data_root=data_root, verify="full")
+        inspection = inspect_series(
+            path, data_root=data_root, verify="full", start=_start_with_data(path)
+        )
     series = inspection.series
     forms = inspection.forms
     near = near_duplicates(series, small)
@@ -82,6 +84,18 @@ def examine(
         *(shift.as_problem() for shift in shifts),
     )
     return Diagnosis(path, series, problems, exact_copies(series) + near, shifts, forms)
+
+
+def _start_with_data(path: Path) -> StartDetector | None:
+    """Return the detector that a series goes on from if there are images of it to be checked.
+
+    It is not opened: where data are labelled there need be no detector.
+    """
+    start = read_config(path).start
+    if start is None or start.data is None:
+        return None
+    detector = path.parent / start.detector
+    return StartDetector(detector, start.name or detector.stem, None)
 
 
 def _data_problems(

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from duet.doctor.examine import Diagnosis
 from duet.doctor.rows import Change, clean_annotations, clean_lines, label_file, refused_objects
 from duet.errors import DataError
-from duet.files import atomic_folder, relative_path, write_json, write_text
+from duet.files import atomic_folder, write_json, write_text
 from duet.series.convert import holds_links
 from duet.series.formats import Transfer, resolve
 from duet.series.formats.yolo import label_path
@@ -27,7 +26,7 @@ from duet.series.model import DomainData, Split
 from duet.series.problems import Problem
 from duet.series.reader import read_config
 from duet.series.suffixes import is_image
-from duet.trees import refuse_among, resolved
+from duet.trees import refuse_among
 
 REPORT, SERIES = "fix-report.json", "series.yaml"
 
@@ -245,15 +244,8 @@ def _write_series(
 ) -> None:
     """Write the series file of the copy: all but the places of the data as it was."""
     config = read_config(diagnosis.path)
-    document: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    document["root"] = "."
-    for item, increment in zip(document["increments"], diagnosis.series.increments, strict=True):
-        item.pop("format", None)
-        item["data"] = f"{places[increment.data.source]}/data.yaml"
-    here, there = resolved(diagnosis.path.parent), resolved(target)
-    for key in ("train", "weights"):
-        if value := document.get("defaults", {}).get(key):
-            document["defaults"][key] = relative_path(here / value, there)
+    data = [f"{places[item.data.source]}/data.yaml" for item in diagnosis.series.increments]
+    document = config.moved(diagnosis.path, target, data)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_text(folder / SERIES, text)
 

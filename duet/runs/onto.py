@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from duet.errors import ModelError
+from duet.errors import ConfigError, ModelError
 from duet.families.foreign import file_name, is_foreign, open_model
 from duet.families.runtimes import PARITY
 from duet.families.table import resolve_family
@@ -19,6 +19,7 @@ from duet.increments.base import StartWeights
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.increments.state import DetectorState, HeadForm
 from duet.inference.load import detector_folder, is_exported
+from duet.merging.table import resolve
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.start import start_weights_of
 from duet.recipes.write import stored_recipe
@@ -75,8 +76,10 @@ class Onto:
         """Return a method that goes on with the head form of a detector of several increments.
 
         Raises:
+            ConfigError: The method needs what nobody knows of a detector that was brought.
             ModelError: The method cannot be carried out in that form.
         """
+        require_no_past(method, self.path)
         if len(self.state.parts) == 1 or method.head == self.state.head:
             return method
         if self.state.head == "parallel" and method.old_negatives == "pseudo":
@@ -87,6 +90,29 @@ class Onto:
                 remedy="choose a method without old_negatives: pseudo",
             )
         return method.model_copy(update={"head": self.state.head})
+
+
+def require_no_past(method: Method, path: Path) -> None:
+    """Refuse a method that needs what nobody knows of a detector that was brought.
+
+    Raises:
+        ConfigError: Names what it needs.
+    """
+    needed = {
+        "the images of all increments": method.data != "increment",
+        "the Fisher of every increment": bool(
+            method.ewc.weight or "fisher" in resolve(method.merge.method).needs
+        ),
+        "the number of images of every increment": method.batchnorm.weights == "images",
+    }
+    missing = [what for what, needs in needed.items() if needs]
+    if missing:
+        raise ConfigError(
+            f"method '{method.name}' needs {' and '.join(missing)}, and of a detector that a "
+            "series goes on from there are none",
+            where=str(path),
+            remedy="choose another method, such as duet-plus or frozen-long",
+        )
 
 
 def open_onto(path: Path, *, name: str | None = None) -> Onto:

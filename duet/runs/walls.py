@@ -124,8 +124,6 @@ def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
 def _require_possible(plan: RunPlan, method: Method) -> None:
     """Refuse a method that needs what a run, or this schedule, does not have."""
     later, where = len(plan.series.increments) > 1, f"method '{method.name}'"
-    if plan.onto is not None:
-        _require_no_past(method, where)
     needs = resolve(method.merge.method).needs if method.data == "increment" and later else ()
     if "images" in needs:
         raise ConfigError(
@@ -139,29 +137,6 @@ def _require_possible(plan: RunPlan, method: Method) -> None:
             "needs the Fisher of every increment, but the schedule says fisher_images: 0",
             where=where,
             remedy="set fisher_images above 0, such as 128",
-        )
-
-
-def _require_no_past(method: Method, where: str) -> None:
-    """Refuse a method that needs what nobody knows of a detector that was brought.
-
-    Raises:
-        ConfigError: Names what it needs.
-    """
-    needed = {
-        "the images of all increments": method.data != "increment",
-        "the Fisher of every increment": bool(
-            method.ewc.weight or "fisher" in resolve(method.merge.method).needs
-        ),
-        "the number of images of every increment": method.batchnorm.weights == "images",
-    }
-    missing = [what for what, needs in needed.items() if needs]
-    if missing:
-        raise ConfigError(
-            f"needs {' and '.join(missing)}, and of the detector that the series goes on from "
-            "there are none",
-            where=where,
-            remedy="choose another method, such as duet-plus or frozen-long",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ import yaml
 from duet.aliases import VOCABULARIES, match_classes
 from duet.config import load_yaml
 from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
-from duet.files import atomic_folder, refuse_occupied, relative_path, write_text
+from duet.files import atomic_folder, refuse_occupied, write_text
 from duet.labels import LabelSpace
-from duet.series.document import SeriesConfig
 from duet.series.formats import (
     AUTO,
     DESCRIPTION,
@@ -26,6 +25,7 @@ from duet.series.formats import (
     read,
     resolve,
 )
+from duet.series.formats.documents import NO_TRAIN
 from duet.series.model import Annotation, DomainData, Split
 from duet.series.problems import Problem, raise_problems
 from duet.series.reader import read_config
@@ -173,14 +173,18 @@ def _convert_series(
     folders: dict[tuple[str, Path], str] = {}
     readings: dict[tuple[str, Path], Reading] = {}
     problems: list[Problem] = []
-    keys = [_key(root / item.data, item.format, wanted) for item in config.increments]
-    for item, key in zip(config.increments, keys, strict=True):
+    sets = config.with_data
+    keys = [_key(root / str(item.data), item.format, wanted) for item in sets]
+    taught = set(keys[-len(config.increments) :])
+    for item, key in zip(sets, keys, strict=True):
         if key in folders:
             continue
-        folders[key] = _unused_name(item.domain, tuple(folders.values()))
+        domain = item.domain or "start"
+        folders[key] = _unused_name(domain, tuple(folders.values()))
         difficult = wanted.difficult if key[0] == "voc" else None
-        readings[key] = read(key[1], form=key[0], domain=item.domain, difficult=difficult)
-        problems += readings[key].problems
+        readings[key] = read(key[1], form=key[0], domain=domain, difficult=difficult)
+        found = readings[key].problems
+        problems += (one for one in found if key in taught or one.code != NO_TRAIN)
         refuse_among(target, readings[key].data.images)
     raise_problems(problems, where=str(source))
     present = [name for reading in readings.values() for name in reading.data.labels]
@@ -195,7 +199,7 @@ def _convert_series(
             _write(one, temporary / folder, folder, wanted, step) for folder, one in ready.items()
         )
         places = [f"{folders[key]}/{DESCRIPTION}" for key in keys]
-        document = _new_series(config, source, target, places, new)
+        document: dict[str, Any] = _with_names(config.moved(source, target, places), new)
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_text(temporary / SERIES, text)
     return done
@@ -270,8 +274,9 @@ def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequenc
 
 def _refuse_unlabelled(data: DomainData) -> None:
     """Raise if no training image has an object: its labels lie where nothing looks for them."""
-    found = data.splits["train"].annotations
-    if not any(len(annotation.class_ids) for annotation in found):
+    train = data.splits.get("train")  # a detector that is gone on from needs none
+    found = train.annotations if train is not None else ()
+    if train is not None and not any(len(annotation.class_ids) for annotation in found):
         raise DataError(
             f"none of the {len(found)} training images has an object",
             where=str(data.source),
@@ -337,7 +342,7 @@ def _write(ready: _Ready, folder: Path, name: str, wanted: Conversion, step: Ste
     splits = ready.data.splits
     return Converted(
         source=ready.data.source,
-        data=f"{name}/{DESCRIPTION}",
+        data=str(PurePosixPath(name, DESCRIPTION)),
         read_as=ready.read_as,
         images={key: len(split.images) for key, split in splits.items()},
         objects={
@@ -353,28 +358,6 @@ def _write(ready: _Ready, folder: Path, name: str, wanted: Conversion, step: Ste
         unused=dict(ready.reading.unused),
         warnings=sum(problem.severity == "warning" for problem in ready.reading.problems),
     )
-
-
-def _new_series(
-    config: SeriesConfig,
-    source: Path,
-    target: Path,
-    places: Sequence[str],
-    names: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return the series file of the converted data: all else as it was."""
-    document: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    document["root"] = "."
-    for item, place in zip(document["increments"], places, strict=True):
-        item.pop("format", None)
-        item["data"] = place
-    here, there = resolved(source.parent), resolved(target)
-    for key in ("train", "weights"):
-        value = document.get("defaults", {}).get(key)
-        if value:
-            document["defaults"][key] = relative_path(here / value, there)
-    renamed: dict[str, Any] = _with_names(document, names)
-    return renamed
 
 
 def _with_names(value: Any, names: Mapping[str, str]) -> Any:

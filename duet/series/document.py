@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
 from duet.config import Config, Schema
 from duet.errors import did_you_mean
+from duet.files import relative_path
 from duet.names import Name, key
 from duet.series.expected import Expected
 from duet.series.prepared import PrepareCommand
 from duet.text import NAME_LENGTH
+from duet.trees import resolved
 
 ClassName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
 
@@ -111,3 +115,30 @@ class SeriesConfig(Config):
             taken.add(key(name))
             names.append(name)
         return tuple(names)
+
+    @property
+    def with_data(self) -> tuple[StartConfig | IncrementConfig, ...]:
+        """What names a data set, in the order of the series."""
+        start = (self.start,) if self.start is not None and self.start.data else ()
+        return (*start, *self.increments)
+
+    def moved(self, source: Path, target: Path, data: Sequence[str]) -> dict[str, Any]:
+        """Return the document for a copy of the data in a folder of its own, ready to be written.
+
+        Args:
+            source: This file.
+            target: Folder of the copy, and the root of its data.
+            data: Places of what `with_data` names, relative to ``target``.
+        """
+        document: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        document["root"] = "."
+        start, here, there = document.get("start", {}), resolved(source.parent), resolved(target)
+        items = [*([start] if start.get("data") else []), *document["increments"]]
+        for item, place in zip(items, data, strict=True):
+            item.pop("format", None)
+            item["data"] = place
+        defaults = document.get("defaults", {})
+        for part, name in ((start, "detector"), (defaults, "train"), (defaults, "weights")):
+            if value := part.get(name):
+                part[name] = relative_path(here / value, there)
+        return document

@@ -44,12 +44,13 @@ class StartDetector:
     Attributes:
         path: The detector.
         name: Of its stage.
-        classes: Its classes, in the order of its outputs.
+        classes: Its classes, in the order of its outputs; None if nobody looked into it: then
+            those with a label in its data.
     """
 
     path: Path
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
 
 
 def read_config(path: Path) -> SeriesConfig:
@@ -120,14 +121,14 @@ def inspect_series(
         _require_other_name(start, config, names if only is None else (only,))
     root = data_root if data_root is not None else path.parent / config.root
     wanted = [item for n, item in zip(names, config.increments, strict=True) if only in (None, n)]
-    known = start.classes if start is not None else ()
+    known = (start.classes or ()) if start is not None else ()
     begun = config.start if start is not None and only is None else None
     of_start = begun and begun.data
     paths = [resolved(root / data) for data in (of_start, *(i.data for i in wanted)) if data]
     require_made(config.prepare, paths, root, where=str(path))
     spelled = (*known, *(name for item in config.increments for name in item.classes))
     reader = _Reader(root, tuple(dict.fromkeys(spelled)), verify)
-    increments = [_start(begun, start, reader)] if start is not None else []
+    increments = list(_start(begun, start, reader)) if start is not None else []
     for name, item in zip(names, config.increments, strict=True):
         if only in (None, name):
             data = reader.domain(item.domain, item.data, item.format)
@@ -179,11 +180,18 @@ def _require_other_name(start: StartDetector, config: SeriesConfig, names: Seque
         )
 
 
-def _start(config: StartConfig | None, start: StartDetector, reader: _Reader) -> Increment:
-    """Return the detector that a series goes on from as its first increment."""
+def _start(
+    config: StartConfig | None, start: StartDetector, reader: _Reader
+) -> Iterator[Increment]:
+    """Yield the detector that a series goes on from as its first increment, if it has classes."""
     domain = (config.domain if config is not None else None) or start.name
     if config is not None and config.data is not None:
         data = reader.domain(domain, config.data, config.format)
     else:
-        data = DomainData(domain, LabelSpace(start.classes), {}, start.path)
-    return Increment(start.name, domain, start.classes, data, start.path)
+        data = DomainData(domain, LabelSpace(start.classes or ()), {}, start.path)
+    known = start.classes
+    if known is None:
+        labelled = tuple(name for name in data.labels if name in data.labelled)
+        known = labelled or data.labels.names
+    if known:
+        yield Increment(start.name, domain, known, data, start.path)
