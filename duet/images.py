@@ -182,7 +182,6 @@ def letterbox(image_HWC: np.ndarray, size: int) -> Fitted:
     """Fit an image into a square, its aspect ratio kept; see `fit_image`."""
     height, width = image_HWC.shape[:2]
     scale = size / max(height, width)
-    scale = size / max(height, width)
     new_h, new_w = max(round(height * scale), 1), max(round(width * scale), 1)
     left, top = (size - new_w) // 2, (size - new_h) // 2
     square = np.full((size, size, 3), PAD, dtype=np.uint8)

@@ -50,13 +50,34 @@ def test_the_doctor_sees_them(series: Path) -> None:
 
 
 def test_classes_are_those_with_a_label_until_the_detector_is_asked(series: Path) -> None:
-    names = [row for row in first(series).data.labels if row == "cat"]
     for index in range(3):
         write_labels(series.parent / "own", "val", f"val{index}", ["0 0.5 0.5 0.25 0.5"])
-    assert first(series).classes == tuple(names)
+    assert first(series).classes == ("cat",)
     known = StartDetector(series.parent / DETECTOR, "best", ("cat", "dog"))
     asked = inspect_series(series, start=known).series.increments[0]
     assert asked.classes == ("cat", "dog")
+
+
+def test_labels_of_what_shall_be_learned_are_not_known_before(series: Path) -> None:
+    names = ("cat", "bus", "van", "kite")
+    make_dataset(series.parent / "own", names=names[:3], counts={"val": 3}, seed=1)
+    make_dataset(series.parent / "night", names=names[1:], counts={"train": 6, "val": 6}, seed=2)
+    document = yaml.safe_load(series.read_text())
+    document["increments"][0]["classes"] = list(names[1:])
+    series.write_text(yaml.safe_dump(document))
+    assert first(series).classes == ("cat",)
+
+
+def test_more_of_known_classes_may_come_from_the_same_data_set(series: Path) -> None:
+    make_dataset(series.parent / "own", names=("cat", "dog"), seed=1)
+    document = yaml.safe_load(series.read_text())
+    document["increments"].append({"domain": "day", "data": "own/data.yaml", "classes": ["dog"]})
+    series.write_text(yaml.safe_dump(document))
+    known = StartDetector(series.parent / DETECTOR, "best", ("cat", "dog"))
+    asked = inspect_series(series, start=known)
+    assert not [problem for problem in asked.problems if problem.severity == "error"]
+    notes = {problem.where for problem in examine(series).problems if problem.code == "class.few"}
+    assert notes == {"increment 'night'", "increment 'day'"}  # nothing is trained on the start's
 
 
 def test_a_repaired_copy_holds_them(series: Path, tmp_path: Path) -> None:

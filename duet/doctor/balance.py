@@ -23,8 +23,9 @@ MOST_OF_FEW = 10.0
 
 def balance_problems(series: Series) -> Iterator[Problem]:
     """Yield increments whose classes are unbalanced, and classes with very few objects."""
+    learned = {item.name for item in series.learned}
     for counts in summarise(series):
-        if "train" not in counts.splits:
+        if "train" not in counts.splits or counts.name not in learned:
             continue
         # A class without any object is an error of its own.
         objects = {name: n for name, n in counts.splits["train"].objects.items() if n}

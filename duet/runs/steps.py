@@ -12,9 +12,7 @@ from duet.errors import ConfigError, ModelError
 from duet.families.table import resolve_roles
 from duet.files import run_lock
 from duet.increments.fisher import sum_fishers
-from duet.increments.manifest import (
-    IncrementManifest,
-)
+from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS

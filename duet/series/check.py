@@ -65,6 +65,8 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
                 what = f"unknown class '{name}'{hint}"
                 remedy = f"classes of {increment.data.source}: {known_names}"
                 yield error("class.unknown", where, what, remedy)
+            if increment.detector is not None:
+                continue  # it learns nothing from its data
             first = taught.setdefault((increment.data.source, name), increment)
             if first is not increment:
                 yield _twice(name, first, increment)
@@ -114,9 +116,8 @@ def _slice_problems(series: Series, forms: Mapping[Path, str]) -> Iterator[Probl
         form = forms.get(data.source, "")
         known = [name for name in increment.classes if name in data.labels]
         where = f"increment '{increment.name}'"
-        shown = data.objects.get("train", known)
-        if increment.detector is not None:  # nothing is trained there
-            shown = known
+        learned = increment.detector is None
+        shown = data.objects.get("train", known) if learned else known
         if missing := [name for name in known if name not in shown]:
             ignored = _ignored(data, "train", missing)
             remedy = f"label some in the train split of {data.source}"

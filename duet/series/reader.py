@@ -45,7 +45,7 @@ class StartDetector:
         path: The detector.
         name: Of its stage.
         classes: Its classes, in the order of its outputs; None if nobody looked into it: then
-            those with a label in its data.
+            those with a label in its data that no increment brings.
     """
 
     path: Path
@@ -192,6 +192,7 @@ def _start(
     known = start.classes
     if known is None:
         labelled = tuple(name for name in data.labels if name in data.labelled)
-        known = labelled or data.labels.names
+        own = tuple(name for name in labelled if name not in reader.classes)
+        known = own or labelled or data.labels.names
     if known:
         yield Increment(start.name, domain, known, data, start.path)
