@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
 import yaml
 from factories_series import make_dataset
+from factories_training import trained_here
 from test_foreign import CLASSES, stored
-
-from duet.families.yolo.adapter import FAMILY
-from duet.runs import lab as lab_module
 
 SCHEDULE = {
     "epochs": 1, "batch": 4, "image_size": 64, "lr": 0.005, "warmup_epochs": 0, "fisher_images": 0,
@@ -67,13 +63,5 @@ def made_desk(folder: Path) -> Iterator[Desk]:
     for name, content in files.items():
         (desk / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
-    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        FAMILY.train(job, progress)
-
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
-        patch.setattr(lab_module, "run_worker", train_here)
+    with trained_here():
         yield desk
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from factories_training import trained_here
 from factories_yolo import NAMES, YOLO11N, make_domain, micro_schedule, theta_0
 from safetensors.torch import save_file
 
@@ -27,7 +28,6 @@ from duet.losses.distillation.responses import Anchors, Places, Quantiles
 from duet.losses.distillation.table import DISTILLATIONS, resolve_distillation
 from duet.losses.ewc import ewc_gradient, ewc_loss
 from duet.recipes import Entry, Recipe, make_plan, merge_plan
-from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, StageResult, run_chain
 from duet.runs.inputs import read_methods
 from duet.runs.joint import joint_slice
@@ -365,17 +365,9 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setting,
         theta_0=StartWeights(theta_0()), schedule=micro_schedule(lr=5e-3, epochs=3), seed=3,
         lab=Lab(folder / "lab"),
     )  # fmt: skip
-    threads = torch.get_num_threads()
 
-    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        FAMILY.train(job, progress)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
-        patch.setattr(lab_module, "run_worker", train_here)
+    with trained_here():
         yield made, folder
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def far(one: DetectorState, other: DetectorState) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from factories_training import trained_here
 from factories_yolo import (
     NAMES,
     YOLO11N,
@@ -31,7 +32,6 @@ from duet.increments.store import IncrementFile, load_detector, load_increment, 
 from duet.merging.batchnorm import BatchNormFusion
 from duet.recipes import Entry, Recipe, Remerged, make_plan, merge_plan, write_detector
 from duet.recipes.plan import Plan
-from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, StageResult, run_chain, run_independent, train_alone
 from duet.runs.keep import keep_chain, keep_independent
 from duet.runs.kept import kept_models, require_whole
@@ -79,11 +79,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Run every method once; trainings stay in this process, a worker costs five seconds."""
-    folder, ran = tmp_path_factory.mktemp("chain"), list[Path]()
-
-    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        ran.append(job)
-        FAMILY.train(job, progress)
+    folder = tmp_path_factory.mktemp("chain")
 
     steps = tuple(
         Increment(domain, domain, classes, make_domain(folder, domain, count=9, seed=seed))
@@ -94,16 +90,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         theta_0=StartWeights(theta_0()),
         schedule=micro_schedule(lr=5e-3), seed=3, lab=Lab(folder / "lab"),
     )  # fmt: skip
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
-        patch.setattr(lab_module, "run_worker", train_here)
+    with trained_here() as ran:
         chains = {name: run_chain(setting, method) for name, method in METHODS.items()}
         for name, method in METHODS.items():
             keep_chain(folder / "run", setting, method, chains[name])
         yield World(setting, chains, ran, folder)
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def increments(world: World, name: str) -> list[IncrementFile]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
+from factories_training import trained_here
 from factories_yolo import YOLO11N, micro_schedule, theta_0
 
 from duet.cli.main import cli
 from duet.emoji.build import build
 from duet.emoji.vocabulary import FOCI
-from duet.families.yolo.adapter import FAMILY
 from duet.increments.base import StartWeights
-from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, run_chain
 from duet.runs.evaluate import evaluate_state
 from duet.runs.inputs import read_methods
@@ -82,21 +79,13 @@ def test_trained_detectors_are_the_same_to_the_bit(
 
 
 def _learn(series: Series, folder: Path) -> dict[str, Any]:
-    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        FAMILY.train(job, progress)
-
     setting = Setting(
         series, "yolo", YOLO11N, StartWeights(theta_0()), micro_schedule(lr=5e-3), 3,
         Lab(folder / "lab"),
     )  # fmt: skip
     (method,) = read_methods(("pseudo",), family="yolo")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
-        patch.setattr(lab_module, "run_worker", train_here)
+    with trained_here():
         last = run_chain(setting, method)[-1].merged
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
     jobs = sorted((folder / "lab").iterdir())
     assert len(jobs) == 2
     own = series.increments[0].data.source.parent.parent

@@ -29,6 +29,7 @@ from factories_dfine import (
     moved,
     theta_0,
 )
+from factories_training import trained_here
 
 from duet.errors import ModelError
 from duet.export.export import export_detector
@@ -42,7 +43,6 @@ from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
 from duet.merging import Inputs, Stage, merge_shared
-from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab
@@ -617,9 +617,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Learn two colours, then a third in other pictures; trainings stay in this process."""
     folder = tmp_path_factory.mktemp("chain")
 
-    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        FAMILY.train(job, progress)
-
     steps = tuple(
         Increment(name, name, classes, make_domain(folder, name, classes, 24, seed))
         for seed, (name, classes) in enumerate({"day": NAMES[:2], "night": NAMES[2:3]}.items())
@@ -629,8 +626,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Any:
         schedule=micro_schedule(epochs=EPOCHS, batch=8, lr=2e-3, warmup_epochs=1), seed=3,
         lab=Lab(folder / "lab"),
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab_module, "run_worker", train_here)
+    with trained_here():
         results = run_chain(setting, METHOD)
         keep_chain(folder / "run", setting, METHOD, results)
         yield folder, setting, results

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import factories_detectors
 import factories_run as make
 import pytest
 import torch
+from factories_training import trained_here
 from factories_yolo import (
     NAMES,
     YOLO11N,
@@ -51,7 +51,6 @@ from duet.recipes.lineage import read_history
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector
-from duet.runs import lab as lab_module
 from duet.runs.chain import Setting, run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.kept import kept_models, require_line
@@ -83,9 +82,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     """Train three stages, each in a second; return the run folder."""
     folder = tmp_path_factory.mktemp("chain")
 
-    def train_here(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        FAMILY.train(job, progress)
-
     steps = tuple(
         Increment(
             name, name, classes, make_domain(folder, name, classes=NAMES[:5], count=10, seed=seed)
@@ -97,13 +93,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
         theta_0=StartWeights(load_base(weights)), schedule=micro_schedule(lr=5e-3, fisher_images=0),
         seed=3, lab=Lab(folder / "lab"), weights=weights,
     )  # fmt: skip
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
-        patch.setattr(lab_module, "run_worker", train_here)
+    with trained_here():
         keep_chain(folder / "run", setting, METHOD, run_chain(setting, METHOD))
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
     return folder / "run"
 
 

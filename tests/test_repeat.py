@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import factories_run as make
 import numpy as np
 import pytest
-import torch
+from factories_training import trained_here
 
-import duet.runs.lab as lab_module
 from duet.errors import ConfigError, DataError
 from duet.evaluation.bootstrap import weighted_ap50
 from duet.evaluation.matches import load_matches
@@ -27,7 +25,6 @@ from duet.runs.inputs import read_inputs, read_methods
 from duet.runs.repeat import execute_repeats, ordered, repeats
 from duet.runs.run import RunPlan
 from duet.series import eval_slice
-from duet.training.job import read_job
 from duet.training.memory import peak_memory
 
 
@@ -50,21 +47,9 @@ def plan(base: Path) -> RunPlan:
 
 
 @pytest.fixture(scope="module")
-def trained_here() -> Iterator[list[Path]]:
-    """Train in this process instead of a worker: it saves importing the engine each time."""
-    ran: list[Path] = []
-
-    def train(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        ran.append(job)
-        resolve_family(read_job(job).family).train(job, progress)
-
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
-        patch.setattr(lab_module, "run_worker", train)
-        yield ran
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+def ran() -> Iterator[list[Path]]:
+    with trained_here() as jobs:
+        yield jobs
 
 
 # ---- which runs ---------------------------------------------------------------------------
@@ -135,7 +120,7 @@ def test_more_orders_than_there_are(plan: RunPlan) -> None:
 
 @pytest.mark.slow
 def test_orders_are_run_and_compared(
-    plan: RunPlan, trained_here: list[Path], monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, ran: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[Path] = []  # drawing reports takes longer than everything else here
     monkeypatch.setattr("duet.runs.repeat.write_report", reported.append)
@@ -144,8 +129,8 @@ def test_orders_are_run_and_compared(
     found = execute_repeats(
         plan.out, plans, lambda title, record: titles.add(title), date="2026-11-23"
     )
-    assert len(trained_here) == 4  # two bases, two increments
-    assert {path.parent for path in trained_here} == {(plan.out / "lab").resolve()}
+    assert len(ran) == 4  # two bases, two increments
+    assert {path.parent for path in ran} == {(plan.out / "lab").resolve()}
     assert any(title.startswith("order-1-seed-5 frozen: flat") for title in titles)
     runs = [load_results(item.out) for item in plans]
     assert [run.series.steps[0][0] for run in runs] == ["flat", "comic"]
@@ -171,7 +156,7 @@ def test_orders_are_run_and_compared(
     # Again: nothing is trained or evaluated.
     kept = make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")
     execute_repeats(plan.out, plans[:1], lambda *_: None, date="2026-11-23")
-    assert len(trained_here) == 4
+    assert len(ran) == 4
     assert (make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")) == kept
 
 
