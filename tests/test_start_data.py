@@ -40,7 +40,7 @@ def first(path: Path) -> Increment:
 
 def test_the_doctor_sees_them(series: Path) -> None:
     start = first(series)
-    assert (start.name, start.domain, start.classes) == ("best", "day", ("cat", "dog"))
+    assert (start.name, start.domain, start.classes) == ("start", "day", ("cat", "dog"))
     assert start.detector == series.parent / DETECTOR
     write_labels(series.parent / "own", "val", "val1", ["7 0.5 0.5 0.25 0.5"])
     codes = {problem.code for problem in examine(series).problems}
@@ -124,3 +124,18 @@ def test_a_series_without_images_of_the_start_keeps_its_detector(
     assert len(told) == 1
     written = yaml.safe_load((tmp_path / "new" / "series.yaml").read_text())
     assert written["start"] == {"detector": "../models/best.pt"}
+
+
+def test_a_start_that_is_not_named_is_none(series: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(series.read_text())
+    series.write_text(yaml.safe_dump({**document, "start": None}))
+    assert [item.name for item in examine(series).series.increments] == ["night"]
+    convert(series, tmp_path / "new", Conversion(to="coco"), lambda *_: None)
+    assert yaml.safe_load((tmp_path / "new" / "series.yaml").read_text())["start"] is None
+
+
+def test_an_increment_may_be_called_as_the_file_of_the_detector(series: Path) -> None:
+    document = yaml.safe_load(series.read_text())
+    document["start"]["detector"] = "night.pt"
+    series.write_text(yaml.safe_dump(document))
+    assert first(series).classes == ("cat", "dog")

@@ -89,13 +89,13 @@ def examine(
 def _start_with_data(path: Path) -> StartDetector | None:
     """Return the detector that a series goes on from if there are images of it to be checked.
 
-    It is not opened: where data are labelled there need be no detector.
+    It is not opened: where data are labelled there need be no detector. So its own name, which it
+    has without one in the series, is not known.
     """
     start = read_config(path).start
     if start is None or start.data is None:
         return None
-    detector = path.parent / start.detector
-    return StartDetector(detector, start.name or detector.stem, None)
+    return StartDetector(path.parent / start.detector, start.name or "start", None)
 
 
 def _data_problems(

@@ -132,7 +132,7 @@ class SeriesConfig(Config):
         """
         document: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
         document["root"] = "."
-        start, here, there = document.get("start", {}), resolved(source.parent), resolved(target)
+        start, here, there = document.get("start") or {}, resolved(source.parent), resolved(target)
         items = [*([start] if start.get("data") else []), *document["increments"]]
         for item, place in zip(items, data, strict=True):
             item.pop("format", None)
