@@ -94,3 +94,16 @@ def require_device(device: Device) -> Device:
     raise ConfigError(
         f"{what}, got device '{device}'", where="device", remedy="cpu works everywhere"
     )
+
+
+def one_place(text: str, who: str = "a detector runs") -> str:
+    """Return torch's name of the one device of this machine that a name means.
+
+    Args:
+        text: In the language of `parse_device`.
+        who: Needs one, for the message.
+
+    Raises:
+        ConfigError: It is no name of a device, several GPUs, or not there.
+    """
+    return require_device(parse_device(text).single(who)).torch_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,30 @@ import pytest
 import torch
 
 from duet.families.table import resolve_family
-from duet.runs import lab
 from duet.training.job import read_job
 
 
-@contextmanager
-def trained_here() -> Iterator[list[Path]]:
-    """Train in this process meanwhile, as a worker costs five seconds; give the jobs that ran."""
-    ran: list[Path] = []
+@dataclass
+class Here:
+    """Trains in this process, as a worker costs five seconds; `Lab(folder, run=here)` uses it.
 
-    def train(job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        ran.append(job)
+    Attributes:
+        ran: The jobs that it trained.
+    """
+
+    ran: list[Path] = field(default_factory=list)
+
+    def __call__(self, job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
+        self.ran.append(job)
         resolve_family(read_job(job).family).train(job, progress)
 
+
+@contextmanager
+def trained_here() -> Iterator[Here]:
+    """Give what trains in this process, and undo afterwards what the engine does to a process."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DUET_JOB", "")
-        patch.setattr(lab, "run_worker", train)
-        yield ran
+        yield Here()
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)

@@ -28,16 +28,16 @@ from duet.losses.distillation.responses import Anchors, Places, Quantiles
 from duet.losses.distillation.table import DISTILLATIONS, resolve_distillation
 from duet.losses.ewc import ewc_gradient, ewc_loss
 from duet.recipes import Entry, Recipe, make_plan, merge_plan
-from duet.runs.chain import Setting, StageResult, run_chain
+from duet.runs.chain import run_chain
 from duet.runs.inputs import read_methods
-from duet.runs.joint import joint_slice
 from duet.runs.keep import keep_chain
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab
+from duet.runs.plan import RunPlan
 from duet.runs.repeat import repeats
-from duet.runs.run import RunPlan
+from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
-from duet.series.joining import join_slices, with_classes
+from duet.series.joining import join_slices, joint_slice, with_classes
 from duet.series.problems import DataError
 from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
 from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
@@ -360,13 +360,12 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setting,
         Increment(domain, domain, classes, make_domain(folder, domain, count=9, seed=seed))
         for seed, (domain, classes) in enumerate({"day": NAMES[:2], "night": NAMES[2:3]}.items())
     )
-    made = Setting(
-        series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
-        theta_0=StartWeights(theta_0()), schedule=micro_schedule(lr=5e-3, epochs=3), seed=3,
-        lab=Lab(folder / "lab"),
-    )  # fmt: skip
-
-    with trained_here():
+    with trained_here() as here:
+        made = Setting(
+            series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
+            theta_0=StartWeights(theta_0()), schedule=micro_schedule(lr=5e-3, epochs=3), seed=3,
+            lab=Lab(folder / "lab", run=here),
+        )  # fmt: skip
         yield made, folder
 
 

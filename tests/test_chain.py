@@ -32,10 +32,12 @@ from duet.increments.store import IncrementFile, load_detector, load_increment, 
 from duet.merging.batchnorm import BatchNormFusion
 from duet.recipes import Entry, Recipe, Remerged, make_plan, merge_plan, write_detector
 from duet.recipes.plan import Plan
-from duet.runs.chain import Setting, StageResult, run_chain, run_independent, train_alone
+from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain, keep_independent
 from duet.runs.kept import kept_models, require_whole
 from duet.runs.lab import Lab
+from duet.runs.learn import run_independent, train_alone
+from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors.tensors import fingerprint
@@ -85,16 +87,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         Increment(domain, domain, classes, make_domain(folder, domain, count=9, seed=seed))
         for seed, (domain, classes) in enumerate({"day": NAMES[:2], "night": NAMES[2:3]}.items())
     )
-    setting = Setting(
-        series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
-        theta_0=StartWeights(theta_0()),
-        schedule=micro_schedule(lr=5e-3), seed=3, lab=Lab(folder / "lab"),
-    )  # fmt: skip
-    with trained_here() as ran:
+    with trained_here() as here:
+        setting = Setting(
+            series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
+            theta_0=StartWeights(theta_0()), schedule=micro_schedule(lr=5e-3), seed=3,
+            lab=Lab(folder / "lab", run=here),
+        )  # fmt: skip
         chains = {name: run_chain(setting, method) for name, method in METHODS.items()}
         for name, method in METHODS.items():
             keep_chain(folder / "run", setting, method, chains[name])
-        yield World(setting, chains, ran, folder)
+        yield World(setting, chains, here.ran, folder)
 
 
 def increments(world: World, name: str) -> list[IncrementFile]:

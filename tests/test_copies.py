@@ -16,10 +16,11 @@ from duet.cli.main import cli
 from duet.emoji.build import build
 from duet.emoji.vocabulary import FOCI
 from duet.increments.base import StartWeights
-from duet.runs.chain import Setting, run_chain
+from duet.runs.chain import run_chain
 from duet.runs.evaluate import evaluate_state
 from duet.runs.inputs import read_methods
 from duet.runs.lab import Lab
+from duet.runs.setting import Setting
 from duet.series import Series, eval_slice, read_series, train_slice
 from duet.training.job import read_slice
 
@@ -79,12 +80,12 @@ def test_trained_detectors_are_the_same_to_the_bit(
 
 
 def _learn(series: Series, folder: Path) -> dict[str, Any]:
-    setting = Setting(
-        series, "yolo", YOLO11N, StartWeights(theta_0()), micro_schedule(lr=5e-3), 3,
-        Lab(folder / "lab"),
-    )  # fmt: skip
     (method,) = read_methods(("pseudo",), family="yolo")
-    with trained_here():
+    with trained_here() as here:
+        setting = Setting(
+            series, "yolo", YOLO11N, StartWeights(theta_0()), micro_schedule(lr=5e-3), 3,
+            Lab(folder / "lab", run=here),
+        )  # fmt: skip
         last = run_chain(setting, method)[-1].merged
     jobs = sorted((folder / "lab").iterdir())
     assert len(jobs) == 2

@@ -43,9 +43,10 @@ from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
 from duet.merging import Inputs, Stage, merge_shared
-from duet.runs.chain import Setting, run_chain
+from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab
+from duet.runs.setting import Setting
 from duet.series import Increment, Series, Slice, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Method, PseudoLabels, Refit
 from duet.training.job import read_state
@@ -621,12 +622,12 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Any:
         Increment(name, name, classes, make_domain(folder, name, classes, 24, seed))
         for seed, (name, classes) in enumerate({"day": NAMES[:2], "night": NAMES[2:3]}.items())
     )
-    setting = Setting(
-        series=Series("toy", "", steps), family="dfine", architecture=TINY, theta_0=theta_0(),
-        schedule=micro_schedule(epochs=EPOCHS, batch=8, lr=2e-3, warmup_epochs=1), seed=3,
-        lab=Lab(folder / "lab"),
-    )  # fmt: skip
-    with trained_here():
+    with trained_here() as here:
+        setting = Setting(
+            series=Series("toy", "", steps), family="dfine", architecture=TINY, theta_0=theta_0(),
+            schedule=micro_schedule(epochs=EPOCHS, batch=8, lr=2e-3, warmup_epochs=1), seed=3,
+            lab=Lab(folder / "lab", run=here),
+        )  # fmt: skip
         results = run_chain(setting, METHOD)
         keep_chain(folder / "run", setting, METHOD, results)
         yield folder, setting, results

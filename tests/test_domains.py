@@ -24,8 +24,7 @@ from duet.increments.state import DetectorState
 from duet.runs import assemble as assemble_module
 from duet.runs import evaluate as evaluate_module
 from duet.runs.evaluate import evaluate_cells, evaluate_state
-from duet.runs.plan import plan_as_dict, plan_as_text, planned_stages
-from duet.runs.run import RunPlan
+from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text, planned_stages
 from duet.runs.sweep import _slices
 from duet.series import domain_of, eval_slice, inspect_series, read_series, train_slice
 from duet.training.config import Method

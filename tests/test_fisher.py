@@ -38,7 +38,6 @@ from duet.families.yolo.trainer import IncrementTrainer
 from duet.files import sha256_file
 from duet.increments import IncrementFile, load_increment, save_increment
 from duet.increments.state import DetectorState
-from duet.runs import lab as lab_module
 from duet.runs.lab import Lab, Trained
 from duet.series import Slice
 from duet.training.fisher import diagonal_fisher, evenly_spaced
@@ -256,15 +255,13 @@ def test_gradients_that_are_not_finite_are_an_error(new_slice: Slice, tmp_path: 
 # ---- lab and folders ----------------------------------------------------------------------------
 
 
-def test_the_lab_hands_it_on(
-    new_slice: Slice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lab_module, "run_worker", lambda job, *_: FAMILY.train(job, print))
+def test_the_lab_hands_it_on(new_slice: Slice, tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "lab", run=lambda job, *_: FAMILY.train(job, print))
     start = make_state("rows")
     job = read_job(make_job(tmp_path / "job", start, new_slice))
 
     def ask() -> Trained:
-        return Lab(tmp_path / "lab").train("title", job, start, new_slice)
+        return lab.train("title", job, start, new_slice)
 
     first, again = ask(), ask()
     assert again.reused

@@ -51,10 +51,11 @@ from duet.recipes.lineage import read_history
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector
-from duet.runs.chain import Setting, run_chain
+from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.kept import kept_models, require_line
 from duet.runs.lab import Lab
+from duet.runs.setting import Setting
 from duet.series import Increment, Series
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors import TaskVector
@@ -88,12 +89,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
         )
         for seed, (name, classes) in enumerate(CLASSES.items())
     )
-    setting = Setting(
-        series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
-        theta_0=StartWeights(load_base(weights)), schedule=micro_schedule(lr=5e-3, fisher_images=0),
-        seed=3, lab=Lab(folder / "lab"), weights=weights,
-    )  # fmt: skip
-    with trained_here():
+    with trained_here() as here:
+        setting = Setting(
+            series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
+            theta_0=StartWeights(load_base(weights)),
+            schedule=micro_schedule(lr=5e-3, fisher_images=0), seed=3,
+            lab=Lab(folder / "lab", run=here), weights=weights,
+        )  # fmt: skip
         keep_chain(folder / "run", setting, METHOD, run_chain(setting, METHOD))
     return folder / "run"
 

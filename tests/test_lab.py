@@ -17,7 +17,6 @@ from test_loop import data as data
 
 from duet.errors import DataError
 from duet.files import sha256_file
-from duet.runs import lab as lab_module
 from duet.runs.lab import Lab
 from duet.runs.look import FirstLook
 from duet.runs.memo import recall, remember
@@ -39,6 +38,7 @@ class Bench:
     data: Slice
     ran: list[Path]
     heard: list[str]
+    run: Any
     look: FirstLook = dataclasses.field(default_factory=FirstLook)
 
     def train(self, **changes: Any) -> Any:
@@ -48,7 +48,7 @@ class Bench:
             self.heard += [record["note"]] if "note" in record else []
 
         job = self.job.model_copy(update=changes)
-        lab = Lab(self.folder / "lab", listen=listen, look=self.look)
+        lab = Lab(self.folder / "lab", listen=listen, look=self.look, run=self.run)
         return lab.train("stage", job, start_state(), self.data)
 
     def place(self, seed: int = 0) -> Path:
@@ -71,9 +71,8 @@ def bench(tmp_path: Path, data: Slice, monkeypatch: pytest.MonkeyPatch) -> Bench
         ran.append(folder)
         run_job(folder, ToyLearner, lambda record: None)
 
-    monkeypatch.setattr(lab_module, "run_worker", train)
     job = read_job(make_job(tmp_path / "job", data, schedule=schedule(fisher_images=2)))
-    return Bench(tmp_path, job, data, ran, [])
+    return Bench(tmp_path, job, data, ran, [], train)
 
 
 def flip(path: Path, seed: int) -> None:
@@ -153,11 +152,11 @@ def test_a_damaged_checkpoint_begins_anew(
         began.append((folder / CHECKPOINT).exists())
         run_job(folder, ToyLearner, lambda record: None)
 
-    monkeypatch.setattr(lab_module, "run_worker", struck)
+    bench.run = struck
     with pytest.raises(KeyboardInterrupt):
         bench.train()
     DAMAGES[damage](bench.place() / name)
-    monkeypatch.setattr(lab_module, "run_worker", resumed)
+    bench.run = resumed
     assert bench.train().state.fingerprint() == expected
     if name == HASHES and not bench.heard:  # what is left of the hashes still vouches for it
         assert began == [True]
@@ -184,7 +183,7 @@ def test_a_checkpoint_survives_kills_while_the_next_is_written(
         run_job(folder, ToyLearner, lambda record: None)
 
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(lab_module, "run_worker", train)
+    bench.run = train
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             bench.train()
@@ -201,10 +200,10 @@ def test_a_whole_checkpoint_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatc
     def resumed(folder: Path, *_: Any) -> None:
         run_job(folder, ToyLearner, lambda record: steps.append(record["done"]))
 
-    monkeypatch.setattr(lab_module, "run_worker", struck)
+    bench.run = struck
     with pytest.raises(KeyboardInterrupt):
         bench.train()
-    monkeypatch.setattr(lab_module, "run_worker", resumed)
+    bench.run = resumed
     bench.train()
     assert (min(steps), bench.heard) == (7, [])
 
@@ -248,7 +247,7 @@ def test_images_that_change_in_a_training_spoil_it(
             copy.write_bytes(copy.read_bytes()[: before.st_size].ljust(before.st_size, b"\0"))
             os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    monkeypatch.setattr(lab_module, "run_worker", train)
+    bench.run = train
     with pytest.raises(DataError, match="changed since their labels were read"):
         bench.train()
     assert not list(bench.folder.glob("lab/*/outcome.json"))

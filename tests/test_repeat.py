@@ -12,7 +12,7 @@ from pathlib import Path
 import factories_run as make
 import numpy as np
 import pytest
-from factories_training import trained_here
+from factories_training import Here, trained_here
 
 from duet.errors import ConfigError, DataError
 from duet.evaluation.bootstrap import weighted_ap50
@@ -22,8 +22,8 @@ from duet.report.results import load_results
 from duet.runs.costs import latency_ms, parameter_count
 from duet.runs.evaluate import Evaluator
 from duet.runs.inputs import read_inputs, read_methods
+from duet.runs.plan import RunPlan
 from duet.runs.repeat import execute_repeats, ordered, repeats
-from duet.runs.run import RunPlan
 from duet.series import eval_slice
 from duet.training.memory import peak_memory
 
@@ -47,9 +47,9 @@ def plan(base: Path) -> RunPlan:
 
 
 @pytest.fixture(scope="module")
-def ran() -> Iterator[list[Path]]:
-    with trained_here() as jobs:
-        yield jobs
+def here() -> Iterator[Here]:
+    with trained_here() as found:
+        yield found
 
 
 # ---- which runs ---------------------------------------------------------------------------
@@ -120,17 +120,17 @@ def test_more_orders_than_there_are(plan: RunPlan) -> None:
 
 @pytest.mark.slow
 def test_orders_are_run_and_compared(
-    plan: RunPlan, ran: list[Path], monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[Path] = []  # drawing reports takes longer than everything else here
     monkeypatch.setattr("duet.runs.repeat.write_report", reported.append)
     plans = repeats(plan, seeds=1, orders=2)
     titles: set[str] = set()
     found = execute_repeats(
-        plan.out, plans, lambda title, record: titles.add(title), date="2026-11-23"
+        plan.out, plans, lambda title, record: titles.add(title), date="2026-11-23", run=here
     )
-    assert len(ran) == 4  # two bases, two increments
-    assert {path.parent for path in ran} == {(plan.out / "lab").resolve()}
+    assert len(here.ran) == 4  # two bases, two increments
+    assert {path.parent for path in here.ran} == {(plan.out / "lab").resolve()}
     assert any(title.startswith("order-1-seed-5 frozen: flat") for title in titles)
     runs = [load_results(item.out) for item in plans]
     assert [run.series.steps[0][0] for run in runs] == ["flat", "comic"]
@@ -155,8 +155,8 @@ def test_orders_are_run_and_compared(
 
     # Again: nothing is trained or evaluated.
     kept = make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")
-    execute_repeats(plan.out, plans[:1], lambda *_: None, date="2026-11-23")
-    assert len(ran) == 4
+    execute_repeats(plan.out, plans[:1], lambda *_: None, date="2026-11-23", run=here)
+    assert len(here.ran) == 4
     assert (make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")) == kept
 
 

@@ -57,7 +57,8 @@ def run_seed(
     from duet.cli.common import stages
     from duet.emoji.build import build
     from duet.runs.inputs import read_inputs, read_methods
-    from duet.runs.run import RunPlan, execute
+    from duet.runs.plan import RunPlan
+    from duet.runs.run import execute
     from duet.shipped import shipped
     from duet.weights import find
 

@@ -138,8 +138,8 @@ def run_protocol(
     from duet.emoji.build import build
     from duet.emoji.vocabulary import FOCI
     from duet.runs.inputs import read_inputs, read_methods
+    from duet.runs.plan import RunPlan
     from duet.runs.repeat import execute_repeats, repeats
-    from duet.runs.run import RunPlan
     from duet.shipped import shipped
     from duet.weights import find
 

@@ -23,8 +23,8 @@ import click
 if TYPE_CHECKING:
     from duet.evaluation.ap import ClassAP
     from duet.increments.state import DetectorState
-    from duet.runs.chain import Setting
     from duet.runs.evaluate import Evaluator
+    from duet.runs.setting import Setting
 
 COLUMNS = ("ri", "gi", "rai", "pi", "h", "seconds")
 ROWS: dict[str, dict[str, Any]] = {
@@ -125,10 +125,10 @@ def prepare(
     from duet.cli.common import stages
     from duet.emoji.build import build
     from duet.families.table import resolve_family
-    from duet.runs.chain import Setting
     from duet.runs.evaluate import Evaluator
     from duet.runs.inputs import read_inputs
     from duet.runs.lab import Lab
+    from duet.runs.setting import Setting
     from duet.series import train_slice
     from duet.shipped import shipped
 
@@ -162,9 +162,10 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
     """Train and keep both increments in both geometries, and return what ratios are made of."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from duet.runs.chain import run_chain, run_independent, train_alone
+    from duet.runs.chain import run_chain
     from duet.runs.inputs import read_methods
     from duet.runs.keep import keep_chain, keep_independent
+    from duet.runs.learn import run_independent, train_alone
     from duet.series import train_slice
     from duet.training.config import Refit
 

@@ -11,7 +11,7 @@ from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, note, s
 from duet.cli.run import ONTO_METHODS, inputs_of, training_options
 
 if TYPE_CHECKING:
-    from duet.runs.chain import Setting
+    from duet.runs.setting import Setting
     from duet.runs.steps import StepReport
     from duet.training.config import Method
 
@@ -146,12 +146,11 @@ def _setting(
     series: Path, out: Path, only: str, name: str, options: dict[str, Any], show: Any
 ) -> tuple[Setting, Method]:
     """Check everything that one stage needs, as `duet run` does for all."""
-    from duet.runs.chain import Setting
     from duet.runs.inputs import read_methods
     from duet.runs.lab import Lab
     from duet.runs.look import FirstLook
-    from duet.runs.plan import estimated_seconds, in_words, planned_stages
-    from duet.runs.run import RunPlan
+    from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
+    from duet.runs.setting import Setting
     from duet.runs.walls import require_runnable
 
     inputs = inputs_of(series, options, only)

@@ -14,7 +14,7 @@ from duet.text import printable, shell_line
 if TYPE_CHECKING:
     from duet.report.results import Results
     from duet.runs.inputs import Inputs
-    from duet.runs.run import RunPlan
+    from duet.runs.plan import RunPlan
 
 EPILOG = """\b
 Examples:
@@ -168,7 +168,7 @@ def make_plan(series: Path, options: dict[str, Any]) -> RunPlan:
     import os
 
     from duet.runs.inputs import read_methods
-    from duet.runs.run import RunPlan
+    from duet.runs.plan import RunPlan
 
     inputs = inputs_of(series, options)
     chosen = options["methods"] or (ONTO_METHODS if inputs.onto else DEFAULT_METHODS)

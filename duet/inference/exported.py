@@ -14,7 +14,6 @@ from duet.families.runtimes import PARITY, RUNTIMES, Session, open_file
 from duet.files import read_json, sha256_path
 from duet.inference.apart import Apart
 from duet.inference.detector import DetectorFacts, LoadedDetector
-from duet.inference.load import ALONE
 from duet.labels import LabelSpace
 
 BATCH = 32
@@ -41,7 +40,7 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
         ConfigError: The program cannot use the device.
         MissingExtraError: The program that runs it is not installed.
     """
-    form, place = _form(path), parse_device(device).single(ALONE)
+    form, place = _form(path), parse_device(device).single("a detector runs")
     if form == "torchscript":  # torch runs it; the other programs know their devices themselves
         require_device(place)
     _require_unchanged(path)

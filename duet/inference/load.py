@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from duet.devices import parse_device, require_device
+from duet.devices import one_place
 from duet.errors import ModelError
 from duet.families.foreign import is_foreign, open_model
 from duet.inference.detector import DetectorFacts, LoadedDetector
@@ -14,8 +14,6 @@ from duet.inference.detector import DetectorFacts, LoadedDetector
 EXPORTED_SUFFIXES = (".onnx", ".torchscript")
 EXPORTED_FOLDER = "_openvino_model"
 """How names of exported files and folders end."""
-
-ALONE = "a detector runs"
 
 _EXPORTED = "duet.inference.exported"
 
@@ -67,7 +65,7 @@ def _load_model(
     from duet.families.table import resolve_family
 
     file = open_model(detector_folder(path), trust=trust, notify=notify)
-    place = require_device(parse_device(device).single(ALONE)).torch_name
+    place = one_place(device)
     size = file.manifest.image_size
     family = resolve_family(file.state.family)
     detector = family.detector(file.state, image_size=size, device=place)

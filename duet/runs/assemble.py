@@ -20,10 +20,10 @@ from duet.images import seen_suffix, write_seen
 from duet.report import results as schema
 from duet.report.kept import KeptEntry
 from duet.report.published import PublishedEntry
-from duet.runs.chain import StageResult
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.memo import Tell
+from duet.runs.setting import StageResult
 from duet.series import domain_of, train_slice
 from duet.series.expected import compare
 from duet.series.images import image_sha256
@@ -33,7 +33,7 @@ from duet.training.outcome import versions
 
 if TYPE_CHECKING:
     from duet.detections import Detections
-    from duet.runs.run import RunPlan
+    from duet.runs.plan import RunPlan
     from duet.series import Slice
 
 SHOWN_CONFIDENCE = 0.25
@@ -249,10 +249,10 @@ def _commands(plan: RunPlan, main: MethodOutcome) -> schema.Commands:
 
 def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.GalleryImage]:
     """Copy a few evaluation images and run the first and the last detector over them."""
-    size = plan.image_size
     family = resolve_family(plan.family)
     detectors = [
-        family.detector(state, image_size=size) for state in (results[0].merged, results[-1].merged)
+        family.detector(state, image_size=plan.image_size, device=plan.device)
+        for state in (results[0].merged, results[-1].merged)
     ]
     pictures: list[schema.GalleryImage] = []
     for name in plan.series.domains:

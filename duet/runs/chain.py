@@ -1,175 +1,20 @@
-"""One method over one series: train each increment, merge, re-fit, keep the files.
-
-This is the method of the paper as a loop (method.md section 2): θ_t starts from the previous merged
-detector, its shared tensors are merged with it, its head part is added. Everything trained comes
-from the lab, so a chain only computes what is not on disk yet.
-"""
+"""One strategy over one series: every stage in its order, each on the one before it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
-
-from duet.errors import ConfigError
-from duet.families.table import resolve_family, resolve_roles
-from duet.increments.base import StartWeights
 from duet.increments.fisher import sum_fishers
-from duet.increments.state import DetectorState, HeadForm
-from duet.merging.inputs import Inputs
-from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
-from duet.merging.trace import MergeTrace
-from duet.recipes.apply import PREVIOUS, pair_fusion
-from duet.recipes.refined import cut_to, refined, rows_of
-from duet.runs.known import adapts, require_adaptable
-from duet.runs.lab import Lab, Trained, untrained
-from duet.runs.onto import Onto
-from duet.series import Increment, Series, Slice, train_slice
-from duet.series.joining import with_classes
-from duet.training.config import Method, Refit, Schedule
-from duet.training.job import Job, JobPart
-from duet.vectors.tensors import Tensors
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all chains of a run share.
-
-    Attributes:
-        series: Increments and their data.
-        family: Detector family.
-        architecture: Architecture file of the family.
-        theta_0: The pretrained detector, float32.
-        schedule: How long and how fast every stage trains.
-        seed: Of class rows, order and augmentation.
-        lab: Where training happens.
-        weights: File that θ_0 was read from, noted in detectors so that they can be merged again.
-        onto: The detector that stands for the first increment, which is then not trained.
-    """
-
-    series: Series
-    family: str
-    architecture: str
-    theta_0: StartWeights
-    schedule: Schedule
-    seed: int
-    lab: Lab
-    weights: Path | None = None
-    onto: Onto | None = None
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """One finished stage of a chain.
-
-    Attributes:
-        increment: What was learned.
-        trained: The training, before any merge.
-        merged: The detector to deploy after this stage.
-        trace: What the merge did; None at the base.
-        refit: The re-fit training, if the method has one.
-    """
-
-    increment: Increment
-    trained: Trained
-    merged: DetectorState
-    trace: MergeTrace | None = None
-    refit: Trained | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Training time of the stage."""
-        return self.trained.seconds + (self.refit.seconds if self.refit else 0.0)
-
-
-def train_alone(
-    setting: Setting, data: Slice, name: str, title: str = "", *, head: HeadForm = "rows",
-    trunk: Literal["trained", "frozen"] = "trained",
-) -> Trained:  # fmt: skip
-    """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
-
-    The result is head-agnostic where its head form is `rows`, see `Family.recast`.
-
-    Args:
-        setting: What all trainings of the run share.
-        data: The slice.
-        name: Of the one head part, which owns all classes of the slice.
-        title: For the progress; by default the name, the domain and its classes.
-        head: Head form that is trained.
-        trunk: Whether θ_0's shared tensors are; else the head part alone.
-    """
-    ends = " … ".join(dict.fromkeys((data.classes[0], data.classes[-1])))
-    title = title or f"{name}: {data.domain}[{ends}]"
-    family = resolve_family(setting.family)
-    start = family.start_state(
-        setting.theta_0, architecture=setting.architecture, head=head, classes=data.classes,
-        increment=name, seed=setting.seed,
-    )  # fmt: skip
-    job = Job(
-        family=setting.family, architecture=setting.architecture, head=head, phase="base",
-        parts=(JobPart(increment=name, classes=data.classes),), schedule=setting.schedule,
-        trunk=trunk, seed=setting.seed,
-    )  # fmt: skip
-    return setting.lab.train(title, job, start, data)
-
-
-@dataclass(frozen=True)
-class Before:
-    """All that an increment needs of the past: no image, two sets of weights, two counts.
-
-    Attributes:
-        merged: Detector after the previous stage.
-        earlier: Shared tensors one stage before that (θ_0 at the second stage): L_DC's direction.
-        stages: Increments that ``merged`` holds.
-        images: Images seen in their training.
-        fisher: Sum of their Fishers; None if one was not kept.
-    """
-
-    merged: DetectorState
-    earlier: Tensors
-    stages: int
-    images: int
-    fisher: Tensors | None = None
-
-
-def run_base(setting: Setting, method: Method) -> StageResult:
-    """Train the first increment, or take the detector that stands for it."""
-    first = setting.series.increments[0]
-    if setting.onto is not None:
-        state = setting.onto.in_form(method.head)
-        return StageResult(first, untrained(state), state)
-    data = train_slice(first.data, first.classes)
-    return _lone(setting, method, first, train_alone(setting, data, first.name))
-
-
-def run_independent(setting: Setting, method: Method, increment: Increment) -> StageResult:
-    """Train one increment from θ_0 alone, to be merged with others later, in any order.
-
-    Of the method its head form counts, and whether the trunk is trained; what it says about earlier
-    increments has nothing to act on.
-    """
-    data = train_slice(increment.data, increment.classes)
-    # Trained as rows it fits every form; on a frozen trunk only what the form owns may train.
-    head = method.head if method.trunk == "frozen" else "rows"
-    trained = train_alone(setting, data, increment.name, head=head, trunk=method.trunk)
-    return _lone(setting, method, increment, trained)
-
-
-def _lone(setting: Setting, method: Method, increment: Increment, trained: Trained) -> StageResult:
-    state = resolve_family(setting.family).recast(trained.state, method.head)
-    return StageResult(increment, trained, state)
+from duet.runs.learn import run_base, run_increment, train_alone
+from duet.runs.setting import Before, Setting, StageResult
+from duet.series.joining import joint_slice
+from duet.training.config import Method
 
 
 def run_chain(setting: Setting, method: Method) -> list[StageResult]:
     """Learn the whole series with one method, oldest increment first."""
     if method.data != "increment":
-        from duet.runs.joint import run_joint
-
-        return run_joint(setting, method)
+        return _joint(setting, method)
     results = [run_base(setting, method)]
-    rules = resolve_roles(setting.family)
-    earlier: Tensors = rules.split_roles(setting.theta_0.tensors, method.head).shared
+    earlier = setting.shared_start(method.head)
     for increment in setting.series.increments[1:]:
         images = sum(result.trained.images_seen for result in results)
         previous = results[-1].merged
@@ -180,169 +25,23 @@ def run_chain(setting: Setting, method: Method) -> list[StageResult]:
     return results
 
 
-def run_increment(
-    setting: Setting, method: Method, increment: Increment, before: Before
-) -> StageResult:
-    """Train, merge and re-fit one increment; no data but its own is touched.
+def _joint(setting: Setting, method: Method) -> list[StageResult]:
+    """Train one detector per stage on all images so far, from θ_0: the yardstick of the field.
 
-    An increment whose classes are all known brings no head part: it moves the shared tensors alone,
-    or where these stay the class rows.
-
-    Raises:
-        DataError: It brings new classes and known ones.
-        ConfigError: EWC has no Fisher to go by, or the method cannot learn known classes.
-        ModelError: Class rows that would train do not fit into one tensor.
+    It breaks the rule that old images are gone, on purpose. With partial labels each image carries
+    the labels of its own increment, as it did when it came. With full labels it carries every class
+    known so far that its data set labels, and images that hold such classes alone join: the
+    ceiling.
     """
-    previous = before.merged
-    known = previous.labels.names
-    again = adapts(increment, known)
-    if again:
-        parts = [part.classes for part in previous.parts]
-        require_adaptable(method, setting.family, increment, parts)
-        if method.refines:
-            return _refine(setting, method, increment, before)
-    data = train_slice(increment.data, increment.classes)
-    start = previous if again else _grow(setting, method, increment, previous)
-    if again:
-        data = with_classes(data, known)
-    direction = None
-    if method.directional.weight > 0 and method.trunk == "trained":
-        direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
-    job = stage_job(setting, method, start, "increment", adapts=increment.classes if again else ())
-    trained = setting.lab.train(
-        f"{method.name}: {increment.name}", job, start, data, direction,
-        _importance(method, increment, before),
-    )  # fmt: skip
-    rules = resolve_roles(setting.family)
-    theta_0 = rules.split_roles(setting.theta_0.tensors, method.head).shared
-    images = (before.images, trained.images_seen)
-    merged, trace = merge_states(
-        method, theta_0, previous, trained.state, before.stages, images,
-        fishers=(before.fisher, trained.fisher), name=increment.name,
-    )  # fmt: skip
-    refit = None
-    if method.refit.epochs and not again:
-        job = stage_job(setting, method, merged, "refit")
-        title = f"{method.name}: {increment.name} re-fit"
-        refit = setting.lab.train(title, job, merged, data)
-        merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
-    return StageResult(increment, trained, merged, trace, refit)
-
-
-def _refine(setting: Setting, method: Method, increment: Increment, before: Before) -> StageResult:
-    """Train the rows of known classes alone, on the detector of just these classes."""
-    start = cut_to(before.merged, increment.classes)
-    rows_of(start, increment.classes, increment.name)  # refuses before any training
-    data = with_classes(train_slice(increment.data, increment.classes), start.labels.names)
-    job = stage_job(setting, method, start, "increment", adapts=increment.classes)
-    trained = setting.lab.train(
-        f"{method.name}: {increment.name}", job, start, data, None,
-        _importance(method, increment, before),
-    )  # fmt: skip
-    parts = refined(
-        before.merged.parts, rows_of(trained.state, increment.classes, increment.name),
-        method.merge.method, method.merge.params, images=(before.images, trained.images_seen),
-    )  # fmt: skip
-    return StageResult(increment, trained, replace(before.merged, parts=parts))
-
-
-def _importance(method: Method, increment: Increment, before: Before) -> Tensors | None:
-    """Return F of EWC, the Fishers of all earlier increments; None if the method has no use for it.
-
-    Raises:
-        ConfigError: An earlier increment was trained without one.
-    """
-    if not method.ewc.weight:
-        return None
-    if before.fisher is None:
-        raise ConfigError(
-            f"'{method.name}' (EWC) needs the Fisher of every earlier increment, one has none",
-            where=increment.name,
-            remedy="set fisher_images above 0 in the schedule and train the earlier ones again",
+    results = [run_base(setting, method)]
+    increments = setting.series.increments
+    for stage, increment in enumerate(increments[1:], start=2):
+        seen = increments[:stage]
+        classes = tuple(dict.fromkeys(name for item in seen for name in item.classes))
+        data = joint_slice(seen, classes, full=method.data == "joint-full")
+        title = f"{method.name}: {increment.name}"
+        trained = train_alone(setting, data, increment.name, title)
+        results.append(
+            StageResult(increment, trained, setting.engine.recast(trained.state, method.head))
         )
-    return before.fisher
-
-
-def merge_states(
-    method: Method,
-    theta_0: Tensors,
-    previous: DetectorState,
-    trained: DetectorState,
-    stages_before: int,
-    images: tuple[int, int],
-    fishers: tuple[Tensors | None, Tensors | None] = (None, None),
-    name: str = "",
-) -> tuple[DetectorState, MergeTrace]:
-    """Join the previous detector with the newly trained one.
-
-    Args:
-        method: Merge method, BatchNorm rule, and whether old parts were trained.
-        theta_0: Shared tensors of the pretrained detector.
-        previous: Merged detector before this stage.
-        trained: The same detector after training, with the new part if there is one.
-        stages_before: Increments that ``previous`` holds; the uniform BatchNorm weights count them.
-        images: Images seen by ``previous`` and in this stage, for ``weights: images``.
-        fishers: Of both, for `fisher`.
-        name: Of the increment; default that of its part.
-    """  # fmt: skip
-    roles = resolve_roles(trained.family)
-    inputs = Inputs(
-        (
-            Stage(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
-            Stage(name or trained.parts[-1].increment, weights=trained.shared, fisher=fishers[1]),
-        ),
-        base=theta_0,
-        layers=roles.layers(trained.shared, trained.architecture),
-    )
-    merged = merge_shared(
-        method.merge.method,
-        method.merge.params,
-        inputs,
-        buffers=(previous.buffers, trained.buffers),
-        fusion=pair_fusion(method.batchnorm, stages_before),
-        images=images,
-    )
-    kept = 0 if method.old_part == "trained" else len(previous.parts)
-    parts = (*previous.parts[:kept], *trained.parts[kept:])
-    state = replace(trained, shared=merged.tensors, buffers=merged.buffers, parts=parts)
-    return state, merged.trace
-
-
-def _grow(
-    setting: Setting, method: Method, increment: Increment, previous: DetectorState
-) -> DetectorState:
-    source = setting.theta_0 if method.new_part == "pretrained" else None
-    return resolve_family(setting.family).grow(
-        previous,
-        classes=increment.classes,
-        increment=increment.name,
-        seed=setting.seed,
-        source=source,
-    )
-
-
-def stage_job(
-    setting: Setting, method: Method, start: DetectorState, phase: Any, adapts: tuple[str, ...] = ()
-) -> Job:
-    """Return the settings of one training of a chain; ``adapts`` as in `Job`."""
-    schedule = setting.schedule
-    if phase == "refit":
-        refit: Refit = method.refit
-        schedule = schedule.model_copy(
-            update={
-                "epochs": refit.epochs,
-                "lr": refit.lr,
-                "lr_increment": None,
-                "warmup_epochs": 0.0,
-            }
-        )
-    return Job(
-        family=setting.family, architecture=setting.architecture, head=method.head, phase=phase,
-        parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
-        old_part=method.old_part, old_negatives=method.old_negatives, trunk=method.trunk,
-        pseudo=method.pseudo if method.old_negatives == "pseudo" else None,
-        distill=method.distill if phase == "increment" else None,
-        directional=method.directional if phase == "increment" else None,
-        ewc=method.ewc if phase == "increment" and method.ewc.weight else None, adapts=adapts,
-        schedule=schedule, seed=setting.seed,
-    )  # fmt: skip
+    return results

@@ -22,7 +22,7 @@ from duet.runs.memo import Tell, recall, remember
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
-    from duet.runs.chain import StageResult
+    from duet.runs.setting import StageResult
 
 IMAGES, WARM_UP = 20, 3
 """Images that are timed, and that are looked at before."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from duet.devices import one_place
 from duet.errors import DataError, DuetError, did_you_mean
 from duet.evaluation.agreement import CONFIDENCE as AT_LEAST
 from duet.evaluation.agreement import IOU as OVERLAP
@@ -82,17 +83,17 @@ def predict(
 
 
 def evaluate_state(
-    state: DetectorState, data: Slice, *, image_size: int, stopped: threading.Event | None = None
+    state: DetectorState, data: Slice, *, image_size: int, device: str = "cpu"
 ) -> ClassAP:
-    """Return the AP of every class of ``data`` for one detector."""
-    return evaluate_ap(*_sides(state, data, image_size, stopped))
+    """Return the AP of every class of ``data`` for one detector; ``device`` is torch's name."""
+    detector = resolve_family(state.family).detector(state, image_size=image_size, device=device)
+    return evaluate_ap(*_sides(detector, data))
 
 
 def _sides(
-    state: DetectorState, data: Slice, image_size: int, stopped: threading.Event | None
+    detector: Detector, data: Slice, stopped: threading.Event | None = None
 ) -> tuple[list[Detections], list[Truth], LabelSpace]:
     """Return what `evaluate_ap` compares: detections, labels, and the classes of ``data``."""
-    detector = resolve_family(state.family).detector(state, image_size=image_size)
     found = predict(detector, data.images, stopped)
     if data.labelled:  # what nobody looked for is neither a hit nor a false alarm
         found = [one.of(names) for one, names in zip(found, data.labelled, strict=True)]
@@ -122,9 +123,16 @@ def require_split(series: Series, split: str) -> None:
 
 
 def evaluate_cells(
-    state: DetectorState, series: Series, split: str, image_size: int
+    state: DetectorState, series: Series, split: str, image_size: int, device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """Evaluate one detector on every domain, and cut the result by increment.
+
+    Args:
+        state: The detector.
+        series: Its increments and domains.
+        split: Split to evaluate on; empty = test if there is one, else val.
+        image_size: Side of the square that images are fitted into, pixels.
+        device: Where it runs, in the language of `duet.devices.parse_device`.
 
     Returns:
         One record per domain and increment whose classes the detector knows, where the domain shows
@@ -133,8 +141,10 @@ def evaluate_cells(
 
     Raises:
         DataError: A data set has no such split, or the detector knows no class of the series.
+        ConfigError: There is no such device.
     """
     require_split(series, split)
+    place = one_place(device)
     cells: list[dict[str, Any]] = []
     for domain in (domain_of(series, name) for name in series.domains):
         known = tuple(name for name in domain.known(series.labels) if name in state.labels)
@@ -146,20 +156,8 @@ def evaluate_cells(
         if not rows:
             continue
         cut = domain.evaluate(known, split)
-        scores = evaluate_state(state, cut, image_size=image_size)
-        for increment, names in rows.items():
-            truth = scores.has_truth(names)
-            cells.append(
-                {
-                    "domain": domain.name,
-                    "increment": increment,
-                    "split": cut.split,
-                    "images": len(cut),
-                    "map50": scores.map50(names) if truth else None,
-                    "map": scores.map(names) if truth else None,
-                    "ap50": {name: scores.ap50[name] for name in names},
-                }
-            )
+        scores = evaluate_state(state, cut, image_size=image_size, device=place)
+        cells += [_cell(cut, scores, increment, names) for increment, names in rows.items()]
     if not cells:
         raise DataError(
             f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
@@ -167,6 +165,19 @@ def evaluate_cells(
             remedy="classes are matched by name: rename the classes of one side",
         )
     return cells
+
+
+def _cell(cut: Slice, scores: ClassAP, increment: str, names: tuple[str, ...]) -> dict[str, Any]:
+    truth = scores.has_truth(names)
+    return {
+        "domain": cut.domain,
+        "increment": increment,
+        "split": cut.split,
+        "images": len(cut),
+        "map50": scores.map50(names) if truth else None,
+        "map": scores.map(names) if truth else None,
+        "ap50": {name: scores.ap50[name] for name in names},
+    }
 
 
 @dataclass
@@ -181,6 +192,7 @@ class Evaluator:
         slots: Entered while an evaluation runs, so that it counts among the trainings at a time.
         look: What the images were when the run began; they must stay that.
         tell: Told of damaged evaluations, which are done again.
+        device: Where detectors run, torch's name.
     """
 
     folder: Path
@@ -189,6 +201,7 @@ class Evaluator:
     slots: AbstractContextManager[Any] = field(default_factory=nullcontext)
     look: FirstLook = field(default_factory=FirstLook)
     tell: Tell = lambda line: None
+    device: str = "cpu"
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
@@ -233,12 +246,15 @@ class Evaluator:
     def _agreement(
         self, before: DetectorState, after: DetectorState, images: Sequence[Path]
     ) -> Agreement:
-        family, size = resolve_family(after.family), self.image_size
         was, now = (
-            predict(family.detector(one, image_size=size), images, self.stopped, multi_label=False)
+            predict(self._detector(one), images, self.stopped, multi_label=False)
             for one in (before, after)
         )
         return agreement(was, now)
+
+    def _detector(self, state: DetectorState) -> Detector:
+        family = resolve_family(state.family)
+        return family.detector(state, image_size=self.image_size, device=self.device)
 
     def _kept(self, path: Path, evidence: Path, key: str) -> dict[str, Any] | None:
         """Return an evaluation that was done before, if both of its files are whole."""
@@ -255,7 +271,7 @@ class Evaluator:
         return None
 
     def _evaluate(self, state: DetectorState, data: Slice, evidence: Path) -> dict[str, Any]:
-        sides = _sides(state, data, self.image_size, self.stopped)
+        sides = _sides(self._detector(state), data, self.stopped)
         result = evaluate_ap(*sides)
         save_matches(evidence, match(*sides, image_keys(data.images)))
         return {

@@ -24,8 +24,8 @@ from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, save_detector, save_increment
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.refined import rows_of
-from duet.runs.chain import Setting, StageResult
 from duet.runs.onto import Onto
+from duet.runs.setting import Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Method
 from duet.training.job import PLACES

@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     from duet.series import Slice
 
 Listener = Callable[[str, dict[str, Any]], None]
+RunJob = Callable[[Path, Callable[[dict[str, Any]], None], threading.Event], None]
+"""``run(folder, listen, stopped)`` trains a job folder until `outcome.json` is there, or raises."""
+
+
+def silent(title: str, record: dict[str, Any]) -> None:
+    """Listen and say nothing."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,15 @@ class Lab:
         jobs: Worker processes at a time.
         listen: Called as ``listen(title, record)`` for progress, from worker threads.
         look: What the images were when the run began; they must stay that.
+        run: Where a job is trained: by default in a process of its own on this machine.
         stopped: Set by `stop`.
     """
 
     folder: Path
     jobs: int = 1
-    listen: Listener = lambda title, record: None
+    listen: Listener = silent
     look: FirstLook = field(default_factory=FirstLook)
+    run: RunJob = run_worker
     _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     _guard: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -152,7 +160,7 @@ class Lab:
                     job = job.model_copy(update={"key": key})
                     self._prepare(folder, job, start, data, factors)
                     self.listen(title, {"state": "started"})
-                    run_worker(folder, lambda record: self.listen(title, record), self.stopped)
+                    self.run(folder, lambda record: self.listen(title, record), self.stopped)
                 shutil.rmtree(folder / "engine", ignore_errors=True)
                 self._require_unchanged(folder, data)
             outcome = kept or read_outcome(folder, key)

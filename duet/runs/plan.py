@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from duet.devices import parse_device
+from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
-from duet.runs.joint import joint_slice
-from duet.series import domain_of, train_slice
+from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.runs.evaluate import require_split
+from duet.runs.known import require_learnable
+from duet.runs.lone import coarsest_stride, require_company
+from duet.runs.onto import Onto
+from duet.series import Increment, Series, Slice, domain_of, train_slice
+from duet.series.joining import joint_slice
 from duet.text import short_list
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from duet.runs.run import RunPlan
-    from duet.series import Increment, Slice
-    from duet.training.config import Method
+from duet.training.config import Method, Schedule
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""
@@ -27,6 +30,104 @@ PARAMETERS = 2.6e6
 
 DISTILLATION = 1.46
 """Cost of a step with the old detector running beside, against a plain step (bench_train.py)."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What to run.
+
+    Attributes:
+        series: Increments and data, already checked.
+        methods: The first is the one that the report is about.
+        schedule: Shared by all stages.
+        weights: θ_0; None if it is ``onto``.
+        architecture: Architecture file of the family.
+        family: Detector family.
+        seed: Of everything random.
+        out: Run folder.
+        jobs: Training processes at a time.
+        references: Train the reference models that GI and PI need.
+        split: Split to evaluate on; empty = test if there is one, else val.
+        command: The shell line, for the report.
+        lab: Folder of the trainings, for runs that share them; default one in ``out``.
+        onto: The detector that stands for the first increment, which is then not trained.
+    """
+
+    series: Series
+    methods: tuple[Method, ...]
+    schedule: Schedule
+    weights: Path | None
+    architecture: str
+    family: str
+    seed: int
+    out: Path
+    jobs: int = 1
+    references: bool = True
+    split: str = ""
+    command: str = ""
+    lab: Path | None = None
+    onto: Onto | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no training could finish; see `require_learnable`, `require_company`.
+
+        Raises:
+            DataError: A data set lacks the chosen split, or an increment cannot be learned.
+            ConfigError: A method cannot learn an increment, or a batch would be one tiny image.
+        """
+        require_learnable(self.methods, self.family, self.series.increments)
+        require_split(self.series, self.split)
+        if self.schedule.image_size < 2 * coarsest_stride(self.architecture):
+            images = {stage.title: stage.images for stage in planned_stages(self)}
+            require_company(images, self.schedule, self.architecture)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the detectors of the run look at, in pixels.
+
+        What an old class needs to be seen is not taken from a detector that is gone on from.
+        """
+        known = self.onto.manifest.image_size if self.onto is not None else 0
+        return max(self.schedule.image_size, known)
+
+    @property
+    def device(self) -> str:
+        """Torch's name of where detectors run: where they are trained, on the first of several."""
+        return parse_device(self.schedule.device).torch_name
+
+    @property
+    def steps(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(domain, classes) per increment."""
+        return [(item.domain, item.classes) for item in self.series.increments]
+
+    @property
+    def reference_cuts(self) -> list[Cut]:
+        """(domain, classes) per reference model, less those in `left_out`."""
+        return [cut for cut in self._references if cut not in self.left_out]
+
+    @cached_property
+    def left_out(self) -> dict[Cut, str]:
+        """(domain, classes) of what the indices ask for and the data cannot answer -> why."""
+        cuts = dict.fromkeys((domain, classes) for _, domain, classes in cells_needed(self.steps))
+        found: dict[Cut, str] = {}
+        for name, classes in (*cuts, *self._references):
+            if why := self._absence(name, classes):
+                found[name, classes] = why
+        return found
+
+    def _absence(self, name: str, classes: tuple[str, ...]) -> str:
+        """Return why classes cannot be measured in a domain; empty where they can."""
+        if name not in self.series.domains:
+            return f"no image of '{name}' was given: name some under 'data' of the series' start"
+        domain = domain_of(self.series, name)
+        why = domain.absence(classes, self.split)
+        if not why and (name, classes) in self._references:
+            why = domain.absence(classes, "train")
+        return why
+
+    @property
+    def _references(self) -> tuple[Cut, ...]:
+        return reference_slices(self.steps) if self.references else ()
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.report.markdown import write_report
 from duet.runs.known import mixes
-from duet.runs.lab import Listener, tidy
-from duet.runs.plan import plan_as_dict, plan_as_text
-from duet.runs.run import RunPlan, execute, require_chains
+from duet.runs.lab import Listener, RunJob, silent, tidy
+from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
+from duet.runs.run import execute, require_chains
 from duet.runs.walls import require_runnable
+from duet.runs.worker import run_worker
 from duet.series import Series
 
 SUMMARY_FILE = "summary.json"
@@ -118,7 +119,12 @@ def _in_order(series: Series, order: Sequence[int]) -> Series:
 
 
 def execute_repeats(
-    out: Path, plans: Sequence[RunPlan], listen: Listener, *, date: str
+    out: Path,
+    plans: Sequence[RunPlan],
+    listen: Listener = silent,
+    *,
+    date: str = "",
+    run: RunJob = run_worker,
 ) -> Comparison:
     """Do what is missing of every run; write the runs, `summary.json` and `compare.md`.
 
@@ -126,7 +132,8 @@ def execute_repeats(
         out: Folder of the repeats.
         plans: What `repeats` returned.
         listen: Progress; titles begin with the name of the run.
-        date: ISO 8601, for the reports.
+        date: ISO 8601, for the reports; default today.
+        run: Where a job is trained, see `duet.runs.lab.Lab`.
 
     Raises:
         DuetError: A training failed; what is finished stays and is reused by the same command.
@@ -136,7 +143,7 @@ def execute_repeats(
     with run_lock(out):  # the lab is shared: nobody else may train in it
         tidy(out, lambda line: listen(out.name, {"note": line}))
         for plan in plans:
-            execute(plan, _titled(plan.out.name, listen), date=date)
+            execute(plan, _titled(plan.out.name, listen), date=date, run=run)
             write_report(plan.out)
         found = compare(find_runs([plan.out for plan in plans]))
         write_text(out / COMPARE_FILE, as_markdown(found))

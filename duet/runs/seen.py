@@ -79,7 +79,12 @@ class Seen:
 
 
 def look_again(
-    before: DetectorState, after: DetectorState, data: Slice, *, sizes: tuple[int, int]
+    before: DetectorState,
+    after: DetectorState,
+    data: Slice,
+    *,
+    sizes: tuple[int, int],
+    device: str = "cpu",
 ) -> Seen:
     """Look at the evaluation images of an increment with the detectors before and after it.
 
@@ -88,10 +93,11 @@ def look_again(
         after: The later one, which knows all classes of ``data``.
         data: The images, with the labels of the increment's classes.
         sizes: Side of the square that each fits images into, pixels.
+        device: Where they run, torch's name.
     """
-    family, states = resolve_family(after.family), (before, after)
+    family, pairs = resolve_family(after.family), zip((before, after), sizes, strict=True)
     earlier, later = (
-        family.detector(state, image_size=size) for state, size in zip(states, sizes, strict=True)
+        family.detector(state, image_size=size, device=device) for state, size in pairs
     )
     was, now = (predict(one, data.images, multi_label=False) for one in (earlier, later))
     again = all(name in before.labels for name in data.classes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from duet.devices import parse_device
 from duet.errors import ConfigError, ModelError
 from duet.families.table import resolve_roles
 from duet.files import run_lock
@@ -17,14 +18,6 @@ from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
 from duet.recipes.start import start_fingerprint
-from duet.runs.chain import (
-    Before,
-    Setting,
-    StageResult,
-    run_base,
-    run_increment,
-    run_independent,
-)
 from duet.runs.keep import (
     Behind,
     keep_independent,
@@ -44,8 +37,10 @@ from duet.runs.kept import (
     start_of,
 )
 from duet.runs.lab import tidy
+from duet.runs.learn import run_base, run_increment, run_independent
 from duet.runs.lone import require_company
 from duet.runs.seen import Seen, look_again
+from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, domain_of, train_slice
 from duet.training.config import Method
 from duet.vectors.tensors import Tensors
@@ -213,7 +208,8 @@ def _seen(setting: Setting, increment: Increment, before: Behind, after: Detecto
     cut, size = domain.evaluate(domain.known(increment.classes)), setting.schedule.image_size
     assert before.merged is not None
     sizes = (before.image_size, max(before.image_size, size))
-    return look_again(before.merged, after, cut, sizes=sizes)
+    device = parse_device(setting.schedule.device).torch_name
+    return look_again(before.merged, after, cut, sizes=sizes, device=device)
 
 
 def _fisher(out: Path, method: Method, models: Sequence[Path], like: Tensors) -> Tensors | None:

@@ -24,9 +24,9 @@ from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.merging.table import resolve
 from duet.recipes.start import start_weights
-from duet.runs.chain import Setting, merge_states, stage_job
 from duet.runs.inputs import recognise
 from duet.runs.lab import Lab
+from duet.runs.learn import merge_states, stage_job
 from duet.runs.plan import (
     PlannedStage,
     estimated_bytes,
@@ -34,6 +34,7 @@ from duet.runs.plan import (
     in_words,
     planned_stages,
 )
+from duet.runs.setting import Setting
 from duet.series import Increment
 from duet.trees import refuse_among
 from duet.vectors.tensors import Tensors, require_finite
@@ -41,7 +42,7 @@ from duet.vectors.tensors import Tensors, require_finite
 if TYPE_CHECKING:
     from duet.families.protocol import Family
     from duet.increments.state import DetectorState
-    from duet.runs.run import RunPlan
+    from duet.runs.plan import RunPlan
     from duet.training.config import Method
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from duet.devices import parse_device, require_device
+from duet.devices import one_place, parse_device
 from duet.errors import Collected, DuetError, ModelError
 from duet.images import Fit
 from duet.increments.fisher import FISHER, write_fisher
@@ -298,7 +298,7 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigError: It is not there, or several are named.
     """
-    return torch.device(require_device(parse_device(name).single(ALONE)).torch_name)
+    return torch.device(one_place(name, ALONE))
 
 
 def require_trainable(job: Job) -> None:

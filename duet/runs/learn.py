@@ -1,0 +1,254 @@
+"""One stage of a chain: train it, merge it with the detector before it, re-fit its head part.
+
+θ_t starts from the previous merged detector, its shared tensors are merged with it, its head part
+is added (docs/method.md, "One increment"). Everything trained comes from the lab, so a stage only
+computes what is not on disk yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from duet.errors import ConfigError
+from duet.families.table import resolve_roles
+from duet.increments.state import DetectorState, HeadForm
+from duet.merging.inputs import Inputs
+from duet.merging.shared import merge_shared
+from duet.merging.stage import Stage
+from duet.merging.trace import MergeTrace
+from duet.recipes.apply import PREVIOUS, pair_fusion
+from duet.recipes.refined import cut_to, refined, rows_of
+from duet.runs.known import adapts, require_adaptable
+from duet.runs.lab import Trained, untrained
+from duet.runs.setting import Before, Setting, StageResult
+from duet.series import Increment, Slice, train_slice
+from duet.series.joining import with_classes
+from duet.training.config import Method, Refit
+from duet.training.job import Job, JobPart
+from duet.vectors.tensors import Tensors
+
+
+def train_alone(
+    setting: Setting, data: Slice, name: str, title: str = "", *, head: HeadForm = "rows",
+    trunk: Literal["trained", "frozen"] = "trained",
+) -> Trained:  # fmt: skip
+    """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
+
+    The result is head-agnostic where its head form is `rows`, see `Family.recast`.
+
+    Args:
+        setting: What all trainings of the run share.
+        data: The slice.
+        name: Of the one head part, which owns all classes of the slice.
+        title: For the progress; by default the name, the domain and its classes.
+        head: Head form that is trained.
+        trunk: Whether θ_0's shared tensors are; else the head part alone.
+    """
+    ends = " … ".join(dict.fromkeys((data.classes[0], data.classes[-1])))
+    title = title or f"{name}: {data.domain}[{ends}]"
+    start = setting.engine.start_state(
+        setting.theta_0, architecture=setting.architecture, head=head, classes=data.classes,
+        increment=name, seed=setting.seed,
+    )  # fmt: skip
+    job = Job(
+        family=setting.family, architecture=setting.architecture, head=head, phase="base",
+        parts=(JobPart(increment=name, classes=data.classes),), schedule=setting.schedule,
+        trunk=trunk, seed=setting.seed,
+    )  # fmt: skip
+    return setting.lab.train(title, job, start, data)
+
+
+def run_base(setting: Setting, method: Method) -> StageResult:
+    """Train the first increment, or take the detector that stands for it."""
+    first = setting.series.increments[0]
+    if setting.onto is not None:
+        state = setting.onto.in_form(method.head)
+        return StageResult(first, untrained(state), state)
+    data = train_slice(first.data, first.classes)
+    return _lone(setting, method, first, train_alone(setting, data, first.name))
+
+
+def run_independent(setting: Setting, method: Method, increment: Increment) -> StageResult:
+    """Train one increment from θ_0 alone, to be merged with others later, in any order.
+
+    Of the method its head form counts, and whether the trunk is trained; what it says about earlier
+    increments has nothing to act on.
+    """
+    data = train_slice(increment.data, increment.classes)
+    # Trained as rows it fits every form; on a frozen trunk only what the form owns may train.
+    head = method.head if method.trunk == "frozen" else "rows"
+    trained = train_alone(setting, data, increment.name, head=head, trunk=method.trunk)
+    return _lone(setting, method, increment, trained)
+
+
+def _lone(setting: Setting, method: Method, increment: Increment, trained: Trained) -> StageResult:
+    state = setting.engine.recast(trained.state, method.head)
+    return StageResult(increment, trained, state)
+
+
+def run_increment(
+    setting: Setting, method: Method, increment: Increment, before: Before
+) -> StageResult:
+    """Train, merge and re-fit one increment; no data but its own is touched.
+
+    An increment whose classes are all known brings no head part: it moves the shared tensors alone,
+    or where these stay the class rows.
+
+    Raises:
+        DataError: It brings new classes and known ones.
+        ConfigError: EWC has no Fisher to go by, or the method cannot learn known classes.
+        ModelError: Class rows that would train do not fit into one tensor.
+    """
+    previous = before.merged
+    known = previous.labels.names
+    again = adapts(increment, known)
+    if again:
+        parts = [part.classes for part in previous.parts]
+        require_adaptable(method, setting.family, increment, parts)
+        if method.refines:
+            return _refine(setting, method, increment, before)
+    data = train_slice(increment.data, increment.classes)
+    start = previous if again else _grow(setting, method, increment, previous)
+    if again:
+        data = with_classes(data, known)
+    direction = None
+    if method.directional.weight > 0 and method.trunk == "trained":
+        direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
+    job = stage_job(setting, method, start, "increment", adapts=increment.classes if again else ())
+    trained = setting.lab.train(
+        f"{method.name}: {increment.name}", job, start, data, direction,
+        _importance(method, increment, before),
+    )  # fmt: skip
+    theta_0 = setting.shared_start(method.head)
+    images = (before.images, trained.images_seen)
+    merged, trace = merge_states(
+        method, theta_0, previous, trained.state, before.stages, images,
+        fishers=(before.fisher, trained.fisher), name=increment.name,
+    )  # fmt: skip
+    refit = None
+    if method.refit.epochs and not again:
+        job = stage_job(setting, method, merged, "refit")
+        title = f"{method.name}: {increment.name} re-fit"
+        refit = setting.lab.train(title, job, merged, data)
+        merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
+    return StageResult(increment, trained, merged, trace, refit)
+
+
+def _refine(setting: Setting, method: Method, increment: Increment, before: Before) -> StageResult:
+    """Train the rows of known classes alone, on the detector of just these classes."""
+    start = cut_to(before.merged, increment.classes)
+    rows_of(start, increment.classes, increment.name)  # refuses before any training
+    data = with_classes(train_slice(increment.data, increment.classes), start.labels.names)
+    job = stage_job(setting, method, start, "increment", adapts=increment.classes)
+    trained = setting.lab.train(
+        f"{method.name}: {increment.name}", job, start, data, None,
+        _importance(method, increment, before),
+    )  # fmt: skip
+    parts = refined(
+        before.merged.parts, rows_of(trained.state, increment.classes, increment.name),
+        method.merge.method, method.merge.params, images=(before.images, trained.images_seen),
+    )  # fmt: skip
+    return StageResult(increment, trained, replace(before.merged, parts=parts))
+
+
+def _importance(method: Method, increment: Increment, before: Before) -> Tensors | None:
+    """Return F of EWC, the Fishers of all earlier increments; None if the method has no use for it.
+
+    Raises:
+        ConfigError: An earlier increment was trained without one.
+    """
+    if not method.ewc.weight:
+        return None
+    if before.fisher is None:
+        raise ConfigError(
+            f"'{method.name}' (EWC) needs the Fisher of every earlier increment, one has none",
+            where=increment.name,
+            remedy="set fisher_images above 0 in the schedule and train the earlier ones again",
+        )
+    return before.fisher
+
+
+def merge_states(
+    method: Method,
+    theta_0: Tensors,
+    previous: DetectorState,
+    trained: DetectorState,
+    stages_before: int,
+    images: tuple[int, int],
+    fishers: tuple[Tensors | None, Tensors | None] = (None, None),
+    name: str = "",
+) -> tuple[DetectorState, MergeTrace]:
+    """Join the previous detector with the newly trained one.
+
+    Args:
+        method: Merge method, BatchNorm rule, and whether old parts were trained.
+        theta_0: Shared tensors of the pretrained detector.
+        previous: Merged detector before this stage.
+        trained: The same detector after training, with the new part if there is one.
+        stages_before: Increments that ``previous`` holds; the uniform BatchNorm weights count them.
+        images: Images seen by ``previous`` and in this stage, for ``weights: images``.
+        fishers: Of both, for `fisher`.
+        name: Of the increment; default that of its part.
+    """  # fmt: skip
+    roles = resolve_roles(trained.family)
+    inputs = Inputs(
+        (
+            Stage(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
+            Stage(name or trained.parts[-1].increment, weights=trained.shared, fisher=fishers[1]),
+        ),
+        base=theta_0,
+        layers=roles.layers(trained.shared, trained.architecture),
+    )
+    merged = merge_shared(
+        method.merge.method,
+        method.merge.params,
+        inputs,
+        buffers=(previous.buffers, trained.buffers),
+        fusion=pair_fusion(method.batchnorm, stages_before),
+        images=images,
+    )
+    kept = 0 if method.old_part == "trained" else len(previous.parts)
+    parts = (*previous.parts[:kept], *trained.parts[kept:])
+    state = replace(trained, shared=merged.tensors, buffers=merged.buffers, parts=parts)
+    return state, merged.trace
+
+
+def _grow(
+    setting: Setting, method: Method, increment: Increment, previous: DetectorState
+) -> DetectorState:
+    source = setting.theta_0 if method.new_part == "pretrained" else None
+    return setting.engine.grow(
+        previous,
+        classes=increment.classes,
+        increment=increment.name,
+        seed=setting.seed,
+        source=source,
+    )
+
+
+def stage_job(
+    setting: Setting, method: Method, start: DetectorState, phase: Any, adapts: tuple[str, ...] = ()
+) -> Job:
+    """Return the settings of one training of a chain; ``adapts`` as in `Job`."""
+    schedule = setting.schedule
+    if phase == "refit":
+        refit: Refit = method.refit
+        schedule = schedule.model_copy(
+            update={
+                "epochs": refit.epochs,
+                "lr": refit.lr,
+                "lr_increment": None,
+                "warmup_epochs": 0.0,
+            }
+        )
+    return Job(
+        family=setting.family, architecture=setting.architecture, head=method.head, phase=phase,
+        parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
+        old_part=method.old_part, old_negatives=method.old_negatives, trunk=method.trunk,
+        pseudo=method.pseudo if method.old_negatives == "pseudo" else None,
+        distill=method.distill if phase == "increment" else None,
+        directional=method.directional if phase == "increment" else None,
+        ewc=method.ewc if phase == "increment" and method.ewc.weight else None, adapts=adapts,
+        schedule=schedule, seed=setting.seed,
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""What all chains of a run share, and what each stage gives and takes: values alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duet.families.table import resolve_family, resolve_roles
+from duet.increments.base import StartWeights
+from duet.increments.state import DetectorState, HeadForm
+from duet.merging.trace import MergeTrace
+from duet.runs.lab import Lab, Trained
+from duet.runs.onto import Onto
+from duet.series import Increment, Series
+from duet.training.config import Schedule
+from duet.vectors.tensors import Tensors
+
+if TYPE_CHECKING:
+    from duet.families.protocol import Family, RoleRules
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all chains of a run share.
+
+    Attributes:
+        series: Increments and their data.
+        family: Detector family.
+        architecture: Architecture file of the family.
+        theta_0: The pretrained detector, float32.
+        schedule: How long and how fast every stage trains.
+        seed: Of class rows, order and augmentation.
+        lab: Where training happens.
+        weights: File that θ_0 was read from, noted in detectors so that they can be merged again.
+        onto: The detector that stands for the first increment, which is then not trained.
+    """
+
+    series: Series
+    family: str
+    architecture: str
+    theta_0: StartWeights
+    schedule: Schedule
+    seed: int
+    lab: Lab
+    weights: Path | None = None
+    onto: Onto | None = None
+
+    @cached_property
+    def engine(self) -> Family:
+        """What trains and runs detectors of the family."""
+        return resolve_family(self.family)
+
+    @cached_property
+    def roles(self) -> RoleRules:
+        """What each tensor of the family is for."""
+        return resolve_roles(self.family)
+
+    def shared_start(self, head: HeadForm) -> Tensors:
+        """Return θ_0's shared tensors, as a detector of that head form has them."""
+        return self.roles.split_roles(self.theta_0.tensors, head).shared
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One finished stage of a chain.
+
+    Attributes:
+        increment: What was learned.
+        trained: The training, before any merge.
+        merged: The detector to deploy after this stage.
+        trace: What the merge did; None at the base.
+        refit: The re-fit training, if the method has one.
+    """
+
+    increment: Increment
+    trained: Trained
+    merged: DetectorState
+    trace: MergeTrace | None = None
+    refit: Trained | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the stage."""
+        return self.trained.seconds + (self.refit.seconds if self.refit else 0.0)
+
+
+@dataclass(frozen=True)
+class Before:
+    """All that an increment needs of the past: no image, two sets of weights, two counts.
+
+    Attributes:
+        merged: Detector after the previous stage.
+        earlier: Shared tensors one stage before that (θ_0 at the second stage): L_DC's direction.
+        stages: Increments that ``merged`` holds.
+        images: Images seen in their training.
+        fisher: Sum of their Fishers; None if one was not kept.
+    """
+
+    merged: DetectorState
+    earlier: Tensors
+    stages: int
+    images: int
+    fisher: Tensors | None = None
