@@ -28,7 +28,7 @@ from duet.errors import ConfigError, DataError, DuetError, MissingExtraError, Mo
 from duet.export import export as export_module
 from duet.export import formats
 from duet.export.export import export_detector, exportable_of, whole_export
-from duet.export.formats import FORMATS, Tolerance, writer
+from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import FLOOR, differences
 from duet.export.parity import Parity, as_function, measure, sample_images
 from duet.families.exportable import ExportFacts
@@ -74,7 +74,7 @@ def write(
     target = folder / f"{name}{FORMATS[form].suffix}"
     if FORMATS[form].folder:
         target.mkdir()
-    writer(FORMATS[form]).write(exportable_of(state), target, facts)
+    formats.write(FORMATS[form], exportable_of(state), target, facts)
     return target
 
 
@@ -239,7 +239,7 @@ def test_a_family_without_a_format_says_which_it_has(tmp_path: Path) -> None:
 
     state = make_dfine((2, 1))
     with pytest.raises(ConfigError, match="dfine cannot be exported as pt") as caught:
-        writer(FORMATS["pt"]).write(exportable_of(state), tmp_path / "m.pt", facts_of(state))
+        formats.write(FORMATS["pt"], exportable_of(state), tmp_path / "m.pt", facts_of(state))
     assert caught.value.remedy == "it has: onnx, torchscript, openvino"
 
 
@@ -681,11 +681,12 @@ def test_what_the_command_line_lacks(folder: Path) -> None:
     assert "did you mean 'onnx'" in str(failure(invoke(folder, "--to", "onx")))
 
 
-def test_every_format_has_its_module() -> None:
+def test_every_format_is_written_by_duet_or_by_an_engine() -> None:
+    engine = exportable_of(make_state("rows", 1)).engine
+    assert engine is not None
     for row in FORMATS.values():
-        module = writer(row)
-        assert callable(module.check)
-        assert callable(module.write)
+        assert row.writer or row.name in engine.forms
+        assert not row.writer or callable(FORMATS.load(row.name).write)
 
 
 def test_tolerances_are_the_promised_ones() -> None:

@@ -33,8 +33,10 @@ def test_a_table_is_a_read_only_mapping_in_the_order_written() -> None:
     rows = {"b": "json", "a": "math"}
     table = Table("thing", "things", rows)
     rows["c"] = "csv"  # of whoever built it, not of the table
-    assert list(table) == ["b", "a"] and len(table) == 2
-    assert table == {"b": "json", "a": "math"} and "c" not in table
+    assert list(table) == ["b", "a"]
+    assert len(table) == 2
+    assert table == {"b": "json", "a": "math"}
+    assert "c" not in table
     with pytest.raises(TypeError):
         table["c"] = "csv"  # type: ignore[index]
 
@@ -67,4 +69,5 @@ def test_a_misspelled_name_is_refused_with_the_nearest_and_all(ask: object) -> N
 
 def test_the_example_in_the_docstring_is_true() -> None:
     result = doctest.testmod(duet.registry)
-    assert result.attempted == 3 and result.failed == 0
+    assert result.attempted == 3
+    assert result.failed == 0

@@ -22,7 +22,7 @@ from duet.cli.common import (
     trust_option,
 )
 from duet.errors import ConfigError
-from duet.export.formats import FORMATS, resolve
+from duet.export.formats import FORMATS
 
 if TYPE_CHECKING:
     from duet.increments.store import DetectorFile
@@ -101,7 +101,7 @@ def _export(model: Path, options: Options) -> None:
     from duet.inference.sources import find_images
 
     model, form = detector_folder(model), options.form
-    default = _default(model, resolve(form).suffix)
+    default = _default(model, FORMATS.find(form).suffix)
     target = options.out if options.out is not None else default
     if target == default:
         refuse_links(default.parent.parent, [default.parent.name])

@@ -11,13 +11,7 @@ from pydantic import Field, ValidationError
 
 from duet.config import Config
 from duet.errors import ConfigError, DuetError
-from duet.export.formats import (
-    Format,
-    offered,
-    require_packages,
-    resolve,
-    writer,
-)
+from duet.export.formats import FORMATS, Format, require_offered, require_packages, write
 from duet.export.parity import Parity, measure, require, sample_images
 from duet.export.placing import new_export, user_lock
 from duet.families.exportable import Exportable, ExportFacts
@@ -158,7 +152,7 @@ def export_detector(
         MissingExtraError: Packages for the form are not installed.
         DuetError: The file system refuses the write.
     """
-    step, row = progress or _silent, resolve(form)
+    step, row = progress or _silent, FORMATS.find(form)
     detector = check_export(model, target, form, dynamic=dynamic, overwrite=overwrite)
     exportable = exportable_of(detector.state)
     facts = ExportFacts.of(
@@ -169,7 +163,7 @@ def export_detector(
     step(1, 3)
     with new_export(target, folder=row.folder, room=_room(detector.state)) as temporary:
         try:
-            writer(row).write(exportable, temporary, facts)
+            write(row, exportable, temporary, facts)
             step(2, 3)
             parity = _compare(row, exportable, facts, temporary, target, pictures)
         except DuetError as error:  # the temporary name means nothing to the user
@@ -280,14 +274,9 @@ def check_export(
     overwrite: bool = False,
 ) -> DetectorFile:
     """Open a detector and refuse an export that cannot work; errors as `export_detector`."""
-    row = resolve(form)
+    row = FORMATS.find(form)
     detector = _opened(model)
-    family, names = detector.state.family, offered(exportable_of(detector.state))
-    if form not in names:
-        raise ConfigError(
-            f"the family {family} cannot be exported as {form}",
-            remedy=f"it has: {', '.join(names)}",
-        )
+    require_offered(exportable_of(detector.state), form, detector.state.family)
     if dynamic and not row.dynamic:
         raise ConfigError(
             f"{form} files have no dynamic batch",
@@ -299,7 +288,8 @@ def check_export(
             f"image_size must be a multiple of 32, but got {detector.manifest.image_size}"
         )
     require_packages(row)
-    writer(row).check()
+    if row.check is not None:
+        row.check()
     _check_target(target, row, overwrite=overwrite)
     return detector
 

@@ -1,16 +1,16 @@
-"""Formats of exported files: one row each; a format's module is imported only when it is used."""
+"""Formats of exported files: one row each; what writes one is imported only when it is used."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
-from duet.errors import ConfigError, MissingExtraError, did_you_mean
+from duet.errors import ConfigError, MissingExtraError
+from duet.export.formats.machines import require_coreml, require_litert, require_tensorrt
+from duet.registry import Table
 
 if TYPE_CHECKING:
     from duet.families.exportable import Exportable, ExportFacts
@@ -42,7 +42,10 @@ class Format:
         needs: What the export needs beside packages; empty if nothing.
         packages: Modules that must be installed.
         install: Arguments of pip that install them.
-        traced: Whether duet can write it for a family without an exporter of its own.
+        writer: Module that writes it for a family whose engine does not, with a function
+            ``write(exportable, target, facts)``; empty where only engines can.
+        check: Raises a `ConfigError` on a machine that cannot write it, before any work.
+        tame: Called before the library of the format is first imported.
         folder: Whether it is a folder.
         dynamic: Whether it can take batches of any size.
         tolerance: For the comparison with the detector in memory; None where duet cannot run it.
@@ -54,7 +57,9 @@ class Format:
     needs: str = ""
     packages: tuple[str, ...] = ()
     install: str = ""
-    traced: bool = False
+    writer: str = ""
+    check: Callable[[], None] | None = None
+    tame: Callable[[], None] | None = None
     folder: bool = False
     dynamic: bool = False
     tolerance: Tolerance | None = None
@@ -83,24 +88,10 @@ class Format:
         }
 
 
-class Writer(Protocol):
-    """What a format's module offers."""
+def _mute_openvino() -> None:
+    from duet.families.runtimes import mute_openvino
 
-    def check(self) -> None:
-        """Refuse a machine that cannot write the format, before any work.
-
-        Raises:
-            ConfigError: Hardware, operating system or version of a package does not fit.
-        """
-        ...
-
-    def write(self, exportable: Exportable, target: Path, facts: ExportFacts) -> None:
-        """Write ``target``: a file, or an empty folder that exists.
-
-        Raises:
-            ModelError: The detector cannot be written in this format.
-        """
-        ...
+    mute_openvino()
 
 
 _FORMATS = (
@@ -116,7 +107,7 @@ _FORMATS = (
         summary="ONNX graph: ONNX Runtime, and most other programs",
         packages=("onnx", "onnxruntime", "onnxslim"),
         install='"duet-detect[onnx]"',
-        traced=True,
+        writer="duet.export.formats.onnx",
         dynamic=True,
         tolerance=Tolerance(),
     ),
@@ -124,7 +115,7 @@ _FORMATS = (
         name="torchscript",
         suffix=".torchscript",
         summary="TorchScript archive: PyTorch and C++ without Python code",
-        traced=True,
+        writer="duet.export.formats.torchscript",
         dynamic=True,
         tolerance=Tolerance(),
     ),
@@ -134,7 +125,8 @@ _FORMATS = (
         summary="OpenVINO folder: Intel processors",
         packages=("openvino",),
         install='"duet-detect[openvino]"',
-        traced=True,
+        writer="duet.export.formats.openvino",
+        tame=_mute_openvino,
         folder=True,
         dynamic=True,
         tolerance=Tolerance(
@@ -147,6 +139,7 @@ _FORMATS = (
         suffix=".engine",
         summary="TensorRT engine for the GPU that it is built on",
         needs="an NVIDIA GPU",
+        check=require_tensorrt,
         packages=("tensorrt", "onnx", "onnxslim", "onnxruntime"),
         install='tensorrt "duet-detect[onnx]"',
     ),
@@ -155,6 +148,7 @@ _FORMATS = (
         suffix=".mlpackage",
         summary="Core ML package: Apple devices",
         needs="macOS or Linux, numpy up to 2.3.5",
+        check=require_coreml,
         packages=("coremltools",),
         install='"coremltools>=9" "numpy<=2.3.5"',
         folder=True,
@@ -164,31 +158,15 @@ _FORMATS = (
         suffix=".tflite",
         summary="LiteRT (TensorFlow Lite) file: phones and small boards",
         needs="macOS, or Linux on x86-64",
+        check=require_litert,
         packages=("litert_torch", "ai_edge_litert"),
         install='"litert-torch>=0.10" "ai-edge-litert>=2.3"',
     ),
 )
 
-FORMATS: Mapping[str, Format] = MappingProxyType({row.name: row for row in _FORMATS})
-
-
-def resolve(name: str) -> Format:
-    """Return the row called ``name``.
-
-    Raises:
-        ConfigError: There is no such format.
-    """
-    if name not in FORMATS:
-        raise ConfigError(
-            f"unknown export form '{name}'{did_you_mean(name, FORMATS)}",
-            remedy=f"known forms: {', '.join(FORMATS)}",
-        )
-    return FORMATS[name]
-
-
-def writer(form: Format) -> Writer:
-    """Import a format's module."""
-    return cast("Writer", importlib.import_module(f"{__name__}.{form.name}"))
+FORMATS = Table(
+    "export form", "forms", {row.name: row for row in _FORMATS}, module=lambda row: row.writer
+)
 
 
 def require_packages(form: Format) -> None:
@@ -204,29 +182,40 @@ def require_packages(form: Format) -> None:
         )
 
 
-def offered(exportable: Exportable) -> tuple[str, ...]:
-    """Return the names of the formats that a family's detectors can be written in."""
-    return tuple(
-        name for name, row in FORMATS.items() if row.traced or exportable.written_by_engine(name)
-    )
-
-
-def by_engine(exportable: Exportable, form: str, target: Path, facts: ExportFacts) -> bool:
-    """Let the engine write the file if it knows the format; return whether it did."""
-    engine = exportable.written_by_engine(form)
-    if engine is not None:
-        engine.write(form, target, facts)
-    return engine is not None
-
-
-def require_engine(exportable: Exportable, form: str, target: Path, facts: ExportFacts) -> None:
-    """Let the engine write a format that duet cannot write itself.
+def require_offered(exportable: Exportable, form: str, family: str) -> None:
+    """Check that a family's detectors can be written in a format.
 
     Raises:
-        ConfigError: The family has no exporter for it.
+        ConfigError: Neither its engine nor duet writes it; names what can be written.
     """
-    if not by_engine(exportable, form, target, facts):
+    offered = [
+        name for name, row in FORMATS.items() if row.writer or exportable.written_by_engine(name)
+    ]
+    if form not in offered:
         raise ConfigError(
-            f"the family {facts.family} cannot be exported as {form}",
-            remedy=f"it has: {', '.join(offered(exportable))}",
+            f"the family {family} cannot be exported as {form}",
+            remedy=f"it has: {', '.join(offered)}",
         )
+
+
+def write(form: Format, exportable: Exportable, target: Path, facts: ExportFacts) -> None:
+    """Write a detector: the family's engine does it if it knows the format, else duet.
+
+    Args:
+        form: The format.
+        exportable: The detector.
+        target: A file to create, or an empty folder that exists.
+        facts: What the file says of itself.
+
+    Raises:
+        ConfigError: Neither can write it.
+        ModelError: The detector cannot be written in this format.
+    """
+    require_offered(exportable, form.name, facts.family)
+    if form.tame is not None:
+        form.tame()
+    engine = exportable.written_by_engine(form.name)
+    if engine is not None:  # its files carry what the engine's users expect
+        engine.write(form.name, target, facts)
+    else:
+        FORMATS.load(form.name).write(exportable, target, facts)

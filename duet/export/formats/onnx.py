@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from duet.errors import ModelError
-from duet.export.formats import by_engine
 from duet.export.tracing import example, quiet
 from duet.families.exportable import STAMP, Exportable, ExportFacts
 
@@ -13,14 +12,8 @@ OPSET = 17
 """What ONNX Runtime, OpenVINO and TensorRT of the last years all read; has LayerNormalization."""
 
 
-def check() -> None:
-    """Nothing but packages is needed; see `duet.export.formats.Writer`."""
-
-
 def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
-    """Write the graph; see `duet.export.formats.Writer`."""
-    if by_engine(exportable, "onnx", target, facts):
-        return
+    """Write the graph; see `duet.export.formats.write`."""
     import onnx
     import onnxslim
     import torch

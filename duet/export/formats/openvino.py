@@ -10,21 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from duet.errors import ModelError
-from duet.export.formats import by_engine
 from duet.export.tracing import example, trace
 from duet.families.exportable import STAMP, Exportable, ExportFacts
-from duet.families.runtimes import METADATA, mute_openvino
-
-
-def check() -> None:
-    """Nothing but packages is needed; see `duet.export.formats.Writer`."""
+from duet.families.runtimes import METADATA
 
 
 def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
-    """Write the folder; see `duet.export.formats.Writer`."""
-    mute_openvino()
-    if by_engine(exportable, "openvino", target, facts):
-        return
+    """Write the folder; see `duet.export.formats.write`."""
     import openvino
     import yaml
 

@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from duet.export.formats import by_engine
 from duet.export.tracing import trace
 from duet.families.exportable import STAMP, Exportable, ExportFacts
 from duet.families.runtimes import ENGINE_FILE
 
 
-def check() -> None:
-    """Nothing is needed; see `duet.export.formats.Writer`."""
-
-
 def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
-    """Write the archive; see `duet.export.formats.Writer`."""
-    if by_engine(exportable, "torchscript", target, facts):
-        return
+    """Write the archive; see `duet.export.formats.write`."""
     stamp = {
         "description": facts.description,
         "names": dict(enumerate(facts.classes)),
