@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from duet.archives.sets import DataSet, Group
+from published.sets import DataSet, Group
 
 Files = dict[str, bytes]
 """Member name -> content."""

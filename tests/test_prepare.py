@@ -17,12 +17,12 @@ import factories_archives as make
 import pytest
 import yaml
 
-from duet.archives import PASCAL, WEATHER, Choices, Group, Prepared, members, prepare, staging
-from duet.archives.sets import SIX_NAMES, VOC_NAMES, WEATHER_NAMES
-from duet.cli.prepare import prepare_command, run_tool
 from duet.errors import DataError, DuetError
 from duet.series.formats import voc
 from duet.series.reader import read_series
+from published import PASCAL, WEATHER, Choices, Group, Prepared, members, prepare, staging
+from published.command import prepare_command, run_tool
+from published.sets import SIX_NAMES, VOC_NAMES, WEATHER_NAMES
 
 SMALL_PASCAL = make.smaller(PASCAL, {
     ("VOC2007", "trainval"): 20, ("VOC2012", "trainval"): 22, ("VOC2007", "test"): 21,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from duet.archives.members import MAX_HEADER, MAX_SIZE, open_archive
 from duet.errors import DataError
+from published.members import MAX_HEADER, MAX_SIZE, open_archive
 
 GIB = 2**30
 

@@ -6,8 +6,8 @@
 Downloads nothing; docs/published.md says where the archives come from and under which terms.
 """
 
-from duet.archives.sets import PASCAL
-from duet.cli.prepare import main
+from published.command import main
+from published.sets import PASCAL
 
 HELP = """Check the archives of VOC, Clipart1k, Watercolor2k and Comic2k and make data sets of them.
 

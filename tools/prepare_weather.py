@@ -6,8 +6,8 @@
 Downloads nothing; docs/published.md says where the archives come from and under which terms.
 """
 
-from duet.archives.sets import WEATHER
-from duet.cli.prepare import main
+from published.command import main
+from published.sets import WEATHER
 
 HELP = """Check the archives or folders of the Diverse Weather sets and make data sets of them.
 

@@ -64,7 +64,7 @@ def warm() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for name in (
-        "duet.archives.sets", "duet.cli.prepare", "duet.compare.ranking", "duet.doctor",
+        "published.command", "duet.compare.ranking", "duet.doctor",
         "duet.export.export", "duet.families.yolo.adapter", "duet.inference.predict",
         "duet.recipes.write", "duet.report.markdown", "duet.runs.run", "matplotlib.pyplot",
     ):  # fmt: skip
@@ -169,8 +169,8 @@ def _call(words: list[str]) -> int:
         exec(words[1], {"__name__": "__main__"})
         return 0
     if words[0] == PREPARE:
-        from duet.archives.sets import PASCAL
-        from duet.cli.prepare import prepare_command, run_tool
+        from published.command import prepare_command, run_tool
+        from published.sets import PASCAL
 
         return run_tool(prepare_command(PASCAL, ""), words[1:])
     from duet.cli.main import main

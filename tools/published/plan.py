@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from duet.archives.members import Member, open_archive
-from duet.archives.sets import DataSet, Group, Part
 from duet.errors import DataError, did_you_mean, together
 from duet.trees import resolved
+from published.members import Member, open_archive
+from published.sets import DataSet, Group, Part
 
 Place = tuple[Path, str]
 """(archive, member)."""

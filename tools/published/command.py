@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from duet.cli.common import (
-    NAME_OR_PATH,
-    PATH,
-    StoppedError,
-    emit,
-    json_option,
-    note,
-    stages,
-    stoppable,
-    tell_leftovers,
-)
+from duet.cli.common import stages
 from duet.errors import ConfigError, DuetError, did_you_mean
-from duet.text import printable, shell_line
+from duet.leftovers import leftovers
+from duet.text import is_address, masked, printable, shell_line
+from published.choices import Choices
+from published.plan import folder_name
+from published.prepare import prepare
+from published.report import Prepared
+from published.sets import Group
 
-if TYPE_CHECKING:
-    from duet.archives import Group, Prepared
+_PATH = click.Path(path_type=Path)
+
+
+class StoppedError(DuetError):
+    """Somebody stopped the tool: Ctrl-C, or SIGTERM."""
+
+    exit_code = 130
+    kind = "interrupted"
 
 
 def run_tool(command: click.Command, arguments: list[str]) -> int:
     """Run a command as a program of its own; return its exit code."""
     try:
-        with stoppable():
+        with _stoppable():
             result = command.main(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
@@ -45,10 +51,40 @@ def run_tool(command: click.Command, arguments: list[str]) -> int:
         return _fail(error, arguments)
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Take SIGTERM, which `timeout` and batch systems send, as Ctrl-C: the half-done goes."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _note(text: str) -> None:
+    click.echo(printable(text, lines=True), err=True)
+
+
 def _fail(error: DuetError, arguments: list[str]) -> int:
     as_json = "--json" in arguments
-    note(json.dumps(error.as_dict()) if as_json else f"Error [{error.kind}]: {error}")
+    _note(json.dumps(error.as_dict()) if as_json else f"Error [{error.kind}]: {error}")
     return error.exit_code
+
+
+def _local(_context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Refuse an address, which may hold a password, where a path is expected."""
+    for word in map(os.fspath, value if isinstance(value, tuple) else (value,)):
+        if is_address(word) and not os.path.lexists(word):
+            raise ConfigError(
+                f"expected a path on this machine, got the address {masked(word)}",
+                where=option.human_readable_name,
+                remedy="download it yourself and give its path",
+            )
+    return value
 
 
 def prepare_command(group: Group, help_text: str) -> click.Command:
@@ -56,9 +92,9 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
 
     @click.command(f"prepare_{group.name}.py", help=help_text)
     @click.argument(
-        "archives", nargs=-1, type=NAME_OR_PATH, required=True, metavar="[NAME=]ARCHIVE..."
+        "archives", nargs=-1, required=True, callback=_local, metavar="[NAME=]ARCHIVE..."
     )
-    @click.option("--out", type=PATH, required=True, help="Folder to make.")
+    @click.option("--out", type=_PATH, required=True, callback=_local, help="Folder to make.")
     @click.option(
         "--difficult", type=click.Choice(["ignore", "drop", "keep"]), default="ignore",
         show_default=True, help="Objects marked difficult: ignored (as VOC does), left out, kept.",
@@ -79,13 +115,12 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
     @click.option("--drop-name", "drop_names", multiple=True, help="Leave such objects out.")
     @click.option("--drop-broken-boxes", is_flag=True, help="Leave out unusable boxes and repeats.")
     @click.option("--dry-run", is_flag=True, help="Check archives and labels; write nothing.")
-    @json_option
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
     def command(
         archives: tuple[str, ...], out: Path, dry_run: bool, as_json: bool, **options: Any
     ) -> None:
-        from duet.archives import Choices, prepare
-
-        tell_leftovers(out.resolve())
+        for path in leftovers(out.resolve()):
+            _note(f"note: {path} was left by a command that was killed: remove it")
         with stages() as show:
             made = prepare(
                 group,
@@ -95,9 +130,10 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
                 step=lambda title, done, total: show(title, {"done": done, "total": total}),
                 dry_run=dry_run,
             )
-        emit(made.as_dict(), as_json, lambda _: as_text(made))
+        plain = printable(as_text(made), lines=True)
+        click.echo(json.dumps(made.as_dict(), indent=2) if as_json else plain)
         for line in next_commands(made):
-            note(f"next: {printable(line)}")
+            _note(f"next: {printable(line)}")
 
     return command
 
@@ -108,8 +144,6 @@ def named(group: Group, argument: str) -> tuple[str, Path]:
     Raises:
         ConfigError: The name before ``=`` is none of the group's.
     """
-    from duet.archives.plan import folder_name
-
     name, equals, path = argument.partition("=")
     if not equals or "/" in name or Path(argument).exists():
         return "", Path(argument)

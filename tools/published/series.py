@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from duet.archives.sets import Group
 from duet.files import write_text
 from duet.series.reader import read_config
 from duet.shipped import shipped
+from published.sets import Group
 
 _ROOT = re.compile(r"^root: .*$", re.MULTILINE)
 _TRAIN = re.compile(r"^(  train: ).*$", re.MULTILINE)

@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from duet.archives import staging
-from duet.archives.choices import Choices
-from duet.archives.lists import Lists, make_lists
-from duet.archives.plan import chosen_sets, find_folders
-from duet.archives.report import Prepared, SetReport
-from duet.archives.series import usable_series, write_series
-from duet.archives.sets import Group
 from duet.errors import DuetError
 from duet.files import atomic_folder, is_occupied, write_json
 from duet.trees import resolved
+from published import staging
+from published.choices import Choices
+from published.lists import Lists, make_lists
+from published.plan import chosen_sets, find_folders
+from published.report import Prepared, SetReport
+from published.series import usable_series, write_series
+from published.sets import Group
 
 MADE_FILE = "prepared.json"
 

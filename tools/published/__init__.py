@@ -3,9 +3,9 @@
 Nothing here downloads: the licences of these images allow research, not redistribution.
 """
 
-from duet.archives.choices import Choices
-from duet.archives.prepare import prepare
-from duet.archives.report import Prepared
-from duet.archives.sets import PASCAL, WEATHER, Group
+from published.choices import Choices
+from published.prepare import prepare
+from published.report import Prepared
+from published.sets import PASCAL, WEATHER, Group
 
 __all__ = ["PASCAL", "WEATHER", "Choices", "Group", "Prepared", "prepare"]

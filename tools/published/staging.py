@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from duet.archives.choices import Choices
-from duet.archives.labels import LabelRules, Labels, check_labels
-from duet.archives.lists import Lists
-from duet.archives.members import open_archive
-from duet.archives.plan import Folder, Place
-from duet.archives.report import SetReport
-from duet.archives.sets import DataSet
 from duet.errors import DataError, DuetError
 from duet.series.decoding import open_image
 from duet.series.images import upright_size
 from duet.series.problems import Problem, error, listing
+from published.choices import Choices
+from published.labels import LabelRules, Labels, check_labels
+from published.lists import Lists
+from published.members import open_archive
+from published.plan import Folder, Place
+from published.report import SetReport
+from published.sets import DataSet
 
 Step = Callable[[str, int, int], None]
 """Progress: what is done, items done, items in all."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from duet.archives.choices import Choices, Overlap
-from duet.archives.members import open_archive
-from duet.archives.plan import IMAGE_SUFFIX, Folder, Place
-from duet.archives.sets import DataSet, Part
 from duet.errors import DataError, together
+from published.choices import Choices, Overlap
+from published.members import open_archive
+from published.plan import IMAGE_SUFFIX, Folder, Place
+from published.sets import DataSet, Part
 
 TRAIN_SHARE = 0.7
 """Of a split made here; the share of Daytime-Sunny's published lists (19 317 of 27 606)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from duet.archives.choices import Choices
+from published.choices import Choices
 
 
 @dataclass
