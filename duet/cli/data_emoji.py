@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json as json_module
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from duet.cli.common import PATH, tell_leftovers
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from duet.emoji.build import BuildReport
+from duet.cli.common import PATH, counting, emit, json_option, tell_leftovers
 
 EPILOG = """\b
 Examples:
@@ -24,8 +15,6 @@ Examples:
   duet data emoji datasets/emoji-4phase --protocol 4-phase
   duet data emoji datasets/tiny --domains flat,sketch --protocol none --train 40 --val 20 --test 20
 """
-
-_PLAIN_EVERY_S = 5.0
 
 
 @click.command("emoji", epilog=EPILOG)
@@ -49,7 +38,7 @@ _PLAIN_EVERY_S = 5.0
     show_default=True,
     help="own: val and test also use emoji and backgrounds that training never shows.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@json_option
 def emoji(
     directory: Path,
     seed: int,
@@ -71,7 +60,7 @@ def emoji(
 
     chosen = [name.strip() for name in domains.split(",")] if domains else list(FOCI[protocol])
     tell_leftovers(directory)
-    with _progress() as progress:
+    with counting("drawing scenes") as step:
         report = build(
             directory,
             seed=seed,
@@ -81,64 +70,23 @@ def emoji(
             test=test,
             focus=FOCI[protocol],
             variants="shared" if variants == "shared" else "own",
-            progress=progress,
+            progress=step,
         )
-    if as_json:
-        click.echo(json_module.dumps({"schema": 1, **report.as_dict()}, indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(_table(report))
-    state = "already there, verified" if report.reused else f"written in {report.seconds:.1f} s"
-    click.echo(f"{state}; sha256 {report.sha256[:16]}; credits in {directory / 'ATTRIBUTION.md'}")
+    emit({"schema": 1, **report.as_dict()}, as_json, _text)
 
 
-def _table(report: BuildReport) -> Table:
-    """Return one row per domain and split."""
-    from rich.table import Table
-
-    table = Table(title=str(report.directory), title_justify="left")
-    for name in ("domain", "split"):
-        table.add_column(name)
-    for name in ("images", "objects", "per class"):
-        table.add_column(name, justify="right")
-    for domain, splits in report.counts.items():
-        for position, (split, images) in enumerate(splits.items()):
-            numbers = report.objects[domain][split].values()
-            table.add_row(
-                domain if position == 0 else "",
-                split,
-                str(images),
-                str(sum(numbers)),
-                f"{min(numbers)} to {max(numbers)}",
-                end_section=position + 1 == len(splits),
+def _text(report: dict[str, Any]) -> str:
+    """Return one line per domain and split."""
+    lines = [f"{'domain':<12} {'split':<6} images  objects  per class"]
+    for domain, splits in report["counts"].items():
+        for split, images in splits.items():
+            numbers = report["objects"][domain][split].values()
+            lines.append(
+                f"{domain:<12} {split:<6} {images:>6} {sum(numbers):>8}  "
+                f"{min(numbers)} to {max(numbers)}"
             )
-    return table
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a progress callback: a bar on a terminal, else a plain line every few seconds."""
-    if not sys.stderr.isatty():
-        yield _plain_progress()
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("drawing scenes")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _plain_progress() -> Callable[[int, int], None]:
-    import time
-
-    last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _PLAIN_EVERY_S:
-            last = time.monotonic()
-            click.echo(f"drawing scenes: {done} of {total}", err=True)
-
-    return show
+    state = (
+        "already there, verified" if report["reused"] else f"written in {report['seconds']:.1f} s"
+    )
+    credits = Path(report["directory"]) / "ATTRIBUTION.md"
+    return "\n".join([*lines, f"{state}; sha256 {report['sha256'][:16]}; credits in {credits}"])

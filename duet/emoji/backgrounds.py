@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from duet.emoji import packages
-from duet.emoji.glyphs import Image, as_uint8
+from duet.emoji.raster import Image, as_uint8
 from duet.emoji.vocabulary import Pool
 from duet.errors import DataError
 

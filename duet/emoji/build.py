@@ -25,7 +25,6 @@ from duet.errors import DataError, together
 from duet.files import atomic_folder, read_json, sha256_json
 
 STAMP = "emoji.json"
-_WEATHER = ("night", "fog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +154,7 @@ def _run(directory: Path, plan: Plan, progress: Progress | None) -> BuildReport:
     records = _finished(directory, plan)
     reused = records is not None
     if records is None:
-        packages.require(packages.ALWAYS)
-        if set(plan.domains) & set(_WEATHER):
-            packages.require(["albumentations"])
+        packages.require()
         from duet.emoji.writing import write_domains
 
         with atomic_folder(directory) as temporary:

@@ -12,9 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from duet.emoji import packages
 from duet.emoji.backgrounds import Rng, noise_crop
-from duet.emoji.glyphs import Image, as_uint8
+from duet.emoji.raster import Image, as_uint8
 from duet.emoji.vocabulary import Pool
 
 
@@ -90,14 +89,9 @@ def graphite(rng: Rng, image: Image, pool: Pool) -> Image:
 
 @functools.cache
 def albumentations_functional() -> Any:
-    """Return albumentations' pure pixel functions (every parameter explicit, no global state).
-
-    Raises:
-        MissingExtraError: albumentations is not installed.
-    """
+    """Return albumentations' pure pixel functions (every parameter explicit, no global state)."""
     # Otherwise the import asks PyPI for a newer version; duet never goes online by itself.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    packages.require(["albumentations"])
     from albumentations.augmentations.pixel import functional
 
     return functional

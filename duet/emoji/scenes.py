@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.emoji.domains.base import Domain, Rng
-from duet.emoji.glyphs import SOLID, Glyph, Image, as_uint8, draw, glyph
+from duet.emoji.glyphs import Glyph, draw, glyph
+from duet.emoji.raster import SOLID, Image, as_uint8
 from duet.emoji.vocabulary import Pool, Vocabulary
 
 Mask = npt.NDArray[np.bool_]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from duet.emoji.glyphs import SOLID, Image
+from duet.emoji.raster import SOLID, Image
 
 
 def plain(rgba: Image) -> Image:

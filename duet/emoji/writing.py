@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 
 from duet.emoji.domains import resolve
-from duet.emoji.glyphs import Image
 from duet.emoji.hashing import domain_sha256
 from duet.emoji.plan import Plan, Progress
+from duet.emoji.raster import Image
 from duet.emoji.scenes import Scene, SceneObject, compose, scene_rng
 from duet.emoji.vocabulary import Pool
 from duet.errors import DataError

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from duet.emoji.glyphs import Artwork, Image
+from duet.emoji.glyphs import Artwork
+from duet.emoji.raster import Image
 from duet.emoji.vocabulary import Pool
 
 Rng = np.random.Generator

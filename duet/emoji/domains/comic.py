@@ -9,7 +9,8 @@ from __future__ import annotations
 from duet.emoji.backgrounds import Rng, halftone, panels, rays
 from duet.emoji.domains.base import Domain
 from duet.emoji.finishing import printed
-from duet.emoji.glyphs import Artwork, Image
+from duet.emoji.glyphs import Artwork
+from duet.emoji.raster import Image
 from duet.emoji.vocabulary import Pool
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from duet.emoji.backgrounds import Rng, gradient, photo
 from duet.emoji.domains.base import Domain
 from duet.emoji.finishing import camera
-from duet.emoji.glyphs import Artwork, Image
+from duet.emoji.glyphs import Artwork
+from duet.emoji.raster import Image
 from duet.emoji.vocabulary import Pool
 
 # Photographs twice: the sharpest clutter teaches most about what is not an object. No halftone or
