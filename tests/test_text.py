@@ -18,7 +18,7 @@ import pytest
 import yaml
 from factories_results import make_results, write_gallery_images
 
-from duet.cli.common import PATH, LocalPath, emit, hint, note
+from duet.cli.common import PATH, LocalPath, emit, hint
 from duet.cli.main import _run, cli
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
@@ -28,6 +28,7 @@ from duet.inference.places import find_place
 from duet.inference.saving import YoloText
 from duet.inference.sources import find_images
 from duet.labels import LabelSpace
+from duet.progress import note
 from duet.report.figures import figures, save_figure, styled
 from duet.report.markdown import render_markdown, write_report
 from duet.report.results import save_results

@@ -54,8 +54,8 @@ def run_seed(
     jobs: int, epochs: int | None, weights: str | None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Return the numbers of every row for one seed."""
-    from duet.cli.common import stages
     from duet.emoji.build import build
+    from duet.progress import stages
     from duet.runs.inputs import read_inputs, read_methods
     from duet.runs.plan import RunPlan
     from duet.runs.run import execute

@@ -134,9 +134,9 @@ def run_protocol(
     epochs: int | None,
 ) -> None:  # fmt: skip
     """Draw the scenes and run all seeds, as far as that was not done before."""
-    from duet.cli.common import stages
     from duet.emoji.build import build
     from duet.emoji.vocabulary import FOCI
+    from duet.progress import stages
     from duet.runs.inputs import read_inputs, read_methods
     from duet.runs.plan import RunPlan
     from duet.runs.repeat import execute_repeats, repeats

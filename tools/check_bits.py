@@ -52,13 +52,14 @@ def digest(path: Path) -> str:
 
 def tensors(path: Path) -> str:
     """Return the SHA-256 over the names and bytes of a file's tensors, not over its metadata."""
-    from safetensors.numpy import load_file
+    import torch
+    from safetensors.torch import load_file
 
     found = load_file(path)
     whole = hashlib.sha256()
-    for name in sorted(found):
-        whole.update(f"{name} {found[name].dtype} {found[name].shape}".encode())
-        whole.update(found[name].tobytes())
+    for name, tensor in sorted(found.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 

@@ -122,9 +122,9 @@ def prepare(
     split: str,
 ) -> World:  # fmt: skip
     """Train what one seed needs, or read it."""
-    from duet.cli.common import stages
     from duet.emoji.build import build
     from duet.families.table import resolve_family
+    from duet.progress import stages
     from duet.runs.evaluate import Evaluator
     from duet.runs.inputs import read_inputs
     from duet.runs.lab import Lab

@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from duet.errors import ConfigError, DuetError
+from duet.progress import note
 from duet.text import for_people, is_address, masked, printable, shell_line
 
 if TYPE_CHECKING:
     from duet.series import Problem, Series
-
-PLAIN_EVERY = 5.0
-"""Seconds between progress lines where stderr is not a terminal."""
 
 LEFT = "note: {} was left by a command that was killed: remove it"
 WHOLE = "note: {} held this very result already and stays as it is"
@@ -68,11 +63,6 @@ def emit(result: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]]
 def say(text: str) -> None:
     """Print text for people on stdout."""
     click.echo(printable(text, lines=True))
-
-
-def note(text: str) -> None:
-    """Tell people something on stderr."""
-    click.echo(printable(text, lines=True), err=True)
 
 
 def hint(*words: str | Path) -> None:
@@ -192,87 +182,3 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Stages(Protocol):
-    """Progress of several stages at once, each known by its title."""
-
-    def __call__(self, title: str, record: dict[str, Any]) -> None:
-        """Take one record of `duet.runs.lab.Lab`: a state, a note, or steps done of a total."""
-        ...
-
-
-class _Plain(Stages):
-    def __init__(self) -> None:
-        self.lock, self.last, self.began = threading.Lock(), {}, {}  # type: ignore[var-annotated]
-
-    def __call__(self, title: str, record: dict[str, Any]) -> None:
-        now, title = time.monotonic(), printable(title)
-        with self.lock:
-            if "state" in record or "note" in record:
-                note(f"{title}: {record.get('state') or record['note']}")
-                return
-            began, first = self.began.setdefault(title, (now, record["done"]))
-            if now - self.last.get(title, began) < PLAIN_EVERY:
-                return
-            self.last[title] = now
-            done, total = record["done"], record["total"]
-            rate = (done - first) / max(now - began, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-            loss = f", loss {record['loss']}" if "loss" in record else ""
-            note(f"{title}: step {done} of {total}{loss}{left}")
-
-
-class _Bars(Stages):
-    def __init__(self, progress: Any) -> None:
-        self.progress, self.tasks, self.lock = progress, {}, threading.Lock()  # type: ignore[var-annotated]
-
-    def __call__(self, title: str, record: dict[str, Any]) -> None:
-        title = printable(title)
-        with self.lock:
-            if "note" in record:
-                text = f"{title}: {record['note']}"
-                self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-                return
-            if title not in self.tasks:
-                self.tasks[title] = self.progress.add_task(title, total=None)
-            task = self.tasks[title]
-            if "state" not in record:
-                self.progress.update(
-                    task, completed=record["done"], total=record["total"],
-                    description=f"{title} (loss {record['loss']})" if "loss" in record else title,
-                )  # fmt: skip
-            elif record["state"] != "started":
-                self.progress.update(
-                    task, description=f"{title}: {record['state']}", total=1, completed=1
-                )
-
-
-@contextmanager
-def stages() -> Iterator[Stages]:
-    """Yield a progress display for long work: bars with ETA on a terminal, else plain lines."""
-    if not sys.stderr.isatty():
-        yield _Plain()
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(),
-        TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield _Bars(progress)
-
-
-@contextmanager
-def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield ``step(done, total)`` for one countable piece of work."""
-    with stages() as show:
-        yield lambda done, total: show(title, {"done": done, "total": total})

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from duet.cli.common import PATH, emit, json_option, note, tell_changed, tell_leftovers
+from duet.cli.common import PATH, emit, json_option, tell_changed, tell_leftovers
 from duet.errors import ConfigError
+from duet.progress import note
 
 EPILOG = """\b
 Examples:

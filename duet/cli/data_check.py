@@ -103,8 +103,8 @@ def check(
 def _examine(
     series: Path, data_root: Path | None, detector: Path | None, confidence: float, device: str
 ) -> Diagnosis:
-    from duet.cli.common import counting
     from duet.doctor import examine
+    from duet.progress import counting
 
     if detector is None:
         return examine(series, data_root=data_root)
@@ -121,8 +121,9 @@ def _examine(
 
 
 def _repair(diagnosis: Diagnosis, folder: Path) -> Repair:
-    from duet.cli.common import counting, writing
+    from duet.cli.common import writing
     from duet.doctor.repair import repair
+    from duet.progress import counting
 
     splits = [
         split

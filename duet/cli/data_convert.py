@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PATH, emit, json_option, note, stages, writing
+from duet.cli.common import PATH, emit, json_option, writing
+from duet.progress import note, stages
 from duet.text import printable, shell_line
 
 if TYPE_CHECKING:

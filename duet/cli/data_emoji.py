@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from duet.cli.common import PATH, counting, emit, json_option, tell_leftovers
+from duet.cli.common import PATH, emit, json_option, tell_leftovers
+from duet.progress import counting
 
 EPILOG = """\b
 Examples:

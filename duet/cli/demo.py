@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from duet.cli.common import NAME_OR_PATH, PATH, counting, emit, json_option, note
+from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option
 from duet.cli.run import DEFAULT_METHODS, SEED, make_plan, perform, summary, table
+from duet.progress import counting, note
 from duet.text import printable
 
 EPILOG = """\b

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from duet.cli.common import PATH, emit, hint, json_option, note, writing
+from duet.cli.common import PATH, emit, hint, json_option, writing
+from duet.progress import note
 
 EPILOG = """\b
 Examples:

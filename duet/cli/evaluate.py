@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from duet.cli.common import PATH, emit, json_option, note, read_told, trust_option
+from duet.cli.common import PATH, emit, json_option, read_told, trust_option
+from duet.progress import note
 
 EPILOG = """\b
 Examples:

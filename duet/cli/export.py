@@ -13,16 +13,15 @@ from duet.cli.common import (
     NAME_OR_PATH,
     PATH,
     WHOLE,
-    counting,
     emit,
     hint,
     json_option,
-    note,
     tell_leftovers,
     trust_option,
 )
 from duet.errors import ConfigError
 from duet.export.formats import FORMATS
+from duet.progress import counting, note
 
 if TYPE_CHECKING:
     from duet.increments.store import DetectorFile

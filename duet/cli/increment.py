@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, note, stages
+from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option
 from duet.cli.run import ONTO_METHODS, inputs_of, training_options
+from duet.progress import note, stages
 
 if TYPE_CHECKING:
     from duet.runs.setting import Setting

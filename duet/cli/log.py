@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from duet.cli.common import PATH, emit, hint, json_option, note
+from duet.cli.common import PATH, emit, hint, json_option
 from duet.cli.merge import merge_lines
+from duet.progress import note
 
 EPILOG = """\b
 Examples:

@@ -13,16 +13,15 @@ from duet.cli.common import (
     NAME_OR_PATH,
     PATH,
     architecture_option,
-    counting,
     emit,
     hint,
     json_option,
-    note,
     read_told,
     trust_option,
     writing,
 )
 from duet.cli.settings import parse_settings
+from duet.progress import counting, note
 
 if TYPE_CHECKING:
     from duet.recipes.plan import Plan

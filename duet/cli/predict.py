@@ -13,18 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import (
-    PATH,
-    PLAIN_EVERY,
-    counting,
-    emit,
-    hint,
-    json_option,
-    note,
-    tell_leftovers_in,
-    trust_option,
-)
+from duet.cli.common import PATH, emit, hint, json_option, tell_leftovers_in, trust_option
 from duet.errors import ConfigError
+from duet.progress import PLAIN_EVERY, counting, note
 from duet.text import printable
 
 if TYPE_CHECKING:

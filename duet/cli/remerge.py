@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from duet.cli.common import PATH, counting, emit, hint, json_option, note, trust_option, writing
+from duet.cli.common import PATH, emit, hint, json_option, trust_option, writing
 from duet.cli.merge import describe, objective_for, text_of
+from duet.progress import counting, note
 from duet.text import printable
 
 if TYPE_CHECKING:

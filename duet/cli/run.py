@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option, note, stages, tell_warnings
+from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option, tell_warnings
+from duet.progress import note, stages
 from duet.text import printable, shell_line
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PATH, PLAIN_EVERY, LocalPath, emit, json_option, note, tell_leftovers
+from duet.cli.common import PATH, LocalPath, emit, json_option, tell_leftovers
 from duet.cli.main import LazyGroup
+from duet.progress import PLAIN_EVERY, note
 from duet.text import is_address, masked, without_secrets
 
 if TYPE_CHECKING:

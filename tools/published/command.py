@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from duet.cli.common import stages
 from duet.errors import ConfigError, DuetError, did_you_mean
 from duet.leftovers import leftovers
+from duet.progress import stages
 from duet.text import is_address, masked, printable, shell_line
 from published.choices import Choices
 from published.plan import folder_name
