@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from factories_foreign import CLASSES, stored
+from factories_run import Outcome
 from factories_series import make_dataset
 from factories_training import trained_here
-from test_foreign import CLASSES, stored
+from factories_yolo import images
+
+from duet.families.yolo.build import inference_model
+from duet.increments.state import DetectorState
+from duet.increments.store import load_detector
 
 SCHEDULE = {
     "epochs": 1, "batch": 4, "image_size": 64, "lr": 0.005, "warmup_epochs": 0, "fisher_images": 0,
@@ -65,3 +72,20 @@ def made_desk(folder: Path) -> Iterator[Desk]:
 
     with trained_here():
         yield desk
+
+
+def state(folder: Path) -> DetectorState:
+    return load_detector(folder).state
+
+
+def scores(detector: DetectorState, classes: int) -> torch.Tensor:
+    """Return ``(B, 4 + classes, A)``: boxes and the scores of the first classes."""
+    with torch.no_grad():
+        decoded: torch.Tensor = inference_model(detector)(images())[0]
+    return decoded[:, : 4 + classes]
+
+
+def refused(done: Outcome, *words: str) -> None:
+    assert done.code in (2, 3, 4)
+    for word in words:
+        assert word in done.err

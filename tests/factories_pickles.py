@@ -6,9 +6,12 @@ Each function returns the bytes that leave one value on the stack.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 STOP = b"."
 START = b"\x80\x02"
@@ -123,3 +126,13 @@ def legacy(
     numbers = [magic, 1001]
     system = b"}" + text("little_endian") + b"\x88s"
     return b"".join(map(pickled, (*map(number, numbers), system, value, keys))) + after
+
+
+class Payload:
+    """Creates a file when it is unpickled: the harmless stand-in for any program."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.marker}'",)

@@ -22,6 +22,7 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from places import REPO
 
 from duet.cli.main import _run
 from duet.emoji.build import build
@@ -30,7 +31,6 @@ from duet.families.yolo.build import stock_model
 from duet.files import sha256_file
 from duet.increments.base import save_base
 
-REPO = Path(__file__).resolve().parent.parent
 OLD, NEW = (tuple(FOCI["2-phase"][domain]) for domain in ("flat", "comic"))
 ENTRY = (sys.executable, "-c", "from duet.cli.main import main; main()")
 HOOK = """\

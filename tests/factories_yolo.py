@@ -15,13 +15,16 @@ from factories_series import make_dataset
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.families.yolo.roles import split_roles
-from duet.increments.base import StartWeights
+from duet.increments.base import StartWeights, load_base
+from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState, HeadPart
+from duet.increments.store import IncrementFile, save_increment
 from duet.series import Slice, train_slice
 from duet.series.formats import resolve
 from duet.series.model import DomainData
 from duet.training.config import Augmentation, Schedule
 from duet.training.job import Job, JobPart, write_job, write_slice, write_state
+from duet.vectors import TaskVector
 from duet.vectors.tensors import Tensors
 
 YOLO11N, YOLOV8N = "yolo11n.yaml", "yolov8n.yaml"
@@ -174,3 +177,29 @@ def box_names(tensors: Tensors) -> set[str]:
     """Return the names of the box branch among stock tensors."""
     roles = split_roles(tensors, "parallel")
     return {name for name in roles.own if name.startswith("cv2.")}
+
+
+def write_increment(
+    path: Path, weights: Path, name: str, classes: tuple[str, ...], seed: int, **facts: Any
+) -> Path:
+    theta = load_base(weights)
+    head = facts.pop("head", "towers")
+    state = FAMILY.start_state(
+        StartWeights(theta),
+        architecture=YOLO11N,
+        head=head,
+        classes=classes,
+        increment=name,
+        seed=seed,
+    )
+    start = FAMILY.rules.split_roles(theta, head).shared
+    vector = TaskVector.between(start, shaken(start, seed))
+    facts = {"kind": "independent", "index": 0, "parent": None, "images": 10 + seed} | facts
+    manifest = IncrementManifest(
+        name=name, family="yolo", architecture=YOLO11N, head=head, classes=classes, domain=name,
+        base=vector.base, config={"schedule": {"image_size": 64}}, seed=seed, versions={},
+        data="0" * 64, bn_weight=10.0, licence=FAMILY.licence, **facts,
+    )  # fmt: skip
+    part = shaken_part(state.parts[0], seed)
+    save_increment(path, IncrementFile(manifest, vector, shaken(state.buffers, seed), part))
+    return path

@@ -4,7 +4,8 @@ COCO matches and accumulates every class on its own (``maxDets`` is per image *a
 mAP of any class subset is the mean over that subset of the per-class values: evaluating all classes
 once and slicing equals one run per subset with ``params.catIds``, at no extra cost.
 
-Source: Lin et al., Microsoft COCO, ECCV 2014; the numbers equal pycocotools' (tests/test_ap.py).
+Source: Lin et al., Microsoft COCO, ECCV 2014; the numbers equal pycocotools'
+(tests/evaluation/test_ap.py).
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ def load_reduced(source: Any, side: int) -> tuple[Any, tuple[int, int]]:
     """Return a decoded Pillow image, ``side`` pixels wide or more, and the file's own size.
 
     A JPEG decoder asked for an eighth of the size still reads every byte of the entropy code, so
-    truncation is found all the same (tests/test_doctor_images.py); only the inverse transform and
-    the colours are saved: half the time. For other formats it does nothing.
+    truncation is found all the same (tests/doctor/test_doctor_images.py); only the inverse
+    transform and the colours are saved: half the time. For other formats it does nothing.
     """
     from PIL import Image
 
