@@ -66,6 +66,30 @@ def parse_config(model: type[C], data: Any, *, where: str) -> C:
         ) from None
 
 
+def changed(config: C, changes: Mapping[str, Any], *, where: str) -> C:
+    """Return a configuration with some keys replaced, validated as a whole.
+
+    Args:
+        config: The configuration.
+        changes: Key -> value; a dot goes into a section: ``{"augmentation.mosaic": 1}``.
+        where: Shown in the error.
+
+    Raises:
+        ConfigError: As `parse_config`.
+    """
+    if not changes:
+        return config
+    data = config.model_dump()
+    for key, value in changes.items():
+        *above, last = key.split(".")
+        section = data
+        for name in above:
+            inner = section.get(name)
+            section = section.setdefault(name, {}) if not isinstance(inner, dict) else inner
+        section[last] = value
+    return parse_config(type(config), data, where=where)
+
+
 def load_yaml(path: Path) -> Any:
     """Read one YAML file as mappings, lists and texts; nothing in it can run or grow.
 

@@ -1,8 +1,13 @@
-"""Where the shipped configurations and weights lie, in a checkout and in an installed wheel."""
+"""What comes with duet: configurations and weights, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+DEFAULT_METHODS, ONTO_METHODS = ("duet-plus", "seq-ft"), ("frozen-long", "seq-ft")
+"""What a series is learned with that trains its first increment, and one that goes on from a
+detector: there nothing may move, as nobody can measure what an unknown detector forgets
+(docs/log.md). The second of each stands beside the first, to compare with."""
 
 _PACKAGE = Path(__file__).resolve().parent
 

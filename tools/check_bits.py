@@ -93,7 +93,7 @@ def of_merges(run: Path, out: Path, weights: str) -> Iterator[tuple[str, str]]:
     increments = sorted(
         (run / "increments" / "duet-plus").iterdir(), key=lambda p: p.name == "comic"
     )
-    images = run / "data" / "comic" / "images"
+    images = run / "data" / "comic" / "images" / "val"
     for method in json.loads(duet("methods", "--json"))["methods"]:
         folder = out / method["name"]
         words: list[str | Path] = ["--method", method["name"], "--weights", weights]

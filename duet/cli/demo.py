@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option
-from duet.cli.run import DEFAULT_METHODS, SEED, make_plan, perform, summary, table
-from duet.progress import counting, note
-from duet.text import printable
+from duet.cli.common import NAME_OR_PATH, PATH, json_option
+from duet.cli.options import SEED
+from duet.cli.running import perform
+from duet.progress import counting
+from duet.shipped import DEFAULT_METHODS
 
 EPILOG = """\b
 Examples:
@@ -43,33 +43,19 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Draw the data, print the plan, train nothing.")
 @json_option
 def demo(
-    out: Path, train_scenes: int, test_scenes: int, dry_run: bool, as_json: bool, **options: Any
-) -> None:
+    out: Path, methods: tuple[str, ...], jobs: int | None, epochs: int | None, weights: str | None,
+    seed: int, train_scenes: int, test_scenes: int, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Watch a YOLO11n learn ten classes, then ten more in another style, without the first images.
 
     Draws the Emoji series, trains with DuET+ and with plain fine-tuning, and writes a report of
     what was kept, gained and lost. Needs no network and no GPU.
     """
-    from duet.emoji.build import build
-    from duet.runs.walls import require_runnable, require_writable
-    from duet.shipped import shipped
-    from duet.weights import find
+    from duet.runs.demo import plan_demo
 
-    if options["weights"]:
-        find(options["weights"])  # before minutes of drawing
-    require_writable(out)
     with counting("drawing scenes") as step:
-        build(out / "data", train=train_scenes, val=150, test=test_scenes, progress=step)
-    unused = dict.fromkeys(("train", "architecture"))
-    options |= {"out": out, "data_root": out / "data", "references": True, "split": "", **unused}
-    plan = make_plan(shipped("configs", "series", "emoji-2phase.yaml"), options)
-    if dry_run:
-        from duet.runs.plan import plan_as_dict, plan_as_text
-
-        require_runnable(plan)
-        emit(plan_as_dict(plan), as_json, lambda _: plan_as_text(plan))
-        return
-    results, report = perform(plan)
-    emit(summary(results, out, report), as_json, lambda _: table(results, report))
-    for line in results.commands.next:
-        note(f"next: {printable(line)}")
+        plan = plan_demo(
+            out, methods, train=train_scenes, test=test_scenes, jobs=jobs, weights=weights,
+            epochs=epochs, seed=seed, listen=step,
+        )  # fmt: skip
+    perform(plan, dry_run=dry_run, as_json=as_json)

@@ -6,13 +6,13 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duet.config import parse_config
+from duet.config import changed
 from duet.doctor.pairs import pair_problems
-from duet.errors import Collected, ConfigError, MissingExtraError
+from duet.errors import Collected, ConfigError, MissingExtraError, did_you_mean
 from duet.families.table import families, family_of, head_form, resolve_family
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.names import key
@@ -24,6 +24,7 @@ from duet.shipped import shipped
 from duet.text import shown
 from duet.training.config import Method, Schedule, load_method, load_schedule
 from duet.trees import resolved
+from duet.weights import find
 from duet.weights.facts import read_facts
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Inputs:
         architecture: Architecture; its name tells the family.
         family: Detector family.
         onto: The detector that stands for the first increment.
+        changes: Keys of every method to replace, see `read_methods`.
         warnings: What is odd about the data and stops nothing, see `read_checked`.
     """
 
@@ -50,6 +52,7 @@ class Inputs:
     architecture: str
     family: str
     onto: Onto | None = None
+    changes: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
 
 
@@ -58,9 +61,9 @@ def read_inputs(
     *,
     data_root: Path | None = None,
     train: Path | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     architecture: str | None = None,
-    changes: dict[str, object] | None = None,
+    changes: Mapping[str, object] | None = None,
     only: str | None = None,
     onto: Path | None = None,
 ) -> Inputs:
@@ -70,9 +73,10 @@ def read_inputs(
         path: Series YAML.
         data_root: Replaces the file's ``root``.
         train: Schedule YAML; default the series' own, else the schedule's defaults.
-        weights: θ_0; default the series' own, or ``onto``.
+        weights: θ_0, a path or a name of `duet weights ls`; default the series' own, or ``onto``.
         architecture: Architecture; default what the weights say or show, else the series' own.
-        changes: Schedule keys to replace, such as ``{"epochs": 3}``.
+        changes: Keys to replace of the schedule (``{"epochs": 3, "augmentation.mosaic": 1}``), and
+            of every method (``{"refit.epochs": 8}``).
         only: Read just this increment's data.
         onto: The detector that the series goes on from; replaces the file's ``start``.
 
@@ -81,28 +85,28 @@ def read_inputs(
     """
     config = read_config(path)
     defaults, start, folder = config.defaults, config.start, resolved(path).parent
-    train = train or _below(folder, defaults.train)
     if onto is None and start is not None and only is None:
         onto = folder / start.detector
-    weights = weights or (None if onto else _below(folder, defaults.weights))
+    named = find(weights) if weights else None if onto else _below(folder, defaults.weights)
     found, begun, chosen = Collected(), None, ""
+    ours, theirs = _split(changes or {})
     with found.noted():
         begun = open_onto(onto, name=start.name if start else None) if onto else None
     with found.noted():
-        schedule = _schedule(train, begun, changes or {})
+        schedule = _schedule(train or _below(folder, defaults.train), begun, ours)
     with found.noted():
         if onto is None:
-            weights = _require_there(weights, str(path))
-            chosen = architecture or _architecture_of(weights, defaults.architecture)
+            named = _require_there(named, str(path))
+            chosen = architecture or _architecture_of(named, defaults.architecture)
         elif begun is not None:
             chosen = _same_architecture(begun, architecture)
-            weights = weights and _require_there(weights, str(path))
+            named = named and _require_there(named, str(path))
         family = family_of(chosen)
     with found.noted():
-        start_detector = begun.known if begun else None
-        series, warnings = read_checked(path, data_root=data_root, only=only, start=start_detector)
+        known = begun.known if begun else None
+        series, warnings = read_checked(path, data_root=data_root, only=only, start=known)
     found.raise_all(f"{path} cannot be run")
-    return Inputs(series, schedule, weights, chosen, family, begun, warnings)
+    return Inputs(series, schedule, named, chosen, family, begun, theirs, warnings)
 
 
 def _same_architecture(onto: Onto, asked: str | None) -> str:
@@ -135,10 +139,26 @@ def _schedule(file: Path | None, onto: Onto | None, changes: Mapping[str, object
         file = shipped("configs", "train", "onto.yaml")
         own["image_size"] = max(onto.manifest.image_size // 32 * 32, 32)
     schedule = load_schedule(file) if file else Schedule()
-    if not (own or changes):
-        return schedule
-    replaced = schedule.model_dump() | own | dict(changes)
-    return parse_config(Schedule, replaced, where="schedule options")
+    return changed(schedule, own | dict(changes), where="schedule options")
+
+
+def _split(changes: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """Return which keys are the schedule's, and which the methods'.
+
+    Raises:
+        ConfigError: A key is neither.
+    """
+    known = {**dict.fromkeys(Method.model_fields, 1), **dict.fromkeys(Schedule.model_fields, 0)}
+    parts: tuple[dict[str, object], dict[str, object]] = ({}, {})
+    for key_, value in changes.items():
+        first = key_.split(".")[0]
+        if first not in known:
+            raise ConfigError(
+                f"no key '{shown(key_)}' of a schedule or a method{did_you_mean(first, known)}",
+                where="--set",
+            )
+        parts[known[first]][key_] = value
+    return parts
 
 
 def read_checked(
@@ -171,7 +191,11 @@ def read_checked(
 
 
 def read_methods(
-    names: tuple[str, ...], *, family: str, onto: Onto | None = None
+    names: tuple[str, ...],
+    *,
+    family: str,
+    onto: Onto | None = None,
+    changes: Mapping[str, object] | None = None,
 ) -> tuple[Method, ...]:
     """Read methods by shipped name or path, with the head forms that a family builds for them.
 
@@ -179,15 +203,17 @@ def read_methods(
         names: Names or paths.
         family: Detector family.
         onto: Detector that is gone on from; one of several increments keeps its head form.
+        changes: Keys to replace in each, such as ``{"merge.params.gamma": 0.2}``.
 
     Raises:
         ConfigError: One is unknown or invalid, or two have the same name; or the family has no
             such head form.
         ModelError: The detector's head form does not fit a method.
     """
-    loaded = [load_method(name, folder=shipped("configs", "method")) for name in names]
+    loaded = (load_method(name, folder=shipped("configs", "method")) for name in names)
+    altered = [changed(method, changes or {}, where=f"method {method.name}") for method in loaded]
     methods = tuple(
-        method.model_copy(update={"head": head_form(family, method.head)}) for method in loaded
+        method.model_copy(update={"head": head_form(family, method.head)}) for method in altered
     )
     if onto is not None:
         methods = tuple(onto.fitted(method) for method in methods)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,11 +15,13 @@ from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.runs.evaluate import require_split
+from duet.runs.inputs import Inputs, read_methods
 from duet.runs.known import require_learnable
 from duet.runs.lone import coarsest_stride, require_company
 from duet.runs.onto import Onto
 from duet.series import Increment, Series, Slice, domain_of, train_slice
 from duet.series.joining import joint_slice
+from duet.shipped import DEFAULT_METHODS, ONTO_METHODS
 from duet.text import short_list
 from duet.training.config import Method, Schedule
 
@@ -128,6 +131,52 @@ class RunPlan:
     @property
     def _references(self) -> tuple[Cut, ...]:
         return reference_slices(self.steps) if self.references else ()
+
+
+def plan_run(
+    inputs: Inputs,
+    methods: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    jobs: int | None = None,
+    references: bool = True,
+    split: str = "",
+    command: str = "",
+) -> RunPlan:
+    """Return what `execute` does with checked inputs; nothing is written.
+
+    Args:
+        inputs: What `duet.runs.inputs.read_inputs` returned.
+        methods: Shipped names or paths; default `DEFAULT_METHODS`, or `ONTO_METHODS`.
+        seed: Of everything random.
+        out: Run folder; default ``runs/<series>``.
+        jobs: Trainings at a time; default the CPU cores, at most two.
+        references: See `RunPlan`.
+        split: See `RunPlan`.
+        command: See `RunPlan`.
+
+    Raises:
+        DuetError: A method is unknown or does not fit, or see `RunPlan`.
+    """
+    chosen = tuple(methods) or (ONTO_METHODS if inputs.onto else DEFAULT_METHODS)
+    return RunPlan(
+        series=inputs.series,
+        methods=read_methods(
+            chosen, family=inputs.family, onto=inputs.onto, changes=inputs.changes
+        ),
+        schedule=inputs.schedule,
+        weights=inputs.weights,
+        architecture=inputs.architecture,
+        family=inputs.family,
+        seed=seed,
+        out=out or Path("runs") / inputs.series.name,
+        jobs=jobs or min(2, os.cpu_count() or 1),
+        references=references,
+        split=split,
+        command=command,
+        onto=inputs.onto,
+    )
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ from duet.compare import Comparison, compare, find_runs
 from duet.compare.tables import as_dict, as_markdown
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
-from duet.report.markdown import write_report
 from duet.runs.known import mixes
 from duet.runs.lab import Listener, RunJob, silent, tidy
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
-from duet.runs.run import execute, require_chains
+from duet.runs.run import learn, require_chains
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
 from duet.series import Series
@@ -143,8 +142,7 @@ def execute_repeats(
     with run_lock(out):  # the lab is shared: nobody else may train in it
         tidy(out, lambda line: listen(out.name, {"note": line}))
         for plan in plans:
-            execute(plan, _titled(plan.out.name, listen), date=date, run=run)
-            write_report(plan.out)
+            learn(plan, _titled(plan.out.name, listen), date=date, run=run)
         found = compare(find_runs([plan.out for plan in plans]))
         write_text(out / COMPARE_FILE, as_markdown(found))
         write_json(out / SUMMARY_FILE, as_dict(found))

@@ -6,13 +6,16 @@ import datetime
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 from duet.evaluation.agreement import Agreement
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.files import run_lock
-from duet.report.results import Results, save_results
+from duet.report.markdown import REPORT_FILE, write_report
+from duet.report.results import RESULTS_FILE, Results, save_results
+from duet.report.tables import summary_table
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import run_chain
 from duet.runs.evaluate import Evaluator
@@ -25,6 +28,7 @@ from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
 from duet.series import domain_of
+from duet.text import printable
 from duet.training.config import Method
 
 
@@ -86,6 +90,39 @@ def execute(
         results = assemble(plan, outcomes, references, pictures, date=date, tell=tell)
         save_results(plan.out, results)
     return results
+
+
+def learn(
+    plan: RunPlan, listen: Listener = silent, *, date: str = "", run: RunJob = run_worker
+) -> Results:
+    """Do what `execute` does, and write the report beside it."""
+    results = execute(plan, listen, date=date, run=run)
+    write_report(plan.out)
+    return results
+
+
+def summary(results: Results, out: Path) -> dict[str, Any]:
+    """Return the JSON of a run: indices, models beside published values, where all lies."""
+    names = ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt")
+    return {
+        "schema": 1,
+        "series": results.series.name,
+        "out": str(out),
+        "report": str(out / REPORT_FILE),
+        "results": str(out / RESULTS_FILE),
+        "main_method": results.main_method,
+        "indices": {
+            method.name: {name: getattr(method.indices, name) for name in names}
+            for method in results.methods
+        },
+        "published": [entry.as_record() for entry in results.published],
+    }
+
+
+def summary_text(results: Results, out: Path) -> str:
+    """Return the table of a run for people."""
+    title = printable(results.series.name)
+    return f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {out / REPORT_FILE}"
 
 
 def _all(

@@ -123,7 +123,7 @@ def test_orders_are_run_and_compared(
     plan: RunPlan, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[Path] = []  # drawing reports takes longer than everything else here
-    monkeypatch.setattr("duet.runs.repeat.write_report", reported.append)
+    monkeypatch.setattr("duet.runs.run.write_report", reported.append)
     plans = repeats(plan, seeds=1, orders=2)
     titles: set[str] = set()
     found = execute_repeats(

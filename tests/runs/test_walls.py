@@ -18,7 +18,6 @@ from places import REPO
 from safetensors.torch import load_file, save_file
 
 from duet.cli.main import _run
-from duet.cli.run import make_plan
 from duet.config import parse_config
 from duet.devices import parse_device, require_device
 from duet.errors import Collected, ConfigError, DataError, DuetError, ModelError
@@ -26,6 +25,7 @@ from duet.families.table import resolve_family
 from duet.files import sha256_file
 from duet.merging.table import METHODS
 from duet.runs.inputs import read_inputs, recognise
+from duet.runs.plan import RunPlan, plan_run
 from duet.runs.walls import require_runnable
 from duet.training.config import Schedule
 
@@ -131,7 +131,7 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
         lambda a, b: ["--train", write(b / "s.yaml", SCHEDULE | {"device": "tpu"})],
     ),
     # schedules
-    "batch": (2, "range x>=1", lambda a, b: ["--batch", "0"]),
+    "batch": (2, "range 1<=x", lambda a, b: ["--batch", "0"]),
     "epochs": (2, "epochs", lambda a, b: ["--train", write(b / "s.yaml", {"epochs": 0})]),
     "size": (2, "multiple of", lambda a, b: ["--train", write(b / "s.yaml", {"image_size": 70})]),
     "rate": (2, "lr: ", lambda a, b: ["--train", write(b / "s.yaml", {"lr": float("nan")})]),
@@ -273,20 +273,19 @@ def test_the_demo_draws_nothing_for_weights_that_are_not_there(
     assert not out.exists()
 
 
-def options_of(there: Path, tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    unused = dict.fromkeys(("data_root", "architecture", "epochs", "batch", "device", "threads"))
-    return {
-        **unused, "train": there / "schedule.yaml", "weights": str(YOLO), "seed": 0, "jobs": 1,
-        "methods": ("duet-plus",), "out": tmp_path / "out", "references": True, "split": "",
-        **changes,
-    }  # fmt: skip
+def planned(
+    there: Path, tmp_path: Path, methods: tuple[str, ...] = ("duet-plus",), **changes: Any
+) -> RunPlan:
+    """Plan a run of the tiny series, as `duet run` does."""
+    out = changes.pop("out", tmp_path / "out")
+    given = {"train": there / "schedule.yaml", "weights": YOLO, **changes}
+    return plan_run(read_inputs(there / "series.yaml", **given), methods, out=out, jobs=1)
 
 
 @pytest.mark.parametrize("weights", [YOLO, DETR], ids=["yolo", "rtdetr"])
 def test_every_shipped_method_passes(weights: Path, there: Path, tmp_path: Path) -> None:
     methods = tuple(sorted(path.stem for path in (REPO / "configs" / "method").glob("*.yaml")))
-    options = options_of(there, tmp_path, methods=methods, weights=str(weights))
-    theta_0 = require_runnable(make_plan(there / "series.yaml", options))
+    theta_0 = require_runnable(planned(there, tmp_path, methods, weights=weights))
     assert theta_0.tensors
     assert not (tmp_path / "out").exists()
 
@@ -294,7 +293,7 @@ def test_every_shipped_method_passes(weights: Path, there: Path, tmp_path: Path)
 def test_every_merge_passes_that_needs_no_images(there: Path, tmp_path: Path) -> None:
     names = [name for name, row in METHODS.items() if "images" not in row.needs]
     files = [str(method(tmp_path / f"{name}.yaml", merge={"method": name})) for name in names]
-    plan = make_plan(there / "series.yaml", options_of(there, tmp_path, methods=tuple(files)))
+    plan = planned(there, tmp_path, tuple(files))
     before = torch.random.get_rng_state()
     require_runnable(plan)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -338,9 +337,7 @@ def test_a_network_refuses_sizes_off_its_stride(there: Path, tmp_path: Path) -> 
     save_base(tmp_path / "p6.safetensors", start.tensors, info={"architecture": "yolov8n-p6.yaml"})
     train = write(tmp_path / "s.yaml", SCHEDULE | {"image_size": 96})
     weights = str(tmp_path / "p6.safetensors")
-    plan = make_plan(
-        there / "series.yaml", options_of(there, tmp_path, train=train, weights=weights)
-    )
+    plan = planned(there, tmp_path, train=train, weights=weights)
     with pytest.raises(ModelError, match="96 px") as caught:
         require_runnable(plan)
     assert "multiple of 64" in str(caught.value.remedy)
@@ -410,6 +407,6 @@ def test_a_plan_says_what_has_no_effect(
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everything is writable")
 def test_a_folder_that_may_not_be_written_is_refused(there: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    options = options_of(there, tmp_path, out=tmp_path / "locked" / "out")
+    plan = planned(there, tmp_path, out=tmp_path / "locked" / "out")
     with pytest.raises(DuetError, match="cannot write"):
-        require_runnable(make_plan(there / "series.yaml", options))
+        require_runnable(plan)

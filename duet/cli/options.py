@@ -1,0 +1,118 @@
+"""Options of the training commands: those of a schedule come from its model, one a field."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+
+from duet.cli.common import NAME_OR_PATH, PATH
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SEED = click.IntRange(min=0, max=2**31 - 1)  # NumPy takes no more
+_SCHEDULE = "Schedule (each replaces the file's)"
+
+
+class TrainingCommand(click.Command):
+    """A command that trains: it takes the keys of a schedule as options.
+
+    They are made when the command is parsed or explains itself, so that listing the commands need
+    not import the model.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own options, then those of the schedule."""
+        *own, help_option = super().get_params(ctx)
+        return [*own, *_schedule_options(), help_option]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the schedule's options under a heading of their own."""
+        made = _schedule_options()
+        plain = (param for param in self.get_params(ctx) if param not in made)
+        for title, params in (("Options", plain), (_SCHEDULE, iter(made))):
+            rows = [row for param in params if (row := param.get_help_record(ctx)) is not None]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@functools.cache
+def _schedule_options() -> tuple[click.Option, ...]:
+    from duet.training.config import Schedule
+
+    return tuple(model_options(Schedule))
+
+
+def model_options(model: type[BaseModel]) -> list[click.Option]:
+    """Return an option for each plain field of a model: its name, range, choices and description.
+
+    Fields that are models themselves are left to ``--set``. An option that is not given is None.
+    """
+    made = []
+    for name, field in model.model_fields.items():
+        kind = _type_of(field)
+        if kind is None:
+            continue
+        word = name.replace("_", "-")
+        names = f"--{word}/--no-{word}" if kind is click.BOOL else f"--{word}"
+        flag = {} if kind is click.BOOL else {"type": kind}
+        made.append(click.Option([names, name], default=None, help=field.description, **flag))
+    return made
+
+
+def _type_of(field: FieldInfo) -> Any:
+    """Return click's type of a field; None if it is no plain value."""
+    kinds: list[Any] = [field.annotation]
+    if get_origin(field.annotation) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    bounds = [bound for item in field.metadata for bound in getattr(item, "metadata", (item,))]
+    low = next((bound.ge for bound in bounds if hasattr(bound, "ge")), None)
+    high = next((bound.le for bound in bounds if hasattr(bound, "le")), None)
+    kind = kinds[0]
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    if kind is bool:
+        return click.BOOL
+    if kind is int:
+        return click.IntRange(min=low, max=high)
+    return {float: click.FLOAT, str: click.STRING}.get(kind)
+
+
+def training_options(command: Command) -> Command:
+    """Add the options that every training command takes, beside those of the schedule."""
+    options = [
+        click.option("--data-root", type=PATH, help="Folder of the data."),
+        click.option("--train", type=PATH, help="Schedule YAML."),
+        click.option(
+            "--weights", type=NAME_OR_PATH, help="θ_0: a file, or a name of `duet weights ls`."
+        ),
+        click.option("--architecture", help="For example yolo11n.yaml."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE",
+            help="Any other key of the schedule or the strategy, such as augmentation.mosaic=1 or "
+            "refit.epochs=8.",
+        ),
+        click.option("--seed", type=SEED, default=0, show_default=True),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a training command's options is told to `duet.runs.inputs.read_inputs`."""
+    from duet.cli.settings import parse_settings
+
+    names = [option.name for option in _schedule_options()]
+    changes = {name: options[name] for name in names if options.get(name) is not None}
+    taken = {name: options.get(name) for name in ("data_root", "train", "weights", "architecture")}
+    return {**taken, "changes": changes | parse_settings(options.get("settings", ()))}

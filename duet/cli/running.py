@@ -1,0 +1,35 @@
+"""What `duet run` and `duet demo` share: doing a plan and saying what came out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duet.cli.common import emit
+from duet.progress import note, stages
+from duet.text import printable
+
+if TYPE_CHECKING:
+    from duet.runs.plan import RunPlan
+
+
+def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
+    """Do a plan, or say what it would do, and print what came out."""
+    from duet.report.words import off_published
+    from duet.runs.plan import left_out, plan_as_dict, plan_as_text
+    from duet.runs.run import learn, require_chains, summary, summary_text
+    from duet.runs.walls import require_runnable
+
+    if dry_run:
+        require_chains((plan,))
+        require_runnable(plan)
+        emit(plan_as_dict(plan), as_json, lambda _: plan_as_text(plan))
+        return
+    for line in left_out(plan):
+        note(line)
+    with stages() as show:
+        results = learn(plan, show)
+    for line in off_published(results):
+        note(f"warning: {line}")
+    emit(summary(results, plan.out), as_json, lambda _: summary_text(results, plan.out))
+    for line in results.commands.next:
+        note(f"next: {printable(line)}")

@@ -1,0 +1,178 @@
+"""One stage as a user asks for it: from a series file and a run folder to what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from duet.errors import ConfigError
+from duet.runs.inputs import Inputs, read_inputs, read_methods
+from duet.runs.kept import chain_kept, methods_with_start
+from duet.runs.lab import Lab, Listener, RunJob, silent
+from duet.runs.look import FirstLook
+from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
+from duet.runs.setting import Setting
+from duet.runs.steps import StepReport, learn_base, learn_increment, learn_independent
+from duet.runs.walls import require_runnable
+from duet.runs.worker import run_worker
+from duet.series import Problem
+from duet.series.reader import read_config
+from duet.shipped import DEFAULT_METHODS, ONTO_METHODS, shipped
+from duet.training.config import Method, load_method
+
+Warn = Callable[[Sequence[Problem], Path], None]
+"""``warn(problems, series)``: what is odd about the data of a series and stops nothing."""
+
+
+def unheard(problems: Sequence[Problem], series: Path) -> None:
+    """Take warnings and tell nobody."""
+
+
+def base_stage(
+    series: Path,
+    out: Path,
+    *,
+    method: str | None = None,
+    seed: int = 0,
+    listen: Listener = silent,
+    warn: Warn = unheard,
+    run: RunJob = run_worker,
+    **given: Any,
+) -> StepReport:
+    """Train the first increment of a series and keep it as an increment folder.
+
+    Args:
+        series: Series YAML.
+        out: Run folder.
+        method: Shipped name or path; decides the head form.
+        seed: Of everything random.
+        listen: Progress and notes, see `duet.runs.lab.Lab`.
+        warn: Told what is odd about the data.
+        run: Where it is trained, see `duet.runs.lab.Lab`.
+        given: What `duet.runs.inputs.read_inputs` takes.
+
+    Raises:
+        DuetError: Something is wrong with what was given, or the training failed.
+    """
+    config = read_config(series)
+    if config.start is not None:
+        raise ConfigError(
+            f"the series goes on from a detector, {config.start.detector}: it has no base to train",
+            where=str(series),
+            remedy="use `duet increment` for its first increment, or remove 'start'",
+        )
+    inputs = read_inputs(series, only=config.increment_names()[0], **given)
+    warn(inputs.warnings, series)
+    setting, chosen = _setting(inputs, method or DEFAULT_METHODS[0], out, seed, listen, run)
+    return learn_base(out, setting, chosen)
+
+
+def increment_stage(
+    series: Path,
+    name: str,
+    out: Path,
+    *,
+    method: str | None = None,
+    independent: bool = False,
+    onto: Path | None = None,
+    seed: int = 0,
+    listen: Listener = silent,
+    warn: Warn = unheard,
+    run: RunJob = run_worker,
+    **given: Any,
+) -> StepReport:
+    """Train one increment on top of a detector, or of the stages kept in the run folder; merge.
+
+    Args:
+        series: Series YAML.
+        name: The increment; only its images are read.
+        out: Run folder.
+        method: Shipped name or path; default that of a kept chain, else what suits the beginning.
+        independent: Train from θ_0 alone and merge nothing.
+        onto: Detector to go on from; default the last of the run folder, or the series' start.
+        seed: Of everything random.
+        listen: Progress and notes, see `duet.runs.lab.Lab`.
+        warn: Told what is odd about the data.
+        run: Where it is trained, see `duet.runs.lab.Lab`.
+        given: What else `duet.runs.inputs.read_inputs` takes.
+
+    Raises:
+        DuetError: Something is wrong with what was given, or the training failed.
+    """
+    _require_either(independent=independent, onto=onto)
+    method = method or _default_method(series, out, independent=independent, onto=onto)
+    if independent:
+        inputs = read_inputs(series, only=name, **given)
+        warn(inputs.warnings, series)
+        setting, chosen = _setting(inputs, method, out, seed, listen, run)
+        return learn_independent(out, setting, chosen)
+    found, begins = _begun(series, name, method, out, onto, given.pop("weights", None))
+    inputs = read_inputs(series, only=name, **given, **found)
+    warn(inputs.warnings, series)
+    setting, chosen = _setting(inputs, method, out, seed, listen, run)
+    if begins:
+        setting = replace(setting, onto=inputs.onto)
+    return learn_increment(out, setting, chosen)
+
+
+def _require_either(*, independent: bool, onto: Path | None) -> None:
+    if independent and onto is not None:
+        raise ConfigError(
+            "an independent increment is trained from start weights, not on a detector's classes",
+            where="--independent --onto",
+            remedy="give the detector as --weights, and merge both afterwards; or leave out "
+            "--independent",
+        )
+
+
+def _default_method(series: Path, out: Path, *, independent: bool, onto: Path | None) -> str:
+    """Return the one method of a kept chain on a detector, else what suits the beginning."""
+    if independent:
+        return DEFAULT_METHODS[0]
+    kept = methods_with_start(out)
+    if len(kept) == 1:
+        return kept[0]
+    begins = onto is not None or read_config(series).start is not None
+    return ONTO_METHODS[0] if begins or kept else DEFAULT_METHODS[0]
+
+
+def _begun(
+    series: Path, name: str, method: str, out: Path, onto: Path | None, weights: str | Path | None
+) -> tuple[dict[str, Any], bool]:
+    """Return what an increment goes on from, and whether a chain begins with that.
+
+    It is what was given, else the last detector of a kept chain, else the series' start. A kept
+    chain keeps its θ_0.
+    """
+    chosen = load_method(method, folder=shipped("configs", "method"))
+    kept = chain_kept(out, chosen, name if onto is None else None)
+    if kept is None:
+        start = read_config(series).start
+        if onto is None and start is not None:
+            onto = series.parent / start.detector
+        return {"onto": onto, "weights": weights}, True
+    if weights is None:
+        weights = kept.weights or (kept.start if onto is None else None)
+    return {"onto": onto or kept.last, "weights": weights}, onto is not None
+
+
+def _setting(
+    inputs: Inputs, name: str, out: Path, seed: int, listen: Listener, run: RunJob
+) -> tuple[Setting, Method]:
+    """Check everything that one stage needs, as `duet run` does for all."""
+    lab = Lab(out / "lab", listen=listen, look=FirstLook.at(inputs.series), run=run)
+    methods = read_methods((name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes)
+    plan = RunPlan(
+        inputs.series, methods, inputs.schedule, inputs.weights, inputs.architecture,
+        inputs.family, seed, out, references=False, onto=inputs.onto,
+    )  # fmt: skip
+    only = inputs.series.increments[-1].name
+    seconds = estimated_seconds(plan, planned_stages(plan))
+    listen(only, {"note": f"about {in_words(seconds)} on one CPU thread"})
+    setting = Setting(
+        inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
+        inputs.schedule, seed, lab, inputs.weights,
+    )  # fmt: skip
+    return setting, methods[0]
