@@ -11,7 +11,8 @@ import yaml
 from factories_series import write_image
 
 from duet.series import DomainData, eval_slice
-from duet.series.formats import Reading, Written, resolve
+from duet.series.formats.base import Reading, Written
+from duet.series.formats.table import resolve
 
 NAMES = ("cat", "dog", "bus")
 SIZE = (100, 50)

@@ -20,7 +20,7 @@ from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.store import IncrementFile, save_increment
 from duet.series import Slice, train_slice
-from duet.series.formats import resolve
+from duet.series.formats.table import resolve
 from duet.series.model import DomainData
 from duet.training.config import Augmentation, Schedule
 from duet.training.job import Job, JobPart, write_job, write_slice, write_state

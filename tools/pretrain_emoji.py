@@ -60,7 +60,7 @@ def pretrain(
     from duet.increments.base import save_base
     from duet.runs.evaluate import evaluate_state
     from duet.series import eval_slice
-    from duet.series.formats import resolve
+    from duet.series.formats.table import resolve
 
     report = build_pretraining(work / "mixed", seed=seed, train=scenes)
     source = work / "mixed" / "mixed" / "data.yaml"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from duet.aliases import VOCABULARIES
 from duet.cli.common import PATH, emit, json_option, writing
 from duet.progress import note, stages
 from duet.text import printable, shell_line
@@ -26,9 +27,9 @@ Examples:
 @click.command("convert", epilog=EPILOG)
 @click.argument("source", type=PATH, metavar="SOURCE")
 @click.argument("out", type=PATH, metavar="OUT")
-@click.option("--to", required=True, metavar="FORMAT", help="yolo, coco or voc.")
+@click.option("--to", required=True, metavar="FORMAT", help="Label format to write.")
 @click.option(
-    "--from", "form", default="auto", show_default=True, metavar="FORMAT", help="yolo, coco or voc."
+    "--from", "form", default="auto", show_default=True, metavar="FORMAT", help="The one to read."
 )
 @click.option(
     "--images",
@@ -45,7 +46,7 @@ Examples:
 )
 @click.option(
     "--aliases",
-    type=click.Choice(["voc", "coco", "bdd"]),
+    type=click.Choice([*VOCABULARIES]),
     help="Spell classes as this data set does where they mean the same.",
 )
 @click.option(
@@ -56,7 +57,7 @@ Examples:
 )
 @click.option("--lossy", is_flag=True, help="Leave out objects that the format cannot hold.")
 @json_option
-def convert(source: Path, out: Path, as_json: bool, **options: Any) -> None:
+def convert(source: Path, out: Path, as_json: bool, difficult: str | None, **options: Any) -> None:
     """Write a data set, or all data sets of a series, in another format.
 
     SOURCE is a data.yaml, a folder in VOC's or COCO's layout, or a series.yaml. OUT must not exist,
@@ -72,7 +73,7 @@ def convert(source: Path, out: Path, as_json: bool, **options: Any) -> None:
         transfer=options["images"],
         rename=_renames(options["rename"]),
         vocabulary=options["aliases"],
-        difficult=options["difficult"],
+        options={"difficult": difficult} if difficult else {},
         lossy=options["lossy"],
     )
     note(f"reading {source}")

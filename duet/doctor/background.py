@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from duet.aliases import meaning
 from duet.images import read_image
 from duet.inference.detector import LoadedDetector
-from duet.series.model import Annotation, Increment, Series, Slice
+from duet.series.model import Annotation, Slice
 from duet.series.problems import Problem, note
+from duet.series.series import Increment, Series
 from duet.series.slices import train_slice
 
 OVERLAP = 0.5

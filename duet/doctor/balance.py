@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from duet.series.model import Series
 from duet.series.problems import Problem, note, warning
+from duet.series.series import Series
 from duet.series.summary import summarise
 
 FEW = 10

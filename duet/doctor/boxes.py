@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from duet.series.model import Boxes, DomainData, Ids
+from duet.series.formats.mending import Sizes, dummies, overshooting, tinies
+from duet.series.model import Boxes, DomainData, Flags, Ids
 from duet.series.problems import Problem, error, note, warning
-
-CORNER_PX = 1.5
-"""A box of a pixel so near to a corner is the (1, 1, 1, 1) of tools that need some box."""
-
-TINY_PX = 0.999
-"""Sides below one pixel; labels with six decimals of a 1000 px image are off by 0.0005 px.
-
-Boxes of a single pixel, up to `CORNER_PX` along both sides, are as tiny.
-"""
 
 WHOLE = 0.995
 """Share of both sides from which a box counts as the whole image."""
@@ -36,13 +27,6 @@ SAME_MANY, SAME_SHARE, SAME_MOST = 5, 0.1, 0.5
 make a note; the larger share makes a warning. A fixed camera may see a parked car again and again,
 but not every car in one place.
 """
-
-OVERSHOOT_PX = 1.0
-"""How far an edge may leave the image unmentioned, as in the readers of pixel formats."""
-
-Mask = NDArray[np.bool_]
-Sizes = NDArray[np.float64]
-"""``(n, 2) float64`` width and height in pixels of the image that each box is on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +74,7 @@ def box_problems(data: DomainData, *, overshoots: bool) -> Iterator[Problem]:
 
     Args:
         data: A data set.
-        overshoots: Report boxes that stick out; the readers of VOC and COCO do so themselves.
+        overshoots: Report boxes that stick out; most readers do so themselves.
     """
     table = BoxTable.of(data)
     boxes = (table.boxes, table.sizes)
@@ -110,31 +94,6 @@ def box_problems(data: DomainData, *, overshoots: bool) -> Iterator[Problem]:
         yield warning("label.outside", *_place(data, table, row, "sticks out"), remedy)
     yield from _whole_images(data, table)
     yield from _same_boxes(data, table)
-
-
-def dummies(boxes: Boxes, sizes: Sizes) -> Mask:
-    """Return ``(n,) bool``: boxes that some tool wrote because it needed one.
-
-    A box of a pixel in a corner is VOC's ``1, 1, 1, 1``; ``1 1 1 1`` is the same in YOLO's columns.
-    """
-    pixels = boxes * np.tile(sizes, 2)
-    near = np.minimum(pixels[:, :2], sizes - pixels[:, :2])
-    speck = (pixels[:, 2:] <= CORNER_PX).all(axis=1) & (near <= CORNER_PX).all(axis=1)
-    ones = (boxes >= 1 - 1e-6).all(axis=1)
-    return np.asarray(speck | ones, np.bool_)
-
-
-def tinies(boxes: Boxes, sizes: Sizes) -> Mask:
-    """Return ``(n,) bool``: boxes with a side below one pixel, or of one pixel only."""
-    sides = boxes[:, 2:] * sizes
-    return np.asarray((sides < TINY_PX).any(axis=1) | (sides <= CORNER_PX).all(axis=1), np.bool_)
-
-
-def overshooting(boxes: Boxes, sizes: Sizes) -> Mask:
-    """Return ``(n,) bool``: boxes with an edge more than a pixel outside the image."""
-    low = (boxes[:, :2] - boxes[:, 2:] / 2) * sizes
-    high = (boxes[:, :2] + boxes[:, 2:] / 2 - 1) * sizes
-    return np.asarray((np.maximum(-low, high) > OVERSHOOT_PX + 1e-3).any(axis=1), np.bool_)
 
 
 def _whole_images(data: DomainData, table: BoxTable) -> Iterator[Problem]:
@@ -167,14 +126,14 @@ def _same_boxes(data: DomainData, table: BoxTable) -> Iterator[Problem]:
             yield kind("label.same-box", *_place(data, table, row, what), remedy)
 
 
-def _whole(table: BoxTable) -> Mask:
+def _whole(table: BoxTable) -> Flags:
     """Return ``(n,) bool``: boxes that cover their image."""
     return np.asarray((table.boxes[:, 2:] >= WHOLE).all(axis=1), np.bool_)
 
 
-def _place(data: DomainData, table: BoxTable, row: int, what: str) -> tuple[str, str]:
+def _place(data: DomainData, table: BoxTable, row: int, what: str) -> tuple[Path, str]:
     """Return where an object is and what is wrong with it."""
     pixels = table.boxes[row] * np.tile(table.sizes[row], 2)
     name = data.labels.names[table.class_ids[row]] if len(data.labels) else table.class_ids[row]
     size = f"{pixels[2]:.4g} x {pixels[3]:.4g} px around ({pixels[0]:.4g}, {pixels[1]:.4g})"
-    return str(table.images[table.rows[row]]), f"'{name}' of {size}: {what}"
+    return table.images[table.rows[row]], f"'{name}' of {size}: {what}"

@@ -20,8 +20,8 @@ from duet.doctor.detail import Mask, same_detail
 from duet.doctor.fingerprint import CUTOUTS, Candidates, similar_pairs
 from duet.series.check import Place, places, same_content
 from duet.series.images import Thumbnail, read_grey
-from duet.series.model import Series
 from duet.series.problems import Problem, note, warning
+from duet.series.series import Series
 
 ROUGH_LIMIT = 80.0
 """Largest difference (`differences`) of thumbnails that is worth a second look."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +11,12 @@ from duet.doctor.background import Shift, Step, known_shift, unlabelled
 from duet.doctor.balance import balance_problems
 from duet.doctor.boxes import box_problems
 from duet.doctor.duplicates import Copy, exact_copies, near_duplicates, near_problems
-from duet.doctor.pairs import pair_problems
-from duet.doctor.paths import path_problems
-from duet.doctor.suffixes import suffix_problems
+from duet.doctor.image_names import same_but_for_capitals, suffix_problems
+from duet.series.formats.table import resolve
 from duet.series.images import thumbnails
-from duet.series.model import Series
 from duet.series.problems import Problem
 from duet.series.reader import StartDetector, inspect_series, read_config
+from duet.series.series import Series
 
 if TYPE_CHECKING:
     from duet.inference.detector import LoadedDetector
@@ -74,7 +73,7 @@ def examine(
     shifts = (
         unlabelled(series, detector, confidence=confidence, progress=progress) if detector else ()
     )
-    broken = {problem.where for problem in inspection.problems}
+    broken = {one for problem in inspection.problems if (one := problem.where.path)}
     problems = (
         *inspection.problems,
         *_data_problems(series, forms, broken),
@@ -99,14 +98,13 @@ def _start_with_data(path: Path) -> StartDetector | None:
 
 
 def _data_problems(
-    series: Series, forms: Mapping[Path, str], broken: set[str]
+    series: Series, forms: Mapping[Path, str], broken: Collection[Path]
 ) -> Iterator[Problem]:
     """Yield the problems of each data set alone; one that several increments share comes once."""
-    for source, data in {item.data.source: item.data for item in series.increments}.items():
-        form = forms.get(source)
+    for data in series.data_sets:
+        form = resolve(forms[data.source]) if data.source in forms else None
         if form is not None:
-            yield from pair_problems(data, form, broken)
-        if form == "yolo":
-            yield from path_problems(data)
-        yield from box_problems(data, overshoots=form == "yolo")
+            yield from same_but_for_capitals(data)
+            yield from form.check_files(data, broken)
+        yield from box_problems(data, overshoots=form is not None and not form.TELLS_OVERSHOOTS)
         yield from suffix_problems(data)

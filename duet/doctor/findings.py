@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import get_args
 
 from duet.series.problems import Problem, Severity
@@ -35,14 +35,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, object]:
         """Return the finding as JSON-ready data."""
-        return {
-            "severity": self.severity,
-            "code": self.code,
-            "count": self.count,
-            "examples": list(self.examples),
-            "what": self.what,
-            "remedy": self.remedy,
-        }
+        return asdict(self)
 
 
 def findings(problems: Iterable[Problem]) -> tuple[Finding, ...]:
@@ -55,7 +48,7 @@ def findings(problems: Iterable[Problem]) -> tuple[Finding, ...]:
             severity,
             code,
             len(group),
-            tuple(dict.fromkeys(problem.where for problem in group))[:EXAMPLES],
+            tuple(dict.fromkeys(str(problem.where) for problem in group))[:EXAMPLES],
             group[0].what,
             group[0].remedy,
         )

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from duet.errors import DataError
 from duet.evaluation.matrix import Cell, Slice, slice_title
+from duet.series.series import known_among_new
 
 SeriesSteps = Sequence[tuple[str, Sequence[str]]]
 """(domain, classes) of every increment, in the order they are learned."""
@@ -149,8 +150,7 @@ def _checked(series: SeriesSteps) -> list[tuple[str, tuple[str, ...]]]:
                 f"increment {number} needs a domain and at least one class, "
                 f"got {slice_title(domain, classes)}"
             )
-        old = [name for name in classes if name in known]
-        if old and len(old) < len(classes):
+        if old := known_among_new(classes, known):
             raise DataError(
                 f"increment {number} brings new classes and known ones: {', '.join(old)}",
                 remedy="split it in two: one increment of new classes, one of known ones",

@@ -24,7 +24,7 @@ from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.memo import Tell
 from duet.runs.setting import StageResult
-from duet.series import domain_of, train_slice
+from duet.series import train_slice
 from duet.series.expected import compare
 from duet.series.images import image_sha256
 from duet.text import shell_line
@@ -96,7 +96,7 @@ def assemble(
 ) -> schema.Results:  # fmt: skip
     """Return everything that a report needs; ``tell`` hears of damaged measurements."""
     main = outcomes[0].method
-    domains = [domain_of(plan.series, name) for name in plan.series.domains]
+    domains = [plan.series.domain(name) for name in plan.series.domains]
     rule = "whole split, restricted to the evaluated classes"
     if any(len(domain.parts) > 1 for domain in domains):
         rule += "; of several data sets those that label the class"
@@ -158,7 +158,7 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
         if item.detector is None:
             cuts["train"] = train_slice(item.data, item.classes)
         if item.domain in plan.series.domains:
-            whole = domain_of(plan.series, item.domain).evaluate(item.classes, plan.split)
+            whole = plan.series.domain(item.domain).evaluate(item.classes, plan.split)
             cuts[whole.split] = whole
         counts = {
             name: schema.SplitCount(
@@ -224,7 +224,7 @@ def _method_entry(
 
 def _latest_images(plan: RunPlan) -> tuple[Path, ...]:
     """Return the evaluation images of the last domain: what the detector will meet next."""
-    last = domain_of(plan.series, plan.series.increments[-1].domain)
+    last = plan.series.domain(plan.series.increments[-1].domain)
     return last.evaluate((), plan.split).images
 
 
@@ -256,7 +256,7 @@ def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.Galler
     ]
     pictures: list[schema.GalleryImage] = []
     for name in plan.series.domains:
-        domain = domain_of(plan.series, name)
+        domain = plan.series.domain(name)
         cut = domain.evaluate(domain.known(plan.series.labels), plan.split)
         chosen = _telling(cut)
         files = [cut.images[i] for i in chosen]

@@ -24,7 +24,6 @@ from duet.images import read_groups
 from duet.labels import LabelSpace
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell, recall, remember
-from duet.series import domain_of
 from duet.series.images import image_sha256
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def evaluate_cells(
     require_split(series, split)
     place = one_place(device)
     cells: list[dict[str, Any]] = []
-    for domain in (domain_of(series, name) for name in series.domains):
+    for domain in (series.domain(name) for name in series.domains):
         known = tuple(name for name in domain.known(series.labels) if name in state.labels)
         rows: dict[str, tuple[str, ...]] = {}
         for item in series.increments:

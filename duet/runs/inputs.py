@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet.config import changed
-from duet.doctor.pairs import pair_problems
 from duet.errors import Collected, ConfigError, MissingExtraError, did_you_mean
 from duet.families.table import families, family_of, head_form, resolve_family
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
@@ -19,6 +18,7 @@ from duet.names import key
 from duet.recipes.start import start_weights
 from duet.runs.onto import Onto, open_onto
 from duet.series import Problem, Series, inspect_series, raise_problems
+from duet.series.formats.table import resolve
 from duet.series.reader import StartDetector, read_config
 from duet.shipped import shipped
 from duet.text import shown
@@ -184,8 +184,11 @@ def read_checked(
     """
     found = inspect_series(path, data_root=data_root, only=only, start=start)
     raise_problems(found.problems, where=str(path))
-    sources = {item.data.source: item.data for item in found.series.increments}
-    unpaired = (pair_problems(sources[source], form, ()) for source, form in found.forms.items())
+    unpaired = (
+        resolve(found.forms[data.source]).check_files(data, ())
+        for data in found.series.data_sets
+        if data.source in found.forms
+    )
     problems = itertools.chain(found.problems, *unpaired)
     return found.series, tuple(one for one in problems if one.severity == "warning")
 

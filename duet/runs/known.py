@@ -7,12 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from duet.errors import ConfigError, DataError
 from duet.families.table import leaves_out
 from duet.series import Increment
+from duet.series.series import known_among_new
 from duet.training.config import Method
-
-
-def mixes(increment: Increment, known: Collection[str]) -> bool:
-    """Tell whether an increment brings new classes and known ones, which no head part can hold."""
-    return 0 < sum(name in known for name in increment.classes) < len(increment.classes)
 
 
 def adapts(increment: Increment, known: Collection[str]) -> bool:
@@ -21,14 +17,13 @@ def adapts(increment: Increment, known: Collection[str]) -> bool:
     Raises:
         DataError: Some are and some are not.
     """
-    there = [name for name in increment.classes if name in known]
-    if mixes(increment, known):
+    if mixed := known_among_new(increment.classes, known):
         raise DataError(
-            f"brings new classes and known ones: {', '.join(there)}",
+            f"brings new classes and known ones: {', '.join(mixed)}",
             where=f"increment '{increment.name}'",
             remedy="split it in two: an increment of new classes and one of known ones",
         )
-    return bool(there)
+    return any(name in known for name in increment.classes)
 
 
 def require_adaptable(

@@ -19,7 +19,7 @@ from duet.runs.inputs import Inputs, read_methods
 from duet.runs.known import require_learnable
 from duet.runs.lone import coarsest_stride, require_company
 from duet.runs.onto import Onto
-from duet.series import Increment, Series, Slice, domain_of, train_slice
+from duet.series import Increment, Series, Slice, train_slice
 from duet.series.joining import joint_slice
 from duet.shipped import DEFAULT_METHODS, ONTO_METHODS
 from duet.text import short_list
@@ -122,7 +122,7 @@ class RunPlan:
         """Return why classes cannot be measured in a domain; empty where they can."""
         if name not in self.series.domains:
             return f"no image of '{name}' was given: name some under 'data' of the series' start"
-        domain = domain_of(self.series, name)
+        domain = self.series.domain(name)
         why = domain.absence(classes, self.split)
         if not why and (name, classes) in self._references:
             why = domain.absence(classes, "train")
@@ -213,7 +213,7 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         for number, item in enumerate(others, start=2):
             stages += _method_stages(plan, method, number, item)
     for domain, classes in plan.reference_cuts:
-        data = domain_of(plan.series, domain)
+        data = plan.series.domain(domain)
         cut = data.train(data.known(classes))
         several = sum(other == domain for other, _ in plan.reference_cuts) > 1
         name = f"reference {domain}{f' [{short_list(classes, limit=3)}]' if several else ''}"

@@ -15,13 +15,13 @@ from duet.compare import Comparison, compare, find_runs
 from duet.compare.tables import as_dict, as_markdown
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
-from duet.runs.known import mixes
 from duet.runs.lab import Listener, RunJob, silent, tidy
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
 from duet.runs.run import learn, require_chains
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
 from duet.series import Series
+from duet.series.series import known_among_new
 
 SUMMARY_FILE = "summary.json"
 COMPARE_FILE = "compare.md"
@@ -106,7 +106,7 @@ def _learnable(series: Series, order: Sequence[int]) -> bool:
     """Tell whether each increment brings new classes alone, or known ones alone."""
     known: set[str] = set()
     for increment in _in_order(series, order).increments:
-        if mixes(increment, known):
+        if known_among_new(increment.classes, known):
             return False
         known.update(increment.classes)
     return True

@@ -27,7 +27,6 @@ from duet.runs.plan import RunPlan
 from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
-from duet.series import domain_of
 from duet.text import printable
 from duet.training.config import Method
 
@@ -166,7 +165,7 @@ def _kept(
 ) -> dict[str, Agreement]:
     """Compare the last detector of a chain with the one that was brought, domain by domain."""
     first, last = results[0].merged, results[-1].merged
-    cuts = {name: domain_of(plan.series, name) for name in plan.series.domains}
+    cuts = {name: plan.series.domain(name) for name in plan.series.domains}
     return {
         name: evaluator.kept(first, last, domain.evaluate((), plan.split))
         for name, domain in cuts.items()
@@ -176,14 +175,14 @@ def _kept(
 def _score(
     plan: RunPlan, setting: Setting, evaluator: Evaluator, result: StageResult, domain: str
 ) -> ClassAP:
-    data = domain_of(plan.series, domain)
+    data = plan.series.domain(domain)
     cut = data.evaluate(data.known(plan.series.labels), plan.split)
     return evaluator(result.merged, cut).covering(plan.series.labels)
 
 
 def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:
     domain, classes = cut
-    data = domain_of(plan.series, domain)
+    data = plan.series.domain(domain)
     there = data.known(classes)
     trained = train_alone(setting, data.train(there), f"reference-{domain}")
     scores = evaluator(trained.state, data.evaluate(there, plan.split))

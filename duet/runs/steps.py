@@ -41,7 +41,7 @@ from duet.runs.learn import run_base, run_increment, run_independent
 from duet.runs.lone import require_company
 from duet.runs.seen import Seen, look_again
 from duet.runs.setting import Before, Setting, StageResult
-from duet.series import Increment, domain_of, train_slice
+from duet.series import Increment, train_slice
 from duet.training.config import Method
 from duet.vectors.tensors import Tensors
 
@@ -204,7 +204,7 @@ def _require_same_start(
 
 def _seen(setting: Setting, increment: Increment, before: Behind, after: DetectorState) -> Seen:
     """Look at the increment's evaluation images with the detectors before and after it."""
-    domain = domain_of(setting.series, increment.domain)
+    domain = setting.series.domain(increment.domain)
     cut, size = domain.evaluate(domain.known(increment.classes)), setting.schedule.image_size
     assert before.merged is not None
     sizes = (before.image_size, max(before.image_size, size))

@@ -17,7 +17,7 @@ from duet.recipes.plan import Plan, make_plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import open_source
 from duet.runs.evaluate import evaluate_state, require_split
-from duet.series import Series, domain_of
+from duet.series import Series
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _slices(plan: Plan, series: Series, split: str) -> dict[str, Any]:
     found = {}
     for item in series.increments:
         known = tuple(name for name in item.classes if name in plan.labels)
-        domain = domain_of(series, item.domain)
+        domain = series.domain(item.domain)
         if known and not domain.absence(known, split):
             found[item.name] = domain.evaluate(known, split)
     if not found:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from duet.series.check import check_series
 from duet.series.document import IncrementConfig, SeriesConfig
-from duet.series.domains import Domain, domain_of
+from duet.series.domains import Domain
 from duet.series.images import Verify
-from duet.series.model import (
-    Annotation,
-    DomainData,
-    Increment,
-    Series,
-    Slice,
-    Split,
-)
+from duet.series.model import Annotation, DomainData, Slice, Split
 from duet.series.problems import Problem, raise_problems
 from duet.series.reader import Inspection, inspect_series, read_series
+from duet.series.series import Increment, Series
 from duet.series.slices import eval_slice, eval_split, train_slice
 from duet.series.summary import IncrementCounts, SplitCounts, summarise
 
@@ -35,7 +29,6 @@ __all__ = [
     "SplitCounts",
     "Verify",
     "check_series",
-    "domain_of",
     "eval_slice",
     "eval_split",
     "inspect_series",

@@ -10,22 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from duet.errors import did_you_mean
-from duet.series.domains import domain_of
+from duet.series.formats.table import resolve
 from duet.series.images import image_sha256
-from duet.series.model import DomainData, Increment, Series
+from duet.series.model import DomainData
 from duet.series.problems import SHOWN_PER_CODE, Problem, error, note, warning
+from duet.series.series import Increment, Series, known_among_new
 from duet.series.slices import eval_split
 from duet.text import short_list
-
-__all__ = ["Problem", "check_series"]
-
-
-_COUNTED = {
-    "coco": "set 'iscrowd', 'ignore' and 'difficult' to 0 where an object shall count",
-    "voc": "set <difficult> to 0 where an object shall count, or all with 'difficult: keep' in a "
-    "data.yaml",
-}
-"""What makes ignored objects count, by format; YOLO has none."""
 
 
 def check_series(series: Series, forms: Mapping[Path, str] | None = None) -> tuple[Problem, ...]:
@@ -70,8 +61,7 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
             first = taught.setdefault((increment.data.source, name), increment)
             if first is not increment:
                 yield _twice(name, first, increment)
-        again = [name for name in increment.classes if name in known]
-        if again and len(again) < len(increment.classes):
+        if again := known_among_new(increment.classes, known):
             what = f"brings new classes and known ones: {_quoted(again)}"
             remedy = (
                 "split it in two increments, one of new classes and one of known ones, or drop the "
@@ -96,7 +86,7 @@ def _twice(name: str, first: Increment, again: Increment) -> Problem:
 def _domain_notes(series: Series) -> Iterator[Problem]:
     """Yield domains that come from several data sets: what is measured on them is said."""
     for name in series.domains:
-        domain = domain_of(series, name)
+        domain = series.domain(name)
         if len(domain.parts) > 1:
             sources = ", ".join(str(data.source) for data in domain.parts)
             what = (
@@ -112,8 +102,9 @@ def _slice_problems(series: Series, forms: Mapping[Path, str]) -> Iterator[Probl
     for increment in series.increments:
         if not increment.data.splits:
             continue
-        data, domain = increment.data, domain_of(series, increment.domain)
-        form = forms.get(data.source, "")
+        data, domain = increment.data, series.domain(increment.domain)
+        form = resolve(forms[data.source]) if data.source in forms else None
+        counted, lie = (form.COUNTED, form.LABELS_LIE) if form is not None else ("", "")
         known = [name for name in increment.classes if name in data.labels]
         where = f"increment '{increment.name}'"
         learned = increment.detector is None
@@ -121,10 +112,9 @@ def _slice_problems(series: Series, forms: Mapping[Path, str]) -> Iterator[Probl
         if missing := [name for name in known if name not in shown]:
             ignored = _ignored(data, "train", missing)
             remedy = f"label some in the train split of {data.source}"
-            if form == "yolo":
-                remedy += "; label files lie in a folder 'labels' beside 'images'"
+            remedy += f"; label files lie {lie}" if lie else ""
             what = f"no training image holds {_quoted(missing)}{_told(ignored)}"
-            remedy = _COUNTED.get(form, remedy) if ignored else remedy
+            remedy = counted if ignored and counted else remedy
             yield error("slice.no-train", where, what, remedy)
         for name in ("val", "test"):
             split = data.splits.get(name)
@@ -138,7 +128,7 @@ def _slice_problems(series: Series, forms: Mapping[Path, str]) -> Iterator[Probl
                 what = f"no image of '{name}' holds {_quoted(missing)}{_told(ignored)}"
                 what += ": their AP is undefined"
                 remedy = f"label some in the {name} split of {data.source}"
-                remedy = _COUNTED.get(form, remedy) if ignored else remedy
+                remedy = counted if ignored and counted else remedy
                 yield warning("slice.no-objects", where, what, remedy)
 
 

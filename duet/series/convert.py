@@ -8,24 +8,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
 
 from duet.aliases import VOCABULARIES, match_classes
 from duet.config import load_yaml
 from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
-from duet.files import atomic_folder, refuse_occupied, write_text
+from duet.files import atomic_folder, refuse_occupied
 from duet.labels import LabelSpace
-from duet.series.formats import (
-    AUTO,
-    DESCRIPTION,
-    Difficult,
-    Reading,
-    Transfer,
-    locate,
-    read,
-    resolve,
-)
-from duet.series.formats.documents import NO_TRAIN
+from duet.series.formats import locate, read
+from duet.series.formats.base import DESCRIPTION, Options, Reading, Transfer
+from duet.series.formats.documents import NO_TRAIN, write_yaml
+from duet.series.formats.table import AUTO, FORMATS, resolve
 from duet.series.model import Annotation, DomainData, Split
 from duet.series.problems import Problem, raise_problems
 from duet.series.reader import read_config
@@ -48,7 +40,8 @@ class Conversion:
         transfer: Whether images are copied or linked.
         rename: Old class name to new; a new name that is there already joins the two classes.
         vocabulary: Key of `VOCABULARIES`: classes get its spelling where they mean one of its.
-        difficult: Replaces what a VOC data set says of difficult objects.
+        options: Choices of the format that is read, in place of what the data say; of a series,
+            for those of its data sets whose format has them.
         lossy: Leave out ignored objects where the new format cannot mark them.
     """
 
@@ -57,7 +50,7 @@ class Conversion:
     transfer: Transfer = "copy"
     rename: Mapping[str, str] = field(default_factory=dict)
     vocabulary: str | None = None
-    difficult: Difficult | None = None
+    options: Options = field(default_factory=dict)
     lossy: bool = False
 
     def __post_init__(self) -> None:
@@ -129,7 +122,7 @@ def convert(source: Path, target: Path, wanted: Conversion, step: Step) -> tuple
         wanted = replace(wanted, transfer="link")  # to compare with what is there, not to keep
     if is_series(source):
         return _convert_series(source, target, wanted, step, again=again)
-    reading = read(source, form=wanted.form, domain=source.stem, difficult=wanted.difficult)
+    reading = read(source, form=wanted.form, domain=source.stem, options=wanted.options)
     raise_problems(reading.problems, where=str(source))
     _check_renames(wanted, reading.data.labels)
     refuse_among(target, reading.data.images)
@@ -180,9 +173,10 @@ def _convert_series(
         if key in folders:
             continue
         domain = item.domain or "start"
-        folders[key] = _unused_name(domain, tuple(folders.values()))
-        difficult = wanted.difficult if key[0] == "voc" else None
-        readings[key] = read(key[1], form=key[0], domain=domain, difficult=difficult)
+        folders[key] = unused_name(domain, folders.values())
+        known = resolve(key[0]).OPTIONS if key[0] in FORMATS else ()
+        options = {name: value for name, value in wanted.options.items() if name in known}
+        readings[key] = read(key[1], form=key[0], domain=domain, options=options)
         found = readings[key].problems
         problems += (one for one in found if key in taught or one.code != NO_TRAIN)
         refuse_among(target, readings[key].data.images)
@@ -200,8 +194,7 @@ def _convert_series(
         )
         places = [f"{folders[key]}/{DESCRIPTION}" for key in keys]
         document: dict[str, Any] = _with_names(config.moved(source, target, places), new)
-        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-        write_text(temporary / SERIES, text)
+        write_yaml(temporary / SERIES, document)
     return done
 
 
@@ -214,7 +207,9 @@ def _key(data: Path, form: str, wanted: Conversion) -> tuple[str, Path]:
         return form, resolved(data)
 
 
-def _unused_name(wanted: str, taken: Sequence[str]) -> str:
+def unused_name(wanted: str, taken: Iterable[str]) -> str:
+    """Return a folder name that is not taken: the wanted one, or that and a number from 2."""
+    taken = set(taken)
     names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, 10**6))
     return next(name for name in names if name not in taken)
 
@@ -257,7 +252,7 @@ def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequenc
     Raises:
         DataError: No training image has an object, or the names of two classes clash.
     """
-    _refuse_unlabelled(reading.data)
+    _refuse_unlabelled(reading.data, read_as)
     old = reading.data.labels
     new = _new_names(tuple(old), wanted)
     labels = LabelSpace.of(dict.fromkeys(new.values()))
@@ -272,16 +267,17 @@ def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequenc
     return _Ready(aligned, renamed, joined, reading, read_as)
 
 
-def _refuse_unlabelled(data: DomainData) -> None:
+def _refuse_unlabelled(data: DomainData, form: str) -> None:
     """Raise if no training image has an object: its labels lie where nothing looks for them."""
     train = data.splits.get("train")  # a detector that is gone on from needs none
     found = train.annotations if train is not None else ()
     if train is not None and not any(len(annotation.class_ids) for annotation in found):
+        lie = resolve(form).LABELS_LIE
+        looked = f": those of {form.upper()} are looked for {lie}" if lie else ""
         raise DataError(
             f"none of the {len(found)} training images has an object",
             where=str(data.source),
-            remedy="check where the labels lie: those of YOLO are looked for in a folder 'labels' "
-            "beside 'images'",
+            remedy=f"check where the labels lie{looked}",
         )
 
 
@@ -296,12 +292,7 @@ def _joined(data: DomainData, positions: np.ndarray[Any, Any]) -> tuple[DomainDa
             table = np.column_stack([ids, found.ignored, found.crowds, found.boxes])
             kept = np.sort(np.unique(table, axis=0, return_index=True)[1])
             dropped += len(ids) - len(kept)
-            annotations.append(
-                replace(
-                    found, class_ids=ids[kept], boxes=found.boxes[kept],
-                    ignored=found.ignored[kept], crowds=found.crowds[kept],
-                )
-            )  # fmt: skip
+            annotations.append(replace(found, class_ids=ids).take(kept))
         splits[name] = replace(split, annotations=tuple(annotations))
     return replace(data, splits=splits), dropped
 

@@ -14,6 +14,7 @@ from duet.errors import did_you_mean
 from duet.files import relative_path
 from duet.names import Name, key
 from duet.series.expected import Expected
+from duet.series.formats.table import AUTO, choices
 from duet.series.prepared import PrepareCommand
 from duet.text import NAME_LENGTH
 from duet.trees import resolved
@@ -22,16 +23,14 @@ ClassName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
 
 
 def _known_format(value: str) -> str:
-    from duet.series.formats import CHOICES
-
-    if value not in CHOICES:
-        known = ", ".join(CHOICES)
-        raise ValueError(f"unknown format{did_you_mean(value, CHOICES)}; known: {known}")
+    known = choices()
+    if value not in known:
+        raise ValueError(f"unknown format{did_you_mean(value, known)}; known: {', '.join(known)}")
     return value
 
 
 LabelFormat = Annotated[str, AfterValidator(_known_format)]
-FORMAT = Field(default="auto", description="label format; auto: what the data look like")
+FORMAT = Field(default=AUTO, description="label format; auto: what the data look like")
 
 
 class IncrementConfig(Config):

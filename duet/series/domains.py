@@ -16,9 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from duet.errors import DataError
 from duet.series.joining import join_slices
-from duet.series.model import DomainData, Series, Slice
+from duet.series.model import DomainData, Slice
 from duet.series.slices import eval_slice, eval_split, train_slice
 
 
@@ -100,21 +99,6 @@ class Domain:
         labelled = tuple(frozenset(owners[image]) for image in joined.images)
         whole = all(len(names) == len(classes) for names in labelled)
         return replace(joined, split=self.split(split), labelled=() if whole else labelled)
-
-
-def domain_of(series: Series, name: str) -> Domain:
-    """Return the data sets of a domain; one that several increments share is there once.
-
-    Raises:
-        DataError: The series has no such domain.
-    """
-    parts: dict[Path, DomainData] = {}
-    for item in series.increments:
-        if item.domain == name and item.has_data:
-            parts.setdefault(item.data.source, item.data)
-    if not parts:
-        raise DataError(f"no domain '{name}'", where=series.name)
-    return Domain(name, tuple(parts.values()))
 
 
 def _of(data: DomainData, classes: Iterable[str]) -> tuple[str, ...]:

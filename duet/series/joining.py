@@ -11,7 +11,8 @@ import numpy as np
 
 from duet.errors import DataError
 from duet.labels import LabelSpace
-from duet.series.model import DomainData, Increment, Slice
+from duet.series.model import DomainData, Slice
+from duet.series.series import Increment
 from duet.series.slices import train_slice
 
 _COLUMNS = ("boxes", "class_ids", "sizes", "ignored", "crowds")

@@ -1,4 +1,4 @@
-"""What a series is: increments of new classes in a domain, and the slices cut from their data.
+"""The data of a series: labelled images in splits, and the slices cut from them.
 
 Shape legend: n boxes of one image; every box is `cxcywh`, normalised by the image's size to 0..1.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from duet.errors import DataError, did_you_mean
 from duet.labels import LabelSpace
-from duet.series.expected import Expected
 from duet.series.images import image_sha256
-from duet.text import shown
 
 Ids: TypeAlias = NDArray[np.int64]
 Boxes: TypeAlias = NDArray[np.float64]
@@ -68,6 +66,11 @@ class Annotation:
     def object_ids(self) -> Ids:
         """``(m,) int64`` class ids of the objects that count: those that are not ignored."""
         return self.class_ids[~self.ignored]
+
+    def take(self, rows: NDArray[np.int64] | Flags) -> Annotation:
+        """Return some of the objects, by position or by a mask."""
+        columns = ("class_ids", "boxes", "ignored", "crowds")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
 
 @dataclass(frozen=True)
@@ -135,98 +138,6 @@ class DomainData:
                 remedy=f"splits of this data set: {known}",
             )
         return self.splits[name]
-
-
-@dataclass(frozen=True)
-class Increment:
-    """One step of a series: new classes, learned from the data of one domain.
-
-    Attributes:
-        name: Its name.
-        domain: Where it is learned.
-        classes: What is learned.
-        data: Of the domain; has no split if nothing is known but the detector.
-        detector: Of the first one: a detector that knows the classes, so that nothing is trained.
-    """
-
-    name: str
-    domain: str
-    classes: tuple[str, ...]
-    data: DomainData
-    detector: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not self.classes:
-            raise DataError("an increment needs at least one class", where=self.name)
-
-    @property
-    def has_data(self) -> bool:
-        """Whether there is data of it: of a detector there need not be any."""
-        return self.detector is None or bool(self.data.splits)
-
-
-@dataclass(frozen=True)
-class Series:
-    """Increments in the order in which they are learned."""
-
-    name: str
-    description: str
-    increments: tuple[Increment, ...]
-    expected: Expected | None = None
-
-    def __post_init__(self) -> None:
-        if not self.increments:
-            raise DataError("a series needs at least one increment", where=self.name)
-        names = [increment.name for increment in self.increments]
-        if len(set(names)) != len(names):
-            raise DataError(f"increment names must differ, got {names}", where=self.name)
-
-    @property
-    def labels(self) -> LabelSpace:
-        """All classes, in the order of the increments."""
-        return LabelSpace(self.classes_until(len(self.increments) - 1))
-
-    @property
-    def start(self) -> Increment | None:
-        """The detector that the series goes on from, if it does not train its first increment."""
-        return self.increments[0] if self.increments[0].detector is not None else None
-
-    @property
-    def learned(self) -> tuple[Increment, ...]:
-        """The increments that are trained: all but the start."""
-        return self.increments[self.start is not None :]
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """The distinct domains of which there are data, in the order of their first increment."""
-        return tuple(dict.fromkeys(item.domain for item in self.increments if item.has_data))
-
-    def classes_until(self, t: int) -> tuple[str, ...]:
-        """Return the classes of increments 0 to ``t`` inclusive: all that are known after it.
-
-        Raises:
-            DataError: There is no increment ``t``.
-        """
-        self.increment(t)
-        return tuple(dict.fromkeys(n for step in self.increments[: t + 1] for n in step.classes))
-
-    def increment(self, name_or_index: str | int) -> Increment:
-        """Return an increment by its name or by its index from 0.
-
-        Raises:
-            DataError: There is no such increment.
-        """
-        names = [increment.name for increment in self.increments]
-        if isinstance(name_or_index, str) and name_or_index in names:
-            return self.increments[names.index(name_or_index)]
-        if isinstance(name_or_index, int) and 0 <= name_or_index < len(names):
-            return self.increments[name_or_index]
-        hint = did_you_mean(name_or_index, names) if isinstance(name_or_index, str) else ""
-        raise DataError(
-            f"no increment {shown(name_or_index)}{hint}",
-            where=self.name,
-            remedy=f"increments from 0: {', '.join(names)}",
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from duet.errors import DataError
@@ -16,6 +17,31 @@ SHOWN_PER_CODE = 20  # one systematic mistake in 10 000 labels must not bury the
 
 
 @dataclass(frozen=True)
+class Location:
+    """What a problem is about; as text it is what messages show, and nothing reads that back.
+
+    Attributes:
+        path: File or folder; None for what is in no file of its own, such as an increment.
+        line: Line of the file, from 1.
+        object: Number of the object in the file, as its format counts or calls it.
+        part: What of the file in words, or the only words there are: with an object what its
+            format calls one (``annotation``), else a key, an image, an increment.
+    """
+
+    path: Path | None = None
+    line: int | None = None
+    object: int | None = None
+    part: str = ""
+
+    def __str__(self) -> str:
+        file = "" if self.path is None else str(self.path)
+        file += "" if self.line is None else f":{self.line}"
+        part = self.part if self.object is None else f"{self.part} {self.object}"
+        # Paths of strangers may be addresses that hold secrets.
+        return without_addresses(": ".join(text for text in (file, part) if text))
+
+
+@dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a series or its data.
 
@@ -23,51 +49,54 @@ class Problem:
         severity: ``"error"`` stops the work, ``"warning"`` only in strict mode, and ``"note"``, a
             piece of information about sound data, never.
         code: Stable machine-readable kind, such as ``"label.range"``.
-        where: File (with ``:line`` where there is one) or key concerned.
+        where: File, line and object concerned, or what else.
         what: One sentence: what is wrong, with the value got and the value expected.
         remedy: What the user can do now.
+        form: Format of the data set in whose files a reader found it, one of `table.FORMATS`; empty
+            for what was found otherwise.
     """
 
     severity: Severity
     code: str
-    where: str
+    where: Location
     what: str
     remedy: str
+    form: str = ""
 
     def __post_init__(self) -> None:
         if self.severity not in get_args(Severity):
             known = ", ".join(map(repr, get_args(Severity)))
             raise ValueError(f"severity must be one of {known}, got {self.severity!r}")
-        for name in ("where", "what"):  # paths of strangers may be addresses that hold secrets
-            object.__setattr__(self, name, without_addresses(getattr(self, name)))
+        object.__setattr__(self, "what", without_addresses(self.what))
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.where}: {self.what}"
 
     def as_dict(self) -> dict[str, str]:
         """Return the problem as JSON-ready data."""
-        return {
-            "severity": self.severity,
-            "code": self.code,
-            "where": self.where,
-            "what": self.what,
-            "remedy": self.remedy,
-        }
+        names = ("severity", "code", "where", "what", "remedy")
+        return {name: str(getattr(self, name)) for name in names}
 
 
-def error(code: str, where: object, what: str, remedy: str) -> Problem:
-    """Return a problem that stops the work."""
-    return Problem("error", code, str(where), what, remedy)
+def error(code: str, where: Location | Path | str, what: str, remedy: str) -> Problem:
+    """Return a problem that stops the work; ``where`` in words if it is no file."""
+    return Problem("error", code, _location(where), what, remedy)
 
 
-def warning(code: str, where: object, what: str, remedy: str) -> Problem:
+def warning(code: str, where: Location | Path | str, what: str, remedy: str) -> Problem:
     """Return a problem that the user should know of but that stops nothing."""
-    return Problem("warning", code, str(where), what, remedy)
+    return Problem("warning", code, _location(where), what, remedy)
 
 
-def note(code: str, where: object, what: str, remedy: str) -> Problem:
+def note(code: str, where: Location | Path | str, what: str, remedy: str) -> Problem:
     """Return something worth knowing about sound data; never counted as a problem."""
-    return Problem("note", code, str(where), what, remedy)
+    return Problem("note", code, _location(where), what, remedy)
+
+
+def _location(where: Location | Path | str) -> Location:
+    if isinstance(where, Location):
+        return where
+    return Location(where) if isinstance(where, Path) else Location(part=where)
 
 
 def fatal(problems: Iterable[Problem], *, strict: bool = False) -> tuple[Problem, ...]:

@@ -12,12 +12,14 @@ from duet.labels import LabelSpace
 from duet.names import key
 from duet.series.check import check_series
 from duet.series.document import SeriesConfig, StartConfig
-from duet.series.formats import Reading, read
+from duet.series.formats import read
+from duet.series.formats.base import Reading
 from duet.series.formats.documents import NO_TRAIN
 from duet.series.images import Verify
-from duet.series.model import DomainData, Increment, Series
+from duet.series.model import DomainData
 from duet.series.prepared import require_made
 from duet.series.problems import Problem, raise_problems
+from duet.series.series import Increment, Series
 from duet.series.spelling import align, clashing_classes
 from duet.trees import resolved
 

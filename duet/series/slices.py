@@ -86,10 +86,4 @@ def _reduced(annotation: Annotation, new_ids: Ids, *, ignored: bool) -> Annotati
     """Return the objects whose class is kept, under their new ids."""
     ids = new_ids[annotation.class_ids]
     kept = ids >= 0 if ignored else (ids >= 0) & ~annotation.ignored
-    return replace(
-        annotation,
-        class_ids=ids[kept],
-        boxes=annotation.boxes[kept],
-        ignored=annotation.ignored[kept],
-        crowds=annotation.crowds[kept],
-    )
+    return replace(annotation.take(kept), class_ids=ids[kept])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from duet.series.model import Increment, Series, Split
+from duet.series.model import Split
+from duet.series.series import Increment, Series
 
 
 @dataclass(frozen=True)

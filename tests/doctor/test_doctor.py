@@ -21,8 +21,8 @@ from duet.doctor.repair import REPORT, repair
 from duet.errors import ConfigError, DataError, DuetError
 from duet.labels import LabelSpace
 from duet.series import Annotation, DomainData, Increment, Series, Split, read_series
-from duet.series.formats import resolve
-from duet.series.problems import Problem, fatal
+from duet.series.formats.table import resolve
+from duet.series.problems import Location, Problem, fatal, note
 
 
 @pytest.fixture(scope="session")
@@ -176,10 +176,10 @@ def test_coco_images_without_entry(folder: Path) -> None:
 
 
 def test_notes_never_count() -> None:
-    problems = (Problem("note", "class.few", "x", "y", "z"),)
+    problems = (note("class.few", "x", "y", "z"),)
     assert fatal(problems) == fatal(problems, strict=True) == ()
     with pytest.raises(ValueError, match="'note'"):
-        Problem("hint", "class.few", "x", "y", "z")  # type: ignore[arg-type]
+        Problem("hint", "class.few", Location(part="x"), "y", "z")  # type: ignore[arg-type]
 
 
 # -- repairing -------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_evaluation_is_not_touched(folder: Path, tmp_path: Path) -> None:
     diagnosis = examine(folder / "series.yaml")
     assert len(exact_copies(diagnosis.series)) == 2
     repaired = repair(diagnosis, tmp_path / "out")
-    dropped = sorted(Path(change.file).name for change in repaired.changes)
+    dropped = sorted(change.file.path.name for change in repaired.changes)
     assert dropped == ["train013.jpg", "train014.jpg", "train017.jpg"]
     for domain, count in (("day", 10), ("night", 9)):
         assert len(list((tmp_path / "out" / domain / "images" / "val").iterdir())) == count
@@ -287,7 +287,7 @@ def test_every_data_set_loses_its_copy_of_an_evaluated_picture(
     with Image.open(image(folder, 16)) as picture:
         picture.save(target, quality=60)
     repaired = repair(examine(folder / "series.yaml"), tmp_path / "out")
-    dropped = sorted(Path(change.file).name for change in repaired.changes)
+    dropped = sorted(change.file.path.name for change in repaired.changes)
     assert dropped == ["train016.jpg", "train093.jpg"]
     assert repaired.left == ()
     assert kinds(examine(repaired.series).problems) == set()

@@ -294,7 +294,7 @@ def test_a_suffix_of_another_format_is_noted(tmp_path: Path) -> None:
         picture.load()
     picture.save(image(tmp_path, 0), "PNG")
     found = [p for p in examine(tmp_path / "series.yaml").problems if p.code == "image.suffix"]
-    assert [(p.severity, Path(p.where).name) for p in found] == [("note", "train000.jpg")]
+    assert [(p.severity, p.where.path.name) for p in found] == [("note", "train000.jpg")]
     assert "the content is PNG" in found[0].what
 
 
@@ -329,7 +329,7 @@ def test_leaks_warn_and_copies_within_training_are_noted(tmp_path: Path) -> None
         with Image.open(image(tmp_path, 0)) as picture:
             picture.save(target, quality=70 if "val" in target.name else 60)
     problems = examine(tmp_path / "series.yaml").problems
-    near = {(p.severity, p.code, Path(p.where).name) for p in problems if ".near-" in p.code}
+    near = {(p.severity, p.code, p.where.path.name) for p in problems if ".near-" in p.code}
     assert ("warning", "image.near-leak", "val050.jpg") in near
     assert ("note", "image.near-duplicate", "train051.jpg") in near
 

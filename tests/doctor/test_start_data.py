@@ -15,7 +15,7 @@ from duet.doctor.repair import repair
 from duet.errors import DataError
 from duet.series import Increment
 from duet.series.convert import Conversion, convert
-from duet.series.formats import FORMATS
+from duet.series.formats.table import FORMATS
 from duet.series.reader import StartDetector, inspect_series
 
 DETECTOR = "../models/best.pt"
@@ -76,7 +76,9 @@ def test_more_of_known_classes_may_come_from_the_same_data_set(series: Path) -> 
     known = StartDetector(series.parent / DETECTOR, "best", ("cat", "dog"))
     asked = inspect_series(series, start=known)
     assert not [problem for problem in asked.problems if problem.severity == "error"]
-    notes = {problem.where for problem in examine(series).problems if problem.code == "class.few"}
+    notes = {
+        str(problem.where) for problem in examine(series).problems if problem.code == "class.few"
+    }
     assert notes == {"increment 'night'", "increment 'day'"}  # nothing is trained on the start's
 
 

@@ -17,7 +17,8 @@ from duet.emoji import domains
 from duet.families.table import FAMILIES, resolve_family
 from duet.merging import table as merging
 from duet.recipes.recipe import load_recipe
-from duet.series import formats
+from duet.series.formats.table import FORMATS
+from duet.series.formats.table import resolve as resolve_format
 from duet.series.reader import read_config
 from duet.shipped import shipped
 from duet.training.config import load_method, load_schedule
@@ -96,9 +97,9 @@ def test_every_domain_resolves(name: str) -> None:
     assert domains.resolve(name) is not None
 
 
-@pytest.mark.parametrize("name", formats.FORMATS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_format_resolves(name: str) -> None:
-    assert callable(formats.resolve(name).read)
+    assert callable(resolve_format(name).read)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("method/**/*.yaml")), ids=lambda p: p.stem)

@@ -26,7 +26,7 @@ from duet.runs import evaluate as evaluate_module
 from duet.runs.evaluate import evaluate_cells, evaluate_state
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text, planned_stages
 from duet.runs.sweep import _slices
-from duet.series import domain_of, eval_slice, inspect_series, read_series, train_slice
+from duet.series import eval_slice, inspect_series, read_series, train_slice
 from duet.training.config import Method
 
 SHARED = ("cup", "plate", "bottle")
@@ -109,7 +109,7 @@ def test_a_domain_of_one_data_set_is_that_data_set(tmp_path: Path) -> None:
     make_dataset(tmp_path / "day", names=SHARED)
     items = [step(name, "shop", "day", name) for name in SHARED]
     series = read_series(make_series(tmp_path, items))
-    domain, data = domain_of(series, "shop"), series.increments[0].data
+    domain, data = series.domain("shop"), series.increments[0].data
     assert len(domain.parts) == 1
     assert domain.evaluate(SHARED).sha256 == eval_slice(data, SHARED, "val").sha256
     assert domain.evaluate(SHARED).labelled == ()
@@ -125,7 +125,7 @@ def test_each_image_counts_for_what_its_data_set_labels(
     source.write_text(yaml.safe_dump({**yaml.safe_load(source.read_text()), "names": list(names)}))
     for split in ("train", "val"):
         relabel(tmp_path / "feb", split, names.index("bottle"))
-    domain = domain_of(read_series(path), "shop")
+    domain = read_series(path).domain("shop")
     cut = domain.evaluate(SHARED)
     assert len(cut) == 6
     assert cut.labelled == (frozenset(SHARED[:2]),) * 3 + (frozenset(SHARED[2:]),) * 3
@@ -176,7 +176,7 @@ def test_one_set_of_images_in_two_files_counts_once(tmp_path: Path) -> None:
         {"name": m, "domain": "shop", "data": f"{m}.yaml", "classes": [c]}
         for m, c in (("jan", "cup"), ("feb", "bottle"))
     ]
-    domain = domain_of(read_series(make_series(tmp_path, items)), "shop")
+    domain = read_series(make_series(tmp_path, items)).domain("shop")
     cut = domain.evaluate(("cup", "bottle"))
     assert len(cut) == 3
     assert cut.labelled == ()
@@ -189,7 +189,7 @@ def test_splits_are_each_data_set_s_own(tmp_path: Path) -> None:
     path = make_months(tmp_path)
     shutil.rmtree(tmp_path / "feb")
     make_dataset(tmp_path / "feb", names=("bottle",), counts={"train": 2, "val": 1, "test": 4})
-    domain = domain_of(read_series(path), "shop")
+    domain = read_series(path).domain("shop")
     assert (domain.split(), len(domain.evaluate(SHARED))) == ("test+val", 3 + 4)
     assert (domain.split("val"), len(domain.evaluate(SHARED, "val"))) == ("val", 3 + 1)
     with pytest.raises(DataError, match=r"no split 'test' in .*jan") as caught:
@@ -316,7 +316,7 @@ def test_known_classes_come_again_with_other_pictures(
         assert len(references) == 1
         assert plan.left_out == {}
         base, again, reference = planned_stages(plan)
-        assert reference.images == len(domain_of(plan.series, "shop").train(references[0][1]))
+        assert reference.images == len(plan.series.domain("shop").train(references[0][1]))
         assert (base.images, again.images) == (4, 2 if len(second["classes"]) == 1 else 3)
 
 

@@ -395,7 +395,7 @@ def test_descriptions_that_are_none(tmp_path: Path, reader: Any, text: str, word
     source = tmp_path / "obj.data"
     source.write_text(text)
     (problem,) = reader.read(source, domain="d").problems
-    assert (problem.code, problem.where) == ("data.file", str(source))
+    assert (problem.code, problem.where.path) == ("data.file", source)
     assert words in problem.what
     assert "Plain" not in problem.what
     assert "'names'" in problem.remedy

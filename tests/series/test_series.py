@@ -45,10 +45,11 @@ from duet.series import (
     read_series,
     train_slice,
 )
-from duet.series.formats import FORMATS, resolve, yolo
+from duet.series.formats import yolo
+from duet.series.formats.table import FORMATS, resolve
 from duet.series.formats.yolo_labels import parse_labels
 from duet.series.images import inspect_images
-from duet.series.problems import Problem
+from duet.series.problems import Location, Problem, error
 
 Expected = contextlib.AbstractContextManager[Any]
 DoesNotRaise = contextlib.nullcontext
@@ -107,28 +108,30 @@ ROWS: list[tuple[str, str, list[str], int]] = [
     ("text", "expected", "kept"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
 )
 def test_label_rows(text: str, expected: list[str], kept: int) -> None:
-    found = parse_labels(text, where="a.txt", class_count=3)
+    found = parse_labels(text, Path("a.txt"), class_count=3)
     assert [problem.code for problem in found.problems] == expected
     assert found.boxes.shape == (kept, 4)
     assert found.class_ids.dtype == np.int64
     assert found.boxes.dtype == np.float64
-    assert all(problem.where.startswith("a.txt:") for problem in found.problems)
+    assert all(problem.where.path == Path("a.txt") for problem in found.problems)
     assert not found.boxes.size or (found.boxes.min() >= 0 and found.boxes.max() <= 1)
 
 
 def test_polygon_becomes_its_bounding_box() -> None:
-    found = parse_labels("1 0.1 0.2 0.5 0.2 0.3 0.8", where="a.txt", class_count=3)
+    found = parse_labels("1 0.1 0.2 0.5 0.2 0.3 0.8", Path("a.txt"), class_count=3)
     np.testing.assert_allclose(found.boxes, [[0.3, 0.5, 0.4, 0.6]])
 
 
 def test_problem_names_the_line() -> None:
     text = "0 0.5 0.5 0.2 0.2\n\n7 0.5 0.5 0.2 0.2\n"
-    assert parse_labels(text, where="a.txt", class_count=3).problems[0].where == "a.txt:3"
+    assert parse_labels(text, Path("a.txt"), class_count=3).problems[0].where == Location(
+        Path("a.txt"), 3
+    )
 
 
 @given(st.text(alphabet="0123456789.-+e naif\n\t", max_size=80))
 def test_any_label_text_gives_valid_rows_or_problems(text: str) -> None:
-    found = parse_labels(text, where="a.txt", class_count=3)
+    found = parse_labels(text, Path("a.txt"), class_count=3)
     Annotation(found.class_ids, found.boxes, 1, 1)
     assert found.problems or len(found.class_ids) == sum(bool(x.split()) for x in text.splitlines())
 
@@ -171,8 +174,8 @@ def test_names(document: dict[str, Any], names: tuple[str, ...], code: str | Non
         ("/d/myimages/a.jpg", "/d/myimages/a.txt"),
     ],
 )
-def test_label_path(image: str, label: str) -> None:
-    assert yolo.label_path(Path(image)) == Path(label)
+def test_label_file(image: str, label: str) -> None:
+    assert yolo.label_file(Path(image)) == Path(label)
 
 
 def _list_in_text_file(folder: Path) -> dict[str, Any]:
@@ -482,8 +485,8 @@ def test_a_label_problem_is_found_on_an_unreadable_image_too(tmp_path: Path) -> 
 
 
 def test_listing_is_capped_per_code() -> None:
-    problems = [Problem("error", "label.range", f"a.txt:{n}", "w", "r") for n in range(50)]
-    problems.append(Problem("error", "data.nc", "data.yaml", "w", "r"))
+    problems = [error("label.range", f"a.txt:{n}", "w", "r") for n in range(50)]
+    problems.append(error("data.nc", "data.yaml", "w", "r"))
     with pytest.raises(DataError, match="51 problems of 2 kinds") as caught:
         raise_problems(problems, where="series.yaml")
     assert str(caught.value).count("[label.range] a.txt") == 20
@@ -501,7 +504,7 @@ def test_listing_is_capped_per_code() -> None:
     ],
 )
 def test_raise_problems(severity: Any, strict: bool, expected: Expected) -> None:
-    problems = [Problem(severity, "a.b", "x", "y", "z")] if severity else []
+    problems = [Problem(severity, "a.b", Location(part="x"), "y", "z")] if severity else []
     with expected:
         raise_problems(problems, where="series.yaml", strict=strict)
 

@@ -6,114 +6,18 @@ that reads back the same: bit for bit the same boxes, class ids and order of ima
 
 from __future__ import annotations
 
-import importlib
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol, cast
 
-from duet.errors import ConfigError, DataError, DuetError, did_you_mean
+from duet.config import load_yaml
+from duet.errors import DataError, DuetError, did_you_mean
 from duet.labels import LabelSpace
+from duet.series.formats.base import DESCRIPTION, NO_OPTIONS, Options, Reading
+from duet.series.formats.table import AUTO, FORMATS, UNNAMED, resolve
 from duet.series.images import Verify
 from duet.series.model import DomainData
-from duet.series.problems import Problem, error
+from duet.series.problems import error
 from duet.text import shown
-
-FORMATS = {
-    "yolo": "duet.series.formats.yolo",
-    "coco": "duet.series.formats.coco",
-    "voc": "duet.series.formats.voc",
-}
-AUTO = "auto"
-CHOICES = (AUTO, *FORMATS)
-
-DESCRIPTION = "data.yaml"
-"""Name of the file in a folder that describes the data set there."""
-
-Difficult = Literal["ignore", "drop", "keep"]
-"""VOC's difficult objects: neither learned nor scored (as VOC does), absent, or like all others."""
-
-Transfer = Literal["copy", "link"]
-"""How images get into a written data set: copied, or as symbolic links to the originals."""
-
-Progress = Callable[[int], None]
-"""Called with the number of images written since the last call."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a format found: all that could be read, and everything that is wrong with it.
-
-    Attributes:
-        data: The data set; a part that could not be read is left out and has a problem.
-        problems: Errors, warnings and notes of this data set alone.
-        unused: What the files hold beyond labelled boxes, such as outlines, with counts: duet does
-            not use it and a conversion loses it.
-        form: The format, one of `FORMATS`; empty where it cannot be told.
-    """
-
-    data: DomainData
-    problems: tuple[Problem, ...]
-    unused: Mapping[str, int] = field(default_factory=Counter)
-    form: str = ""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a format wrote.
-
-    Attributes:
-        description: The ``data.yaml`` of the data set, the source to read it from.
-        images: Number of image files.
-        objects: Number of objects, ignored ones included.
-        renamed: Images whose file name had to change, because two would have been the same.
-        lost: Ignored objects that the format cannot mark and that were therefore left out.
-    """
-
-    description: Path
-    images: int
-    objects: int
-    renamed: int
-    lost: int = 0
-
-
-class Format(Protocol):
-    """What a format module offers."""
-
-    LAYOUT: str
-    """What a folder in this format holds, in words."""
-
-    HOLDS_IGNORED: bool
-    """Whether an object can be marked as ignored."""
-
-    def recognises(self, folder: Path) -> bool:
-        """Tell whether a folder without ``data.yaml`` is laid out in this format."""
-        ...
-
-    def read(self, source: Path, *, domain: str, verify: Verify | None) -> Reading:
-        """Read a data set without writing anything and without raising for bad data."""
-        ...
-
-    def write(
-        self, data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress
-    ) -> Written:
-        """Write a data set into an empty folder."""
-        ...
-
-
-def resolve(name: str) -> Format:
-    """Import the format called ``name``.
-
-    Raises:
-        ConfigError: There is no such format.
-    """
-    if name not in FORMATS:
-        raise ConfigError(
-            f"unknown format '{name}'{did_you_mean(name, FORMATS)}",
-            remedy=f"known formats: {', '.join(FORMATS)}",
-        )
-    return cast(Format, importlib.import_module(FORMATS[name]))
 
 
 def read(
@@ -122,32 +26,43 @@ def read(
     form: str = AUTO,
     domain: str,
     verify: Verify | None = None,
-    difficult: Difficult | None = None,
+    options: Options = NO_OPTIONS,
 ) -> Reading:
     """Read a data set in any format.
 
     Args:
         source: A ``data.yaml``, or a folder that holds one or is laid out as a format asks.
-        form: One of `CHOICES`.
+        form: One of `table.choices`.
         domain: Name of the domain.
         verify: How closely images are looked at, see `duet.series.images`.
-        difficult: Replaces what a VOC data set says; no other format has such objects.
+        options: Choices of the format's own, in place of what the data say.
     """
     try:
         name, place = locate(source, form)
-        if difficult is not None and name != "voc":
-            what = f"'difficult' is a choice for VOC data, but this is {name}"
-            raise DataError(what, remedy="leave it out")
+        _check_options(name, options)
     except DuetError as failure:
         problem = error("data.format", source, failure.what, failure.remedy or "")
         return Reading(DomainData(domain, LabelSpace(()), {}, source), (problem,))
-    if difficult is not None:
-        from duet.series.formats import voc
+    found = resolve(name).read(place, domain=domain, verify=verify, options=options)
+    problems = tuple(replace(problem, form=name) for problem in found.problems)
+    return replace(found, problems=problems, form=name)
 
-        found = voc.read(place, domain=domain, verify=verify, difficult=difficult)
-    else:
-        found = resolve(name).read(place, domain=domain, verify=verify)
-    return replace(found, form=name)
+
+def _check_options(form: str, options: Options) -> None:
+    """Refuse a choice that a format does not have.
+
+    Raises:
+        DataError: The option is another format's, or has no such value.
+    """
+    for option, value in options.items():
+        values = resolve(form).OPTIONS.get(option)
+        if values is None:
+            owners = (name.upper() for name in FORMATS if option in resolve(name).OPTIONS)
+            what = f"'{option}' is a choice for {' or '.join(owners) or 'no'} data"
+            raise DataError(f"{what}, but this is {form}", remedy="leave it out")
+        if value not in values:
+            what = f"'{option}' must be one of {', '.join(values)}, got {shown(value)}"
+            raise DataError(what, remedy="choose one of these")
 
 
 def locate(source: Path, form: str = AUTO) -> tuple[str, Path]:
@@ -155,7 +70,7 @@ def locate(source: Path, form: str = AUTO) -> tuple[str, Path]:
 
     Args:
         source: What a series or a user calls the data set.
-        form: One of `CHOICES`; a name forces the format.
+        form: One of `table.choices`; a name forces the format.
 
     Raises:
         ConfigError: There is no such format.
@@ -182,14 +97,11 @@ def locate(source: Path, form: str = AUTO) -> tuple[str, Path]:
             f"'{form}' was asked for, but the file says 'format: {said}'",
             remedy="ask for 'auto', or correct one of the two",
         )
-    # A file of Ultralytics does not name its format.
-    return (form if form != AUTO else str(said or "yolo")), place
+    return (form if form != AUTO else str(said or UNNAMED)), place
 
 
 def _said(description: Path) -> object:
     """Return the key ``format`` of a description, or None; its reader reports a broken file."""
-    from duet.config import load_yaml
-
     try:
         document = load_yaml(description)
     except DuetError:

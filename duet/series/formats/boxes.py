@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet.series.model import Annotation, Boxes, Flags, Ids, none_of
-from duet.series.problems import Problem, error, warning
+from duet.series.problems import Location, Problem, error, warning
 
 DECIMALS = 9
 
@@ -29,7 +29,7 @@ TOLERANCE = 1e-3
 OVERSHOOT_PX = 1.0
 """How far an edge may leave the image unmentioned: tools that count pixels from 0 write VOC too."""
 
-Where = Callable[[int, int], str]
+Where = Callable[[int, int], Location]
 """Place of an object for problems, from its image's position and its own number."""
 
 
@@ -144,13 +144,13 @@ def _repeated(objects: PixelBoxes, boxes: Boxes) -> Flags:
     return repeated
 
 
-def _empty(place: str, xyxy: Boxes) -> Problem:
+def _empty(place: Location, xyxy: Boxes) -> Problem:
     width, height = xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]
     what = f"width and height must be above 0, got {width:g} x {height:g} px"
     return error("label.degenerate", place, what, "delete the object or draw it again")
 
 
-def _outside(place: str, xyxy: Boxes, size: str) -> Problem:
+def _outside(place: Location, xyxy: Boxes, size: str) -> Problem:
     edges = ", ".join(f"{value:g}" for value in xyxy)
     what = f"the box does not fit the image of {size} px, its edges are {edges}"
     remedy = "coordinates are pixels of the upright image: was it resized or turned afterwards?"

@@ -18,18 +18,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import yaml
 
 from duet.errors import did_you_mean
-from duet.files import write_text
 from duet.labels import LabelSpace
-from duet.series.formats import DESCRIPTION, Progress, Reading, Transfer, Written
+from duet.series.formats.base import (
+    DESCRIPTION,
+    NO_OPTIONS,
+    Options,
+    Progress,
+    Reading,
+    Transfer,
+    Written,
+)
 from duet.series.formats.boxes import annotate, to_pixels
 from duet.series.formats.coco_json import CocoFile, read_json
 from duet.series.formats.documents import (
@@ -41,18 +47,26 @@ from duet.series.formats.documents import (
     look_at,
     missing_splits,
     read_names,
+    write_yaml,
 )
+from duet.series.formats.mending import by_objects
+from duet.series.formats.pairing import images_without_entry
 from duet.series.formats.placing import Placer
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, Boxes, DomainData, Split
-from duet.series.problems import Problem, error, warning
+from duet.series.problems import Location, Problem, error, warning
 from duet.text import shown
 from duet.yamltree import resolved
 
 LAYOUT = (
     "annotations/instances_train*.json beside folders of images, or train/_annotations.coco.json"
 )
+LABELS_LIE = ""
 HOLDS_IGNORED = True
+COUNTED = "set 'iscrowd', 'ignore' and 'difficult' to 0 where an object shall count"
+TELLS_OVERSHOOTS = True
+KEEPS_ROWS = False
+OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 _KEYS = ("format", "path", *SPLITS, "names", "nc")
 _PAIR = ("images", "annotations")
@@ -83,13 +97,16 @@ def recognises(folder: Path) -> bool:
     return any(_instance_files(folder, name) for name in SPLITS)
 
 
-def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
+def read(
+    source: Path, *, domain: str, verify: Verify | None = None, options: Options = NO_OPTIONS
+) -> Reading:
     """Read the data set at ``source``.
 
     Args:
         source: A folder in COCO's or Roboflow's layout, or a YAML file as shown above.
         domain: Name of the domain.
         verify: How closely images are looked at, see `documents.look_at`.
+        options: None is known.
     """
     document: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -216,7 +233,8 @@ def _contradictions(file: _File, facts: Mapping[Path, ImageFacts]) -> list[Probl
             what = f"'width' and 'height' are {stated[0]}x{stated[1]} px, but the image is "
             what += f"{fact.width}x{fact.height} px"
             remedy = "the image counts; check that the boxes fit it"
-            problems.append(warning("label.size", f"{file.part.json}: {path.name}", what, remedy))
+            where = Location(file.part.json, part=path.name)
+            problems.append(warning("label.size", where, what, remedy))
     return problems
 
 
@@ -235,7 +253,7 @@ def _annotate(
         [(facts[path].width, facts[path].height) for path in file.paths], np.int64
     ).reshape(-1, 2)
     annotations, problems = annotate(
-        objects, sizes, lambda _, number: f"{file.part.json}: annotation {number}"
+        objects, sizes, lambda _, number: Location(file.part.json, object=number, part="annotation")
     )
     rows = zip(file.paths, annotations, strict=True)
     return [row for row, kept in zip(rows, usable, strict=True) if kept], problems
@@ -266,9 +284,20 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
         }  # fmt: skip
     # Categories have an order of their own; the names are repeated for people.
     document["names"] = list(data.labels)
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    write_text(folder / DESCRIPTION, text)
+    write_yaml(folder / DESCRIPTION, document)
     return Written(folder / DESCRIPTION, images, objects, placer.renamed)
+
+
+mend = by_objects(write)
+
+
+def label_file(image: Path) -> None:
+    """Return None: a file holds the labels of many images."""
+
+
+def check_files(data: DomainData, broken: Collection[Path]) -> Iterator[Problem]:
+    """Yield images that lie beside the others and are in no file."""
+    return images_without_entry(data, broken, "no entry in any JSON file")
 
 
 def _write_images(

@@ -26,7 +26,7 @@ from duet.series.formats.coco_stream import (
     undecodable,
 )
 from duet.series.names import other_spelling
-from duet.series.problems import Problem, error, warning
+from duet.series.problems import Location, Problem, error, warning
 
 _Items = Callable[[str], Iterator[Any]]
 """The elements of one of the document's lists, ``"images.item"``, or the one value of a key."""
@@ -253,7 +253,7 @@ class _Reader:
         self, entry: dict[str, Any], number: int, image: int, class_id: int
     ) -> list[float] | None:
         """Return left, top, width and height, or None after noting what is wrong."""
-        where = f"{self.path}: annotation {number}"
+        where = Location(self.path, object=number, part="annotation")
         box = entry.get("bbox")
         if image < 0:
             what = f"image_id {_short(entry.get('image_id'))} is no listed image"
@@ -278,7 +278,7 @@ class _Reader:
         values, counts = np.unique(numbers, return_counts=True)
         for value, count in zip(values[counts > 1], counts[counts > 1], strict=True):
             what = f"{count} annotations have this id; duet reads them all, others keep one"
-            where = f"{self.path}: annotation {value}"
+            where = Location(self.path, object=int(value), part="annotation")
             self.problems.append(warning("label.id", where, what, "number the annotations anew"))
 
 

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from duet.config import load_yaml
-from duet.errors import DuetError
+from duet.errors import DuetError, did_you_mean
+from duet.files import write_text
 from duet.labels import LabelSpace
 from duet.series.images import FULL_VERIFY_LIMIT, ImageFacts, Verify, inspect_images
 from duet.series.names import as_stored
@@ -54,8 +57,6 @@ def _is_darknet(source: Path) -> bool:
 
 def check_keys(document: Mapping[str, Any], known: Sequence[str], source: Path) -> list[Problem]:
     """Return a problem per key that a description of duet's own does not have."""
-    from duet.errors import did_you_mean
-
     return [
         error(
             "data.key", source, f"unknown key '{clipped(key, 100)}'{did_you_mean(key, known)}",
@@ -144,3 +145,8 @@ def look_at(
     facts = inspect_images(images, verify=chosen)
     told = (item for fact in facts.values() for item in (fact.problem, fact.remark))
     return facts, [problem for problem in told if problem is not None]
+
+
+def write_yaml(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a description or a series, its keys in the order given."""
+    write_text(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))

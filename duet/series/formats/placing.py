@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from duet.errors import DataError
-from duet.series.formats import Transfer
+from duet.series.formats.base import Transfer
 from duet.series.suffixes import IMAGE_SUFFIXES
 from duet.trees import resolved
 

@@ -20,19 +20,26 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
-import yaml
 
 from duet.errors import DataError, did_you_mean
 from duet.files import read_bytes, write_text
 from duet.labels import LabelSpace
-from duet.series.formats import DESCRIPTION, Difficult, Progress, Reading, Transfer, Written
+from duet.series.formats.base import (
+    DESCRIPTION,
+    NO_OPTIONS,
+    Options,
+    Progress,
+    Reading,
+    Transfer,
+    Written,
+)
 from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
 from duet.series.formats.documents import (
     SPLITS,
@@ -42,9 +49,12 @@ from duet.series.formats.documents import (
     look_at,
     missing_splits,
     read_names,
+    write_yaml,
 )
+from duet.series.formats.mending import by_objects
+from duet.series.formats.pairing import orphans
 from duet.series.formats.placing import Placer
-from duet.series.formats.voc_xml import VocFile, VocObject, format_xml, read_xml
+from duet.series.formats.voc_xml import VocFile, VocObject, format_xml, object_at, read_xml
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, Boxes, DomainData, Split
 from duet.series.names import as_stored, composed
@@ -54,7 +64,18 @@ from duet.text import shown
 from duet.yamltree import resolved
 
 LAYOUT = "folders Annotations, ImageSets/Main and JPEGImages"
+LABELS_LIE = ""
 HOLDS_IGNORED = True
+COUNTED = (
+    "set <difficult> to 0 where an object shall count, or all with 'difficult: keep' in a data.yaml"
+)
+TELLS_OVERSHOOTS = True
+KEEPS_ROWS = False
+
+DIFFICULT = ("ignore", "drop", "keep")
+"""VOC's difficult objects: neither learned nor scored (as VOC does), absent, or like all others."""
+
+OPTIONS = {"difficult": DIFFICULT}
 
 _KEYS = ("format", "path", *SPLITS, "names", "nc", "difficult")
 _LISTS = Path("ImageSets", "Main")
@@ -77,11 +98,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read(
-    source: Path,
-    *,
-    domain: str,
-    verify: Verify | None = None,
-    difficult: Difficult | None = None,
+    source: Path, *, domain: str, verify: Verify | None = None, options: Options = NO_OPTIONS
 ) -> Reading:
     """Read the data set at ``source``.
 
@@ -89,7 +106,7 @@ def read(
         source: A folder in VOC's layout, or a YAML file as shown above.
         domain: Name of the domain.
         verify: How closely images are looked at, see `documents.look_at`.
-        difficult: Replaces what the YAML file says.
+        options: ``difficult`` replaces what the YAML file says.
     """
     if source.is_dir():
         document: dict[str, Any] = dict(_custom(source))
@@ -113,7 +130,7 @@ def read(
         else label_space(_collected(files.values()), source)
     )
     problems += unnamed
-    annotations, wrong = _annotate(pairs, files, facts, labels, difficult or choice)
+    annotations, wrong = _annotate(pairs, files, facts, labels, options.get("difficult", choice))
     problems += wrong
     splits = {
         # An image with a problem has no annotation: the problem stands for it.
@@ -134,10 +151,10 @@ def _custom(folder: Path) -> dict[str, str]:
     return {name: name for name in SPLITS if name in present}
 
 
-def _difficult(value: object, source: Path) -> tuple[Difficult, list[Problem]]:
-    if value is None or value in get_args(Difficult):
-        return cast(Difficult, value or "ignore"), []
-    what = f"'difficult' must be one of {', '.join(get_args(Difficult))}, got {shown(value)}"
+def _difficult(value: object, source: Path) -> tuple[str, list[Problem]]:
+    if value is None or value in DIFFICULT:
+        return str(value or "ignore"), []
+    what = f"'difficult' must be one of {', '.join(DIFFICULT)}, got {shown(value)}"
     remedy = "ignore: neither learned nor scored, as VOC does"
     return "ignore", [error("data.key", source, what, remedy)]
 
@@ -217,7 +234,7 @@ def _annotate(
     files: Mapping[Path, VocFile],
     facts: Mapping[Path, ImageFacts],
     labels: LabelSpace,
-    difficult: Difficult,
+    difficult: str,
 ) -> tuple[dict[Path, Annotation], list[Problem]]:
     """Return the annotation of every image that can be read and whose XML can be read."""
     usable = [image for image in pairs if not facts[image].problem and files[image].readable]
@@ -228,7 +245,7 @@ def _annotate(
     sizes = np.array([(facts[i].width, facts[i].height) for i in usable], np.int64).reshape(-1, 2)
     objects = _pixel_boxes([files[image] for image in usable], labels, difficult)
     annotations, found = annotate(
-        objects, sizes, lambda image, number: f"{pairs[usable[image]].xml}: object {number}"
+        objects, sizes, lambda image, number: object_at(pairs[usable[image]].xml, number)
     )
     return dict(zip(usable, annotations, strict=True)), problems + found
 
@@ -243,7 +260,7 @@ def _unknown_names(
     remedy = "correct the name, or add it to 'names' in data.yaml"
     known = set(labels)
     return [
-        error("label.class", f"{pairs[image].xml}: object {item.number}", remark(item.name), remedy)
+        error("label.class", object_at(pairs[image].xml, item.number), remark(item.name), remedy)
         for image, file in files.items()
         for item in file.objects
         if known and item.name not in known
@@ -263,7 +280,7 @@ def _contradiction(
     return [warning("label.size", pair.xml, what, "the image counts; check that the boxes fit it")]
 
 
-def _pixel_boxes(files: Sequence[VocFile], labels: LabelSpace, difficult: Difficult) -> PixelBoxes:
+def _pixel_boxes(files: Sequence[VocFile], labels: LabelSpace, difficult: str) -> PixelBoxes:
     """Return the objects of all files whose class is known, edges counted from 0."""
     index = {name: position for position, name in enumerate(labels)}
     rows = [
@@ -315,9 +332,21 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
         images += len(stems)
         document[name] = name
     document["names"] = list(data.labels)
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    write_text(folder / DESCRIPTION, text)
+    write_yaml(folder / DESCRIPTION, document)
     return Written(folder / DESCRIPTION, images, objects, placer.renamed)
+
+
+mend = by_objects(write)
+
+
+def label_file(image: Path) -> Path:
+    """Return the annotation file of an image."""
+    return image.parent.parent / "Annotations" / f"{image.stem}.xml"
+
+
+def check_files(data: DomainData, broken: Collection[Path]) -> Iterator[Problem]:
+    """Yield annotation files without an image; the reader tells images without one."""
+    return orphans(data, label_file)
 
 
 def _xml_of(annotation: Annotation, image: str, labels: LabelSpace) -> str:

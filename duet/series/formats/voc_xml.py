@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from duet.files import read_bytes
 from duet.series.formats.boxes import number
 from duet.series.names import other_spelling
-from duet.series.problems import Problem, error
+from duet.series.problems import Location, Problem, error
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -97,13 +97,18 @@ def read_xml(path: Path) -> VocFile:
         what = f"<{stray}> stands elsewhere, or is spelled otherwise, than <object> in <annotation>"
         return _unusable(error("label.file", path, what, remedy))
     for position, element in enumerate(elements, start=1):
-        found = _object(element, position, f"{path}: object {position}")
+        found = _object(element, position, object_at(path, position))
         if isinstance(found, VocObject):
             objects.append(found)
         else:
             problems.append(found)
         unused.update(_beyond(element))
     return VocFile(tuple(objects), _size(root), tuple(problems), unused)
+
+
+def object_at(path: Path, number: int) -> Location:
+    """Return the place of an ``<object>``, by its position in the file from 1."""
+    return Location(path, object=number, part="object")
 
 
 def _unusable(problem: Problem) -> VocFile:
@@ -119,7 +124,7 @@ def _stray(root: Element, objects: int) -> str | None:
     return next((tag for tag in alike if tag != "object"), "object")
 
 
-def _object(element: Element, position: int, where: str) -> VocObject | Problem:
+def _object(element: Element, position: int, where: Location) -> VocObject | Problem:
     name = (element.findtext("name") or "").strip()
     box = element.find("bndbox")
     counts = Counter(child.tag for child in (*element, *(box if box is not None else ())))

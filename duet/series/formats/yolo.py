@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from duet.files import write_text
 from duet.labels import LabelSpace
-from duet.series.formats import DESCRIPTION, Progress, Reading, Transfer, Written
+from duet.series.formats.base import (
+    DESCRIPTION,
+    NO_OPTIONS,
+    Options,
+    Progress,
+    Reading,
+    Transfer,
+    Written,
+)
 from duet.series.formats.documents import (
     SPLITS,
     first_file,
@@ -21,14 +27,18 @@ from duet.series.formats.documents import (
     look_at,
     missing_splits,
     read_names,
+    write_yaml,
 )
+from duet.series.formats.mending import Change
+from duet.series.formats.pairing import images_without_file, orphans
 from duet.series.formats.placing import Placer
 from duet.series.formats.yolo_labels import format_labels, read_labels
-from duet.series.formats.yolo_unread import unread_label_problems
+from duet.series.formats.yolo_mending import by_line, mended_text
+from duet.series.formats.yolo_unread import unread_label_problems, unread_labels
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, DomainData, Split
 from duet.series.names import as_stored
-from duet.series.problems import Problem, error, warning
+from duet.series.problems import Location, Problem, error, note, warning
 from duet.series.suffixes import (
     KNOWN,
     is_image,
@@ -43,7 +53,12 @@ from duet.trees import is_whole_system
 from duet.yamltree import resolved
 
 LAYOUT = "a data.yaml with 'names', 'train' and 'val'"
+LABELS_LIE = "in a folder 'labels' beside 'images'"
 HOLDS_IGNORED = False
+COUNTED = ""
+TELLS_OVERSHOOTS = False
+KEEPS_ROWS = True
+OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 _NO_TEST = "delete the line 'test', or fetch the images: until then 'val' is evaluated"
 
@@ -53,7 +68,9 @@ def recognises(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
-def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
+def read(
+    source: Path, *, domain: str, verify: Verify | None = None, options: Options = NO_OPTIONS
+) -> Reading:
     """Read the data set that ``source`` describes.
 
     Args:
@@ -62,6 +79,7 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
         domain: Name of the domain.
         verify: How closely images are looked at; by default every pixel in a data set of up to
             ``FULL_VERIFY_LIMIT`` images, headers in a larger one.
+        options: None is known.
     """
     document, problems = load_description(source)
     if document is None:
@@ -76,7 +94,7 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
     problems += found
     facts, unreadable = look_at(listed, verify)
     annotations, found, polygons = _annotate(facts, len(labels) or None)
-    looked = {image: label_path(image) for image in annotations}
+    looked = {image: label_file(image) for image in annotations}
     problems += (*unreadable, *found, *unread_label_problems(looked, len(labels) or None))
     splits = {
         # An image with a problem has no annotation: the problem stands for it.
@@ -88,10 +106,33 @@ def read(source: Path, *, domain: str, verify: Verify | None = None) -> Reading:
     return Reading(DomainData(domain, labels, splits, source), problems, unused)
 
 
-def label_path(image: Path) -> Path:
+def label_file(image: Path) -> Path:
     """Return the label file of an image: the last ``images`` folder of the path is ``labels``."""
     text, images, labels = str(image), f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
     return as_stored(Path(f"{os.path.splitext(labels.join(text.rsplit(images, 1)))[0]}.txt"))
+
+
+def check_files(data: DomainData, broken: Collection[Path]) -> Iterator[Problem]:
+    """Yield images and label files without the other, and a path that others read otherwise."""
+    taken = frozenset(map(label_file, data.images))
+
+    def told(image: Path, looked: Path) -> bool:
+        return unread_labels(image, looked, len(data.labels), taken) is not None
+
+    yield from images_without_file(data, label_file, told)
+    yield from orphans(data, label_file)
+    yield from _path_notes(data.source)
+
+
+def _path_notes(source: Path) -> Iterator[Problem]:
+    """Yield a note if stock Ultralytics may not find the data set that duet finds."""
+    document, _ = load_description(source)
+    place = (document or {}).get("path")
+    if isinstance(place, str) and place.strip() and not os.path.isabs(place):
+        what = f"'path: {place[:80]}' is read from this file; Ultralytics reads it from the "
+        what += "working folder, or from its own folder of data sets"
+        remedy = "write the whole path; or leave 'path' out, and both read from this file"
+        yield note("data.path", source, what, remedy)
 
 
 def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
@@ -101,7 +142,49 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
     whose images are not in the order of their names gets a list, ``SPLIT.txt``, that keeps it. A
     data set without a ``val`` names its ``test`` there, too: other programs ask for one.
     """
-    placer = Placer(transfer)
+
+    def text(_: Path, annotation: Annotation) -> str:
+        kept = annotation.take(~annotation.ignored)
+        return format_labels(kept.class_ids, kept.boxes)
+
+    return _write(data, folder, text, Placer(transfer), progress)
+
+
+def mend(
+    data: DomainData,
+    folder: Path,
+    problems: Sequence[Problem],
+    *,
+    transfer: Transfer,
+    progress: Progress,
+) -> list[Change]:
+    """Write a data set as `write` does, with the label files as they were, mended row by row.
+
+    An image without a label file stays one: whether nothing is on it, a person has to tell.
+    """
+    found = by_line(problems)
+    changes: list[Change] = []
+
+    def text(image: Path, annotation: Annotation) -> str | None:
+        path = label_file(image)
+        if not path.is_file():
+            return None
+        kept, changed = mended_text(path, annotation, found)
+        changes.extend(changed)
+        return kept
+
+    _write(data, folder, text, Placer(transfer), progress)
+    return changes
+
+
+def _write(
+    data: DomainData,
+    folder: Path,
+    text: Callable[[Path, Annotation], str | None],
+    placer: Placer,
+    progress: Progress,
+) -> Written:
+    """Write a data set; ``text`` gives the content of an image's label file, None for no file."""
     document: dict[str, Any] = {}
     images = objects = lost = 0
     for name, split in data.splits.items():
@@ -111,21 +194,19 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
         names: list[str] = []
         for image, annotation in zip(split.images, split.annotations, strict=True):
             placed = placer.place(image, places[0], scope=name)
-            kept = ~annotation.ignored
-            text = format_labels(annotation.class_ids[kept], annotation.boxes[kept])
-            # Not atomic one by one: the folder as a whole is.
-            (places[1] / f"{placed.stem}.txt").write_text(text, encoding="utf-8")
+            content = text(image, annotation)
+            if content is not None:  # not atomic one by one: the folder as a whole is
+                (places[1] / f"{placed.stem}.txt").write_text(content, encoding="utf-8")
             names.append(placed.name)
-            objects += int(kept.sum())
-            lost += int((~kept).sum())
+            objects += len(annotation.object_ids)
+            lost += int(annotation.ignored.sum())
             progress(1)
         images += len(names)
         document[name] = _listed(folder, name, names)
     if "val" not in document and "test" in document:
         document["val"] = document["test"]  # Ultralytics asks for it
     document["names"] = list(data.labels)
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    write_text(folder / DESCRIPTION, text)
+    write_yaml(folder / DESCRIPTION, document)
     return Written(folder / DESCRIPTION, images, objects, placer.renamed, lost)
 
 
@@ -163,8 +244,9 @@ def _list_splits(
             problems.append(error("data.split", source, what, "write paths, numbers in quotes"))
             continue
         listed[name], wrong = [], list[Problem]()
+        where = Location(source, part=name)
         for place in places:
-            images, found = _list_images(base, place, where=f"{source}: {name}", fetch=fetch)
+            images, found = _list_images(base, place, where=where, fetch=fetch)
             listed[name] += images
             # One folder may belong to two splits.
             wrong += [problem for problem in found if problem not in problems]
@@ -195,7 +277,7 @@ def _fetch_yourself(download: Any) -> str:
 
 
 def _list_images(
-    base: Path, place: str, *, where: str, fetch: str
+    base: Path, place: str, *, where: Location, fetch: str
 ) -> tuple[list[Path], list[Problem]]:
     """Return the images of a folder (all levels, sorted) or of a text file (in its order)."""
     target = _target(base, place)
@@ -244,7 +326,7 @@ def _target(base: Path, place: str) -> Path:
     if found is None:
         return base / place
     given, real = Path(os.path.abspath(base / found)), Path(os.path.realpath(base / found))
-    labels = label_path(given / "x").parent
+    labels = label_file(given / "x").parent
     beside = labels != given and labels.is_dir() and os.path.realpath(given) == str(real)
     return given if beside else real
 
@@ -289,7 +371,7 @@ def _annotate(
     polygons = 0
     owners: dict[Path, Path] = {}
     for image, fact in facts.items():
-        path = label_path(image)
+        path = label_file(image)
         rows = read_labels(path, class_count=class_count)
         if (owner := owners.setdefault(path, image)) is not image and len(rows.class_ids):
             what = f"its label file is that of {owner.name}, too: both are read with its objects"

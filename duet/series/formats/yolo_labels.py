@@ -20,7 +20,7 @@ from duet.series.formats.boxes import (
     shortened,
 )
 from duet.series.model import Boxes, Ids
-from duet.series.problems import Problem, error
+from duet.series.problems import Location, Problem, error
 
 _BOX_COLUMNS = 5
 _POLYGON_MIN_COLUMNS = 7  # class and three points
@@ -67,15 +67,15 @@ def read_labels(path: Path, *, class_count: int | None) -> LabelFile:
     except (OSError, ValueError) as failure:  # ValueError: not UTF-8, or a NUL in the path
         problem = error("label.file", path, f"cannot read: {failure}", "restore the label file")
         return _label_file([], [problem])
-    return parse_labels(text, where=str(path), class_count=class_count)
+    return parse_labels(text, path, class_count=class_count)
 
 
-def parse_labels(text: str, *, where: str, class_count: int | None) -> LabelFile:
+def parse_labels(text: str, path: Path, *, class_count: int | None) -> LabelFile:
     """Parse the text of a label file.
 
     Args:
         text: One object per line; blank lines do not count.
-        where: File name for the problems.
+        path: The file, for the problems.
         class_count: Number of classes, or None when unknown.
     """
     rows: list[tuple[float, ...]] = []
@@ -86,7 +86,7 @@ def parse_labels(text: str, *, where: str, class_count: int | None) -> LabelFile
         fields = line.split()
         if not fields:
             continue
-        place = f"{where}:{row}"
+        place = Location(path, row)
         values, found = _parse_row(fields, place, class_count)
         problems.extend(found)
         # What is rounded on reading cannot tell two objects apart.
@@ -115,7 +115,7 @@ def _decimal(value: float) -> str:
 
 
 def _parse_row(
-    fields: Sequence[str], place: str, class_count: int | None
+    fields: Sequence[str], place: Location, class_count: int | None
 ) -> tuple[tuple[float, ...], list[Problem]]:
     """Return ``(class, cx, cy, w, h)``, or ``()`` when these cannot be told, and the problems."""
     columns = len(fields)
@@ -148,7 +148,7 @@ def _parse_row(
     return (numbers[0], *(min(max(value, 0.0), 1.0) for value in box)), problems
 
 
-def _class_problems(value: float, place: str, class_count: int | None) -> list[Problem]:
+def _class_problems(value: float, place: Location, class_count: int | None) -> list[Problem]:
     known = _MAX_ID if class_count is None else class_count
     if value == int(value) and 0 <= value < known:
         return []

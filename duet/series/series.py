@@ -1,0 +1,142 @@
+"""What a series is: increments of new classes, each learned from the data of one domain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from duet.errors import DataError, did_you_mean
+from duet.labels import LabelSpace
+from duet.series.domains import Domain
+from duet.series.expected import Expected
+from duet.series.model import DomainData
+from duet.text import shown
+
+
+def known_among_new(classes: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Return the known ones of classes that an increment brings together with new ones.
+
+    An increment brings new classes, which get a head part of their own, or known ones in another
+    domain, which train the parts that are there. Both at once no head part can hold.
+
+    Args:
+        classes: Of the increment.
+        known: All classes before it.
+
+    Returns:
+        Empty where all are new, or all are known.
+    """
+    there = tuple(name for name in classes if name in known)
+    return there if len(there) < len(classes) else ()
+
+
+@dataclass(frozen=True)
+class Increment:
+    """One step of a series: new classes, learned from the data of one domain.
+
+    Attributes:
+        name: Its name.
+        domain: Where it is learned.
+        classes: What is learned.
+        data: Of the domain; has no split if nothing is known but the detector.
+        detector: Of the first one: a detector that knows the classes, so that nothing is trained.
+    """
+
+    name: str
+    domain: str
+    classes: tuple[str, ...]
+    data: DomainData
+    detector: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise DataError("an increment needs at least one class", where=self.name)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is data of it: of a detector there need not be any."""
+        return self.detector is None or bool(self.data.splits)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Increments in the order in which they are learned."""
+
+    name: str
+    description: str
+    increments: tuple[Increment, ...]
+    expected: Expected | None = None
+
+    def __post_init__(self) -> None:
+        if not self.increments:
+            raise DataError("a series needs at least one increment", where=self.name)
+        names = [increment.name for increment in self.increments]
+        if len(set(names)) != len(names):
+            raise DataError(f"increment names must differ, got {names}", where=self.name)
+
+    @property
+    def labels(self) -> LabelSpace:
+        """All classes, in the order of the increments."""
+        return LabelSpace(self.classes_until(len(self.increments) - 1))
+
+    @property
+    def start(self) -> Increment | None:
+        """The detector that the series goes on from, if it does not train its first increment."""
+        return self.increments[0] if self.increments[0].detector is not None else None
+
+    @property
+    def learned(self) -> tuple[Increment, ...]:
+        """The increments that are trained: all but the start."""
+        return self.increments[self.start is not None :]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The distinct domains of which there are data, in the order of their first increment."""
+        return tuple(dict.fromkeys(item.domain for item in self.increments if item.has_data))
+
+    @property
+    def data_sets(self) -> tuple[DomainData, ...]:
+        """Every data set once, whatever increments share it; a detector's without images too."""
+        return tuple({item.data.source: item.data for item in self.increments}.values())
+
+    def domain(self, name: str) -> Domain:
+        """Return all data sets of a domain as one.
+
+        Raises:
+            DataError: The series has no data of such a domain.
+        """
+        parts: dict[Path, DomainData] = {}
+        for item in self.increments:
+            if item.domain == name and item.has_data:
+                parts.setdefault(item.data.source, item.data)
+        if not parts:
+            raise DataError(f"no domain '{name}'", where=self.name)
+        return Domain(name, tuple(parts.values()))
+
+    def classes_until(self, t: int) -> tuple[str, ...]:
+        """Return the classes of increments 0 to ``t`` inclusive: all that are known after it.
+
+        Raises:
+            DataError: There is no increment ``t``.
+        """
+        self.increment(t)
+        return tuple(dict.fromkeys(n for step in self.increments[: t + 1] for n in step.classes))
+
+    def increment(self, name_or_index: str | int) -> Increment:
+        """Return an increment by its name or by its index from 0.
+
+        Raises:
+            DataError: There is no such increment.
+        """
+        names = [increment.name for increment in self.increments]
+        if isinstance(name_or_index, str) and name_or_index in names:
+            return self.increments[names.index(name_or_index)]
+        if isinstance(name_or_index, int) and 0 <= name_or_index < len(names):
+            return self.increments[name_or_index]
+        hint = did_you_mean(name_or_index, names) if isinstance(name_or_index, str) else ""
+        raise DataError(
+            f"no increment {shown(name_or_index)}{hint}",
+            where=self.name,
+            remedy=f"increments from 0: {', '.join(names)}",
+        )
