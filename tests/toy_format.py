@@ -12,22 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from duet.labels import LabelSpace
-from duet.series.formats.base import (
-    DESCRIPTION,
-    NO_OPTIONS,
-    Options,
-    Progress,
-    Reading,
-    Transfer,
-    Written,
-)
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
 from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
-from duet.series.formats.documents import look_at, missing_splits, write_yaml
+from duet.series.formats.documents import (
+    DESCRIPTION,
+    kept_splits,
+    look_at,
+    missing_splits,
+    write_yaml,
+)
 from duet.series.formats.mending import by_objects
 from duet.series.formats.pairing import images_without_entry
 from duet.series.formats.placing import Placer
 from duet.series.images import Verify
-from duet.series.model import DomainData, Split, none_of
+from duet.series.model import DomainData, none_of
 from duet.series.problems import Location, Problem, error
 
 TABLE = "labels.csv"
@@ -75,11 +73,7 @@ def read(
     sizes = np.array([(facts[image].width, facts[image].height) for image in usable], np.int64)
     annotations, wrong = annotate(objects, sizes, lambda _, line: Location(table, line))
     found = dict(zip(usable, annotations, strict=True))
-    splits = {
-        name: Split(name, kept, tuple(found[image] for image in kept))
-        for name, images in listed.items()
-        for kept in [tuple(image for image in images if image in found)]
-    }
+    splits = kept_splits(listed, found)
     problems += [*unreadable, *wrong, *missing_splits(list(listed), source, "list some")]
     return Reading(DomainData(domain, labels, splits, source), tuple(problems))
 
@@ -102,7 +96,7 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
     with (folder / TABLE).open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     write_yaml(folder / DESCRIPTION, {"format": "toy"})
-    return Written(folder / DESCRIPTION, len(data.images), len(rows), placer.renamed)
+    return Written(placer.renamed)
 
 
 mend = by_objects(write)

@@ -17,8 +17,8 @@ from duet.doctor.examine import Diagnosis
 from duet.errors import DataError
 from duet.files import atomic_folder, write_json
 from duet.series.convert import holds_links, unused_name
-from duet.series.formats.base import DESCRIPTION, Transfer
-from duet.series.formats.documents import write_yaml
+from duet.series.formats.base import Transfer
+from duet.series.formats.documents import DESCRIPTION, write_yaml
 from duet.series.formats.mending import DROPPED, Change
 from duet.series.formats.table import resolve
 from duet.series.model import DomainData, Split

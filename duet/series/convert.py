@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from duet.errors import ConfigError, DataError, DuetError, did_you_mean, togethe
 from duet.files import atomic_folder, refuse_occupied
 from duet.labels import LabelSpace
 from duet.series.formats import locate, read
-from duet.series.formats.base import DESCRIPTION, Options, Reading, Transfer
-from duet.series.formats.documents import NO_TRAIN, write_yaml
+from duet.series.formats.base import Options, Reading, Transfer
+from duet.series.formats.documents import DESCRIPTION, NO_TRAIN, write_yaml
 from duet.series.formats.table import AUTO, FORMATS, resolve
 from duet.series.model import Annotation, DomainData, Split
 from duet.series.problems import Problem, raise_problems
@@ -120,16 +120,15 @@ def convert(source: Path, target: Path, wanted: Conversion, step: Step) -> tuple
     again = written and holds_links(target) == (wanted.transfer == "link")
     if refuse_occupied(target, again=again):
         wanted = replace(wanted, transfer="link")  # to compare with what is there, not to keep
-    if is_series(source):
-        return _convert_series(source, target, wanted, step, again=again)
-    reading = read(source, form=wanted.form, domain=source.stem, options=wanted.options)
-    raise_problems(reading.problems, where=str(source))
-    _check_renames(wanted, reading.data.labels)
-    refuse_among(target, reading.data.images)
-    ready = _prepare(reading, locate(source, wanted.form)[0], wanted, ())
-    _refuse_losses([ready], wanted)
+    ready, series = (_of_series if is_series(source) else _of_data_set)(source, target, wanted)
+    _refuse_losses(ready.values(), wanted)
     with atomic_folder(target, again=again) as temporary:
-        return (_write(ready, temporary, "", wanted, step),)
+        done = tuple(
+            _write(one, temporary / folder, folder, wanted, step) for folder, one in ready.items()
+        )
+        if series:
+            write_yaml(temporary / SERIES, series)
+    return done
 
 
 def holds_links(folder: Path) -> bool:
@@ -153,12 +152,21 @@ class _Ready:
     renamed: Mapping[str, str]
     joined: int
     reading: Reading
-    read_as: str
 
 
-def _convert_series(
-    source: Path, target: Path, wanted: Conversion, step: Step, *, again: bool
-) -> tuple[Converted, ...]:
+_Plan: TypeAlias = tuple[dict[str, _Ready], dict[str, Any]]
+"""The data sets by their folder in the target, and the new series file; empty without one."""
+
+
+def _of_data_set(source: Path, target: Path, wanted: Conversion) -> _Plan:
+    reading = read(source, form=wanted.form, domain=source.stem, options=wanted.options)
+    raise_problems(reading.problems, where=str(source))
+    _check_renames(wanted, reading.data.labels)
+    refuse_among(target, reading.data.images)
+    return {"": _prepare(reading, wanted, ())}, {}
+
+
+def _of_series(source: Path, target: Path, wanted: Conversion) -> _Plan:
     config = read_config(source)
     root = source.parent / config.root
     classes = tuple(dict.fromkeys(name for item in config.increments for name in item.classes))
@@ -184,18 +192,11 @@ def _convert_series(
     present = [name for reading in readings.values() for name in reading.data.labels]
     _check_renames(wanted, [*present, *classes])
     ready = {
-        folders[key]: _prepare(reading, key[0], wanted, tuple(new.values()))
+        folders[key]: _prepare(reading, wanted, tuple(new.values()))
         for key, reading in readings.items()
     }
-    _refuse_losses(list(ready.values()), wanted)
-    with atomic_folder(target, again=again) as temporary:
-        done = tuple(
-            _write(one, temporary / folder, folder, wanted, step) for folder, one in ready.items()
-        )
-        places = [f"{folders[key]}/{DESCRIPTION}" for key in keys]
-        document: dict[str, Any] = _with_names(config.moved(source, target, places), new)
-        write_yaml(temporary / SERIES, document)
-    return done
+    places = [f"{folders[key]}/{DESCRIPTION}" for key in keys]
+    return ready, _with_names(config.moved(source, target, places), new)
 
 
 def _key(data: Path, form: str, wanted: Conversion) -> tuple[str, Path]:
@@ -240,19 +241,18 @@ def _new_names(names: Sequence[str], wanted: Conversion) -> dict[str, str]:
     return {old: pairs.get(new, new) for old, new in renamed.items()}
 
 
-def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequence[str]) -> _Ready:
+def _prepare(reading: Reading, wanted: Conversion, series: Sequence[str]) -> _Ready:
     """Give the classes of a data set their new names; classes of one name become one.
 
     Args:
         reading: What was read, without errors.
-        read_as: Its format.
         wanted: What to write.
         series: The new names of the series' classes, which its data sets take over.
 
     Raises:
         DataError: No training image has an object, or the names of two classes clash.
     """
-    _refuse_unlabelled(reading.data, read_as)
+    _refuse_unlabelled(reading.data, reading.form)
     old = reading.data.labels
     new = _new_names(tuple(old), wanted)
     labels = LabelSpace.of(dict.fromkeys(new.values()))
@@ -264,7 +264,7 @@ def _prepare(reading: Reading, read_as: str, wanted: Conversion, series: Sequenc
     raise_problems(found, where=str(data.source))
     final = dict(zip(labels, aligned.labels, strict=True))
     renamed = {name: final[new[name]] for name in old if final[new[name]] != name}
-    return _Ready(aligned, renamed, joined, reading, read_as)
+    return _Ready(aligned, renamed, joined, reading)
 
 
 def _refuse_unlabelled(data: DomainData, form: str) -> None:
@@ -297,7 +297,7 @@ def _joined(data: DomainData, positions: np.ndarray[Any, Any]) -> tuple[DomainDa
     return replace(data, splits=splits), dropped
 
 
-def _refuse_losses(ready: Sequence[_Ready], wanted: Conversion) -> None:
+def _refuse_losses(ready: Iterable[_Ready], wanted: Conversion) -> None:
     if wanted.lossy or resolve(wanted.to).HOLDS_IGNORED:
         return
     lost = {str(one.data.source): sum(_ignored(one.data).values()) for one in ready}
@@ -319,8 +319,7 @@ def _ignored(data: DomainData) -> dict[str, int]:
 
 def _write(ready: _Ready, folder: Path, name: str, wanted: Conversion, step: Step) -> Converted:
     folder.mkdir(exist_ok=True)
-    total = sum(len(split.images) for split in ready.data.splits.values())
-    done = 0
+    total, done = len(ready.data.images), 0
 
     def progress(images: int) -> None:
         nonlocal done
@@ -334,7 +333,7 @@ def _write(ready: _Ready, folder: Path, name: str, wanted: Conversion, step: Ste
     return Converted(
         source=ready.data.source,
         data=str(PurePosixPath(name, DESCRIPTION)),
-        read_as=ready.read_as,
+        read_as=ready.reading.form,
         images={key: len(split.images) for key, split in splits.items()},
         objects={
             key: sum(len(found.class_ids) for found in split.annotations)

@@ -12,7 +12,8 @@ from pathlib import Path
 from duet.config import load_yaml
 from duet.errors import DataError, DuetError, did_you_mean
 from duet.labels import LabelSpace
-from duet.series.formats.base import DESCRIPTION, NO_OPTIONS, Options, Reading
+from duet.series.formats.base import NO_OPTIONS, Options, Reading
+from duet.series.formats.documents import DESCRIPTION
 from duet.series.formats.table import AUTO, FORMATS, UNNAMED, resolve
 from duet.series.images import Verify
 from duet.series.model import DomainData

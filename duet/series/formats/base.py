@@ -14,9 +14,6 @@ from duet.series.images import Verify
 from duet.series.model import DomainData
 from duet.series.problems import Problem
 
-DESCRIPTION = "data.yaml"
-"""Name of the file in a folder that describes the data set there."""
-
 Transfer = Literal["copy", "link"]
 """How images get into a written data set: copied, or as symbolic links to the originals."""
 
@@ -49,19 +46,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Written:
-    """What a format wrote.
+    """What a format could not write as it was.
 
     Attributes:
-        description: The ``data.yaml`` of the data set, the source to read it from.
-        images: Number of image files.
-        objects: Number of objects, ignored ones included.
         renamed: Images whose file name had to change, because two would have been the same.
         lost: Ignored objects that the format cannot mark and that were therefore left out.
     """
 
-    description: Path
-    images: int
-    objects: int
     renamed: int
     lost: int = 0
 
@@ -111,7 +102,7 @@ class Format(Protocol):
     def write(
         self, data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress
     ) -> Written:
-        """Write a data set into an empty folder."""
+        """Write a data set, described by a ``data.yaml``, into an empty folder."""
         ...
 
     def mend(

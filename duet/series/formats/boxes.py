@@ -10,7 +10,7 @@ Shape legend: n objects, m images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,10 +82,7 @@ class PixelBoxes:
 
     def take(self, rows: NDArray[np.int64] | Flags) -> PixelBoxes:
         """Return some of the objects, by position or by a mask."""
-        return PixelBoxes(
-            self.images[rows], self.class_ids[rows], self.xyxy[rows], self.ignored[rows],
-            self.crowds[rows], self.numbers[rows],
-        )  # fmt: skip
+        return PixelBoxes(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 def annotate(

@@ -27,18 +27,11 @@ import numpy as np
 
 from duet.errors import did_you_mean
 from duet.labels import LabelSpace
-from duet.series.formats.base import (
-    DESCRIPTION,
-    NO_OPTIONS,
-    Options,
-    Progress,
-    Reading,
-    Transfer,
-    Written,
-)
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
 from duet.series.formats.boxes import annotate, to_pixels
 from duet.series.formats.coco_json import CocoFile, read_json
 from duet.series.formats.documents import (
+    DESCRIPTION,
     SPLITS,
     check_keys,
     first_file,
@@ -47,6 +40,7 @@ from duet.series.formats.documents import (
     look_at,
     missing_splits,
     read_names,
+    split_entries,
     write_yaml,
 )
 from duet.series.formats.mending import by_objects
@@ -56,7 +50,6 @@ from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, Boxes, DomainData, Split
 from duet.series.problems import Location, Problem, error, warning
 from duet.text import shown
-from duet.yamltree import resolved
 
 LAYOUT = (
     "annotations/instances_train*.json beside folders of images, or train/_annotations.coco.json"
@@ -174,10 +167,9 @@ def _described(document: Mapping[str, Any], source: Path) -> tuple[list[_Part], 
     remedy = "write {images: FOLDER, annotations: FILE.json}, or a list of such pairs"
     parts: list[_Part] = []
     problems: list[Problem] = []
-    named = [split for split in SPLITS if document.get(split) not in (None, "", [])]
-    for split in named:
-        entry = resolved(document[split])
-        for pair in entry if isinstance(entry, list) else [entry]:
+    named = split_entries(document)
+    for split, pairs in named.items():
+        for pair in pairs:
             texts = [pair.get(key) for key in _PAIR] if isinstance(pair, dict) else [None]
             if not all(isinstance(text, str) and text for text in texts) or len(pair) != 2:
                 what = f"'{split}' must name a folder of images and a JSON file, got {shown(pair)}"
@@ -185,7 +177,7 @@ def _described(document: Mapping[str, Any], source: Path) -> tuple[list[_Part], 
                 continue
             images, annotations = (base / pair[key] for key in _PAIR)
             parts.append(_Part(split, annotations, images, base))
-    return parts, problems + missing_splits(named, source, remedy)
+    return parts, problems + missing_splits([*named], source, remedy)
 
 
 def _load(parts: Sequence[_Part]) -> tuple[list[_File], list[Problem]]:
@@ -267,25 +259,23 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
     """
     placer = Placer(transfer)
     document: dict[str, Any] = {"format": "coco"}
-    images = objects = 0
     for name, split in data.splits.items():
         place = folder / "images" / name
         place.mkdir(parents=True)
         target = folder / "annotations" / f"instances_{name}.json"
         target.parent.mkdir(exist_ok=True)
         with target.open("w", encoding="utf-8") as stream:
-            files = _write_images(stream, split, placer, place, progress)
-            objects += _write_annotations(stream, split)
+            _write_images(stream, split, placer, place, progress)
+            _write_annotations(stream, split)
             categories = [{"id": i, "name": label} for i, label in enumerate(data.labels, start=1)]
             stream.write(f'],\n"categories": {json.dumps(categories)}}}\n')
-        images += files
         document[name] = {
             "images": f"images/{name}", "annotations": f"annotations/{target.name}"
         }  # fmt: skip
     # Categories have an order of their own; the names are repeated for people.
     document["names"] = list(data.labels)
     write_yaml(folder / DESCRIPTION, document)
-    return Written(folder / DESCRIPTION, images, objects, placer.renamed)
+    return Written(placer.renamed)
 
 
 mend = by_objects(write)
@@ -302,8 +292,8 @@ def check_files(data: DomainData, broken: Collection[Path]) -> Iterator[Problem]
 
 def _write_images(
     stream: IO[str], split: Split, placer: Placer, folder: Path, progress: Progress
-) -> int:
-    """Put the images into ``folder``, write their list, and return their number."""
+) -> None:
+    """Put the images into ``folder`` and write their list."""
     stream.write('{"images": [')
     rows = zip(split.images, split.annotations, strict=True)
     for number, (image, annotation) in enumerate(rows, start=1):
@@ -314,11 +304,10 @@ def _write_images(
         }  # fmt: skip
         stream.write(f"{',' if number > 1 else ''}\n{json.dumps(record)}")
         progress(1)
-    return len(split.images)
 
 
-def _write_annotations(stream: IO[str], split: Split) -> int:
-    """Write the objects of a split, one line each, and return their number."""
+def _write_annotations(stream: IO[str], split: Split) -> None:
+    """Write the objects of a split, one line each."""
     stream.write('],\n"annotations": [')
     number = 0
     for image, annotation in enumerate(split.annotations, start=1):
@@ -333,7 +322,6 @@ def _write_annotations(stream: IO[str], split: Split) -> int:
                 **({"difficult": 1} if ignored and not crowd else {}),
             }  # fmt: skip
             stream.write(f"{',' if number > 1 else ''}\n{json.dumps(record)}")
-    return number
 
 
 def _to_xywh(edges: Boxes) -> Boxes:

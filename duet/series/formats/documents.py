@@ -15,10 +15,14 @@ from duet.errors import DuetError, did_you_mean
 from duet.files import write_text
 from duet.labels import LabelSpace
 from duet.series.images import FULL_VERIFY_LIMIT, ImageFacts, Verify, inspect_images
+from duet.series.model import Annotation, Split
 from duet.series.names import as_stored
 from duet.series.problems import Problem, error
 from duet.text import clipped, short_list, shown
 from duet.yamltree import Plain, resolved
+
+DESCRIPTION = "data.yaml"
+"""Name of the file in a folder that describes the data set there."""
 
 SPLITS = ("train", "val", "test")
 
@@ -53,6 +57,27 @@ def _is_darknet(source: Path) -> bool:
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return False
     return len(_DARKNET.findall(head)) > 1
+
+
+def split_entries(document: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what a description names for each split, one entry or a list; empty ones left out."""
+    found = {name: resolved(document.get(name)) for name in SPLITS}
+    return {
+        name: entry if isinstance(entry, list) else [entry]
+        for name, entry in found.items()
+        if entry not in (None, "", [])
+    }
+
+
+def kept_splits(
+    listed: Mapping[str, Iterable[Path]], annotations: Mapping[Path, Annotation]
+) -> dict[str, Split]:
+    """Return the splits of the images that could be read; a problem stands for each other one."""
+    splits = {}
+    for name, images in listed.items():
+        kept = tuple(image for image in images if image in annotations)
+        splits[name] = Split(name, kept, tuple(annotations[image] for image in kept))
+    return splits
 
 
 def check_keys(document: Mapping[str, Any], known: Sequence[str], source: Path) -> list[Problem]:

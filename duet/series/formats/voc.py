@@ -31,24 +31,19 @@ import numpy as np
 from duet.errors import DataError, did_you_mean
 from duet.files import read_bytes, write_text
 from duet.labels import LabelSpace
-from duet.series.formats.base import (
-    DESCRIPTION,
-    NO_OPTIONS,
-    Options,
-    Progress,
-    Reading,
-    Transfer,
-    Written,
-)
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
 from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
 from duet.series.formats.documents import (
+    DESCRIPTION,
     SPLITS,
     check_keys,
+    kept_splits,
     label_space,
     load_description,
     look_at,
     missing_splits,
     read_names,
+    split_entries,
     write_yaml,
 )
 from duet.series.formats.mending import by_objects
@@ -56,7 +51,7 @@ from duet.series.formats.pairing import orphans
 from duet.series.formats.placing import Placer
 from duet.series.formats.voc_xml import VocFile, VocObject, format_xml, object_at, read_xml
 from duet.series.images import ImageFacts, Verify
-from duet.series.model import Annotation, Boxes, DomainData, Split
+from duet.series.model import Annotation, Boxes, DomainData
 from duet.series.names import as_stored, composed
 from duet.series.problems import Problem, error, warning
 from duet.series.suffixes import IMAGE_SUFFIXES, is_picture
@@ -132,12 +127,8 @@ def read(
     problems += unnamed
     annotations, wrong = _annotate(pairs, files, facts, labels, options.get("difficult", choice))
     problems += wrong
-    splits = {
-        # An image with a problem has no annotation: the problem stands for it.
-        name: Split(name, kept, tuple(annotations[image] for image in kept))
-        for name, split in listed.items()
-        for kept in [tuple(pair.image for pair in split if pair.image in annotations)]
-    }
+    images = {name: [pair.image for pair in split] for name, split in listed.items()}
+    splits = kept_splits(images, annotations)
     unused = sum((file.unused for file in files.values()), Counter[str]())
     return Reading(DomainData(domain, labels, splits, source), tuple(problems), unused)
 
@@ -167,14 +158,11 @@ def _list_splits(
     base = folder / str(document.get("path") or "")
     listed: dict[str, list[_Pair]] = {}
     problems: list[Problem] = []
-    for name in SPLITS:
-        entry = resolved(document.get(name))
-        if entry in (None, "", []):
-            continue
-        entries = entry if isinstance(entry, list) else [entry]
+    named = split_entries(document)
+    for name, entries in named.items():
         if not all(isinstance(place, str) for place in entries):
             wanted = "a list such as 'VOC2007/trainval', or several"
-            what = f"'{name}' must be {wanted}, got {shown(entry)}"
+            what = f"'{name}' must be {wanted}, got {shown(resolved(document[name]))}"
             problems.append(error("data.split", source, what, "write FOLDER/LIST"))
             continue
         pairs: list[_Pair] = []
@@ -186,8 +174,7 @@ def _list_splits(
             listed[name] = pairs
     remedy = f"lists looked for in {base / _LISTS}: trainval.txt and test.txt, or train.txt and "
     remedy += "val.txt; a data.yaml with 'format: voc' can name others"
-    named = [name for name in SPLITS if document.get(name) not in (None, "", [])]
-    return listed, problems + missing_splits(named, source, remedy)
+    return listed, problems + missing_splits([*named], source, remedy)
 
 
 def _read_list(folder: Path, name: str) -> tuple[list[_Pair], list[Problem]]:
@@ -317,7 +304,6 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
         (folder / place).mkdir(parents=True)
     placer = Placer(transfer)
     document: dict[str, Any] = {"format": "voc"}
-    images = objects = 0
     for name, split in data.splits.items():
         stems: list[str] = []
         for image, annotation in zip(split.images, split.annotations, strict=True):
@@ -326,14 +312,12 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
             text = _xml_of(annotation, placed.name, data.labels)
             (folder / "Annotations" / f"{placed.stem}.xml").write_text(text, encoding="utf-8")
             stems.append(placed.stem)
-            objects += len(annotation.class_ids)
             progress(1)
         write_text(folder / _LISTS / f"{name}.txt", "".join(f"{stem}\n" for stem in stems))
-        images += len(stems)
         document[name] = name
     document["names"] = list(data.labels)
     write_yaml(folder / DESCRIPTION, document)
-    return Written(folder / DESCRIPTION, images, objects, placer.renamed)
+    return Written(placer.renamed)
 
 
 mend = by_objects(write)

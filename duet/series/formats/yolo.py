@@ -11,22 +11,16 @@ from typing import Any
 
 from duet.files import write_text
 from duet.labels import LabelSpace
-from duet.series.formats.base import (
-    DESCRIPTION,
-    NO_OPTIONS,
-    Options,
-    Progress,
-    Reading,
-    Transfer,
-    Written,
-)
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
 from duet.series.formats.documents import (
-    SPLITS,
+    DESCRIPTION,
     first_file,
+    kept_splits,
     load_description,
     look_at,
     missing_splits,
     read_names,
+    split_entries,
     write_yaml,
 )
 from duet.series.formats.mending import Change
@@ -36,7 +30,7 @@ from duet.series.formats.yolo_labels import format_labels, read_labels
 from duet.series.formats.yolo_mending import by_line, mended_text
 from duet.series.formats.yolo_unread import unread_label_problems, unread_labels
 from duet.series.images import ImageFacts, Verify
-from duet.series.model import Annotation, DomainData, Split
+from duet.series.model import Annotation, DomainData
 from duet.series.names import as_stored
 from duet.series.problems import Location, Problem, error, note, warning
 from duet.series.suffixes import (
@@ -96,12 +90,7 @@ def read(
     annotations, found, polygons = _annotate(facts, len(labels) or None)
     looked = {image: label_file(image) for image in annotations}
     problems += (*unreadable, *found, *unread_label_problems(looked, len(labels) or None))
-    splits = {
-        # An image with a problem has no annotation: the problem stands for it.
-        name: Split(name, kept, tuple(annotations[image] for image in kept))
-        for name, images in listed.items()
-        for kept in [tuple(image for image in images if image in annotations)]
-    }
+    splits = kept_splits(listed, annotations)
     unused = Counter({"outlines": polygons} if polygons else {})
     return Reading(DomainData(domain, labels, splits, source), problems, unused)
 
@@ -186,7 +175,7 @@ def _write(
 ) -> Written:
     """Write a data set; ``text`` gives the content of an image's label file, None for no file."""
     document: dict[str, Any] = {}
-    images = objects = lost = 0
+    lost = 0
     for name, split in data.splits.items():
         places = [folder / kind / name for kind in ("images", "labels")]
         for place in places:
@@ -198,16 +187,14 @@ def _write(
             if content is not None:  # not atomic one by one: the folder as a whole is
                 (places[1] / f"{placed.stem}.txt").write_text(content, encoding="utf-8")
             names.append(placed.name)
-            objects += len(annotation.object_ids)
             lost += int(annotation.ignored.sum())
             progress(1)
-        images += len(names)
         document[name] = _listed(folder, name, names)
     if "val" not in document and "test" in document:
         document["val"] = document["test"]  # Ultralytics asks for it
     document["names"] = list(data.labels)
     write_yaml(folder / DESCRIPTION, document)
-    return Written(folder / DESCRIPTION, images, objects, placer.renamed, lost)
+    return Written(placer.renamed, lost)
 
 
 def _listed(folder: Path, split: str, names: Sequence[str]) -> str:
@@ -228,19 +215,16 @@ def _list_splits(
     fetch = _fetch_yourself(document.get("download"))
     listed: dict[str, list[Path]] = {}
     problems: list[Problem] = []
-    named: list[str] = []
-    for name in SPLITS:
-        entry = resolved(document.get(name))
-        if name == "val" and entry is None:
-            entry = document.get("validation")  # an old spelling that Ultralytics still reads
-        if entry in (None, "", []):  # an empty path would mean the whole folder of data.yaml
-            continue
-        named.append(name)
-        if name == "val" and entry == document.get("test"):
+    # `validation`: an old spelling that Ultralytics still reads
+    if document.get("val") is None:
+        document = {**document, "val": document.get("validation")}
+    named = split_entries(document)
+    for name, places in named.items():
+        if name == "val" and places == named.get("test"):
             continue  # one split under two names, as `write` makes it
-        places = entry if isinstance(entry, list) else [entry]
         if not all(isinstance(place, str) for place in places):
-            what = f"'{name}' must be a path or a list of paths, got {shown(entry)}"
+            got = shown(resolved(document[name]))
+            what = f"'{name}' must be a path or a list of paths, got {got}"
             problems.append(error("data.split", source, what, "write paths, numbers in quotes"))
             continue
         listed[name], wrong = [], list[Problem]()
@@ -256,7 +240,7 @@ def _list_splits(
                 wrong = [replace(p, severity="warning", remedy=_NO_TEST) for p in wrong]
         problems += wrong
     remedy = "name a folder of images, or a text file that lists them, under 'train' and 'val'"
-    return listed, (*problems, *missing_splits(named, source, remedy))
+    return listed, (*problems, *missing_splits([*named], source, remedy))
 
 
 def _fetch_yourself(download: Any) -> str:
