@@ -11,19 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from factories_results import TWO_PHASE, Steps, make_results
 
-from duet.evaluation import StageMatrix, cells_needed, compute_indices, reference_slices
 from duet.evaluation.bootstrap import weighted_ap50
+from duet.evaluation.indices import compute_indices
 from duet.evaluation.matches import ClassMatches, Matches, save_matches
-from duet.evaluation.matrix import Slice
-from duet.report.results import (
+from duet.evaluation.matrix import Slice, StageMatrix
+from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.results.files import save_results
+from duet.results.schema import (
     ClassScores,
-    IndicesEntry,
-    MatrixRecord,
     Method,
     ReferenceEntry,
     Results,
     StageCost,
-    save_results,
 )
 
 IMAGES = 80
@@ -124,8 +123,8 @@ class _World:
                         matrix = matrix.with_value(s, d, classes, value)
         return Method(
             name=name, title=name.title(),
-            indices=IndicesEntry.of(compute_indices(self.steps, matrix, references)),
-            matrix=tuple(MatrixRecord(**record) for record in matrix.as_records()),
+            indices=compute_indices(self.steps, matrix, references),
+            matrix=matrix.as_records(),
             class_scores=tuple(scores),
             costs=tuple(StageCost(title=d, seconds=50.0 + self.seed) for d, _ in self.steps),
             parameters=2_500_000 + skill.salt, latency_ms=10.0 + self.seed, memory_mb=800.0,

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from duet.evaluation import StageMatrix, cells_needed, compute_indices, reference_slices
-from duet.report.results import (
+from duet.evaluation.indices import compute_indices
+from duet.evaluation.matrix import StageMatrix
+from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.results.schema import (
     ApBackend,
     ClassScores,
     Commands,
@@ -18,8 +20,6 @@ from duet.report.results import (
     GalleryImage,
     GallerySide,
     IncrementEntry,
-    IndicesEntry,
-    MatrixRecord,
     MergeEntry,
     Method,
     Protocol,
@@ -141,8 +141,8 @@ def _method(
     return Method(
         name=name,
         title=title,
-        indices=IndicesEntry.of(compute_indices(steps, matrix, reached)),
-        matrix=tuple(MatrixRecord(**record) for record in matrix.as_records()),
+        indices=compute_indices(steps, matrix, reached),
+        matrix=matrix.as_records(),
         class_scores=_class_scores(steps, matrix, random),
         merges=_merges(len(steps), random) if name.startswith("duet") else (),
         costs=tuple(

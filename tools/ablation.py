@@ -16,11 +16,13 @@ from typing import Any
 
 import click
 
+from duet.evaluation.definitions import RATIOS
+
 LADDER = (
     "seq-ft", "ladder/incremental-head", "ladder/duet-module", "ladder/distill", "duet", "frozen",
     "duet-plus",
 )  # fmt: skip
-COLUMNS = ("ri", "gi", "rai", "pi", "h", "new_map50", "sign_conflict", "seconds")
+COLUMNS = (*(index.name for index in RATIOS), "new_map50", "sign_conflict", "seconds")
 
 
 @click.command()
@@ -84,7 +86,7 @@ def run_seed(
 def numbers(method: Any, results: Any) -> dict[str, float]:
     """Return one row: indices, mAP50 of the new classes, sign conflicts, seconds."""
     last = results.series.increments[-1]
-    found = {name: getattr(method.indices, name) for name in ("ri", "gi", "rai", "pi", "h")}
+    found = {name: getattr(method.indices, name) for name in (index.name for index in RATIOS)}
     final = method.stage_matrix().get(results.final_stage, last.domain, last.classes)
     # Joint training merges nothing.
     conflict = (method.merges[-1].sign_conflict or 0.0) if method.merges else 0.0
@@ -105,7 +107,7 @@ def summarise(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def as_table(summary: dict[str, dict[str, dict[str, float]]]) -> str:
     """Return the table in Markdown; indices in percent."""
-    titles = ("RI", "GI", "RAI", "PI", "H", "new mAP50", "sign conflicts", "seconds")
+    titles = (*(index.title for index in RATIOS), "new mAP50", "sign conflicts", "seconds")
     lines = ["| row | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for name, row in summary.items():
         cells = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from duet.compare import Comparison
+    from duet.compare.ranking import Comparison
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -166,7 +166,8 @@ def run_protocol(
 
 def read_protocol(folder: Path, bootstrap: int) -> Comparison | None:
     """Compare the finished runs of a protocol; None if there is none."""
-    from duet.compare import compare, find_runs
+    from duet.compare.ranking import compare
+    from duet.compare.runs import find_runs
 
     if not list(folder.glob("seed-*/results.json")):
         return None

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from duet.evaluation.definitions import RATIOS
+from duet.evaluation.indices import combined
+
 if TYPE_CHECKING:
     from duet.evaluation.ap import ClassAP
     from duet.increments.state import DetectorState
     from duet.runs.evaluate import Evaluator
     from duet.runs.setting import Setting
 
-COLUMNS = ("ri", "gi", "rai", "pi", "h", "seconds")
+COLUMNS = (*(index.name for index in RATIOS), "seconds")
 ROWS: dict[str, dict[str, Any]] = {
     "newest": {"method": "newest", "batchnorm": {"rule": "newest"}},
     "average": {"method": "average"},
@@ -238,8 +241,7 @@ def indices(world: World, state: DetectorState) -> dict[str, float]:
         [old.map50(second.classes) / r["new on old"], new.map50(first.classes) / r["old on new"]]
     )
     pi = new.map50(second.classes) / r["new"]
-    h = 3 / (1 / ri + 1 / gi + 1 / pi) if min(ri, gi, pi) > 0 else 0.0
-    values = {"ri": ri, "gi": gi, "rai": (ri + gi) / 2, "pi": pi, "h": h}
+    values = combined({"ri": ri, "gi": gi, "pi": pi})
     return {key: 100 * value for key, value in values.items()}
 
 

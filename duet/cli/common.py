@@ -130,8 +130,7 @@ def tell_leftovers_in(folder: Path, only: Collection[str] | None = None) -> None
 
 def tell_changed(run: Path) -> None:
     """Warn of a run whose results are not those that it wrote."""
-    from duet.report.results import RESULTS_FILE
-    from duet.report.seal import was_changed
+    from duet.results.files import RESULTS_FILE, was_changed
 
     if was_changed(run / RESULTS_FILE):
         note(

@@ -10,6 +10,7 @@ import click
 
 from duet.cli.common import PATH, emit, json_option, tell_changed, tell_leftovers
 from duet.errors import ConfigError
+from duet.evaluation.definitions import RANKED
 from duet.progress import note
 
 EPILOG = """\b
@@ -25,7 +26,7 @@ Examples:
 @click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
 @click.option(
     "--metric",
-    type=click.Choice(["h", "rai", "ri", "gi", "pi"]),
+    type=click.Choice([index.name for index in RANKED]),
     help="What to rank by [h, else the first that the runs define].",
 )
 @click.option(

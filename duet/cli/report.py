@@ -28,9 +28,9 @@ def report(run: Path, as_json: bool) -> None:
     from duet.cli.common import tell_changed, tell_leftovers_in
     from duet.files import OWN
     from duet.report.markdown import write_report
-    from duet.report.results import load_results
     from duet.report.tables import summary_table
     from duet.report.words import answer
+    from duet.results.files import load_results
 
     tell_leftovers_in(run, only=OWN)
     path = write_report(run)
@@ -42,14 +42,9 @@ def report(run: Path, as_json: bool) -> None:
             "report": str(path),
             "main_method": results.main_method,
             "answer": list(answer(results)),
-            "summary": {m.name: _numbers(m.indices) for m in results.methods},
+            "summary": {m.name: m.indices.numbers() for m in results.methods},
         }
         click.echo(json_module.dumps(summary, indent=2, allow_nan=False))
         return
     title = printable(results.series.name)
     say(f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {path}")
-
-
-def _numbers(indices: object) -> dict[str, float | None]:
-    names = ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt")
-    return {name: getattr(indices, name) for name in names}

@@ -14,10 +14,11 @@ from duet.compare.runs import Entry, Key, Run, differences, grouped, require_equ
 from duet.compare.samples import NoEvidenceError, Sampler
 from duet.errors import ConfigError
 from duet.evaluation.bootstrap import Sampled
+from duet.evaluation.definitions import RANKED
 from duet.evaluation.matrix import Slice
 from duet.evaluation.pairs import Pair, SeriesSteps, pi_pairs, ri_pairs
 
-METRICS = ("h", "rai", "ri", "gi", "pi")
+METRICS = tuple(index.name for index in RANKED)
 """What methods can be ranked by; without a wish, the first that the runs define."""
 
 LEVEL = 95.0
@@ -91,7 +92,7 @@ class Row:
         label: Its name, with the folder where several share it.
         title: For people.
         seeds: Seeds of its runs.
-        values: ``ri``, ``gi``, ``pi``, ``rai``, ``h``, and mAP50 of the final detector on old
+        values: Indices that are ratios, by name, and mAP50 of the final detector on old
             classes (``old``) and of each stage's detector on its new ones (``new``).
         retention: RI per (domain, classes) of an earlier increment.
         cost: What it costs.

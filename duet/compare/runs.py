@@ -10,7 +10,8 @@ from pathlib import Path
 from duet.errors import DataError, together
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import ri_pairs
-from duet.report.results import RESULTS_FILE, Method, Results, load_results
+from duet.results.files import RESULTS_FILE, load_results
+from duet.results.schema import Method, Results
 from duet.trees import resolved
 
 Key = tuple[tuple[tuple[str, tuple[str, ...]], ...], int]

@@ -1,4 +1,4 @@
-"""The indices of a method on resampled images: RI, GI, PI, RAI and H, once per resample.
+"""The indices of a method on resampled images, once per resample.
 
 The same images are drawn for all models, stages, references, seeds and methods, so that the
 difference of two methods is measured on equal terms. Training is not repeated: the intervals speak
@@ -19,9 +19,10 @@ import numpy.typing as npt
 from duet.compare.runs import Entry
 from duet.errors import DataError
 from duet.evaluation.bootstrap import Sampled, Weights, resamples, weighted_ap50
+from duet.evaluation.definitions import INDICES
+from duet.evaluation.indices import Term
 from duet.evaluation.matches import Matches, load_matches
 from duet.report.phrases import listed
-from duet.report.results import TermEntry
 from duet.trees import resolved
 
 CLOSE = 1e-6
@@ -50,7 +51,7 @@ class Sampler:
     _ap50: dict[tuple[Path, str], Sampled] = field(default_factory=dict)
 
     def indices(self, entry: Entry) -> dict[str, Sampled]:
-        """Return ``ri``, ``gi``, ``pi``, ``rai`` and ``h`` of one method in one run.
+        """Return the indices of one method in one run that are ratios, by name.
 
         Each is ``(count + 1,)``; the first value is that of the images as they are. NaN where a
         resample leaves an index undefined; an index that the run does not define is left out.
@@ -59,18 +60,16 @@ class Sampler:
             NoEvidenceError: The run keeps no matches for one of the cells.
             DataError: A file of matches is damaged, or tells other numbers than `results.json`.
         """
-        indices = entry.method.indices
         found: dict[str, Sampled] = {}
-        for name, terms in (
-            ("ri", indices.ri_terms), ("gi", indices.gi_terms), ("pi", indices.pi_terms),
-        ):  # fmt: skip
+        for index in INDICES:
+            terms = entry.method.indices.terms(index)
             if terms:
-                ratios = [self._ratio(entry, term, name == "ri") for term in terms]
-                found[name] = np.mean(ratios, axis=0)
-        if {"ri", "gi"} <= set(found):
-            found["rai"] = (found["ri"] + found["gi"]) / 2
-        if {"ri", "gi", "pi"} <= set(found):
-            found["h"] = _harmonic([found[name] for name in ("ri", "gi", "pi")])
+                ratios = [self._ratio(entry, term, index.against == "earlier") for term in terms]
+                found[index.name] = np.mean(ratios, axis=0)
+            elif index.parts and set(index.parts) <= set(found):
+                parts = np.stack([found[name] for name in index.parts])
+                harmonic = index.mean == "harmonic"
+                found[index.name] = _harmonic(parts) if harmonic else parts.mean(axis=0)
         _require_equal(entry, found)
         return found
 
@@ -86,7 +85,7 @@ class Sampler:
             if len(paths) > 1
         )
 
-    def _ratio(self, entry: Entry, term: TermEntry, retention: bool) -> Sampled:
+    def _ratio(self, entry: Entry, term: Term, retention: bool) -> Sampled:
         classes, domain = term.classes, term.domain
         after = self._map50(entry, _scores_file(entry, term.stage, domain), domain, classes)
         if retention:
@@ -155,11 +154,10 @@ def _scores_file(entry: Entry, stage: int, domain: str) -> str | None:
     return scores.evidence if scores else None
 
 
-def _harmonic(values: Sequence[Sampled]) -> Sampled:
-    """Return the harmonic mean per resample; 0 where one value is 0."""
-    stacked = np.stack(values)
-    zero = (stacked == 0).any(axis=0)
-    mean: Sampled = len(values) / (1 / np.where(stacked == 0, 1, stacked)).sum(axis=0)
+def _harmonic(values: npt.NDArray[np.float64]) -> Sampled:
+    """Return the harmonic mean per resample, of one row each; 0 where one value is 0."""
+    zero = (values == 0).any(axis=0)
+    mean: Sampled = len(values) / (1 / np.where(values == 0, 1, values)).sum(axis=0)
     return np.where(zero, 0.0, mean)
 
 

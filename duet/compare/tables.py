@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from duet.compare.ranking import METRICS, Comparison, Cost, Difference, Row, Value
+from duet.evaluation.definitions import RANKED, RATIOS
 from duet.report.markdown import markdown_table
 from duet.report.phrases import MISSING, count_of, duration, listed, percent, points, where
 from duet.report.tables import Table
 from duet.text import markdown, printable
 
-TITLES = {"h": "H", "rai": "RAI", "ri": "RI", "gi": "GI", "pi": "PI"}
-COLUMNS = ("ri", "gi", "pi", "rai", "h", "old", "new")
+TITLES = {index.name: index.title for index in RANKED}
+COLUMNS = (*(index.name for index in RATIOS), "old", "new")
 VERDICTS = (
     "Within noise of it",
     "Below it beyond noise",

@@ -12,21 +12,27 @@
 
 R[j, .] is the deployed (merged) model after stage j. mAP50 and ratios are fractions; ratios may
 exceed 1 and are never clamped. RI's denominator is R[i, .] itself: it needs no extra model.
+
+Their names, and what people read about them, are in `duet.evaluation.definitions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from duet.config import Config
 from duet.errors import DataError
+from duet.evaluation.definitions import INDICES, Index
 from duet.evaluation.matrix import References, Slice, StageMatrix, slice_title
 from duet.evaluation.pairs import Pair, SeriesSteps, gi_pairs, pi_pairs, ri_pairs
+from duet.fields import Fraction, Names, Stage
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(Config):
     """One ratio with both of its sides.
 
     Attributes:
@@ -39,12 +45,12 @@ class Term:
         compared_with: The denominator in words.
     """
 
-    stage: int
-    increment: int
+    stage: Stage
+    increment: Stage
     domain: str
-    classes: tuple[str, ...]
-    numerator: float
-    denominator: float
+    classes: Names
+    numerator: Fraction
+    denominator: Annotated[float, Field(gt=0, le=1)]
     compared_with: str
 
     @property
@@ -53,9 +59,8 @@ class Term:
         return self.numerator / self.denominator
 
 
-@dataclass(frozen=True)
-class Indices:
-    """All indices of one method; None where the series defines no pair.
+class Indices(Config):
+    """All indices of one method; None where the series or the run defines no pair.
 
     Attributes:
         ri: Average retention index, a fraction (1 = nothing lost).
@@ -78,10 +83,18 @@ class Indices:
     h: float | None
     forgetting: float | None
     bwt: float | None
-    ri_terms: tuple[Term, ...]
-    gi_terms: tuple[Term, ...]
-    pi_terms: tuple[Term, ...]
+    ri_terms: tuple[Term, ...] = ()
+    gi_terms: tuple[Term, ...] = ()
+    pi_terms: tuple[Term, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def numbers(self) -> dict[str, float | None]:
+        """Return name -> value, in the order of `INDICES`."""
+        return {index.name: getattr(self, index.name) for index in INDICES}
+
+    def terms(self, index: Index) -> tuple[Term, ...]:
+        """Return the ratios behind an index; none for one without."""
+        return getattr(self, f"{index.name}_terms") if index.against else ()
 
 
 def compute_indices(
@@ -117,23 +130,23 @@ def compute_indices(
     retained = measurable(
         "RI", ri_pairs(series), lambda pair: matrix.get(pair.increment, *pair.slice)
     )
-    ri_terms = tuple(_retention(matrix, pair) for pair in retained)
+    terms: dict[str, tuple[Term, ...]] = {"ri": (), "gi": (), "pi": ()}
+    terms["ri"] = tuple(_retention(matrix, pair) for pair in retained)
     lasting = [pair for pair in ri_pairs(series) if _key(pair) not in nothing]
-    gi_terms, pi_terms = tuple[Term, ...](), tuple[Term, ...]()
     if references is None:
         left_out.append("GI and PI: no reference models were trained")
     else:
         find = _finder(references)
-        gi = measurable("GI", gi_pairs(series), lambda pair: find(pair.slice))
-        gi_terms = tuple(_against_reference(matrix, pair, find) for pair in gi)
-        pi = measurable("PI", pi_pairs(series), lambda pair: find(pair.slice))
-        pi_terms = tuple(_against_reference(matrix, pair, find) for pair in pi)
-    return _assemble(
-        ri_terms, gi_terms, pi_terms,
+        for name, pairs in (("gi", gi_pairs), ("pi", pi_pairs)):
+            kept = measurable(name.upper(), pairs(series), lambda pair: find(pair.slice))
+            terms[name] = tuple(_against_reference(matrix, pair, find) for pair in kept)
+    return Indices(
+        **combined({name: mean([t.ratio for t in found]) for name, found in terms.items()}),
+        **{f"{name}_terms": found for name, found in terms.items()},
         forgetting=mean([forgetting(matrix, pair) for pair in lasting]),
         bwt=mean([_change(matrix, pair) for pair in lasting]),
         left_out=tuple(left_out),
-    )  # fmt: skip
+    )
 
 
 def _measurable(
@@ -175,9 +188,10 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def rai(ri: float | None, gi: float | None) -> float | None:
-    """Return the mean of retention and generalisation, or None when one of them is undefined."""
-    return None if ri is None or gi is None else (ri + gi) / 2
+def arithmetic_mean(values: Sequence[float | None]) -> float | None:
+    """Return the arithmetic mean, or None when one value is undefined or there is none."""
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
 
 
 def harmonic_mean(values: Sequence[float | None]) -> float | None:
@@ -233,9 +247,14 @@ def _term(pair: Pair, numerator: float, denominator: float, compared_with: str) 
         what=f"the mAP50 of {compared_with} on {slice_title(*pair.slice)}",
     )
     return Term(
-        pair.stage, pair.increment, pair.domain, pair.classes,
-        numerator, denominator, compared_with,
-    )  # fmt: skip
+        stage=pair.stage,
+        increment=pair.increment,
+        domain=pair.domain,
+        classes=pair.classes,
+        numerator=numerator,
+        denominator=denominator,
+        compared_with=compared_with,
+    )
 
 
 def _finder(references: Mapping[Slice, float]) -> Callable[[Slice], float]:
@@ -254,28 +273,15 @@ def _finder(references: Mapping[Slice, float]) -> Callable[[Slice], float]:
     return find
 
 
-def _assemble(
-    ri_terms: tuple[Term, ...],
-    gi_terms: tuple[Term, ...],
-    pi_terms: tuple[Term, ...],
-    *,
-    forgetting: float | None,
-    bwt: float | None,
-    left_out: tuple[str, ...],
-) -> Indices:
-    ri = mean([term.ratio for term in ri_terms])
-    gi = mean([term.ratio for term in gi_terms])
-    pi = mean([term.ratio for term in pi_terms])
-    return Indices(
-        ri=ri,
-        gi=gi,
-        pi=pi,
-        rai=rai(ri, gi),
-        h=harmonic_mean((ri, gi, pi)),
-        forgetting=forgetting,
-        bwt=bwt,
-        ri_terms=ri_terms,
-        gi_terms=gi_terms,
-        pi_terms=pi_terms,
-        left_out=left_out,
-    )
+def combined(measured: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return the indices measured, and with them those that are means of others.
+
+    Args:
+        measured: Name -> value, of every index that has terms.
+    """
+    means = {"arithmetic": arithmetic_mean, "harmonic": harmonic_mean}
+    found = dict(measured)
+    for index in INDICES:
+        if index.parts:
+            found[index.name] = means[index.mean]([found[part] for part in index.parts])
+    return found

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from duet.config import Config
 from duet.errors import DataError
+from duet.fields import Fraction, Names, Stage
 
 Slice = tuple[str, tuple[str, ...]]
 """(domain, classes): the objects of these classes in the images of this domain."""
@@ -23,6 +24,15 @@ References = Mapping[Slice, float]
 """(domain, classes) -> mAP50 fraction of a model trained only on that slice."""
 
 _Key = tuple[int, str, frozenset[str]]
+
+
+class MatrixRecord(Config):
+    """One cell of the stage matrix, as `results.json` holds it."""
+
+    stage: Stage
+    domain: str
+    classes: Names
+    map50: Fraction
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class StageMatrix:
         if key not in self._found:
             raise DataError(
                 f"no mAP50 for {cell_title(stage, domain, classes)}",
-                remedy="evaluate this cell first (duet.evaluation.cells_needed lists all of them)",
+                remedy="evaluate this cell first (duet.evaluation.pairs.cells_needed lists all)",
             )
         return self._found[key]
 
@@ -91,25 +101,23 @@ class StageMatrix:
             raise DataError(f"{cell_title(*cell)} has a value already")
         return StageMatrix({**self.values, cell: value})
 
-    def as_records(self) -> list[dict[str, Any]]:
-        """Return JSON-ready records ``{stage, domain, classes, map50}``."""
-        return [
-            {"stage": stage, "domain": domain, "classes": list(classes), "map50": value}
+    def as_records(self) -> tuple[MatrixRecord, ...]:
+        """Return the cells as records, in order."""
+        return tuple(
+            MatrixRecord(stage=stage, domain=domain, classes=classes, map50=value)
             for (stage, domain, classes), value in self.values.items()
-        ]
+        )
 
     @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> StageMatrix:
+    def from_records(cls, records: Iterable[MatrixRecord]) -> StageMatrix:
         """Build from the output of `as_records`.
 
         Raises:
-            DataError: A cell occurs twice or a value is not a fraction.
+            DataError: A cell occurs twice or names no domain.
         """
         matrix = cls()
         for item in records:
-            matrix = matrix.with_value(
-                int(item["stage"]), item["domain"], item["classes"], float(item["map50"])
-            )
+            matrix = matrix.with_value(item.stage, item.domain, item.classes, item.map50)
         return matrix
 
 

@@ -14,11 +14,12 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from duet.evaluation.definitions import RATIOS
 from duet.files import atomic_path
 from duet.report.phrases import percent, set_name
-from duet.report.results import MergeEntry, Results
 from duet.report.tables import is_taught, ordered_methods, ordered_slices
 from duet.report.words import ClassChange, class_changes
+from duet.results.schema import MergeEntry, Results
 from duet.text import plot_text
 
 if TYPE_CHECKING:
@@ -115,22 +116,17 @@ def save_figure(figure: Figure, target: Path) -> None:
 @drawn
 def indices_figure(results: Results) -> Figure:
     """All methods side by side: one panel per index, one bar per method, values at the bars."""
-    panels = [
-        ("ri", "RI: old knowledge kept"),
-        ("pi", "PI: new classes learned"),
-        ("gi", "GI: classes where they\nwere never labelled"),
-        ("rai", "RAI: mean of RI and GI"),
-        ("h", "H: all three together"),
-    ]
+    # What was kept and what was learned stand side by side: the question of the report.
+    panels = sorted(RATIOS, key=lambda index: index.name not in ("ri", "pi"))
     methods = ordered_methods(results)
-    shown = [p for p in panels if any(getattr(m.indices, p[0]) is not None for m in methods)]
+    shown = [p for p in panels if any(getattr(m.indices, p.name) is not None for m in methods)]
     shown = shown or panels[:1]
     figure, grid = figure_grid(
         1, len(shown), width=2.3 * len(shown) + 1.8, height=0.36 * len(methods) + 1.2,
         sharey=True,
     )  # fmt: skip
-    for axes, (key, title) in zip(grid, shown, strict=True):
-        values = [getattr(method.indices, key) for method in methods]
+    for axes, index in zip(grid, shown, strict=True):
+        values = [getattr(method.indices, index.name) for method in methods]
         colours = [BLUE if m.name == results.main_method else GREY for m in methods]
         bars = axes.barh(range(len(methods)), [v or 0 for v in values], color=colours, height=0.68)
         labels = axes.bar_label(bars, [percent(v, unit=False) for v in values], padding=3)
@@ -139,7 +135,7 @@ def indices_figure(results: Results) -> Figure:
         top = max([1.0, *(v for v in values if v is not None)])
         axes.set_xlim(0, 1.22 * top)
         axes.axvline(1, color="#555555", linewidth=0.8, linestyle=":")
-        axes.set_title(title, fontsize=9.5, loc="left")
+        axes.set_title(f"{index.title}: {index.panel}", fontsize=9.5, loc="left")
         axes.tick_params(axis="y", length=0)
         _percent_axis(axes.xaxis, ticks=(0, 0.5, 1))
     grid[0].set_yticks(range(len(methods)), [plot_text(method.title) for method in methods])

@@ -17,7 +17,7 @@ from duet.errors import DataError
 from duet.images import read_image
 from duet.report.figures import GREY, drawn, figure_grid, increment_colour
 from duet.report.phrases import count_of, listed, owners
-from duet.report.results import FoundBox, GalleryImage, Results, TruthBox
+from duet.results.schema import FoundBox, GalleryImage, Results, TruthBox
 from duet.text import plot_text
 
 if TYPE_CHECKING:

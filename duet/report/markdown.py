@@ -12,8 +12,9 @@ from duet.files import refuse_links, write_text
 from duet.report import tables, words
 from duet.report.figures import figures, save_figure
 from duet.report.gallery import damaged_images, gallery_figure, missing_images
-from duet.report.results import CSV_FILE, RESULTS_FILE, Results, load_results
 from duet.report.tables import Table
+from duet.results.files import CSV_FILE, RESULTS_FILE, load_results
+from duet.results.schema import Results
 from duet.text import markdown, markdown_code, markdown_target
 
 REPORT_FILE = "report.md"

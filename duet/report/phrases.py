@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from duet.report.results import Results
+from duet.results.schema import Results
 
 MISSING = "–"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from duet.errors import DataError
+from duet.evaluation.definitions import INDICES, RATIOS, Index
+from duet.evaluation.indices import Term
 from duet.evaluation.matrix import Slice
 from duet.report.phrases import MISSING, duration, listed, percent, points, where
-from duet.report.results import Method, Results, TermEntry
 from duet.report.words import average_sides, class_changes
+from duet.results.schema import Method, Results
 from duet.text import printable
 
 
@@ -56,10 +58,8 @@ def ordered_methods(results: Results) -> tuple[Method, ...]:
 
 def summary_table(results: Results) -> Table:
     """Return all methods with all indices and the mAP50 behind them, in percent."""
-    header = (
-        "Method", "RI", "GI", "PI", "RAI", "H",
-        "old before", "old after", "new", "new reference",
-    )  # fmt: skip
+    behind = ("old before", "old after", "new", "new reference")
+    header = ("Method", *(index.title for index in RATIOS), *behind)
     return Table(header, tuple(_summary_row(method) for method in ordered_methods(results)))
 
 
@@ -67,10 +67,8 @@ def _summary_row(method: Method) -> tuple[str, ...]:
     indices = method.indices
     before, after = average_sides(indices.ri_terms)
     reference, reached = average_sides(indices.pi_terms)
-    values = (
-        indices.ri, indices.gi, indices.pi, indices.rai, indices.h,
-        before, after, reached, reference,
-    )  # fmt: skip
+    shown = (getattr(indices, index.name) for index in RATIOS)
+    values = (*shown, before, after, reached, reference)
     return (method.title, *(percent(value, unit=False) for value in values))
 
 
@@ -108,17 +106,19 @@ def class_table(results: Results) -> Table:
 def terms_table(results: Results) -> Table:
     """Return every ratio of the main method with its numerator and denominator."""
     indices = results.main.indices
-    groups = (("RI", indices.ri_terms), ("GI", indices.gi_terms), ("PI", indices.pi_terms))
-    rows = tuple(_term_row(results, name, term) for name, terms in groups for term in terms)
+    rows = tuple(
+        _term_row(results, index, term) for index in INDICES for term in indices.terms(index)
+    )
     header = ("Index", "Model", "Measured on", "Compared with", "mAP50", "compared", "ratio")
     return Table(header, rows, words=4)
 
 
-def _term_row(results: Results, name: str, term: TermEntry) -> tuple[str, ...]:
+def _term_row(results: Results, index: Index, term: Term) -> tuple[str, ...]:
     measured = where(results, term.domain, term.classes)
-    other = f"after stage {term.increment}" if name == "RI" else f"trained only on {measured}"
+    earlier = index.against == "earlier"
+    other = f"after stage {term.increment}" if earlier else f"trained only on {measured}"
     return (
-        name,
+        index.title,
         f"after stage {term.stage}",
         measured,
         other,
@@ -228,20 +228,5 @@ def protocol_table(results: Results) -> Table:
 
 def definition_table() -> Table:
     """Return every index with its meaning, formula and source."""
-    duet = "DuET, ICCV 2025 (arXiv 2506.21260)"
-    rows = (
-        ("RI", "retention: what the final model still knows", ("mean over i < T of "
-         "R[T, D_i, C_i] / R[i, D_i, C_i]"), f"{duet}, eq. 17"),
-        ("GI", "generalisation: classes in a domain where they were never labelled", ("mean over "
-         "j ≥ 2, i ≤ j of R[j, D_i, U_i] / ref(D_i, U_i); U_1 = C_2, U_i = C_1..C_(i−1)"),
-         f"{duet}, eq. 18 and supplement A"),
-        ("PI", "plasticity: how well new classes are learned", ("mean over j ≥ 2 of "
-         "R[j, D_j, C_j] / ref(D_j, C_j)"), "duet; RAI does not score the newest classes"),
-        ("RAI", "retention and generalisation together", "(RI + GI) / 2", duet),
-        ("H", "all three together; low if one of them is low", "3 / (1/RI + 1/GI + 1/PI)", "duet"),
-        ("Forgetting", "points of mAP50 lost since the best earlier stage", ("mean over i < T of "
-         "max(i ≤ l < T) R[l, D_i, C_i] − R[T, D_i, C_i]"), "Chaudhry et al., ECCV 2018"),
-        ("BWT", "change of mAP50 since the classes were learned", ("mean over i < T of "
-         "R[T, D_i, C_i] − R[i, D_i, C_i]"), "Lopez-Paz and Ranzato, NeurIPS 2017"),
-    )  # fmt: skip
+    rows = tuple((i.title, i.meaning, i.formula, i.source) for i in INDICES)
     return Table(("Index", "Meaning", "Formula", "Source"), rows, words=4)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from duet.evaluation.indices import mean
-from duet.report.kept import KeptEntry
+from duet.evaluation.definitions import RANKED
+from duet.evaluation.indices import Term, mean
 from duet.report.phrases import count_of, listed, percent, points, where
-from duet.report.results import Method, Results, TermEntry
+from duet.results.schema import KeptEntry, Method, Results
 
 NOTICEABLE = 0.01
 """A change of one class's AP50 below this (1 point) is not called a loss or a gain."""
@@ -155,7 +155,7 @@ def off_published(results: Results) -> tuple[str, ...]:
     )
 
 
-def average_sides(terms: Sequence[TermEntry]) -> tuple[float | None, float | None]:
+def average_sides(terms: Sequence[Term]) -> tuple[float | None, float | None]:
     """Return the mean denominator and the mean numerator (mAP50 before and after)."""
     return mean([term.denominator for term in terms]), mean([term.numerator for term in terms])
 
@@ -229,16 +229,18 @@ def _reason(results: Results, index: str) -> str:
 def _compared_in_one(results: Results) -> str:
     main = results.main
     others = [m for m in results.methods if m.name != main.name]
-    for label, key in (("H", "h"), ("RAI", "rai"), ("RI", "ri")):
-        own = getattr(main.indices, key)
-        scores = [(getattr(m.indices, key), m) for m in others]
+    for index in RANKED:
+        if index.against == "reference":  # alone it says nothing of what was kept
+            continue
+        own = getattr(main.indices, index.name)
+        scores = [(getattr(m.indices, index.name), m) for m in others]
         known = [(value, m) for value, m in scores if value is not None]
         if own is None or not known:
             continue
         rank = 1 + sum(value > own for value, _ in known)
         value, best = max(known, key=lambda pair: pair[0])
         return (
-            f"Over all indices ({label}) it scores {percent(own)}, rank {rank} of "
+            f"Over all indices ({index.title}) it scores {percent(own)}, rank {rank} of "
             f"{len(known) + 1} methods; the best of the others is {best.title} "
             f"with {percent(value)}."
         )
@@ -253,7 +255,7 @@ def _forgetting_sentence(value: float) -> str:
     return f"Forgetting: {amount} points of mAP50 on average, {between}."
 
 
-def _slice(term: TermEntry) -> tuple[str, tuple[str, ...]]:
+def _slice(term: Term) -> tuple[str, tuple[str, ...]]:
     return term.domain, term.classes
 
 

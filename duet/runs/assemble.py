@@ -17,9 +17,8 @@ from duet.evaluation.pairs import cells_needed
 from duet.families.table import resolve_family
 from duet.files import atomic_path
 from duet.images import seen_suffix, write_seen
-from duet.report import results as schema
-from duet.report.kept import KeptEntry
-from duet.report.published import PublishedEntry
+from duet.results import schema
+from duet.results.schema import KeptEntry, PublishedEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.memo import Tell
@@ -189,8 +188,8 @@ def _method_entry(
     return schema.Method(
         name=outcome.method.name,
         title=outcome.method.title or outcome.method.name,
-        indices=schema.IndicesEntry.of(indices),
-        matrix=tuple(schema.MatrixRecord(**record) for record in matrix.as_records()),
+        indices=indices,
+        matrix=matrix.as_records(),
         class_scores=tuple(
             schema.ClassScores.of(stage, domain, scores)
             for (stage, domain), scores in outcome.scores.items()

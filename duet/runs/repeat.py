@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from duet.compare import Comparison, compare, find_runs
+from duet.compare.ranking import Comparison, compare
+from duet.compare.runs import find_runs
 from duet.compare.tables import as_dict, as_markdown
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text

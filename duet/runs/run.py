@@ -14,8 +14,9 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.files import run_lock
 from duet.report.markdown import REPORT_FILE, write_report
-from duet.report.results import RESULTS_FILE, Results, save_results
 from duet.report.tables import summary_table
+from duet.results.files import RESULTS_FILE, save_results
+from duet.results.schema import Results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
 from duet.runs.chain import run_chain
 from duet.runs.evaluate import Evaluator
@@ -102,7 +103,6 @@ def learn(
 
 def summary(results: Results, out: Path) -> dict[str, Any]:
     """Return the JSON of a run: indices, models beside published values, where all lies."""
-    names = ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt")
     return {
         "schema": 1,
         "series": results.series.name,
@@ -110,10 +110,7 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
         "report": str(out / REPORT_FILE),
         "results": str(out / RESULTS_FILE),
         "main_method": results.main_method,
-        "indices": {
-            method.name: {name: getattr(method.indices, name) for name in names}
-            for method in results.methods
-        },
+        "indices": {method.name: method.indices.numbers() for method in results.methods},
         "published": [entry.as_record() for entry in results.published],
     }
 

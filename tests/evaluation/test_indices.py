@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
+import os
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duet.errors import DataError
-from duet.evaluation import (
-    StageMatrix,
-    cells_needed,
+from duet.evaluation.definitions import INDICES, RANKED
+from duet.evaluation.indices import (
+    Indices,
+    arithmetic_mean,
     compute_indices,
-    gi_pairs,
-    pi_pairs,
-    reference_slices,
-    ri_pairs,
+    harmonic_mean,
+    ratio,
 )
-from duet.evaluation.indices import harmonic_mean, rai, ratio
+from duet.evaluation.matrix import MatrixRecord, StageMatrix
+from duet.evaluation.pairs import cells_needed, gi_pairs, pi_pairs, reference_slices, ri_pairs
 
 Steps = list[tuple[str, tuple[str, ...]]]
 
@@ -149,7 +154,8 @@ def test_matrix_is_immutable_order_free_and_round_trips() -> None:
     assert matrix.get(1, "A", ["a", "b"]) == 0.5
     assert (2, "A", ("b", "a")) in matrix
     assert (1, "B", ("a",)) not in matrix
-    assert StageMatrix.from_records(json.loads(json.dumps(matrix.as_records()))) == matrix
+    stored = [json.loads(record.model_dump_json()) for record in matrix.as_records()]
+    assert StageMatrix.from_records(map(MatrixRecord.model_validate, stored)) == matrix
 
 
 @pytest.mark.parametrize(
@@ -215,7 +221,7 @@ def test_published_voc_to_clipart_from_its_implied_references() -> None:
     ],
 )  # fmt: skip
 def test_rai_is_the_mean_in_every_published_row(ri: float, gi: float, expected: float) -> None:
-    assert rai(ri, gi) == pytest.approx(expected, abs=0.00501)
+    assert arithmetic_mean((ri, gi)) == pytest.approx(expected, abs=0.00501)
 
 
 def test_three_increments_by_hand() -> None:
@@ -370,3 +376,71 @@ def test_harmonic_mean_lies_between_the_smallest_and_the_mean(values: list[float
 )
 def test_harmonic_mean_edges(values: tuple[float | None, ...], expected: float | None) -> None:
     assert harmonic_mean(values) == expected
+
+
+def test_the_table_of_indices_and_their_values_agree() -> None:
+    numbers = {n for n in Indices.model_fields if not n.endswith("_terms") and n != "left_out"}
+    assert [index.name for index in INDICES] == list(Indices.model_fields)[: len(numbers)]
+    terms = {n.removesuffix("_terms") for n in Indices.model_fields if n.endswith("_terms")}
+    assert terms == {index.name for index in INDICES if index.against}
+    assert {part for index in INDICES for part in index.parts} <= numbers
+    assert [index.name for index in RANKED] == ["h", "rai", "ri", "gi", "pi"]
+
+
+def test_no_other_module_lists_the_indices() -> None:
+    """An index more is a row of the table and its computation: all else follows by itself."""
+    names = {index.name for index in INDICES} | {index.title for index in INDICES}
+    owners = {"definitions.py", "indices.py"}
+    found, root = [], Path(__file__).parents[1]
+    for path in [*root.glob("duet/**/*.py"), *root.glob("tools/**/*.py")]:
+        if path.parent.name == "evaluation" and path.name in owners:
+            continue
+        most = 3 if "duet" in path.relative_to(root).parts else 4  # a tool measures RI, GI and PI
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            # A tuple, list, set, dict or call with some names of indices in it is a list of them.
+            words = [n.value for n in ast.iter_child_nodes(node) if isinstance(n, ast.Constant)]
+            words += [n.arg for n in ast.iter_child_nodes(node) if isinstance(n, ast.keyword)]
+            words += [n.attr for n in ast.iter_child_nodes(node) if isinstance(n, ast.Attribute)]
+            if len(names.intersection(word for word in words if isinstance(word, str))) >= most:
+                found.append(f"{path}:{node.lineno}")
+    assert found == []
+
+
+def test_an_index_more_is_in_files_tables_figures_and_comparisons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A toy index, as a subclass and a row would bring it, needs no other change."""
+    code = """
+import sys
+from duet.evaluation import definitions
+toy = definitions.Index("toy", "Toy", "a toy", "RI / 1", "nobody", "a toy", parts=("ri", "pi"))
+definitions.INDICES = (*definitions.INDICES, toy)
+definitions.RATIOS = (*definitions.RATIOS, toy)
+definitions.RANKED = (*definitions.RANKED, toy)
+from duet.evaluation import indices
+class Indices(indices.Indices):
+    toy: float | None
+indices.Indices = Indices
+from pathlib import Path
+from factories_compare import write_run
+from duet.compare.ranking import compare
+from duet.compare.runs import find_runs
+from duet.compare.tables import as_markdown
+from duet.report.figures import figures
+from duet.report.tables import definition_table, summary_table
+from duet.results.files import load_results
+folder = write_run(Path(sys.argv[1]))
+results = load_results(folder)
+assert results.main.indices.toy == (results.main.indices.ri + results.main.indices.pi) / 2
+assert "Toy" in summary_table(results).header
+assert definition_table().rows[-1][0] == "Toy"
+assert ",toy," in (folder / "results.csv").read_text(encoding="utf-8")
+titles = [axes.get_title(loc="left") for axes in figures(results)["indices"](results).axes]
+assert "Toy: a toy" in titles
+found = compare(find_runs([folder]), metric="toy", bootstrap=20)
+assert found.rows[0].values["toy"].low is not None
+assert "Toy to best" in as_markdown(found)
+"""
+    here = str(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((here, os.environ.get("PYTHONPATH", ""))))
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)

@@ -23,7 +23,7 @@ from duet.increments.base import map_base
 from duet.increments.guard import load_pt
 from duet.increments.manifest import read_any_manifest
 from duet.increments.tensorfile import read_tensors
-from duet.report.results import load_results
+from duet.results.files import load_results
 from duet.series.formats.coco_json import read_json as read_coco
 from duet.series.formats.voc_xml import read_xml
 from duet.series.formats.yolo_labels import read_labels

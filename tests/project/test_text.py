@@ -31,7 +31,7 @@ from duet.labels import LabelSpace
 from duet.progress import note
 from duet.report.figures import figures, save_figure, styled
 from duet.report.markdown import render_markdown, write_report
-from duet.report.results import save_results
+from duet.results.files import save_results
 from duet.text import (
     NAME_LENGTH,
     _quoted_on_windows,

@@ -27,7 +27,7 @@ from factories_yolo import (
 
 from duet.cli.main import cli
 from duet.errors import ConfigError, ModelError
-from duet.evaluation import ClassAP
+from duet.evaluation.ap import ClassAP
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.increments.base import load_base, save_base

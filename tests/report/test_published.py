@@ -22,11 +22,13 @@ import yaml
 
 from duet.config import parse_config
 from duet.errors import ConfigError
-from duet.evaluation import StageMatrix, compute_indices, gi_pairs, reference_slices, ri_pairs
 from duet.evaluation.ap import ClassAP
+from duet.evaluation.indices import compute_indices
+from duet.evaluation.matrix import StageMatrix
+from duet.evaluation.pairs import gi_pairs, reference_slices, ri_pairs
 from duet.report.markdown import render_markdown
-from duet.report.published import PublishedEntry
 from duet.report.words import off_published
+from duet.results.schema import PublishedEntry
 from duet.runs.assemble import Reference, _published
 from duet.series.document import SeriesConfig
 from duet.series.expected import Comparison, Expected, compare

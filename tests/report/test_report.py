@@ -26,13 +26,8 @@ from duet.report import phrases, tables, words
 from duet.report.figures import figures, natural_key, save_figure
 from duet.report.gallery import panes
 from duet.report.markdown import render_markdown, write_report
-from duet.report.results import (
-    ClassScores,
-    MergeEntry,
-    Results,
-    load_results,
-    save_results,
-)
+from duet.results.files import load_results, save_results
+from duet.results.schema import ClassScores, MergeEntry, Results
 from duet.text import markdown as escape_markdown
 
 ONE_PHASE: Steps = TWO_PHASE[:1]
@@ -389,7 +384,7 @@ def test_command_fails_clearly_without_a_run(tmp_path: Path) -> None:
 def test_importing_the_command_loads_nothing_heavy() -> None:
     code = (
         "import sys, duet.cli.report; first = set(sys.modules);"
-        "import duet.report.markdown, duet.evaluation;"
+        "import duet.report.markdown, duet.evaluation.indices;"
         "assert not first & {'numpy', 'pydantic'};"
         "assert not set(sys.modules) & {'torch', 'matplotlib', 'cv2', 'supervision', 'jinja2'}"
     )

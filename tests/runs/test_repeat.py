@@ -18,7 +18,7 @@ from duet.errors import ConfigError, DataError
 from duet.evaluation.bootstrap import weighted_ap50
 from duet.evaluation.matches import load_matches
 from duet.families.table import resolve_family
-from duet.report.results import load_results
+from duet.results.files import load_results
 from duet.runs.costs import latency_ms, parameter_count
 from duet.runs.evaluate import Evaluator
 from duet.runs.inputs import read_inputs, read_methods

@@ -19,7 +19,9 @@ from PIL import Image
 
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError
-from duet.evaluation import StageMatrix, cells_needed, compute_indices, reference_slices
+from duet.evaluation.indices import compute_indices
+from duet.evaluation.matrix import StageMatrix
+from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.increments.state import DetectorState
 from duet.runs import assemble as assemble_module
 from duet.runs import evaluate as evaluate_module

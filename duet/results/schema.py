@@ -9,31 +9,18 @@ Units: every mAP, AP and ratio is a fraction (0.5 = 50 %); times are seconds; bo
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from duet.config import Config, parse_config
-from duet.errors import ConfigError, DataError
+from duet.config import Config
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.indices import Indices
-from duet.evaluation.matrix import StageMatrix
-from duet.files import read_json, write_json, write_text
-from duet.report.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
-from duet.report.kept import KeptEntry
-from duet.report.published import PublishedEntry
-from duet.report.seal import seal_of
-from duet.sealed import SEAL
-from duet.text import shown
+from duet.evaluation.matrix import MatrixRecord, StageMatrix
+from duet.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
 
 if TYPE_CHECKING:  # merging imports torch; a report must not
     from duet.merging.trace import MergeTrace
-
-SCHEMA_VERSION = 1
-RESULTS_FILE = "results.json"
-CSV_FILE = "results.csv"
 
 
 class SplitCount(Config):
@@ -89,54 +76,6 @@ class Protocol(Config):
     """Configuration of the main method, as it was run."""
 
 
-class TermEntry(Config):
-    """One ratio of an index with both of its sides."""
-
-    stage: Stage
-    increment: Stage
-    domain: str
-    classes: Names
-    numerator: Fraction
-    denominator: Annotated[float, Field(gt=0, le=1)]
-    compared_with: str
-
-    @property
-    def ratio(self) -> float:
-        """``numerator / denominator``, unclamped."""
-        return self.numerator / self.denominator
-
-
-class IndicesEntry(Config):
-    """The indices of one method; None where the series or the run defines no pair."""
-
-    ri: float | None
-    gi: float | None
-    pi: float | None
-    rai: float | None
-    h: float | None
-    forgetting: float | None
-    bwt: float | None
-    ri_terms: tuple[TermEntry, ...] = ()
-    gi_terms: tuple[TermEntry, ...] = ()
-    pi_terms: tuple[TermEntry, ...] = ()
-    left_out: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, indices: Indices) -> IndicesEntry:
-        """Convert the result of `duet.evaluation.compute_indices`."""
-        # Both sides have the same field names; only the validation is added here.
-        return cls.model_validate(asdict(indices))
-
-
-class MatrixRecord(Config):
-    """One cell of the stage matrix."""
-
-    stage: Stage
-    domain: str
-    classes: Names
-    map50: Fraction
-
-
 class ClassScores(Config):
     """AP of every class, for the model after one stage on one domain; None = nothing labelled."""
 
@@ -154,6 +93,27 @@ class ClassScores(Config):
             stage=stage, domain=domain, ap50=dict(scores.ap50), ap=dict(scores.ap),
             evidence=scores.evidence,
         )  # fmt: skip
+
+
+class KeptEntry(Config):
+    """What became of the detections of the detector that a series goes on from.
+
+    Both looked at the evaluation images of a domain, which need no labels for it; see
+    `duet.evaluation.agreement`.
+    """
+
+    domain: str
+    images: Count
+    before: Count
+    """Detections of the detector at the start, in the classes it knows."""
+    kept: Count
+    """Those of them that the final model makes, too."""
+    renamed: Count
+    """Those that are not, in whose place it sees a class that is new."""
+    added: Count
+    """Detections of these classes that only the final model makes."""
+    confidence: Fraction
+    iou: Fraction
 
 
 class TensorEntry(Config):
@@ -212,7 +172,7 @@ class Method(Config):
     """Short and stable, e.g. "duet-plus", "seq-ft"."""
     title: str
     """For people, e.g. "DuET+ (recommended)"."""
-    indices: IndicesEntry
+    indices: Indices
     matrix: tuple[MatrixRecord, ...]
     class_scores: tuple[ClassScores, ...] = ()
     kept: tuple[KeptEntry, ...] = ()
@@ -229,7 +189,7 @@ class Method(Config):
 
     def stage_matrix(self) -> StageMatrix:
         """Return the records as a `StageMatrix`."""
-        return StageMatrix.from_records(record.model_dump() for record in self.matrix)
+        return StageMatrix.from_records(self.matrix)
 
     def scores_at(self, stage: int, domain: str) -> ClassScores | None:
         """Return the per-class scores after ``stage`` on ``domain``, if they were recorded."""
@@ -248,6 +208,32 @@ class ReferenceEntry(Config):
     seconds: Seconds | None = None
     evidence: InnerPath | None = None
     """The matches that AP50 was computed from."""
+
+
+class PublishedEntry(Config):
+    """A model trained only on one slice, beside the value that a paper reports for such a model.
+
+    See `duet.series.expected`.
+    """
+
+    domain: str
+    classes: Names
+    measured: Fraction
+    published: Fraction
+    tolerance: Fraction
+    """Largest difference that is still called near."""
+    source: str
+    """Where the value was published."""
+
+    @property
+    def near(self) -> bool:
+        """Whether both values differ by no more than the tolerance."""
+        # mAP50 is reported to a tenth of a point; 1e-9 keeps 0.83 - 0.80 from counting as above.
+        return abs(self.measured - self.published) <= self.tolerance + 1e-9
+
+    def as_record(self) -> dict[str, Any]:
+        """Return JSON-ready data that says whether both are near."""
+        return {**self.model_dump(mode="json"), "near": self.near}
 
 
 class Environment(Config):
@@ -343,56 +329,3 @@ class Results(Config):
         """Return the reference of one slice, if it was trained."""
         wanted = (domain, set(classes))
         return next((r for r in self.references if (r.domain, set(r.classes)) == wanted), None)
-
-
-def save_results(run_folder: Path, results: Results) -> Path:
-    """Write `results.json` and `results.csv` into ``run_folder``; return the JSON's path.
-
-    Raises:
-        DuetError: The folder cannot be written.
-    """
-    from duet.report.csv_export import results_csv
-
-    path = run_folder / RESULTS_FILE
-    write_text(run_folder / CSV_FILE, results_csv(results))
-    document = results.model_dump(mode="json")
-    write_json(path, {**document, SEAL: seal_of(document)})
-    return path
-
-
-def load_results(run_folder: Path) -> Results:
-    """Read `results.json` of a run.
-
-    Raises:
-        DataError: There is none, it is not JSON, another version of duet wrote it, or its content
-            does not follow the schema.
-    """
-    path = run_folder / RESULTS_FILE
-    if not path.exists():
-        raise DataError(
-            "no results.json here",
-            where=str(run_folder),
-            remedy="pass the folder of a finished run; `duet run SERIES --out RUN` makes one",
-        )
-    try:
-        data = read_json(path)
-    except DataError as error:
-        raise DataError(
-            f"cannot be read as JSON: {error.what}", where=str(path), remedy=error.remedy
-        ) from None
-    version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"schema_version is {shown(version)}, this duet reads {SCHEMA_VERSION}",
-            where=str(path),
-            remedy="use the duet version that wrote it, or run the series again",
-        )
-    content = {key: value for key, value in data.items() if key != SEAL}
-    try:
-        return parse_config(Results, content, where=str(path))
-    except ConfigError as error:
-        raise DataError(
-            error.what.replace("the configuration", "its content"),
-            where=str(path),
-            remedy="take the file from its source again, or give the `duet run` command again",
-        ) from None

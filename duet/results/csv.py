@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from duet.evaluation.definitions import INDICES
+from duet.results.schema import Method, Results
 from duet.text import spreadsheet
-
-if TYPE_CHECKING:
-    from duet.report.results import Method, Results
 
 
 def results_csv(results: Results) -> str:
@@ -39,14 +37,11 @@ _Row = tuple[str, int | str, str, str, float | None]
 
 
 def _method_rows(method: Method) -> Iterator[_Row]:
-    indices = method.indices
-    for name in ("ri", "gi", "pi", "rai", "h", "forgetting", "bwt"):
-        yield name, "", "", "", getattr(indices, name)
-    for name, terms in (
-        ("ri_term", indices.ri_terms), ("gi_term", indices.gi_terms), ("pi_term", indices.pi_terms)
-    ):  # fmt: skip
-        for term in terms:
-            yield name, term.stage, term.domain, ";".join(term.classes), term.ratio
+    for name, value in method.indices.numbers().items():
+        yield name, "", "", "", value
+    for index in INDICES:
+        for term in method.indices.terms(index):
+            yield f"{index.name}_term", term.stage, term.domain, ";".join(term.classes), term.ratio
     for cell in method.matrix:
         yield "map50", cell.stage, cell.domain, ";".join(cell.classes), cell.map50
     for scores in method.class_scores:

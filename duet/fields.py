@@ -1,4 +1,4 @@
-"""Kinds of values in `results.json`."""
+"""Kinds of values in files that duet writes, checked when they are read."""
 
 from __future__ import annotations
 

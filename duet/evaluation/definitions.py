@@ -1,0 +1,112 @@
+"""The indices as data: the one list that files, tables, figures, sentences and options follow.
+
+An index more is a row here, a field of `duet.evaluation.indices.Indices` and, unless it is a mean
+of others, its computation there. Nothing is imported, so that the command line can offer the names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Index:
+    """What people read about one index, and how it follows from others.
+
+    Attributes:
+        name: Field of `Indices`.
+        title: In tables and sentences.
+        meaning: In a few words.
+        formula: In the notation of `duet.evaluation.indices`.
+        source: Who defined it.
+        panel: Title in a figure, after ``title``.
+        against: What each of its terms (``<name>_terms``) is divided by: mAP50 of the model right
+            after the classes were learned, or of a reference; None without terms.
+        parts: Indices that it is the mean of.
+        mean: Which mean.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    formula: str
+    source: str
+    panel: str = ""
+    against: Literal["earlier", "reference"] | None = None
+    parts: tuple[str, ...] = ()
+    mean: Literal["arithmetic", "harmonic"] = "arithmetic"
+
+
+_DUET = "DuET, ICCV 2025 (arXiv 2506.21260)"
+
+INDICES = (
+    Index(
+        name="ri",
+        title="RI",
+        meaning="retention: what the final model still knows",
+        formula="mean over i < T of R[T, D_i, C_i] / R[i, D_i, C_i]",
+        source=f"{_DUET}, eq. 17",
+        panel="old knowledge kept",
+        against="earlier",
+    ),
+    Index(
+        name="gi",
+        title="GI",
+        meaning="generalisation: classes in a domain where they were never labelled",
+        formula="mean over j ≥ 2, i ≤ j of R[j, D_i, U_i] / ref(D_i, U_i); U_1 = C_2, "
+        "U_i = C_1..C_(i−1)",
+        source=f"{_DUET}, eq. 18 and supplement A",
+        panel="classes where they\nwere never labelled",
+        against="reference",
+    ),
+    Index(
+        name="pi",
+        title="PI",
+        meaning="plasticity: how well new classes are learned",
+        formula="mean over j ≥ 2 of R[j, D_j, C_j] / ref(D_j, C_j)",
+        source="duet; RAI does not score the newest classes",
+        panel="new classes learned",
+        against="reference",
+    ),
+    Index(
+        name="rai",
+        title="RAI",
+        meaning="retention and generalisation together",
+        formula="(RI + GI) / 2",
+        source=_DUET,
+        panel="mean of RI and GI",
+        parts=("ri", "gi"),
+    ),
+    Index(
+        name="h",
+        title="H",
+        meaning="all three together; low if one of them is low",
+        formula="3 / (1/RI + 1/GI + 1/PI)",
+        source="duet",
+        panel="all three together",
+        parts=("ri", "gi", "pi"),
+        mean="harmonic",
+    ),
+    Index(
+        name="forgetting",
+        title="Forgetting",
+        meaning="points of mAP50 lost since the best earlier stage",
+        formula="mean over i < T of max(i ≤ l < T) R[l, D_i, C_i] − R[T, D_i, C_i]",
+        source="Chaudhry et al., ECCV 2018",
+    ),
+    Index(
+        name="bwt",
+        title="BWT",
+        meaning="change of mAP50 since the classes were learned",
+        formula="mean over i < T of R[T, D_i, C_i] − R[i, D_i, C_i]",
+        source="Lopez-Paz and Ranzato, NeurIPS 2017",
+    ),
+)
+"""All indices, in the order of files and tables."""
+
+RATIOS = tuple(index for index in INDICES if index.against or index.parts)
+"""Those that are shares, of which more is better; the others are differences of mAP50."""
+
+RANKED = tuple(sorted(RATIOS, key=lambda index: -len(index.parts)))
+"""What methods are ranked by: the index that sums up most comes first."""

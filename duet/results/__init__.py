@@ -1,0 +1,1 @@
+"""The border: what a run measured, as files that reports, comparisons and people read."""

@@ -1,0 +1,88 @@
+"""`results.json` and `results.csv` of a run folder: written, read, and known to be as written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from duet.config import parse_config
+from duet.errors import ConfigError, DataError
+from duet.files import read_json, sha256_json, write_json, write_text
+from duet.results.csv import results_csv
+from duet.results.schema import Results
+from duet.sealed import SEAL
+from duet.text import shown
+
+RESULTS_FILE, CSV_FILE = "results.json", "results.csv"
+SCHEMA_VERSION = 1
+_ASIDE = ("commands", "environment", SEAL)
+
+
+def save_results(run_folder: Path, results: Results) -> Path:
+    """Write `results.json` and `results.csv` into ``run_folder``; return the JSON's path.
+
+    Raises:
+        DuetError: The folder cannot be written.
+    """
+    path = run_folder / RESULTS_FILE
+    write_text(run_folder / CSV_FILE, results_csv(results))
+    document = results.model_dump(mode="json")
+    write_json(path, {**document, SEAL: _seal_of(document)})
+    return path
+
+
+def load_results(run_folder: Path) -> Results:
+    """Read `results.json` of a run.
+
+    Raises:
+        DataError: There is none, it is not JSON, another version of duet wrote it, or its content
+            does not follow the schema.
+    """
+    path = run_folder / RESULTS_FILE
+    if not path.exists():
+        raise DataError(
+            "no results.json here",
+            where=str(run_folder),
+            remedy="pass the folder of a finished run; `duet run SERIES --out RUN` makes one",
+        )
+    try:
+        data = read_json(path)
+    except DataError as error:
+        raise DataError(
+            f"cannot be read as JSON: {error.what}", where=str(path), remedy=error.remedy
+        ) from None
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"schema_version is {shown(version)}, this duet reads {SCHEMA_VERSION}",
+            where=str(path),
+            remedy="use the duet version that wrote it, or run the series again",
+        )
+    content = {key: value for key, value in data.items() if key != SEAL}
+    try:
+        return parse_config(Results, content, where=str(path))
+    except ConfigError as error:
+        raise DataError(
+            error.what.replace("the configuration", "its content"),
+            where=str(path),
+            remedy="take the file from its source again, or give the `duet run` command again",
+        ) from None
+
+
+def was_changed(results_file: Path) -> bool:
+    """Tell whether the numbers of a `results.json` are others than the run wrote.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    document = read_json(results_file)
+    try:
+        return bool(document.get(SEAL) != _seal_of(document))
+    except ValueError:  # NaN, which duet does not write
+        return True
+
+
+def _seal_of(document: Mapping[str, Any]) -> str:
+    """Return the hash of what was measured: all but where, when and by which command."""
+    return sha256_json({key: value for key, value in document.items() if key not in _ASIDE})
