@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import REPO, TESTS
 
 from duet.errors import DataError
 from duet.evaluation.definitions import INDICES, RANKED
@@ -391,11 +392,11 @@ def test_no_other_module_lists_the_indices() -> None:
     """An index more is a row of the table and its computation: all else follows by itself."""
     names = {index.name for index in INDICES} | {index.title for index in INDICES}
     owners = {"definitions.py", "indices.py"}
-    found, root = [], Path(__file__).parents[1]
-    for path in [*root.glob("duet/**/*.py"), *root.glob("tools/**/*.py")]:
+    found = []
+    for path in [*REPO.glob("duet/**/*.py"), *REPO.glob("tools/**/*.py")]:
         if path.parent.name == "evaluation" and path.name in owners:
             continue
-        most = 3 if "duet" in path.relative_to(root).parts else 4  # a tool measures RI, GI and PI
+        most = 3 if "duet" in path.relative_to(REPO).parts else 4  # a tool measures RI, GI and PI
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             # A tuple, list, set, dict or call with some names of indices in it is a list of them.
             words = [n.value for n in ast.iter_child_nodes(node) if isinstance(n, ast.Constant)]
@@ -441,6 +442,6 @@ found = compare(find_runs([folder]), metric="toy", bootstrap=20)
 assert found.rows[0].values["toy"].low is not None
 assert "Toy to best" in as_markdown(found)
 """
-    here = str(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((here, os.environ.get("PYTHONPATH", ""))))
+    path = os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))
+    monkeypatch.setenv("PYTHONPATH", path)
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)
