@@ -12,7 +12,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
@@ -22,6 +22,18 @@ def install() -> None:
     """Put the finder before all others, once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def tame(package: str, how: "Callable[[Callable[[], None]], None]") -> None:
+    """Have a package imported by ``how`` from now on; one that is there already is tamed at once.
+
+    Args:
+        package: Name of a top-level package.
+        how: Called with what runs the package's own code; it must call that once.
+    """
+    _TAMED[package] = how
+    if package in sys.modules:
+        how(lambda: None)
 
 
 def _elsewhere(load: "Callable[[], None]") -> None:
@@ -81,7 +93,7 @@ def _without_gaps(load: "Callable[[], None]") -> None:
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(place for place in places if place)
 
 
-_TAMED: "Mapping[str, Callable[[Callable[[], None]], None]]" = {
+_TAMED: "dict[str, Callable[[Callable[[], None]], None]]" = {
     # NVIDIA's cuSPARSELt looks for libcuda.so.1 in the working folder: its RUNPATH is "$ORIGIN:".
     "torch": _elsewhere,
     "matplotlib": _elsewhere,  # reads the matplotlibrc that lies there

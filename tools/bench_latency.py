@@ -129,9 +129,6 @@ def _cpu_seconds(module: Any, image: Any) -> float:
 
 def _plain(architecture: str, classes: int) -> tuple[Any, Any]:
     """Return the engine's own detector, fused, and once more: its operations can be counted."""
-    from duet.families.ultralytics import engine
-
-    engine.prepare()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel(architecture, nc=classes, verbose=False).eval().fuse(verbose=False)

@@ -15,7 +15,8 @@ from duet.errors import DuetError, ModelError
 from duet.families.decode import Layout
 from duet.files import parse_json
 from duet.images import Fit
-from duet.increments.manifest import HeadForm, Lineage, PartEntry, Sha256, Side, Text
+from duet.increments.forms import HeadForm
+from duet.increments.manifest import Lineage, PartEntry, Sha256, Side, Text
 from duet.labels import LabelSpace
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from duet.errors import ConfigError, ModelError, did_you_mean
+from duet.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from duet.families.protocol import Family, RoleRules
@@ -30,6 +30,7 @@ class FamilyRow:
         heads: The head form that it builds for each form that a method asks for.
         files: What its engine writes: suffixes of files, or names of a file in a folder.
         leaves_out: Whether its loss can leave known classes out that nobody labelled.
+        install: What `pip install` is given to get its engine; empty if the package brings it.
     """
 
     module: str
@@ -40,6 +41,7 @@ class FamilyRow:
     heads: Mapping[str, HeadForm]
     files: tuple[str, ...] = ()
     leaves_out: bool = False
+    install: str = ""
 
 
 # A class of a DETR is one row in each class layer: it has no tower of its own.
@@ -56,6 +58,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             {"rows": "rows", "towers": "towers", "parallel": "parallel"},
             (".pt", ".pth"),
             leaves_out=True,
+            install="ultralytics==8.4.190",
         ),
         "rtdetr": FamilyRow(
             "duet.families.rtdetr.adapter",
@@ -65,6 +68,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             r"rtdetr-[\w]+\.yaml|yolov8[nslmx]-rtdetr\.yaml",
             _ROWS,
             (".pt", ".pth"),
+            install="ultralytics==8.4.190",
         ),
         "dfine": FamilyRow(
             "duet.families.dfine.adapter",
@@ -74,6 +78,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             r"dfine-\w+",
             {"rows": "rows", "towers": "rows"},
             ("config.json",),
+            install="duet-detect[dfine]",
         ),
     }
 )
@@ -84,8 +89,16 @@ def resolve_family(name: str) -> Family:
 
     Raises:
         ConfigError: No such family; with the nearest name.
+        MissingExtraError: Its engine is not installed, or too old.
     """
-    return cast("Family", importlib.import_module(_row(name).module).FAMILY)
+    row = _row(name)
+    try:
+        return cast("Family", importlib.import_module(row.module).FAMILY)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the detector family '{name}' does not load: {error}",
+            remedy=f"pip install '{row.install}'" if row.install else "install what it needs",
+        ) from error
 
 
 def resolve_roles(name: str) -> RoleRules:

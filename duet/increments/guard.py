@@ -7,7 +7,6 @@ for files that the user told duet to trust.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from duet.increments.door.network import as_data
 from duet.increments.door.values import RefusedError, told
 
 
-def load_pt(path: Path, *, trust: bool = False, prepare: Callable[[], None] | None = None) -> Any:
+def load_pt(path: Path, *, trust: bool = False) -> Any:
     """Read a `.pt` file as plain data, without running anything of it.
 
     The instructions of its pickle are read by a machine of duet's own that can build data and
@@ -32,7 +31,6 @@ def load_pt(path: Path, *, trust: bool = False, prepare: Callable[[], None] | No
             any program with your rights, silently, while it still loads like a model. Only for
             files that you made yourself on this machine. Never set it for a download, and never
             because an error message of another tool told you to.
-        prepare: Called before a trusted file is unpickled, to import what its classes need.
 
     Returns:
         What is in the file: numbers, text, lists, tuples, dicts, sets, and tensors on the CPU as
@@ -54,7 +52,7 @@ def load_pt(path: Path, *, trust: bool = False, prepare: Callable[[], None] | No
             remedy="duet's own weights are .safetensors files and have loaders of their own",
         )
     if trust:
-        return _run(path, prepare)
+        return _run(path)
     try:
         return read_archive(path)
     except RefusedError as error:
@@ -71,10 +69,8 @@ def load_pt(path: Path, *, trust: bool = False, prepare: Callable[[], None] | No
         raise _damage(path, detail) from None
 
 
-def _run(path: Path, prepare: Callable[[], None] | None) -> Any:
+def _run(path: Path) -> Any:
     """Unpickle a file that the user trusts, which runs it, and return the same plain data."""
-    if prepare is not None:
-        prepare()
     try:
         return as_data(torch.load(path, map_location="cpu", weights_only=False))
     except MemoryError:

@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, StringConstraints, field_validator, model
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, ModelError
 from duet.files import read_json, sha256_json
+from duet.increments.forms import HeadForm
 from duet.names import Name, as_name
 from duet.sealed import SEAL, unsealed
 from duet.text import NAME_LENGTH, shown
@@ -33,7 +34,6 @@ NameText = Annotated[
     str, StringConstraints(min_length=1, max_length=NAME_LENGTH, strip_whitespace=True)
 ]
 Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
-HeadForm = Literal["rows", "towers", "parallel"]
 
 
 class IncrementManifest(Config):

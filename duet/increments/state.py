@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from duet.errors import ModelError
 from duet.files import sha256_json
+from duet.increments.forms import HeadForm as HeadForm
 from duet.labels import LabelSpace
 from duet.vectors import Tensors, fingerprint
-
-HeadForm = Literal["rows", "towers", "parallel"]
 
 
 @dataclass(frozen=True)

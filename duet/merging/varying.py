@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from duet.errors import ModelError, did_you_mean
-
-if TYPE_CHECKING:
-    from duet.merging.layers import Layer
+from duet.merging.layers import ROLES, Layer
 
 Setting = float | tuple[float, ...] | Mapping[str, float] | tuple[Mapping[str, Any], ...]
 """``0.3`` | ``[0.1, 0.9]`` first to last layer | ``{backbone: 0.3, default: 1}`` | ``[{filter:
 "model.2?.*", value: 0}, {value: 1}]``, where the first filter that fits counts."""
 
-ROLES = ("backbone", "neck", "head")
 _FORMS = (
     "one number, a list of numbers (first to last layer), a mapping by role "
     f"({', '.join(ROLES)}, default), or a list of {{filter, value}}"

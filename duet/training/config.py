@@ -14,17 +14,16 @@ from pydantic import Field, field_validator, model_validator
 from duet.config import Config, load_yaml, parse_config
 from duet.devices import SPELLINGS, parse_device
 from duet.errors import ConfigError, did_you_mean
+from duet.increments.forms import HeadForm
 from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
-from duet.losses.distillation.table import DISTILLATIONS
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
 from duet.names import Name
+from duet.training.losses.distillation.table import DISTILLATIONS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]  # the engine accepts no learning rate above 1
 NonNegative = Annotated[float, Field(ge=0.0)]
-
-HEADS = ("rows", "towers", "parallel")
 
 
 class Augmentation(Config):
@@ -158,7 +157,7 @@ class Method(Config):
 
     name: Name
     title: str = ""
-    head: Literal["rows", "towers", "parallel"] = "towers"
+    head: HeadForm = "towers"
     new_part: Literal["previous", "pretrained"] = Field(
         "previous", description="where the new head part starts: the previous increment's or θ_0's"
     )

@@ -20,6 +20,7 @@ from pydantic import Field
 from duet.config import Config, parse_config
 from duet.errors import DataError
 from duet.files import atomic_path, write_json
+from duet.increments.forms import HeadForm
 from duet.training.config import Directional, Distillation, Ewc, PseudoLabels, Schedule
 from duet.trees import resolved
 
@@ -55,7 +56,7 @@ class Job(Config):
 
     family: str
     architecture: str
-    head: Literal["rows", "towers", "parallel"]
+    head: HeadForm
     parts: tuple[JobPart, ...]
     phase: Literal["base", "increment", "refit"]
     old_part: Literal["kept", "trained"] = "kept"

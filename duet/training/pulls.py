@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from duet.losses.directional import directional_gradient
-from duet.losses.ewc import ewc_gradient
 from duet.training.job import DIRECTION, IMPORTANCE, Job
+from duet.training.losses.directional import directional_gradient
+from duet.training.losses.ewc import ewc_gradient
 from duet.vectors.tensors import Tensors
 
 Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

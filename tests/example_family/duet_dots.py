@@ -30,11 +30,11 @@ from duet.families.rows import rename_classes as rename_classes
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FamilyRow
 from duet.increments.state import DetectorState
-from duet.losses.distillation.responses import Anchors as Responses
-from duet.losses.distillation.responses import Quantiles
-from duet.losses.distillation.table import resolve_distillation
 from duet.merging.layers import Layer
 from duet.training.job import Job, old_part_count, refines, unlabelled_classes
+from duet.training.losses.distillation.responses import Anchors as Responses
+from duet.training.losses.distillation.responses import Quantiles
+from duet.training.losses.distillation.table import resolve_distillation
 from duet.training.pseudo import Found, Target, add_pseudo_labels
 from duet.vectors.tensors import Tensors
 

@@ -19,10 +19,10 @@ from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model, trained_state
 from duet.families.yolo.roles import head_of
 from duet.increments.state import DetectorState
-from duet.losses.distillation.duet import box_distillation
 from duet.series import Slice
 from duet.training.config import Distillation, PseudoLabels
 from duet.training.job import read_state
+from duet.training.losses.distillation.duet import box_distillation
 from duet.vectors.tensors import Tensors
 
 SIZES = (2, 1)

@@ -24,8 +24,8 @@ from factories_pickles import Payload
 from factories_series import make_clean_series, make_dataset, make_series
 from places import TESTS
 
+import duet.families.ultralytics  # noqa: F401  # tames the engine
 from duet.errors import ModelError
-from duet.families.ultralytics import engine
 from duet.files import sha256_file
 from duet.increments import load_pt
 from duet.weights import find
@@ -129,7 +129,7 @@ def test_unknown_class_is_named_without_importing_an_engine(tmp_path: Path) -> N
     path = tmp_path / "model.pt"
     torch.save({"share": Fraction(1, 3)}, path)
     with pytest.raises(ModelError, match=r"fractions\.Fraction"):
-        load_pt(path, prepare=lambda: pytest.fail("prepared an engine"))
+        load_pt(path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs ultralytics")
@@ -142,8 +142,7 @@ sys.path.insert(0, {str(TESTS)!r})
 from duet.increments import load_pt
 from duet.weights import find
 from duet.errors import ModelError
-from duet.families.ultralytics import engine
-engine.prepare()
+import duet.families.ultralytics
 from ultralytics.nn.tasks import DetectionModel
 from factories_pickles import Payload
 folder = Path({str(tmp_path)!r})
@@ -287,7 +286,6 @@ def test_no_command_installs_what_a_file_names(
 @pytest.mark.parametrize("name", ["it's/yolo11n.pt", "plain/yolov5n.pt", "plain/best.pth"])
 def test_a_file_opens_with_any_name(tmp_path: Path, name: str) -> None:
     """Ultralytics drops quotes and corrects names, finds no file, and asks GitHub for one."""
-    engine.prepare()
     from ultralytics.nn.tasks import DetectionModel
 
     layers = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]]
@@ -367,7 +365,6 @@ def test_an_architecture_file_of_a_user_is_never_opened(tmp_path: Path) -> None:
 
 @NEEDS_ENGINE
 def test_the_architecture_inside_a_checkpoint_is_not_evaluated(tmp_path: Path) -> None:
-    engine.prepare()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel("yolo11n.yaml", nc=2, verbose=False)

@@ -286,7 +286,7 @@ def test_nobody_in_a_shared_folder_stops_the_engine(trap: str, base: Path, tmp_p
     elif trap == "link":
         known.symlink_to(tmp_path / "nowhere")
     code = (
-        "import os\nfrom duet.families.ultralytics.engine import prepare\nprepare()\n"
+        "import os, duet.families.ultralytics, ultralytics\n"
         "from torch._inductor.runtime.cache_dir_utils import cache_dir\nprint(cache_dir())"
     )
     said = run(base, [sys.executable, "-c", code], base, TMPDIR=str(tmp_path)).strip()

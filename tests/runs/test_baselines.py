@@ -22,11 +22,6 @@ from duet.families.yolo.adapter import FAMILY
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
-from duet.losses.directional import directional_gradient
-from duet.losses.distillation import duet, erd, lwf
-from duet.losses.distillation.responses import Anchors, Places, Quantiles
-from duet.losses.distillation.table import DISTILLATIONS, resolve_distillation
-from duet.losses.ewc import ewc_gradient, ewc_loss
 from duet.recipes import Entry, Recipe, make_plan, merge_plan
 from duet.runs.chain import run_chain
 from duet.runs.inputs import read_methods
@@ -41,6 +36,11 @@ from duet.series.joining import join_slices, joint_slice, with_classes
 from duet.series.problems import DataError
 from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
 from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
+from duet.training.losses.directional import directional_gradient
+from duet.training.losses.distillation import duet, erd, lwf
+from duet.training.losses.distillation.responses import Anchors, Places, Quantiles
+from duet.training.losses.distillation.table import DISTILLATIONS, resolve_distillation
+from duet.training.losses.ewc import ewc_gradient, ewc_loss
 from duet.training.pulls import read_pulls
 
 BASELINES = (

@@ -23,11 +23,11 @@ from factories_weights import Site, checkpoint_bytes, manifest_of, row, serving,
 from places import REPO
 from safetensors.torch import save_file
 
+import duet.families.ultralytics  # tames the engine
 from duet.cli.main import _run
 from duet.cli.weights import get as get_command
 from duet.cli.weights import ls
 from duet.errors import ConfigError, DuetError, ModelError
-from duet.families.ultralytics import engine
 from duet.files import run_lock, sha256_file
 from duet.shipped import shipped
 from duet.weights import cache_folder, find, load_manifest
@@ -627,7 +627,6 @@ def test_odd_contents(tmp_path: Path, write: Callable[[Path], None], match: str 
 
 
 def test_an_ultralytics_checkpoint_tells_what_it_is(tmp_path: Path) -> None:
-    engine.prepare()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel("yolo11n.yaml", nc=2, verbose=False).half()

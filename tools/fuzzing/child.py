@@ -58,9 +58,8 @@ def warm() -> None:
     import cv2
     import torch
 
-    from duet.families.ultralytics.engine import prepare
+    import duet.families.yolo.adapter  # noqa: F401  # the engine
 
-    prepare()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for name in (

@@ -10,26 +10,15 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from transformers import DFineConfig, DFineForObjectDetection
 
 from duet.families.dfine.architectures import architecture as read_architecture
-from duet.families.dfine.engine import prepare
-
-prepare()
-
-from transformers import DFineConfig, DFineForObjectDetection  # noqa: E402  (tamed first)
-
-from duet.families.dfine.roles import (  # noqa: E402
-    PREFIX,
-    head_form,
-    split_roles,
-    stock_names,
-    without_aliases,
-)
-from duet.families.rows import cut_rows, join_rows  # noqa: E402
-from duet.families.scores import ClassLogits, class_scores  # noqa: E402
-from duet.families.tensors import require_fit  # noqa: E402
-from duet.increments.state import DetectorState  # noqa: E402
-from duet.vectors.tensors import Tensors  # noqa: E402
+from duet.families.dfine.roles import PREFIX, head_form, split_roles, stock_names, without_aliases
+from duet.families.rows import cut_rows, join_rows
+from duet.families.scores import ClassLogits, class_scores
+from duet.families.tensors import require_fit
+from duet.increments.state import DetectorState
+from duet.vectors.tensors import Tensors
 
 PRIOR = 0.01
 """Score of a fresh class row. The engine's own 1 / (C + 1) would make few new classes shout."""

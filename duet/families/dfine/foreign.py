@@ -10,26 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
+
 from duet.errors import DataError, ModelError, together
 from duet.families.dfine.architectures import known_architectures
-from duet.families.dfine.engine import prepare
+from duet.families.dfine.build import stock_config
+from duet.families.dfine.roles import split_roles, without_aliases
 from duet.files import read_json
-
-prepare()
-
-from transformers import (  # noqa: E402  (tamed first)
-    DFineConfig,
-    DFineForObjectDetection,
-    HGNetV2Config,
-)
-
-from duet.families.dfine.build import stock_config  # noqa: E402
-from duet.families.dfine.roles import split_roles, without_aliases  # noqa: E402
-from duet.increments.state import DetectorState, HeadPart  # noqa: E402
-from duet.increments.tensorfile import read_tensors  # noqa: E402
-from duet.labels import LabelSpace  # noqa: E402
-from duet.text import shown  # noqa: E402
-from duet.vectors.tensors import Tensors  # noqa: E402
+from duet.increments.state import DetectorState, HeadPart
+from duet.increments.tensorfile import read_tensors
+from duet.labels import LabelSpace
+from duet.text import shown
+from duet.vectors.tensors import Tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODEL_TYPE = "d_fine"

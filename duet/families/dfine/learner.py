@@ -17,23 +17,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss
 
-from duet.families.dfine.engine import prepare
-
-prepare()
-
-from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss  # noqa: E402  (tamed first)
-
-from duet.families.decode import corners, pick  # noqa: E402
-from duet.families.dfine.architectures import require_queries  # noqa: E402
-from duet.families.dfine.build import model_of, state_of, stock_config  # noqa: E402
-from duet.families.dfine.roles import EMBEDDING, PREFIX  # noqa: E402
-from duet.increments.state import DetectorState  # noqa: E402
-from duet.losses.distillation.responses import Places, Quantiles  # noqa: E402
-from duet.losses.distillation.table import resolve_distillation  # noqa: E402
-from duet.training.job import Job, old_part_count, refines, unlabelled_classes  # noqa: E402
-from duet.training.pseudo import Found, Target, add_pseudo_labels  # noqa: E402
-from duet.vectors.tensors import Tensors  # noqa: E402
+from duet.families.decode import corners, pick
+from duet.families.dfine.architectures import require_queries
+from duet.families.dfine.build import model_of, state_of, stock_config
+from duet.families.dfine.roles import EMBEDDING, PREFIX
+from duet.increments.state import DetectorState
+from duet.training.job import Job, old_part_count, refines, unlabelled_classes
+from duet.training.losses.distillation.responses import Places, Quantiles
+from duet.training.losses.distillation.table import resolve_distillation
+from duet.training.pseudo import Found, Target, add_pseudo_labels
+from duet.vectors.tensors import Tensors
 
 CLIP_NORM = 0.1
 """Of the published training."""

@@ -1,1 +1,3 @@
 """RT-DETR on the Ultralytics engine."""
+
+from duet.families.ultralytics import engine as engine

@@ -8,12 +8,7 @@ from typing import Any
 
 from duet.families.protocol import Progress
 from duet.families.rtdetr import roles
-from duet.families.rtdetr.build import (
-    inference_model,
-    initial_part,
-    require_separable,
-    stock_model,
-)
+from duet.families.rtdetr.build import inference_model, initial_part, require_separable, stock_model
 from duet.families.rtdetr.foreign import KIND
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, QueryScores
 from duet.families.scores import ClassLogits, class_scores

@@ -9,33 +9,19 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from ultralytics.nn.modules.head import RTDETRDecoder
+from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from duet.errors import ModelError
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.nn.modules.head import RTDETRDecoder  # noqa: E402  (tamed first)
-from ultralytics.nn.tasks import RTDETRDetectionModel  # noqa: E402
-
-from duet.families.rows import cut_rows, join_rows, start_rows  # noqa: E402
-from duet.families.rtdetr.heads import (  # noqa: E402
-    ParallelRTDETRDecoder,
-    TrainingRTDETRDecoder,
-    resize_classes,
-)
-from duet.families.rtdetr.roles import (  # noqa: E402
-    CLASS_ROWS,
-    architecture_file,
-    own_pattern,
-    split_roles,
-)
-from duet.families.tensors import plain_tensors  # noqa: E402
-from duet.families.ultralytics.models import load_part, load_stock, set_classes  # noqa: E402
-from duet.families.ultralytics.names import description, head_prefix  # noqa: E402
-from duet.increments.base import StartWeights  # noqa: E402
-from duet.increments.state import DetectorState, HeadPart  # noqa: E402
-from duet.vectors.tensors import Tensors  # noqa: E402
+from duet.families.rows import cut_rows, join_rows, start_rows
+from duet.families.rtdetr.heads import ParallelRTDETRDecoder, TrainingRTDETRDecoder, resize_classes
+from duet.families.rtdetr.roles import CLASS_ROWS, architecture_file, own_pattern, split_roles
+from duet.families.tensors import plain_tensors
+from duet.families.ultralytics.models import load_part, load_stock, set_classes
+from duet.families.ultralytics.names import description, head_prefix
+from duet.increments.base import StartWeights
+from duet.increments.state import DetectorState, HeadPart
+from duet.vectors.tensors import Tensors
 
 PRIOR = 0.01
 """Score that a fresh class row gives to everything.

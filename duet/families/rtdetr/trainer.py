@@ -6,23 +6,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from ultralytics.models.rtdetr.train import RTDETRTrainer
 
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.models.rtdetr.train import RTDETRTrainer  # noqa: E402  (tamed first)
-
-from duet.families.rtdetr.build import (  # noqa: E402
-    inference_model,
-    trained_state,
-    training_model,
-)
-from duet.families.rtdetr.heads import class_layers, proposals, propose_boxes  # noqa: E402
-from duet.families.ultralytics.trainer import StageTrainer  # noqa: E402
-from duet.increments.state import DetectorState  # noqa: E402
-from duet.losses.distillation.responses import Places, Quantiles  # noqa: E402
-from duet.losses.distillation.table import resolve_distillation  # noqa: E402
+from duet.families.rtdetr.build import inference_model, trained_state, training_model
+from duet.families.rtdetr.heads import class_layers, proposals, propose_boxes
+from duet.families.ultralytics.trainer import StageTrainer
+from duet.increments.state import DetectorState
+from duet.training.losses.distillation.responses import Places, Quantiles
+from duet.training.losses.distillation.table import resolve_distillation
 
 Proposals = tuple[torch.Tensor, torch.Tensor]
 """``(B, N, C)`` class logits and ``(B, N, 4)`` boxes of the encoder, cxcywh normalised."""

@@ -14,7 +14,6 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from duet.errors import DataError, ModelError
-from duet.families.ultralytics import engine
 from duet.families.ultralytics.names import layer_number
 from duet.increments.base import exact_float32, plain_names
 from duet.increments.door.network import Network, is_network, read_network
@@ -66,7 +65,7 @@ def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
 @functools.lru_cache(maxsize=1)
 def _open(path: Path, _content: tuple[int, ...] | None, trust: bool) -> Checkpoint:
     """Read a file once, though several families ask what is in it; nobody changes what is read."""
-    content = load_pt(path, trust=trust, prepare=engine.prepare)
+    content = load_pt(path, trust=trust)
     entries = content if isinstance(content, dict) else {"model": content}
     for key in ("ema", "model"):
         if is_network(entries.get(key)):

@@ -13,15 +13,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from ultralytics.data.dataset import YOLODataset
 
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.data.dataset import YOLODataset  # noqa: E402  (the engine must be tamed first)
-
-from duet.images import read_image  # noqa: E402
-from duet.training.job import SliceFile  # noqa: E402
+from duet.images import read_image
+from duet.training.job import SliceFile
 
 
 class SliceDataset(YOLODataset):  # type: ignore[misc]

@@ -1,33 +1,29 @@
-"""Tame the engine before it is imported: no network, no installs, no settings of the user's.
+"""Tame the engine, whoever imports it: no network, no installs, no settings of the user's.
 
-Ultralytics reads its switches at import time, looks for a font on GitHub, counts installs and
-auto-loads experiment trackers (engine facts, sections 4 and 8). `prepare` must run before the
-first `import ultralytics` in a process; every module of this folder calls it first.
+Ultralytics reads its switches while it is imported, looks for a font on GitHub, counts installs and
+loads the clients of experiment trackers. `duet.imports` has `tame` run around its import, once any
+module of this folder, or of a family on this engine, is imported.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from duet.errors import MissingExtraError
+from duet import imports
 from duet.files import atomic_path
 from duet.ownfolder import own_folder
 
 FONT_NAMES = ("Arial.ttf", "Arial.Unicode.ttf")
+TRACKERS = ("clearml", "comet", "dvc", "mlflow", "neptune", "raytune", "tensorboard", "wandb")
 
 
-@functools.cache
-def prepare() -> None:
-    """Set the environment, then import the engine once and quieten it.
-
-    Raises:
-        MissingExtraError: Ultralytics is not installed.
-    """
+def tame(load: Callable[[], None]) -> None:
+    """Set the environment, import the engine by ``load``, and quieten it."""
     folder = own_folder("engine", "Ultralytics")
     os.environ["YOLO_CONFIG_DIR"] = str(folder)
     os.environ["YOLO_OFFLINE"] = "true"
@@ -36,16 +32,11 @@ def prepare() -> None:
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     _place_fonts(folder / "Ultralytics")
-    try:
-        import ultralytics.utils as utils
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the YOLO family needs Ultralytics ({error})",
-            remedy="pip install 'ultralytics==8.4.190'",
-        ) from error
+    load()
+    from ultralytics import utils
+
     utils.LOGGER.setLevel(logging.ERROR)
-    trackers = ("clearml", "comet", "dvc", "mlflow", "neptune", "raytune", "tensorboard", "wandb")
-    wanted: dict[str, object] = {name: False for name in trackers if name in utils.SETTINGS}
+    wanted: dict[str, object] = {name: False for name in TRACKERS if name in utils.SETTINGS}
     wanted["sync"] = False  # analytics events and crash reports
     if any(utils.SETTINGS.get(name) is not value for name, value in wanted.items()):
         utils.SETTINGS.update(wanted)
@@ -56,7 +47,6 @@ def set_threads(count: int) -> None:
 
     `select_device('cpu')` resets torch to min(8, cores − 1) threads: 1 on a two-core machine.
     """
-    prepare()
     import torch
     from ultralytics.utils import torch_utils
 
@@ -80,3 +70,6 @@ def _place_fonts(folder: Path) -> None:
     for name in missing:
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(font, temporary)
+
+
+imports.tame("ultralytics", tame)

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from ultralytics import __version__
+from ultralytics.nn.tasks import load_checkpoint
 
 from duet.errors import ModelError
 from duet.families.exportable import STAMP, ExportFacts
-from duet.families.ultralytics import engine
 from duet.files import hidden_folder, refused_by_disk
 
 LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
@@ -60,9 +61,6 @@ class UltralyticsEngine:
 
     def open(self, path: Path) -> Callable[[torch.Tensor], Any]:
         """Return a ``pt`` file as the engine's restricted loader reads it, folded for inference."""
-        engine.prepare()
-        from ultralytics.nn.tasks import load_checkpoint
-
         # The restricted loader knows Ultralytics' classes; heads of duet's own are named here.
         with _plain_name(path) as name, torch.serialization.safe_globals(list(self.heads)):
             module, _ = load_checkpoint(str(name))
@@ -70,7 +68,6 @@ class UltralyticsEngine:
         return folded
 
     def _export(self, form: str, source: Path, facts: ExportFacts) -> Path:
-        engine.prepare()
         from ultralytics.engine.exporter import Exporter
         from ultralytics.utils.callbacks import get_default_callbacks
 
@@ -106,8 +103,6 @@ def checkpoint(model: nn.Module, facts: ExportFacts) -> dict[str, Any]:
 
     No date: equal detectors give equal files.
     """
-    from ultralytics import __version__
-
     arguments = {"task": "detect", "model": facts.architecture, "imgsz": facts.image_size}
     return {
         "epoch": -1,

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from ultralytics import __version__
+from ultralytics.nn.tasks import parse_model
 
 from duet.errors import DuetError, ModelError
-from duet.families.ultralytics.engine import prepare
 from duet.families.ultralytics.names import description, head_prefix, layer_counts, layer_number
 from duet.increments.door.network import Network
 from duet.increments.door.values import told
@@ -73,8 +74,6 @@ def unknown(
         own: See `architectures_of`.
         where: The file.
     """
-    from ultralytics import __version__
-
     prefix = head_prefix(tensors)
     wanted = _of_all(tensors, prefix, own)
     known = list(candidates)
@@ -130,9 +129,6 @@ def _may_be(name: str, file: Path, prefix: str, wanted: Shapes) -> bool:
 
 def _laid_out(described: Mapping[str, Any]) -> nn.Sequential:
     """Return the layers of an architecture, on torch's meta device: shapes without numbers."""
-    prepare()
-    from ultralytics.nn.tasks import parse_model
-
     with torch.device("meta"):
         layers, _ = parse_model(copy.deepcopy(dict(described)), ch=3, verbose=False)
     return cast("nn.Sequential", layers)

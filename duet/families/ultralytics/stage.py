@@ -9,24 +9,19 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from ultralytics.utils import RANK
+from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.errors import ModelError
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.utils import RANK  # noqa: E402  (the engine must be tamed first)
-from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
-
-from duet.families.decode import Layout  # noqa: E402
-from duet.families.ultralytics.arguments import restore_frozen  # noqa: E402
-from duet.images import Fit  # noqa: E402
-from duet.increments.fisher import FISHER, write_fisher  # noqa: E402
-from duet.increments.state import DetectorState  # noqa: E402
-from duet.training.checkpoint import read_checkpoint, write_checkpoint  # noqa: E402
-from duet.training.fisher import diagonal_fisher, evenly_spaced  # noqa: E402
-from duet.training.job import TRAINED, Job, keeps_trunk, write_state  # noqa: E402
-from duet.training.outcome import finish_job  # noqa: E402
+from duet.families.decode import Layout
+from duet.families.ultralytics.arguments import restore_frozen
+from duet.images import Fit
+from duet.increments.fisher import FISHER, write_fisher
+from duet.increments.state import DetectorState
+from duet.training.checkpoint import read_checkpoint, write_checkpoint
+from duet.training.fisher import diagonal_fisher, evenly_spaced
+from duet.training.job import TRAINED, Job, keeps_trunk, write_state
+from duet.training.outcome import finish_job
 
 # Mixed into the engine's trainers, whose methods it calls and overrides: untyped, hence Any.
 Engine: Any = object

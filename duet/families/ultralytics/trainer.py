@@ -17,21 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from ultralytics.utils import DEFAULT_CFG, RANK
+from ultralytics.utils.torch_utils import unwrap_model
 
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.utils import RANK  # noqa: E402  (the engine must be tamed first)
-from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
-
-from duet.families.decode import decode  # noqa: E402
-from duet.families.ultralytics.arguments import frozen_names  # noqa: E402
-from duet.families.ultralytics.data import SliceDataset  # noqa: E402
-from duet.families.ultralytics.pseudo import extend_batch  # noqa: E402
-from duet.families.ultralytics.stage import StoredStage  # noqa: E402
-from duet.increments.state import DetectorState  # noqa: E402
-from duet.training.job import (  # noqa: E402
+from duet.families.decode import decode
+from duet.families.ultralytics.arguments import frozen_names
+from duet.families.ultralytics.data import SliceDataset
+from duet.families.ultralytics.pseudo import extend_batch
+from duet.families.ultralytics.stage import StoredStage
+from duet.increments.state import DetectorState
+from duet.training.job import (
     old_part_count,
     read_job,
     read_slice,
@@ -39,7 +34,7 @@ from duet.training.job import (  # noqa: E402
     refines,
     unlabelled_classes,
 )
-from duet.training.pulls import read_pulls  # noqa: E402
+from duet.training.pulls import read_pulls
 
 JOB_VARIABLE = "DUET_JOB"
 
@@ -51,8 +46,6 @@ class StageTrainer(StoredStage):
     """
 
     def __init__(self, cfg: Any = None, overrides: Any = None, _callbacks: Any = None) -> None:
-        from ultralytics.utils import DEFAULT_CFG
-
         self.folder = Path(os.environ[JOB_VARIABLE])
         self.job = read_job(self.folder)
         self.start = read_state(self.folder / "start.safetensors")

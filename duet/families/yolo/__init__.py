@@ -1,1 +1,3 @@
 """Ultralytics YOLO with one-to-many `Detect` heads."""
+
+from duet.families.ultralytics import engine as engine

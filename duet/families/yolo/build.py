@@ -9,37 +9,27 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from ultralytics.nn.modules.head import Detect, v10Detect
+from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.nn.modules.head import Detect, v10Detect  # noqa: E402  (tamed first)
-from ultralytics.nn.tasks import DetectionModel  # noqa: E402
-
-from duet.families.decode import Layout  # noqa: E402
-from duet.families.rows import cut_rows, start_rows  # noqa: E402
-from duet.families.tensors import plain_tensors  # noqa: E402
-from duet.families.ultralytics.models import load_part, load_stock, set_classes  # noqa: E402
-from duet.families.ultralytics.names import description, head_prefix  # noqa: E402
-from duet.families.yolo.heads import (  # noqa: E402
+from duet.families.decode import Layout
+from duet.families.rows import cut_rows, start_rows
+from duet.families.tensors import plain_tensors
+from duet.families.ultralytics.models import load_part, load_stock, set_classes
+from duet.families.ultralytics.names import description, head_prefix
+from duet.families.yolo.heads import (
     ParallelDetect,
     TrainingDetect,
     class_layers,
     is_end_to_end,
     resize_classes,
 )
-from duet.families.yolo.roles import (  # noqa: E402
-    OWN,
-    architecture_file,
-    split_roles,
-    tower_width,
-)
-from duet.families.yolo.towers import ClassTowers  # noqa: E402
-from duet.increments.base import StartWeights  # noqa: E402
-from duet.increments.state import DetectorState, HeadPart  # noqa: E402
-from duet.vectors.tensors import Tensors  # noqa: E402
+from duet.families.yolo.roles import OWN, architecture_file, split_roles, tower_width
+from duet.families.yolo.towers import ClassTowers
+from duet.increments.base import StartWeights
+from duet.increments.state import DetectorState, HeadPart
+from duet.vectors.tensors import Tensors
 
 PLAIN_HEADS = (Detect, v10Detect)
 """The engine's heads that find boxes and nothing else."""

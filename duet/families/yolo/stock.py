@@ -14,19 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.nn.modules.conv import Conv  # noqa: E402  (the engine must be tamed first)
-from ultralytics.nn.tasks import DetectionModel  # noqa: E402
-
-from duet.families.yolo.build import inference_model  # noqa: E402
-from duet.families.yolo.heads import class_towers  # noqa: E402
-from duet.families.yolo.towers import ClassTowers  # noqa: E402
-from duet.increments.state import DetectorState  # noqa: E402
+from duet.families.yolo.build import inference_model
+from duet.families.yolo.heads import class_towers
+from duet.families.yolo.towers import ClassTowers
+from duet.increments.state import DetectorState
 
 Places = list[torch.Tensor]
 """For each tower, which channels of the joined features are its own; int64, ``(channels,)``."""

@@ -18,12 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.nn.modules.conv import Conv  # noqa: E402  (the engine must be tamed first)
+from ultralytics.nn.modules.conv import Conv
 
 CACHE_BYTES = 1 << 21
 """Towers share calls while the features between their layers together stay below this, about a

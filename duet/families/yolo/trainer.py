@@ -7,28 +7,18 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.modules.head import Detect
+from ultralytics.utils.tal import dist2bbox
+from ultralytics.utils.torch_utils import unwrap_model
 
-from duet.families.ultralytics.engine import prepare
-
-prepare()
-
-from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402  (tamed first)
-from ultralytics.nn.modules.head import Detect  # noqa: E402
-from ultralytics.utils.tal import dist2bbox  # noqa: E402
-from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
-
-from duet.families.ultralytics.trainer import StageTrainer  # noqa: E402
-from duet.families.yolo import roles  # noqa: E402
-from duet.families.yolo.build import (  # noqa: E402
-    inference_model,
-    layout_of,
-    trained_state,
-    training_model,
-)
-from duet.families.yolo.heads import Pairs, class_layers, raw_parts  # noqa: E402
-from duet.increments.state import DetectorState  # noqa: E402
-from duet.losses.distillation.responses import Anchors, Quantiles  # noqa: E402
-from duet.losses.distillation.table import resolve_distillation  # noqa: E402
+from duet.families.ultralytics.trainer import StageTrainer
+from duet.families.yolo import roles
+from duet.families.yolo.build import inference_model, layout_of, trained_state, training_model
+from duet.families.yolo.heads import Pairs, class_layers, raw_parts
+from duet.increments.state import DetectorState
+from duet.training.losses.distillation.responses import Anchors, Quantiles
+from duet.training.losses.distillation.table import resolve_distillation
 
 
 class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]

@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:  # configurations name distillations without loading torch
-    from duet.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+    from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
 
 DISTILLATIONS = {
-    "duet": "duet.losses.distillation.duet",
-    "lwf": "duet.losses.distillation.lwf",
-    "erd": "duet.losses.distillation.erd",
+    "duet": "duet.training.losses.distillation.duet",
+    "lwf": "duet.training.losses.distillation.lwf",
+    "erd": "duet.training.losses.distillation.erd",
 }
 
 

@@ -6,7 +6,7 @@ arXiv 1708.06977) use for logits and boxes of a detector; the baseline "LwF" of 
 
 from __future__ import annotations
 
-from duet.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
 
 
 def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Losses:

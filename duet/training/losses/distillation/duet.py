@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import kl_div
 
-from duet.losses.distillation.proposals import query_box_distillation
-from duet.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+from duet.training.losses.distillation.proposals import query_box_distillation
+from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
 
 
 def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Losses:

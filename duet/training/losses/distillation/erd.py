@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import kl_div
 
-from duet.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
 
 DEVIATIONS = 2.0
 """Standard deviations above the mean from which a response counts."""

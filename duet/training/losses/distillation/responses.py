@@ -46,7 +46,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Where `duet` draws its lines; see `duet.losses.distillation.duet`.
+    """Where `duet` draws its lines; see `duet.training.losses.distillation.duet`.
 
     Attributes:
         scores: Of the largest old class logit.
