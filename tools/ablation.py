@@ -62,14 +62,13 @@ def run_seed(
     from duet.runs.plan import RunPlan
     from duet.runs.run import execute
     from duet.shipped import shipped
-    from duet.weights import find
 
     data = out / f"data-{data_seed}-{test_scenes}"
     build(data, seed=data_seed, test=test_scenes)
     inputs = read_inputs(
         shipped("configs", "series", "emoji-2phase.yaml"),
         data_root=data,
-        weights=find(weights) if weights else None,
+        weights=weights,
         changes={"epochs": epochs} if epochs else None,
     )
     plan = RunPlan(

@@ -141,7 +141,6 @@ def run_protocol(
     from duet.runs.plan import RunPlan
     from duet.runs.repeat import execute_repeats, repeats
     from duet.shipped import shipped
-    from duet.weights import find
 
     focus = FOCI[protocol.emoji]
     build(
@@ -150,7 +149,7 @@ def run_protocol(
     )  # fmt: skip
     inputs = read_inputs(
         shipped("configs", "series", f"{protocol.series}.yaml"), data_root=folder / "data",
-        weights=find(protocol.weights) if protocol.weights else None,
+        weights=protocol.weights or None,
         changes={"epochs": epochs} if epochs else None,
     )  # fmt: skip
     plan = RunPlan(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from duet.cli.common import NAME_OR_PATH, PATH, json_option
+from duet.cli.names import strategies, weights_option
 from duet.cli.options import SEED
 from duet.cli.running import perform
 from duet.progress import counting
@@ -29,14 +30,13 @@ Examples:
     type=NAME_OR_PATH,
     multiple=True,
     metavar="TEXT",
+    shell_complete=strategies,
     default=DEFAULT_METHODS,
     show_default=True,
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
 @click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's 8 epochs.")
-@click.option(
-    "--weights", type=NAME_OR_PATH, help="θ_0: a file or a name of `duet weights ls` [YOLO11n's]."
-)
+@weights_option("θ_0, if not YOLO11n's")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--train-scenes", type=click.IntRange(min=20), default=450, show_default=True)
 @click.option("--test-scenes", type=click.IntRange(min=20), default=250, show_default=True)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from duet.cli.common import PATH, emit, hint, json_option, trust_option
+from duet.cli.names import weights_option
 from duet.progress import note
 
 EPILOG = """\b
@@ -23,11 +24,11 @@ _ROWS = 10
 @click.command("diff", epilog=EPILOG)
 @click.argument("a", type=PATH, metavar="A")
 @click.argument("b", type=PATH, metavar="B")
-@click.option("--weights", type=PATH, help="θ_0 [what a recipe or fingerprint names].")
+@weights_option("θ_0, if not what a recipe or fingerprint names")
 @click.option("--all", "every", is_flag=True, help="Show all layers, not those that differ most.")
 @trust_option
 @json_option
-def diff(a: Path, b: Path, weights: Path | None, every: bool, trust: bool, as_json: bool) -> None:
+def diff(a: Path, b: Path, weights: str | None, every: bool, trust: bool, as_json: bool) -> None:
     """Compare detectors A and B, or increments, or .pt files: classes, recipe, weights.
 
     |B-A| is the l2 norm of the difference, |τ| that of what training and merging changed of the

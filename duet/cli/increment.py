@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, tell_warnings
+from duet.cli.names import strategies
 from duet.cli.options import TrainingCommand, given, training_options
 from duet.progress import stages
 from duet.shipped import DEFAULT_METHODS, ONTO_METHODS
@@ -28,6 +29,7 @@ Examples:
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option(
     "--method", type=NAME_OR_PATH, default=DEFAULT_METHODS[0], show_default=True, metavar="TEXT",
+    shell_complete=strategies,
     help="Decides the head form.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
@@ -49,6 +51,7 @@ def base(series: Path, method: str, out: Path, seed: int, as_json: bool, **optio
 @click.argument("name")
 @click.option(
     "--method", type=NAME_OR_PATH, metavar="TEXT",
+    shell_complete=strategies,
     help=f"Shipped name or YAML [{DEFAULT_METHODS[0]}; on a detector of yours {ONTO_METHODS[0]}].",
 )  # fmt: skip
 @click.option(

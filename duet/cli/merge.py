@@ -20,6 +20,7 @@ from duet.cli.common import (
     trust_option,
     writing,
 )
+from duet.cli.names import merge_methods, weights_option
 from duet.cli.settings import parse_settings
 from duet.progress import counting, note
 
@@ -43,9 +44,10 @@ Examples:
 @click.command("merge", epilog=EPILOG)
 @click.argument("sources", nargs=-1, type=NAME_OR_PATH, metavar="[NAME=]SOURCE...")
 @click.option("--recipe", type=PATH, help="YAML; other options change it.")
-@click.option("--weights", type=PATH, help="θ_0 that the models were trained from.")
+@weights_option("θ_0 that the models were trained from")
 @click.option(
     "--method",
+    shell_complete=merge_methods,
     help="See `duet methods` [the last increment's own; of whole models without θ_0: average].",
 )
 @click.option(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from duet.cli.common import emit, json_option
+from duet.cli.names import merge_methods
 
 EPILOG = """\b
 Examples:
@@ -16,7 +17,7 @@ Examples:
 
 
 @click.command("methods", epilog=EPILOG)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=merge_methods)
 @json_option
 def methods(name: str | None, as_json: bool) -> None:
     """List the merge methods with their papers, or one of them with its parameters."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 
 import click
 
-from duet.cli.common import NAME_OR_PATH, PATH
+from duet.cli.common import PATH
+from duet.cli.names import weights_option
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -92,9 +93,7 @@ def training_options(command: Command) -> Command:
     options = [
         click.option("--data-root", type=PATH, help="Folder of the data."),
         click.option("--train", type=PATH, help="Schedule YAML."),
-        click.option(
-            "--weights", type=NAME_OR_PATH, help="θ_0: a file, or a name of `duet weights ls`."
-        ),
+        weights_option("θ_0"),
         click.option("--architecture", help="For example yolo11n.yaml."),
         click.option(
             "--set", "settings", multiple=True, metavar="KEY=VALUE",

@@ -10,6 +10,7 @@ import click
 
 from duet.cli.common import PATH, emit, hint, json_option, trust_option, writing
 from duet.cli.merge import describe, objective_for, text_of
+from duet.cli.names import weights_option
 from duet.progress import counting, note
 from duet.text import printable
 
@@ -21,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option("--out", type=PATH, required=True, help="Detector folder."),
     click.option("--overwrite", is_flag=True, help="Replace an older detector in --out."),
-    click.option("--weights", type=PATH, help="θ_0 [the detector's recipe knows it]."),
+    weights_option("θ_0, if not what the detector's recipe names"),
     click.option(
         "--increments",
         "roots",

@@ -23,7 +23,7 @@ Examples:
 @click.argument("increment", metavar="INCREMENT")
 @remerge_options
 def revert(
-    detector: Path, increment: str, out: Path, roots: tuple[Path, ...], weights: Path | None,
+    detector: Path, increment: str, out: Path, roots: tuple[Path, ...], weights: str | None,
     trust: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Merge DETECTOR again without INCREMENT: its classes and its weights go.

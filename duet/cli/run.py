@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option, tell_warnings
+from duet.cli.names import strategies
 from duet.cli.options import TrainingCommand, given, training_options
 from duet.cli.running import perform
 from duet.progress import note, stages
@@ -32,11 +33,13 @@ Examples:
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option(
     "--methods", "listed", type=NAME_OR_PATH, default="", metavar="TEXT",
+
     help="Shipped names or YAML paths with commas between; the first is reported on, the others "
     f"stand beside it [{','.join(DEFAULT_METHODS)}; on a detector {','.join(ONTO_METHODS)}].",
 )  # fmt: skip
 @click.option(
     "--method", "methods", type=NAME_OR_PATH, multiple=True, metavar="TEXT",
+    shell_complete=strategies,
     help="One more method; may be repeated.",
 )  # fmt: skip
 @click.option(

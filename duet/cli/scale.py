@@ -25,7 +25,7 @@ Examples:
 @remerge_options
 def scale(
     detector: Path, increment: str, factor: float, out: Path, roots: tuple[Path, ...],
-    weights: Path | None, trust: bool, **options: Any,
+    weights: str | None, trust: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Merge DETECTOR again with FACTOR times what INCREMENT changed of the shared weights.
 

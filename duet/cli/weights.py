@@ -13,6 +13,7 @@ import click
 
 from duet.cli.common import PATH, LocalPath, emit, json_option, tell_leftovers
 from duet.cli.main import LazyGroup
+from duet.cli.names import downloads
 from duet.progress import PLAIN_EVERY, note
 from duet.text import is_address, masked, without_secrets
 
@@ -71,7 +72,7 @@ def ls(family: str | None, table: Path | None, as_json: bool) -> None:
 
 
 @click.command("get", epilog=GET_EPILOG)
-@click.argument("weights", metavar="NAME|FILE")
+@click.argument("weights", metavar="NAME|FILE", shell_complete=downloads)
 @click.option(
     "--to", "folder", type=LocalPath(path_type=Path, file_okay=False),
     help="Folder to put the file into [the user's cache; a FILE stays where it is].",

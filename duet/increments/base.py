@@ -45,8 +45,9 @@ def load_start(path: Path) -> StartWeights:
     Raises:
         ModelError: As `load_base`, or the sidecar's classes are not a list of names.
     """
-    told = read_sidecar(path)
-    return StartWeights(load_base(path), told.classes or () if told else ())
+    tensors, told = open_base(path)
+    upcast = {name: _upcast(tensor) for name, tensor in tensors.items()}
+    return StartWeights(upcast, told.classes or () if told else ())
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,11 @@ def map_base(path: Path) -> dict[str, torch.Tensor]:
 
     Tensors of other floating types are read, and become float32.
     """
+    return open_base(path)[0]
+
+
+def open_base(path: Path) -> tuple[dict[str, torch.Tensor], Sidecar | None]:
+    """Map base weights as `map_base` does, and return what their sidecar says besides."""
     if path.suffix != ".safetensors":
         raise ModelError(
             f"expected a .safetensors file, got {'a folder' if path.is_dir() else repr(path.name)}",
@@ -145,7 +151,7 @@ def map_base(path: Path) -> dict[str, torch.Tensor]:
             where=str(path),
             remedy="give a file of base weights, as save_base writes it",
         )
-    return {name: _base_tensor(name, t, path) for name, t in plain_names(tensors).items()}
+    return {name: _base_tensor(name, t, path) for name, t in plain_names(tensors).items()}, told
 
 
 def _base_tensor(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:

@@ -24,9 +24,9 @@ from duet.recipes.heads import Allocate, join_heads, rehearse_heads
 from duet.recipes.plan import Plan, require_weights
 from duet.recipes.refined import grown
 from duet.recipes.sources import REFINEMENT, Opened, open_source
-from duet.recipes.start import read_start, start_fingerprint
 from duet.vectors.similarity import cosine
 from duet.vectors.tensors import Tensors, fingerprint
+from duet.weights.start import Start, start_fingerprint
 
 PREVIOUS = "(merged so far)"
 """Name of the first stage when a chain is folded."""
@@ -116,7 +116,7 @@ def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
         if plan.recipe.weights is None:
             _require_unscaled(plan)
             return None
-        theta_0 = read_start(Path(plan.recipe.weights), first.family)
+        theta_0 = Start(Path(plan.recipe.weights), first.family).tensors
     shared = resolve_roles(first.family).split_roles(theta_0, first.head).shared
     got = start_fingerprint(shared) if expected else None
     if expected and got not in expected:

@@ -19,8 +19,9 @@ from duet.recipes.find import Finder, find_start, shipped_start
 from duet.recipes.history import kept_recipe, name_of
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import Opened, Source, describe, open_source
-from duet.recipes.start import read_start, start_fingerprint
 from duet.vectors.tensors import Tensors
+from duet.weights import find
+from duet.weights.start import Start, start_fingerprint
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,20 @@ class Difference:
 
 
 def compare_models(
-    a: Path, b: Path, *, weights: Path | None = None, trust: bool = False
+    a: Path, b: Path, *, weights: str | Path | None = None, trust: bool = False
 ) -> Difference:
     """Compare two detector folders, increment folders or `.pt` files.
 
     Args:
         a: First one.
         b: Second one.
-        weights: θ_0; default: what a recipe names, or the shipped weights if they are it.
+        weights: θ_0, by name or path; default: what a recipe names, or the shipped weights if they
+            are it.
         trust: See `duet.recipes.sources.describe`.
 
     Raises:
         ModelError: One is not a model or damaged, or ``weights`` is not its θ_0.
+        ConfigError: There are no such ``weights``.
     """
     head: HeadForm = _head_of(a) or _head_of(b) or "towers"
     sides = tuple(_side(path, head, trust) for path in (a, b))
@@ -108,7 +111,7 @@ def compare_models(
             f"different head forms ({one.source.head} and {other.source.head}): only tensors that "
             "are shared in both are compared"
         )
-    start = weights if weights is not None else _start_of(sides)
+    start = find(weights) if weights is not None else _start_of(sides)
     base = _base(start, sides, strict=weights is not None)
     if base is None:
         start = None
@@ -183,11 +186,11 @@ def _base(start: Path | None, sides: Sequence[Side], *, strict: bool) -> Tensors
     """
     if start is None:
         return None
-    whole = read_start(start, sides[0].source.family)
+    whole = Start(start, sides[0].source.family)
     shared: Tensors = {}
     for side in sides:
         source = side.source
-        shared = resolve_roles(source.family).split_roles(whole, source.head).shared
+        shared = whole.shared(source.head)
         got = start_fingerprint(shared) if source.base is not None else None
         if got != source.base:
             if not strict:

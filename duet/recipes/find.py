@@ -8,7 +8,6 @@ from pathlib import Path
 
 from duet.errors import ConfigError, DuetError
 from duet.families.foreign import foreign_fingerprint, is_foreign
-from duet.families.table import resolve_roles
 from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
@@ -16,9 +15,9 @@ from duet.increments.manifest import (
     read_any_manifest,
 )
 from duet.recipes.recipe import Entry, Recipe
-from duet.recipes.start import read_start, start_fingerprint
 from duet.shipped import shipped
 from duet.trees import resolved
+from duet.weights.start import Start
 
 
 class Finder:
@@ -115,10 +114,10 @@ def shipped_start(family: str, head: str, base: str) -> Path | None:
     """Return the shipped weights whose shared tensors have the fingerprint ``base``, or None."""
     for path in sorted(shipped("weights").glob("*.safetensors")):
         try:
-            shared = resolve_roles(family).split_roles(read_start(path, family), head).shared
+            found = Start(path, family).fingerprint(head)
         except DuetError:  # weights of another family, or a damaged file
             continue
-        if start_fingerprint(shared) == base:
+        if found == base:
             return path
     return None
 

@@ -20,7 +20,7 @@ from duet.config import parse_config
 from duet.errors import ModelError
 from duet.families.rows import join_rows, require_rows
 from duet.families.table import class_rows, resolve_roles
-from duet.increments.base import StartWeights, map_base, read_sidecar
+from duet.increments.base import StartWeights
 from duet.increments.state import HeadPart
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, is_statistic
 from duet.merging.inputs import Inputs
@@ -33,8 +33,8 @@ from duet.merging.weights import normalised
 from duet.recipes.pairing import Head
 from duet.recipes.plan import Plan
 from duet.recipes.sources import Opened, Source, open_source
-from duet.recipes.start import start_weights
 from duet.vectors.tensors import Tensors
+from duet.weights.start import Start
 
 Allocate = Callable[[str, Mapping[str, torch.Size]], dict[str, torch.Tensor]]
 """``allocate(purpose, shapes)``: float32 memory for a result, such as a mapped file."""
@@ -220,17 +220,14 @@ def _start(plan: Plan, theta_0: Tensors | None) -> StartWeights:
 
     Empty where θ_0 is not given, and where increments started from another head than θ_0's.
     """
-    first, path = plan.sources[0], Path(plan.recipe.weights or "")
-    if plan.ancestor is not None or (theta_0 is None and plan.recipe.weights is None):
+    first, path = plan.sources[0], plan.recipe.weights
+    if plan.ancestor is not None or (theta_0 is None and path is None):
         return _NOTHING
     classes: tuple[str, ...] = ()
-    if plan.recipe.weights is not None and path.suffix != ".safetensors":
-        whole = start_weights(path, first.family)
-        theta_0, classes = whole.tensors, whole.classes
-    elif plan.recipe.weights is not None:
-        told = read_sidecar(path)
-        classes = (told.classes if told is not None else None) or ()
-        theta_0 = theta_0 if theta_0 is not None else map_base(path)
+    if path is not None:
+        start = Start(Path(path), first.family)
+        classes = start.classes
+        theta_0 = theta_0 if theta_0 is not None else start.tensors
     own = resolve_roles(first.family).split_roles(theta_0 or {}, first.head).own
     return StartWeights(own, classes)
 

@@ -16,6 +16,7 @@ from duet.recipes.plan import Plan, is_root, make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN, Source
 from duet.trees import resolved
+from duet.weights import find
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def located(
     recipe: Mapping[str, Any],
     folder: Path,
     roots: Sequence[Path] = (),
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     *,
     without: str | None = None,
 ) -> Recipe:
@@ -73,12 +74,12 @@ def located(
         recipe: `DetectorManifest.recipe`.
         folder: The detector's folder.
         roots: Folders to search.
-        weights: θ_0; default: what the recipe names.
+        weights: θ_0, by name or path; default: what the recipe names.
         without: Name of an entry that need not exist.
 
     Raises:
         ModelError: With everything that cannot be found, and the option that helps.
-        ConfigError: A root is no folder.
+        ConfigError: A root is no folder, or there are no such ``weights``.
     """
     parsed, finder = parse_config(Recipe, recipe, where=str(folder)), Finder(folder, roots)
     entries, found, missing = [], list[Path](), []
@@ -91,7 +92,7 @@ def located(
             missing.append(f"'{name_of(entry)}'{known}: not at {finder.path(entry)}")
         entries.append(entry.model_copy(update={"path": str(path or finder.path(entry))}))
     helps = ["--increments DIR searches other folders"] if missing else []
-    start = weights or find_start(parsed, folder, found)
+    start = find(weights) if weights else find_start(parsed, folder, found)
     if start is None and parsed.weights is not None:
         missing.append(f"start weights θ_0: not at {resolved(folder / parsed.weights)}")
         helps.append("--weights FILE names θ_0")
@@ -121,7 +122,7 @@ def revert(
     increment: str,
     *,
     roots: Sequence[Path] = (),
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     trust: bool = False,
 ) -> Edit:
     """Plan a detector's merge without one of its increments, whose folder may be gone.
@@ -180,7 +181,7 @@ def rescale(
     factor: float,
     *,
     roots: Sequence[Path] = (),
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     trust: bool = False,
 ) -> Edit:
     """Plan a detector's merge with another weight of one increment.

@@ -13,6 +13,7 @@ from duet.merging.table import METHODS
 from duet.recipes.pairing import Head, pair
 from duet.recipes.recipe import Geometry, Recipe
 from duet.recipes.sources import REFINEMENT, Source, describe
+from duet.weights import find
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Plan:
     """A merge that can be done.
 
     Attributes:
-        recipe: With names, fingerprints and the geometry filled in.
+        recipe: With names, fingerprints and the geometry filled in; θ_0 is a path.
         sources: What is merged, in the recipe's order.
         geometry: See `Recipe.geometry`.
         ancestor: Position of the increment that all others were trained from, in the independent
@@ -75,7 +76,7 @@ def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False)
 
     Raises:
         ModelError: With everything that does not fit, at once.
-        ConfigError: Aliases or drops name unknown classes.
+        ConfigError: Aliases or drops name unknown classes, or there are no such start weights.
     """
     sources = tuple(describe(entry, head=head, trust=trust) for entry in recipe.increments)
     _require_fit(sources)
@@ -87,7 +88,9 @@ def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False)
         ancestor = _ancestor(sources)
     heads = pair(sources, geometry, ancestor)
     entries = tuple(source.entry for source in sources)
-    fixed = recipe.model_copy(update={"increments": entries, "geometry": geometry})
+    weights = recipe.weights and str(find(recipe.weights))
+    update = {"increments": entries, "geometry": geometry, "weights": weights}
+    fixed = recipe.model_copy(update=update)
     remarks = (
         *_remarks(fixed, sources, geometry, ancestor),
         *(remark for head in heads for remark in head.remarks(sources)),
@@ -107,7 +110,7 @@ def require_weights(plan: Plan) -> None:
     if kept:
         raise ModelError(
             f"task vectors need the start weights θ_0 they belong to: {', '.join(kept)}",
-            remedy="give --weights FILE",
+            remedy="give --weights FILE, or a name of `duet weights ls`",
         )
     if "base" in METHODS[plan.recipe.method].needs:
         free = [name for name, row in METHODS.items() if "base" not in row.needs]

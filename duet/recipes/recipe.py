@@ -13,6 +13,7 @@ from duet.increments.manifest import Sha256, Text
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
 from duet.names import Name
+from duet.weights import name_or_below
 
 Geometry = Literal["sequential", "independent"]
 
@@ -82,7 +83,9 @@ class Recipe(MergeChoice):
         "are folded in that order; independent: all were trained from one start and are merged "
         "at once. Default: what the manifests say.",
     )
-    weights: PathText | None = Field(default=None, description="θ_0: .safetensors or .pt file.")
+    weights: PathText | None = Field(
+        default=None, description="θ_0: a .safetensors or .pt file, or a name of `duet weights ls`."
+    )
     adapt: Adapt = Adapt()
     increments: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = Field(
         min_length=1, description="What to merge, oldest first."
@@ -90,7 +93,7 @@ class Recipe(MergeChoice):
 
 
 def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe YAML; paths in it are relative to its folder.
+    """Read a recipe YAML; paths in it, but no names of start weights, are relative to its folder.
 
     Args:
         path: The file.
@@ -111,7 +114,7 @@ def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
             for entry in recipe.increments
         )
     if recipe.weights and "weights" not in given:
-        moved["weights"] = str(path.parent / recipe.weights)
+        moved["weights"] = name_or_below(path.parent, recipe.weights)
     if recipe.adapt.images:
         images = str(path.parent / recipe.adapt.images)
         moved["adapt"] = recipe.adapt.model_copy(update={"images": images})

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from duet.config import changed
-from duet.errors import Collected, ConfigError, MissingExtraError, did_you_mean
-from duet.families.table import families, family_of, head_form, resolve_family
-from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
+from duet.errors import Collected, ConfigError, did_you_mean
+from duet.families.table import family_of, head_form
 from duet.names import key
-from duet.recipes.start import start_weights
 from duet.runs.onto import Onto, open_onto
 from duet.series import Problem, Series, inspect_series, raise_problems
 from duet.series.formats.table import resolve
@@ -24,11 +20,8 @@ from duet.shipped import shipped
 from duet.text import shown
 from duet.training.config import Method, Schedule, load_method, load_schedule
 from duet.trees import resolved
-from duet.weights import find
-from duet.weights.facts import read_facts
-
-if TYPE_CHECKING:
-    from duet.vectors.tensors import Tensors
+from duet.weights import name_or_below
+from duet.weights.start import Start, open_start
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ def read_inputs(
         path: Series YAML.
         data_root: Replaces the file's ``root``.
         train: Schedule YAML; default the series' own, else the schedule's defaults.
-        weights: θ_0, a path or a name of `duet weights ls`; default the series' own, or ``onto``.
+        weights: θ_0, by name or path; default the series' own, or ``onto``.
         architecture: Architecture; default what the weights say or show, else the series' own.
         changes: Keys to replace of the schedule (``{"epochs": 3, "augmentation.mosaic": 1}``), and
             of every method (``{"refit.epochs": 8}``).
@@ -87,8 +80,9 @@ def read_inputs(
     defaults, start, folder = config.defaults, config.start, resolved(path).parent
     if onto is None and start is not None and only is None:
         onto = folder / start.detector
-    named = find(weights) if weights else None if onto else _below(folder, defaults.weights)
-    found, begun, chosen = Collected(), None, ""
+    if weights is None and onto is None and defaults.weights:
+        weights = name_or_below(folder, defaults.weights)
+    found, begun, there, chosen = Collected(), None, None, ""
     ours, theirs = _split(changes or {})
     with found.noted():
         begun = open_onto(onto, name=start.name if start else None) if onto else None
@@ -96,17 +90,17 @@ def read_inputs(
         schedule = _schedule(train or _below(folder, defaults.train), begun, ours)
     with found.noted():
         if onto is None:
-            named = _require_there(named, str(path))
-            chosen = architecture or _architecture_of(named, defaults.architecture)
+            opened = _opened(weights, architecture, defaults.architecture, str(path))
+            there, chosen = opened.path, opened.architecture
         elif begun is not None:
             chosen = _same_architecture(begun, architecture)
-            named = named and _require_there(named, str(path))
+            there = open_start(weights, architecture=chosen).path if weights else None
         family = family_of(chosen)
     with found.noted():
         known = begun.known if begun else None
         series, warnings = read_checked(path, data_root=data_root, only=only, start=known)
     found.raise_all(f"{path} cannot be run")
-    return Inputs(series, schedule, named, chosen, family, begun, theirs, warnings)
+    return Inputs(series, schedule, there, chosen, family, begun, theirs, warnings)
 
 
 def _same_architecture(onto: Onto, asked: str | None) -> str:
@@ -230,87 +224,20 @@ def read_methods(
     return methods
 
 
-def _require_there(weights: Path | None, where: str) -> Path:
-    """Return the start weights.
+def _opened(
+    weights: str | Path | None, architecture: str | None, default: str | None, where: str
+) -> Start:
+    """Open the start weights of a series.
 
     Raises:
-        ConfigError: None are named, or they are not there.
+        ConfigError: None are named; or see `open_start`.
     """
     if weights is None:
         raise ConfigError(
             "no start weights",
             where=where,
-            remedy="give --weights FILE or a name of `duet weights ls`, or name a file under "
+            remedy="give --weights FILE or a name of `duet weights ls`, or name either under "
             "'defaults' in the series; to keep what a detector knows and add to it, --onto "
             "DETECTOR or 'start' in the series",
         )
-    if not weights.exists():
-        raise ConfigError(
-            "the start weights are not there", where=str(weights), remedy="check the path"
-        )
-    files = (file for row in families().values() for file in row.files)
-    known = {".safetensors", *(file for file in files if file.startswith("."))}
-    if weights.is_file() and weights.suffix not in known:
-        raise ConfigError(
-            f"no file of weights: expected a name that ends in {', '.join(sorted(known))}",
-            where=str(weights),
-            remedy="give start weights, or a name that `duet weights ls` shows",
-        )
-    return weights
-
-
-def _architecture_of(weights: Path, default: str | None) -> str:
-    """Return the architecture of a file: what its tensors show, else what it says, or the default.
-
-    A file beside base weights is believed: it is duet's own and names their hash.
-
-    Raises:
-        ConfigError: Nothing tells it.
-        ModelError: The file is damaged or refused.
-    """
-    if (weights / MANIFEST).is_file():
-        return read_manifest(weights, DetectorManifest).architecture
-    said = read_facts(weights).architecture if weights.is_file() else None
-    known = any(re.fullmatch(row.architectures, said or "") for row in families().values())
-    if said is not None and known and weights.suffix == ".safetensors":
-        return said
-    if said is not None and weights.suffix == ".safetensors":
-        raise ConfigError(
-            f"the file beside the start weights says the architecture {shown(said)}, which no "
-            "family knows",
-            where=str(weights.with_suffix(".json")),
-            remedy="correct it, or give --architecture, for example yolo11n.yaml",
-        )
-    found = recognise(weights) or (said if known else default)
-    if found is None:
-        raise ConfigError(
-            "the architecture of the start weights is not known",
-            where=str(weights),
-            remedy="give --architecture, for example yolo11n.yaml",
-        )
-    return found
-
-
-def recognise(weights: Path, tensors: Tensors | None = None) -> str | None:
-    """Return the architecture that start weights belong to, told by names and shapes of tensors.
-
-    Args:
-        weights: The file.
-        tensors: What it holds, where it has been read already.
-
-    Raises:
-        ModelError: The file is damaged or refused.
-    """
-    for name, row in families().items():
-        own = weights.suffix in row.files or any((weights / file).is_file() for file in row.files)
-        if not own and weights.suffix != ".safetensors":
-            continue
-        try:
-            family = resolve_family(name)
-            if tensors is None:
-                tensors = start_weights(weights, name).tensors
-        except MissingExtraError:
-            continue
-        if found := family.architecture_of(tensors):
-            return found
-    return None
+    return open_start(weights, architecture=architecture, default=default)

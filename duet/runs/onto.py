@@ -21,10 +21,10 @@ from duet.increments.state import DetectorState, HeadForm
 from duet.inference.load import detector_folder, is_exported
 from duet.merging.table import resolve
 from duet.recipes.recipe import Entry, Recipe
-from duet.recipes.start import start_weights_of
 from duet.recipes.write import stored_recipe
 from duet.series.reader import StartDetector
 from duet.training.config import Method
+from duet.weights.start import start_weights_of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
-from duet.recipes.start import start_fingerprint
 from duet.runs.keep import (
     Behind,
     keep_independent,
@@ -44,6 +43,7 @@ from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, train_slice
 from duet.training.config import Method
 from duet.vectors.tensors import Tensors
+from duet.weights.start import start_fingerprint
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,6 @@ from duet.errors import Collected, ConfigError, DataError, DuetError, ModelError
 from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.merging.table import resolve
-from duet.recipes.start import start_weights
-from duet.runs.inputs import recognise
 from duet.runs.lab import Lab
 from duet.runs.learn import merge_states, stage_job
 from duet.runs.plan import (
@@ -38,6 +36,7 @@ from duet.runs.setting import Setting
 from duet.series import Increment
 from duet.trees import refuse_among
 from duet.vectors.tensors import Tensors, require_finite
+from duet.weights.start import Start, recognise
 
 if TYPE_CHECKING:
     from duet.families.protocol import Family
@@ -172,7 +171,7 @@ def _opened(plan: RunPlan) -> StartWeights:
         return plan.onto.theta_0
     where = str(plan.weights)
     try:
-        theta_0 = start_weights(plan.weights, plan.family)
+        theta_0 = Start(plan.weights, plan.family).weights
     except DataError as error:  # class names of the file
         raise ModelError(error.what, where=error.where or where, remedy=error.remedy) from None
     if not theta_0.tensors:

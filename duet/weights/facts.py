@@ -47,14 +47,26 @@ def read_facts(path: Path) -> Facts:
         ModelError: The file is missing, damaged, refused (it is a program), or holds no weights.
         MissingExtraError: It holds modules of an engine that is not installed.
     """
-    found = _of_base(path) if path.suffix == ".safetensors" else _of_checkpoint(path)
-    return Facts(sha256=sha256_file(path), size=path.stat().st_size, **found)
+    return Facts(sha256=sha256_file(path), size=path.stat().st_size, **_described(path))
+
+
+def architecture_said(path: Path) -> str | None:
+    """Return the architecture that a file says it is, a sidecar's word included; see `read_facts`.
+
+    It is a claim: `duet.weights.start.recognise` tells by the tensors.
+    """
+    said: str | None = _described(path).get("architecture")
+    return said
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return _of_base(path) if path.suffix == ".safetensors" else _of_checkpoint(path)
 
 
 def _of_base(path: Path) -> dict[str, Any]:
-    from duet.increments.base import map_base, read_sidecar
+    from duet.increments.base import open_base
 
-    tensors, told = map_base(path), read_sidecar(path)
+    tensors, told = open_base(path)
     facts = {} if told is None else {
         "architecture": told.architecture, "classes": told.classes, "licence": told.licence
     }  # fmt: skip

@@ -134,6 +134,11 @@ def find(
     return file
 
 
+def name_or_below(folder: Path, text: str) -> str:
+    """Return start weights that a file in ``folder`` names: a name as it is, else a path."""
+    return text if text in load_manifest() else str(folder / text)
+
+
 def require_hash(file: Path, expected: str | None) -> str:
     """Return the SHA-256 of a file, which must be ``expected`` unless that is None.
 

@@ -34,11 +34,10 @@ from duet.increments.state import DetectorState
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import describe
-from duet.recipes.start import read_start, start_fingerprint
 from duet.recipes.write import write_detector
-from duet.runs.inputs import _architecture_of
 from duet.shipped import shipped
 from duet.vectors.tensors import fingerprint
+from duet.weights.start import Start, open_start, start_fingerprint
 
 
 def read(path: Path, **options: Any) -> DetectorState:
@@ -181,7 +180,7 @@ def test_commands_take_an_architecture(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_start_weights_are_known_by_their_tensors_too(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt", change=described(yaml_file="yolov8n.yaml"))
-    assert _architecture_of(path, None) == YOLO11N
+    assert open_start(path).architecture == YOLO11N
 
 
 # ---- wrappers, types and what others leave in a file --------------------------------------------
@@ -259,9 +258,9 @@ def test_start_weights_in_any_form_are_the_same(form: str, tmp_path: Path) -> No
     }
     path = tmp_path / "w.safetensors"
     save_file(FORMS[form](tensors), path)
-    assert _architecture_of(path, None) == YOLO11N
+    assert open_start(path).architecture == YOLO11N
     split = FAMILY.rules.split_roles
-    got, expected = (split(read_start(one, "yolo"), "towers") for one in (path, shipped_weights))
+    got, expected = (split(Start(one, "yolo").tensors, "towers") for one in (path, shipped_weights))
     assert start_fingerprint(got.shared) == start_fingerprint(expected.shared)
     assert fingerprint(FAMILY.weights(path).tensors) == fingerprint(tensors)
 
@@ -274,7 +273,7 @@ def test_counters_that_start_weights_lack_begin_at_zero(tmp_path: Path) -> None:
     found = FAMILY.weights(path).tensors
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], torch.tensor(0)) for name in counters)
-    assert _architecture_of(path, None) == YOLO11N
+    assert open_start(path).architecture == YOLO11N
 
 
 def test_start_weights_of_other_names_are_told_with_one(tmp_path: Path) -> None:

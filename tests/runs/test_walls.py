@@ -24,10 +24,11 @@ from duet.errors import Collected, ConfigError, DataError, DuetError, ModelError
 from duet.families.table import resolve_family
 from duet.files import sha256_file
 from duet.merging.table import METHODS
-from duet.runs.inputs import read_inputs, recognise
+from duet.runs.inputs import read_inputs
 from duet.runs.plan import RunPlan, plan_run
 from duet.runs.walls import require_runnable
 from duet.training.config import Schedule
+from duet.weights.start import recognise
 
 YOLO = REPO / "weights" / "yolo11n-emoji.safetensors"
 DETR = REPO / "weights" / "rtdetr-tiny-emoji.safetensors"

@@ -15,7 +15,7 @@ import click
 
 from duet.errors import ConfigError, DuetError, did_you_mean
 from duet.leftovers import leftovers
-from duet.progress import stages
+from duet.progress import note, stages
 from duet.text import is_address, masked, printable, shell_line
 from published.choices import Choices
 from published.plan import folder_name
@@ -65,13 +65,9 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _note(text: str) -> None:
-    click.echo(printable(text, lines=True), err=True)
-
-
 def _fail(error: DuetError, arguments: list[str]) -> int:
     as_json = "--json" in arguments
-    _note(json.dumps(error.as_dict()) if as_json else f"Error [{error.kind}]: {error}")
+    note(json.dumps(error.as_dict()) if as_json else f"Error [{error.kind}]: {error}")
     return error.exit_code
 
 
@@ -120,7 +116,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
         archives: tuple[str, ...], out: Path, dry_run: bool, as_json: bool, **options: Any
     ) -> None:
         for path in leftovers(out.resolve()):
-            _note(f"note: {path} was left by a command that was killed: remove it")
+            note(f"note: {path} was left by a command that was killed: remove it")
         with stages() as show:
             made = prepare(
                 group,
@@ -133,7 +129,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
         plain = printable(as_text(made), lines=True)
         click.echo(json.dumps(made.as_dict(), indent=2) if as_json else plain)
         for line in next_commands(made):
-            _note(f"next: {printable(line)}")
+            note(f"next: {printable(line)}")
 
     return command
 
