@@ -576,7 +576,7 @@ def test_a_moved_run_folder_still_works(chain: Path, tmp_path: Path) -> None:
     assert all(step.found and step.intact for step in history.steps)
     assert all("renamed" in str(step.path) for step in history.steps)
     # θ_0 stayed where it was, which is another way from here.
-    weights = chain.parent / read_manifest(stage(chain, 3), DetectorManifest).recipe["weights"]
+    weights = stage(chain, 3) / read_manifest(stage(chain, 3), DetectorManifest).recipe["weights"]
     recipe = read_manifest(stage(run, 3), DetectorManifest).recipe
     with pytest.raises(ModelError, match="start weights θ_0: not at") as caught:
         located(recipe, stage(run, 3))
