@@ -21,7 +21,7 @@ from duet.text import shown
 from duet.training.config import Method, Schedule, load_method, load_schedule
 from duet.trees import resolved
 from duet.weights import name_or_below
-from duet.weights.start import Start, open_start
+from duet.weights.start import open_start
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,19 @@ def read_inputs(
         train: Schedule YAML; default the series' own, else the schedule's defaults.
         weights: θ_0, by name or path; default the series' own, or ``onto``.
         architecture: Architecture; default what the weights say or show, else the series' own.
-        changes: Keys to replace of the schedule (``{"epochs": 3, "augmentation.mosaic": 1}``), and
-            of every method (``{"refit.epochs": 8}``).
+        changes: Keys to replace, of the schedule and of every method: ``{"refit.epochs": 8}``.
         only: Read just this increment's data.
         onto: The detector that the series goes on from; replaces the file's ``start``.
 
     Raises:
         DuetError: With all that is missing or wrong at once; of the kind of the first.
     """
-    config = read_config(path)
-    defaults, start, folder = config.defaults, config.start, resolved(path).parent
-    if onto is None and start is not None and only is None:
-        onto = folder / start.detector
-    if weights is None and onto is None and defaults.weights:
-        weights = name_or_below(folder, defaults.weights)
+    config, folder = read_config(path), resolved(path).parent
+    defaults, start = config.defaults, config.start
+    if start is not None and only is None:
+        onto = onto or folder / start.detector
+    if onto is None and defaults.weights:
+        weights = weights or name_or_below(folder, defaults.weights)
     found, begun, there, chosen = Collected(), None, None, ""
     ours, theirs = _split(changes or {})
     with found.noted():
@@ -90,14 +89,13 @@ def read_inputs(
         schedule = _schedule(train or _below(folder, defaults.train), begun, ours)
     with found.noted():
         if onto is None:
-            opened = _opened(weights, architecture, defaults.architecture, str(path))
-            there, chosen = opened.path, opened.architecture
+            there, chosen = _opened(weights, architecture, defaults.architecture, str(path))
         elif begun is not None:
             chosen = _same_architecture(begun, architecture)
             there = open_start(weights, architecture=chosen).path if weights else None
         family = family_of(chosen)
+    known = begun.known if begun else None
     with found.noted():
-        known = begun.known if begun else None
         series, warnings = read_checked(path, data_root=data_root, only=only, start=known)
     found.raise_all(f"{path} cannot be run")
     return Inputs(series, schedule, there, chosen, family, begun, theirs, warnings)
@@ -226,8 +224,8 @@ def read_methods(
 
 def _opened(
     weights: str | Path | None, architecture: str | None, default: str | None, where: str
-) -> Start:
-    """Open the start weights of a series.
+) -> tuple[Path, str]:
+    """Open the start weights of a series; return where they are, and their architecture.
 
     Raises:
         ConfigError: None are named; or see `open_start`.
@@ -240,4 +238,5 @@ def _opened(
             "'defaults' in the series; to keep what a detector knows and add to it, --onto "
             "DETECTOR or 'start' in the series",
         )
-    return open_start(weights, architecture=architecture, default=default)
+    opened = open_start(weights, architecture=architecture, default=default)
+    return opened.path, opened.architecture

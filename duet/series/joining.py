@@ -11,9 +11,7 @@ import numpy as np
 
 from duet.errors import DataError
 from duet.labels import LabelSpace
-from duet.series.model import DomainData, Slice
-from duet.series.series import Increment
-from duet.series.slices import train_slice
+from duet.series.model import Slice
 
 _COLUMNS = ("boxes", "class_ids", "sizes", "ignored", "crowds")
 
@@ -76,23 +74,3 @@ def _beside(
         if name != "sizes"
     }
     return {**joined, "sizes": first["sizes"]}
-
-
-def joint_slice(seen: tuple[Increment, ...], classes: tuple[str, ...], *, full: bool) -> Slice:
-    """Return the training images of several increments.
-
-    An image that several increments use appears once, with the labels of all of them.
-
-    Args:
-        seen: The increments.
-        classes: All their classes; positions become class ids.
-        full: Take every image of the data sets that holds one of ``classes``, labelled with all of
-            them, not only with those of the increments that use the data set.
-    """
-    cuts: dict[str, tuple[DomainData, tuple[str, ...]]] = {}
-    for item in seen:
-        key = str(item.data.source)
-        there = tuple(name for name in classes if name in item.data.labels)
-        wanted = there if full else (*cuts.get(key, (None, ()))[1], *item.classes)
-        cuts[key] = (item.data, tuple(dict.fromkeys(wanted)))
-    return join_slices([train_slice(*cut) for cut in cuts.values()], classes)

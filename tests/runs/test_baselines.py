@@ -32,7 +32,8 @@ from duet.runs.plan import RunPlan
 from duet.runs.repeat import repeats
 from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
-from duet.series.joining import join_slices, joint_slice, with_classes
+from duet.series.joining import join_slices, with_classes
+from duet.series.joint import joint_slice
 from duet.series.problems import DataError
 from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
 from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
