@@ -10,7 +10,9 @@ from duet.errors import DataError, did_you_mean
 from duet.labels import LabelSpace
 from duet.series.domains import Domain
 from duet.series.expected import Expected
-from duet.series.model import DomainData
+from duet.series.joining import join_slices
+from duet.series.model import DomainData, Slice
+from duet.series.slices import train_slice
 from duet.text import shown
 
 
@@ -140,3 +142,23 @@ class Series:
             where=self.name,
             remedy=f"increments from 0: {', '.join(names)}",
         )
+
+
+def joint_slice(seen: tuple[Increment, ...], classes: tuple[str, ...], *, full: bool) -> Slice:
+    """Return the training images of several increments.
+
+    An image that several increments use appears once, with the labels of all of them.
+
+    Args:
+        seen: The increments.
+        classes: All their classes; positions become class ids.
+        full: Take every image of the data sets that holds one of ``classes``, labelled with all of
+            them, not only with those of the increments that use the data set.
+    """
+    cuts: dict[str, tuple[DomainData, tuple[str, ...]]] = {}
+    for item in seen:
+        key = str(item.data.source)
+        there = tuple(name for name in classes if name in item.data.labels)
+        wanted = there if full else (*cuts.get(key, (None, ()))[1], *item.classes)
+        cuts[key] = (item.data, tuple(dict.fromkeys(wanted)))
+    return join_slices([train_slice(*cut) for cut in cuts.values()], classes)

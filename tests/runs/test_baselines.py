@@ -35,6 +35,7 @@ from duet.series import Increment, Series, train_slice
 from duet.series.joining import join_slices, with_classes
 from duet.series.joint import joint_slice
 from duet.series.problems import DataError
+from duet.series.series import joint_slice
 from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
 from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
 from duet.training.losses.directional import directional_gradient

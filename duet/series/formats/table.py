@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, cast
 
-from duet.errors import ConfigError, did_you_mean
+from duet.registry import Table
 
 if TYPE_CHECKING:
     from duet.series.formats.base import Format
 
-FORMATS = {
-    "yolo": "duet.series.formats.yolo",
-    "coco": "duet.series.formats.coco",
-    "voc": "duet.series.formats.voc",
-}
+FORMATS = Table(
+    "format",
+    "formats",
+    {
+        "yolo": "duet.series.formats.yolo",
+        "coco": "duet.series.formats.coco",
+        "voc": "duet.series.formats.voc",
+    },
+)
 
 AUTO = "auto"
 """In place of a format's name: what the data look like."""
@@ -34,9 +37,4 @@ def resolve(name: str) -> Format:
     Raises:
         ConfigError: There is no such format.
     """
-    if name not in FORMATS:
-        raise ConfigError(
-            f"unknown format '{name}'{did_you_mean(name, FORMATS)}",
-            remedy=f"known formats: {', '.join(FORMATS)}",
-        )
-    return cast("Format", importlib.import_module(FORMATS[name]))
+    return cast("Format", FORMATS.load(name))

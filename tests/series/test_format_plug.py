@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner
 from factories_doctor import DAMAGES, add_row, healthy, image, label
 from factories_formats import assert_same
+from places import REPO
 
 from duet.cli.data_check import check
 from duet.cli.data_convert import convert
@@ -23,8 +24,6 @@ from duet.series import read_series
 from duet.series.formats import read
 from duet.series.formats.base import Format
 from duet.series.formats.table import FORMATS, resolve
-
-REPO = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +41,7 @@ def folder(original: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     """A fourth format; this row is all that duet is told of it."""
-    monkeypatch.setitem(FORMATS, "toy", "toy_format")
+    monkeypatch.setitem(FORMATS._rows, "toy", "toy_format")
     return "toy"
 
 
@@ -166,7 +165,7 @@ def test_another_name_for_a_format_changes_nothing(
     usual = examine(folder / "series.yaml")
     assert {"pair.no-label", "pair.no-image"} <= {problem.code for problem in usual.problems}
     kept = repair(usual, folder.parent / "usual")
-    monkeypatch.setitem(FORMATS, "four", FORMATS["yolo"])
+    monkeypatch.setitem(FORMATS._rows, "four", FORMATS["yolo"])
     document = yaml.safe_load((folder / "series.yaml").read_text())
     for item in document["increments"]:
         item["format"] = "four"
