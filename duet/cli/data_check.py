@@ -125,12 +125,7 @@ def _repair(diagnosis: Diagnosis, folder: Path) -> Repair:
     from duet.doctor.repair import repair
     from duet.progress import counting
 
-    splits = [
-        split
-        for data in {i.data.source: i.data for i in diagnosis.series.increments}.values()
-        for split in data.splits.values()
-    ]
-    total, done = sum(len(split.images) for split in splits), 0
+    total, done = sum(len(data.images) for data in diagnosis.series.data_sets), 0
     with writing(folder), counting("copying images") as show:
 
         def step(images: int) -> None:

@@ -68,11 +68,11 @@ def near_duplicates(series: Series, thumbnails: Mapping[Path, Thumbnail]) -> tup
         thumbnails: Of every image (`duet.series.images.thumbnails`).
     """
     by_image: dict[Path, list[Place]] = defaultdict(list)
-    for place in places(series.increments):
+    for place in places(series):
         by_image[place.image].append(place)
     # Exact copies would only fill up each other's neighbourhoods; they are reported anyway. All
     # places of a content are kept with its first image.
-    for group in same_content(places(series.increments)):
+    for group in same_content(places(series)):
         first = group[0].image
         for image in {place.image for place in group} - {first}:
             by_image[first] += by_image.pop(image, [])
@@ -88,7 +88,7 @@ def near_duplicates(series: Series, thumbnails: Mapping[Path, Thumbnail]) -> tup
 def exact_copies(series: Series) -> tuple[Copy, ...]:
     """Return pairs of places with equal files: each place with the first, or with one it leaks."""
     found: list[Copy] = []
-    for group in same_content(places(series.increments)):
+    for group in same_content(places(series)):
         trained = [place for place in group if place.trains]
         measured = [place for place in group if not place.trains]
         found += [Copy(place, measured[0], exact=True) for place in trained if measured]

@@ -17,11 +17,11 @@ from duet.doctor.examine import Diagnosis
 from duet.errors import DataError
 from duet.files import atomic_folder, write_json
 from duet.series.convert import holds_links, unused_name
-from duet.series.formats.base import Transfer
+from duet.series.formats.base import Progress, Transfer
 from duet.series.formats.documents import DESCRIPTION, write_yaml
 from duet.series.formats.mending import DROPPED, Change
 from duet.series.formats.table import resolve
-from duet.series.model import DomainData, Split
+from duet.series.model import Annotation, DomainData, Split
 from duet.series.problems import Location, Problem
 from duet.series.reader import read_config
 from duet.trees import refuse_among
@@ -37,9 +37,6 @@ _MENDED = DROPPED.union(
     ("image.leak", "image.leak-between", "image.near-leak"),
     ("label.outside", "label.tiny", "label.size", "label.id"),
 )
-
-Step = Callable[[int], None]
-"""Called with the number of images written since the last call."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +64,13 @@ class Repair:
         }
 
 
-def repair(diagnosis: Diagnosis, target: Path, *, progress: Step = lambda _: None) -> Repair:
+def repair(diagnosis: Diagnosis, target: Path, *, progress: Progress = lambda _: None) -> Repair:
     """Write a repaired copy of a series, complete or not at all; the original is not touched.
 
     Args:
         diagnosis: Of the series.
         target: Absent, empty, or this very copy.
-        progress: Called after each image.
+        progress: See `Progress`.
 
     Raises:
         DataError: A data set is so broken that a copy would lose what was meant.
@@ -90,8 +87,16 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Step = lambda _: Non
             places[data.source] = unused_name(data.name, places.values())
             folder = temporary / places[data.source]
             folder.mkdir()
-            changes += _write(diagnosis, data, folder, "link" if held else "copy", progress)
-        _write_series(diagnosis, places, temporary, target)
+            form = resolve(diagnosis.forms[data.source])
+            kept, dropped = _without_images(diagnosis, data, form.label_file)
+            transfer: Transfer = "link" if held else "copy"
+            changes += dropped + form.mend(
+                kept, folder, diagnosis.problems, transfer=transfer, progress=progress
+            )
+        sources = [item.data.source for item in diagnosis.series.increments]
+        data_places = [f"{places[source]}/{DESCRIPTION}" for source in sources]
+        document = read_config(diagnosis.path).moved(diagnosis.path, target, data_places)
+        write_yaml(temporary / SERIES, document)
         left = tuple(
             problem
             for problem in diagnosis.problems
@@ -154,17 +159,6 @@ def is_copy(folder: Path) -> bool:
     return (folder / REPORT).is_file() and not holds_links(folder)
 
 
-def _write(
-    diagnosis: Diagnosis, data: DomainData, folder: Path, transfer: Transfer, progress: Step
-) -> list[Change]:
-    """Write the repaired copy of one data set."""
-    form = resolve(diagnosis.forms[data.source])
-    kept, changes = _without_images(diagnosis, data, form.label_file)
-    return changes + form.mend(
-        kept, folder, diagnosis.problems, transfer=transfer, progress=progress
-    )
-
-
 def _without_images(
     diagnosis: Diagnosis, data: DomainData, label_file: Callable[[Path], Path | None]
 ) -> tuple[DomainData, list[Change]]:
@@ -179,39 +173,25 @@ def _without_images(
         if doubled and copy.first.trains and copy.second.trains:
             what = f"the same image as {copy.first.image}"
             copied.setdefault(copy.second.image, ("image.duplicate", what))
-    unreadable = {p.where.path: p.what for p in diagnosis.problems if p.code == _UNREADABLE_LABELS}
+    unreadable = {
+        problem.where.path: (problem.code, problem.what)
+        for problem in diagnosis.problems
+        if problem.code == _UNREADABLE_LABELS
+    }
     changes: list[Change] = []
     splits = {}
     for name, split in data.splits.items():
-        rows = []
+        kept: list[tuple[Path, Annotation]] = []
         seen: set[Path] = set()
-        for row, image in enumerate(split.images):
-            labels, place = label_file(image), Location(image)
-            again = image in seen
+        for image, annotation in zip(split.images, split.annotations, strict=True):
+            reason = unreadable.get(label_file(image))
+            if name == "train":
+                again = ("image.duplicate", "listed twice") if image in seen else None
+                reason = again or copied.get(image, reason)
             seen.add(image)
-            if name == "train" and again:
-                what = "listed twice"
-                changes.append(Change(place, "dropped image", "image.duplicate", what))
-            elif name == "train" and image in copied:
-                changes.append(Change(place, "dropped image", *copied[image]))
-            elif labels in unreadable:
-                why = unreadable[labels]
-                changes.append(Change(place, "dropped image", _UNREADABLE_LABELS, why))
+            if reason is not None:
+                changes.append(Change(Location(image), "dropped image", *reason))
             else:
-                rows.append(row)
-        splits[name] = Split(
-            name,
-            tuple(split.images[row] for row in rows),
-            tuple(split.annotations[row] for row in rows),
-        )
+                kept.append((image, annotation))
+        splits[name] = Split(name, tuple(i for i, _ in kept), tuple(a for _, a in kept))
     return replace(data, splits=splits), changes
-
-
-def _write_series(
-    diagnosis: Diagnosis, places: dict[Path, str], folder: Path, target: Path
-) -> None:
-    """Write the series file of the copy: all but the places of the data as it was."""
-    config = read_config(diagnosis.path)
-    data = [f"{places[item.data.source]}/{DESCRIPTION}" for item in diagnosis.series.increments]
-    document = config.moved(diagnosis.path, target, data)
-    write_yaml(folder / SERIES, document)

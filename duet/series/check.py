@@ -33,7 +33,7 @@ def check_series(series: Series, forms: Mapping[Path, str] | None = None) -> tup
         *_class_problems(series.increments),
         *_slice_problems(series, forms or {}),
         *_domain_notes(series),
-        *_image_problems(series.increments),
+        *_image_problems(series),
     )
 
 
@@ -163,20 +163,19 @@ class Place:
         return self.split == "train"
 
 
-def places(increments: Iterable[Increment]) -> list[Place]:
+def places(series: Series) -> list[Place]:
     """Return every place of every image; data that several increments share count once."""
-    sources = {increment.data.source: increment.data for increment in increments}
     return [
         Place(data.source, split.name, image)
-        for data in sources.values()
+        for data in series.data_sets
         for split in data.splits.values()
         for image in split.images
     ]
 
 
-def _image_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
+def _image_problems(series: Series) -> Iterator[Problem]:
     """Yield images whose content is in training and evaluation, or twice in training."""
-    for group in same_content(places(increments)):
+    for group in same_content(places(series)):
         trained = [place for place in group if place.trains]
         measured = [place for place in group if not place.trains]
         for place in measured:

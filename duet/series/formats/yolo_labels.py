@@ -11,14 +11,7 @@ import numpy as np
 
 from duet.errors import DataError
 from duet.files import read_bytes
-from duet.series.formats.boxes import (
-    DECIMALS,
-    NOTHING,
-    TOLERANCE,
-    number,
-    rounded,
-    shortened,
-)
+from duet.series.formats.boxes import DECIMALS, NOTHING, TOLERANCE, number, rounded, shortened
 from duet.series.model import Boxes, Ids
 from duet.series.problems import Location, Problem, error
 
