@@ -15,7 +15,7 @@ import torch
 from duet.families.table import resolve_family
 from duet.families.ultralytics import engine
 from duet.families.ultralytics.arguments import engine_overrides
-from duet.families.yolo.trainer import IncrementTrainer
+from duet.families.yolo.train import IncrementTrainer
 from duet.training.job import read_job
 
 

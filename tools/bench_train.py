@@ -106,10 +106,10 @@ def _trainer(
 
     from duet.families.ultralytics import engine
     from duet.families.ultralytics.arguments import engine_overrides
-    from duet.families.ultralytics.trainer import JOB_VARIABLE
+    from duet.families.ultralytics.train import JOB_VARIABLE
     from duet.families.yolo.adapter import FAMILY
     from duet.families.yolo.build import stock_model
-    from duet.families.yolo.trainer import IncrementTrainer
+    from duet.families.yolo.train import IncrementTrainer
     from duet.increments.base import StartWeights
     from duet.training.config import Directional, Distillation, Schedule
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state

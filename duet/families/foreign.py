@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet.errors import ModelError
+from duet.families.opened import ForeignModel
 from duet.families.table import FamilyRow, families, head_form, resolve_family
-from duet.files import sha256_file, sha256_json
 from duet.names import as_name
 from duet.text import shell_line
 
@@ -22,24 +22,20 @@ def is_foreign(path: Path) -> bool:
     return any(_reads(row, path) for row in families().values())
 
 
-def family_of_file(path: Path, *, trust: bool = False) -> str:
+def family_of_file(model: ForeignModel) -> str:
     """Return the family that reads a foreign model.
-
-    Args:
-        path: A file such as `best.pt`, or a folder such as transformers writes.
-        trust: **Dangerous**, see `duet.increments.guard.load_pt`.
 
     Raises:
         ModelError: No family reads it, or the file is damaged or refused.
     """
-    names = [name for name, row in families().items() if _reads(row, path)]
+    names = [name for name, row in families().items() if _reads(row, model.path)]
     if len(names) > 1:  # several families of one engine share a suffix: ask what is inside
-        names = [name for name in names if resolve_family(name).recognises(path, trust=trust)]
+        names = [name for name in names if resolve_family(name).recognises(model)]
     if len(names) != 1:
         told = f"{' and '.join(names)} claim it" if names else "no detector family knows it"
         raise ModelError(
             f"cannot tell whose model this is: {told}",
-            where=str(path),
+            where=str(model.path),
             remedy="give a detection model that Ultralytics or transformers saved",
         )
     return names[0]
@@ -52,20 +48,18 @@ def file_name(path: Path) -> str:
 
 
 def read_foreign(
-    path: Path,
+    model: ForeignModel,
     *,
     name: str | None = None,
     head: HeadForm = "towers",
-    trust: bool = False,
     architecture: str | None = None,
 ) -> tuple[DetectorState, dict[str, Any]]:
     """Read a foreign model through the guarded door.
 
     Args:
-        path: See `family_of_file`.
+        model: The model.
         name: Name that its classes get as an increment; that of the file when left out.
         head: The head form that a method would ask for.
-        trust: **Dangerous**, see `duet.increments.guard.load_pt`.
         architecture: The only one to try where the file has to be recognised.
 
     Returns:
@@ -74,11 +68,9 @@ def read_foreign(
     Raises:
         ModelError: It is damaged, refused, or no detector that duet can rebuild.
     """
-    family = family_of_file(path, trust=trust)
-    return resolve_family(family).foreign(
-        path, name=name or file_name(path), head=head_form(family, head), trust=trust,
-        architecture=architecture,
-    )  # fmt: skip
+    family = family_of_file(model)
+    name, form = name or file_name(model.path), head_form(family, head)
+    return resolve_family(family).foreign(model, name=name, head=form, architecture=architecture)
 
 
 def open_model(
@@ -87,7 +79,7 @@ def open_model(
     """Open a detector folder, or a foreign model as `duet import` would keep it, in memory.
 
     Args:
-        path: Detector folder, or see `family_of_file`.
+        path: Detector folder, or a foreign model.
         trust: **Dangerous**, see `duet.increments.guard.load_pt`; folders never need it.
         notify: Called with one line when a foreign model was opened.
 
@@ -99,10 +91,11 @@ def open_model(
 
     if (path / MANIFEST).is_file() or not is_foreign(path):
         return load_detector(path)
-    state, facts = read_foreign(path, trust=trust)
-    content = foreign_fingerprint(path)
+    model = ForeignModel(path, trust)
+    state, facts = read_foreign(model)
     lineage = tuple(
-        Lineage(increment=part.increment, manifest=content, merge=None) for part in state.parts
+        Lineage(increment=part.increment, manifest=model.fingerprint, merge=None)
+        for part in state.parts
     )
     manifest = DetectorManifest.for_state(
         state, lineage=lineage, image_size=image_size_of(facts), licence=str(facts["licence"])
@@ -119,14 +112,6 @@ def open_model(
 def image_size_of(facts: dict[str, Any]) -> int:
     """Return the side in pixels that a foreign model was trained at, or the engines' usual one."""
     return int(facts.get("image_size") or 640)
-
-
-def foreign_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, or one over the names and contents of a folder's files."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(entry for entry in path.iterdir() if entry.is_file())
-    return sha256_json({entry.name: sha256_file(entry) for entry in files})
 
 
 def _reads(row: FamilyRow, path: Path) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from duet.detections import Detections
     from duet.families.exportable import Exportable
+    from duet.families.opened import ForeignModel
     from duet.increments.base import StartWeights
     from duet.increments.state import DetectorState, HeadForm, HeadPart
     from duet.merging.layers import Layer
@@ -140,25 +141,22 @@ class Family(Protocol):
         """Read start weights (θ_0): base safetensors, or the engine's own file, guarded."""
         ...
 
-    def recognises(self, path: Path, *, trust: bool = ...) -> bool:
+    def recognises(self, model: ForeignModel) -> bool:
         """Tell whether a file of a kind that several families read is one of this family."""
         ...
 
     def foreign(
         self,
-        path: Path,
+        model: ForeignModel,
         *,
         name: str,
         head: HeadForm = ...,
-        trust: bool = ...,
         architecture: str | None = ...,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a detector that the engine trained without duet, as the increment ``name``.
 
         Returns the state, of several increments if duet exported the file so, and JSON-ready facts
-        about the file. ``trust`` runs the file's code: **dangerous**, see
-        `duet.increments.guard.load_pt`. ``architecture`` is the only one to try where the file has
-        to be recognised.
+        about the file. ``architecture`` is the only one to try where the file has to be recognised.
         """
         ...
 

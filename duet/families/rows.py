@@ -24,6 +24,7 @@ from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
 
 if TYPE_CHECKING:
+    from duet.families.opened import ForeignModel
     from duet.training.job import Job
 
 
@@ -69,17 +70,16 @@ class RowsFamily(PartsFamily):
 
         require_trainable(job)
 
-    def recognises(self, path: Path, *, trust: bool = False) -> bool:
+    def recognises(self, model: ForeignModel) -> bool:
         """Tell that no file is of this family; its row in the table names no ``files``."""
         return False
 
     def foreign(
         self,
-        path: Path,
+        model: ForeignModel,
         *,
         name: str,
         head: HeadForm = "rows",
-        trust: bool = False,
         architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Refuse: the engine writes no files.
@@ -89,7 +89,7 @@ class RowsFamily(PartsFamily):
         """
         raise ModelError(
             f"the family {self.name} reads no files but duet's own",
-            where=str(path),
+            where=str(model.path),
             remedy="give a detector folder or an increment folder of duet",
         )
 

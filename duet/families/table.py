@@ -95,6 +95,8 @@ def resolve_family(name: str) -> Family:
     try:
         return cast("Family", importlib.import_module(row.module).FAMILY)
     except ImportError as error:
+        if (error.name or "").startswith("duet."):
+            raise  # a fault of duet's own, which no package mends
         raise MissingExtraError(
             f"the detector family '{name}' does not load: {error}",
             remedy=f"pip install '{row.install}'" if row.install else "install what it needs",

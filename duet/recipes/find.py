@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from duet.errors import ConfigError, DuetError
-from duet.families.foreign import foreign_fingerprint, is_foreign
+from duet.families.foreign import is_foreign
+from duet.families.opened import foreign_fingerprint
 from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,

@@ -6,19 +6,19 @@ Facts are read first, from manifests alone; weights are mapped into memory after
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from duet.errors import ConfigError, ModelError, did_you_mean
 from duet.families.foreign import (
     file_name,
-    foreign_fingerprint,
     image_size_of,
     is_foreign,
     read_foreign,
 )
-from duet.families.table import resolve_family, resolve_roles
+from duet.families.opened import ForeignModel
+from duet.families.table import resolve_roles
 from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
@@ -26,7 +26,7 @@ from duet.increments.manifest import (
     Lineage,
     read_any_manifest,
 )
-from duet.increments.state import HeadForm, HeadPart
+from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.merging.stage import Stage
 from duet.recipes.recipe import Entry
@@ -59,6 +59,7 @@ class Source:
         merge: How the run merged the stages of a kept increment, see `merge_of`; None elsewhere.
         refines: Known classes whose rows a refinement holds, as its folder calls them.
         state: Fingerprint of a whole model's tensors and what they mean, as in ``parent``.
+        detector: A foreign model, which is read to be described; None for duet's own folders.
     """
 
     entry: Entry
@@ -78,6 +79,7 @@ class Source:
     merge: dict[str, Any] | None = None
     refines: tuple[str, ...] = ()
     state: str | None = None
+    detector: DetectorState | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -185,14 +187,13 @@ def _merge(manifest: IncrementManifest) -> dict[str, Any] | None:
 
 def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
     path = Path(entry.path)
-    state, facts = read_foreign(
-        path, name=entry.name, head=head, trust=trust, architecture=entry.architecture
-    )
+    model = ForeignModel(path, trust)
+    state, facts = read_foreign(model, name=entry.name, head=head, architecture=entry.architecture)
     return Source(
         entry.model_copy(update={"name": entry.name or file_name(path)}), FOREIGN, state.family,
         state.architecture, state.head, tuple(part.classes for part in state.parts), None, None,
-        0, 0, image_size_of(facts), str(facts["licence"]), foreign_fingerprint(path),
-        state=state.fingerprint(),
+        0, 0, image_size_of(facts), str(facts["licence"]), model.fingerprint,
+        state=state.fingerprint(), detector=state,
     )  # fmt: skip
 
 
@@ -204,9 +205,8 @@ def open_source(source: Source, *, trust: bool = False) -> Opened:
     """
     entry, name = source.entry, source.name
     if source.kind == FOREIGN:
-        state, _ = resolve_family(source.family).foreign(
-            source.path, name=name, head=source.head, trust=trust, architecture=source.architecture
-        )
+        state = source.detector
+        assert state is not None  # `describe` read it
         return _whole(source, state.shared, state.buffers, state.parts)
     if source.kind == "detector":
         loaded = load_detector(source.path).state

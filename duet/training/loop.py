@@ -11,40 +11,24 @@ Losses are means over the images of a step, and λ of both extra losses is relat
 from __future__ import annotations
 
 import os
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from duet.devices import one_place, parse_device
-from duet.errors import Collected, DuetError, ModelError
+from duet.errors import Collected
 from duet.images import Fit
-from duet.increments.fisher import FISHER, write_fisher
 from duet.increments.state import DetectorState
 from duet.training.augment import require_single
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
-from duet.training.checkpoint import read_checkpoint, write_checkpoint
 from duet.training.ema import Ema, tensors_of
-from duet.training.fisher import diagonal_fisher, evenly_spaced
-from duet.training.job import (
-    TRAINED,
-    Job,
-    keeps_trunk,
-    read_job,
-    read_slice,
-    read_state,
-    write_state,
-)
+from duet.training.job import Job, keeps_trunk
 from duet.training.optimizer import learning_rate, make_optimizer
-from duet.training.outcome import finish_job
 from duet.training.pseudo import Target
-from duet.training.pulls import read_pulls
+from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 from duet.vectors.tensors import Tensors
 
 Progress = Callable[[dict[str, Any]], None]
@@ -106,33 +90,23 @@ class Loop:
     def __init__(
         self, folder: Path, build: Build, progress: Progress, fit: Fit = "stretch"
     ) -> None:
-        self._began = time.perf_counter()
-        self.folder, self._build, self._progress = folder, build, progress
-        self.job = read_job(folder)
-        self.schedule = self.job.schedule
+        self.session = session = Session(folder)
+        self._build, self._progress = build, progress
+        self.job, self.schedule = session.job, session.job.schedule
         _use_threads(self.schedule.threads)
         self.device = device_of(self.schedule.device)
-        self.start = read_state(folder / "start.safetensors")
-        self.images = SquareImages(
-            read_slice(folder / "slice.npz"), self.schedule, seed=self.job.seed, fit=fit
-        )
-        _seed(self.job.seed, -1)
-        self.learner = build(self.job, self.start, self.device)
-        self._freeze(self.learner.module)
-        self._parameters = dict(self.learner.module.named_parameters())
-        self._kept = {
-            name: (rows, self._parameters[name].detach()[rows].clone())
-            for name, rows in self.learner.kept_rows.items()
-        }
-        self._pulls = read_pulls(
-            folder, self.job, self._parameters.items(), self.start.shared, self.device
-        )
-        self.optimizer = make_optimizer(self.learner.module, self.job)
+        self.images = SquareImages(session.slice, self.schedule, seed=self.job.seed, fit=fit)
+        seed_all(self.job.seed, 0)
+        self.learner = build(self.job, session.start, self.device)
+        module = self.learner.module
+        freeze(module, session.start.shared if keeps_trunk(self.job) else ())
+        rows = self.learner.kept_rows.items()
+        self._kept = KeptRows((module.get_parameter(name), index) for name, index in rows)
+        self._pulls = session.pulls(module, self.device)
+        self.optimizer = make_optimizer(module, self.job)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half())
-        self.ema = Ema(self.learner.module)
+        self.ema = Ema(module)
         self.order = EpochOrder(len(self.images), self.schedule.batch, self.job.seed)
-        self.history: list[dict[str, float]] = []
-        self.images_seen = 0
 
     def run(self) -> None:
         """Train to the end, from the last finished epoch on, and write the result."""
@@ -140,28 +114,40 @@ class Loop:
         workers = self.schedule.workers if self.device.type == "cuda" else 0
         batches = loader(self.images, self.order, workers)
         for epoch in range(first, self.schedule.epochs):
-            self.history.append(self._train_epoch(epoch, batches))
-            if epoch + 1 < self.schedule.epochs:
-                self._save(epoch)
-        self._finish()
+            self.session.history.append(self._train_epoch(epoch, batches))
+            self.session.save(
+                epoch, model=tensors_of(self.learner.module), ema=self.ema.tensors,
+                updates=self.ema.updates, optimizer=self.optimizer, scaler=self.scaler,
+            )  # fmt: skip
+        trained = self.learner.state(self.ema.on_cpu())
+        self.session.finish(trained, self.schedule.epochs - 1, self._own_loss)
 
-    # ---- one epoch ------------------------------------------------------------------------
+    def _resume(self) -> int:
+        """Load the last finished epoch, if there is one; return the next."""
+        state = self.session.resume(self.device, self.optimizer, self.scaler)
+        if state is None:
+            return 0
+        with torch.no_grad():
+            for name, tensor in tensors_of(self.learner.module).items():
+                tensor.copy_(state["model"][name])
+        self.ema = Ema(self.learner.module, state["ema"], state["updates"])
+        return int(state["epoch"]) + 1
 
     def _train_epoch(self, epoch: int, batches: Any) -> dict[str, float]:
         """Train one epoch; return its mean losses."""
-        _seed(self.job.seed, epoch)
+        seed_all(self.job.seed, epoch + 1)
         self.order.epoch = epoch
-        self._train_mode(self.learner.module)
+        self.learner.module.train()
+        rest_frozen_statistics(self.learner.module)
         sums: dict[str, float] = {}
         steps, group = len(self.order), self.schedule.accumulate
         for step, batch in enumerate(batches):
             images, targets = to_device(batch, self.device)
-            self.images_seen += len(images)
+            self.session.images_seen += len(images)
             losses = self._losses(images, targets)
             total = torch.stack(list(losses.values())).sum()
             value = float(total.detach())
-            if not np.isfinite(value):
-                raise self._diverged(epoch, f"the loss is {value}")
+            self.session.require_finite_loss(value, epoch)
             first = step // group * group
             torch.autograd.backward(self.scaler.scale(total / min(group, steps - first)))
             if (step + 1) % group == 0 or step + 1 == steps:
@@ -184,109 +170,30 @@ class Loop:
         self.scaler.unscale_(self.optimizer)
         for pull in self._pulls:
             pull.add(1.0)
-        for name, (rows, _) in self._kept.items():
-            kept = self._parameters[name].grad
-            if kept is not None:
-                kept[rows] = 0
-        nn.utils.clip_grad_norm_(self._parameters.values(), self.learner.clip_norm)
+        self._kept.stop_gradients()
+        nn.utils.clip_grad_norm_(self.learner.module.parameters(), self.learner.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        with torch.no_grad():  # weight decay moves rows without a gradient too
-            for name, (rows, values) in self._kept.items():
-                self._parameters[name][rows] = values
+        self._kept.put_back()
         self.ema.update(self.learner.module)
 
-    # ---- what must not train --------------------------------------------------------------
+    def _own_loss(
+        self, trained: DetectorState
+    ) -> tuple[nn.Module, Callable[[int, int], torch.Tensor]]:
+        """Return the detector's own loss, image by image: without distillation."""
+        job = self.job.model_copy(update={"distill": None})
+        learner = self._build(job, trained, self.device)
 
-    def _freeze(self, module: nn.Module) -> None:
-        if keeps_trunk(self.job):
-            for name, parameter in module.named_parameters():
-                if name in self.start.shared:
-                    parameter.requires_grad_(False)
+        def loss(number: int, place: int) -> torch.Tensor:
+            seed_all(self.job.seed, self.schedule.epochs + 1 + number)
+            batch = to_device(collate([self.images[-1, place]]), self.device)
+            return torch.stack(list(learner.losses(*batch).values())).sum()
 
-    def _train_mode(self, module: nn.Module) -> None:
-        module.train()
-        for layer in module.modules():
-            if isinstance(layer, _BatchNorm) and not layer.weight.requires_grad:
-                layer.eval()
+        return learner.module, loss
 
     def _half(self) -> bool:
         return self.schedule.amp and self.device.type == "cuda"
-
-    # ---- files ----------------------------------------------------------------------------
-
-    def _save(self, epoch: int) -> None:
-        state = {
-            "epoch": epoch,
-            "model": tensors_of(self.learner.module),
-            "ema": self.ema.tensors,
-            "updates": self.ema.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": self.history,
-            "images_seen": self.images_seen,
-        }
-        write_checkpoint(self.folder, self.job, state)
-
-    def _resume(self) -> int:
-        """Load the last finished epoch, if there is one; return the next."""
-        state = read_checkpoint(self.folder, self.job, self.device)
-        if state is None:
-            return 0
-        with torch.no_grad():
-            for name, tensor in tensors_of(self.learner.module).items():
-                tensor.copy_(state["model"][name])
-        self.ema = Ema(self.learner.module, state["ema"], state["updates"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history, self.images_seen = state["history"], state["images_seen"]
-        return int(state["epoch"]) + 1
-
-    def _finish(self) -> None:
-        """Write the result; `finish_job` comes last, because it says that the job is finished."""
-        trained = self.learner.state(self.ema.on_cpu())
-        if not all(bool(tensor.isfinite().all()) for tensor in trained.to_tensors().values()):
-            raise self._diverged(self.schedule.epochs - 1, "the trained weights are not finite")
-        write_state(self.folder / TRAINED, trained)
-        finish_job(
-            self.folder, self.job, images_seen=self.images_seen, history=self.history,
-            fisher_images=self._write_fisher(trained),
-            seconds=time.perf_counter() - self._began,
-        )  # fmt: skip
-
-    def _write_fisher(self, trained: DetectorState) -> int:
-        """Store the diagonal Fisher of the stage's shared tensors; return its number of images.
-
-        It is that of the detector's own loss, without distillation. A stage that keeps its trunk
-        has none: it says nothing about how to merge the trunk.
-        """
-        wanted = self.schedule.fisher_images
-        if not wanted or keeps_trunk(self.job):
-            return 0
-        job = self.job.model_copy(update={"distill": None})
-        learner = self._build(job, trained, self.device)
-        chosen = evenly_spaced(len(self.images), wanted)
-
-        def losses() -> Iterator[Callable[[], torch.Tensor]]:
-            for number, place in enumerate(chosen):
-                _seed(self.job.seed, self.schedule.epochs + number)
-                batch = to_device(collate([self.images[-1, place]]), self.device)
-                yield lambda: torch.stack(list(learner.losses(*batch).values())).sum()  # noqa: B023
-
-        fisher = diagonal_fisher(learner.module, trained.shared, losses())
-        if not all(bool(tensor.isfinite().all()) for tensor in fisher.values()):
-            how = "the squared gradients at the end are not finite"
-            raise self._diverged(self.schedule.epochs - 1, how)
-        write_fisher(self.folder / FISHER, fisher)
-        return len(chosen)
-
-    def _diverged(self, epoch: int, how: str) -> DuetError:
-        return ModelError(
-            f"training diverged in epoch {epoch + 1}: {how}",
-            where=str(self.folder),
-            remedy="lower the learning rate or the loss weights of the method",
-        )
 
 
 ALONE = "this detector family trains"
@@ -321,11 +228,3 @@ def _use_threads(count: int) -> None:
     wanted = count or os.cpu_count() or 1
     torch.set_num_threads(wanted)
     cv2.setNumThreads(wanted)
-
-
-def _seed(seed: int, epoch: int) -> None:
-    """Seed everything: an epoch's randomness depends on (seed, epoch) alone."""
-    number = (seed * 1_000_003 + (epoch + 1) * 8191) % 2**32
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)

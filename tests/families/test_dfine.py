@@ -37,7 +37,8 @@ from duet.families.dfine import roles
 from duet.families.dfine.adapter import FAMILY
 from duet.families.dfine.architectures import known_architectures
 from duet.families.dfine.build import model_of, state_of, stock_model
-from duet.families.dfine.learner import DFineLearner
+from duet.families.dfine.train import DFineLearner
+from duet.families.opened import ForeignModel
 from duet.images import read_image
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
@@ -447,7 +448,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_foreign_folders_keep_their_answers(folder: Path) -> None:
-    state, facts = FAMILY.foreign(folder, name="theirs")
+    state, facts = FAMILY.foreign(ForeignModel(folder), name="theirs")
     assert state.labels.names == ("cat", "dog", "bus")
     assert (state.architecture, facts["licence"]) == (TINY, "Apache-2.0")
     json.dumps(facts)
@@ -470,7 +471,7 @@ def test_foreign_folders_keep_their_answers(folder: Path) -> None:
 def test_folders_of_older_transformers_are_read(folder: Path) -> None:
     edit(folder, backbone=None, use_timm_backbone=False, use_pretrained_backbone=False,
          backbone_kwargs=None, torch_dtype="float32", transformers_version="4.52.0")  # fmt: skip
-    state, facts = FAMILY.foreign(folder, name="theirs")
+    state, facts = FAMILY.foreign(ForeignModel(folder), name="theirs")
     assert not moved(state.shared, roles.split_roles(theta_0().tensors, "rows").shared)
     assert facts["transformers"] == "4.52.0"
 
@@ -502,14 +503,14 @@ def test_what_the_config_claims_takes_no_memory(folder: Path) -> None:
     backbone |= {"num_labels": 10**9, "depths": [1] * 1_000_000, "id2label": many(300_000)}
     edit(folder, num_labels=10**9, backbone_config=backbone, attribute_map={"a": "b"}, dtype="hub")
     start = time.process_time()
-    FAMILY.foreign(folder, name="theirs")
+    FAMILY.foreign(ForeignModel(folder), name="theirs")
     assert time.process_time() - start < 15
 
 
 def test_no_file_beside_the_two_is_read(folder: Path) -> None:
     for name in ("adapter_config.json", "generation_config.json", "model.safetensors.index.json"):
         (folder / name).write_text("[")
-        assert FAMILY.foreign(folder, name="theirs")
+        assert FAMILY.foreign(ForeignModel(folder), name="theirs")
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -546,7 +547,7 @@ def test_foreign_folders_that_are_refused(folder: Path, case: str) -> None:
     change, words = BAD_FOLDERS[case]
     change(folder)
     with pytest.raises(ModelError, match=words):
-        FAMILY.foreign(folder, name="theirs")
+        FAMILY.foreign(ForeignModel(folder), name="theirs")
 
 
 def test_missing_tensors_are_named(folder: Path) -> None:

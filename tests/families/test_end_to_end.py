@@ -29,6 +29,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from duet.cli.main import cli
 from duet.families.decode import decode
+from duet.families.opened import ForeignModel
 from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import (
@@ -368,7 +369,7 @@ def test_two_foreign_files_merge(architecture: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.exception
     assert json.loads(result.stdout)["classes"] == ["cup", "fork", "bolt"]
     state = load_detector(tmp_path / "m").state
-    files = [FAMILY.foreign(path, name="a")[0] for path in paths]
+    files = [FAMILY.foreign(ForeignModel(path), name="a")[0] for path in paths]
     for name, tensor in state.shared.items():
         mean = (files[0].shared[name] + files[1].shared[name]) / 2
         torch.testing.assert_close(tensor, mean, rtol=1e-5, atol=1e-6)

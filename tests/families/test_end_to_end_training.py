@@ -275,7 +275,7 @@ def test_previous_detector_labels_old_objects(
         seen.extend(found)
         extend(batch, found, **options)
 
-    monkeypatch.setattr("duet.families.ultralytics.trainer.extend_batch", spy)
+    monkeypatch.setattr("duet.families.ultralytics.train.extend_batch", spy)
     batch = trainer.preprocess_batch(plain)
     assert trainer.layout == ("anchors" if architecture == "yolo11n.yaml" else "picked")
     assert len(batch["cls"]) > labels

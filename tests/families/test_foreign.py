@@ -16,6 +16,7 @@ from torch import nn
 from ultralytics.nn.tasks import SegmentationModel
 
 from duet.errors import ModelError
+from duet.families.opened import ForeignModel
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model, stock_model
 from duet.families.yolo.roles import split_roles, tower_width
@@ -40,7 +41,7 @@ def test_same_detector_in_float32(
     architecture: str, count: int, width: int, tmp_path: Path
 ) -> None:
     model = original(architecture, count)
-    state, _ = FAMILY.foreign(stored(tmp_path / "m.pt", model), name="theirs")
+    state, _ = FAMILY.foreign(ForeignModel(stored(tmp_path / "m.pt", model)), name="theirs")
     assert (state.family, state.architecture, state.head) == ("yolo", architecture, "towers")
     assert [part.increment for part in state.parts] == ["theirs"]
     assert state.parts[0].classes == tuple(model.names.values())
@@ -60,7 +61,7 @@ def test_same_detector_in_float32(
 @pytest.mark.parametrize("form", FORMS)
 def test_every_head_form(form: str, tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt")
-    state, _ = FAMILY.foreign(path, name="a", head=form)
+    state, _ = FAMILY.foreign(ForeignModel(path), name="a", head=form)
     tensors = FAMILY.weights(path).tensors
     roles = split_roles(tensors, form)
     assert state.head == form
@@ -70,7 +71,7 @@ def test_every_head_form(form: str, tmp_path: Path) -> None:
 
 def test_facts(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt")
-    _, facts = FAMILY.foreign(path, name="a")
+    _, facts = FAMILY.foreign(ForeignModel(path), name="a")
     assert facts == {
         "file": "m.pt", "image_size": 320, "model": "yolo11n.pt", "pretrained": True,
         "date": "2026-01-02T03:04:05", "version": "8.4.190", "stated_licence": "AGPL-3.0 License",
@@ -84,10 +85,10 @@ def test_facts_that_the_file_does_not_say(tmp_path: Path) -> None:
         tmp_path / "m.pt", train_args={"imgsz": [320, 640], "pretrained": "C:\\w\\x.pt"}, date=None,
         version=8, license=None,
     )  # fmt: skip
-    _, facts = FAMILY.foreign(path, name="a")
+    _, facts = FAMILY.foreign(ForeignModel(path), name="a")
     assert (facts["image_size"], facts["pretrained"]) == (640, "x.pt")
     assert [facts[key] for key in ("model", "date", "version", "stated_licence")] == [None] * 4
-    _, facts = FAMILY.foreign(stored(tmp_path / "n.pt", train_args=None), name="a")
+    _, facts = FAMILY.foreign(ForeignModel(stored(tmp_path / "n.pt", train_args=None)), name="a")
     assert facts["image_size"] is None
 
 
@@ -95,7 +96,9 @@ def test_averaged_network_goes_first(tmp_path: Path) -> None:
     averaged = copy.deepcopy(original())
     with torch.no_grad():
         averaged.model[0].conv.weight *= 2
-    state, _ = FAMILY.foreign(stored(tmp_path / "m.pt", ema=averaged.half()), name="a")
+    state, _ = FAMILY.foreign(
+        ForeignModel(stored(tmp_path / "m.pt", ema=averaged.half())), name="a"
+    )
     expected = averaged.model[0].conv.weight.detach().half().float()
     assert torch.equal(state.shared["model.0.conv.weight"], expected)
 
@@ -106,7 +109,7 @@ def test_averaged_network_goes_first(tmp_path: Path) -> None:
 )
 def test_names_in_output_order(names: Any, expected: tuple[str, ...], tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt", change=lambda model: setattr(model, "names", names))
-    assert FAMILY.foreign(path, name="x")[0].parts[0].classes == expected
+    assert FAMILY.foreign(ForeignModel(path), name="x")[0].parts[0].classes == expected
 
 
 # ---- what is refused --------------------------------------------------------------------------
@@ -195,7 +198,7 @@ def test_unusable_models_are_refused(
 ) -> None:
     path = stored(tmp_path / "m.pt", change=change)
     with pytest.raises(ModelError, match=match) as caught:
-        FAMILY.foreign(path, name="a")
+        FAMILY.foreign(ForeignModel(path), name="a")
     assert str(path) in str(caught.value)
     assert caught.value.remedy
 
@@ -203,7 +206,7 @@ def test_unusable_models_are_refused(
 @pytest.mark.parametrize("size", [0, 16, 8193, 10**9, 2**40, True, 640.0, "640"])
 def test_a_size_at_which_nothing_runs_says_nothing(size: Any, tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt", train_args={"imgsz": size})
-    assert FAMILY.foreign(path, name="a")[1]["image_size"] is None
+    assert FAMILY.foreign(ForeignModel(path), name="a")[1]["image_size"] is None
 
 
 @pytest.mark.parametrize(
@@ -215,7 +218,7 @@ def test_a_size_at_which_nothing_runs_says_nothing(size: Any, tmp_path: Path) ->
     ids=["scale is a tensor", "no scale", "of the metaclass", "of all classes", "worked out"],
 )  # fmt: skip
 def test_what_no_code_reads_does_no_harm(change: Callable[[Any], object], tmp_path: Path) -> None:
-    FAMILY.foreign(stored(tmp_path / "m.pt", change=change), name="a")
+    FAMILY.foreign(ForeignModel(stored(tmp_path / "m.pt", change=change)), name="a")
 
 
 def test_no_property_runs_because_a_file_names_it(
@@ -227,7 +230,7 @@ def test_no_property_runs_because_a_file_names_it(
     monkeypatch.setattr(Detect, "stranger", property(ran.append), raising=False)
     path = stored(tmp_path / "m.pt", change=lambda m: vars(m.model[23]).update(stranger=1))
     with pytest.raises(ModelError, match="stranger' is 1, expected a property"):
-        FAMILY.foreign(path, name="a")
+        FAMILY.foreign(ForeignModel(path), name="a")
     assert not ran
 
 
@@ -243,7 +246,7 @@ def test_a_claim_of_classes_is_checked_before_memory_goes_into_it(
     built: list[object] = []
     monkeypatch.setattr("duet.families.yolo.foreign.stock_model", lambda *a: built.append(a))
     with pytest.raises(ModelError, match="its head has no rows"):
-        FAMILY.foreign(path, name="a")
+        FAMILY.foreign(ForeignModel(path), name="a")
     assert not built
 
 
@@ -258,7 +261,7 @@ def test_a_claimed_architecture_is_not_built(
         return stock_model(architecture, *rest)
 
     monkeypatch.setattr("duet.families.yolo.foreign.stock_model", build)
-    FAMILY.foreign(path, name="a")
+    FAMILY.foreign(ForeignModel(path), name="a")
     assert built == [YOLO11N]
 
 
@@ -323,7 +326,7 @@ def test_the_first_difference_is_named(
 ) -> None:
     """What the file's attributes say and duet's network does not is never lost in silence."""
     with pytest.raises(ModelError, match=match):
-        FAMILY.foreign(stored(tmp_path / "m.pt", change=change), name="a")
+        FAMILY.foreign(ForeignModel(stored(tmp_path / "m.pt", change=change)), name="a")
 
 
 def older(model: Any) -> None:
@@ -338,38 +341,20 @@ def older(model: Any) -> None:
 
 
 def test_files_of_earlier_versions_agree(tmp_path: Path) -> None:
-    state, _ = FAMILY.foreign(stored(tmp_path / "m.pt", change=older), name="a")
+    state, _ = FAMILY.foreign(ForeignModel(stored(tmp_path / "m.pt", change=older)), name="a")
     assert state.architecture == YOLO11N
-
-
-def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from duet.families.ultralytics import checkpoint
-
-    read: list[Path] = []
-    load_pt = checkpoint.load_pt
-    monkeypatch.setattr(
-        checkpoint,
-        "load_pt",
-        lambda path, **options: (read.append(path), load_pt(path, **options))[1],
-    )
-    path = stored(tmp_path / "m.pt")
-    FAMILY.recognises(path)
-    FAMILY.foreign(path, name="a")
-    assert read == [path]
-    stored(path, license="MIT")
-    assert FAMILY.foreign(path, name="a")[1]["stated_licence"] == "MIT"
 
 
 def test_a_segmentation_model_is_refused(tmp_path: Path) -> None:
     model = SegmentationModel("yolo11n-seg.yaml", nc=3, verbose=False)
     path = stored(tmp_path / "m.pt", model)
     with pytest.raises(ModelError, match="SegmentationModel with Segment"):
-        FAMILY.foreign(path, name="a")
+        FAMILY.foreign(ForeignModel(path), name="a")
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Detect head, got Conv2d\n"):
-        FAMILY.foreign(stored(tmp_path / "m.pt", nn.Conv2d(3, 3, 3)), name="a")
+        FAMILY.foreign(ForeignModel(stored(tmp_path / "m.pt", nn.Conv2d(3, 3, 3))), name="a")
 
 
 def another_one_to_one(model: Any) -> None:
@@ -397,13 +382,13 @@ def test_both_branches_are_compared(
 ) -> None:
     path = stored(tmp_path / "m.pt", original("yolo26n.yaml"), change)
     with pytest.raises(ModelError, match=match):
-        FAMILY.foreign(path, name="a")
+        FAMILY.foreign(ForeignModel(path), name="a")
 
 
 def test_a_segmentation_model_with_one_to_one_branches_is_refused(tmp_path: Path) -> None:
     model = SegmentationModel("yolo26n-seg.yaml", nc=3, verbose=False)
     with pytest.raises(ModelError, match="SegmentationModel with Segment"):
-        FAMILY.foreign(stored(tmp_path / "m.pt", model), name="a")
+        FAMILY.foreign(ForeignModel(stored(tmp_path / "m.pt", model)), name="a")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +402,7 @@ def test_a_segmentation_model_with_one_to_one_branches_is_refused(tmp_path: Path
 )
 def test_tensors_without_a_model_are_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "m.pt")
-    for read in (FAMILY.weights, lambda path: FAMILY.foreign(path, name="a")):
+    for read in (FAMILY.weights, lambda path: FAMILY.foreign(ForeignModel(path), name="a")):
         with pytest.raises(ModelError, match="holds no Ultralytics model") as caught:
             read(tmp_path / "m.pt")
         assert "YOLO(...).save" in (caught.value.remedy or "")
@@ -431,11 +416,13 @@ def test_a_program_in_the_file_does_not_run(place: str, tmp_path: Path) -> None:
     else:
         stored(path, change=lambda model: setattr(model, "hidden", Payload(canary)))
     with pytest.raises(ModelError, match="Nothing of it was run"):
-        FAMILY.foreign(path, name="a")
+        FAMILY.foreign(ForeignModel(path), name="a")
     assert not canary.exists()
     # Trusted, the same file does run: so the refusal is what held it back.
     if place == "beside":
-        assert FAMILY.foreign(path, name="a", trust=True)[0].parts[0].classes == CLASSES
+        assert (
+            FAMILY.foreign(ForeignModel(path, trust=True), name="a")[0].parts[0].classes == CLASSES
+        )
         assert canary.exists()
 
 
@@ -445,9 +432,9 @@ def test_truncated_files_are_refused(share: float, tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(ModelError, match="not a"):
-        FAMILY.foreign(path, name="a")
+        FAMILY.foreign(ForeignModel(path), name="a")
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
-        FAMILY.foreign(tmp_path / "m.pt", name="a")
+        FAMILY.foreign(ForeignModel(tmp_path / "m.pt"), name="a")

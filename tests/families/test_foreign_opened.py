@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from factories_series import listing, make_dataset, make_series, write_image
 import duet
 from duet.cli.main import cli
 from duet.errors import ConfigError, DuetError, ModelError
+from duet.families import opened
+from duet.families.ultralytics import foreign
+from duet.increments import guard
 from duet.increments.store import load_detector
 
 SAID = "opened as yolo11n, 3 classes, in memory; `duet import "
@@ -73,6 +78,45 @@ def test_in_python(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert SAID in lines[0]
     duet.load(str(model))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("command", ["import", "merge", "eval", "predict", "export"])
+def test_a_file_is_read_compared_and_hashed_once(
+    command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def counted(module: Any, name: str, where: Callable[..., object]) -> None:
+        real = getattr(module, name)
+
+        def spy(*args: Any, **options: Any) -> Any:
+            counts[name, Path(str(where(*args, **options))).name] += 1
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, spy)
+
+    counted(guard, "read_archive", lambda path: path)
+    counted(opened, "sha256_file", lambda path: path)
+    counted(foreign, "require_same_network", lambda *_, where, **__: where)
+    other = stored(model.parent / "other.pt", change=rename, train_args={"imgsz": 64})
+    make_dataset(Path("day"), names=CLASSES)
+    item = {"domain": "day", "data": "day/data.yaml", "classes": list(CLASSES)}
+    lines: dict[str, list[object]] = {
+        "import": ["--as", "shop"],
+        "merge": [other, "--out", "both"],
+        "eval": [make_series(Path(), [item])],
+        "predict": [write_image(tmp_path / "a.png", seed=0)],
+        "export": ["--to", "torchscript"],
+    }
+    result = invoke(command, model, *lines[command])
+    assert result.exception is None, result.exception
+    files = ["shop.pt", "other.pt"] if command == "merge" else ["shop.pt"]
+    kinds = ("read_archive", "sha256_file", "require_same_network")
+    assert counts == {(kind, file): 1 for kind in kinds for file in files}
+
+
+def rename(network: Any) -> None:
+    network.names = dict(enumerate(("cup", "fork", "bolt")))
 
 
 def test_an_export_lies_in_the_working_folder(model: Path) -> None:

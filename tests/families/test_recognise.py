@@ -22,6 +22,7 @@ from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 
 from duet.errors import ModelError
 from duet.families.foreign import open_model
+from duet.families.opened import ForeignModel
 from duet.families.rtdetr.adapter import FAMILY as RTDETR
 from duet.families.rtdetr.roles import TINY
 from duet.families.rtdetr.roles import architecture_file as rtdetr_file
@@ -41,7 +42,7 @@ from duet.weights.start import Start, open_start, start_fingerprint
 
 
 def read(path: Path, **options: Any) -> DetectorState:
-    return FAMILY.foreign(path, name="a", **options)[0]
+    return FAMILY.foreign(ForeignModel(path), name="a", **options)[0]
 
 
 def without_name(model: Any) -> None:
@@ -91,7 +92,7 @@ def test_an_rtdetr_under_a_name_of_the_users(tmp_path: Path) -> None:
     model = RTDETRDetectionModel(str(rtdetr_file(TINY)), nc=2, verbose=False)
     model.names = {0: "a", 1: "b"}
     path = stored(tmp_path / "m.pt", model, described(yaml_file="mine.yaml"))
-    assert RTDETR.foreign(path, name="a")[0].architecture == TINY
+    assert RTDETR.foreign(ForeignModel(path), name="a")[0].architecture == TINY
 
 
 def narrowed(path: Path, description: Path) -> Any:
@@ -147,8 +148,8 @@ def test_of_equal_tensors_the_one_that_agrees_is_taken(mode: str, tmp_path: Path
         file_of=lambda _: architecture_file(YOLO11N),
     )  # fmt: skip
     path = stored(tmp_path / "m.pt", change=lambda model: setattr(model.model[11], "mode", mode))
-    options: dict[str, Any] = {"name": "a", "head": "towers", "trust": False}
-    state, _ = read_detector(FAMILY, kind, path, **options, architecture=None)
+    options: dict[str, Any] = {"name": "a", "head": "towers"}
+    state, _ = read_detector(FAMILY, kind, ForeignModel(path), **options, architecture=None)
     assert state.architecture == ("twin.yaml" if mode == "bilinear" else YOLO11N)
 
 

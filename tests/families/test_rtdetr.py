@@ -19,10 +19,11 @@ from duet.conformance.training import train as run_job
 from duet.errors import ModelError
 from duet.families.decode import Objects
 from duet.families.foreign import family_of_file
+from duet.families.opened import ForeignModel
 from duet.families.rtdetr import roles
 from duet.families.rtdetr.adapter import FAMILY
 from duet.families.rtdetr.build import inference_model, stock_model, trained_state, training_model
-from duet.families.rtdetr.trainer import RTDETRStageTrainer
+from duet.families.rtdetr.train import RTDETRStageTrainer
 from duet.families.table import family_of
 from duet.families.ultralytics import engine
 from duet.families.ultralytics.arguments import engine_overrides
@@ -356,8 +357,8 @@ def stored(path: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
 
 def test_two_files_merge_and_predict(tmp_path: Path) -> None:
     one, two = stored(tmp_path / "a.pt", OLD), stored(tmp_path / "b.pt", NEW, seed=1)
-    assert family_of_file(one) == "rtdetr"
-    state, facts = FAMILY.foreign(one, name="a")
+    assert family_of_file(ForeignModel(one)) == "rtdetr"
+    state, facts = FAMILY.foreign(ForeignModel(one), name="a")
     assert (state.architecture, state.head, state.labels.names) == (
         "yolov8n-rtdetr.yaml", "rows", OLD,
     )  # fmt: skip
@@ -368,7 +369,7 @@ def test_two_files_merge_and_predict(tmp_path: Path) -> None:
 
     merged = load_detector(tmp_path / "m").state
     assert (merged.family, merged.head, merged.labels.names) == ("rtdetr", "rows", OLD + NEW)
-    both = [FAMILY.foreign(path, name=path.stem)[0].shared for path in (one, two)]
+    both = [FAMILY.foreign(ForeignModel(path), name=path.stem)[0].shared for path in (one, two)]
     name = "model.0.conv.weight"
     assert torch.allclose(merged.shared[name], (both[0][name] + both[1][name]) / 2, atol=1e-6)
 
@@ -379,9 +380,9 @@ def test_a_yolo_file_is_not_an_rtdetr(tmp_path: Path) -> None:
     model = DetectionModel("yolo11n.yaml", nc=2, verbose=False).half()
     model.names = {0: "a", 1: "b"}
     torch.save({"model": model, "train_args": {}}, tmp_path / "y.pt")
-    assert family_of_file(tmp_path / "y.pt") == "yolo"
+    assert family_of_file(ForeignModel(tmp_path / "y.pt")) == "yolo"
     with pytest.raises(ModelError, match="expected an RT-DETR"):
-        FAMILY.foreign(tmp_path / "y.pt", name="y")
+        FAMILY.foreign(ForeignModel(tmp_path / "y.pt"), name="y")
 
 
 def test_class_rows_of_start_weights_are_found_by_name(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from duet.families.ultralytics.arguments import restore_frozen
 from duet.families.ultralytics.names import STATISTIC, head_prefix
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import trained_state, training_model
-from duet.families.yolo.trainer import IncrementTrainer
+from duet.families.yolo.train import IncrementTrainer
 from duet.increments.state import DetectorState
 from duet.runs.worker import command, run_worker
 from duet.series import Slice

@@ -34,7 +34,7 @@ from duet.families.ultralytics import engine
 from duet.families.ultralytics.arguments import engine_overrides
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import training_model
-from duet.families.yolo.trainer import IncrementTrainer
+from duet.families.yolo.train import IncrementTrainer
 from duet.files import sha256_file
 from duet.increments import IncrementFile, load_increment, save_increment
 from duet.increments.state import DetectorState

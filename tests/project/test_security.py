@@ -65,6 +65,7 @@ if job["first"]:
 from duet.cli.main import _run
 from duet.errors import ModelError
 from duet.increments import load_pt
+from duet.families.opened import ForeignModel
 from duet.families.yolo.adapter import FAMILY
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_pt(Path(job["good"]))
@@ -77,7 +78,7 @@ for path in job["paths"]:
         else:
             code = 0
             try:
-                FAMILY.foreign(Path(path), name="theirs")
+                FAMILY.foreign(ForeignModel(Path(path)), name="theirs")
             except ModelError as error:
                 print(error, file=sys.stderr)
                 code = 4

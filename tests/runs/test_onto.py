@@ -20,6 +20,7 @@ from duet.cli.main import _run
 from duet.detections import Detections
 from duet.errors import DataError
 from duet.evaluation.agreement import Agreement, agreement
+from duet.families.opened import ForeignModel
 from duet.families.yolo.adapter import FAMILY
 from duet.increments.manifest import IncrementManifest, read_manifest
 from duet.increments.store import load_detector, load_increment
@@ -56,7 +57,7 @@ def test_a_chain_goes_on_from_a_file(desk: Desk, chain: Path) -> None:
     before, night, dusk = (state(chain / name) for name in ("0-best", "1-night", "2-dusk"))
     assert before.labels.names == CLASSES
     assert dusk.labels.names == (*CLASSES, "night cup", "dusk cup")
-    stock, _ = FAMILY.foreign(desk / "best.pt", name="best", head="towers")
+    stock, _ = FAMILY.foreign(ForeignModel(desk / "best.pt"), name="best", head="towers")
     assert before.fingerprint() == stock.fingerprint()
     for later in (night, dusk):  # its head is kept bit for bit, its trunk was trained and merged
         assert not moved(before.parts[0].tensors, later.parts[0].tensors)

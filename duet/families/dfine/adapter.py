@@ -12,6 +12,7 @@ from duet.families.dfine import roles
 from duet.families.dfine.architectures import require_queries
 from duet.families.dfine.build import encoder_scores, fresh_rows, inference_model, random_tensors
 from duet.families.dfine.foreign import CONFIG, is_dfine, read_detector, read_folder
+from duet.families.opened import ForeignModel
 from duet.families.protocol import Progress
 from duet.families.rows import RowsFamily
 from duet.families.scores import ClassLogits
@@ -53,29 +54,28 @@ class DFineFamily(RowsFamily):
         """
         if not (path / CONFIG).is_file():
             return load_start(path)
-        tensors, classes, _ = read_folder(path)
+        tensors, classes, _ = read_folder(ForeignModel(path))
         return StartWeights(tensors, classes)
 
-    def recognises(self, path: Path, *, trust: bool = False) -> bool:
+    def recognises(self, model: ForeignModel) -> bool:
         """Tell whether a folder that transformers wrote holds a D-FINE."""
-        return is_dfine(path)
+        return is_dfine(model)
 
     def foreign(
         self,
-        path: Path,
+        model: ForeignModel,
         *,
         name: str,
         head: HeadForm = "rows",
-        trust: bool = False,
         architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a folder that transformers wrote; there is no code in it to trust."""
         roles.head_form(head)
-        return read_detector(path, name=name, licence=self.licence)
+        return read_detector(model, name=name, licence=self.licence)
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.dfine.learner import DFineLearner
+        from duet.families.dfine.train import DFineLearner
         from duet.training.loop import run_job
 
         run_job(folder, DFineLearner, progress, self.fit)

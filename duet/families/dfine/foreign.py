@@ -16,6 +16,7 @@ from duet.errors import DataError, ModelError, together
 from duet.families.dfine.architectures import known_architectures
 from duet.families.dfine.build import stock_config
 from duet.families.dfine.roles import split_roles, without_aliases
+from duet.families.opened import ForeignModel
 from duet.files import read_json
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.tensorfile import read_tensors
@@ -44,28 +45,30 @@ ABOUT = (
 )  # fmt: skip
 
 
-def is_dfine(path: Path) -> bool:
+def is_dfine(model: ForeignModel) -> bool:
     """Tell whether a folder's `config.json` speaks of D-FINE.
 
     Raises:
         ModelError: It cannot be read.
     """
-    return _settings(path).get("model_type") == MODEL_TYPE
+    return model.once(_settings).get("model_type") == MODEL_TYPE
 
 
-def read_detector(path: Path, *, name: str, licence: str) -> tuple[DetectorState, dict[str, Any]]:
+def read_detector(
+    model: ForeignModel, *, name: str, licence: str
+) -> tuple[DetectorState, dict[str, Any]]:
     """Read the detector as the increment ``name``, with JSON-ready facts about the folder.
 
     Raises:
         ModelError: The folder is incomplete, damaged, of another structure, or not D-FINE.
     """
-    tensors, classes, architecture = read_folder(path)
-    version = _settings(path).get("transformers_version")
+    tensors, classes, architecture = read_folder(model)
+    version = model.once(_settings).get("transformers_version")
     roles = split_roles(tensors, "rows")
     part = HeadPart(classes, roles.own, name)
     state = DetectorState("dfine", architecture, "rows", roles.shared, roles.buffers, (part,))
     facts = {
-        "file": path.name,
+        "file": model.path.name,
         "architecture": architecture,
         "classes": list(classes),
         "licence": licence,
@@ -74,13 +77,13 @@ def read_detector(path: Path, *, name: str, licence: str) -> tuple[DetectorState
     return state, facts
 
 
-def read_folder(path: Path) -> tuple[Tensors, tuple[str, ...], str]:
+def read_folder(model: ForeignModel) -> tuple[Tensors, tuple[str, ...], str]:
     """Return all tensors (float32, one name each), the class names and the architecture.
 
     Raises:
         ModelError: As `read_detector`.
     """
-    settings = _settings(path)
+    path, settings = model.path, model.once(_settings)
     if settings.get("model_type") != MODEL_TYPE:
         raise ModelError(
             f"expected model_type '{MODEL_TYPE}', got {shown(settings.get('model_type'))}",
@@ -132,7 +135,7 @@ def _not_whole(what: str, path: Path) -> ModelError:
     return ModelError(what, where=str(path), remedy="take the folder from its source again")
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path, _trust: bool) -> dict[str, Any]:
     remedy = "expected a folder as transformers' save_pretrained writes it"
     return read_json(path / CONFIG, error=ModelError, remedy=remedy)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from duet.families.opened import ForeignModel
 from duet.families.protocol import Progress
 from duet.families.rtdetr import roles
 from duet.families.rtdetr.build import inference_model, initial_part, require_separable, stock_model
@@ -17,7 +18,7 @@ from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.ultralytics.recognise import architectures_of
-from duet.families.ultralytics.run import run_job
+from duet.families.ultralytics.train import run_job
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState, HeadForm
 from duet.training.job import Job
@@ -49,7 +50,7 @@ class RTDETRFamily(UltralyticsFamily):
         seed: int,
     ) -> Tensors:
         """Return fresh class rows, in a decoder as ``start``'s (`parallel`)."""
-        return initial_part(start, head, classes, seed=seed)
+        return initial_part(start, head, classes, architecture=architecture, seed=seed)
 
     def head_of(self, architecture: str) -> str:
         """Return the name prefix of the head, such as ``model.23.``."""
@@ -73,13 +74,13 @@ class RTDETRFamily(UltralyticsFamily):
         if job.head == "parallel" and job.phase == "increment" and len(job.parts) > 1:
             require_separable(mask_old=not job.adapts and job.old_negatives == "mask")
 
-    def recognises(self, path: Path, *, trust: bool = False) -> bool:
+    def recognises(self, model: ForeignModel) -> bool:
         """Tell whether a `.pt` file of the engine holds an RT-DETR."""
-        return "RTDETR" in head_kind(open_checkpoint(path, trust=trust))
+        return "RTDETR" in head_kind(model.once(open_checkpoint))
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.rtdetr.trainer import RTDETRStageTrainer
+        from duet.families.rtdetr.train import RTDETRStageTrainer
 
         run_job(RTDETRStageTrainer, folder, progress)
 

@@ -20,7 +20,7 @@ from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.models import load_part, load_stock, set_classes
 from duet.families.ultralytics.names import description, head_prefix
 from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState, HeadPart
+from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
 
 PRIOR = 0.01
@@ -44,16 +44,19 @@ def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
     return model
 
 
-def initial_part(start: StartWeights, form: str, classes: Sequence[str], *, seed: int) -> Tensors:
+def initial_part(
+    start: StartWeights, head: HeadForm, classes: Sequence[str], *, architecture: str, seed: int
+) -> Tensors:
     """Return a fresh head part; rows of classes that ``start`` knows by name come from it.
 
     Args:
         start: A stock detector to start from (θ_0's or the previous increment's).
-        form: Head form.
+        head: Head form.
         classes: Names of the new classes.
+        architecture: Not asked: the start has a decoder of it.
         seed: Of the random rows.
     """
-    own = split_roles(start.tensors, form).own
+    own = split_roles(start.tensors, head).own
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
     fresh = {

@@ -6,7 +6,6 @@ architecture file, and what the file says of each layer must agree with what sta
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class Checkpoint:
         return self.network.root.state.get(name)
 
 
-def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
+def open_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
     """Open a `.pt` file of Ultralytics.
 
     Args:
@@ -55,16 +54,6 @@ def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
     Raises:
         ModelError: The file is damaged or refused, or holds no whole network.
     """
-    try:
-        found = path.stat()
-    except OSError:
-        return _open(path, None, trust)  # which says what is wrong
-    return _open(path, (found.st_ino, found.st_size, found.st_mtime_ns), trust)
-
-
-@functools.lru_cache(maxsize=1)
-def _open(path: Path, _content: tuple[int, ...] | None, trust: bool) -> Checkpoint:
-    """Read a file once, though several families ask what is in it; nobody changes what is read."""
     content = load_pt(path, trust=trust)
     entries = content if isinstance(content, dict) else {"model": content}
     for key in ("ema", "model"):

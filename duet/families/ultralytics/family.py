@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from duet.families.exportable import Exportable
+from duet.families.opened import ForeignModel
 from duet.families.parts import PartsFamily
 from duet.families.table import head_form
 from duet.families.ultralytics.export import UltralyticsEngine
@@ -49,16 +50,15 @@ class UltralyticsFamily(PartsFamily):
 
     def foreign(
         self,
-        path: Path,
+        model: ForeignModel,
         *,
         name: str,
         head: HeadForm = "towers",
-        trust: bool = False,
         architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a `.pt` that Ultralytics trained; see `duet.families.ultralytics.foreign`."""
         return read_detector(
-            self, self.kind, path, name=name, head=head_form(self.name, head), trust=trust,
+            self, self.kind, model, name=name, head=head_form(self.name, head),
             architecture=architecture,
         )  # fmt: skip
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ModelError
+from duet.families.opened import ForeignModel
 from duet.families.parts import PartsFamily
 from duet.families.tensors import require_fit
 from duet.families.ultralytics.agreement import require_same_network
@@ -26,7 +27,6 @@ from duet.families.ultralytics.checkpoint import (
     open_checkpoint,
 )
 from duet.families.ultralytics.recognise import architectures_of, unknown
-from duet.files import sha256_file
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
 
@@ -56,7 +56,7 @@ class Kind:
 
 
 def read_detector(
-    family: PartsFamily, kind: Kind, path: Path, *, name: str, head: HeadForm, trust: bool,
+    family: PartsFamily, kind: Kind, model: ForeignModel, *, name: str, head: HeadForm,
     architecture: str | None,
 ) -> tuple[DetectorState, dict[str, Any]]:  # fmt: skip
     """Read a detector, and what its file says about itself.
@@ -67,10 +67,9 @@ def read_detector(
     Args:
         family: Whose detector it is.
         kind: See `Kind`.
-        path: A detection `.pt` file of Ultralytics, or one that duet exported.
+        model: A detection `.pt` file of Ultralytics, or one that duet exported.
         name: Name that its classes get as an increment, unless it is an export of several.
         head: Head form of the result.
-        trust: **Dangerous**, see `duet.increments.guard.load_pt`.
         architecture: The only one to try; None: all that there are.
 
     Returns:
@@ -83,7 +82,7 @@ def read_detector(
             the first difference are named).
         MissingExtraError: Ultralytics is not installed.
     """
-    checkpoint = open_checkpoint(path, trust=trust)
+    checkpoint = model.once(open_checkpoint)
     kind.require(checkpoint)
     tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
     candidates = [architecture] if architecture else _candidates(kind, kind.said(checkpoint))
@@ -97,9 +96,13 @@ def read_detector(
             refused = refused or ModelError(error.what, where=checkpoint.where, remedy=error.remedy)
             continue
         state = DetectorState(family.name, found, head, roles.shared, roles.buffers, parts)
-        return state, {**facts(checkpoint), "sha256": sha256_file(path), "licence": family.licence}
+        return state, {
+            **facts(checkpoint),
+            "sha256": model.fingerprint,
+            "licence": family.licence,
+        }
     raise refused or unknown(
-        checkpoint.network, tensors, candidates, kind.file_of, kind.own, where=str(path)
+        checkpoint.network, tensors, candidates, kind.file_of, kind.own, where=checkpoint.where
     )
 
 

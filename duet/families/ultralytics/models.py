@@ -1,16 +1,51 @@
-"""The engine's models: tensors and class names put in."""
+"""The engine's models: what builds them, and tensors and class names put in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from duet.families.tensors import require_fit
-from duet.increments.state import DetectorState, HeadPart
+from duet.increments.base import StartWeights
+from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
+
+
+class Build(Protocol):
+    """The module ``build`` of a family on this engine: from tensors to modules and back."""
+
+    def initial_part(
+        self,
+        start: StartWeights,
+        head: HeadForm,
+        classes: Sequence[str],
+        *,
+        architecture: str,
+        seed: int,
+    ) -> Tensors:
+        """Return a fresh head part; see `PartsFamily.initial_part`."""
+        ...
+
+    def inference_model(self, state: DetectorState) -> Any:
+        """Build the detector of a state for inference: stock where one head suffices."""
+        ...
+
+    def training_model(self, state: DetectorState, *, mask_old: bool, run_old: bool) -> Any:
+        """Build the detector of a state for training its last part.
+
+        Args:
+            state: The part to train comes last.
+            mask_old: The detector loss sees only the new classes.
+            run_old: Old outputs are needed too.
+        """
+        ...
+
+    def trained_state(self, model: nn.Module, start: DetectorState) -> DetectorState:
+        """Read the state back from a trained `training_model`, float32 on the CPU."""
+        ...
 
 
 def load_stock(model: Any, state: DetectorState, own: Tensors) -> None:

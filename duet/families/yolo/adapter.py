@@ -13,6 +13,7 @@ from torch import nn
 from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
+from duet.families.opened import ForeignModel
 from duet.families.protocol import Progress
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
@@ -20,7 +21,7 @@ from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.checkpoint import head_kind, open_checkpoint
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.ultralytics.recognise import architectures_of
-from duet.families.ultralytics.run import run_job
+from duet.families.ultralytics.train import run_job
 from duet.families.yolo import roles
 from duet.families.yolo.build import (
     inference_model,
@@ -90,13 +91,13 @@ class YoloFamily(UltralyticsFamily):
         found = architectures_of(tensors, known, roles.architecture_file, roles.OWN["towers"])
         return next(found, None)
 
-    def recognises(self, path: Path, *, trust: bool = False) -> bool:
+    def recognises(self, model: ForeignModel) -> bool:
         """Tell whether a `.pt` file of the engine holds no RT-DETR."""
-        return "RTDETR" not in head_kind(open_checkpoint(path, trust=trust))
+        return "RTDETR" not in head_kind(model.once(open_checkpoint))
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.yolo.trainer import IncrementTrainer
+        from duet.families.yolo.train import IncrementTrainer
 
         run_job(IncrementTrainer, folder, progress)
 

@@ -28,7 +28,7 @@ from duet.families.yolo.heads import (
 from duet.families.yolo.roles import OWN, architecture_file, split_roles, tower_width
 from duet.families.yolo.towers import ClassTowers
 from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState, HeadPart
+from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
 
 PLAIN_HEADS = (Detect, v10Detect)
@@ -67,24 +67,24 @@ def narrowest_towers(architecture: str) -> int:
 
 
 def initial_part(
-    start: StartWeights, form: str, classes: Sequence[str], *, seed: int, architecture: str
+    start: StartWeights, head: HeadForm, classes: Sequence[str], *, architecture: str, seed: int
 ) -> Tensors:
     """Return a fresh head part: towers as in ``start``, and rows of the classes that it knows.
 
     Args:
         start: A stock detector to start from (θ_0's or the previous increment's).
-        form: Head form.
+        head: Head form.
         classes: Names of the part's classes; known ones are found by `duet.aliases`.
-        seed: Of the random rows; their bias starts at the engine's prior.
         architecture: Architecture file of the engine.
+        seed: Of the random rows; their bias starts at the engine's prior.
     """
-    own = split_roles(start.tensors, form).own
-    head = stock_model(architecture, len(classes), tower_width(own)).model[-1]
+    own = split_roles(start.tensors, head).own
+    stock = stock_model(architecture, len(classes), tower_width(own)).model[-1]
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
     fresh: dict[str, torch.Tensor] = {}
-    for level, stride in enumerate(head.stride.tolist()):
-        weight = torch.empty_like(head.cv3[level][-1].weight)
+    for level, stride in enumerate(stock.stride.tolist()):
+        weight = torch.empty_like(stock.cv3[level][-1].weight)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         # The engine's prior: about 0.01 objects per cell of a 640 px image.
         prior = math.log(5 / len(classes) / (640 / stride) ** 2)

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from ultralytics.models.rtdetr.train import RTDETRTrainer
 
-from duet.families.rtdetr.build import inference_model, trained_state, training_model
+from duet.families.rtdetr import build
 from duet.families.rtdetr.heads import class_layers, proposals, propose_boxes
-from duet.families.ultralytics.trainer import StageTrainer
-from duet.increments.state import DetectorState
+from duet.families.ultralytics.train import StageTrainer
 from duet.training.losses.distillation.responses import Places, Quantiles
 from duet.training.losses.distillation.table import resolve_distillation
 
@@ -26,31 +25,15 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
     encoder proposes at every place. The decoder keeps old objects by pseudo-labels.
     """
 
+    build = build
     layout = "picked-n"
     fit = "stretch"
     summed = False
-
-    def training_model(self, state: DetectorState) -> nn.Module:
-        """Build the detector that trains the last part of a state."""
-        model = training_model(state, mask_old=self._cut_old(), run_old=self.distils)
-        return cast("nn.Module", model)
-
-    def trained_state(self, model: nn.Module) -> DetectorState:
-        """Read the state back from a trained model."""
-        return trained_state(model, self.start)
-
-    def inference_model(self, state: DetectorState) -> nn.Module:
-        """Build the detector of a state for inference, folded."""
-        return cast("nn.Module", inference_model(state).fuse(verbose=False))
 
     def class_rows(self, model: Any) -> list[nn.Parameter]:
         """Return weights and biases of the class layers."""
         layers = class_layers(model.model[-1])
         return [parameter for layer in layers for parameter in layer.parameters()]
-
-    def held(self, name: str) -> bool:
-        """No head form keeps a shared tensor as it is."""
-        return False
 
     def watch(self, model: Any) -> None:
         """Keep what the heads read, and what the encoder of the head in training makes of it."""

@@ -12,9 +12,8 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.tal import dist2bbox
 from ultralytics.utils.torch_utils import unwrap_model
 
-from duet.families.ultralytics.trainer import StageTrainer
-from duet.families.yolo import roles
-from duet.families.yolo.build import inference_model, layout_of, trained_state, training_model
+from duet.families.ultralytics.train import StageTrainer
+from duet.families.yolo import build, roles
 from duet.families.yolo.heads import Pairs, class_layers, raw_parts
 from duet.increments.state import DetectorState
 from duet.training.losses.distillation.responses import Anchors, Quantiles
@@ -24,23 +23,16 @@ from duet.training.losses.distillation.table import resolve_distillation
 class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
     """See `StageTrainer`."""
 
-    def training_model(self, state: DetectorState) -> nn.Module:
-        """Build the detector that trains the last part of a state."""
-        model: nn.Module = training_model(state, mask_old=self._cut_old(), run_old=self.distils)
-        return model
+    build = build
 
-    def trained_state(self, model: nn.Module) -> DetectorState:
-        """Read the state back from a trained model."""
-        return trained_state(model, self.start)
-
-    def inference_model(self, state: DetectorState) -> nn.Module:
-        """Build the detector of a state for inference, folded, with all branches of its head.
+    def teaching_model(self, state: DetectorState) -> nn.Module:
+        """Build the previous detector, folded, with all branches of its head.
 
         Of an end-to-end head the one-to-one branch, which is what users run, gives pseudo labels;
         the one-to-many branch teaches.
         """
-        model = inference_model(state)
-        self.layout = layout_of(state)
+        model = build.inference_model(state)
+        self.layout = build.layout_of(state)
         for module in model.modules():
             if isinstance(module, Detect):
                 module.fuse = _keep_branches

@@ -1,62 +1,94 @@
 """One stage on the Ultralytics trainer: its loop, optimizer, AMP and DDP, with our losses.
 
 `StageTrainer` is mixed into one of the engine's trainers by a family. Such a class is importable by
-name and rebuilds everything from the job folder named in `DUET_JOB` (engine facts, section 1: DDP
-workers get only the class, the engine's own arguments and the environment). Nothing is read from
-the engine's checkpoints, which are float16.
+name and rebuilds everything from the job folder named in `DUET_JOB`: the processes of a multi-GPU
+launch get only the class, the engine's own arguments and the environment. Nothing is read from the
+engine's checkpoints, which are float16.
 """
 
 from __future__ import annotations
 
 import os
-import random
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from duet.families.decode import decode
-from duet.families.ultralytics.arguments import frozen_names
+from duet.families.decode import Layout, decode
+from duet.families.protocol import Progress
+from duet.families.ultralytics.arguments import engine_overrides, frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset
+from duet.families.ultralytics.engine import set_threads
+from duet.families.ultralytics.models import Build
 from duet.families.ultralytics.pseudo import extend_batch
-from duet.families.ultralytics.stage import StoredStage
+from duet.images import Fit
 from duet.increments.state import DetectorState
-from duet.training.job import (
-    old_part_count,
-    read_job,
-    read_slice,
-    read_state,
-    refines,
-    unlabelled_classes,
-)
-from duet.training.pulls import read_pulls
+from duet.training.job import read_job, refines, unlabelled_classes
+from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 
 JOB_VARIABLE = "DUET_JOB"
 
+# Mixed into the engine's trainers, whose methods it calls and overrides: untyped, hence Any.
+Engine: Any = object
 
-class StageTrainer(StoredStage):
+
+class StageTrainer(Engine):  # type: ignore[misc]
     """Train the last part of a detector (and, unless frozen, its shared tensors).
 
-    A family fills in the methods of `StoredStage`'s first section.
+    Attributes:
+        build: Builds the family's detectors.
+        layout: What the decoded output of its networks means.
+        fit: How images become squares.
+        summed: Whether the engine's loss is summed over the images of a step, not averaged.
+        teacher: The previous detector, where one is asked.
+        frozen: Names of the parameters that do not train.
     """
 
+    build: Build
+    layout: Layout = "anchors"
+    fit: Fit = "letterbox"
+    summed = True
+    teacher: nn.Module | None = None
+    frozen: set[str]
+
     def __init__(self, cfg: Any = None, overrides: Any = None, _callbacks: Any = None) -> None:
-        self.folder = Path(os.environ[JOB_VARIABLE])
-        self.job = read_job(self.folder)
-        self.start = read_state(self.folder / "start.safetensors")
-        self.slice_file = read_slice(self.folder / "slice.npz")
-        self.history: list[dict[str, float]] = []
-        self.images_seen = 0
-        self.teacher: nn.Module | None = None
+        self.session = Session(Path(os.environ[JOB_VARIABLE]))
+        self.job, self.start = self.session.job, self.session.start
         self._seen: tuple[torch.Tensor, Any] | None = None
         self._in_epoch = self._waiting = 0
-        self._began = time.perf_counter()
         super().__init__(cfg if cfg is not None else DEFAULT_CFG, overrides, _callbacks)
+
+    # ---- what a family fills in -----------------------------------------------------------
+
+    def teaching_model(self, state: DetectorState) -> nn.Module:
+        """Build the previous detector, BatchNorm folded into the convolutions."""
+        return cast("nn.Module", self.build.inference_model(state).fuse(verbose=False))
+
+    def class_rows(self, model: Any) -> list[nn.Parameter]:
+        """Return the parameters that hold one row per class: the rows of all increments."""
+        raise NotImplementedError
+
+    def held(self, name: str) -> bool:
+        """Tell whether the head form keeps a shared tensor as it is."""
+        return False
+
+    def silence(self, model: Any, classes: list[int]) -> None:
+        """Take classes out of the detector loss: nobody labelled them in these images.
+
+        Asked only of families whose row says that they can (`FamilyRow.leaves_out`).
+        """
+        raise NotImplementedError
+
+    def watch(self, model: Any) -> None:
+        """Hook what `distillation` needs onto the model in training and onto the teacher."""
+
+    def distillation(self, model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (L*_cls, L*_box) for a batch ``(B, 3, S, S)`` that the model has just seen."""
+        raise NotImplementedError
 
     # ---- data -----------------------------------------------------------------------------
 
@@ -77,7 +109,7 @@ class StageTrainer(StoredStage):
     ) -> SliceDataset:
         """Return the slice; the unused validation loader gets it without augmentation."""
         return SliceDataset(
-            slice_file=self.slice_file,
+            slice_file=self.session.slice,
             class_offset=0 if self._cut_old() else self._first_class(),
             stretch=self.fit == "stretch",
             imgsz=self.args.imgsz,
@@ -99,11 +131,6 @@ class StageTrainer(StoredStage):
         later = {"base": (), "increment": ("mask",), "refit": ("mask", "pseudo")}
         return not self.job.adapts and self.job.old_negatives in later[self.job.phase]
 
-    def _unlabelled(self) -> list[int]:
-        """Return the known classes that an increment without new ones does not label."""
-        masked = self.job.adapts and self.job.old_negatives == "mask"
-        return unlabelled_classes(self.job) if masked else []
-
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device; add what the previous detector finds, if asked to."""
         batch = super().preprocess_batch(batch)
@@ -121,11 +148,17 @@ class StageTrainer(StoredStage):
 
     # ---- set-up ---------------------------------------------------------------------------
 
+    def _trainable(self, state: DetectorState) -> Any:
+        """Build the detector that trains the last part of a state, float32."""
+        return self.build.training_model(state, mask_old=self._cut_old(), run_old=self.distils)
+
     def setup_model(self) -> None:
-        """Build the detector from the job's start tensors, float32."""
-        self.model = self.training_model(self.start)
-        if self._unlabelled():
-            self.silence(self.model, self._unlabelled())
+        """Build the detector from the job's start tensors."""
+        self.model = self._trainable(self.start)
+        # Known classes that an increment without new ones does not label.
+        masked = self.job.adapts and self.job.old_negatives == "mask"
+        if unlabelled := unlabelled_classes(self.job) if masked else []:
+            self.silence(self.model, unlabelled)
 
     @property
     def distils(self) -> bool:
@@ -138,53 +171,32 @@ class StageTrainer(StoredStage):
         model = unwrap_model(self.model)
         rows = self.class_rows(model) if refines(self.job) else []
         self.frozen = set(frozen_names(model, self.start, self.job, self.held, rows))
-        for name, parameter in model.named_parameters():
-            if name in self.frozen:
-                parameter.requires_grad_(False)
-        self._row_guard = self._old_rows(model)
-        self._pulls = read_pulls(
-            self.folder, self.job, model.named_parameters(), self.start.shared, self.device
-        )
+        freeze(model, self.frozen)
+        old = slice(self._first_class())
+        self._kept_rows = KeptRows((rows, old) for rows in self._old_rows(model))
+        self._pulls = self.session.pulls(model, self.device)
         if self.distils or (self.job.pseudo is not None and self.job.phase == "increment"):
-            self.teacher = self._build_teacher()
+            teacher = self.teaching_model(self.session.previous()).to(self.device)
+            self.teacher = teacher.requires_grad_(False)
         # After the EMA has copied the model, so that neither hooks nor teacher travel with it.
         self.watch(model)
         model.register_forward_hook(self._add_losses)
         self._resume()
 
-    def _build_teacher(self) -> nn.Module:
-        """Return the previous detector: the start without a part that is new."""
-        start = self.start
-        previous = DetectorState(
-            start.family,
-            start.architecture,
-            start.head,
-            start.shared,
-            start.buffers,
-            start.parts[: old_part_count(self.job)],
-        )
-        teacher = self.inference_model(previous).to(self.device)
-        return teacher.requires_grad_(False)
+    def _old_rows(self, model: Any) -> list[nn.Parameter]:
+        """Return parameters whose first rows belong to old classes and must not move."""
+        if self.job.head != "rows" or self.job.old_part == "trained" or self.job.adapts:
+            return []  # an increment without new classes keeps all rows or trains all of them
+        return self.class_rows(model) if self._first_class() else []
 
     def ask_teacher(self, images: torch.Tensor) -> Any:
         """Return the previous detector's output for a batch; asked twice, it looks once."""
         assert self.teacher is not None
         if self._seen is None or self._seen[0] is not images:
+            # Not inference_mode: the anchors that heads keep would be unusable outside of it.
             with torch.no_grad():
-                # no_grad, not inference_mode: the latter poisons cached anchors (engine facts, 8).
                 self._seen = images, self.teacher(images)
         return self._seen[1]
-
-    def _old_rows(self, model: Any) -> list[tuple[nn.Parameter, torch.Tensor]]:
-        """Return parameters whose first rows belong to old classes and must not move."""
-        if self.job.head != "rows" or self.job.old_part == "trained" or self.job.adapts:
-            return []  # an increment without new classes keeps all rows or trains all of them
-        count = self._first_class()
-        if not count:
-            return []
-        return [
-            (parameter, parameter.detach()[:count].clone()) for parameter in self.class_rows(model)
-        ]
 
     # ---- the losses -----------------------------------------------------------------------
 
@@ -198,7 +210,7 @@ class StageTrainer(StoredStage):
             return None
         loss, items = output
         images = args[0]["img"]
-        self.images_seen += len(images)
+        self.session.images_seen += len(images)
         if self.distils:
             assert self.job.distill is not None
             cls, box = self.distillation(module, images)
@@ -221,14 +233,10 @@ class StageTrainer(StoredStage):
         for pull in self._pulls:
             # λ is per image; so is the loss, once the engine's sum is taken into account.
             pull.add(self.per_image(self.batch_size) * self._waiting * scale)
-        for parameter, kept in self._row_guard:
-            if parameter.grad is not None:
-                parameter.grad[: len(kept)] = 0
+        self._kept_rows.stop_gradients()
         super().optimizer_step()
         self._waiting = 0
-        with torch.no_grad():
-            for parameter, kept in self._row_guard:
-                parameter[: len(kept)] = kept
+        self._kept_rows.put_back()
 
     # ---- the loop -------------------------------------------------------------------------
 
@@ -237,14 +245,9 @@ class StageTrainer(StoredStage):
         super()._model_train()
         self._in_epoch = self._waiting = 0
         model = unwrap_model(self.model)
-        for name, module in model.named_modules():
-            if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" in self.frozen:
-                module.eval()
+        rest_frozen_statistics(model)
         self._set_branch_weights(model)
-        seed = (self.job.seed * 1_000_003 + self.epoch * 8191 + max(RANK, 0)) % 2**32
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed = seed_all(self.job.seed, self.epoch, max(RANK, 0))
         loader = self.train_loader
         if loader.num_workers == 0:
             loader.reset()
@@ -265,8 +268,8 @@ class StageTrainer(StoredStage):
 
     def validate(self) -> tuple[dict[str, float], float]:
         """Skip the engine's validation: duet evaluates every model with one COCO backend."""
-        if self.loss is not None and not bool(self.loss.isfinite()):
-            raise self._diverged(f"the loss is {float(self.loss.detach())}")
+        if self.loss is not None:
+            self.session.require_finite_loss(float(self.loss.detach()), self.epoch)
         return {}, 0.0
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
@@ -278,9 +281,98 @@ class StageTrainer(StoredStage):
         losses = {
             k.removeprefix("train/"): float(v) for k, v in metrics.items() if k.startswith("train/")
         }
-        self.history.append(losses)
+        self.session.history.append(losses)
 
     def set_model_attributes(self) -> None:
         """Attach the class names and hyper-parameters that the engine's loss reads."""
         super().set_model_attributes()
         self.model.nc = self.data["nc"]
+
+    # ---- files ----------------------------------------------------------------------------
+
+    def save_model(self) -> bool:
+        """Write a checkpoint of duet's after each epoch (the engine's would be float16)."""
+        self.session.save(
+            self.epoch, model=unwrap_model(self.model).state_dict(),
+            ema=self.ema.ema.state_dict(), updates=self.ema.updates, optimizer=self.optimizer,
+            scaler=self.scaler,
+        )  # fmt: skip
+        return True
+
+    def _resume(self) -> None:
+        """Continue after the last finished epoch of the same job."""
+        state = self.session.resume(self.device, self.optimizer, self.scaler)
+        if state is None:
+            return
+        unwrap_model(self.model).load_state_dict(state["model"])
+        self.ema.ema.load_state_dict(state["ema"])
+        self.ema.updates = state["updates"]
+        self.start_epoch = state["epoch"] + 1
+        self.scheduler.last_epoch = self.start_epoch - 1
+
+    def final_eval(self) -> None:
+        """Write the result, and leave evaluation to duet.
+
+        It is written here and not by `Family.train`: with several GPUs only the engine's launched
+        processes ever hold the trained model.
+        """
+        if RANK not in {-1, 0}:
+            return
+        trained = self.build.trained_state(self.ema.ema, self.start)
+        trained = restore_frozen(trained, self.start, self.job, self.held)
+        processes = max(self.world_size, 1)
+        self.session.finish(trained, self.epoch, self._own_loss, processes=processes)
+
+    def _own_loss(
+        self, trained: DetectorState
+    ) -> tuple[nn.Module, Callable[[int, int], torch.Tensor]]:
+        """Return the engine's loss, image by image, of a model without hooks."""
+        model = self._trainable(trained).to(self.device)
+        model.args = self.args
+        freeze(model, self.frozen)
+        dataset = self.build_dataset("slice", mode="val", batch=1)
+
+        def loss(_number: int, place: int) -> torch.Tensor:
+            batch = self.preprocess_batch(dataset.collate_fn([dataset[place]]))
+            return cast("torch.Tensor", model(batch)[0].sum())
+
+        return model, loss
+
+
+def run_job(trainer_class: type[Any], folder: Path, progress: Progress) -> None:
+    """Run a job in this process; its trainer writes the result, in whichever process holds it.
+
+    Args:
+        trainer_class: A `StageTrainer` mixed into one of the engine's trainers.
+        folder: Job folder (`duet.training.job`).
+        progress: Called after each step.
+    """
+    job = read_job(folder)
+    set_threads(job.schedule.threads)
+    os.environ[JOB_VARIABLE] = str(folder)
+    trainer = trainer_class(overrides=engine_overrides(job, folder))
+    set_threads(job.schedule.threads)  # the engine took them away
+    if not trainer.ddp:  # the processes of a multi-GPU launch cannot reach `progress`
+        trainer.add_callback("on_train_batch_end", _reporter(progress))
+    trainer.train()
+
+
+def _reporter(progress: Progress) -> Any:
+    """Return an engine callback that reports each step, also after a resume."""
+    done = 0
+
+    def report(trainer: Any) -> None:
+        nonlocal done
+        steps, images = len(trainer.train_loader), trainer.per_image(trainer.batch_size)
+        done = max(done + 1, trainer.epoch * steps + 1)
+        progress(
+            {
+                "epoch": trainer.epoch + 1,
+                "epochs": trainer.epochs,
+                "done": done,
+                "total": trainer.epochs * steps,
+                "loss": round(float(trainer.loss.detach()) / images, 4),
+            }
+        )
+
+    return report
