@@ -46,6 +46,8 @@ COMMANDS = {
     "data": "duet.cli.main:data",
     "weights": "duet.cli.weights:weights",
     "methods": "duet.cli.methods:methods",
+    "env": "duet.cli.env:env",
+    "completion": "duet.cli.completion:completion",
 }
 DATA_COMMANDS = {
     "emoji": "duet.cli.data_emoji:emoji",

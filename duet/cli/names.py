@@ -53,8 +53,9 @@ def downloads(
 
 
 def _or_files(names: list[str], begun: str) -> list[CompletionItem]:
+    # Files first: the script for bash forgets what came before them.
     found = [CompletionItem(name) for name in names if name.startswith(begun)]
-    return [*found, CompletionItem(begun, type="file")]
+    return [CompletionItem(begun, type="file"), *found]
 
 
 def weights_option(about: str) -> Callable[[Command], Command]:
