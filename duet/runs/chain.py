@@ -5,7 +5,6 @@ from __future__ import annotations
 from duet.increments.fisher import sum_fishers
 from duet.runs.learn import run_base, run_increment, train_alone
 from duet.runs.setting import Before, Setting, StageResult
-from duet.series.joint import joint_slice
 from duet.series.series import joint_slice
 from duet.training.config import Method
 

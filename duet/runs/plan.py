@@ -20,7 +20,6 @@ from duet.runs.known import require_learnable
 from duet.runs.lone import coarsest_stride, require_company
 from duet.runs.onto import Onto
 from duet.series import Increment, Series, Slice, train_slice
-from duet.series.joint import joint_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_METHODS, ONTO_METHODS
 from duet.text import short_list

@@ -33,7 +33,6 @@ from duet.runs.repeat import repeats
 from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
 from duet.series.joining import join_slices, with_classes
-from duet.series.joint import joint_slice
 from duet.series.problems import DataError
 from duet.series.series import joint_slice
 from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
