@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from duet.families.yolo.adapter import FAMILY
-from duet.increments import DetectorManifest, DetectorState, Lineage, load_base, save_detector
-from duet.increments.base import StartWeights
+from duet.increments.base import StartWeights, load_base
+from duet.increments.manifest import DetectorManifest, Lineage
+from duet.increments.state import DetectorState
+from duet.increments.store import save_detector
 from duet.shipped import shipped
-from duet.vectors import Tensors
+from duet.vectors.tensors import Tensors
 
 ARCHITECTURE = "yolo11n.yaml"
 SIZE = 64

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from duet.increments import (
-    HeadPart,
-    IncrementFile,
-    IncrementManifest,
-)
+from duet.increments.manifest import IncrementManifest
+from duet.increments.state import HeadPart
+from duet.increments.store import IncrementFile
 from duet.sealed import sealed, unsealed
-from duet.vectors import TaskVector, fingerprint
+from duet.vectors.task_vector import TaskVector
+from duet.vectors.tensors import fingerprint
 
 BASE = {"conv.weight": torch.tensor([[1.0, -2.0], [0.5, -0.0]]), "bn.weight": torch.ones(2)}
 

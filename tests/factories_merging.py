@@ -9,9 +9,11 @@ import torch
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
-from duet.merging import METHODS, Inputs, Stage, resolve
+from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
 from duet.merging.shared import allocate
+from duet.merging.stage import Stage
+from duet.merging.table import METHODS, resolve
 from duet.merging.trace import Notes
 
 Model = dict[str, torch.Tensor]

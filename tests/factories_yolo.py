@@ -24,7 +24,7 @@ from duet.series.formats.table import resolve
 from duet.series.model import DomainData
 from duet.training.config import Augmentation, Schedule
 from duet.training.job import Job, JobPart, write_job, write_slice, write_state
-from duet.vectors import TaskVector
+from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import Tensors
 
 YOLO11N, YOLOV8N = "yolo11n.yaml", "yolov8n.yaml"

@@ -111,8 +111,9 @@ def tensors(seed: int, scale: float) -> dict[str, torch.Tensor]:
 
 def ties_ours(count: int) -> dict[str, Any]:
     """Merge with `duet.merging`, into new memory."""
-    from duet.merging import Inputs, Stage
+    from duet.merging.inputs import Inputs
     from duet.merging.shared import allocate
+    from duet.merging.stage import Stage
     from duet.merging.table import resolve
 
     stages = tuple(Stage(f"s{k}", vector=tensors(k + 1, 1e-3)) for k in range(count))
@@ -195,7 +196,8 @@ def floor(count: int) -> dict[str, Any]:
 
     DuET joins two models, so it is held against the floor of two; four are folded in three merges.
     """
-    from duet.merging import Inputs, Stage
+    from duet.merging.inputs import Inputs
+    from duet.merging.stage import Stage
 
     stages = tuple(Stage(f"s{k}", vector=tensors(k + 1, 1e-3)) for k in range(count))
     base = tensors(0, 0.02)
@@ -270,11 +272,11 @@ def make_files(count: int) -> dict[str, Any]:
 
     from duet.families.yolo.build import stock_model
     from duet.families.yolo.roles import split_roles
-    from duet.increments import save_base
+    from duet.increments.base import save_base
     from duet.increments.manifest import IncrementManifest
     from duet.increments.state import HeadPart
     from duet.increments.store import IncrementFile, save_increment
-    from duet.vectors import TaskVector
+    from duet.vectors.task_vector import TaskVector
 
     model = stock_model(ARCHITECTURE, 10, 384)
     base = save_base(Path("base.safetensors"), model.state_dict())
@@ -299,7 +301,9 @@ def make_files(count: int) -> dict[str, Any]:
 
 def merge_files(folder: Path, count: int) -> dict[str, Any]:
     """Merge and return seconds and the peak of anonymous memory above that of the imports."""
-    from duet.recipes import Entry, Recipe, make_plan, write_detector
+    from duet.recipes.plan import make_plan
+    from duet.recipes.recipe import Entry, Recipe
+    from duet.recipes.write import write_detector
 
     entries = tuple(Entry(path=str(folder / f"inc{k}")) for k in range(count))
     recipe = Recipe(method="ties", weights=str(folder / "base.safetensors"), increments=entries)

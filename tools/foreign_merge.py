@@ -82,7 +82,7 @@ def make_base(path: Path) -> Path:
     import torch
 
     from duet.families.yolo.build import stock_model
-    from duet.increments import load_base
+    from duet.increments.base import load_base
     from duet.shipped import shipped
 
     tensors = load_base(shipped("weights", "yolo11n-emoji.safetensors"))

@@ -195,8 +195,10 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
 def run_row(world: World, geometry: str, name: str, out: Path, seed: int) -> dict[str, float]:
     """Merge with one method and measure the result."""
     from duet.config import load_yaml, parse_config
-    from duet.recipes import Recipe, make_plan, write_detector
-    from duet.runs.adapt import objective_from
+    from duet.recipes.objective import objective_from
+    from duet.recipes.plan import make_plan
+    from duet.recipes.recipe import Recipe
+    from duet.recipes.write import write_detector
     from duet.shipped import shipped
 
     data: dict[str, Any] = dict(ROWS[name])

@@ -47,7 +47,9 @@ def import_file(
     """
     from duet.errors import ModelError
     from duet.families.foreign import is_foreign
-    from duet.recipes import Entry, Recipe, make_plan, write_detector
+    from duet.recipes.plan import make_plan
+    from duet.recipes.recipe import Entry, Recipe
+    from duet.recipes.write import write_detector
 
     if not is_foreign(file):
         raise ModelError(

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from duet.cli.common import PATH, emit, hint, json_option, trust_option, writing
-from duet.cli.merge import describe, objective_for, text_of
 from duet.cli.names import weights_option
 from duet.progress import counting, note
 from duet.text import printable
 
 if TYPE_CHECKING:
-    from duet.recipes.history import Edit
+    from duet.recipes.edits import Edit
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,33 +48,23 @@ def merge_again(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Do an edited merge, and say how exact it is."""
-    from duet.recipes.apply import rehearse, start_tensors
-    from duet.recipes.write import write_detector
+    from duet.recipes.prepared import Prepared
+    from duet.recipes.texts import written_text
 
-    plan = edit.plan
-    theta_0 = start_tensors(plan)
-    if dry_run:
-        rehearse(plan, theta_0, trust=trust)
+    merge = Prepared(edit.plan, images, trust)
+    planned = merge.rehearse() if dry_run else None
     verdict = {"exact": edit.exact, "why": edit.why}
     note(f"note: {'exact' if edit.exact else 'not exact'}: {edit.why}")
-    for remark in plan.remarks:
+    for remark in edit.plan.remarks:
         note(f"note: {remark}")
-    if dry_run:
-        planned = {"schema": 1, "detector": None, **verdict, **plan.as_dict()}
-        names = printable(_names(edit))
-        emit(planned, as_json, lambda _: f"would merge {names} -> {out}; nothing was written")
+    if planned is not None:
+        names = printable(" + ".join(source.name for source in edit.plan.sources))
+        words = f"would merge {names} -> {out}; nothing was written"
+        emit({**planned, **verdict}, as_json, lambda _: words)
         return
-    with writing(out, overwrite=overwrite), counting(f"{plan.recipe.method} merge") as step:
-        written = write_detector(
-            plan, out, overwrite=overwrite, listen=step, trust=trust,
-            make_objective=objective_for(plan, images),
-        )  # fmt: skip
-    for remark in written.result.remarks[len(plan.remarks) :]:
+    with writing(out, overwrite=overwrite), counting(f"{edit.plan.recipe.method} merge") as step:
+        written = merge.write(out, overwrite=overwrite, listen=step)
+    for remark in written.remarks:
         note(f"note: {remark}")
-    result = {**describe(plan, written), **verdict}
-    emit(result, as_json, text_of)
+    emit({**written.as_dict(), **verdict}, as_json, written_text)
     hint("duet", "predict", out, "IMAGES")
-
-
-def _names(edit: Edit) -> str:
-    return " + ".join(source.name for source in edit.plan.sources)

@@ -30,7 +30,7 @@ def revert(
 
     Says whether that is exact. What later increments took from it stays in them.
     """
-    from duet.recipes import history
+    from duet.recipes import edits
 
-    edit = history.revert(detector, increment, roots=roots, weights=weights, trust=trust)
+    edit = edits.revert(detector, increment, roots=roots, weights=weights, trust=trust)
     merge_again(edit, out, trust=trust, **options)

@@ -31,7 +31,7 @@ def scale(
 
     FACTOR replaces the factor so far; 1 is as it was trained. Negative ones stand after `--`.
     """
-    from duet.recipes import history
+    from duet.recipes import edits
 
-    edit = history.rescale(detector, increment, factor, roots=roots, weights=weights, trust=trust)
+    edit = edits.rescale(detector, increment, factor, roots=roots, weights=weights, trust=trust)
     merge_again(edit, out, trust=trust, **options)

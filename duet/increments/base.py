@@ -14,7 +14,7 @@ from duet.errors import ModelError
 from duet.files import read_json, write_json
 from duet.increments.tensorfile import read_tensors, write_tensors
 from duet.labels import LabelSpace
-from duet.vectors import Tensors, require_finite
+from duet.vectors.tensors import Tensors, require_finite
 
 _SIDECAR_REMEDY = (
     "take both files from their source again, or remove the .json file if it is not about these "

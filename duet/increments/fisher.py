@@ -13,7 +13,7 @@ import torch
 
 from duet.errors import ModelError, together
 from duet.increments.tensorfile import read_tensors, write_tensors
-from duet.vectors import Tensors, require_finite
+from duet.vectors.tensors import Tensors, require_finite
 
 FISHER = "fisher.safetensors"
 

@@ -12,7 +12,7 @@ from duet.errors import ModelError
 from duet.files import sha256_json
 from duet.increments.forms import HeadForm as HeadForm
 from duet.labels import LabelSpace
-from duet.vectors import Tensors, fingerprint
+from duet.vectors.tensors import Tensors, fingerprint
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ from duet.increments.tensorfile import (
 )
 from duet.merging.trace import MergeTrace
 from duet.sealed import write_sealed
-from duet.vectors import TaskVector, Tensors
-from duet.vectors.tensors import require_finite
+from duet.vectors.task_vector import TaskVector
+from duet.vectors.tensors import Tensors, require_finite
 
 INCREMENT = "increment.safetensors"
 MODEL = "model.safetensors"

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from duet.errors import ModelError, together
 from duet.files import atomic_path, require_file, sha256_file
 from duet.text import shown
-from duet.vectors import Tensors, require_finite
+from duet.vectors.tensors import Tensors, require_finite
 
 _AGAIN = "the file was edited, damaged or only partly copied: take it from its source again"
 _DTYPES = {

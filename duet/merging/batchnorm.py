@@ -18,7 +18,7 @@ from duet.merging.weights import normalised
 if TYPE_CHECKING:
     import torch
 
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 Rule = Literal["mixture", "average", "newest", "oldest"]
 _MEAN, _VAR, _COUNTER = "running_mean", "running_var", "num_batches_tracked"
@@ -199,7 +199,7 @@ def _require_statistics(stats: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> N
 
 
 def _require_buffers(stages: Sequence[Tensors], weights: Sequence[float]) -> None:
-    from duet.vectors import require_same_layout
+    from duet.vectors.tensors import require_same_layout
 
     normalised(weights, len(stages), "BatchNorm fusion")
     first = stages[0]

@@ -10,7 +10,7 @@ import torch
 
 from duet.errors import ModelError
 from duet.merging.chunks import Span
-from duet.vectors import Correction
+from duet.vectors.task_vector import Correction
 from duet.vectors.tensors import Tensors
 
 

@@ -14,7 +14,7 @@ from duet.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from duet.merging.inputs import Inputs
     from duet.merging.trace import Notes
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
     MergeFunction = Callable[[Inputs, Any, Tensors], Notes]
 

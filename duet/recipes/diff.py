@@ -14,11 +14,11 @@ from duet.families.foreign import is_foreign
 from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.state import HeadForm, HeadPart
-from duet.recipes.change import Weights, compare_weights
-from duet.recipes.find import Finder, find_start, shipped_start
-from duet.recipes.history import kept_recipe, name_of
+from duet.recipes.edits import kept_recipe, name_of
+from duet.recipes.find import Finder, find_start, start_of
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import Opened, Source, describe, open_source
+from duet.recipes.weight_diff import Weights, compare_weights
 from duet.vectors.tensors import Tensors
 from duet.weights import find
 from duet.weights.start import Start, start_fingerprint
@@ -172,7 +172,7 @@ def _start_of(sides: Sequence[Side]) -> Path | None:
             found = [finder.entry(entry) for entry in side.recipe.increments]
             path = find_start(side.recipe, source.path, [one for one in found if one is not None])
         elif source.base is not None:
-            path = shipped_start(source.family, source.head, source.base)
+            path = start_of(source.family, source.head, source.base, [source.path])
         if path is not None:
             return path
     return None

@@ -11,7 +11,7 @@ from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.store import load_detector, load_traces, save_detector
 from duet.merging.trace import MergeTrace
-from duet.recipes.history import kept_recipe, name_of
+from duet.recipes.edits import kept_recipe, name_of
 from duet.recipes.pairing import group
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import stored_recipe

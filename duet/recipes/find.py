@@ -14,11 +14,14 @@ from duet.increments.manifest import (
     DetectorManifest,
     IncrementManifest,
     read_any_manifest,
+    read_manifest,
 )
 from duet.recipes.recipe import Entry, Recipe
 from duet.shipped import shipped
 from duet.trees import resolved
+from duet.weights.manifest import SUFFIXES
 from duet.weights.start import Start
+from duet.weights.store import cache_folder
 
 
 class Finder:
@@ -95,7 +98,7 @@ def fingerprint_of(path: Path) -> str | None:
 
 
 def find_start(recipe: Recipe, folder: Path, sources: Sequence[Path]) -> Path | None:
-    """Return the file with θ_0: at the recipe's path, or shipped with duet.
+    """Return the file with θ_0: at the recipe's path, or where `start_of` finds it.
 
     Args:
         recipe: Names the file relative to ``folder``.
@@ -108,12 +111,28 @@ def find_start(recipe: Recipe, folder: Path, sources: Sequence[Path]) -> Path | 
             return path
     manifests = (read_any_manifest(path) for path in sources if (path / MANIFEST).is_file())
     known = next((m for m in manifests if isinstance(m, IncrementManifest)), None)
-    return shipped_start(known.family, known.head, known.base) if known is not None else None
+    return start_of(known.family, known.head, known.base, sources) if known else None
 
 
-def shipped_start(family: str, head: str, base: str) -> Path | None:
-    """Return the shipped weights whose shared tensors have the fingerprint ``base``, or None."""
-    for path in sorted(shipped("weights").glob("*.safetensors")):
+def start_of(family: str, head: str, base: str, folders: Sequence[Path] = ()) -> Path | None:
+    """Return the start weights whose shared tensors have the fingerprint ``base``.
+
+    Looked at are those that the detectors of the increments' run folders name, those that come with
+    duet, and downloaded ones.
+
+    Args:
+        family: Of the increments.
+        head: Their head form.
+        base: The fingerprint that they note.
+        folders: Increment folders.
+    """
+    near = (path for folder in folders for path in _run_starts(folder))
+    known = (
+        path for root in (shipped("weights"), cache_folder()) for path in sorted(root.glob("*"))
+    )
+    for path in dict.fromkeys((*near, *known)):
+        if path.is_file() and path.suffix not in SUFFIXES:
+            continue
         try:
             found = Start(path, family).fingerprint(head)
         except DuetError:  # weights of another family, or a damaged file
@@ -121,6 +140,21 @@ def shipped_start(family: str, head: str, base: str) -> Path | None:
         if found == base:
             return path
     return None
+
+
+def _run_starts(increment: Path) -> Iterator[Path]:
+    """Yield the start weights that detectors at `RUN/models` name, for one of its increments."""
+    above = resolved(increment).parents
+    run = above[2] if len(above) > 2 and above[1].name == "increments" else None
+    for manifest in sorted(run.glob(f"models/*/*/{MANIFEST}")) if run is not None else ():
+        try:
+            recipe = read_manifest(manifest.parent, DetectorManifest).recipe or {}
+        except DuetError:  # another one may tell
+            continue
+        if isinstance(named := recipe.get("weights"), str):
+            path = resolved(manifest.parent / named)
+            if path.exists():
+                yield path
 
 
 def _run_increments(detector: Path) -> tuple[Path, ...]:

@@ -32,12 +32,32 @@ class Written:
     Attributes:
         folder: Where it is.
         manifest: Its manifest.
+        plan: What was merged.
         result: State (mapped from the folder), traces and remarks.
     """
 
     folder: Path
     manifest: DetectorManifest
+    plan: Plan
     result: Remerged
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the merge itself found, beside the plan's remarks."""
+        return self.result.remarks[len(self.plan.remarks) :]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {
+            "schema": 1,
+            "detector": str(self.folder),
+            "fingerprint": self.manifest.fingerprint,
+            "method": self.plan.recipe.method,
+            "geometry": self.plan.geometry,
+            "classes": list(self.result.state.labels),
+            "merges": [trace.as_dict() for trace in self.result.traces],
+            "remarks": list(self.result.remarks),
+        }
 
 
 def write_detector(
@@ -82,7 +102,7 @@ def write_detector(
     again = _holds_recipe(folder, stored_recipe(plan.recipe, folder))
     layout = _layout(plan, opened)
     manifest = build_detector(folder, layout, fill, overwrite=overwrite, again=again)
-    return Written(folder, manifest, results[0])
+    return Written(folder, manifest, plan, results[0])
 
 
 def _holds_recipe(folder: Path, recipe: dict[str, Any]) -> bool:

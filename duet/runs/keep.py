@@ -29,7 +29,7 @@ from duet.runs.setting import Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Method
 from duet.training.job import PLACES
-from duet.vectors import TaskVector
+from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import fingerprint
 
 

@@ -14,8 +14,8 @@ from duet.increments.manifest import (
     IncrementManifest,
     read_manifest,
 )
+from duet.recipes.edits import kept_recipe
 from duet.recipes.find import find_start
-from duet.recipes.history import kept_recipe
 from duet.runs.keep import start_lineage
 from duet.text import shell_line
 from duet.training.config import Method

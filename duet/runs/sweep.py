@@ -12,8 +12,9 @@ from duet.config import parse_config
 from duet.errors import ConfigError, DataError
 from duet.increments.state import DetectorState
 from duet.merging.table import resolve
-from duet.recipes.apply import MakeObjective, merge_plan
+from duet.recipes.apply import merge_plan
 from duet.recipes.plan import Plan, make_plan
+from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import open_source
 from duet.runs.evaluate import evaluate_state, require_split
@@ -46,27 +47,21 @@ def grid_of(words: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def sweep(
-    recipe: Recipe,
+    merge: Prepared,
     grid: Sequence[Mapping[str, Any]],
     series: Series,
     *,
     split: str,
-    image_size: int,
-    make_objective: MakeObjective | None = None,
     listen: Callable[[int, int], None] = lambda done, total: None,
-    **options: Any,
 ) -> tuple[Recipe, list[Trial]]:
     """Merge and measure every point of a grid.
 
     Args:
-        recipe: What to merge; its parameters are the ones that are not swept.
+        merge: What to merge; its parameters are the ones that are not swept.
         grid: Parameters of each point.
         series: Data to measure on.
         split: Split of it, declared by the user: results on it say nothing about unseen images.
-        image_size: Side of the square that images are fitted into, pixels.
-        make_objective: See `duet.recipes.apply.merge_plan`.
         listen: Called as ``listen(points done, points in all)``.
-        options: See `duet.recipes.plan.make_plan`.
 
     Returns:
         The recipe with the best parameters (the first of equals), and all trials in order.
@@ -75,14 +70,16 @@ def sweep(
         ConfigError: A point is not valid; before anything is merged.
         DataError: The series has none of the merged classes, or no such split.
     """
-    recipes = [_with(recipe, point) for point in grid]
-    plans = [make_plan(one, **options) for one in recipes]
-    opened = [open_source(source) for source in plans[0].sources]
+    recipes = [_with(merge.plan.recipe, point) for point in grid]
+    sources = merge.plan.sources
+    plans = [make_plan(one, head=sources[0].head, trust=merge.trust) for one in recipes]
+    opened = [open_source(source, trust=merge.trust) for source in sources]
+    objective, size = merge.objective(), max(source.image_size for source in sources)
     slices = _slices(plans[0], series, split)
     trials: list[Trial] = []
     for number, (point, plan) in enumerate(zip(grid, plans, strict=True), start=1):
-        state = merge_plan(plan, opened=opened, make_objective=make_objective).state
-        map50 = {name: _map50(state, data, image_size) for name, data in slices.items()}
+        state = merge_plan(plan, opened=opened, make_objective=objective).state
+        map50 = {name: _map50(state, data, size) for name, data in slices.items()}
         low = min(map50.values())
         score = statistics.harmonic_mean(list(map50.values())) if low > 0 else 0.0
         trials.append(Trial(point, map50, score))

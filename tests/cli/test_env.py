@@ -14,7 +14,7 @@ from factories_run import ENTRY, duet_here
 
 import duet
 from duet import environment
-from duet.merging import METHODS
+from duet.merging.table import METHODS
 
 
 def test_the_environment_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:

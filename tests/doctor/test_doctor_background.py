@@ -21,8 +21,9 @@ from duet.doctor import examine
 from duet.doctor.background import Shift, Sighting, old_classes, unlabelled
 from duet.emoji.build import build_pretraining
 from duet.families.yolo.adapter import FAMILY
-from duet.increments import DetectorManifest, Lineage, save_detector
 from duet.increments.base import load_start
+from duet.increments.manifest import DetectorManifest, Lineage
+from duet.increments.store import save_detector
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.inference.load import load
 from duet.labels import LabelSpace

@@ -658,7 +658,7 @@ def test_command_errors(folder: Path, tmp_path: Path) -> None:
 
 
 def test_default_target_lies_in_the_detector_folder(tmp_path: Path) -> None:
-    from duet.increments import load_detector
+    from duet.increments.store import load_detector
 
     folder = make_detector(tmp_path / "detector", increments=1)
     done = invoke(folder / "manifest.json", "--to", "pt", "--json")

@@ -43,7 +43,9 @@ from duet.images import read_image
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
-from duet.merging import Inputs, Stage, merge_shared
+from duet.merging.inputs import Inputs
+from duet.merging.shared import merge_shared
+from duet.merging.stage import Stage
 from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab

@@ -41,7 +41,7 @@ from duet.runs.worker import command, run_worker
 from duet.series import Slice
 from duet.training.config import Augmentation, Directional, Distillation, Schedule
 from duet.training.job import read_state
-from duet.vectors import TaskVector
+from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import Tensors
 
 SIZES = (2, 1)

@@ -36,13 +36,13 @@ from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import training_model
 from duet.families.yolo.train import IncrementTrainer
 from duet.files import sha256_file
-from duet.increments import IncrementFile, load_increment, save_increment
 from duet.increments.state import DetectorState
+from duet.increments.store import IncrementFile, load_increment, save_increment
 from duet.runs.lab import Lab, Trained
 from duet.series import Slice
 from duet.training.fisher import diagonal_fisher, evenly_spaced
 from duet.training.job import read_job, read_state
-from duet.vectors import Tensors
+from duet.vectors.tensors import Tensors
 
 SIZES = (2, 1)
 OLD, NEW = class_groups(SIZES)

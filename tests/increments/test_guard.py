@@ -27,7 +27,7 @@ from places import TESTS
 import duet.families.ultralytics  # noqa: F401  # tames the engine
 from duet.errors import ModelError
 from duet.files import sha256_file
-from duet.increments import load_pt
+from duet.increments.guard import load_pt
 from duet.weights import find
 
 

@@ -22,26 +22,16 @@ from safetensors.torch import load_file, save_file
 
 from duet.errors import DataError, DuetError, ModelError
 from duet.files import sha256_file
-from duet.increments import (
-    DetectorManifest,
-    DetectorState,
-    HeadPart,
-    IncrementManifest,
-    Lineage,
-    load_base,
-    load_detector,
-    load_increment,
-    save_base,
-    save_detector,
-    save_increment,
-    store,
-)
 from duet.increments import folders as folders_module
-from duet.increments.manifest import read_manifest
+from duet.increments import store
+from duet.increments.base import load_base, save_base
+from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage, read_manifest
+from duet.increments.state import DetectorState, HeadPart
+from duet.increments.store import load_detector, load_increment, save_detector, save_increment
 from duet.increments.tensorfile import read_tensors
 from duet.merging.trace import MergeTrace
 from duet.sealed import sealed, unsealed
-from duet.vectors import fingerprint
+from duet.vectors.tensors import fingerprint
 
 
 def make_state(**changes: Any) -> DetectorState:

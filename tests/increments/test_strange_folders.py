@@ -20,7 +20,7 @@ from duet.increments.manifest import (
     read_manifest,
 )
 from duet.increments.store import load_traces
-from duet.recipes.history import kept_recipe
+from duet.recipes.edits import kept_recipe
 from duet.sealed import sealed
 from duet.training.config import Schedule
 
@@ -201,7 +201,7 @@ def test_start_weights_of_other_numbers_are_named(dtype: str, tmp_path: Path) ->
     import torch
     from safetensors.torch import save_file
 
-    from duet.increments import load_base
+    from duet.increments.base import load_base
 
     save_file({"w": torch.ones(2).to(getattr(torch, dtype))}, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match=f"got torch.{dtype} in 'w'") as caught:

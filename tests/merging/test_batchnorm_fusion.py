@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from duet.errors import ModelError
-from duet.merging import BatchNormFusion, fuse_buffers, fuse_statistics
+from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, fuse_statistics
 
 quick = settings(deadline=None, max_examples=120)
 LARGEST = torch.finfo(torch.float32).max

@@ -20,12 +20,13 @@ from duet.errors import ConfigError, DataError, ModelError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model
 from duet.families.yolo.heads import raw_parts
-from duet.merging import Inputs, Stage, merge_shared
 from duet.merging.descent import POINTS, thinned
 from duet.merging.entropy import binary_entropy, class_entropy, detection_entropy
-from duet.merging.inputs import Objective
+from duet.merging.inputs import Inputs, Objective
 from duet.merging.mask import Mask
-from duet.runs.adapt import images_of, objective_from
+from duet.merging.shared import merge_shared
+from duet.merging.stage import Stage
+from duet.recipes.objective import images_of, objective_from
 from duet.vectors.tensors import Tensors
 
 SHAPES = {"conv.weight": (3, 4, 2, 2), "bn.weight": (3,), "one": (1,)}

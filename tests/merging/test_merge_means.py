@@ -23,7 +23,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from duet.errors import ConfigError, ModelError
-from duet.merging import Stage, merge_shared
+from duet.merging.shared import merge_shared
+from duet.merging.stage import Stage
 
 gammas = st.floats(0, 0.5)
 

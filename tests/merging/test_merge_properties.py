@@ -23,8 +23,9 @@ from factories_merging import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duet.merging import Inputs, Stage
-from duet.vectors import TaskVector
+from duet.merging.inputs import Inputs
+from duet.merging.stage import Stage
+from duet.vectors.task_vector import TaskVector
 
 # --- all methods ---------------------------------------------------------------------------------
 

@@ -23,11 +23,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from duet.errors import ModelError
-from duet.merging import Stage
 from duet.merging.chunks import Span
 from duet.merging.dropped import BLOCK, DroppedStage
 from duet.merging.layers import Layer
 from duet.merging.matrices import leading, polar
+from duet.merging.stage import Stage
 
 # --- sums of task vectors: task-arithmetic, lines, dare ------------------------------------------
 

@@ -28,11 +28,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet.errors import ConfigError, ModelError
-from duet.merging import METHODS, BatchNormFusion, MergeTrace, Stage, merge_shared, resolve
+from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.chunks import Scratch, Span, each, spans
 from duet.merging.inputs import require_mergeable
+from duet.merging.shared import merge_shared
+from duet.merging.stage import Stage
+from duet.merging.table import METHODS, resolve
+from duet.merging.trace import MergeTrace
 from duet.merging.weights import normalised
-from duet.vectors import Correction, TaskVector
+from duet.vectors.task_vector import Correction, TaskVector
 
 GOOD = {"w": t(1, 2)}
 

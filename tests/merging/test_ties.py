@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet.errors import ConfigError
-from duet.merging import Inputs, Stage, quantile
+from duet.merging import quantile
+from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
 from duet.merging.quantile import kth_magnitude
+from duet.merging.stage import Stage
 from duet.merging.trace import Notes
 
 SIZE = 2_000_003

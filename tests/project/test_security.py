@@ -27,8 +27,8 @@ from places import REPO
 
 import duet
 from duet.errors import ModelError
-from duet.increments import load_pt
 from duet.increments.door.values import told
+from duet.increments.guard import load_pt
 
 CHILD = """
 import contextlib, io, json, os, resource, sys, time, traceback

@@ -46,8 +46,8 @@ from duet.increments.store import (
 from duet.recipes.apply import merge_plan
 from duet.recipes.diff import compare_models
 from duet.recipes.drop import drop_classes
-from duet.recipes.history import located, rescale, revert
-from duet.recipes.lineage import read_history
+from duet.recipes.edits import located, rescale, revert
+from duet.recipes.log import read_history
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector
@@ -58,7 +58,7 @@ from duet.runs.lab import Lab
 from duet.runs.setting import Setting
 from duet.series import Increment, Series
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
-from duet.vectors import TaskVector
+from duet.vectors.task_vector import TaskVector
 
 CLASSES = {"day": NAMES[:2], "night": NAMES[2:3], "fog": NAMES[3:5]}
 METHOD = Method(

@@ -33,9 +33,13 @@ from duet.families.yolo.build import stock_model
 from duet.increments.base import load_base, save_base
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
-from duet.merging import METHODS
 from duet.merging.batchnorm import fuse_buffers
-from duet.recipes import Recipe, load_recipe, make_plan, merge_plan, write_detector
+from duet.merging.table import METHODS
+from duet.recipes.apply import merge_plan
+from duet.recipes.plan import make_plan
+from duet.recipes.prepared import Prepared
+from duet.recipes.recipe import Recipe, load_recipe
+from duet.recipes.write import write_detector
 from duet.runs import sweep as sweep_module
 from duet.series import Increment, Series, Slice
 
@@ -442,9 +446,8 @@ def test_a_sweep_measures_every_point_and_keeps_the_best(
     monkeypatch.setattr(sweep_module, "evaluate_state", scored)
     grid = sweep_module.grid_of({"density": [0.1, 0.5], "weight": 1})
     assert grid == [{"density": 0.1, "weight": 1}, {"density": 0.5, "weight": 1}]
-    best, trials = sweep_module.sweep(
-        recipe_of(kept, "day", "night"), grid, series, split="val", image_size=64
-    )
+    merge = Prepared(make_plan(recipe_of(kept, "day", "night")))
+    best, trials = sweep_module.sweep(merge, grid, series, split="val")
     assert best.params == {"density": 0.5, "weight": 1}
     assert [round(trial.score, 6) for trial in trials] == [0.2, 0.3]
     plain = [
@@ -457,12 +460,12 @@ def test_a_sweep_measures_every_point_and_keeps_the_best(
 def test_a_sweep_on_real_images(kept: Path, tmp_path: Path) -> None:
     step = Increment("day", "day", CLASSES["day"], make_domain(tmp_path, "day", seed=3))
     grid = sweep_module.grid_of({"density": [0.1, 0.9]})
-    recipe = recipe_of(kept, "day", "night")
+    merge = Prepared(make_plan(recipe_of(kept, "day", "night")))
     series = Series("toy", "", (step,))
-    best, trials = sweep_module.sweep(recipe, grid, series, split="val", image_size=64)
+    best, trials = sweep_module.sweep(merge, grid, series, split="val")
     assert best.params in grid
     assert all(0 <= trial.score <= 1 and set(trial.map50) == {"day"} for trial in trials)
     with pytest.raises(ConfigError, match="needs a declared split"):
-        sweep_module.sweep(recipe, grid, series, split="", image_size=64)
+        sweep_module.sweep(merge, grid, series, split="")
     with pytest.raises(ConfigError, match="did you mean 'density'"):
-        sweep_module.sweep(recipe, [{"densty": 1}], series, split="val", image_size=64)
+        sweep_module.sweep(merge, [{"densty": 1}], series, split="val")

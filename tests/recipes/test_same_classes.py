@@ -22,12 +22,12 @@ from duet.increments.base import StartWeights, load_base, save_base
 from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.increments.store import load_detector, load_traces, save_detector
-from duet.merging import METHODS
 from duet.merging.batchnorm import fuse_buffers, is_statistic
+from duet.merging.table import METHODS
 from duet.recipes.apply import Remerged, merge_plan
 from duet.recipes.drop import drop_classes
-from duet.recipes.history import located, revert
-from duet.recipes.lineage import read_history
+from duet.recipes.edits import located, revert
+from duet.recipes.log import read_history
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector

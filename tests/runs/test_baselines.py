@@ -22,7 +22,9 @@ from duet.families.yolo.adapter import FAMILY
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
-from duet.recipes import Entry, Recipe, make_plan, merge_plan
+from duet.recipes.apply import merge_plan
+from duet.recipes.plan import make_plan
+from duet.recipes.recipe import Entry, Recipe
 from duet.runs.chain import run_chain
 from duet.runs.inputs import read_methods
 from duet.runs.keep import keep_chain

@@ -30,8 +30,10 @@ from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, load_detector, load_increment, load_traces
 from duet.merging.batchnorm import BatchNormFusion
-from duet.recipes import Entry, Recipe, Remerged, make_plan, merge_plan, write_detector
-from duet.recipes.plan import Plan
+from duet.recipes.apply import Remerged, merge_plan
+from duet.recipes.plan import Plan, make_plan
+from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.write import write_detector
 from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain, keep_independent
 from duet.runs.kept import kept_models, require_whole

@@ -25,8 +25,9 @@ from duet.families.yolo.adapter import FAMILY
 from duet.increments.manifest import IncrementManifest, read_manifest
 from duet.increments.store import load_detector, load_increment
 from duet.labels import LabelSpace
-from duet.recipes import make_plan, merge_plan
-from duet.recipes.history import kept_recipe, located
+from duet.recipes.apply import merge_plan
+from duet.recipes.edits import kept_recipe, located
+from duet.recipes.plan import make_plan
 
 
 @pytest.fixture(scope="module")

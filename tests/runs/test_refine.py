@@ -22,8 +22,9 @@ from duet.families.table import class_rows, resolve_roles
 from duet.increments.manifest import IncrementManifest, read_manifest
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.store import load_detector, load_increment
-from duet.recipes import make_plan, merge_plan
-from duet.recipes.history import kept_recipe, located
+from duet.recipes.apply import merge_plan
+from duet.recipes.edits import kept_recipe, located
+from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.refined import cut_to, refined, rows_of
 from duet.runs.known import require_adaptable

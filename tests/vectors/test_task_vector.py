@@ -11,16 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from duet.errors import ModelError
-from duet.vectors import (
-    Correction,
-    TaskVector,
-    cosine,
-    fingerprint,
-    norms,
-    require_finite,
-    require_same_layout,
-    sign_conflicts,
-)
+from duet.vectors.similarity import cosine, norms, sign_conflicts
+from duet.vectors.task_vector import Correction, TaskVector
+from duet.vectors.tensors import fingerprint, require_finite, require_same_layout
 
 quick = settings(deadline=None, max_examples=150)
 LARGEST = torch.finfo(torch.float32).max

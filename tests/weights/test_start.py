@@ -16,7 +16,8 @@ from factories_yolo import YOLO11N, write_increment
 
 from duet.errors import ConfigError, ModelError
 from duet.increments.base import load_start
-from duet.recipes import load_recipe, make_plan
+from duet.recipes.plan import make_plan
+from duet.recipes.recipe import load_recipe
 from duet.runs.inputs import read_inputs
 from duet.shipped import shipped
 from duet.weights.start import Start, open_start, start_fingerprint
@@ -38,7 +39,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def detector(kept: Path) -> Path:
     """Their merge, whose θ_0 is in the recipe as a path that leads nowhere."""
-    from duet.recipes import Recipe, write_detector
+    from duet.recipes.recipe import Recipe
+    from duet.recipes.write import write_detector
 
     start = shutil.copy(FILE, kept / "gone.safetensors")
     recipe = Recipe(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from duet.merging.chunks import Scratch, Span
     from duet.merging.inputs import Inputs
     from duet.merging.stage import Stage
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 
 class Params(Config):

@@ -12,7 +12,7 @@ from duet.merging.trace import Notes
 if TYPE_CHECKING:
     from duet.merging.inputs import Inputs
     from duet.merging.mask import Mask
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 PAPER = "arXiv 2312.06173"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from duet.merging.descent import Descent
     from duet.merging.inputs import Inputs
     from duet.merging.mask import Mask
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 
 class Params(concrete.Params):

@@ -13,7 +13,7 @@ from duet.merging.varying import value_of_each, varying
 if TYPE_CHECKING:
     from duet.merging.inputs import Inputs
     from duet.merging.trace import Notes
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 
 class Params(ties.Params):

@@ -17,7 +17,7 @@ from duet.merging.trace import Notes
 if TYPE_CHECKING:
     from duet.merging.chunks import Scratch, Span
     from duet.merging.inputs import Inputs
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 
 _NOTHING = 1e-30

@@ -18,7 +18,7 @@ from duet.merging.weights import normalised
 if TYPE_CHECKING:
     from duet.merging.inputs import Inputs
     from duet.merging.trace import Notes
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 
 class Params(Config):

@@ -10,7 +10,7 @@ from duet.merging.trace import Notes
 if TYPE_CHECKING:
     from duet.merging.chunks import Scratch, Span
     from duet.merging.inputs import Inputs
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 
 class Params(Config):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from duet.merging.chunks import Scratch, Span
     from duet.merging.inputs import Inputs
-    from duet.vectors import Tensors
+    from duet.vectors.tensors import Tensors
 
 
 class Params(Config):

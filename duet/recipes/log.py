@@ -18,8 +18,8 @@ from duet.increments.manifest import (
 )
 from duet.increments.store import load_detector, load_increment, load_traces
 from duet.merging.trace import MergeTrace
+from duet.recipes.edits import kept_recipe, name_of
 from duet.recipes.find import Finder, find_start
-from duet.recipes.history import kept_recipe, name_of
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN
 

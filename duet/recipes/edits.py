@@ -10,11 +10,11 @@ from typing import Any
 from duet.config import parse_config
 from duet.errors import ConfigError, ModelError, did_you_mean, together
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
-from duet.recipes.edit import change, entry_name
 from duet.recipes.find import Finder, find_start
 from duet.recipes.plan import Plan, is_root, make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN, Source
+from duet.recipes.words import change, entry_name
 from duet.trees import resolved
 from duet.weights import find
 
