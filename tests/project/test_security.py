@@ -64,7 +64,7 @@ if job["first"]:
     exec(job["first"])
 from duet.cli.main import _run
 from duet.errors import ModelError
-from duet.increments import load_pt
+from duet.increments.guard import load_pt
 from duet.families.opened import ForeignModel
 from duet.families.yolo.adapter import FAMILY
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
