@@ -25,7 +25,7 @@ from duet.series.formats.mending import by_objects
 from duet.series.formats.pairing import images_without_entry
 from duet.series.formats.placing import Placer
 from duet.series.images import Verify
-from duet.series.model import DomainData, none_of
+from duet.series.model import DomainData
 from duet.series.problems import Location, Problem, error
 
 TABLE = "labels.csv"
@@ -57,18 +57,18 @@ def read(
                 rows.append((line, folder / image, name, [float(edge) for edge in edges]))
         except ValueError as failure:
             problems.append(error("label.number", Location(table, line), str(failure), "write it"))
-    facts, unreadable = look_at({name: list(images) for name, images in listed.items()}, verify)
+    facts, unreadable = look_at([image for images in listed.values() for image in images], verify)
     usable = [image for image, fact in facts.items() if fact.problem is None]
     rows = [row for row in rows if row[1] in usable]
     labels = LabelSpace.of(sorted({name for _, _, name, _ in rows}))
-    objects = PixelBoxes(
-        np.array([usable.index(image) for _, image, _, _ in rows], np.int64),
-        np.array([labels.index(name) for _, _, name, _ in rows], np.int64),
-        np.array([edges for *_, edges in rows], np.float64).reshape(-1, 4)
-        - float(options.get("origin", "0")),
-        none_of(len(rows)),
-        none_of(len(rows)),
-        np.array([line for line, *_ in rows], np.int64),
+    origin = float(options.get("origin", "0"))
+    objects = PixelBoxes.of(
+        [usable.index(image) for _, image, _, _ in rows],
+        [labels.index(name) for _, _, name, _ in rows],
+        [[edge - origin for edge in edges] for *_, edges in rows],
+        [False] * len(rows),
+        [False] * len(rows),
+        [line for line, *_ in rows],
     )
     sizes = np.array([(facts[image].width, facts[image].height) for image in usable], np.int64)
     annotations, wrong = annotate(objects, sizes, lambda _, line: Location(table, line))

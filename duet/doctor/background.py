@@ -166,9 +166,10 @@ def unlabelled(
         labelled: Counter[str] = Counter()
         split = increment.data.splits["train"]
         annotations = dict(zip(split.images, split.annotations, strict=True))
-        for part in _groups(found):
-            every = [annotations[image] for image in part.images]
-            for name, sighting in _look(detector, increment, part.images, every, confidence):
+        for start in range(0, len(found), _GROUP):
+            part = found.images[start : start + _GROUP]
+            every = [annotations[image] for image in part]
+            for name, sighting in _look(detector, increment, part, every, confidence):
                 if name in old and sighting is None:
                     labelled[name] += 1
                 elif name in old and sighting is not None:
@@ -188,14 +189,6 @@ def _slice(increment: Increment) -> Slice | None:
     if "train" not in data.splits or any(name not in data.labels for name in increment.classes):
         return None
     return train_slice(data, increment.classes)
-
-
-def _groups(found: Slice) -> Iterator[Slice]:
-    """Yield a slice a few images at a time."""
-    columns = ("images", "boxes", "class_ids", "sizes")
-    for start in range(0, len(found), _GROUP):
-        part = {name: getattr(found, name)[start : start + _GROUP] for name in columns}
-        yield Slice(found.domain, found.split, found.classes, **part)
 
 
 def _look(

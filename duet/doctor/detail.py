@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet.doctor.align import Laid, Pictures
+from duet.series.model import Flags
 
-Mask = NDArray[np.bool_]
 Gradients = NDArray[np.float32]
 """``(p, s, s, 2) float32``: slope of the detail along x and y, 0 outside of the overlap."""
 
@@ -31,7 +31,7 @@ _OVERLAP = 0.4  # of the area, in a place where a pattern may fit again
 _AGAIN = 0.75  # a board of squares fits itself in many places, this well
 
 
-def same_detail(laid: Laid, second_PSS: Pictures) -> Mask:
+def same_detail(laid: Laid, second_PSS: Pictures) -> Flags:
     """Return ``(p,) bool``: the pairs that share detail as only one and the same picture does.
 
     Args:
@@ -59,7 +59,7 @@ def _gradients(laid: Laid, pictures: Pictures) -> Gradients:
     return np.asarray(np.stack([across, down], axis=-1) * core[..., None], np.float32)
 
 
-def _agree_along_both_axes(first: Gradients, second: Gradients) -> Mask:
+def _agree_along_both_axes(first: Gradients, second: Gradients) -> Flags:
     """Tell whether detail correlates along the direction in which there is least of it.
 
     The light of a horizon or of stripes correlates across them however they lie along them.
@@ -90,7 +90,7 @@ def _tiles(first: Gradients, second: Gradients) -> tuple[NDArray[np.float64], ND
     return count / _TILES**2, np.where(count, shared, 1.0)
 
 
-def _once(first: Gradients, second: Gradients) -> Mask:
+def _once(first: Gradients, second: Gradients) -> Flags:
     """Tell whether the pictures fit in one place only; patterns that repeat fit in many."""
     side = first.shape[1]
     size = (2 * side, 2 * side)  # zeros around, so that nothing comes in again from the other end
@@ -113,7 +113,7 @@ def _once(first: Gradients, second: Gradients) -> Mask:
     return np.asarray(elsewhere < _AGAIN * fits[:, 0, 0], np.bool_)
 
 
-def _cut_out(place: NDArray[np.float64]) -> Mask:
+def _cut_out(place: NDArray[np.float64]) -> Flags:
     """Tell whether, along each axis, one picture lies within the other.
 
     Cutting off and framing do that; a camera that moved does not.

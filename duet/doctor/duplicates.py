@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet.doctor.align import FINE, ROUGH, Pictures, differences, lay
-from duet.doctor.detail import Mask, same_detail
+from duet.doctor.detail import same_detail
 from duet.doctor.fingerprint import CUTOUTS, Candidates, similar_pairs
 from duet.series.check import Place, places, same_content
 from duet.series.images import Thumbnail, read_grey
+from duet.series.model import Flags
 from duet.series.problems import Problem, note, warning
 from duet.series.series import Series
 
@@ -137,11 +138,11 @@ def _confirmed(
         yield images[first], images[second], bool(mirrored)
 
 
-def _roughly_the_same(first: Pictures, second: Pictures, cutouts: NDArray[np.float64]) -> Mask:
+def _roughly_the_same(first: Pictures, second: Pictures, cutouts: NDArray[np.float64]) -> Flags:
     return differences(lay(first, second, cutouts, ROUGH), second) <= ROUGH_LIMIT
 
 
-def _the_same(first: Pictures, second: Pictures, cutouts: NDArray[np.float64]) -> Mask:
+def _the_same(first: Pictures, second: Pictures, cutouts: NDArray[np.float64]) -> Flags:
     laid = lay(first, second, cutouts, FINE)
     same = differences(laid, second) <= LIMIT
     same[same] = same_detail(laid.take(same), second[same])
@@ -151,7 +152,7 @@ def _the_same(first: Pictures, second: Pictures, cutouts: NDArray[np.float64]) -
 def _filtered(
     pairs: Candidates,
     picture: Callable[[int], NDArray[np.uint8]],
-    same: Callable[[Pictures, Pictures, NDArray[np.float64]], Mask],
+    same: Callable[[Pictures, Pictures, NDArray[np.float64]], Flags],
 ) -> Candidates:
     """Return the pairs whose pictures are the same by the judgement of ``same``."""
     kept: list[NDArray[np.int64]] = []

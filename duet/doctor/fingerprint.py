@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet.series.images import THUMBNAIL_SIDE, Thumbnail
-
-Ids = NDArray[np.int64]
+from duet.series.model import Ids
 
 RADIUS = 0.5
 """Distance of fingerprints, in range [0, 2], up to which a pair is looked at more closely.

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-LOADABLE = (
-    "JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM", "SUN",
-)  # fmt: skip
+LOADABLE = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM", "SUN")
 """Pillow's names of the formats that OpenCV loads. Others are not even opened: EPS is a program."""
 
 

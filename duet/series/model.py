@@ -207,6 +207,7 @@ class Slice:
         Raises:
             OSError: An image cannot be read any more.
         """
+        flags = zip(self.ignored, self.crowds, self.labelled or [None] * len(self), strict=True)
         items = sorted(
             hashlib.sha256(
                 bytes.fromhex(image_sha256(image))
@@ -216,11 +217,10 @@ class Slice:
                 + (ignored.tobytes() + crowds.tobytes() if ignored.any() else b"")
                 + (b"" if labelled is None else "\0".join(["", *sorted(labelled)]).encode())
             ).digest()
-            for image, ids, boxes, ignored, crowds, labelled in zip(
-                self.images, self.class_ids, self.boxes, self.ignored, self.crowds,
-                self.labelled or [None] * len(self), strict=True,
+            for image, ids, boxes, (ignored, crowds, labelled) in zip(
+                self.images, self.class_ids, self.boxes, flags, strict=True
             )
-        )  # fmt: skip
+        )
         digest = hashlib.sha256("\0".join(self.classes).encode())
         digest.update(b"\0\0")
         for item in items:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,16 @@ class PixelBoxes:
     ignored: Flags
     crowds: Flags
     numbers: Ids
+
+    @classmethod
+    def of(cls, *columns: Sequence[Any]) -> PixelBoxes:
+        """Return objects from columns of Python's values, in the order of the attributes."""
+        kinds = (np.int64, np.int64, np.float64, np.bool_, np.bool_, np.int64)
+        arrays: list[Any] = [
+            np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)
+        ]
+        arrays[2] = arrays[2].reshape(-1, 4)
+        return cls(*arrays)
 
     def take(self, rows: NDArray[np.int64] | Flags) -> PixelBoxes:
         """Return some of the objects, by position or by a mask."""

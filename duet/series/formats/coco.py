@@ -112,8 +112,7 @@ def read(
     parts, unlisted = _described(document, source) if document else _customary(source)
     files, broken = _load(parts)
     labels, unnamed = _labels(document, files, source)
-    listed = {str(number): file.paths for number, file in enumerate(files)}
-    facts, unreadable = look_at(listed, verify)
+    facts, unreadable = look_at([path for file in files for path in file.paths], verify)
     problems += [*unlisted, *broken, *unnamed, *unreadable]
     rows: dict[str, list[tuple[Path, Annotation]]] = {part.split: [] for part in parts}
     for file in files:
@@ -269,9 +268,9 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
             _write_annotations(stream, split)
             categories = [{"id": i, "name": label} for i, label in enumerate(data.labels, start=1)]
             stream.write(f'],\n"categories": {json.dumps(categories)}}}\n')
-        document[name] = {
-            "images": f"images/{name}", "annotations": f"annotations/{target.name}"
-        }  # fmt: skip
+        document[name] = dict(
+            zip(_PAIR, (f"images/{name}", f"annotations/{target.name}"), strict=True)
+        )
     # Categories have an order of their own; the names are repeated for people.
     document["names"] = list(data.labels)
     write_yaml(folder / DESCRIPTION, document)
@@ -298,10 +297,8 @@ def _write_images(
     rows = zip(split.images, split.annotations, strict=True)
     for number, (image, annotation) in enumerate(rows, start=1):
         placed = placer.place(image, folder, scope=split.name)
-        record = {
-            "id": number, "file_name": placed.name,
-            "width": annotation.width, "height": annotation.height,
-        }  # fmt: skip
+        size = {"width": annotation.width, "height": annotation.height}
+        record = {"id": number, "file_name": placed.name, **size}
         stream.write(f"{',' if number > 1 else ''}\n{json.dumps(record)}")
         progress(1)
 
@@ -316,11 +313,9 @@ def _write_annotations(stream: IO[str], split: Split) -> None:
         columns = (annotation.class_ids.tolist(), boxes, annotation.ignored, annotation.crowds)
         for class_id, box, ignored, crowd in zip(*columns, strict=True):
             number += 1
-            record = {
-                "id": number, "image_id": image, "category_id": class_id + 1, "bbox": box,
-                "area": box[2] * box[3], "iscrowd": int(ignored),
-                **({"difficult": 1} if ignored and not crowd else {}),
-            }  # fmt: skip
+            record = {"id": number, "image_id": image, "category_id": class_id + 1, "bbox": box}
+            record |= {"area": box[2] * box[3], "iscrowd": int(ignored)}
+            record |= {"difficult": 1} if ignored and not crowd else {}
             stream.write(f"{',' if number > 1 else ''}\n{json.dumps(record)}")
 
 

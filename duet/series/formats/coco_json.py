@@ -240,14 +240,10 @@ class _Reader:
             ignored.append(any(marks.values()))
             self.unused.update(_beyond(entry))
         self._repeated_ids(np.array(numbers, np.int64))
-        table = np.array(boxes, np.float64).reshape(-1, 4)
+        objects = PixelBoxes.of(images, class_ids, boxes, ignored, crowds, numbers)
         with np.errstate(over="ignore"):  # an endless box is refused as one outside the image
-            table[:, 2:] += table[:, :2]
-        return PixelBoxes(
-            np.array(images, np.int64), np.array(class_ids, np.int64), table,
-            np.frombuffer(bytes(ignored), np.bool_), np.frombuffer(bytes(crowds), np.bool_),
-            np.array(numbers, np.int64),
-        )  # fmt: skip
+            objects.xyxy[:, 2:] += objects.xyxy[:, :2]
+        return objects
 
     def _box(
         self, entry: dict[str, Any], number: int, image: int, class_id: int

@@ -35,10 +35,8 @@ def stream(path: Path, prefix: str) -> Iterator[Any]:
     require_file(path)
     with path.open("rb") as file:
         doubled: list[str] = []
-        for item in ijson.items(
-            _Watched(file), prefix, use_float=True, buf_size=_BUFFER_BYTES,
-            map_type=_noting(doubled),
-        ):  # fmt: skip
+        how = {"use_float": True, "buf_size": _BUFFER_BYTES, "map_type": _noting(doubled)}
+        for item in ijson.items(_Watched(file), prefix, **how):
             if doubled:
                 raise NoStreamError(f"'{doubled[0][:80]}' stands twice in one object")
             yield item

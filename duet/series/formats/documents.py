@@ -82,14 +82,13 @@ def kept_splits(
 
 def check_keys(document: Mapping[str, Any], known: Sequence[str], source: Path) -> list[Problem]:
     """Return a problem per key that a description of duet's own does not have."""
-    return [
-        error(
-            "data.key", source, f"unknown key '{clipped(key, 100)}'{did_you_mean(key, known)}",
-            f"known keys: {', '.join(known)}",
-        )
+    remedy = f"known keys: {', '.join(known)}"
+    unknown = {
+        key: f"unknown key '{clipped(key, 100)}'{did_you_mean(key, known)}"
         for key in document
         if key not in known
-    ]  # fmt: skip
+    }
+    return [error("data.key", source, what, remedy) for what in unknown.values()]
 
 
 def read_names(document: Mapping[str, Any], source: Path) -> tuple[LabelSpace, tuple[Problem, ...]]:
@@ -162,10 +161,9 @@ def missing_splits(found: Sequence[str], source: Path, remedy: str) -> list[Prob
 
 
 def look_at(
-    listed: Mapping[str, Sequence[Path]], verify: Verify | None
+    images: Sequence[Path], verify: Verify | None
 ) -> tuple[dict[Path, ImageFacts], list[Problem]]:
-    """Look at every image of every split once, by default as closely as their number allows."""
-    images = [image for split in listed.values() for image in split]
+    """Look at every image once, by default as closely as their number allows."""
     chosen: Verify = verify or ("full" if len(images) <= FULL_VERIFY_LIMIT else "header")
     facts = inspect_images(images, verify=chosen)
     told = (item for fact in facts.values() for item in (fact.problem, fact.remark))

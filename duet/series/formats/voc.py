@@ -21,7 +21,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def read(
     listed, unlisted = _list_splits(document, source)
     problems += [*unknown, *unlisted]
     pairs = {pair.image: pair for split in listed.values() for pair in split}
-    facts, unreadable = look_at({"all": list(pairs)}, verify)
+    facts, unreadable = look_at([*pairs], verify)
     files = {image: read_xml(pair.xml) for image, pair in pairs.items()}
     problems += [*unreadable, *(item for file in files.values() for item in file.problems)]
     labels, unnamed = (
@@ -276,17 +276,15 @@ def _pixel_boxes(files: Sequence[VocFile], labels: LabelSpace, difficult: str) -
         for item in file.objects
         if item.name in index and not (difficult == "drop" and item.difficult and not item.crowd)
     ]
-    crowds = np.array([item.crowd for *_, item in rows], np.bool_)
-    ignored = np.array([item.difficult for *_, item in rows], np.bool_)
-    corners = np.array([item.corners for *_, item in rows], np.float64).reshape(-1, 4)
-    return PixelBoxes(
-        np.array([image for image, *_ in rows], np.int64),
-        np.array([class_id for _, class_id, _ in rows], np.int64),
-        corners - _FROM_ONE,
-        crowds | ignored if difficult == "ignore" else crowds,
-        crowds,
-        np.array([item.number for *_, item in rows], np.int64),
+    found = PixelBoxes.of(
+        [image for image, *_ in rows],
+        [class_id for _, class_id, _ in rows],
+        [item.corners for *_, item in rows],
+        [item.crowd or (item.difficult and difficult == "ignore") for *_, item in rows],
+        [item.crowd for *_, item in rows],
+        [item.number for *_, item in rows],
     )
+    return replace(found, xyxy=found.xyxy - _FROM_ONE)
 
 
 def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:

@@ -86,7 +86,7 @@ def read(
         problems += (error("data.key", source, what, remedy),)
     listed, found = _list_splits(document, source)
     problems += found
-    facts, unreadable = look_at(listed, verify)
+    facts, unreadable = look_at([image for split in listed.values() for image in split], verify)
     annotations, found, polygons = _annotate(facts, len(labels) or None)
     looked = {image: label_file(image) for image in annotations}
     problems += (*unreadable, *found, *unread_label_problems(looked, len(labels) or None))
