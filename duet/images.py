@@ -6,7 +6,7 @@ Two ways to fit: `letterbox` keeps the aspect ratio and pads (YOLO), `stretch` d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from duet.errors import DataError
+from duet.errors import DataError, DuetError
+from duet.files import atomic_path
 from duet.orientation import orientation
 
 Image = npt.NDArray[np.uint8]
@@ -36,17 +37,40 @@ def read_image(path: Path) -> Image:
     Raises:
         DataError: The file is gone, is no readable image, or is too large.
     """
+    return decode_image(read_content(path), where=str(path))
+
+
+def read_content(path: Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        DataError: The file is gone, or cannot be read.
+    """
     try:
         if not os.path.isfile(path):  # a FIFO would be waited for
             raise FileNotFoundError(2, "no such file")
-        content = path.read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         raise DataError(
             f"not a readable image: {getattr(failure, 'strerror', None) or failure}",
             where=str(path),
             remedy="restore the file, or take it out of the data",
         ) from failure
-    return decode_image(content, where=str(path))
+
+
+def write_image(target: Path, image_BGR: Image) -> None:
+    """Write an image atomically in the format of its suffix.
+
+    Raises:
+        DuetError: The file system refuses the write.
+    """
+    import cv2
+
+    with atomic_path(target) as temporary:
+        done, encoded = cv2.imencode(target.suffix.lower(), image_BGR)
+        if not done:
+            raise DuetError(f"cannot encode an image as {target.suffix}", where=str(target))
+        temporary.write_bytes(encoded.tobytes())
 
 
 def write_seen(path: Path, target: Path) -> None:
@@ -115,8 +139,15 @@ def upright(image: npt.NDArray[np.uint8], turn: int) -> npt.NDArray[np.uint8]:
     return np.asarray(turned, np.uint8)
 
 
-def read_groups(paths: Sequence[Path], most: int) -> Iterator[tuple[list[Path], list[Image]]]:
+def read_groups(
+    paths: Sequence[Path], most: int, read: Callable[[Path], Image | None] = read_image
+) -> Iterator[tuple[list[Path], list[Image]]]:
     """Yield files and their images in order, ``most`` at a time, fewer where they are large.
+
+    Args:
+        paths: Image files.
+        most: Images of a group.
+        read: Reads a file; what it returns None for is left out.
 
     Raises:
         DataError: A file is not a readable image.
@@ -124,8 +155,11 @@ def read_groups(paths: Sequence[Path], most: int) -> Iterator[tuple[list[Path], 
     names: list[Path] = []
     images: list[Image] = []
     for path in paths:
+        image = read(path)
+        if image is None:
+            continue
         names.append(path)
-        images.append(read_image(path))
+        images.append(image)
         if len(images) == most or sum(image.nbytes for image in images) > _GROUP_BYTES:
             yield names, images
             names, images = [], []

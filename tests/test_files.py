@@ -25,8 +25,8 @@ from duet.files import (
     vacated,
     write_text,
 )
-from duet.inference.predict import make_out
-from duet.inference.saving import JsonLines
+from duet.inference.outputs import make_out
+from duet.inference.savers.jsonl import JsonLines
 from duet.ownfolder import own_folder
 from duet.report.figures import styled
 from duet.report.markdown import write_report

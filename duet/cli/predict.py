@@ -6,15 +6,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from duet.cli.common import PATH, emit, hint, json_option, tell_leftovers_in, trust_option
 from duet.errors import ConfigError
+from duet.inference.savers.table import SAVERS
 from duet.progress import PLAIN_EVERY, counting, note
 from duet.text import printable
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from duet.inference.detector import LoadedDetector
     from duet.inference.places import Place
     from duet.inference.predict import ImageResult
-    from duet.inference.saving import Saver
     from duet.inference.watch import Tally
 
 EPILOG = """\b
@@ -36,7 +35,6 @@ Examples:
   duet predict best.pt photos/
 """
 
-SAVE = ("video", "frames", "txt", "coco", "jsonl")
 _LISTED = 20  # images that the summary names one by one
 _MOVING_ONLY = {
     "track": "--track", "show": "--show", "frames": "--frames", "seconds": "--seconds",
@@ -75,6 +73,17 @@ class Job:
         """Folder for results."""
         return None if self.to_stdout else self.out
 
+    @property
+    def lines(self) -> IO[str] | None:
+        """Where JSON lines go if not into a file."""
+        return sys.stdout if self.to_stdout else None
+
+    def opener(self, model: Path) -> Callable[[], LoadedDetector]:
+        """Return what opens the detector once all else is checked."""
+        from duet.inference.load import load
+
+        return lambda: load(model, self.device, trust=self.trust, notify=note)
+
 
 @click.command("predict", epilog=EPILOG)
 @click.argument("model", type=PATH, metavar="MODEL")
@@ -94,7 +103,9 @@ class Job:
     help="Boxes of one class that overlap more are one object.",
 )
 @click.option("--out", type=PATH, help="Folder for results; - is stdout.")
-@click.option("--save", multiple=True, type=click.Choice(SAVE), help="What to keep; repeatable.")
+@click.option(
+    "--save", multiple=True, type=click.Choice(tuple(SAVERS)), help="What to keep; repeatable."
+)
 @click.option("--track", is_flag=True, help="Give objects track ids [extra: track].")
 @click.option(
     "--every-frame/--newest-frame",
@@ -104,7 +115,7 @@ class Job:
 )
 @click.option("--show", is_flag=True, help="Show a window.")
 @click.option(
-    "--increments/--no-increments",
+    "--show-increments/--no-show-increments",
     "tell",
     default=None,
     help="Write the increment of its class at each box [videos with several].",
@@ -178,147 +189,99 @@ def _check(job: Job, place: Place) -> None:
 
 
 def _predict_images(model: Path, source: str, job: Job) -> None:
-    from duet.inference.load import load
-    from duet.inference.predict import check_out, predict_source, predictions, save_results
-    from duet.inference.sources import find_images
+    from duet.inference.predict import plan_source, predict_source
 
-    images, out = find_images(source), job.folder
-    if omission := images.omission():
-        note(omission)
+    out = job.folder
     if out is not None:
-        check_out(out, images, job.save)
         tell_leftovers_in(out)
-    detector = load(model, job.device, trust=job.trust, notify=note)
     if job.dry_run:
+        detector, images = plan_source(
+            job.opener(model), source, out=out, formats=job.save, notify=note
+        )
         plan = _plan(detector, out) | {"images": [str(path) for path in images.paths]}
-        count = len(images.paths)
-        text = f"would look at {_number(count, 'image')}; nothing was done"
+        text = f"would look at {_number(len(images.paths), 'image')}; nothing was done"
         emit(plan, job.as_json, lambda _: text)
         return
     with counting("detecting") as step:
-        results = predict_source(
-            detector, images, confidence=job.conf, iou=job.iou, out=out, tell=bool(job.tell),
-            progress=step,
+        found = predict_source(
+            job.opener(model), source, confidence=job.conf, iou=job.iou, out=out, formats=job.save,
+            lines=job.lines, tell=bool(job.tell), progress=step, notify=note,
         )  # fmt: skip
-    save_results(results, detector, job.save, out, lines=sys.stdout if job.to_stdout else None)
     if not job.to_stdout:
-        document = predictions(detector, results, confidence=job.conf, iou=job.iou)
-        emit({"schema": 1, **document}, job.as_json, lambda _: _text(detector, results))
+        document = {"schema": 1, **found.as_dict()}
+        emit(document, job.as_json, lambda _: _text(found.detector, found.results))
     if out is None:
         note("next: add --out DIR for annotated images")
     else:
         note(f"written: {out} (annotated images, predictions.json)")
         hint("duet", "export", model, "--to", "onnx")
+    found.require_all()
 
 
 def _predict_stream(model: Path, place: Place, job: Job) -> None:
-    from duet.inference.load import load
-    from duet.inference.predict import make_out
+    from duet.inference.options import Options
     from duet.inference.reader import Retry
-    from duet.inference.saving import check_new, open_savers
-    from duet.inference.stream import Options, open_stream
-    from duet.inference.watch import Tally
-    from duet.inference.window import Window
+    from duet.inference.watch import Watch
 
-    out = job.folder
+    out, formats = job.folder, job.save or ("video",)
     if out is not None:
-        check_new(out)
         tell_leftovers_in(out)
-    options = Options(job.conf, job.iou, job.track, job.newest, job.frames, job.seconds)
-    retry = Retry(attempts=job.max_retries, give_up_after=job.give_up_after)
-    detector = load(model, job.device, trust=job.trust, notify=note)
-    with ExitStack() as stack:
-        window = Window(f"duet: {place.shown}") if job.show and not job.dry_run else None
-        if window is not None:
-            stack.callback(window.close)
-        stream = stack.enter_context(
-            open_stream(detector, place, options, timeout=job.timeout, retry=retry, notify=note)
-        )
-        if job.dry_run:
-            plan = _plan(detector, out) | {"source": place.shown, "live": not stream.finite}
-            emit(plan, job.as_json, lambda _: f"would look at {place.shown}; nothing was done")
-            return
-        if out is not None:
-            make_out(out)
-        formats = job.save or ("video",)
-        lines = sys.stdout if job.to_stdout else None
-        savers = open_savers(formats, out, detector, lines=lines)
-        tally = Tally(stream)
-        try:
-            _watch(tally, savers, detector, job, None if window is None else window.show)
-        finally:
-            _sum_up(tally, detector, place, job)
+    watch = Watch(
+        Options(job.conf, job.iou, job.track, job.newest, job.frames, job.seconds),
+        out=out,
+        formats=formats,
+        lines=job.lines,
+        show=job.show,
+        tell=job.tell,
+        timeout=job.timeout,
+        retry=Retry(attempts=job.max_retries, give_up_after=job.give_up_after),
+        notify=note,
+        progress=_now_and_then(),
+        ended=lambda tally, summary: _sum_up(tally, summary, job),
+    )
+    if job.dry_run:
+        detector, stream = watch.open(job.opener(model), place)
+        stream.close()
+        plan = _plan(detector, out) | {"source": place.shown, "live": not stream.finite}
+        emit(plan, job.as_json, lambda _: f"would look at {place.shown}; nothing was done")
+        return
+    watch(job.opener(model), place)
     if out is None:
         note("next: add --save video --out DIR to keep what was found")
     else:
         note(f"written: {out} ({', '.join(dict.fromkeys(formats))}, summary.json)")
 
 
-def _watch(
-    tally: Tally,
-    savers: Sequence[Saver],
-    detector: LoadedDetector,
-    job: Job,
-    show: Callable[[Any], bool] | None,
-) -> None:
-    """Run until the source ends, a limit is reached, or somebody stops a live source."""
-    from duet.inference.saving import DRAWN
-    from duet.inference.watch import watch
+def _now_and_then() -> Callable[[Tally], None]:
+    """Return what tells people the state of a stream every few seconds."""
+    last: float | None = None
 
-    draws = job.folder is not None and bool(set(job.save or ("video",)) & set(DRAWN))
-    several = len(detector.facts.increments) > 1
-    last = time.monotonic()
-
-    def progress() -> None:
+    def progress(tally: Tally) -> None:
         nonlocal last
+        last = time.monotonic() if last is None else last  # the first frame
         if time.monotonic() - last >= PLAIN_EVERY:
             last = time.monotonic()
             note(tally.line())
 
-    try:
-        watch(
-            tally.stream, tally, savers, detector.increments, draw=draws or show is not None,
-            tell=several if job.tell is None else job.tell, show=show, progress=progress,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        if tally.stream.finite:
-            raise
-        note("stopped")  # the way to end a camera
+    return progress
 
 
-def _sum_up(tally: Tally, detector: LoadedDetector, place: Place, job: Job) -> None:
-    """Write and print the summary, also of a source that ended badly."""
-    from duet.files import write_json
-    from duet.inference.watch import FORMAT, SCHEMA_VERSION
-
-    facts = detector.facts
-    counted = tally.as_dict()
-    document = {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "source": place.shown,
-        "model": facts.fingerprint,
-        "licence": facts.licence,
-        "increments": [{"name": name, "classes": list(names)} for name, names in facts.increments],
-        "confidence": job.conf,
-        "iou": job.iou,
-        **counted,
-    }
-    if job.folder is not None:
-        write_json(job.folder / "summary.json", document)
+def _sum_up(tally: Tally, summary: dict[str, Any], job: Job) -> None:
+    """Print the summary, also of a source that ended badly."""
     if job.to_stdout:
-        note(_summary_text(tally, detector))
+        note(_summary_text(tally, summary))
     else:
-        emit({"schema": 1, **document}, job.as_json, lambda _: _summary_text(tally, detector))
-    if counted["damaged"]:
-        note(f"warning: {_number(counted['damaged'], 'packet')} could not be decoded")
+        emit({"schema": 1, **summary}, job.as_json, lambda _: _summary_text(tally, summary))
+    if summary["damaged"]:
+        note(f"warning: {_number(summary['damaged'], 'packet')} could not be decoded")
 
 
-def _summary_text(tally: Tally, detector: LoadedDetector) -> str:
+def _summary_text(tally: Tally, summary: dict[str, Any]) -> str:
     stream, total = tally.stream, sum(tally.counts.values())
     dropped = f", {stream.dropped} dropped" if stream.newest else ""
     head = f"{_number(total, 'object')} in {_number(stream.looked_at, 'frame')}{dropped}"
-    lines = [f"{head}, {tally.fps:.1f} frames per second", *_counted(detector, tally.counts)]
+    owners = [(one["name"], one["classes"]) for one in summary["increments"]]
+    lines = [f"{head}, {tally.fps:.1f} frames per second", *_counted(owners, tally.counts)]
     if tally.tracks:
         tracks = sorted(tally.tracks.items())
         found = ", ".join(f"{len(ids)} {printable(name)}" for name, ids in tracks)
@@ -345,13 +308,13 @@ def _text(detector: LoadedDetector, results: Sequence[ImageResult]) -> str:
     counts = Counter(name for result in results for name in result.detections.names)
     total = sum(counts.values())
     lines.append(f"{_number(total, 'object')} in {_number(len(results), 'image')}")
-    return "\n".join([*lines, *_counted(detector, counts)])
+    return "\n".join([*lines, *_counted(detector.facts.increments, counts)])
 
 
-def _counted(detector: LoadedDetector, counts: Counter[str]) -> list[str]:
+def _counted(increments: Sequence[tuple[str, Sequence[str]]], counts: Counter[str]) -> list[str]:
     """Return one line per increment of which something was found."""
     lines = []
-    for increment, classes in detector.facts.increments:
+    for increment, classes in increments:
         found = [f"{counts[name]} {printable(name)}" for name in classes if counts[name]]
         if found:
             lines.append(f"  {printable(increment)}: {', '.join(found)}")

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from duet.detections import Detections
-from duet.errors import ConfigError, DataError, ModelError
+from duet.errors import DataError, ModelError
 from duet.images import Image, read_image
+from duet.inference.options import Look, Notify, Options, check_thresholds
 from duet.labels import LabelSpace
 
 if TYPE_CHECKING:
-    from duet.inference.reader import Notify, Retry
+    from duet.inference.reader import Retry
     from duet.inference.stream import Stream
-
-Look = Callable[..., list[Detections]]
-"""``look(images, confidence=, iou=)``: BGR uint8 images of any size in, one result each."""
 
 
 @dataclass(frozen=True)
@@ -152,18 +150,19 @@ class LoadedDetector:
             DataError: The source cannot be opened.
             MissingExtraError: ``track`` without its package.
         """
-        from duet.inference.stream import Options, open_stream
+        from duet.inference.stream import open_stream
 
         options = Options(confidence, iou, track, newest, frames, seconds)
-        return open_stream(self, source, options, timeout=timeout, retry=retry, notify=notify)
+        return open_stream(
+            self.detector, self.facts.image_size, source, options,
+            timeout=timeout, retry=retry, notify=notify,
+        )  # fmt: skip
 
 
-def check_thresholds(confidence: float, iou: float) -> None:
-    """Check that both are in ``[0, 1]``.
+Model = LoadedDetector | Callable[[], LoadedDetector]
+"""A detector, or what opens it: long work is checked in full before weights are read."""
 
-    Raises:
-        ConfigError: One is not.
-    """
-    for key, value in (("confidence", confidence), ("iou", iou)):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{key} must be in [0, 1], but got {value}", where=key)
+
+def opened(model: Model) -> LoadedDetector:
+    """Return the detector, opened if it is not yet."""
+    return model if isinstance(model, LoadedDetector) else model()

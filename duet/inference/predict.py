@@ -1,36 +1,29 @@
-"""Run a detector folder over images; write annotated copies and `predictions.json`."""
+"""Run a detector over images; write annotated copies, `predictions.json` and other formats."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from duet.detections import Detections
-from duet.errors import ConfigError, DuetError
-from duet.files import atomic_path, read_json, refuse_links, write_json
-from duet.images import Image, read_groups, seen_suffix
+from duet.errors import DataError, together
+from duet.files import write_json
+from duet.images import Image, read_groups, write_image
 from duet.inference.annotate import annotate
-from duet.inference.detector import LoadedDetector, check_thresholds
-from duet.inference.load import detector_folder as detector_folder
-from duet.inference.saving import CLASSES, DRAWN, Shot, label_name, open_savers, records
+from duet.inference.detector import LoadedDetector, Model, opened
+from duet.inference.options import Notify, check_thresholds
+from duet.inference.outputs import FORMAT, PREDICTIONS, UNFINISHED, check_out, copy_name, make_out
+from duet.inference.savers.base import Shot, records
+from duet.inference.savers.table import SAVERS, open_savers
 from duet.inference.sources import Source, find_images
-from duet.trees import resolved
+from duet.series.images import Verify, read_sound
 
 SCHEMA_VERSION = 1
-PREDICTIONS = "predictions.json"
-FORMAT = "duet-predictions"
-
-_UNFINISHED = ".duet-unfinished"
-"""File of a folder of annotated copies that are not all there: the same command goes on."""
 
 Step = Callable[[int, int], None]
 """Called with images done and images in all."""
-
-_WRITTEN = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Suffixes of images whose annotated copies keep the format."""
 
 _GROUP = 8  # images held in memory at a time
 
@@ -66,225 +59,190 @@ class ImageResult:
         }
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What was found in the images of a source.
+
+    Attributes:
+        detector: What looked.
+        confidence: Lowest score that counted.
+        iou: Overlap from which two boxes of a class were one object.
+        results: Of every image that could be read, in order.
+        damaged: Why each of the others could not be read.
+    """
+
+    detector: LoadedDetector
+    confidence: float
+    iou: float
+    results: list[ImageResult] = field(default_factory=list)
+    damaged: dict[Path, DataError] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of `predictions.json`."""
+        facts = self.detector.facts
+        classes = [
+            {"name": name, "increment": increment}
+            for increment, names in facts.increments
+            for name in names
+        ]
+        found: dict[str, Any] = {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "model": facts.fingerprint,
+            "licence": facts.licence,
+            "classes": classes,
+            "confidence": self.confidence,
+            "iou": self.iou,
+            "image_size": facts.image_size,
+            "boxes": "xyxy, pixels of the original upright image",
+            "images": [result.as_record() for result in self.results],
+        }
+        if self.damaged:
+            found["damaged"] = [
+                {"image": str(path), "reason": error.what} for path, error in self.damaged.items()
+            ]
+        return found
+
+    def require_all(self) -> None:
+        """Check that every image was looked at.
+
+        Raises:
+            DataError: Some are damaged; all are named.
+        """
+        if self.damaged:
+            problems = [f"{path}: {error.what}" for path, error in self.damaged.items()]
+            done = f"the other {len(self.results)} are done" if self.results else "nothing is done"
+            raise DataError(
+                together(problems, summary="some images cannot be read"),
+                remedy=f"replace or remove them; {done}",
+            )
+
+
+def plan_source(
+    model: Model,
+    source: Path | str,
+    *,
+    out: Path | None = None,
+    formats: Sequence[str] = (),
+    notify: Notify | None = None,
+) -> tuple[LoadedDetector, Source]:
+    """Check all that `predict_source` needs, and every image to its end; nothing is written.
+
+    Raises:
+        ConfigError: As `predict_source`.
+        DataError: As there, or an image is damaged: all are named.
+        DuetError: As there.
+    """
+    images = _checked(source, out, formats, "full", notify)
+    return opened(model), images
+
+
 def predict_source(
-    detector: LoadedDetector,
-    source: Path | str | Source,
+    model: Model,
+    source: Path | str,
     *,
     confidence: float = 0.25,
     iou: float = 0.7,
     out: Path | None = None,
+    formats: Sequence[str] = (),
+    lines: IO[str] | None = None,
     tell: bool = False,
     progress: Step | None = None,
-) -> list[ImageResult]:
-    """Detect objects in every image of a source.
+    notify: Notify | None = None,
+) -> Predicted:
+    """Detect objects in every image of a source; each file is read and decoded once.
+
+    An image that turns out to be damaged is left out and told (`Predicted.damaged`): one bad file
+    must not cost the night in which thousands of good ones were looked at.
 
     Args:
-        detector: What `duet.load` returned.
-        source: An image, a folder or a glob (see `find_images`), or what `find_images` returned.
+        model: What `duet.load` returned, or what opens it once all else is checked.
+        source: An image, a folder or a glob, see `find_images`.
         confidence: Only detections that score above it, ``[0, 1]``.
         iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
         out: Folder for annotated copies and `predictions.json`; nothing is written without it.
+        formats: Of `duet.inference.savers.table.SAVERS`, written beside them.
+        lines: Where ``jsonl`` goes in place of a file.
         tell: Write the increment of its class at each box.
         progress: Called after each group of images.
+        notify: Called with one line about pictures of kinds that are not read.
 
     Raises:
-        ConfigError: A threshold is out of range, or ``out`` would overwrite images of the source.
-        DataError: Images are missing or damaged: all are named before anything is detected.
+        ConfigError: A threshold is out of range, ``out`` would overwrite images of the source, or
+            two results would share a file.
+        DataError: Images are missing, of no kind that is read, or all damaged: nothing is written.
         DuetError: ``out`` cannot be written, or holds files that are not predictions.
     """
     check_thresholds(confidence, iou)
-    images = source if isinstance(source, Source) else find_images(source)
+    # What kind of files these are takes a second for thousands, and tells most mistakes.
+    images = _checked(source, out, formats, "kind", notify)
+    predicted = Predicted(opened(model), confidence, iou)
+    _detect(predicted, images, out, tell, progress)
+    if not predicted.results:
+        predicted.require_all()
+    _save(predicted, out, formats, lines)
+    return predicted
+
+
+def _checked(
+    source: Path | str, out: Path | None, formats: Sequence[str], verify: Verify,
+    notify: Notify | None,
+) -> Source:  # fmt: skip
+    images = find_images(source, verify=verify)
+    if notify is not None and (omission := images.omission()):
+        notify(omission)
     if out is not None:
-        check_out(out, images)
-        make_out(out)
-        (out / _UNFINISHED).touch()
-        (out / PREDICTIONS).unlink(missing_ok=True)  # of older copies than those that now come
-    results: list[ImageResult] = []
-    for group, pictures in read_groups(images.paths, _GROUP):
-        results += _predict_group(detector, images, group, pictures, confidence, iou, out, tell)
-        if progress is not None:
-            progress(len(results), len(images.paths))
-    if out is not None:
-        document = predictions(detector, results, confidence=confidence, iou=iou)
-        write_json(out / PREDICTIONS, document)
-        (out / _UNFINISHED).unlink()
-    return results
+        check_out(out, images, formats)
+    return images
 
 
-def predictions(
-    detector: LoadedDetector, results: Sequence[ImageResult], *, confidence: float, iou: float
-) -> dict[str, Any]:
-    """Return the content of `predictions.json`."""
-    classes = [
-        {"name": name, "increment": increment}
-        for increment, names in detector.facts.increments
-        for name in names
-    ]
-    return {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "model": detector.facts.fingerprint,
-        "licence": detector.facts.licence,
-        "classes": classes,
-        "confidence": confidence,
-        "iou": iou,
-        "image_size": detector.facts.image_size,
-        "boxes": "xyxy, pixels of the original upright image",
-        "images": [result.as_record() for result in results],
-    }
-
-
-def save_results(
-    results: Sequence[ImageResult],
-    detector: LoadedDetector,
-    formats: Sequence[str],
-    out: Path | None,
-    *,
-    lines: IO[str] | None = None,
+def _detect(
+    predicted: Predicted, images: Source, out: Path | None, tell: bool, progress: Step | None
 ) -> None:
-    """Write detections of images as ``txt``, ``coco`` or ``jsonl`` (annotated copies exist).
+    """Look at every image that can be read, and write its annotated copy."""
+    detector, results, damaged = predicted.detector, predicted.results, predicted.damaged
+    for group, pictures in read_groups(images.paths, _GROUP, lambda path: _sound(path, damaged)):
+        if out is not None and not results:  # nothing is left where no image can be read
+            _begin(out)
+        found = detector.many(pictures, confidence=predicted.confidence, iou=predicted.iou)
+        for path, picture, detections in zip(group, pictures, found, strict=True):
+            height, width = picture.shape[:2]
+            name = images.name_of(path)
+            results.append(ImageResult(path, name, width, height, detections, detector.increments))
+            if out is not None:
+                drawn = annotate(picture, detections, detector.increments, tell=tell)
+                write_image(out / copy_name(name), drawn)
+        if progress is not None:
+            progress(len(results) + len(damaged), len(images.paths))
 
-    Args:
-        results: What `predict_source` returned.
-        detector: What found them.
-        formats: Of `duet.inference.saving.FORMATS`.
-        out: Folder; None writes nothing but ``lines``.
-        lines: Where ``jsonl`` goes if not into a file.
 
-    Raises:
-        ConfigError: Two images would share one label file.
-    """
-    formats = [name for name in formats if name not in DRAWN]
-    _refuse_shared([result.name for result in results], formats)
-    savers = open_savers(formats, out, detector, lines=lines)
-    for result in results:
+def _sound(path: Path, damaged: dict[Path, DataError]) -> Image | None:
+    try:
+        return read_sound(path)
+    except DataError as error:
+        damaged[path] = error
+        return None
+
+
+def _begin(out: Path) -> None:
+    make_out(out)
+    (out / UNFINISHED).touch()
+    (out / PREDICTIONS).unlink(missing_ok=True)  # of older copies than those that now come
+
+
+def _save(
+    predicted: Predicted, out: Path | None, formats: Sequence[str], lines: IO[str] | None
+) -> None:
+    """Write `predictions.json` and the formats asked for; the annotated copies are there."""
+    if out is not None:
+        write_json(out / PREDICTIONS, predicted.as_dict())
+    texts = [name for name in formats if not SAVERS.find(name).drawn]
+    savers = open_savers(texts, out, predicted.detector, lines=lines)
+    for result in predicted.results:
         name = result.name.as_posix()
         for saver in savers:
             saver.add(Shot(name, result.width, result.height, result.detections))
     for saver in savers:
         saver.close()
-
-
-def copy_name(name: Path) -> Path:
-    """Return the name of an annotated copy: the image's own, but ``x.avif.png`` of ``x.avif``.
-
-    OpenCV does not write every format that it reads, and some only with losses that show.
-    """
-    return name if name.suffix.lower() in _WRITTEN else Path(f"{name}{seen_suffix(name)}")
-
-
-def check_out(out: Path, source: Source, formats: Sequence[str] = ()) -> None:
-    """Refuse a folder for annotated images that holds anything else; writes nothing.
-
-    Args:
-        out: Folder for results; need not exist.
-        source: The images.
-        formats: What `save_results` will be asked for.
-
-    Raises:
-        ConfigError: ``out`` is the folder of the source, copies would replace its images, or two
-            images would share a file of results.
-        DuetError: ``out`` holds files that are not predictions.
-    """
-    names = [source.name_of(path) for path in source.paths]
-    _refuse_shared(names, formats)
-    originals = {resolved(path) for path in source.paths}
-    copies = {resolved(out / copy_name(name)) for name in names}
-    if resolved(out) in {path.parent for path in originals} or originals & copies:
-        raise ConfigError(
-            "annotated images would overwrite or join the originals",
-            where=str(out),
-            remedy="choose a folder of its own for --out",
-        )
-    if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
-        raise DuetError(
-            "already exists and does not hold predictions of duet",
-            where=str(out),
-            remedy="choose another folder or remove this one first",
-        )
-
-
-def _refuse_shared(names: Sequence[Path], formats: Sequence[str]) -> None:
-    """Refuse images of which two would share a file of results.
-
-    Raises:
-        ConfigError: Two do; both are named.
-    """
-    kinds: list[tuple[str, Callable[[Path], Path], dict[Path, str]]] = [("--out", copy_name, {})]
-    if "txt" in formats:
-        kinds.append(("--save txt", label_name, {Path(CLASSES): "the list of classes"}))
-    for where, place, taken in kinds:
-        for name in names:
-            if (file := place(name)) in taken:
-                raise ConfigError(
-                    f"'{name}' and {taken[file]} would share the file '{file}'",
-                    where=where,
-                    remedy="rename the image"
-                    + (", or use --save coco" if where != "--out" else ""),
-                )
-            taken[file] = f"'{name}'"
-
-
-def make_out(out: Path) -> None:
-    """Make the folder and write to it once: a refusal must not come after an hour of detecting.
-
-    Raises:
-        DuetError: The file system refuses, or a folder in it is a link.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        refuse_links(out, [entry.name for entry in out.iterdir() if entry.is_dir()])
-        with tempfile.NamedTemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise DuetError(
-            f"cannot write: {error.strerror or error}",
-            where=str(out),
-            remedy="choose another folder for --out; nothing was detected yet",
-        ) from error
-
-
-def _is_ours(out: Path) -> bool:
-    if (out / _UNFINISHED).is_file():
-        return True
-    try:
-        return bool(read_json(out / PREDICTIONS).get("format") == FORMAT)
-    except DuetError:
-        return False
-
-
-def _predict_group(
-    detector: LoadedDetector,
-    source: Source,
-    paths: Sequence[Path],
-    pictures: Sequence[Image],
-    confidence: float,
-    iou: float,
-    out: Path | None,
-    tell: bool,
-) -> list[ImageResult]:
-    found = detector.many(pictures, confidence=confidence, iou=iou)
-    results = []
-    for path, picture, detections in zip(paths, pictures, found, strict=True):
-        height, width = picture.shape[:2]
-        name = source.name_of(path)
-        results.append(ImageResult(path, name, width, height, detections, detector.increments))
-        if out is not None:
-            drawn = annotate(picture, detections, detector.increments, tell=tell)
-            write_image(out / copy_name(name), drawn)
-    return results
-
-
-def write_image(target: Path, image_BGR: Image) -> None:
-    """Write an image atomically in the format of its suffix.
-
-    Raises:
-        DuetError: The file system refuses the write.
-    """
-    import cv2
-
-    with atomic_path(target) as temporary:
-        done, encoded = cv2.imencode(target.suffix.lower(), image_BGR)
-        if not done:
-            raise DuetError(f"cannot encode an image as {target.suffix}", where=str(target))
-        temporary.write_bytes(encoded.tobytes())
+    if out is not None:
+        (out / UNFINISHED).unlink()

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 from duet.errors import ConfigError, DataError
 from duet.inference.frames import Capture, Channel, Frame, Picture
+from duet.inference.options import Notify
 from duet.inference.places import Place
-
-Notify = Callable[[str], None]
-"""Called from the reader thread with one line for people."""
 
 _GRACE = 2.0  # seconds that closing waits for a thread which is about to see the signal
 
@@ -63,7 +61,7 @@ class Reader:
         connect: Opens the source; called here and again whenever a live source was lost.
         newest: Hand over only the newest frame; None does so for live sources.
         retry: How to come back.
-        notify: Told about losses and returns.
+        notify: Told about losses and returns, from the reader thread.
 
     Raises:
         DataError: The source cannot be opened.

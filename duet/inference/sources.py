@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duet.errors import DataError, together
-from duet.series.images import inspect_images
+from duet.series.images import Verify, inspect_images
 from duet.series.suffixes import KNOWN, is_image, is_picture, named, readable_as, unread
 from duet.text import is_address, masked, short_list
 
@@ -41,12 +41,13 @@ class Source:
         return f"{count} left out: {names}: expected {KNOWN}"
 
 
-def find_images(source: Path | str) -> Source:
-    """Return the images that ``source`` names, every one of them decoded once to be sure.
+def find_images(source: Path | str, *, verify: Verify = "full") -> Source:
+    """Return the images that ``source`` names, every one of them looked at.
 
     Args:
         source: An image file, a folder (its own images, not those of its subfolders; other files
             do not count, see `Source.left_out`), or a glob pattern such as ``"shop/*.jpg"``.
+        verify: How closely, see `duet.series.images.inspect_images`.
 
     Raises:
         DataError: Nothing is there, a file is no image, or images are damaged (all are named).
@@ -65,7 +66,7 @@ def find_images(source: Path | str) -> Source:
         for path in found.paths
         if not is_image(path.name)
     ]
-    problems += unreadable(images)
+    problems += unreadable(images, verify)
     if problems:
         raise DataError(
             together(problems, summary="some files cannot be used"),
@@ -124,11 +125,11 @@ def _split(pattern: Path) -> tuple[Path, str]:
     return fixed, os.path.join(*rest)
 
 
-def unreadable(paths: Sequence[Path]) -> list[str]:
-    """Decode every image and return the problems, one sentence each.
+def unreadable(paths: Sequence[Path], verify: Verify = "full") -> list[str]:
+    """Look at every image and return the problems, one sentence each.
 
     Pillow refuses truncated files that OpenCV would fill with grey. OpenCV is not asked at all: it
     waits for ever at a FIFO, and a file name that is not UTF-8 ends the process.
     """
-    facts = inspect_images(paths, verify="full")
+    facts = inspect_images(paths, verify=verify)
     return [f"{path}: {fact.problem.what}" for path, fact in facts.items() if fact.problem]

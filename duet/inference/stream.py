@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,32 +13,14 @@ import numpy as np
 
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError
-from duet.inference.detector import LoadedDetector, check_thresholds
 from duet.inference.frames import Capture, Frame
 from duet.inference.latency import Latency
+from duet.inference.options import Look, Notify, Options
 from duet.inference.places import Place, find_place
-from duet.inference.reader import Notify, Reader, Retry
+from duet.inference.reader import Reader, Retry
 
 if TYPE_CHECKING:
     from duet.inference.tracking import Tracker
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to look at a stream; see `LoadedDetector.stream`."""
-
-    confidence: float = 0.25
-    iou: float = 0.7
-    track: bool = False
-    newest: bool | None = None
-    frames: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        check_thresholds(self.confidence, self.iou)
-        for key, value in (("frames", self.frames), ("seconds", self.seconds)):
-            if value is not None and value <= 0:
-                raise ConfigError(f"{key} must be above 0, but got {value}", where=key)
 
 
 class Stream:
@@ -56,8 +37,9 @@ class Stream:
         fps: Frames per second that the source declares, or None.
     """
 
-    def __init__(self, detector: LoadedDetector, reader: Reader, options: Options) -> None:
-        self._detector, self._reader, self._options = detector, reader, options
+    def __init__(self, look: Look, image_size: int, reader: Reader, options: Options) -> None:
+        self._detect, self._image_size = look, image_size
+        self._reader, self._options = reader, options
         self._tracker = _tracker(options, reader.fps)
         self.latency = Latency()
         self.looked_at = 0
@@ -106,8 +88,9 @@ class Stream:
 
     def _warm_up(self) -> None:
         """Look at nothing once: a network's first call takes longer than a hundred others."""
-        side = self._detector.facts.image_size
-        self._detector.many([np.zeros((side, side, 3), np.uint8)])
+        side, options = self._image_size, Options()
+        nothing = np.zeros((side, side, 3), np.uint8)
+        self._detect([nothing], confidence=options.confidence, iou=options.iou)
 
     def _look(self, frame: Frame, taken: float) -> Detections:
         options = self._options
@@ -116,7 +99,7 @@ class Stream:
             from duet.inference.tracking import LOW
 
             confidence = min(confidence, LOW)
-        (found,) = self._detector.many([frame.image], confidence=confidence, iou=options.iou)
+        (found,) = self._detect([frame.image], confidence=confidence, iou=options.iou)
         done = time.monotonic()
         self.latency.add("inference", done - taken)
         if self._tracker is not None:
@@ -141,7 +124,8 @@ class Stream:
 
 
 def open_stream(
-    detector: LoadedDetector,
+    look: Look,
+    image_size: int,
     source: str | Path | int | Place,
     options: Options,
     *,
@@ -149,7 +133,17 @@ def open_stream(
     retry: Retry | None = None,
     notify: Notify | None = None,
 ) -> Stream:
-    """Open a moving source for a detector; see `LoadedDetector.stream`."""
+    """Open a moving source for a detector; see `LoadedDetector.stream`.
+
+    Args:
+        look: The detector.
+        image_size: Side of its input in pixels: what it is warmed up with.
+        source: What to look at.
+        options: How.
+        timeout: Seconds of silence after which a network source is lost.
+        retry: How to come back to a lost live source.
+        notify: Called with one line when a source is lost or back.
+    """
     place = source if isinstance(source, Place) else find_place(source)
     if not place.moving:
         raise DataError(
@@ -166,7 +160,7 @@ def open_stream(
     try:
         if options.newest is False and not reader.finite:
             raise _cannot_keep_all(place)
-        return Stream(detector, reader, options)
+        return Stream(look, image_size, reader, options)
     except BaseException:  # Ctrl-C too must let go of the camera
         reader.close()
         raise

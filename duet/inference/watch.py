@@ -1,4 +1,4 @@
-"""Work through a stream: draw, save, show, count."""
+"""Work through a video, webcam or stream: draw, save, show, count, sum up."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from duet.detections import Detections
+from duet.files import write_json
 from duet.inference.annotate import annotate, write_status
+from duet.inference.detector import LoadedDetector, Model, opened
 from duet.inference.frames import Frame
-from duet.inference.saving import Saver, Shot
-from duet.inference.stream import Stream
+from duet.inference.options import Notify, Options
+from duet.inference.outputs import SUMMARY, check_new, make_out
+from duet.inference.places import Place
+from duet.inference.reader import Retry
+from duet.inference.savers.base import Saver, Shot
+from duet.inference.savers.table import SAVERS, open_savers
+from duet.inference.stream import Stream, open_stream
 from duet.inference.tracking import NO_TRACK, TrackedDetections
+from duet.inference.window import Window
 
 FORMAT = "duet-stream"
 SCHEMA_VERSION = 1
@@ -84,54 +93,143 @@ class Tally:
         return summary
 
 
-def watch(
-    stream: Stream,
-    tally: Tally,
-    savers: Sequence[Saver],
-    increments: Sequence[str],
-    *,
-    draw: bool,
-    tell: bool,
-    show: Callable[[Any], bool] | None = None,
-    progress: Callable[[], None] | None = None,
-) -> None:
-    """Look at every frame that the stream gives; savers are closed whatever happens.
+@dataclass(frozen=True)
+class Watch:
+    """How a moving source is looked at, and where what is found goes.
 
-    Args:
-        stream: Where frames and detections come from; closed at the end.
-        tally: Counts along.
-        savers: Get every frame.
-        increments: Increment of each class.
-        draw: Draw the detections; savers of pictures need it.
-        tell: Write the increment of its class at each box.
-        show: Gets every drawn frame; returns False to stop.
+    Attributes:
+        options: How the detector looks.
+        out: Folder for results, new or empty; None keeps none.
+        formats: Of `duet.inference.savers.table.SAVERS`.
+        lines: Where ``jsonl`` goes in place of a file.
+        show: Open a window.
+        tell: Write the increment of its class at each box; None: if there are several.
+        timeout: Seconds of silence after which a network source is lost.
+        retry: How to come back to a lost live source.
+        notify: Called with one line when a source is lost, back or stopped.
         progress: Called after each frame.
-
-    Raises:
-        DataError: The source ended in a failure.
-        DuetError: Results cannot be written.
+        ended: Called at the end, a bad one too, with the counts and the content of `summary.json`.
     """
-    with contextlib.ExitStack() as stack:
-        for saver in savers:
-            stack.callback(saver.close)
-        stack.enter_context(stream)
-        for frame, detections in stream:
-            tally.add(detections)
-            began = time.monotonic()
-            drawn = None
-            if draw:
-                drawn = annotate(frame.image, detections, increments, tell=tell)
-                if stream.newest:
-                    write_status(drawn, tally.line())
-            shot = _shot(frame, detections, drawn)
+
+    options: Options
+    out: Path | None = None
+    formats: tuple[str, ...] = ()
+    lines: IO[str] | None = None
+    show: bool = False
+    tell: bool | None = None
+    timeout: float | None = None
+    retry: Retry | None = None
+    notify: Notify | None = None
+    progress: Callable[[Tally], None] | None = None
+    ended: Callable[[Tally, dict[str, Any]], None] | None = None
+
+    def open(self, model: Model, place: Place) -> tuple[LoadedDetector, Stream]:
+        """Check everything and open detector and source; nothing is written.
+
+        Args:
+            model: What `duet.load` returned, or what opens it once ``out`` is checked.
+            place: What to look at.
+
+        Raises:
+            ConfigError: An option does not fit the source.
+            DataError: The source cannot be opened.
+            DuetError: ``out`` holds something.
+        """
+        if self.out is not None:
+            check_new(self.out)
+        detector = opened(model)
+        return detector, open_stream(
+            detector.detector,
+            detector.facts.image_size,
+            place,
+            self.options,
+            timeout=self.timeout,
+            retry=self.retry,
+            notify=self.notify,
+        )
+
+    def __call__(self, model: Model, place: Place) -> Tally:
+        """Look until the source ends, a limit is reached, or its window is closed.
+
+        A live source may also be stopped by Ctrl-C.
+
+        Raises:
+            ConfigError: As `open`, or there is no screen.
+            DataError: The source cannot be opened, or ended in a failure.
+            DuetError: Results cannot be written.
+            KeyboardInterrupt: Somebody stopped a recording.
+        """
+        with contextlib.ExitStack() as stack:
+            detector, stream = self.open(model, place)
+            stack.enter_context(stream)
+            window = Window(f"duet: {place.shown}") if self.show else None
+            if window is not None:
+                stack.callback(window.close)
+            if self.out is not None:
+                make_out(self.out)
+            savers = open_savers(self.formats, self.out, detector, lines=self.lines)
+            tally = Tally(stream)
+            try:
+                self._run(tally, savers, detector, window)
+            except KeyboardInterrupt:
+                if stream.finite:
+                    raise
+                if self.notify is not None:
+                    self.notify("stopped")  # the way to end a camera
+            finally:
+                summary = _summary(tally, detector, place, self.options)
+                if self.out is not None:
+                    write_json(self.out / SUMMARY, summary)
+                if self.ended is not None:
+                    self.ended(tally, summary)
+        return tally
+
+    def _run(
+        self, tally: Tally, savers: Sequence[Saver], detector: LoadedDetector, window: Window | None
+    ) -> None:
+        """Look at every frame that the stream gives; savers are closed whatever happens."""
+        stream, increments = tally.stream, detector.increments
+        tell = len(detector.facts.increments) > 1 if self.tell is None else self.tell
+        kept = self.out is not None and any(SAVERS.find(name).drawn for name in self.formats)
+        with contextlib.ExitStack() as stack:
             for saver in savers:
-                saver.add(shot)
-            going = show is None or drawn is None or show(drawn)
-            stream.latency.add("draw", time.monotonic() - began)
-            if progress is not None:
-                progress()
-            if not going:
-                return
+                stack.callback(saver.close)
+            stack.enter_context(stream)
+            for frame, detections in stream:
+                tally.add(detections)
+                began = time.monotonic()
+                drawn = None
+                if kept or window is not None:
+                    drawn = annotate(frame.image, detections, increments, tell=tell)
+                    if stream.newest:
+                        write_status(drawn, tally.line())
+                shot = _shot(frame, detections, drawn)
+                for saver in savers:
+                    saver.add(shot)
+                going = window is None or drawn is None or window.show(drawn)
+                stream.latency.add("draw", time.monotonic() - began)
+                if self.progress is not None:
+                    self.progress(tally)
+                if not going:
+                    return
+
+
+def _summary(
+    tally: Tally, detector: LoadedDetector, place: Place, options: Options
+) -> dict[str, Any]:
+    """Return the content of `summary.json`."""
+    facts = detector.facts
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "source": place.shown,
+        "model": facts.fingerprint,
+        "licence": facts.licence,
+        "increments": [{"name": name, "classes": list(names)} for name, names in facts.increments],
+        "confidence": options.confidence,
+        "iou": options.iou,
+        **tally.as_dict(),
+    }
 
 
 def _shot(frame: Frame, detections: Detections, drawn: Any) -> Shot:

@@ -7,7 +7,7 @@ import io
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from duet.errors import DataError
 from duet.files import sha256_file
-from duet.images import MOST_PIXELS, MOST_SIDE, decode_image
+from duet.images import MOST_PIXELS, MOST_SIDE, Image, decode_image, read_content
 from duet.orientation import Content, orientation
 from duet.series.decoding import (
     DAMAGED,
     NoImageError,
     grey_square,
+    is_whole_jpeg,
     load_reduced,
     open_image,
     strict_decoding,
@@ -33,7 +34,7 @@ from duet.series.decoding import (
 from duet.series.names import other_spelling
 from duet.series.problems import Problem, error, note, warning
 
-Verify = Literal["full", "header"]
+Verify = Literal["full", "header", "kind"]
 
 FULL_VERIFY_LIMIT = 20_000
 """Images of one data set up to which each is decoded in full by default.
@@ -104,7 +105,8 @@ def inspect_images(paths: Sequence[Path], *, verify: Verify) -> dict[Path, Image
     Args:
         paths: Image files; repeated paths are looked at once.
         verify: ``"full"`` decodes every image to its end and so finds truncated files;
-            ``"header"`` reads the format's own checks only (PNG checksums, headers).
+            ``"header"`` reads the format's own checks only (PNG checksums, headers); ``"kind"``
+            reads the first bytes, for whoever reads the image later by `read_sound`.
     """
     distinct = list(dict.fromkeys(paths))
     collector = _collector.get()
@@ -145,19 +147,34 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Th
         if os.path.exists(path):
             what = "this is a folder or a device, expected an image file"
         return ImageFacts(0, 0, error("image.missing", path, what, remedy)), None
+    return _judged(path, lambda: _looked_at(path, verify, small=small))
+
+
+def _looked_at(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
+    if not path.stat().st_size:
+        raise NoImageError("the file is empty")
+    if verify == "full":
+        return _decode(path.read_bytes(), path, small=small)
+    if verify == "kind":
+        with path.open("rb") as file, open_image(file) as image:
+            _refuse_size(*image.size)
+            return ImageFacts(*image.size), None
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        open_image(file) as image,
+    ):
+        facts = _facts(image, content, path)
+        image.verify()
+        return facts, None
+
+
+def _judged(
+    path: Path, look: Callable[[], tuple[ImageFacts, Thumbnail | None]]
+) -> tuple[ImageFacts, Thumbnail | None]:
+    """Return what a look at a file returns, or the problem of the file that it raises."""
     try:
-        if not path.stat().st_size:
-            raise NoImageError("the file is empty")
-        if verify == "full":
-            return _decode(path, small=small)
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-            open_image(file) as image,
-        ):
-            facts = _facts(image, content, path)
-            image.verify()
-            return facts, None
+        return look()
     except DataError as failure:  # it is too large
         return _unreadable(path, failure.what, "cut it into smaller images"), None
     except NoImageError as failure:
@@ -171,11 +188,40 @@ def _unreadable(path: Path, reason: str, remedy: str) -> ImageFacts:
     return ImageFacts(0, 0, error("image.unreadable", path, what, remedy))
 
 
-def _decode(path: Path, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
+def read_sound(path: Path) -> Image:
+    """Return an image as `duet.images.read_image` does, but not one that is cut off or damaged.
+
+    OpenCV fills what is missing of an image with grey. Of a JPEG or PNG the file itself tells that
+    it is whole, so that it is decoded once; any other is looked at in full first.
+
+    Raises:
+        DataError: The file is gone, no readable image, damaged, or too large.
+    """
+    content = read_content(path)
+    facts, _ = _judged(path, lambda: (_sound(content, path), None))
+    if facts.problem is not None:
+        raise DataError(facts.problem.what, where=str(path), remedy=facts.problem.remedy)
+    return decode_image(content, where=str(path))
+
+
+def _sound(content: bytes, path: Path) -> ImageFacts:
+    """Look at an image only as closely as tells that nothing is missing; raises as `_decode`."""
+    if content.startswith(b"\xff\xd8"):
+        if not is_whole_jpeg(content):
+            raise NoImageError("it is cut off")
+        return ImageFacts(0, 0)  # the decoder tells its size
+    if content.startswith(b"\x89PNG"):
+        with open_image(io.BytesIO(content)) as image:
+            image.verify()  # the checksums of all its parts
+        return ImageFacts(*image.size)
+    with strict_decoding():
+        return _decode(content, path, small=False)[0]
+
+
+def _decode(content: bytes, path: Path, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
     """Decode an image to its last byte; any failure is raised as the decoder raises it."""
     from PIL import Image
 
-    content = path.read_bytes()
     with open_image(io.BytesIO(content)) as image:
         facts = _facts(image, content, path)
         deep = _is_deep(image, content)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,11 @@ from duet.cli.predict import predict as command
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError, DuetError, ModelError
 from duet.images import read_image
+from duet.images import write_image as save
 from duet.inference.annotate import PALETTE, annotate
 from duet.inference.detector import LoadedDetector
 from duet.inference.load import load
 from duet.inference.predict import predict_source
-from duet.inference.predict import write_image as save
 from duet.inference.sources import find_images
 from duet.labels import LabelSpace
 
@@ -111,19 +113,84 @@ def test_a_name_that_is_not_utf8_is_a_name(detector: LoadedDetector, tmp_path: P
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     write_image(tmp_path / "a.png", seed=0).rename(odd)
     assert find_images(tmp_path).paths == (odd,)
-    assert len(predict_source(detector, find_images(tmp_path), confidence=0.1)) == 1
+    assert len(predict_source(detector, tmp_path, confidence=0.1).results) == 1
 
 
-def test_all_bad_images_are_named_before_anything_is_detected(
+def test_files_that_are_no_images_are_named_before_anything_is_detected(
     detector: LoadedDetector, photos: Path, tmp_path: Path
 ) -> None:
-    truncated(photos / "cut.jpg")
+    (photos / "empty.jpg").touch()
     (photos / "text.png").write_text("no pixels")
     with pytest.raises(DataError, match="2 problems") as caught:
         predict_source(detector, photos, out=tmp_path / "out")
-    assert "cut.jpg" in str(caught.value)
+    assert "empty.jpg" in str(caught.value)
     assert "text.png" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_images_are_left_out_and_named_at_the_end(
+    folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    """One bad file must not cost a night, and must not pass in silence either."""
+    whole = invoke(folder, photos, "--out", tmp_path / "whole", "--save", "txt", "--json")
+    for name in ("x.jpg", "y.png", "z.tif"):
+        truncated(photos / name)
+    out = tmp_path / "out"
+    done = invoke(folder, photos, "--out", out, "--save", "txt", "--json")
+    error = failure(done)
+    assert error.exit_code == 3
+    assert "(3 problems)" in str(error)
+    assert "the other 2 are done" in str(error)
+    document = json.loads(done.stdout)
+    assert [Path(one["image"]).name for one in document["damaged"]] == [
+        "x.jpg", "y.png", "z.tif"
+    ]  # fmt: skip
+    assert document["images"] == json.loads(whole.stdout)["images"]
+    kept = json.loads((out / "predictions.json").read_text())
+    assert document == {"schema": 1, **kept}
+    assert not (out / ".duet-unfinished").exists()
+    names = {path.name for path in out.rglob("*") if path.is_file()}
+    assert names == {path.name for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    planned = invoke(folder, photos, "--dry-run")  # it decodes all, to be sure
+    assert "(3 problems)" in str(failure(planned))
+
+
+def test_nothing_is_left_where_every_image_is_damaged(
+    detector: LoadedDetector, tmp_path: Path
+) -> None:
+    truncated(tmp_path / "in" / "a.jpg")
+    truncated(tmp_path / "in" / "b.png")
+    with pytest.raises(DataError, match="2 problems") as caught:
+        predict_source(detector, tmp_path / "in", out=tmp_path / "out")
+    assert "nothing is done" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_image_is_read_and_decoded_once(
+    detector: LoadedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+    from PIL import ImageFile
+
+    for number in range(8):
+        write_image(tmp_path / f"{number}.{'jpg' if number % 2 else 'png'}", seed=number)
+    calls: Counter[str] = Counter()
+
+    def counted(owner: Any, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return plain(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(Path, "read_bytes")
+    counted(cv2, "imdecode")
+    counted(cv2, "imread")
+    counted(ImageFile.ImageFile, "load")
+    assert len(predict_source(detector, tmp_path).results) == 8
+    assert calls == {"read_bytes": 8, "imdecode": 8}
 
 
 def test_results_and_files(detector: LoadedDetector, photos: Path, tmp_path: Path) -> None:
@@ -134,7 +201,7 @@ def test_results_and_files(detector: LoadedDetector, photos: Path, tmp_path: Pat
         confidence=0.05,
         out=tmp_path / "out",
         progress=lambda done, total: steps.append((done, total)),
-    )
+    ).results
     assert [(r.name.name, r.width, r.height) for r in results] == [
         ("a.jpg", 40, 70),
         ("b.png", 90, 50),
@@ -166,7 +233,7 @@ def test_boxes_are_in_pixels_of_the_upright_image(detector: LoadedDetector, tmp_
     exif[0x0112] = 6  # a quarter turn
     noise = np.random.default_rng(0).integers(0, 255, (30, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "turned.jpg", exif=exif)
-    (result,) = predict_source(detector, tmp_path / "turned.jpg")
+    (result,) = predict_source(detector, tmp_path / "turned.jpg").results
     assert (result.width, result.height) == (30, 80)
 
 

@@ -29,10 +29,10 @@ from duet.inference.annotate import annotate, labels_of
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.inference.frames import Channel, Picture
 from duet.inference.load import load
-from duet.inference.movie import Movie
 from duet.inference.places import find_place, masked
 from duet.inference.reader import Reader, Retry
-from duet.inference.saving import Shot
+from duet.inference.savers.base import Shot
+from duet.inference.savers.movie import Movie
 from duet.inference.tracking import NO_TRACK, TrackedDetections, Tracker
 from duet.labels import LabelSpace
 

@@ -25,7 +25,7 @@ from duet.errors import ConfigError, DataError, DuetError, did_you_mean, togethe
 from duet.increments.manifest import PartEntry
 from duet.inference.annotate import annotate
 from duet.inference.places import find_place
-from duet.inference.saving import YoloText
+from duet.inference.savers.txt import YoloText
 from duet.inference.sources import find_images
 from duet.labels import LabelSpace
 from duet.progress import note

@@ -11,7 +11,8 @@ import numpy as np
 from duet.errors import DuetError, write_remedy
 from duet.files import vacated
 from duet.images import Image
-from duet.inference.saving import Shot
+from duet.inference.detector import LoadedDetector
+from duet.inference.savers.base import Shot
 
 TICK = Fraction(1, 60_000)
 """Unit of time in seconds: 24, 25, 30, 60 and 29.97 frames per second fall on whole ticks, and
@@ -109,3 +110,8 @@ class Movie:
             where=str(self._target),
             remedy=write_remedy(error, "another folder for --out"),
         )
+
+
+def open_saver(out: Path, _detector: LoadedDetector) -> Movie:
+    """Return what writes ``video.mp4`` in ``out``."""
+    return Movie(out / "video.mp4")

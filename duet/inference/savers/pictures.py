@@ -1,0 +1,29 @@
+"""Drawn pictures as JPEG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from duet.images import write_image
+from duet.inference.detector import LoadedDetector
+from duet.inference.savers.base import Shot
+
+
+class Frames:
+    """Drawn pictures as JPEG files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, shot: Shot) -> None:
+        """Write one picture."""
+        if shot.drawn is not None:
+            write_image(self._folder / f"{shot.name}.jpg", shot.drawn)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_saver(out: Path, _detector: LoadedDetector) -> Frames:
+    """Return what fills the folder ``frames`` in ``out``."""
+    return Frames(out / "frames")
