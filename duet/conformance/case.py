@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from duet.families.protocol import Family, RoleRules
+    from duet.families.family import Family
+    from duet.families.protocol import RoleRules
     from duet.increments.state import DetectorState, HeadForm, HeadPart
 
 OLD, NEW = ("red", "green", "blue"), ("yellow", "pink")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from duet.errors import ModelError
 from duet.families.opened import ForeignModel
-from duet.families.table import FamilyRow, families, head_form, resolve_family
+from duet.families.row import FamilyRow
+from duet.families.table import families, head_form, resolve_family
 from duet.names import as_name
 from duet.text import shell_line
 
@@ -63,7 +64,7 @@ def read_foreign(
         architecture: The only one to try where the file has to be recognised.
 
     Returns:
-        The state, float32 on the CPU, and facts as `duet.families.protocol.Family.foreign`.
+        The state, float32 on the CPU, and facts as `duet.families.family.Family.foreign`.
 
     Raises:
         ModelError: It is damaged, refused, or no detector that duet can rebuild.

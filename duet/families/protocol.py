@@ -1,11 +1,10 @@
-"""What a detector family must offer. Everything else in duet is family-agnostic."""
+"""The values that families and the rest of duet exchange; `duet.families.family` uses them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -13,12 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from duet.detections import Detections
-    from duet.families.exportable import Exportable
-    from duet.families.opened import ForeignModel
-    from duet.increments.base import StartWeights
-    from duet.increments.state import DetectorState, HeadForm, HeadPart
+    from duet.increments.state import HeadPart
     from duet.merging.layers import Layer
-    from duet.training.job import Job
     from duet.vectors.tensors import Tensors
 
 Progress = Callable[[dict[str, Any]], None]
@@ -86,109 +81,6 @@ class Detector(Protocol):
         ...
 
     @property
-    def module(self) -> torch.nn.Module:
+    def module(self) -> Callable[[torch.Tensor], Any]:
         """The network itself."""
-        ...
-
-
-class Family(Protocol):
-    """One detector family."""
-
-    name: str
-    licence: str
-
-    def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
-        """Return a stock detector with random weights: what pretraining starts from."""
-        ...
-
-    def whole(self, state: DetectorState) -> Tensors:
-        """Return the tensors of a stock detector with the last part of a state as its head."""
-        ...
-
-    def start_state(
-        self,
-        start: StartWeights,
-        *,
-        architecture: str,
-        head: HeadForm,
-        classes: Sequence[str],
-        increment: str,
-        seed: int,
-    ) -> DetectorState:
-        """Return a one-increment state of θ_0.
-
-        Rows of classes that θ_0 knows by name (`duet.aliases`) start from its own, others fresh.
-        """
-        ...
-
-    def grow(
-        self,
-        state: DetectorState,
-        *,
-        classes: Sequence[str],
-        increment: str,
-        seed: int,
-        source: StartWeights | None,
-    ) -> DetectorState:
-        """Append a new head part, started from the last part or from ``source`` (θ_0)."""
-        ...
-
-    def recast(self, state: DetectorState, head: HeadForm) -> DetectorState:
-        """Return a one-increment state in another head form; the detector stays the same."""
-        ...
-
-    def weights(self, path: Path) -> StartWeights:
-        """Read start weights (θ_0): base safetensors, or the engine's own file, guarded."""
-        ...
-
-    def recognises(self, model: ForeignModel) -> bool:
-        """Tell whether a file of a kind that several families read is one of this family."""
-        ...
-
-    def foreign(
-        self,
-        model: ForeignModel,
-        *,
-        name: str,
-        head: HeadForm = ...,
-        architecture: str | None = ...,
-    ) -> tuple[DetectorState, dict[str, Any]]:
-        """Read a detector that the engine trained without duet, as the increment ``name``.
-
-        Returns the state, of several increments if duet exported the file so, and JSON-ready facts
-        about the file. ``architecture`` is the only one to try where the file has to be recognised.
-        """
-        ...
-
-    def architecture_of(self, tensors: Tensors) -> str | None:
-        """Return the architecture that builds just these tensors; None if it cannot be told."""
-        ...
-
-    def require_trainable(self, job: Job) -> None:
-        """Refuse a job that `train` would refuse, before anything is written."""
-        ...
-
-    def train(self, folder: Path, progress: Progress) -> None:
-        """Run the job in ``folder``; leaves the files of a finished job (`duet.training.job`)."""
-        ...
-
-    def detector(self, state: DetectorState, *, image_size: int, device: str = "cpu") -> Detector:
-        """Build a detector for inference."""
-        ...
-
-    def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
-        """Return BGR uint8 images of any size as ``(B, 3, S, S)`` float32 in [0, 1]."""
-        ...
-
-    def class_logits(self, state: DetectorState) -> Callable[[Tensors, torch.Tensor], torch.Tensor]:
-        """Return ``scores(shared, images)``, differentiable in the shared tensors given to it.
-
-        ``images`` come from `prepare`; the result is ``(B, C, A)``: logits of the C classes of all
-        increments at A places. Tensors that are not given are the state's. BatchNorm uses the
-        state's statistics and leaves them as they are.
-        """
-        ...
-
-    def exportable(self, state: DetectorState) -> Exportable:
-        """Return how the detector becomes files of other programs; nothing is built yet."""
         ...

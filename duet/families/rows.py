@@ -17,7 +17,7 @@ import torch
 
 from duet.aliases import match_classes
 from duet.errors import ModelError, did_you_mean, together
-from duet.families.parts import PartsFamily
+from duet.families.family import Family
 from duet.families.protocol import Roles
 from duet.increments.base import StartWeights, load_start
 from duet.increments.state import DetectorState, HeadForm, HeadPart
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from duet.training.job import Job
 
 
-class RowsFamily(PartsFamily):
+class RowsFamily(Family):
     """A family whose head form is `rows`, and whose engine writes no files of its own.
 
     A head part names its tensors as the engine does, less `head_of`.

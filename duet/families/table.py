@@ -5,43 +5,17 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from duet.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
+from duet.families.row import FamilyRow
 
 if TYPE_CHECKING:
-    from duet.families.protocol import Family, RoleRules
+    from duet.families.family import Family
+    from duet.families.protocol import RoleRules
     from duet.increments.state import HeadForm
-
-
-@dataclass(frozen=True)
-class FamilyRow:
-    """One row of the table.
-
-    Attributes:
-        module: Module that holds an object named `FAMILY`, imported on use.
-        roles: Module that is a `RoleRules`; importing it loads no engine.
-        summary: One line for people.
-        licence: SPDX identifier of the engine, stamped into every file.
-        architectures: Pattern of its architecture names.
-        heads: The head form that it builds for each form that a method asks for.
-        files: What its engine writes: suffixes of files, or names of a file in a folder.
-        leaves_out: Whether its loss can leave known classes out that nobody labelled.
-        install: What `pip install` is given to get its engine; empty if the package brings it.
-    """
-
-    module: str
-    roles: str
-    summary: str
-    licence: str
-    architectures: str
-    heads: Mapping[str, HeadForm]
-    files: tuple[str, ...] = ()
-    leaves_out: bool = False
-    install: str = ""
 
 
 # A class of a DETR is one row in each class layer: it has no tower of its own.
@@ -133,13 +107,7 @@ def head_form(family: str, wanted: str) -> HeadForm:
     Raises:
         ConfigError: It has none.
     """
-    heads = _row(family).heads
-    if wanted not in heads:
-        raise ConfigError(
-            f"the family '{family}' has no head form '{wanted}'",
-            remedy=f"choose a method with one of: {', '.join(heads)}",
-        )
-    return heads[wanted]
+    return _row(family).head_form(wanted, family)
 
 
 def class_rows(rules: RoleRules, head: HeadForm, names: Iterable[str]) -> frozenset[str]:

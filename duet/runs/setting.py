@@ -18,7 +18,8 @@ from duet.training.config import Schedule
 from duet.vectors.tensors import Tensors
 
 if TYPE_CHECKING:
-    from duet.families.protocol import Family, RoleRules
+    from duet.families.family import Family
+    from duet.families.protocol import RoleRules
 
 
 @dataclass(frozen=True)

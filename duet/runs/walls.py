@@ -39,7 +39,7 @@ from duet.vectors.tensors import Tensors, require_finite
 from duet.weights.start import Start, recognise
 
 if TYPE_CHECKING:
-    from duet.families.protocol import Family
+    from duet.families.family import Family
     from duet.increments.state import DetectorState
     from duet.runs.plan import RunPlan
     from duet.training.config import Method

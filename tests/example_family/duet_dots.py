@@ -24,11 +24,11 @@ from torch.nn.functional import softplus
 from duet.errors import ModelError
 from duet.families.decode import corners
 from duet.families.protocol import Progress, Roles
+from duet.families.row import FamilyRow
 from duet.families.rows import RowsFamily, cut_rows, join_rows, split_by_name
 from duet.families.rows import drop_classes as drop_classes
 from duet.families.rows import rename_classes as rename_classes
 from duet.families.scores import ClassLogits, class_scores
-from duet.families.table import FamilyRow
 from duet.increments.state import DetectorState
 from duet.merging.layers import Layer
 from duet.training.job import Job, old_part_count, refines, unlabelled_classes
@@ -239,10 +239,10 @@ def found(seen: tuple[torch.Tensor, torch.Tensor]) -> list[Found]:
 
 
 class DotsFamily(RowsFamily):
-    """See `duet.families.protocol.Family`; what is not here comes from `RowsFamily`."""
+    """See `duet.families.family.Family`; what is not here comes from `RowsFamily`."""
 
     name = "dots"
-    licence = ROW.licence
+    row = ROW
     rules = sys.modules[__name__]  # this file is its own `RoleRules`
     layout = "anchors"
 

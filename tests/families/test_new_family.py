@@ -186,7 +186,8 @@ def test_every_excerpt_is_in_the_code() -> None:
 
 
 def test_the_page_names_every_method() -> None:
-    from duet.families.protocol import Family, RoleRules
+    from duet.families.family import Family
+    from duet.families.protocol import RoleRules
 
     for protocol in (Family, RoleRules):
         for name in vars(protocol):

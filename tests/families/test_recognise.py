@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +27,8 @@ from duet.families.opened import ForeignModel
 from duet.families.rtdetr.adapter import FAMILY as RTDETR
 from duet.families.rtdetr.roles import TINY
 from duet.families.rtdetr.roles import architecture_file as rtdetr_file
-from duet.families.ultralytics.foreign import read_detector
-from duet.families.yolo.adapter import FAMILY
+from duet.families.yolo import roles
+from duet.families.yolo.adapter import FAMILY, YoloFamily
 from duet.families.yolo.build import inference_model
 from duet.families.yolo.foreign import KIND
 from duet.families.yolo.roles import architecture_file
@@ -143,13 +144,18 @@ def test_of_equal_tensors_the_one_that_agrees_is_taken(mode: str, tmp_path: Path
             model.model[11].mode = "bilinear"
         return model
 
-    kind = replace(
-        KIND, said=lambda _: "twin.yaml", known=lambda: ["twin.yaml", YOLO11N], stock=stock,
-        file_of=lambda _: architecture_file(YOLO11N),
-    )  # fmt: skip
+    class Twins(YoloFamily):
+        rules: Any = SimpleNamespace(
+            **vars(roles)
+            | {
+                "known_architectures": lambda: ["twin.yaml", YOLO11N],
+                "architecture_file": lambda _: architecture_file(YOLO11N),
+            }
+        )
+        kind = replace(KIND, said=lambda _: "twin.yaml", stock=stock)
+
     path = stored(tmp_path / "m.pt", change=lambda model: setattr(model.model[11], "mode", mode))
-    options: dict[str, Any] = {"name": "a", "head": "towers"}
-    state, _ = read_detector(FAMILY, kind, ForeignModel(path), **options, architecture=None)
+    state, _ = Twins().foreign(ForeignModel(path), name="a")
     assert state.architecture == ("twin.yaml" if mode == "bilinear" else YOLO11N)
 
 

@@ -23,10 +23,10 @@ from duet.vectors.tensors import Tensors
 
 
 class DFineFamily(RowsFamily):
-    """See `duet.families.protocol.Family`. The head form is `rows`; `towers` means the same."""
+    """See `duet.families.family.Family`. The head form is `rows`; `towers` means the same."""
 
     name = "dfine"
-    licence = FAMILIES["dfine"].licence
+    row = FAMILIES["dfine"]
     rules = roles
     layout = "queries"
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from duet.errors import ModelError
 from duet.families.rtdetr.build import stock_model
-from duet.families.rtdetr.roles import CLASS_ROWS, KNOWN, architecture_file
 from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.foreign import Kind
 from duet.increments.state import HeadForm, HeadPart
@@ -39,6 +38,8 @@ def _stock(architecture: str, parts: tuple[HeadPart, ...]) -> Any:
     return stock_model(architecture, len(parts[0].classes))
 
 
-KIND = Kind(
-    _require_decoder, _said, lambda: KNOWN, architecture_file, CLASS_ROWS, _one_part, _stock
-)
+def _owns(head: str) -> bool:
+    return "RTDETR" in head
+
+
+KIND = Kind(_owns, _require_decoder, _said, _one_part, _stock)

@@ -32,6 +32,7 @@ HEAD = re.compile(
     r"(input_proj|decoder|denoising_class_embed|tgt_embed|query_pos_head|enc_output|enc_score_head"
     r"|enc_bbox_head|dec_score_head|dec_bbox_head)\."
 )
+VARYING = CLASS_ROWS
 OWN = {"rows": CLASS_ROWS, "parallel": HEAD}
 PARAMETER = re.compile(r"\.(in_proj_)?(weight|bias)$")
 TINY = "rtdetr-tiny.yaml"
@@ -72,6 +73,11 @@ def own_pattern(form: str) -> re.Pattern[str]:
             f"RT-DETR has no head form '{form}'", remedy=f"known forms: {', '.join(OWN)}"
         )
     return OWN[form]
+
+
+def known_architectures() -> tuple[str, ...]:
+    """Return the names of the architectures."""
+    return KNOWN
 
 
 def head_of(architecture: str) -> str:

@@ -1,52 +1,110 @@
-"""What the families on the Ultralytics engine share of `duet.families.protocol.Family`."""
+"""What the families on the Ultralytics engine share of `duet.families.family.Family`."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
+import torch
 from torch import nn
 
+from duet.errors import ModelError
 from duet.families.exportable import Exportable
+from duet.families.family import Family
 from duet.families.opened import ForeignModel
-from duet.families.parts import PartsFamily
-from duet.families.table import head_form
+from duet.families.ultralytics.checkpoint import (
+    class_names,
+    facts,
+    float_tensors,
+    head_kind,
+    open_checkpoint,
+)
 from duet.families.ultralytics.export import UltralyticsEngine
-from duet.families.ultralytics.foreign import Kind, read_detector
-from duet.families.ultralytics.start import read_start
-from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState, HeadForm
+from duet.families.ultralytics.foreign import Kind, agreed_parts, candidates
+from duet.families.ultralytics.models import Build
+from duet.families.ultralytics.names import EngineRules, layer_number
+from duet.families.ultralytics.recognise import architectures_of, unknown
+from duet.increments.base import StartWeights, load_start
+from duet.increments.forms import HeadForm
+from duet.increments.state import DetectorState, HeadPart
+from duet.training.job import Job
+from duet.vectors.tensors import Tensors
 
 
-class UltralyticsFamily(PartsFamily):
+class UltralyticsFamily(Family):
     """A family whose detectors are the engine's models, with one of duet's heads in some forms.
 
     Attributes:
-        heads: Classes of duet's own that a `.pt` file may hold.
+        rules: What it knows about names of tensors and about architectures.
+        build: Builds its detectors.
         kind: How it knows its own among the engine's networks.
+        heads: Classes of duet's own that a `.pt` file may hold.
     """
 
-    heads: ClassVar[tuple[type, ...]]
-    kind: ClassVar[Kind]
+    rules: EngineRules
+    build: Build
+    kind: Kind
+    heads: tuple[type, ...]
 
-    def inference_model(self, state: DetectorState) -> Any:
-        """Build the detector of a state, one of the engine's models, unfolded."""
-        raise NotImplementedError
+    def initial_part(
+        self,
+        start: StartWeights,
+        head: HeadForm,
+        classes: Sequence[str],
+        *,
+        architecture: str,
+        seed: int,
+    ) -> Tensors:
+        """Return fresh class rows, and all else of the part as in ``start``."""
+        return self.build.initial_part(start, head, classes, architecture=architecture, seed=seed)
+
+    def head_of(self, architecture: str) -> str:
+        """Return the name prefix of the head, such as ``model.23.``."""
+        return self.rules.head_of(architecture)
 
     def stock_detector(self, state: DetectorState) -> Any:
-        """Build it out of the engine's own modules where they suffice: for `.pt` files."""
-        return self.inference_model(state)
+        """Build a detector out of the engine's own modules where they suffice: for `.pt` files."""
+        return self.build.inference_model(state)
 
     def network(self, state: DetectorState, device: str = "cpu") -> nn.Module:
         """Build the detector of a state, BatchNorm folded into the convolutions."""
-        folded = self.inference_model(state).to(device).fuse(verbose=False)
+        folded = self.build.inference_model(state).to(device).fuse(verbose=False)
         return cast("nn.Module", folded.requires_grad_(False))
 
     def weights(self, path: Path) -> StartWeights:
-        """Read θ_0; see `duet.families.ultralytics.start.read_start`."""
-        return read_start(path)
+        """Read θ_0: duet's base safetensors, or an Ultralytics `.pt` through the guarded door.
+
+        The engine stores float16; the float32 upcast of its numbers *is* θ_0, so nothing is ever
+        subtracted from a rounded checkpoint. Counters of batches that a file left out begin at 0.
+
+        Raises:
+            ModelError: The file is damaged, refused, fused, or holds no detector.
+        """
+        if path.suffix in self.row.files:
+            checkpoint = open_checkpoint(path)
+            return StartWeights(float_tensors(checkpoint), class_names(checkpoint))
+        start = load_start(path)
+        counters = (
+            name.replace(".running_mean", ".num_batches_tracked")
+            for name in start.tensors
+            if name.endswith(".running_mean") and layer_number(name) is not None
+        )
+        missing = {name: torch.tensor(0) for name in counters if name not in start.tensors}
+        return StartWeights({**start.tensors, **missing}, start.classes)
+
+    def architecture_of(self, tensors: Tensors) -> str | None:
+        """Return the architecture with these tensors; an increment's own may differ."""
+        return next(architectures_of(tensors, self.rules.known_architectures(), self.rules), None)
+
+    def require_trainable(self, job: Job) -> None:
+        """Refuse nothing: the engine trains whatever schedule there is."""
+
+    def recognises(self, model: ForeignModel) -> bool:
+        """Tell whether a `.pt` file of the engine holds one of this family's heads."""
+        return self.kind.owns(head_kind(model.once(open_checkpoint)))
 
     def foreign(
         self,
@@ -56,11 +114,45 @@ class UltralyticsFamily(PartsFamily):
         head: HeadForm = "towers",
         architecture: str | None = None,
     ) -> tuple[DetectorState, dict[str, Any]]:
-        """Read a `.pt` that Ultralytics trained; see `duet.families.ultralytics.foreign`."""
-        return read_detector(
-            self, self.kind, model, name=name, head=head_form(self.name, head),
-            architecture=architecture,
-        )  # fmt: skip
+        """Read a detector, and what its file says about itself.
+
+        Its architecture is the one that builds its tensors and agrees with it layer by layer; what
+        the file calls itself decides nothing, only what is tried first.
+
+        Args:
+            model: A detection `.pt` file of Ultralytics, or one that duet exported.
+            name: Name that its classes get as an increment, unless it is an export of several.
+            head: Head form that is asked for.
+            architecture: The only one to try; None: all that there are.
+
+        Returns:
+            The state, and facts as in `duet.families.ultralytics.checkpoint.facts`, with `sha256`
+            and `licence`.
+
+        Raises:
+            ModelError: The file is damaged, refused, fused or not finite, or holds a network of
+                another kind or unusable class names; or no architecture builds its network (the
+                nearest and the first difference are named).
+        """
+        checkpoint, form, rules = model.once(open_checkpoint), self._form(head), self.rules
+        self.kind.require(checkpoint)
+        tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
+        said = self.kind.said(checkpoint)
+        tried = [architecture] if architecture else candidates(rules, said)
+        refused: ModelError | None = None
+        for found in architectures_of(tensors, tried, rules):
+            try:
+                roles = rules.split_roles(tensors, form)
+                part = HeadPart(classes, roles.own, name)
+                parts = agreed_parts(self.kind, checkpoint, tensors, found, part, form)
+            except ModelError as error:
+                where, remedy = checkpoint.where, error.remedy
+                refused = refused or ModelError(error.what, where=where, remedy=remedy)
+                continue
+            state = DetectorState(self.name, found, form, roles.shared, roles.buffers, parts)
+            about = {"sha256": model.fingerprint, "licence": self.licence}
+            return state, facts(checkpoint) | about
+        raise refused or unknown(checkpoint, tensors, tried, rules)
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; nothing is built yet.

@@ -8,26 +8,17 @@ file computes, also where another version of the engine wrote it.
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from duet.errors import ModelError
-from duet.families.opened import ForeignModel
-from duet.families.parts import PartsFamily
 from duet.families.tensors import require_fit
 from duet.families.ultralytics.agreement import require_same_network
-from duet.families.ultralytics.checkpoint import (
-    Checkpoint,
-    class_names,
-    facts,
-    float_tensors,
-    open_checkpoint,
-)
-from duet.families.ultralytics.recognise import architectures_of, unknown
-from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.families.ultralytics.checkpoint import Checkpoint
+from duet.families.ultralytics.names import EngineRules
+from duet.increments.forms import HeadForm
+from duet.increments.state import HeadPart
 from duet.vectors.tensors import Tensors
 
 
@@ -36,77 +27,22 @@ class Kind:
     """How a family knows its own among the engine's networks.
 
     Attributes:
+        owns: Tells whether a head, by the name of its class, may be one of the family's.
         require: ``require(checkpoint)`` refuses networks of another kind.
         said: ``said(checkpoint)`` returns what a file says that its architecture is; any text.
-        known: ``known()`` yields the architectures that there are.
-        file_of: Finds the description of an architecture.
-        own: Matches an increment's own tensors, named relative to the head.
         parts: ``parts(checkpoint, architecture, part, head)`` splits the head part of a file that
             duet exported into those of its increments.
         stock: ``stock(architecture, parts)`` builds such a network anew.
     """
 
+    owns: Callable[[str], bool]
     require: Callable[[Checkpoint], None]
     said: Callable[[Checkpoint], str]
-    known: Callable[[], Iterable[str]]
-    file_of: Callable[[str], Path]
-    own: re.Pattern[str]
     parts: Callable[[Checkpoint, str, HeadPart, HeadForm], tuple[HeadPart, ...]]
     stock: Callable[[str, tuple[HeadPart, ...]], Any]
 
 
-def read_detector(
-    family: PartsFamily, kind: Kind, model: ForeignModel, *, name: str, head: HeadForm,
-    architecture: str | None,
-) -> tuple[DetectorState, dict[str, Any]]:  # fmt: skip
-    """Read a detector, and what its file says about itself.
-
-    Its architecture is the one that builds its tensors and agrees with it layer by layer; what the
-    file calls itself decides nothing, only what is tried first.
-
-    Args:
-        family: Whose detector it is.
-        kind: See `Kind`.
-        model: A detection `.pt` file of Ultralytics, or one that duet exported.
-        name: Name that its classes get as an increment, unless it is an export of several.
-        head: Head form of the result.
-        architecture: The only one to try; None: all that there are.
-
-    Returns:
-        The state, and facts as in `duet.families.ultralytics.checkpoint.facts`, with `sha256` and
-        `licence`.
-
-    Raises:
-        ModelError: The file is damaged, refused, fused or not finite, or holds a network of another
-            kind or unusable class names; or no architecture builds its network (the nearest and
-            the first difference are named).
-        MissingExtraError: Ultralytics is not installed.
-    """
-    checkpoint = model.once(open_checkpoint)
-    kind.require(checkpoint)
-    tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
-    candidates = [architecture] if architecture else _candidates(kind, kind.said(checkpoint))
-    refused: ModelError | None = None
-    for found in architectures_of(tensors, candidates, kind.file_of, kind.own):
-        try:
-            roles = family.rules.split_roles(tensors, head)
-            part = HeadPart(classes, roles.own, name)
-            parts = _agreed_parts(kind, checkpoint, tensors, found, part, head)
-        except ModelError as error:
-            refused = refused or ModelError(error.what, where=checkpoint.where, remedy=error.remedy)
-            continue
-        state = DetectorState(family.name, found, head, roles.shared, roles.buffers, parts)
-        return state, {
-            **facts(checkpoint),
-            "sha256": model.fingerprint,
-            "licence": family.licence,
-        }
-    raise refused or unknown(
-        checkpoint.network, tensors, candidates, kind.file_of, kind.own, where=checkpoint.where
-    )
-
-
-def _agreed_parts(
+def agreed_parts(
     kind: Kind,
     checkpoint: Checkpoint,
     tensors: Tensors,
@@ -129,11 +65,11 @@ def _agreed_parts(
     return parts
 
 
-def _candidates(kind: Kind, said: str) -> list[str]:
+def candidates(rules: EngineRules, said: str) -> list[str]:
     """Return the names of all architectures, the one that a file says first if there is such."""
-    known = list(kind.known())
+    known = list(rules.known_architectures())
     with contextlib.suppress(ModelError):
-        kind.file_of(said)
+        rules.architecture_file(said)
         known = [said, *(name for name in known if name != said)]
     return known
 

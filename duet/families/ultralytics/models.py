@@ -26,7 +26,7 @@ class Build(Protocol):
         architecture: str,
         seed: int,
     ) -> Tensors:
-        """Return a fresh head part; see `PartsFamily.initial_part`."""
+        """Return a fresh head part; see `Family.initial_part`."""
         ...
 
     def inference_model(self, state: DetectorState) -> Any:

@@ -9,13 +9,42 @@ import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from duet.errors import MissingExtraError, ModelError, together
-from duet.families.protocol import Roles
+from duet.families.protocol import RoleRules, Roles
 from duet.merging.layers import Layer, Role
 from duet.text import shown
 from duet.vectors.tensors import Tensors
+
+
+class EngineRules(RoleRules, Protocol):
+    """The module ``roles`` of a family on this engine.
+
+    Attributes:
+        VARYING: Matches what differs between detectors of one architecture, named relative to the
+            head: what follows their classes.
+    """
+
+    VARYING: re.Pattern[str]
+
+    def head_of(self, architecture: str) -> str:
+        """Return the name prefix of the head, such as ``model.23.``; needs no tensors."""
+        ...
+
+    def architecture_file(self, architecture: str) -> Path:
+        """Find the description of an architecture, without importing the engine.
+
+        Raises:
+            ModelError: There is no such architecture.
+            MissingExtraError: Ultralytics is not installed.
+        """
+        ...
+
+    def known_architectures(self) -> Iterable[str]:
+        """Return the names of the architectures, the likely ones first."""
+        ...
+
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 

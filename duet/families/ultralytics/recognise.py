@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,14 @@ from ultralytics import __version__
 from ultralytics.nn.tasks import parse_model
 
 from duet.errors import DuetError, ModelError
-from duet.families.ultralytics.names import description, head_prefix, layer_counts, layer_number
+from duet.families.ultralytics.checkpoint import Checkpoint
+from duet.families.ultralytics.names import (
+    EngineRules,
+    description,
+    head_prefix,
+    layer_counts,
+    layer_number,
+)
 from duet.increments.door.network import Network
 from duet.increments.door.values import told
 from duet.vectors.tensors import Tensors
@@ -27,8 +34,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def architectures_of(
     tensors: Tensors,
     candidates: Iterable[str],
-    file_of: Callable[[str], Path],
-    own: re.Pattern[str],
+    rules: EngineRules,
 ) -> Iterator[str]:
     """Yield the architectures that build just these tensors.
 
@@ -38,59 +44,53 @@ def architectures_of(
     Args:
         tensors: State of a detector in the engine's names.
         candidates: Names of architectures, the likely ones first.
-        file_of: Finds the description of an architecture.
-        own: Matches an increment's own tensors, named relative to the head.
+        rules: Of the family.
     """
     try:
         prefix = head_prefix(tensors)
     except DuetError:
         return
-    wanted = _shapes(_of_all(tensors, prefix, own))
+    wanted = _shapes(_of_all(tensors, prefix, rules.VARYING))
     for name in candidates:
-        file = file_of(name)
+        file = rules.architecture_file(name)
         if not _may_be(name, file, prefix, wanted):
             continue
         layers = _laid_out(description(file, name))
-        if _shapes(_of_all(_tensors_of(layers), prefix, own)) == wanted:
+        if _shapes(_of_all(_tensors_of(layers), prefix, rules.VARYING)) == wanted:
             yield name
 
 
 def unknown(
-    network: Network,
+    checkpoint: Checkpoint,
     tensors: Tensors,
-    candidates: Iterable[str],
-    file_of: Callable[[str], Path],
-    own: re.Pattern[str],
-    *,
-    where: str,
+    candidates: Sequence[str],
+    rules: EngineRules,
 ) -> ModelError:
     """Return the error for a network that none of the architectures builds.
 
     Args:
-        network: What the file says of its layers.
+        checkpoint: The file.
         tensors: Its state in the engine's names.
         candidates: See `architectures_of`; must name one.
-        file_of: See `architectures_of`.
-        own: See `architectures_of`.
-        where: The file.
+        rules: Of the family.
     """
-    prefix = head_prefix(tensors)
+    prefix, own = head_prefix(tensors), rules.VARYING
     wanted = _of_all(tensors, prefix, own)
-    known = list(candidates)
-    alike = [name for name in known if _may_be(name, file_of(name), prefix, _shapes(wanted))]
-    laid = {name: _laid_out(description(file_of(name), name)) for name in alike or known}
+    files = {name: rules.architecture_file(name) for name in candidates}
+    alike = [name for name in files if _may_be(name, files[name], prefix, _shapes(wanted))]
+    laid = {name: _laid_out(description(files[name], name)) for name in alike or files}
     expected = {name: _of_all(_tensors_of(layers), prefix, own) for name, layers in laid.items()}
     # Of equally near ones the first, which is what the file says that it is.
     nearest = min(
         laid, key=lambda name: len(_shapes(expected[name]).items() ^ _shapes(wanted).items())
     )
-    other = _other_code(network, laid[nearest])
+    other = _other_code(checkpoint.network, laid[nearest])
     told_of = other or _first_difference(wanted, expected[nearest])
     none = f"no architecture of Ultralytics {__version__} is this network: the nearest is"
     one = f"this network is not what Ultralytics {__version__} builds as"
     return ModelError(
-        f"{none if len(known) > 1 else one} '{nearest}', and the first difference is {told_of}",
-        where=where,
+        f"{none if len(files) > 1 else one} '{nearest}', and the first difference is {told_of}",
+        where=checkpoint.where,
         remedy="the file was written by another program or version than the installed Ultralytics; "
         "train one of its architectures, such as yolo11n.yaml, with it"
         if other

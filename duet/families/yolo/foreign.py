@@ -9,7 +9,7 @@ from duet.errors import ModelError
 from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.foreign import Kind
 from duet.families.yolo.build import PLAIN_HEADS, stock_model
-from duet.families.yolo.roles import OWN, architecture_file, known_architectures, tower_width
+from duet.families.yolo.roles import tower_width
 from duet.families.yolo.stock import join_heads
 from duet.families.yolo.unjoin import split_part
 from duet.increments.door.values import told
@@ -45,7 +45,8 @@ def _stock(architecture: str, parts: tuple[HeadPart, ...]) -> Any:
     return model
 
 
-KIND = Kind(
-    _require_plain_detector, _said, known_architectures, architecture_file, OWN["towers"],
-    split_part, _stock,
-)  # fmt: skip
+def _owns(head: str) -> bool:
+    return "RTDETR" not in head
+
+
+KIND = Kind(_owns, _require_plain_detector, _said, split_part, _stock)

@@ -42,6 +42,7 @@ PARAMETER = re.compile(r"\.(weight|bias|gamma)$")
 # heads with reg_max = 1).
 HEAD = re.compile(r"(one2one_)?cv[23]\.|dfl\.conv\.weight$")
 CLASS_ROWS = OWN["rows"]
+VARYING = OWN["towers"]  # the engine makes class towers as wide as classes are many
 
 
 def split_roles(tensors: Tensors, form: str) -> Roles:

@@ -1,16 +1,17 @@
-"""What all families have in common: increments own head parts, all else is shared.
+"""What a detector family must offer; everything else in duet is family-agnostic.
 
-`PartsFamily` is the part of `duet.families.protocol.Family` that follows from the rules of names
-and from two things that only the family knows: what a new head part is made of, and the network.
-It loads no engine.
+`Family` is that interface, with what follows for all families from the rules of names: increments
+own head parts, all else is shared. It loads no engine.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,43 +20,46 @@ from duet.errors import ModelError
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
 from duet.families.images import prepare_batch
-from duet.families.table import head_form
+from duet.families.protocol import Progress, RoleRules
+from duet.families.row import FamilyRow
+from duet.images import Fit
 from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.increments.forms import HeadForm
+from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
 
 if TYPE_CHECKING:
     import numpy as np
 
     from duet.families.decode import Layout
-    from duet.families.protocol import RoleRules
-    from duet.images import Fit
+    from duet.families.opened import ForeignModel
     from duet.training.job import Job
 
 
-class PartsFamily:
-    """What every family inherits; the methods of the first section are its own to write.
+class Family(ABC):
+    """One detector family.
 
     Attributes:
         name: As in the table.
-        licence: As in the table.
+        row: Of the table.
         rules: What the family knows about names of tensors.
         fit: How images become squares: in training, for inference and in exported files.
         layout: What the outputs of `network` mean.
     """
 
     name: str
-    licence: str
+    row: FamilyRow
     rules: RoleRules
     fit: Fit
     layout: Layout
 
     # ---- what a family writes ---------------------------------------------------------------
 
+    @abstractmethod
     def random_tensors(self, architecture: str, classes: int) -> Tensors:
         """Return a stock detector with random weights from the global generator."""
-        raise NotImplementedError
 
+    @abstractmethod
     def initial_part(
         self,
         start: StartWeights,
@@ -74,11 +78,50 @@ class PartsFamily:
             architecture: Of the detector.
             seed: Of what is random; the global generator stays untouched.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def network(self, state: DetectorState, device: str = "cpu") -> nn.Module:
         """Build the network as it runs, see `Exportable.build`."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def require_trainable(self, job: Job) -> None:
+        """Refuse a job that `train` would refuse, before anything is written."""
+
+    @abstractmethod
+    def train(self, folder: Path, progress: Progress) -> None:
+        """Run the job in ``folder``; leaves the files of a finished job (`duet.training.job`)."""
+
+    @abstractmethod
+    def class_logits(self, state: DetectorState) -> Callable[[Tensors, torch.Tensor], torch.Tensor]:
+        """Return ``scores(shared, images)``, differentiable in the shared tensors given to it.
+
+        ``images`` come from `prepare`; the result is ``(B, C, A)``: logits of the C classes of all
+        increments at A places. Tensors that are not given are the state's. BatchNorm uses the
+        state's statistics and leaves them as they are.
+        """
+
+    @abstractmethod
+    def weights(self, path: Path) -> StartWeights:
+        """Read start weights (θ_0): base safetensors, or the engine's own file, guarded."""
+
+    @abstractmethod
+    def recognises(self, model: ForeignModel) -> bool:
+        """Tell whether a file of a kind that several families read is one of this family."""
+
+    @abstractmethod
+    def foreign(
+        self,
+        model: ForeignModel,
+        *,
+        name: str,
+        head: HeadForm = "rows",
+        architecture: str | None = None,
+    ) -> tuple[DetectorState, dict[str, Any]]:
+        """Read a detector that the engine trained without duet, as the increment ``name``.
+
+        Returns the state, of several increments if duet exported the file so, and JSON-ready facts
+        about the file. ``architecture`` is the only one to try where the file has to be recognised.
+        """
 
     def head_of(self, architecture: str) -> str:
         """Return what the engine's names of own tensors begin with, beyond those of a part."""
@@ -92,10 +135,12 @@ class PartsFamily:
         """Return the architecture that builds just these tensors; None if it cannot be told."""
         return None
 
-    def require_trainable(self, job: Job) -> None:
-        """Refuse a job that training would refuse; by default there is none."""
-
     # ---- what follows from it ---------------------------------------------------------------
+
+    @property
+    def licence(self) -> str:
+        """SPDX identifier of the engine."""
+        return self.row.licence
 
     def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
         """Return a stock detector with random weights, its class rows as in `initial_part`."""
@@ -109,7 +154,7 @@ class PartsFamily:
         return StartWeights({**start.tensors, **self.whole(state)}, tuple(classes))
 
     def whole(self, state: DetectorState) -> Tensors:
-        """Return the tensors of a stock detector with the last part as its head's own."""
+        """Return the tensors of a stock detector with the last part of a state as its head."""
         prefix = self.head_of(state.architecture)
         own = {prefix + name: tensor for name, tensor in state.parts[-1].tensors.items()}
         return {**state.shared, **state.buffers, **own}
@@ -124,12 +169,14 @@ class PartsFamily:
         increment: str,
         seed: int,
     ) -> DetectorState:
-        """Return θ_0 with a head part for ``classes``: those that it knows kept, fresh ones else.
+        """Return a one-increment state of θ_0.
+
+        Rows of classes that θ_0 knows by name (`duet.aliases`) start from its own, others fresh.
 
         Raises:
             ModelError: The tensors are not a detector's, or there is no such head form.
         """
-        roles, form = self.rules.split_roles(start.tensors, head), head_form(self.name, head)
+        roles, form = self.rules.split_roles(start.tensors, head), self._form(head)
         own = self.initial_part(start, form, classes, architecture=architecture, seed=seed)
         part = HeadPart(tuple(classes), own, increment)
         return DetectorState(self.name, architecture, form, roles.shared, roles.buffers, (part,))
@@ -156,7 +203,7 @@ class PartsFamily:
         Raises:
             ModelError: There is no such head form, or the state has several increments.
         """
-        roles, form = self.rules.split_roles(self.whole(state), head), head_form(self.name, head)
+        roles, form = self.rules.split_roles(self.whole(state), head), self._form(head)
         if form == state.head:
             return state
         if len(state.parts) != 1:
@@ -174,9 +221,15 @@ class PartsFamily:
         return ImageDetector(module, state.labels, image_size, self.fit, layout, device)
 
     def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
-        """Fit images as for inference."""
+        """Return BGR uint8 images of any size as ``(B, 3, S, S)`` float32 in [0, 1] on the CPU."""
         return prepare_batch(images, image_size, self.fit)
 
     def exportable(self, state: DetectorState) -> Exportable:
-        """Return how duet traces the network; an engine's own exporter is for the family to add."""
+        """Return how the detector becomes files of other programs; nothing is built yet.
+
+        By default duet traces the network; an engine's own exporter is for the family to add.
+        """
         return Exportable(functools.partial(self.network, state), self.layout_of(state), self.fit)
+
+    def _form(self, wanted: str) -> HeadForm:
+        return self.row.head_form(wanted, self.name)

@@ -1,0 +1,49 @@
+"""One row of the table of families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from duet.errors import ConfigError
+from duet.increments.forms import HeadForm
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """What is known of a family before its engine is loaded.
+
+    Attributes:
+        module: Module that holds an object named `FAMILY`, imported on use.
+        roles: Module that is a `RoleRules`; importing it loads no engine.
+        summary: One line for people.
+        licence: SPDX identifier of the engine, stamped into every file.
+        architectures: Pattern of its architecture names.
+        heads: The head form that it builds for each form that a method asks for.
+        files: What its engine writes: suffixes of files, or names of a file in a folder.
+        leaves_out: Whether its loss can leave known classes out that nobody labelled.
+        install: What `pip install` is given to get its engine; empty if the package brings it.
+    """
+
+    module: str
+    roles: str
+    summary: str
+    licence: str
+    architectures: str
+    heads: Mapping[str, HeadForm]
+    files: tuple[str, ...] = ()
+    leaves_out: bool = False
+    install: str = ""
+
+    def head_form(self, wanted: str, family: str) -> HeadForm:
+        """Return the head form that the family builds where a method asks for ``wanted``.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        if wanted not in self.heads:
+            raise ConfigError(
+                f"the family '{family}' has no head form '{wanted}'",
+                remedy=f"choose a method with one of: {', '.join(self.heads)}",
+            )
+        return self.heads[wanted]
