@@ -14,6 +14,7 @@ import yaml
 from places import REPO
 
 from duet.cli.main import cli
+from duet.merging.table import METHODS
 from duet.recipes.recipe import Recipe
 from duet.series.document import SeriesConfig
 
@@ -50,6 +51,32 @@ def test_a_documented_command_parses(page: str, line: str) -> None:
         assert found is not None, f"{page}: {line}"
         command = found
     command.make_context(command.name, words)  # raises on an unknown option or a missing argument
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, REPO / "CONTRIBUTING.md", REPO / "SECURITY.md"], ids=lambda page: page.name
+)
+def test_the_places_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:configs|docs|duet|tests|tools|weights)/[\w./-]*)`", text)
+    assert named
+    # A word in capitals stands for what the reader adds.
+    places = [re.sub(r"/[A-Z]+\.\w+$", "", place) for place in named]
+    assert [place for place in places if not (REPO / place).exists()] == []
+
+
+def test_the_citation_is_of_this_version() -> None:
+    about = yaml.safe_load((REPO / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(about)
+    assert about["cff-version"] == "1.2.0"
+    project = (REPO / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{about["version"]}"\n' in project
+    for work in about["references"]:
+        assert {"type", "title", "authors", "year"} <= set(work)
+        assert re.fullmatch(r"10\.48550/arXiv\.\d{4}\.\d{5}", work["doi"])
+    cited = {work["doi"].rpartition("arXiv.")[2] for work in about["references"]}
+    shipped = " ".join(row.reference for row in METHODS.values())
+    assert {number for number in cited if number not in shipped} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
