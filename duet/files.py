@@ -45,6 +45,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``target`` that replaces it when the block succeeds.
 
     A kill or a full disk leaves the old file (or none) in place, never a part of the new one.
+    No package that duet needs does this; `atomicwrites`, which did, is given up by its author.
 
     Raises:
         DuetError: The file system refuses the write (disk full, read-only, ...).

@@ -170,7 +170,7 @@ def fetch(
             fetched = Fetched(plan.target, "present", plan.checked, read_facts(plan.target))
             if record is None or plan.checked == "user":
                 url = record.url if record else None
-                write_record(plan.target, Record(digest, plan.checked, url))
+                write_record(plan.target, Record(sha256=digest, checked=plan.checked, url=url))
             return fetched
         # Where the user knows another hash than the manifest, its size is out of date as well.
         size = None if plan.checked == "user" else plan.row.size
@@ -180,7 +180,8 @@ def fetch(
         )  # fmt: skip
         digest, facts = _inspect(plan)
         # The record comes first: a kill in between leaves a record that binds the next try.
-        write_record(plan.target, Record(digest, plan.checked, plan.row.url))
+        record = Record(sha256=digest, checked=plan.checked, url=plan.row.url)
+        write_record(plan.target, record)
         os.replace(plan.part, plan.target)
         forget(plan.part)
     return Fetched(plan.target, "downloaded", plan.checked, facts, received)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from duet.config import Config, parse_config
+from duet.config import Config, Schema, parse_config
 from duet.errors import ConfigError, DuetError, ModelError, did_you_mean
 from duet.files import read_json, sha256_file, write_json
 from duet.increments.manifest import MANIFEST, Sha256
@@ -21,26 +20,20 @@ Checked = Literal["manifest", "user", "first download"]
 Presence = Literal["shipped", "cached", "not downloaded"]
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Config):
     """What lies beside a downloaded file and binds every later download of it.
 
     Attributes:
+        schema_version: Of the file on the disk, which anybody may have edited.
         sha256: Hash of the file when it was taken.
         checked: Who knew that hash beforehand.
         url: Where the file came from, without what may be secret in it; None if the user put it
             there.
     """
 
-    sha256: str
-    checked: Checked
-    url: str | None
+    model_config = ConfigDict(populate_by_name=True)
 
-
-class _RecordFile(Config):
-    """A record as it lies on the disk, where anybody may have edited it."""
-
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Schema = Field(default=1, alias="schema")
     sha256: Sha256
     checked: Checked
     url: str | None
@@ -69,8 +62,7 @@ def read_record(file: Path) -> Record | None:
         return None
     try:
         found = read_json(path, error=ModelError)
-        kept = parse_config(_RecordFile, found, where=str(path))
-        return Record(kept.sha256, kept.checked, kept.url)
+        return parse_config(Record, found, where=str(path))
     except DuetError as error:
         raise ModelError(
             f"the record of the download cannot be read: {error.what}",
@@ -82,8 +74,8 @@ def read_record(file: Path) -> Record | None:
 def write_record(file: Path, record: Record) -> None:
     """Write the record of a file atomically."""
     url = None if record.url is None else without_secrets(record.url)
-    content = {"sha256": record.sha256, "checked": record.checked, "url": url}
-    write_json(record_path(file), {"schema": 1, **content})
+    kept = record.model_copy(update={"url": url})
+    write_json(record_path(file), kept.model_dump(by_alias=True))
 
 
 def place(row: WeightsRow, manifest: Manifest, cache: Path | None = None) -> Path:

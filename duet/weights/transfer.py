@@ -1,4 +1,8 @@
-"""One file over HTTP: resumed where it was cut, never larger than announced, never unencrypted."""
+"""One file over HTTP: resumed where it was cut, never larger than announced, never unencrypted.
+
+`requests` carries the bytes. Resuming, redirects and bounds are here, because no library that duet
+has keeps them all: docs/log.md says what was measured.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
+
+import requests
+from urllib3 import exceptions
 
 from duet.errors import DuetError, ModelError, write_remedy
 from duet.files import vacated
 from duet.text import clipped, masked
 from duet.weights.manifest import is_private
 from duet.weights.partial import Memory, forget, length
-
-if TYPE_CHECKING:
-    import requests
 
 Notify = Callable[[str], None]
 """Takes one line for people: why nothing comes, and what is done about it."""
@@ -91,8 +95,6 @@ def download(
         ModelError: The server offers a file of another size.
         DuetError: Server or disk refuse, see `_attempt`. What came is kept for the next call.
     """
-    import requests
-
     patience = patience or Patience()
     tally, failures = _Tally(), 0
     with requests.Session() as session:
@@ -155,8 +157,6 @@ def _fill(
     patience: Patience, tally: _Tally,
 ) -> int:  # fmt: skip
     """Write the body behind the bytes that are kept; return the length of the file."""
-    import requests
-
     most = end or _LARGEST
     with _disk(part), part.open("r+b") if memory.kept else vacated(part).open("xb") as stream:
         stream.seek(memory.kept)
@@ -185,9 +185,11 @@ def _fill(
 def _answer(
     session: requests.Session, url: str, headers: dict[str, str], patience: Patience
 ) -> Iterator[requests.Response]:
-    """Yield the answer behind redirects, none of which may leave encryption."""
-    import requests
+    """Yield the answer behind redirects, none of which may leave encryption.
 
+    Not followed by requests: it reads the whole body of an answer that sends on, which may never
+    end, and looks into ~/.netrc for each new host.
+    """
     place = url
     for _ in range(_REDIRECTS + 1):
         try:
@@ -319,9 +321,6 @@ def _host(url: str) -> str:
 
 def _why(error: BaseException, patience: Patience) -> str:
     """Return why an attempt ended, in words; the libraries nest the reason in their own."""
-    import requests
-    from urllib3 import exceptions
-
     inner = error.args[0] if error.args else None
     inner = getattr(inner, "reason", None) or inner
     if isinstance(inner, exceptions.NameResolutionError):
@@ -340,8 +339,6 @@ def _why(error: BaseException, patience: Patience) -> str:
 
 def _short(error: BaseException) -> str:
     """Return what went wrong in words that hold no address: theirs holds all keys in it."""
-    import requests
-
     table = (
         (requests.exceptions.ProxyError, "the proxy does not answer"),
         (requests.exceptions.InvalidProxyURL, "the address of the proxy is malformed"),

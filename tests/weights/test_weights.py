@@ -234,7 +234,11 @@ def test_a_part_that_cannot_be_trusted_is_not_used(site: Site, tmp_path: Path, r
 
 
 def test_a_record_keeps_no_secret_of_an_address(tmp_path: Path) -> None:
-    secret = Record("0" * 64, "user", "https://me:s3cret@example.org/w.pt?token=s3cret#s3cret")
+    secret = Record(
+        sha256="0" * 64,
+        checked="user",
+        url="https://me:s3cret@example.org/w.pt?token=s3cret#s3cret",
+    )
     write_record(tmp_path / "w.pt", secret)
     assert "s3cret" not in record_path(tmp_path / "w.pt").read_text()
     kept = read_record(tmp_path / "w.pt")
@@ -285,7 +289,7 @@ def test_what_came_after_the_last_note_is_asked_for_again(site: Site, tmp_path: 
     "change", [{"checked": []}, {"checked": "zz"}, {"sha256": 5}, {"url": {}}, {"schema": 2}]
 )
 def test_an_edited_record_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
-    write_record(tmp_path / "w.pt", Record("0" * 64, "user", None))
+    write_record(tmp_path / "w.pt", Record(sha256="0" * 64, checked="user", url=None))
     kept = json.loads(record_path(tmp_path / "w.pt").read_text())
     record_path(tmp_path / "w.pt").write_text(json.dumps(kept | change))
     with pytest.raises(ModelError, match="the record of the download cannot be read"):
