@@ -1,7 +1,12 @@
 """duet: teach a real-time detector new classes in new domains without the old images.
 
-``duet.load(MODEL)`` opens a detector: ``detector(image)``, ``detector.stream(source)``. Names load
-on first use, so that importing this package does not import torch.
+    import duet
+    run = duet.learn("shop.yaml", ["duet-plus", "seq-ft"], start="yolo11n.pt", out="runs/shop")
+    detector = run.detector
+    found = detector("photo.jpg")
+
+`duet.api` has the functions. Names load on first use, so that importing this package imports no
+torch.
 """
 
 # Nothing of Python's library: this runs before `__main__` can take the working folder off the path.
@@ -9,25 +14,61 @@ from duet import imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from duet.api import (
+        compare,
+        evaluate,
+        learn,
+        learn_increment,
+        load,
+        load_increment,
+        merge,
+        read_series,
+    )
     from duet.detections import Detections
     from duet.errors import DuetError
-    from duet.inference.detector import LoadedDetector
     from duet.inference.frames import Frame
-    from duet.inference.load import load
     from duet.inference.reader import Retry
+    from duet.objects.detector import Detector
+    from duet.objects.increment import Increment
+    from duet.objects.run import Run
 
 __version__ = "0.1.0"
 
-__all__ = ["Detections", "DuetError", "Frame", "LoadedDetector", "Retry", "load"]
-
 _HOME = {
     "Detections": "duet.detections",
+    "Detector": "duet.objects.detector",
     "DuetError": "duet.errors",
     "Frame": "duet.inference.frames",
-    "LoadedDetector": "duet.inference.detector",
+    "Increment": "duet.objects.increment",
     "Retry": "duet.inference.reader",
-    "load": "duet.inference.load",
+    "Run": "duet.objects.run",
+    "compare": "duet.api",
+    "evaluate": "duet.api",
+    "learn": "duet.api",
+    "learn_increment": "duet.api",
+    "load": "duet.api",
+    "load_increment": "duet.api",
+    "merge": "duet.api",
+    "read_series": "duet.api",
 }
+
+__all__ = [
+    "Detections",
+    "Detector",
+    "DuetError",
+    "Frame",
+    "Increment",
+    "Retry",
+    "Run",
+    "compare",
+    "evaluate",
+    "learn",
+    "learn_increment",
+    "load",
+    "load_increment",
+    "merge",
+    "read_series",
+]
 
 imports.install()
 
@@ -41,4 +82,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return [*__all__, "__version__"]

@@ -13,7 +13,10 @@ from duet.errors import DataError
 from duet.labels import LabelSpace
 
 
-@dataclass(frozen=True, eq=False)
+_SHOWN = 12  # lines that a prompt shows
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """The objects found in one image, in the order the detector gave them.
 
@@ -60,6 +63,16 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        """Return a line for each of the first detections: a prompt shows them, not their arrays."""
+        rows = zip(self.names[:_SHOWN], self.scores, self.xyxy, strict=False)
+        lines = [
+            f"  {name} {score:.2f} [{', '.join(f'{value:.1f}' for value in box)}]"
+            for name, score, box in rows
+        ]
+        more = [f"  and {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        return "\n".join([f"Detections: {len(self)} (name, score, xyxy)", *lines, *more])
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -113,8 +113,8 @@ def stages() -> Iterator[Stages]:
 @contextmanager
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield ``step(done, total)`` for one countable piece of work."""
-    with stages() as show:
-        yield lambda done, total: show(title, {"done": done, "total": total})
+    with counted(title, True) as step:
+        yield step
 
 
 Progress = bool | Callable[[str, dict[str, Any]], None]
@@ -129,3 +129,10 @@ def shown(progress: Progress) -> Iterator[Callable[[str, dict[str, Any]], None]]
             yield show
     else:
         yield progress or (lambda title, record: None)
+
+
+@contextmanager
+def counted(title: str, progress: Progress) -> Iterator[Callable[[int, int], None]]:
+    """Yield ``step(done, total)`` for one countable piece of work, told as ``progress`` asks."""
+    with shown(progress) as show:
+        yield lambda done, total: show(title, {"done": done, "total": total})

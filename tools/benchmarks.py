@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from duet.compare.ranking import Comparison
+    from duet.comparison.ranking import Comparison
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -109,7 +109,7 @@ def main(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Run what is missing and write the document."""
-    from duet.compare.tables import as_dict
+    from duet.comparison.tables import as_dict
     from duet.errors import ConfigError, did_you_mean
     from duet.files import write_text
 
@@ -165,8 +165,8 @@ def run_protocol(
 
 def read_protocol(folder: Path, bootstrap: int) -> Comparison | None:
     """Compare the finished runs of a protocol; None if there is none."""
-    from duet.compare.ranking import compare
-    from duet.compare.runs import find_runs
+    from duet.comparison.ranking import compare
+    from duet.comparison.runs import find_runs
 
     if not list(folder.glob("seed-*/results.json")):
         return None
@@ -190,7 +190,7 @@ def commands(
 
 def render(found: dict[str, Comparison], out: Path, note: str) -> str:
     """Return the document."""
-    from duet.compare.tables import as_markdown
+    from duet.comparison.tables import as_markdown
 
     command = f"python tools/benchmarks.py --out {shlex.quote(str(out))}"
     blocks = [INTRODUCTION.format(today=date.today().isoformat()), f"    {command}\n"]

@@ -239,7 +239,7 @@ def serving(file: Path) -> Iterator[str]:
 
 
 MODULES = (
-    "matplotlib.pyplot", "onnx", "onnxruntime", "duet.cli.main", "duet.compare.ranking",
+    "matplotlib.pyplot", "onnx", "onnxruntime", "duet.cli.main", "duet.comparison.ranking",
     "duet.doctor.repair", "duet.export.export", "duet.families.yolo.adapter", "duet.recipes.write",
     "duet.report.markdown", "duet.series.convert", "duet.weights.fetch",
 )  # fmt: skip

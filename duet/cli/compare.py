@@ -52,9 +52,9 @@ def compare(
     one row, averaged over seeds. Differences to the best are tested on resampled test images, the
     same for all methods, and against the spread over seeds. Needs no images and no GPU.
     """
-    from duet.compare.ranking import compare as rank
-    from duet.compare.runs import find_runs
-    from duet.compare.tables import as_dict, as_markdown, as_text
+    from duet.comparison.ranking import compare as rank
+    from duet.comparison.runs import find_runs
+    from duet.comparison.tables import as_dict, as_markdown, as_text
     from duet.files import write_text
 
     if out is not None:
@@ -72,7 +72,7 @@ def compare(
 
 def _check_page(out: Path) -> None:
     """Refuse a page that would take the place of something else, such as a run's results."""
-    from duet.compare.tables import HEADING
+    from duet.comparison.tables import HEADING
     from duet.files import require_file
 
     if out.suffix.lower() != ".md":

@@ -86,7 +86,7 @@ def run(
 
 def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool) -> None:
     """Run several seeds or orders and print how the methods compare over all of them."""
-    from duet.compare.tables import as_dict, as_text
+    from duet.comparison.tables import as_dict, as_text
     from duet.report.words import off_published
     from duet.runs import repeat
     from duet.runs.plan import left_out

@@ -9,12 +9,13 @@ from pathlib import Path
 from duet.errors import ConfigError, DuetError, did_you_mean, together
 from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
-from duet.increments.store import load_detector, load_traces, save_detector
+from duet.increments.state import DetectorState
+from duet.increments.store import DetectorFile, load_detector, load_traces, save_detector
 from duet.merging.trace import MergeTrace
 from duet.recipes.edits import kept_recipe, name_of
 from duet.recipes.pairing import group
 from duet.recipes.recipe import Entry, Recipe
-from duet.recipes.write import stored_recipe
+from duet.recipes.write import absolute, stored_recipe
 from duet.trees import resolved
 
 
@@ -23,15 +24,17 @@ class Dropped:
     """A detector without some of its classes.
 
     Attributes:
-        folder: Where it is.
-        manifest: Its manifest.
+        state: It.
+        manifest: Its manifest; paths of the recipe are relative to the folder that was asked for.
+        traces: What the merges of its shared tensors did.
         classes: What was dropped, by increment.
         gone: Increments of which no class is left.
         remarks: What a user should know before relying on the result.
     """
 
-    folder: Path
+    state: DetectorState
     manifest: DetectorManifest
+    traces: tuple[MergeTrace, ...]
     classes: Mapping[str, tuple[str, ...]]
     gone: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -57,7 +60,33 @@ def drop_classes(
         ModelError: The detector is damaged.
         DuetError: ``out`` is in the way, or the file system refuses the write.
     """
-    file = load_detector(detector)
+    file, traces = load_detector(detector), load_traces(detector)
+    dropped = without_classes(file, traces, names, detector, out)
+    saved = save_detector(
+        out, dropped.state, dropped.manifest, traces=traces, overwrite=overwrite
+    )  # fmt: skip
+    return replace(dropped, manifest=saved)
+
+
+def without_classes(
+    file: DetectorFile,
+    traces: tuple[MergeTrace, ...],
+    names: Sequence[str],
+    detector: Path,
+    out: Path,
+) -> Dropped:
+    """Return a detector without some classes, see `drop_classes`; nothing is written.
+
+    Args:
+        file: The detector.
+        traces: What its merges did.
+        names: Classes to drop, as the detector calls them.
+        detector: What paths of its recipe are relative to.
+        out: What those of the result shall be relative to.
+
+    Raises:
+        ConfigError: Unknown classes, or no class would be left.
+    """
     state, manifest = file.state, file.manifest
     _require_droppable(names, tuple(state.labels), str(detector))
     rules, parts, dropped = resolve_roles(state.family), [], dict[str, tuple[str, ...]]()
@@ -72,14 +101,12 @@ def drop_classes(
     saved = DetectorManifest.for_state(
         left, lineage=manifest.lineage, image_size=manifest.image_size, licence=manifest.licence
     )
-    traces = load_traces(detector)
     recipe = _with_drops(manifest, detector, dropped, traces)
     if recipe is not None:
         saved = saved.model_copy(update={"recipe": stored_recipe(recipe, out)})
-    saved = save_detector(out, left, saved, traces=traces, overwrite=overwrite)
     still = {part.increment for part in parts}
     gone = tuple(name for name in dropped if name not in still)
-    return Dropped(out, saved, dropped, gone, tuple(_remarks(gone, manifest, saved)))
+    return Dropped(left, saved, traces, dropped, gone, tuple(_remarks(gone, manifest, saved)))
 
 
 def _remarks(
@@ -144,11 +171,7 @@ def _with_drops(
         if owner is None:
             return None
         entries[owner] = _without(entries[owner], names)
-    moved = tuple(
-        entry.model_copy(update={"path": str(resolved(detector / entry.path))}) for entry in entries
-    )
-    weights = recipe.weights and str(resolved(detector / recipe.weights))
-    return recipe.model_copy(update={"increments": moved, "weights": weights})
+    return absolute(recipe.model_copy(update={"increments": tuple(entries)}), detector)
 
 
 def _falls_apart(

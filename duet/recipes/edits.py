@@ -121,6 +121,7 @@ def revert(
     detector: Path,
     increment: str,
     *,
+    manifest: DetectorManifest | None = None,
     roots: Sequence[Path] = (),
     weights: str | Path | None = None,
     trust: bool = False,
@@ -130,6 +131,7 @@ def revert(
     Args:
         detector: Detector folder with a recipe.
         increment: Name of an increment or model in that recipe.
+        manifest: Its manifest, if it is not that of the folder; paths are relative to that.
         roots: See `located`.
         weights: See `located`.
         trust: See `duet.recipes.sources.describe`.
@@ -139,7 +141,7 @@ def revert(
         ModelError: Others were trained on top of it and on nothing else; files are missing; or see
             `make_plan`.
     """
-    manifest, recipe, number = _place(detector, increment)
+    manifest, recipe, number = _place(detector, increment, manifest)
     if len(recipe.increments) == 1:
         raise ConfigError(
             f"'{increment}' is all that this detector is made of",
@@ -180,6 +182,7 @@ def rescale(
     increment: str,
     factor: float,
     *,
+    manifest: DetectorManifest | None = None,
     roots: Sequence[Path] = (),
     weights: str | Path | None = None,
     trust: bool = False,
@@ -190,6 +193,7 @@ def rescale(
         detector: Detector folder with a recipe.
         increment: Name of an increment or model in that recipe.
         factor: Replaces the factor so far; 1 counts in full.
+        manifest: As of `revert`.
         roots: See `located`.
         weights: See `located`.
         trust: See `duet.recipes.sources.describe`.
@@ -198,7 +202,7 @@ def rescale(
         ConfigError: No such increment, or the factor is out of range.
         ModelError: Files are missing; or see `make_plan`.
     """
-    manifest, recipe, number = _place(detector, increment)
+    manifest, recipe, number = _place(detector, increment, manifest)
 
     def scaled(entry: Entry) -> Entry:
         data = {**entry.model_dump(), "scale": factor}
@@ -221,13 +225,15 @@ def rescale(
     return Edit(plan, not later, why)
 
 
-def _place(detector: Path, increment: str) -> tuple[DetectorManifest, Recipe, int]:
+def _place(
+    detector: Path, increment: str, manifest: DetectorManifest | None
+) -> tuple[DetectorManifest, Recipe, int]:
     """Return the manifest, its recipe, and the place of an entry in it.
 
     Raises:
         ConfigError: No entry has that name.
     """
-    manifest = read_manifest(detector, DetectorManifest)
+    manifest = manifest or read_manifest(detector, DetectorManifest)
     recipe = kept_recipe(manifest, detector)
     names = [name_of(entry) for entry in recipe.increments]
     if increment in names:

@@ -22,6 +22,7 @@ from duet.recipes.heads import head_layout
 from duet.recipes.plan import Plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import Opened, open_source
+from duet.trees import resolved
 from duet.vectors.tensors import Tensors
 
 
@@ -96,7 +97,7 @@ def write_detector(
             )  # fmt: skip
         state = _moved(result.state, flat)
         results.append(Remerged(state, result.traces, result.remarks))
-        return Built(state, _manifest(plan, state, folder), result.traces)
+        return Built(state, manifest_of(plan, state, folder), result.traces)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     again = _holds_recipe(folder, stored_recipe(plan.recipe, folder))
@@ -164,7 +165,8 @@ def _moved(state: DetectorState, flat: Mapping[str, torch.Tensor]) -> DetectorSt
     )  # fmt: skip
 
 
-def _manifest(plan: Plan, state: DetectorState, folder: Path) -> DetectorManifest:
+def manifest_of(plan: Plan, state: DetectorState, folder: Path) -> DetectorManifest:
+    """Return the manifest of a merged detector, with paths relative to ``folder``."""
     lineage: list[Lineage] = []
     merge = plan.recipe.model_dump(mode="json", include={"method", "params"})
     config: dict[str, Any] = {
@@ -183,6 +185,20 @@ def _manifest(plan: Plan, state: DetectorState, folder: Path) -> DetectorManifes
         licence=plan.sources[0].licence,
         recipe=stored_recipe(plan.recipe, folder),
     )
+
+
+def absolute(recipe: Recipe, folder: Path) -> Recipe:
+    """Return a kept recipe with absolute paths; they are relative to ``folder``."""
+
+    def moved(path: str | None) -> str | None:
+        return path and str(resolved(folder / path))
+
+    entries = tuple(
+        entry.model_copy(update={"path": moved(entry.path)}) for entry in recipe.increments
+    )
+    adapt = recipe.adapt.model_copy(update={"images": moved(recipe.adapt.images)})
+    changes = {"increments": entries, "weights": moved(recipe.weights), "adapt": adapt}
+    return recipe.model_copy(update=changes)
 
 
 def stored_recipe(recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from duet.compare.ranking import Comparison, compare
-from duet.compare.runs import find_runs
-from duet.compare.tables import as_dict, as_markdown
+from duet.comparison.ranking import Comparison, compare
+from duet.comparison.runs import find_runs
+from duet.comparison.tables import as_dict, as_markdown
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.runs.lab import Listener, RunJob, silent, tidy

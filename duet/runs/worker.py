@@ -26,7 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duet
 from duet.errors import DataError, DuetError, write_remedy
 from duet.files import vacated
 
@@ -100,7 +99,7 @@ def command(folder: Path) -> list[str]:
     Args:
         folder: The job, absolute.
     """
-    place = Path(duet.__file__).resolve().parents[1]
+    place = Path(__file__).resolve().parents[2]
     return [sys.executable, "-c", _BEGIN, str(folder), str(place), str(os.getpid())]
 
 

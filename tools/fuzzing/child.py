@@ -63,7 +63,7 @@ def warm() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for name in (
-        "published.command", "duet.compare.ranking", "duet.doctor",
+        "published.command", "duet.comparison.ranking", "duet.doctor",
         "duet.export.export", "duet.families.yolo.adapter", "duet.inference.predict",
         "duet.recipes.write", "duet.report.markdown", "duet.runs.run", "matplotlib.pyplot",
     ):  # fmt: skip

@@ -169,6 +169,22 @@ FORMATS = Table(
 )
 
 
+def form_of(target: Path) -> str:
+    """Return the form that a file's or folder's name ends like.
+
+    Raises:
+        ConfigError: None does.
+    """
+    for name, row in FORMATS.items():
+        if target.name.endswith(row.suffix):
+            return name
+    raise ConfigError(
+        f"no form of export is called like '{target.name}'",
+        where=str(target),
+        remedy=f"end it with one of {', '.join(row.suffix for row in FORMATS.values())}",
+    )
+
+
 def require_packages(form: Format) -> None:
     """Check that the packages of a format are installed; nothing is installed by itself.
 

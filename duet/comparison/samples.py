@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from duet.compare.runs import Entry
+from duet.comparison.runs import Entry
 from duet.errors import DataError
 from duet.evaluation.bootstrap import Sampled, Weights, resamples, weighted_ap50
 from duet.evaluation.definitions import INDICES

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from duet.compare.ranking import METRICS, Comparison, Cost, Difference, Row, Value
+from duet.comparison.ranking import METRICS, Comparison, Cost, Difference, Row, Value
 from duet.evaluation.definitions import RANKED, RATIOS
 from duet.report.markdown import markdown_table
 from duet.report.phrases import MISSING, count_of, duration, listed, percent, points, where

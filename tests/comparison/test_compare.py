@@ -18,10 +18,10 @@ from factories_compare import IMAGES, SKILLS, Skill, write_run
 from factories_results import FOUR_PHASE, TWO_PHASE
 from scipy import stats
 
-from duet.compare.ranking import Comparison, Row, _interval, compare
-from duet.compare.runs import Entry, find_runs
-from duet.compare.samples import Sampler
-from duet.compare.tables import as_dict, as_markdown, as_text
+from duet.comparison.ranking import Comparison, Row, _interval, compare
+from duet.comparison.runs import Entry, find_runs
+from duet.comparison.samples import Sampler
+from duet.comparison.tables import as_dict, as_markdown, as_text
 from duet.errors import ConfigError, DataError
 from duet.evaluation.matches import Matches, load_matches, save_matches
 from duet.results.files import load_results

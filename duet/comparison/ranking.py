@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from duet.compare.runs import Entry, Key, Run, differences, grouped, require_equal
-from duet.compare.samples import NoEvidenceError, Sampler
+from duet.comparison.runs import Entry, Key, Run, differences, grouped, require_equal
+from duet.comparison.samples import NoEvidenceError, Sampler
 from duet.errors import ConfigError
 from duet.evaluation.bootstrap import Sampled
 from duet.evaluation.definitions import RANKED

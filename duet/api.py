@@ -1,0 +1,311 @@
+"""The library in eight functions; `duet` gives their names and loads them on first use.
+
+series = duet.read_series("shop.yaml")
+run = duet.learn(series, ["duet-plus", "seq-ft"], start="yolo11n.pt", out="runs/shop")
+day, night = run.increments
+merged = duet.merge([day, 0.7 * night], method="ties", density=0.3)
+merged.evaluate(series, split="val"), merged("photo.jpg")
+merged.scale("night", 0.5).drop("can").save("models/shop")
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from duet.comparison.ranking import compare as compare_runs
+from duet.comparison.runs import find_runs
+from duet.comparison.tables import as_dict, as_text
+from duet.errors import ConfigError
+from duet.objects.detector import Detector, merged
+from duet.objects.evaluation import Evaluation
+from duet.objects.increment import Increment
+from duet.objects.opening import load as load
+from duet.objects.run import Run
+from duet.objects.series import SeriesFile, series_of
+from duet.objects.stage import Stage
+from duet.objects.told import Told
+from duet.progress import Progress, note, shown
+from duet.recipes.defaults import recipe_of
+from duet.recipes.plan import make_plan
+from duet.recipes.prepared import Prepared
+from duet.recipes.recipe import Entry
+from duet.runs.inputs import read_inputs
+from duet.runs.plan import left_out, plan_run
+from duet.runs.run import learn as learn_plan
+from duet.runs.stage import base_stage, increment_stage
+from duet.text import shell_line
+
+
+def read_series(path: str | Path, *, data_root: str | Path | None = None) -> SeriesFile:
+    """Read a series YAML; its data are read when they are asked for.
+
+    Args:
+        path: The YAML.
+        data_root: Folder that replaces its ``root``.
+
+    Raises:
+        ConfigError: It is missing or malformed, with every problem at once.
+
+    Example:
+        >>> series = duet.read_series("shop.yaml")
+        >>> series.check()
+        ()
+    """
+    return SeriesFile(Path(path), Path(data_root) if data_root is not None else None)
+
+
+def learn(
+    series: SeriesFile | str | Path,
+    strategies: str | Sequence[str] = (),
+    *,
+    start: str | Path | None = None,
+    onto: str | Path | None = None,
+    out: str | Path | None = None,
+    train: str | Path | None = None,
+    architecture: str | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+    references: bool = True,
+    split: str = "",
+    progress: Progress = True,
+    **changes: Any,
+) -> Run:
+    """Learn a whole series: base, increments, merges, references, evaluation, report.
+
+    What is missing in the run folder is done, so a stopped run is continued by the same call.
+
+    Args:
+        series: What `read_series` gave, or the path of a series YAML.
+        strategies: How increments are learned: shipped names such as ``duet-plus``, or YAML paths.
+            The first is the one that the report is about. Default `duet.shipped.DEFAULT_METHODS`.
+        start: θ_0: a ``.pt``, ``.safetensors`` or folder, or a name of `duet weights ls`.
+        onto: A detector that is there, which the series goes on from.
+        out: Run folder; default ``runs/<series>``.
+        train: Schedule YAML.
+        architecture: Such as ``yolo11n.yaml``, where nothing tells it.
+        seed: Of everything random.
+        jobs: Trainings at a time; default the CPU cores, at most two.
+        references: Train the reference models that GI and PI need.
+        split: Split to evaluate on; default test if there is one, else val.
+        progress: ``True``: bars, or lines where none can be drawn; ``False``: nothing; or a
+            function that gets every record.
+        changes: Keys of the schedule to replace: ``epochs=20``, ``device="cuda:0"``, ``batch=16``;
+            with a dot into a section or a strategy: ``**{"augmentation.mosaic": 1}``.
+
+    Returns:
+        The run: indices, report, detectors, increments.
+
+    Raises:
+        DuetError: With everything that is missing or wrong, before anything is trained; or a
+            training failed, and the same call goes on from there.
+
+    Example:
+        >>> run = duet.learn("shop.yaml", ["duet-plus", "seq-ft"], start="yolo11n.pt", epochs=20)
+        >>> run.indices["duet-plus"].ri
+    """
+    given = series_of(series)
+    names = (strategies,) if isinstance(strategies, str) else tuple(strategies)
+    inputs = read_inputs(
+        given.path, data_root=given.data_root, train=_path(train), weights=start,
+        architecture=architecture, changes=changes, onto=_path(onto),
+    )  # fmt: skip
+    plan = plan_run(
+        inputs, names, seed=seed, out=_path(out), jobs=jobs, references=references, split=split,
+        command=shell_line(*sys.argv),
+    )  # fmt: skip
+    with shown(progress) as show:
+        for line in left_out(plan):
+            show(given.name, {"note": line})
+        learn_plan(plan, show)
+    return Run(plan.out)
+
+
+def learn_increment(
+    series: SeriesFile | str | Path,
+    increment: str,
+    *,
+    out: str | Path,
+    strategy: str | None = None,
+    start: str | Path | None = None,
+    onto: str | Path | None = None,
+    independent: bool = False,
+    train: str | Path | None = None,
+    architecture: str | None = None,
+    seed: int = 0,
+    progress: Progress = True,
+    **changes: Any,
+) -> Stage:
+    """Learn one increment, on its images alone: those of earlier ones may be gone.
+
+    Args:
+        series: What `read_series` gave, or the path of a series YAML.
+        increment: Its name in the series. The first one of a series that goes on from no detector
+            is its base.
+        out: Run folder; holds what was learned before.
+        strategy: Shipped name or YAML path; default what suits the beginning.
+        start: As of `learn`.
+        onto: A detector to go on from: a ``.pt``, a detector folder, or an export in one.
+        independent: Train from θ_0 alone and merge nothing: `merge` joins such increments.
+        train: Schedule YAML.
+        architecture: As of `learn`.
+        seed: Of everything random.
+        progress: As of `learn`.
+        changes: As of `learn`.
+
+    Returns:
+        What it left: the increment, and the merged detector after it.
+
+    Raises:
+        DuetError: As of `learn`.
+
+    Example:
+        >>> stage = duet.learn_increment("mine.yaml", "night", onto="best.pt", out="runs/mine")
+        >>> stage.detector("photo.jpg")
+    """
+    given = series_of(series)
+    first = given.config.start is None and given.config.increment_names()[0] == increment
+    told: dict[str, Any] = {
+        "method": strategy, "seed": seed, "data_root": given.data_root, "train": _path(train),
+        "weights": start, "architecture": architecture, "changes": changes,
+    }  # fmt: skip
+    with shown(progress) as show:
+        if first and onto is None and not independent:
+            report = base_stage(given.path, Path(out), listen=show, **told)
+        else:
+            report = increment_stage(
+                given.path, increment, Path(out), independent=independent, onto=_path(onto),
+                listen=show, **told,
+            )  # fmt: skip
+    return Stage(report)
+
+
+def load_increment(folder: str | Path) -> Increment:
+    """Open an increment folder.
+
+    Raises:
+        ModelError: It is none, or its manifest is damaged.
+
+    Example:
+        >>> night = duet.load_increment("runs/shop/increments/duet-plus/night")
+        >>> lighter = 0.7 * night
+    """
+    return Increment(Path(folder))
+
+
+def merge(
+    models: Sequence[Increment | Detector | str | Path],
+    *,
+    method: str | None = None,
+    start: str | Path | None = None,
+    batchnorm: str | None = None,
+    geometry: str | None = None,
+    images: str | Path | None = None,
+    head: Any = "towers",
+    device: str = "cpu",
+    progress: Progress = True,
+    **params: Any,
+) -> Detector:
+    """Merge increments, detectors or ``.pt`` files into one detector: no training, no data.
+
+    Args:
+        models: What to merge, oldest first: increments (``0.7 * night`` counts less), saved
+            detectors, or paths.
+        method: See `duet methods`; default the last increment's own, of whole models average.
+        start: θ_0, by name or path; default the one that the increments' fingerprints name.
+        batchnorm: ``mixture``, ``average``, ``newest`` or ``oldest``.
+        geometry: ``sequential`` or ``independent``; default what the manifests say.
+        images: Unlabelled images, for methods that learn.
+        head: What of a foreign ``.pt`` stays its own: ``towers``, ``parallel`` or ``rows``.
+        device: Where the detector shall run.
+        progress: As of `learn`.
+        params: Parameters of the method, such as ``density=0.3``.
+
+    Returns:
+        The detector, in memory; `Detector.save` keeps it.
+
+    Raises:
+        ConfigError: An unknown method or parameter, or a detector that was not saved.
+        ModelError: The models do not fit together, or θ_0 is missing or another one.
+
+    Example:
+        >>> merged = duet.merge([day, 0.7 * night], method="ties", density=0.3)
+        >>> merged.trace.summary()
+    """
+    recipe = recipe_of(
+        [_entry(model) for model in models], method=method, params=params, batchnorm=batchnorm,
+        geometry=geometry, weights=start, images=images,
+    )  # fmt: skip
+    prepared = Prepared(make_plan(recipe, head=head))
+    if prepared.omission and progress is True:
+        note(prepared.omission)
+    return merged(prepared, device, progress)
+
+
+def evaluate(
+    model: Detector | str | Path,
+    series: SeriesFile | str | Path,
+    *,
+    split: str = "",
+    device: str = "cpu",
+) -> Evaluation:
+    """Measure a detector on every domain of a series, per increment and per class.
+
+    Args:
+        model: A detector, or what `load` opens.
+        series: What `read_series` gave, or the path of a series YAML.
+        split: Default test if there is one, else val.
+        device: Where a model that is opened here runs.
+
+    Raises:
+        DataError: A data set has no such split, or the detector knows no class of the series.
+
+    Example:
+        >>> duet.evaluate("best.pt", "shop.yaml", split="val").map50
+    """
+    detector = model if isinstance(model, Detector) else load(model, device)
+    return detector.evaluate(series, split=split)
+
+
+def compare(
+    runs: Sequence[Run | str | Path], *, metric: str | None = None, bootstrap: int = 1000
+) -> Told:
+    """Compare finished runs: strategies, seeds, orders.
+
+    Args:
+        runs: Runs, or folders that hold some.
+        metric: What to rank by: ``h``, ``ri``, ``pi`` …; default H, else RI.
+        bootstrap: Resamples of the test images for intervals.
+
+    Returns:
+        What `duet compare` prints: a mapping as its ``--json``; ``.value`` is the `Comparison`.
+
+    Raises:
+        DataError: There is no finished run, or they did not learn the same.
+
+    Example:
+        >>> duet.comparison(["runs/shop-a", "runs/shop-b"])
+    """
+    folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    found = compare_runs(find_runs(folders), metric=metric, bootstrap=bootstrap)
+    return Told(found, as_dict(found), lambda _: as_text(found))
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return Path(path) if path is not None else None
+
+
+def _entry(model: Increment | Detector | str | Path) -> Entry:
+    if isinstance(model, Increment):
+        return model.entry
+    if isinstance(model, Detector):
+        if model.path is None:
+            raise ConfigError(
+                "a detector in memory, and a merge remembers its models by their folders",
+                where=repr(model).split("\n", 1)[0],
+                remedy="keep it first: detector.save(FOLDER) returns the one to merge",
+            )
+        return Entry(path=str(model.path))
+    return Entry(path=str(model))

@@ -1,0 +1,392 @@
+"""`Detector`: what is learned, merged, edited, run, measured, exported and saved, in one object."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from duet.detections import Detections
+from duet.devices import one_place
+from duet.errors import ModelError
+from duet.families.table import resolve_family
+from duet.images import Image
+from duet.increments.manifest import DetectorManifest
+from duet.increments.state import DetectorState
+from duet.increments.store import DetectorFile, save_detector
+from duet.inference.detector import DetectorFacts, LoadedDetector
+from duet.inference.stream import Stream
+from duet.merging.trace import MergeTrace
+from duet.objects.evaluation import Evaluation
+from duet.objects.grid import Grid, Shown, some
+from duet.objects.series import SeriesFile, series_of
+from duet.objects.told import Told
+from duet.progress import Progress, counted
+from duet.recipes import edits
+from duet.recipes.diff import compare_models
+from duet.recipes.drop import without_classes
+from duet.recipes.log import read_history
+from duet.recipes.prepared import Prepared
+from duet.recipes.texts import diff_text, log_text
+from duet.recipes.write import absolute, manifest_of, stored_recipe
+from duet.runs.evaluate import evaluate_cells
+
+
+@dataclass(frozen=True)
+class Model:
+    """A detector as data: what can be edited, measured, exported and saved.
+
+    Attributes:
+        state: Its tensors.
+        manifest: Facts, and the recipe, whose paths are relative to ``folder``.
+        folder: Its folder; of one in memory the one that it was made from.
+        saved: Whether it is what lies in ``folder``.
+        traces: What its merges did.
+        remarks: What a user should know before relying on it.
+    """
+
+    state: DetectorState
+    manifest: DetectorManifest
+    folder: Path
+    saved: bool
+    traces: tuple[MergeTrace, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Detector(Shown):
+    """A detector. Edits give a new one in memory; only `save` and `export` write.
+
+    Attributes:
+        model: It as data; None for an exported file, which can only be run.
+        device: Where it runs, in the language of `duet.devices.parse_device`.
+        loaded: It as something that runs, if it came as such.
+
+    Example:
+        >>> detector = duet.load("runs/shop/models/duet-plus/2-night")
+        >>> detector("photo.jpg").names
+        >>> detector.scale("night", 0.5).drop("can").save("models/shop")
+    """
+
+    model: Model | None
+    device: str = "cpu"
+    loaded: LoadedDetector | None = field(default=None, repr=False)
+
+    # ---- what it is --------------------------------------------------------------------------
+
+    @functools.cached_property
+    def facts(self) -> DetectorFacts:
+        """Fingerprint, licence, image size, increments with their classes."""
+        if self.model is None:
+            assert self.loaded is not None
+            return self.loaded.facts
+        return _facts(self.model)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the outputs."""
+        return self.facts.classes
+
+    @property
+    def increments(self) -> tuple[str, ...]:
+        """Names of what went into it, oldest first."""
+        return tuple(name for name, _ in self.facts.increments)
+
+    @property
+    def path(self) -> Path | None:
+        """Its folder; None as long as it is in memory alone."""
+        return self.model.folder if self.model is not None and self.model.saved else None
+
+    @property
+    def traces(self) -> tuple[MergeTrace, ...]:
+        """What each merge did to each tensor, oldest first."""
+        return self._model("its merges").traces
+
+    @property
+    def trace(self) -> MergeTrace:
+        """The last of `traces`.
+
+        Raises:
+            ModelError: Nothing was merged.
+        """
+        if not self.traces:
+            raise ModelError("nothing was merged into this detector", where=self._named)
+        return self.traces[-1]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know before relying on it: what a merge or an edit found."""
+        return self.model.remarks if self.model is not None else ()
+
+    # ---- looking -----------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _runtime(self) -> LoadedDetector:
+        if self.loaded is not None:
+            return self.loaded
+        model = self._model("running")
+        family = resolve_family(model.state.family)
+        size, place = model.manifest.image_size, one_place(self.device)
+        return LoadedDetector(
+            family.detector(model.state, image_size=size, device=place), self.facts
+        )
+
+    def __call__(
+        self,
+        images: Image | str | Path | Sequence[Image | str | Path],
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.7,
+    ) -> Any:
+        """Detect objects in one image or in many.
+
+        Args:
+            images: ``(H, W, 3)`` uint8 BGR as OpenCV gives it, the path of an image file, or a
+                list of either.
+            confidence: Lowest score that counts, ``[0, 1]``.
+            iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
+
+        Returns:
+            `Detections` with boxes as ``xyxy`` px of the image; a list of them for a list.
+
+        Raises:
+            ConfigError: A threshold is out of range.
+            DataError: Not an image.
+        """
+        if isinstance(images, (list, tuple)):
+            return [self._one(image, confidence, iou) for image in images]
+        return self._one(images, confidence, iou)
+
+    def _one(self, image: Any, confidence: float, iou: float) -> Detections:
+        return self._runtime(image, confidence=confidence, iou=iou)
+
+    def stream(self, source: str | Path | int, **options: Any) -> Stream:
+        """Detect objects in a video, webcam or network stream, frame by frame.
+
+        Args:
+            source: Path of a video, number of a webcam, or URL.
+            options: See `duet.inference.detector.LoadedDetector.stream`: ``confidence``, ``iou``,
+                ``track``, ``newest``, ``frames``, ``seconds``, ``timeout``, ``retry``, ``notify``.
+
+        Returns:
+            An iterable of ``(frame, detections)``, which ends by itself with a recording.
+
+        Example:
+            >>> for frame, found in detector.stream("rtsp://camera/1", track=True):
+            ...     print(frame.time, found.names)
+        """
+        return self._runtime.stream(source, **options)
+
+    def to(self, device: str) -> Detector:
+        """Return the detector on another device: ``cpu``, ``cuda``, ``cuda:1``, ``0``, ``mps``.
+
+        Raises:
+            ConfigError: There is no such device.
+            ModelError: It is an exported file: open it anew with `duet.load`.
+        """
+        one_place(device)
+        return Detector(self._model("another device"), device)
+
+    def evaluate(self, series: SeriesFile | str | Path, *, split: str = "") -> Evaluation:
+        """Measure it on every domain of a series, per increment and per class.
+
+        Args:
+            series: What `duet.read_series` gave, or the path of a series YAML.
+            split: Default test if there is one, else val.
+
+        Raises:
+            DataError: A data set has no such split, or the detector knows no class of the series.
+        """
+        model, data = self._model("an evaluation"), series_of(series).data
+        size = model.manifest.image_size
+        return Evaluation(tuple(evaluate_cells(model.state, data, split, size, self.device)))
+
+    # ---- editing -----------------------------------------------------------------------------
+
+    def revert(self, increment: str, *, progress: Progress = True) -> Detector:
+        """Return it merged without one of its increments; `remarks` say whether that is exact.
+
+        Raises:
+            ConfigError: No such increment, or nothing would be left.
+            ModelError: It keeps no recipe, parts of it cannot be found, or others were trained on
+                top of the increment and on nothing else.
+        """
+        model = self._model("editing")
+        edit = edits.revert(model.folder, increment, manifest=model.manifest)
+        return self._merged(edit, progress)
+
+    def scale(self, increment: str, factor: float, *, progress: Progress = True) -> Detector:
+        """Return it merged with ``factor`` times what an increment changed of the shared weights.
+
+        Args:
+            increment: Name of an increment.
+            factor: Replaces the factor so far, from -2 to 2; 1 is as it was trained.
+            progress: A bar, nothing, or a function.
+
+        Raises:
+            ConfigError: No such increment, or the factor is out of range.
+            ModelError: It keeps no recipe, or parts of it cannot be found.
+        """
+        model = self._model("editing")
+        edit = edits.rescale(model.folder, increment, factor, manifest=model.manifest)
+        return self._merged(edit, progress)
+
+    def _merged(self, edit: edits.Edit, progress: Progress) -> Detector:
+        verdict = f"{'exact' if edit.exact else 'not exact'}: {edit.why}"
+        return merged(Prepared(edit.plan), self.device, progress, (verdict,))
+
+    def drop(self, *classes: str) -> Detector:
+        """Return it without some classes; the weights of all others stay the same to the bit.
+
+        Raises:
+            ConfigError: Unknown classes, or no class would be left.
+        """
+        model = self._model("editing")
+        file = DetectorFile(model.state, model.manifest)
+        found = without_classes(file, model.traces, classes, model.folder, model.folder)
+        changed = Model(
+            found.state, found.manifest, model.folder, False, model.traces, found.remarks
+        )
+        return Detector(changed, self.device)
+
+    # ---- history -----------------------------------------------------------------------------
+
+    def log(self) -> Told:
+        """Return what it was merged from, how, and whether it could be merged again."""
+        with self._kept() as folder:
+            found = read_history(folder)
+            return Told(found, found.as_dict(), log_text)
+
+    def diff(self, other: Detector | str | Path) -> Told:
+        """Return how another detector differs from it: classes, recipe, weights, statistics."""
+        with self._kept() as ours, _place_of(other) as theirs:
+            found = compare_models(ours, theirs)
+            return Told(found, found.as_dict(), diff_text)
+
+    # ---- writing -----------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Detector:
+        """Write a detector folder; return the detector that lies there.
+
+        Raises:
+            DuetError: The folder is in the way, or the file system refuses the write.
+        """
+        model, out = self._model("saving"), Path(folder)
+        manifest = model.manifest
+        if manifest.recipe is not None:
+            recipe = absolute(edits.kept_recipe(manifest, model.folder), model.folder)
+            manifest = manifest.model_copy(update={"recipe": stored_recipe(recipe, out)})
+        manifest = save_detector(
+            out, model.state, manifest, traces=model.traces, overwrite=overwrite
+        )
+        return Detector(replace(model, manifest=manifest, folder=out, saved=True), self.device)
+
+    def export(
+        self,
+        path: str | Path,
+        form: str | None = None,
+        *,
+        dynamic: bool = False,
+        overwrite: bool = False,
+        progress: Progress = True,
+    ) -> Path:
+        """Write it as one file that other programs run, kept only if it computes the same.
+
+        Args:
+            path: File or folder to write; `parity.json` is written beside it.
+            form: ``pt``, ``onnx``, ``torchscript``, ``openvino`` …; default what the name says.
+            dynamic: Let the file take batches of any size.
+            overwrite: Replace an older export.
+            progress: A bar, nothing, or a function.
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: Unknown form, or ``path`` exists.
+            ModelError: The exported file computes something else.
+            MissingExtraError: Packages for the form are not installed.
+        """
+        from duet.export.export import export_detector
+        from duet.export.formats import form_of
+
+        model, target = self._model("an export"), Path(path)
+        chosen = form or form_of(target)
+        with counted(f"exporting {chosen}", progress) as step:
+            export_detector(
+                DetectorFile(model.state, model.manifest), target, chosen, dynamic=dynamic,
+                overwrite=overwrite, progress=step,
+            )  # fmt: skip
+        return target
+
+    # ---- inside ------------------------------------------------------------------------------
+
+    @property
+    def _named(self) -> str:
+        return str(self.path or "detector in memory")
+
+    def _model(self, what: str) -> Model:
+        if self.model is None:
+            raise ModelError(
+                f"an exported file can be run, but {what} needs the detector's own weights",
+                remedy="give the detector folder that the file was exported from",
+            )
+        return self.model
+
+    @contextmanager
+    def _kept(self) -> Iterator[Path]:
+        """Give a folder that holds the detector: its own, or one for the moment."""
+        if self.path is not None:
+            yield self.path
+            return
+        with TemporaryDirectory(prefix="duet-") as folder:
+            self.save(Path(folder) / "detector")
+            yield Path(folder) / "detector"
+
+    def _grid(self) -> Grid:
+        rows = tuple(
+            (name, str(len(classes)), some(classes)) for name, classes in self.facts.increments
+        )
+        foot: tuple[str, ...] = (f"{self.facts.image_size} px, licence {self.facts.licence}",)
+        if self.model is not None:
+            state, recipe = self.model.state, self.model.manifest.recipe
+            size = sum(t.numel() * t.element_size() for t in state.to_tensors().values())
+            how = f"merged by {recipe.get('method', 'duet')}" if recipe else "keeps no recipe"
+            start = f", start {recipe['weights']}" if recipe and recipe.get("weights") else ""
+            about = f"{state.architecture}, {state.head}, {size / 1e6:.1f} MB"
+            foot = (f"{about}, {foot[0]}", f"{how}{start}", *self.remarks)
+        heading = f"detector of {len(self.classes)} classes ({self._named})"
+        return Grid(heading, ("increment", "classes", "names"), rows, words=3, foot=foot)
+
+
+def merged(
+    merge: Prepared, device: str, progress: Progress, remarks: tuple[str, ...] = ()
+) -> Detector:
+    """Do a merge in memory.
+
+    Args:
+        merge: The merge.
+        device: Where the detector shall run.
+        progress: A bar, nothing, or a function.
+        remarks: What to say of it beside what the merge says.
+    """
+    with counted(f"{merge.plan.recipe.method} merge", progress) as step:
+        result = merge.merge(step)
+    folder = Path.cwd()
+    manifest = manifest_of(merge.plan, result.state, folder)
+    told = (*remarks, *result.remarks)
+    return Detector(Model(result.state, manifest, folder, False, result.traces, told), device)
+
+
+def _facts(model: Model) -> DetectorFacts:
+    parts = tuple((part.increment, part.classes) for part in model.state.parts)
+    manifest = model.manifest
+    return DetectorFacts(manifest.fingerprint, manifest.licence, manifest.image_size, parts)
+
+
+def _place_of(other: Detector | str | Path) -> AbstractContextManager[Path]:
+    return other._kept() if isinstance(other, Detector) else nullcontext(Path(other))

@@ -1,0 +1,70 @@
+"""A small table that a prompt shows as text and a notebook as HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from duet.text import printable, short_list
+
+NAMES_SHOWN = 6
+"""Class names in one cell: a row of a table stays a line of a terminal."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows under a heading.
+
+    Attributes:
+        heading: One line above the table.
+        header: Column titles.
+        rows: One tuple of cell texts per row, as long as ``header``.
+        words: How many leading columns hold words; the rest hold numbers, aligned to the right.
+        foot: Lines below.
+    """
+
+    heading: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    foot: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Return it for a terminal; no cell can write a line of its own."""
+        from duet.report.tables import Table
+
+        lines = Table(self.header, self.rows, self.words).as_text().split("\n")
+        foot = (printable(line) for line in self.foot)
+        return "\n".join([printable(self.heading), *(f"  {line}" for line in lines), *foot])
+
+    def html(self) -> str:
+        """Return it for a notebook."""
+        head = "".join(f"<th>{html.escape(title)}</th>" for title in self.header)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(printable(cell))}</td>" for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        foot = "".join(f"<div>{html.escape(printable(line))}</div>" for line in self.foot)
+        title = html.escape(printable(self.heading))
+        return f"<b>{title}</b><table><tr>{head}</tr>{body}</table>{foot}"
+
+
+class Shown:
+    """What says what it is: in a prompt, in a notebook, by `print`."""
+
+    def _grid(self) -> Grid:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Return a table for a prompt."""
+        return self._grid().text()
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return self._grid().html()
+
+
+def some(names: Sequence[str]) -> str:
+    """Return a few names of many."""
+    return short_list(tuple(names), limit=NAMES_SHOWN)

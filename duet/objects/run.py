@@ -1,0 +1,102 @@
+"""A finished run as a user holds it: numbers, report, detectors, increments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from duet.errors import DataError, did_you_mean
+from duet.evaluation.indices import Indices
+from duet.increments.manifest import MANIFEST
+from duet.objects.detector import Detector
+from duet.objects.grid import Grid, Shown
+from duet.objects.increment import Increment
+from duet.objects.opening import load
+from duet.report.markdown import REPORT_FILE
+from duet.report.tables import summary_table
+from duet.results.files import load_results
+from duet.results.schema import Results
+
+
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
+    """A run folder with results; `duet.learn` gives it, and ``Run(folder)`` opens an older one.
+
+    Attributes:
+        path: The run folder.
+
+    Example:
+        >>> run = duet.learn("shop.yaml", ["duet-plus", "seq-ft"], out="runs/shop")
+        >>> run.indices["duet-plus"].h, run.report
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        """Read the results.
+
+        Raises:
+            DataError: There are none, or they are of no use.
+        """
+        object.__setattr__(self, "path", Path(self.path))
+        _ = self.results
+
+    @cached_property
+    def results(self) -> Results:
+        """All that was measured: `results.json`."""
+        return load_results(self.path)
+
+    @property
+    def indices(self) -> Mapping[str, Indices]:
+        """RI, GI, PI, RAI, H, forgetting and BWT by strategy, fractions."""
+        return {method.name: method.indices for method in self.results.methods}
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / REPORT_FILE
+
+    @property
+    def detector(self) -> Detector:
+        """The last detector of the strategy that the report is about."""
+        return self.detectors()[-1]
+
+    def detectors(self, strategy: str | None = None) -> list[Detector]:
+        """Return the detectors of a strategy, one after each increment.
+
+        Args:
+            strategy: Default the one that the report is about.
+
+        Raises:
+            DataError: The run has no such strategy, or keeps no detector of it.
+        """
+        return [load(folder) for folder in self._folders("models", strategy)]
+
+    @property
+    def increments(self) -> list[Increment]:
+        """The increments that the reported strategy learned, in order, ready to be merged."""
+        found = [Increment(folder) for folder in self._folders("increments", None)]
+        return sorted(found, key=lambda one: one.manifest.index)
+
+    def _folders(self, kind: str, strategy: str | None) -> list[Path]:
+        names = [method.name for method in self.results.methods]
+        chosen = strategy or self.results.main_method
+        found = sorted(self.path.glob(f"{kind}/{chosen}/*/{MANIFEST}"))
+        if chosen not in names or not found:
+            raise DataError(
+                f"no {kind} of '{chosen}'{did_you_mean(chosen, names)}",
+                where=str(self.path),
+                remedy=f"strategies of this run: {', '.join(names)}",
+            )
+        folders = [manifest.parent for manifest in found]
+        if kind == "models":
+            folders.sort(key=lambda folder: int(folder.name.split("-", 1)[0]))
+        return folders
+
+    def _grid(self) -> Grid:
+        table: Any = summary_table(self.results)
+        title = f"run of '{self.results.series.name}' ({self.path}), in %"
+        return Grid(title, table.header, table.rows, table.words, (f"report: {self.report}",))
