@@ -12,7 +12,6 @@ import numpy.typing as npt
 from duet.errors import DataError
 from duet.labels import LabelSpace
 
-
 _SHOWN = 12  # lines that a prompt shows
 
 
