@@ -190,7 +190,7 @@ def commands(
 
 def render(found: dict[str, Comparison], out: Path, note: str) -> str:
     """Return the document."""
-    from duet.comparison.tables import as_markdown
+    from duet.comparison.page import as_markdown
 
     command = f"python tools/benchmarks.py --out {shlex.quote(str(out))}"
     blocks = [INTRODUCTION.format(today=date.today().isoformat()), f"    {command}\n"]

@@ -106,6 +106,11 @@ trust_option = click.option(
 )  # fmt: skip
 
 
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="cpu, mps, cuda, or a GPU: 1 or cuda:1."
+)
+
+
 architecture_option = click.option(
     "--architecture", metavar="NAME",
     help="The only one that a .pt may be, such as yolo11n.yaml [the one that its layers are].",

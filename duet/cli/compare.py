@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 import click
 
 from duet.cli.common import PATH, emit, json_option, tell_changed, tell_leftovers
-from duet.errors import ConfigError
 from duet.evaluation.definitions import RANKED
 from duet.progress import note
 
@@ -52,13 +49,14 @@ def compare(
     one row, averaged over seeds. Differences to the best are tested on resampled test images, the
     same for all methods, and against the spread over seeds. Needs no images and no GPU.
     """
+    from duet.comparison.page import as_markdown, check_page
     from duet.comparison.ranking import compare as rank
     from duet.comparison.runs import find_runs
-    from duet.comparison.tables import as_dict, as_markdown, as_text
+    from duet.comparison.tables import as_dict, as_text
     from duet.files import write_text
 
     if out is not None:
-        _check_page(out)
+        check_page(out)
     known = find_runs(runs)
     for run in known:
         tell_changed(run.folder)
@@ -68,25 +66,3 @@ def compare(
         write_text(out, as_markdown(found))
         note(f"written: {out}")
     emit(as_dict(found), as_json, lambda _: as_text(found))
-
-
-def _check_page(out: Path) -> None:
-    """Refuse a page that would take the place of something else, such as a run's results."""
-    from duet.comparison.tables import HEADING
-    from duet.files import require_file
-
-    if out.suffix.lower() != ".md":
-        raise ConfigError(
-            "the page is Markdown, so its name must end in .md", where=f"--out {out}",
-            remedy="for example comparison.md",
-        )  # fmt: skip
-    if os.path.lexists(out):
-        with contextlib.suppress(OSError):
-            require_file(out)
-            with out.open("rb") as page:
-                if page.read(len(HEADING)) == HEADING.encode():
-                    return
-        raise ConfigError(
-            "already exists and is no page of duet compare", where=f"--out {out}",
-            remedy="choose another name or remove it first",
-        )  # fmt: skip

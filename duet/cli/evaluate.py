@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from duet.cli.common import PATH, emit, json_option, read_told, trust_option
+from duet.cli.common import PATH, device_option, emit, json_option, read_told, trust_option
 from duet.progress import note
 
 EPILOG = """\b
@@ -29,6 +28,7 @@ Examples:
     "--min-map50", type=click.FloatRange(0, 1),
     help="Exit 6 if a cell is below, or has no object to measure it on.",
 )  # fmt: skip
+@device_option
 @trust_option
 @json_option
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
     data_root: Path | None,
     split: str,
     min_map50: float | None,
+    device: str,
     trust: bool,
     as_json: bool,
 ) -> None:
@@ -44,12 +45,13 @@ def evaluate(
 
     MODEL is a detector folder, or a model of another program as `duet import` takes it.
     """
+    from duet.evaluation.gate import require_map50, unmeasured
     from duet.families.foreign import open_model
     from duet.runs.evaluate import evaluate_cells
 
     loaded = open_model(model, trust=trust, notify=note)
     data = read_told(series, data_root)
-    cells = evaluate_cells(loaded.state, data, split, loaded.manifest.image_size)
+    cells = evaluate_cells(loaded.state, data, split, loaded.manifest.image_size, device)
     result = {
         "schema": 1,
         "model": str(model),
@@ -62,37 +64,9 @@ def evaluate(
             note(f"{item.name}: not measured, the detector knows none of {', '.join(item.classes)}")
     for cell in cells:
         if absent := [name for name, value in cell["ap50"].items() if value is None]:
-            note(_unmeasured(cell, absent))
+            note(unmeasured(cell, absent))
     if min_map50 is not None:
-        _gate(model, cells, min_map50)
-
-
-def _gate(model: Path, cells: list[dict[str, Any]], least: float) -> None:
-    """Raise unless every cell was measured and is high enough."""
-    from duet.errors import GateError
-
-    nothing = [cell for cell in cells if cell["map50"] is None]
-    if nothing:  # a gate that passes on nothing would pass on a broken data set
-        raise GateError(
-            "; ".join(_unmeasured(cell, cell["ap50"]) for cell in nothing),
-            where=str(model),
-            remedy="--min-map50 asks for a number in every cell: label objects in this split, "
-            "choose another with --split, or leave the increment out of the series",
-        )
-    low = [cell for cell in cells if cell["map50"] < least]
-    if low:
-        worst = min(low, key=lambda cell: cell["map50"])
-        raise GateError(
-            f"mAP50 of {worst['domain']}[{worst['increment']}] is {worst['map50']:.3f}, "
-            f"--min-map50 is {least}",
-            where=str(model),
-            remedy=f"{len(low)} of {len(cells)} cells are below; see the table",
-        )
-
-
-def _unmeasured(cell: dict[str, Any], names: Iterable[str]) -> str:
-    place = f"the {cell['split']} split of {cell['domain']}"
-    return f"{cell['increment']}: no labelled object of {', '.join(names)} in {place}"
+        require_map50(cells, min_map50, where=str(model))
 
 
 def _text(cells: list[dict[str, Any]]) -> str:

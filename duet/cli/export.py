@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,12 +19,8 @@ from duet.cli.common import (
     tell_leftovers,
     trust_option,
 )
-from duet.errors import ConfigError
 from duet.export.formats import FORMATS
 from duet.progress import counting, note
-
-if TYPE_CHECKING:
-    from duet.increments.store import DetectorFile
 
 EPILOG = """\b
 Examples:
@@ -44,6 +40,7 @@ class Options:
     out: Path | None
     check: str | None
     dynamic: bool
+    device: str | None
     trust: bool
     overwrite: bool
     dry_run: bool
@@ -65,6 +62,9 @@ class Options:
     help="Image, folder or glob to compare outputs on.",
 )
 @click.option("--dynamic", is_flag=True, help="Take batches of any size [one image].")
+@click.option(
+    "--device", help="GPU that a TensorRT engine is built for [0]; all other forms: cpu [cpu]."
+)
 @trust_option
 @click.option("--overwrite", is_flag=True, help="Replace an older export.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -92,19 +92,13 @@ def export(model: Path | None, form: str | None, formats: bool, **options: Any) 
 
 
 def _export(model: Path, options: Options) -> None:
-    from duet.export.export import check_export, export_detector, whole_export
-    from duet.families.foreign import open_model
+    from duet.export.model import export_model, target_of
     from duet.families.runtimes import PARITY
-    from duet.files import refuse_links
     from duet.inference.load import detector_folder
     from duet.inference.sources import find_images
 
     model, form = detector_folder(model), options.form
-    default = _default(model, FORMATS.find(form).suffix)
-    target = options.out if options.out is not None else default
-    if target == default:
-        refuse_links(default.parent.parent, [default.parent.name])
-    _require_other(target, model)
+    target = target_of(model, form, options.out)
     images: Sequence[Path] = ()
     if options.check is not None:
         found = find_images(options.check)
@@ -112,67 +106,21 @@ def _export(model: Path, options: Options) -> None:
         if omission := found.omission():
             note(omission)
     tell_leftovers(target, target.parent / PARITY)
-    opened = open_model(model, trust=options.trust, notify=note)
-    if not options.overwrite:
-        kept = whole_export(opened, target, form, images=images, dynamic=options.dynamic)
-        if kept is not None:
-            result = {"schema": 1, "path": str(target), **kept}
-            emit(result, options.as_json, _text)
-            note(WHOLE.format(target))
-            return
-    detector = check_export(
-        opened, target, form, dynamic=options.dynamic, overwrite=options.overwrite
-    )
-    if options.dry_run:
-        plan = _plan(detector, target, options, len(images))
-        emit(plan, options.as_json, lambda _: f"would write {target} and parity.json")
-        return
     with counting(f"exporting {form}") as step:
-        report = export_detector(
-            detector, target, form, images=images, dynamic=options.dynamic,
-            overwrite=options.overwrite, progress=step,
+        done = export_model(
+            model, target, form, images=images, dynamic=options.dynamic, device=options.device,
+            overwrite=options.overwrite, trust=options.trust, dry_run=options.dry_run,
+            notify=note, progress=step,
         )  # fmt: skip
-    result = {"schema": 1, "path": str(target), **report.as_dict()}
-    emit(result, options.as_json, _text)
-    hint(*_next(target, form, report.image_size))
-
-
-def _default(model: Path, suffix: str) -> Path:
-    """Return where an export goes: into the detector folder, but not beside a stranger's file."""
-    from duet.families.foreign import file_name, is_foreign
-
-    folder, name = (Path(), file_name(model)) if is_foreign(model) else (model, "model")
-    return folder / "export" / f"{name}{suffix}"
-
-
-def _require_other(target: Path, model: Path) -> None:
-    """Refuse to replace the very file that is exported.
-
-    Raises:
-        ConfigError: ``target`` is ``model``.
-    """
-    from duet.trees import resolved
-
-    if resolved(target) == resolved(model):
-        raise ConfigError(
-            "this is the model itself, which is never replaced",
-            where=str(target),
-            remedy="choose another --out",
-        )
-
-
-def _plan(detector: DetectorFile, target: Path, options: Options, images: int) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "dry_run": True,
-        "path": str(target),
-        "form": options.form,
-        "dynamic": options.dynamic,
-        "model": detector.manifest.fingerprint,
-        "image_size": detector.manifest.image_size,
-        "classes": list(detector.state.labels),
-        "check_images": images,
-    }
+    result = {"schema": 1, **done.document}
+    if done.held:
+        emit(result, options.as_json, _text)
+        note(WHOLE.format(target))
+    elif options.dry_run:
+        emit(result, options.as_json, lambda _: f"would write {target} and parity.json")
+    else:
+        emit(result, options.as_json, _text)
+        hint(*_next(target, form, result["image_size"]))
 
 
 def _next(target: Path, form: str, image_size: int) -> tuple[str | Path, ...]:

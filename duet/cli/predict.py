@@ -12,7 +12,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PATH, emit, hint, json_option, tell_leftovers_in, trust_option
+from duet.cli.common import (
+    PATH,
+    device_option,
+    emit,
+    hint,
+    json_option,
+    tell_leftovers_in,
+    trust_option,
+)
 from duet.errors import ConfigError
 from duet.inference.savers.table import SAVERS
 from duet.progress import PLAIN_EVERY, counting, note
@@ -133,9 +141,7 @@ class Job:
 @click.option(
     "--give-up-after", type=click.FloatRange(0), help="Seconds of trying to rejoin [no limit]."
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="cpu, mps, cuda, or a GPU: 1 or cuda:1."
-)
+@device_option
 @trust_option
 @click.option("--dry-run", is_flag=True, help="Check everything, detect nothing.")
 @json_option

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
     """Do a plan, or say what it would do, and print what came out."""
+    from duet.report.markdown import REPORT_FILE
+    from duet.report.tables import summary_text
     from duet.report.words import off_published
     from duet.runs.plan import left_out, plan_as_dict, plan_as_text
-    from duet.runs.run import learn, require_chains, summary, summary_text
+    from duet.runs.run import learn, require_chains, summary
     from duet.runs.walls import require_runnable
 
     if dry_run:
@@ -30,6 +32,7 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
         results = learn(plan, show)
     for line in off_published(results):
         note(f"warning: {line}")
-    emit(summary(results, plan.out), as_json, lambda _: summary_text(results, plan.out))
+    report = plan.out / REPORT_FILE
+    emit(summary(results, plan.out), as_json, lambda _: summary_text(results, report))
     for line in results.commands.next:
         note(f"next: {printable(line)}")

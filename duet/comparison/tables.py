@@ -1,4 +1,4 @@
-"""A comparison as tables, sentences, Markdown and JSON."""
+"""A comparison as tables, sentences and JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 from duet.comparison.ranking import METRICS, Comparison, Cost, Difference, Row, Value
 from duet.evaluation.definitions import RANKED, RATIOS
-from duet.report.markdown import markdown_table
 from duet.report.phrases import MISSING, count_of, duration, listed, percent, points, where
 from duet.report.tables import Table
-from duet.text import markdown, printable
+from duet.text import printable
 
 TITLES = {index.name: index.title for index in RANKED}
 COLUMNS = (*(index.name for index in RATIOS), "old", "new")
@@ -21,9 +20,6 @@ VERDICTS = (
     "Above it beyond noise on the runs that both have",
     "Not known whether noise (one seed and no interval)",
 )
-HEADING = "# Comparison"
-"""What a page begins with."""
-
 SHOWN_UNDEFINED = 0.001
 """Share of undefined resamples from which on the text speaks of them."""
 
@@ -161,34 +157,12 @@ def _unshared(row: Row, found: Comparison) -> str | None:
 
 def as_text(found: Comparison) -> str:
     """Return the comparison for terminals."""
-    blocks = [printable(_what(found)), ranking_table(found).as_text()]
+    blocks = [printable(describe(found)), ranking_table(found).as_text()]
     retention = retention_table(found)
     if retention is not None:
         blocks.append(f"RI per earlier increment (%)\n\n{retention.as_text()}")
     blocks += [cost_table(found).as_text(), "\n".join(map(printable, sentences(found)))]
     return "\n\n".join(blocks)
-
-
-def as_markdown(found: Comparison, *, heading: str = HEADING) -> str:
-    """Return the comparison as a Markdown page, or as a section under another heading."""
-    blocks = [
-        heading,
-        markdown(_what(found)),
-        "\n".join(f"- {markdown(line)}" for line in sentences(found)),
-        markdown_table(ranking_table(found)).rstrip(),
-        _legend(found),
-    ]
-    level = heading.split(" ", 1)[0] + "#"
-    retention = retention_table(found)
-    if retention is not None:
-        text = "RI of the classes of each earlier increment in their own domain, in per cent."
-        table = markdown_table(retention).rstrip()
-        blocks += [f"{level} Kept, domain by domain", text, table]
-    if any(value.low is not None for row in found.rows for value in row.values.values()):
-        text = f"95 % intervals over test images, {found.bootstrap} resamples, in per cent."
-        blocks += [f"{level} Intervals", text, markdown_table(interval_table(found)).rstrip()]
-    blocks += [f"{level} Costs", markdown_table(cost_table(found)).rstrip(), _COSTS]
-    return "\n\n".join(blocks) + "\n"
 
 
 def as_dict(found: Comparison) -> dict[str, Any]:
@@ -230,15 +204,8 @@ def _row_dict(row: Row) -> dict[str, Any]:
     }
 
 
-_COSTS = (
-    "*training*: wall time of all trainings after the first increment's, other trainings may have "
-    "run beside them. *peak memory*: main memory of the largest training process. *parameters*: "
-    "trainable numbers of the final detector. *one image*: CPU time of one thread, decoded image "
-    "to detections, median."
-)
-
-
-def _what(found: Comparison) -> str:
+def describe(found: Comparison) -> str:
+    """Return what was compared, in one line."""
     results = found.runs[0].results
     protocol = results.protocol
     steps = " → ".join(
@@ -251,21 +218,6 @@ def _what(found: Comparison) -> str:
     return (
         f"{results.series.name}: {steps}{also}; {protocol.family}, {protocol.image_size} px, split "
         f"{protocol.eval_split}; {count_of(len(found.runs), 'run')}. Indices and mAP50 in per cent."
-    )
-
-
-def _legend(found: Comparison) -> str:
-    text = "Mean ± sample standard deviation over runs. *old*: mAP50 of the final detector on the "
-    text += "classes of earlier increments in their domains; *new*: mAP50 on the new classes right "
-    text += "after their stage. "
-    if found.bootstrap:
-        text += (
-            f"*95 % images*: of the difference, a paired bootstrap over test images, bias-"
-            f"corrected, {found.bootstrap} resamples, averaged over seeds. "
-        )
-    return text + (
-        "*95 % training*: t interval of the mean difference over runs, paired by seed and order. "
-        "*noise*: yes if one of the two intervals holds 0."
     )
 
 

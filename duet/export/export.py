@@ -11,7 +11,14 @@ from pydantic import Field, ValidationError
 
 from duet.config import Config
 from duet.errors import ConfigError, DuetError
-from duet.export.formats import FORMATS, Format, require_offered, require_packages, write
+from duet.export.formats import (
+    FORMATS,
+    Format,
+    device_for,
+    require_offered,
+    require_packages,
+    write,
+)
 from duet.export.parity import Parity, measure, require, sample_images
 from duet.export.placing import new_export, user_lock
 from duet.families.exportable import Exportable, ExportFacts
@@ -131,6 +138,7 @@ def export_detector(
     images: Sequence[Path] = (),
     dynamic: bool = False,
     overwrite: bool = False,
+    device: str | None = None,
     progress: Step | None = None,
 ) -> ExportReport:
     """Export a detector, and keep the file only if it computes the same.
@@ -142,6 +150,7 @@ def export_detector(
         images: Images to compare on; a few synthetic ones when left out.
         dynamic: Let the file take batches of any size.
         overwrite: Replace an older export.
+        device: See `duet.export.formats.device_for`.
         progress: Called after each of three steps.
 
     Raises:
@@ -153,7 +162,9 @@ def export_detector(
         DuetError: The file system refuses the write.
     """
     step, row = progress or _silent, FORMATS.find(form)
-    detector = check_export(model, target, form, dynamic=dynamic, overwrite=overwrite)
+    detector = check_export(
+        model, target, form, dynamic=dynamic, overwrite=overwrite, device=device
+    )
     exportable = exportable_of(detector.state)
     facts = ExportFacts.of(
         detector.state, exportable, image_size=detector.manifest.image_size,
@@ -163,7 +174,7 @@ def export_detector(
     step(1, 3)
     with new_export(target, folder=row.folder, room=_room(detector.state)) as temporary:
         try:
-            write(row, exportable, temporary, facts)
+            write(row, exportable, temporary, facts, device=device_for(row, device))
             step(2, 3)
             parity = _compare(row, exportable, facts, temporary, target, pictures)
         except DuetError as error:  # the temporary name means nothing to the user
@@ -272,6 +283,7 @@ def check_export(
     *,
     dynamic: bool = False,
     overwrite: bool = False,
+    device: str | None = None,
 ) -> DetectorFile:
     """Open a detector and refuse an export that cannot work; errors as `export_detector`."""
     row = FORMATS.find(form)
@@ -290,6 +302,7 @@ def check_export(
     require_packages(row)
     if row.check is not None:
         row.check()
+    device_for(row, device)
     _check_target(target, row, overwrite=overwrite)
     return detector
 

@@ -153,8 +153,10 @@ class Engine(Protocol):
         """Names of the formats that it writes (`duet.export.formats`)."""
         ...
 
-    def write(self, form: str, target: Path, facts: ExportFacts) -> None:
+    def write(self, form: str, target: Path, facts: ExportFacts, *, device: str) -> None:
         """Write ``target``, a file or an empty folder, with ``facts`` in its metadata.
+
+        ``device`` is where, as the engine calls it.
 
         Raises:
             ModelError: The engine cannot export this detector.

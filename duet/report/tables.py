@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from duet.errors import DataError
 from duet.evaluation.definitions import INDICES, RATIOS, Index
@@ -61,6 +62,12 @@ def summary_table(results: Results) -> Table:
     behind = ("old before", "old after", "new", "new reference")
     header = ("Method", *(index.title for index in RATIOS), *behind)
     return Table(header, tuple(_summary_row(method) for method in ordered_methods(results)))
+
+
+def summary_text(results: Results, report: Path) -> str:
+    """Return a run for terminals: `summary_table`, and where its report is."""
+    title = printable(results.series.name)
+    return f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {report}"
 
 
 def _summary_row(method: Method) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from duet.evaluation.definitions import RANKED
 from duet.evaluation.indices import Term, mean
@@ -69,6 +71,17 @@ def class_changes(results: Results, method: Method) -> tuple[ClassChange, ...]:
 def answer(results: Results) -> tuple[str, ...]:
     """Return the answer of the report: what was kept, what was learned, against what."""
     return (_kept_in_one(results), _learned_in_one(results), _compared_in_one(results))
+
+
+def as_dict(results: Results, report: Path) -> dict[str, Any]:
+    """Return the answer and the numbers behind it as JSON-ready data."""
+    return {
+        "schema": 1,
+        "report": str(report),
+        "main_method": results.main_method,
+        "answer": list(answer(results)),
+        "summary": {method.name: method.indices.numbers() for method in results.methods},
+    }
 
 
 def kept(results: Results) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from duet.comparison.page import as_markdown
 from duet.comparison.ranking import Comparison, compare
 from duet.comparison.runs import find_runs
 from duet.comparison.tables import as_dict, as_markdown

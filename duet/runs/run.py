@@ -14,7 +14,6 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.files import run_lock
 from duet.report.markdown import REPORT_FILE, write_report
-from duet.report.tables import summary_table
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
 from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
@@ -28,7 +27,6 @@ from duet.runs.plan import RunPlan
 from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
-from duet.text import printable
 from duet.training.config import Method
 
 
@@ -113,12 +111,6 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
         "indices": {method.name: method.indices.numbers() for method in results.methods},
         "published": [entry.as_record() for entry in results.published],
     }
-
-
-def summary_text(results: Results, out: Path) -> str:
-    """Return the table of a run for people."""
-    title = printable(results.series.name)
-    return f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {out / REPORT_FILE}"
 
 
 def _all(

@@ -18,6 +18,7 @@ from factories_compare import IMAGES, SKILLS, Skill, write_run
 from factories_results import FOUR_PHASE, TWO_PHASE
 from scipy import stats
 
+from duet.comparison.page import as_markdown
 from duet.comparison.ranking import Comparison, Row, _interval, compare
 from duet.comparison.runs import Entry, find_runs
 from duet.comparison.samples import Sampler

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from duet.devices import parse_device, require_device
 from duet.errors import ConfigError, MissingExtraError
 from duet.export.formats.machines import require_coreml, require_litert, require_tensorrt
 from duet.registry import Table
@@ -44,6 +45,7 @@ class Format:
         install: Arguments of pip that install them.
         writer: Module that writes it for a family whose engine does not, with a function
             ``write(exportable, target, facts)``; empty where only engines can.
+        gpu: Whether it is made on, and for, one NVIDIA GPU; all others are written on the CPU.
         check: Raises a `ConfigError` on a machine that cannot write it, before any work.
         tame: Called before the library of the format is first imported.
         folder: Whether it is a folder.
@@ -58,6 +60,7 @@ class Format:
     packages: tuple[str, ...] = ()
     install: str = ""
     writer: str = ""
+    gpu: bool = False
     check: Callable[[], None] | None = None
     tame: Callable[[], None] | None = None
     folder: bool = False
@@ -139,6 +142,7 @@ _FORMATS = (
         suffix=".engine",
         summary="TensorRT engine for the GPU that it is built on",
         needs="an NVIDIA GPU",
+        gpu=True,
         check=require_tensorrt,
         packages=("tensorrt", "onnx", "onnxslim", "onnxruntime"),
         install='tensorrt "duet-detect[onnx]"',
@@ -214,7 +218,30 @@ def require_offered(exportable: Exportable, form: str, family: str) -> None:
         )
 
 
-def write(form: Format, exportable: Exportable, target: Path, facts: ExportFacts) -> None:
+def device_for(form: Format, device: str | None) -> str:
+    """Return where a format is written, as the engines call it.
+
+    Args:
+        form: The format.
+        device: What the user chose, in the language of `duet.devices`; None for the usual one.
+
+    Raises:
+        ConfigError: It is no device, not there, or not where this format is written.
+    """
+    chosen = parse_device(("0" if form.gpu else "cpu") if device is None else device)
+    if (chosen.kind == "cuda") != form.gpu:
+        place = "an NVIDIA GPU, for that GPU alone" if form.gpu else "the CPU, and run anywhere"
+        raise ConfigError(
+            f"{form.name} files are written on {place}; got device '{chosen}'",
+            where="--device",
+            remedy="leave it out",
+        )
+    return str(require_device(chosen.single("a file is written")))
+
+
+def write(
+    form: Format, exportable: Exportable, target: Path, facts: ExportFacts, *, device: str = "cpu"
+) -> None:
     """Write a detector: the family's engine does it if it knows the format, else duet.
 
     Args:
@@ -222,6 +249,7 @@ def write(form: Format, exportable: Exportable, target: Path, facts: ExportFacts
         exportable: The detector.
         target: A file to create, or an empty folder that exists.
         facts: What the file says of itself.
+        device: As `device_for` returns it.
 
     Raises:
         ConfigError: Neither can write it.
@@ -232,6 +260,6 @@ def write(form: Format, exportable: Exportable, target: Path, facts: ExportFacts
         form.tame()
     engine = exportable.written_by_engine(form.name)
     if engine is not None:  # its files carry what the engine's users expect
-        engine.write(form.name, target, facts)
+        engine.write(form.name, target, facts, device=device)
     else:
         FORMATS.load(form.name).write(exportable, target, facts)

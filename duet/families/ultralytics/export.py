@@ -27,7 +27,6 @@ LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
 FORMS = ("pt", "onnx", "torchscript", "engine", "tflite", "openvino", "coreml")
 
 _ENGINE_NAMES = {"tflite": "litert"}
-_DEVICES = {"engine": "0"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class UltralyticsEngine:
     heads: tuple[type, ...] = ()
     forms: tuple[str, ...] = FORMS
 
-    def write(self, form: str, target: Path, facts: ExportFacts) -> None:
+    def write(self, form: str, target: Path, facts: ExportFacts, *, device: str = "cpu") -> None:
         """Write a file, or replace the empty folder ``target``; see `Engine`."""
         if form == "pt":
             with target.open("wb") as stream:  # given a path, torch writes its name into the file
@@ -56,7 +55,7 @@ class UltralyticsEngine:
             return
         # The exporter names its files after the checkpoint that it believes the model came from.
         with hidden_folder(target) as folder:
-            made = self._export(form, folder / "model.duet-export", facts)
+            made = self._export(form, folder / "model.duet-export", facts, device)
             os.replace(made, target)
 
     def open(self, path: Path) -> Callable[[torch.Tensor], Any]:
@@ -67,7 +66,7 @@ class UltralyticsEngine:
         folded: nn.Module = module.fuse(verbose=False).eval().requires_grad_(False)
         return folded
 
-    def _export(self, form: str, source: Path, facts: ExportFacts) -> Path:
+    def _export(self, form: str, source: Path, facts: ExportFacts, device: str) -> Path:
         from ultralytics.engine.exporter import Exporter
         from ultralytics.utils.callbacks import get_default_callbacks
 
@@ -78,7 +77,7 @@ class UltralyticsEngine:
             "imgsz": facts.image_size,
             "batch": 1,
             "dynamic": facts.dynamic,
-            "device": _DEVICES.get(form, "cpu"),
+            "device": device,
             "nms": False if self.end_to_end else None,
         }
         if form in ("onnx", "engine"):
