@@ -561,6 +561,55 @@ def test_machines_that_cannot_write_a_format(
             export_detector(folder, tmp_path / f"m{FORMATS[form].suffix}", form)
 
 
+@pytest.mark.parametrize(
+    ("form", "device", "words"),
+    [
+        ("onnx", "cuda:0", "onnx files are written on the CPU"),
+        ("onnx", "toaster", "'toaster' is no device"),
+        ("engine", "cpu", "engine files are written on an NVIDIA GPU"),
+        ("engine", "0,1", "a file is written on one device"),
+        ("engine", "cuda:99", "cuda:99"),
+    ],
+)
+def test_a_device_that_does_not_fit_a_format_is_refused(
+    form: str, device: str, words: str, folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(formats, "find_spec", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    target = tmp_path / f"m{FORMATS[form].suffix}"
+    error = failure(invoke(folder, "--to", form, "--out", target, "--device", device))
+    assert words in str(error)
+    assert error.exit_code == 2
+    assert not target.exists()
+
+
+def test_an_engine_is_built_for_the_gpu_that_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.engine import exporter
+
+    asked: list[dict[str, Any]] = []
+
+    def refused(overrides: dict[str, Any], _callbacks: object) -> None:
+        asked.append(overrides)
+        raise RuntimeError("no such GPU here")
+
+    monkeypatch.setattr(exporter, "Exporter", refused)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    state = make_state("rows", 1)
+    for device, place in ((None, "0"), ("cuda:1", "1"), ("1", "1")):
+        chosen = formats.device_for(FORMATS["engine"], device)
+        with pytest.raises(ModelError, match="no such GPU here"):
+            formats.write(
+                FORMATS["engine"], exportable_of(state), tmp_path / "m.engine", facts_of(state),
+                device=chosen,
+            )  # fmt: skip
+        assert asked[-1]["device"] == place
+
+
 def test_only_graphs_take_any_batch(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no dynamic batch"):
         export_detector(folder, tmp_path / "m.pt", "pt", dynamic=True)

@@ -424,6 +424,9 @@ def test_a_gate_does_not_pass_on_nothing(
     assert shown.code == 0
     assert [cell["map50"] is None for cell in shown.json()["cells"]] == [False, False, True]
     assert "no labelled object of bottle in the val split of night" in shown.err
+    device = duet_here(capsys, "eval", model, path, "--json", "--device", "cuda:99")
+    assert device.code == 2
+    assert device.error()["where"] == "device"
     gate = duet_here(capsys, "eval", model, path, "--json", "--min-map50", 0)
     assert gate.code == 6
     assert "bottle" in gate.error()["message"]
