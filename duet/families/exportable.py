@@ -29,9 +29,6 @@ SCHEMA_VERSION: Literal[2] = 2
 STAMP = "duet"
 """Key of the facts in the metadata of every exported file."""
 
-_V1 = {"schema_version": 2, "fit": "letterbox", "layout": "anchors"}
-"""What the facts of the first version, which knew one family, leave out."""
-
 
 class ExportFacts(Config):
     """What an exported file says about itself: enough to run it, and where it comes from."""
@@ -117,7 +114,7 @@ class ExportFacts(Config):
                 remedy="upgrade duet, or export the detector with this version",
             )
         try:
-            return parse_config(cls, data | _V1 if version == 1 else data, where=where)
+            return parse_config(cls, data, where=where)
         except DuetError as error:  # also of the class names
             raise _damaged(error.what, where) from None
 

@@ -9,8 +9,9 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from duet.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
+from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.row import FamilyRow
+from duet.registry import Table
 
 if TYPE_CHECKING:
     from duet.families.family import Family
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 # A class of a DETR is one row in each class layer: it has no tower of its own.
 _ROWS: Mapping[str, HeadForm] = {"rows": "rows", "towers": "rows", "parallel": "parallel"}
+
+_ELSEWHERE = (
+    "; a package that brings another must be installed, or lie on PYTHONPATH, wherever its "
+    "detectors are used"
+)
 
 FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
     {
@@ -128,17 +134,17 @@ def leaves_out(family: str) -> bool:
     return _row(family).leaves_out
 
 
-def families() -> Mapping[str, FamilyRow]:
+def families() -> Table[FamilyRow]:
     """Return all families: duet's own, and those of installed packages.
 
     A package offers a family as an entry point of the group `duet.families` that names a
     `FamilyRow`; see docs/new_family.md. A name of duet's own cannot be taken.
     """
-    found = dict(FAMILIES)
+    found = {**FAMILIES}
     for entry in entry_points(group="duet.families"):
         if entry.name not in found:
             found[entry.name] = _offered(entry)
-    return MappingProxyType(found)
+    return Table("detector family", "families", found, hint=_ELSEWHERE)
 
 
 def _offered(entry: EntryPoint) -> FamilyRow:
@@ -162,12 +168,4 @@ def _offered(entry: EntryPoint) -> FamilyRow:
 
 
 def _row(name: str) -> FamilyRow:
-    row = FAMILIES.get(name) or families().get(name)
-    if row is None:
-        known = families()
-        raise ConfigError(
-            f"unknown detector family '{name}'{did_you_mean(name, known)}",
-            remedy=f"known families: {', '.join(known)}; a package that brings another must be "
-            "installed, or lie on PYTHONPATH, wherever its detectors are used",
-        )
-    return row
+    return FAMILIES[name] if name in FAMILIES else families().find(name)

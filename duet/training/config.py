@@ -101,7 +101,7 @@ class Schedule(Config):
 
 
 class Distillation(Config):
-    """Keeping the old classes' raw outputs (DuET section 3; method.md sections 2 and 6)."""
+    """Keeping the old classes' raw outputs (docs/method.md, Distillation)."""
 
     method: str = Field(default="duet", description="which outputs are kept, and how")
     weight: NonNegative = Field(default=0.01, description="lambda_Distill, per image; 0 = off")
@@ -113,11 +113,10 @@ class Distillation(Config):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: str) -> str:
-        if value not in DISTILLATIONS:
-            known = ", ".join(DISTILLATIONS)
-            raise ValueError(
-                f"unknown distillation{did_you_mean(value, DISTILLATIONS)}; known: {known}"
-            )
+        try:
+            DISTILLATIONS.find(value)
+        except ConfigError as error:
+            raise ValueError(f"{error.what}; {error.remedy}") from None
         return value
 
 
@@ -131,7 +130,7 @@ class PseudoLabels(Config):
 
 
 class Directional(Config):
-    """L_DC, the directional consistency loss (DuET; method.md section 2)."""
+    """L_DC, the directional consistency loss (DuET; docs/method.md)."""
 
     weight: NonNegative = Field(default=0.01, description="lambda_DC, per image; 0 = off")
 

@@ -18,6 +18,8 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in named.items() if name in stored}
 
 
+# Not torch.optim.swa_utils.AveragedModel: its first update copies where this one averages, and it
+# would average the counters of batches too, or no statistics at all.
 class Ema:
     """Average of all floating tensors; counters are the latest.
 

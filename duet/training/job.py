@@ -1,11 +1,10 @@
 """A training job: everything one stage needs, as files in one folder.
 
 A job can be run by any process on any machine that sees the folder and the images: this is what
-makes resuming, worker processes and multi-GPU launches possible (issue A.4). The folder holds
-``job.json``, ``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``, for EWC
-``importance.safetensors``; a
-finished job adds ``trained.safetensors``, ``fisher.safetensors`` where the schedule asks for it,
-and ``outcome.json`` last (`duet.training.outcome`).
+makes resuming, worker processes and multi-GPU launches possible. The folder holds ``job.json``,
+``start.safetensors``, ``slice.npz`` and, for L_DC, ``direction.safetensors``, for EWC
+``importance.safetensors``; a finished job adds ``trained.safetensors``, ``fisher.safetensors``
+where the schedule asks for it, and ``outcome.json`` last (`duet.training.outcome`).
 """
 
 from __future__ import annotations

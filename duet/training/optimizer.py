@@ -15,10 +15,7 @@ def make_optimizer(module: nn.Module, job: Job) -> torch.optim.Optimizer:
 
     Weight decay is for matrices and kernels; scales and biases have none.
     """
-    schedule = job.schedule
-    decay = schedule.weight_decay
-    if job.phase != "base" and schedule.weight_decay_increment is not None:
-        decay = schedule.weight_decay_increment
+    schedule, decay = job.schedule, weight_decay(job)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
@@ -37,6 +34,14 @@ def peak_rate(job: Job) -> float:
     schedule = job.schedule
     later = job.phase != "base"
     return schedule.lr_increment if later and schedule.lr_increment else schedule.lr
+
+
+def weight_decay(job: Job) -> float:
+    """Return the weight decay of the job's phase."""
+    schedule = job.schedule
+    if job.phase != "base" and schedule.weight_decay_increment is not None:
+        return schedule.weight_decay_increment
+    return schedule.weight_decay
 
 
 def learning_rate(job: Job, done: int, steps: int) -> float:

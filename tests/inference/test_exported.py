@@ -236,17 +236,6 @@ def test_metadata_that_disagrees(
     assert caught.value.where == str(path)
 
 
-def test_files_of_the_first_version_are_read(files: dict[str, Path], tmp_path: Path) -> None:
-    def first(facts: dict[str, Any]) -> None:
-        facts["schema_version"] = 1
-        for key in ("fit", "layout", "dynamic", "lineage"):
-            del facts[key]
-
-    path = copy_of(files["onnx"], tmp_path)
-    restamp(path, first)
-    assert duet.load(path).facts == duet.load(files["onnx"]).facts
-
-
 def test_paths_that_are_no_exports(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         duet.load(tmp_path / "m.onnx")

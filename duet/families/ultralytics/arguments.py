@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from duet.families.table import class_rows, resolve_roles
 from duet.increments.state import DetectorState
 from duet.training.job import Job, keeps_trunk, old_part_count, refines
+from duet.training.optimizer import peak_rate, weight_decay
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,17 +19,12 @@ if TYPE_CHECKING:
 def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
     """Translate a schedule into the engine's arguments; nothing is left to its 'auto's."""
     schedule, aug = job.schedule, job.schedule.augmentation
-    later = job.phase != "base"
-    lr = schedule.lr_increment if later and schedule.lr_increment else schedule.lr
-    decay = schedule.weight_decay
-    if later and schedule.weight_decay_increment is not None:
-        decay = schedule.weight_decay_increment
     return {
         "task": "detect", "mode": "train", "model": job.architecture, "data": "slice",
         "epochs": schedule.epochs, "batch": schedule.batch, "imgsz": schedule.image_size,
         "nbs": schedule.batch,  # the engine then steps after each batch; see `optimizer_step`
-        "optimizer": schedule.optimizer, "lr0": lr, "lrf": schedule.final_lr,
-        "momentum": schedule.momentum, "weight_decay": decay,
+        "optimizer": schedule.optimizer, "lr0": peak_rate(job), "lrf": schedule.final_lr,
+        "momentum": schedule.momentum, "weight_decay": weight_decay(job),
         "cos_lr": schedule.decay == "one-cycle",
         "warmup_epochs": schedule.warmup_epochs, "warmup_bias_lr": 0.0,
         "warmup_momentum": schedule.momentum, "seed": job.seed, "deterministic": True,

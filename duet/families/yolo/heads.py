@@ -1,6 +1,6 @@
 """Detect heads that hold several increments: for inference and for training.
 
-Three forms (issue A.5): `rows` is a stock `Detect` whose last convolutions hold the class rows of
+Three forms: `rows` is a stock `Detect` whose last convolutions hold the class rows of
 all increments; `towers` shares one box tower and runs one class tower per increment;
 `parallel` runs whole heads side by side. A detector with one increment is a stock `Detect` in
 every form.

@@ -1,4 +1,4 @@
-"""L_DC, the directional consistency loss (DuET, ICCV 2025; method.md section 2).
+"""L_DC, the directional consistency loss (DuET, ICCV 2025; docs/method.md).
 
 L_DC = Σ_i ReLU[ −(τ_t − τ_{t−1})_i · (τ_{t−1} − τ_{t−2})_i ] over the scalars of θ_s, with τ_0 = 0.
 θ_0 cancels in both brackets, so with p = θ_t, q = θ_{t−1} and d = θ_{t−1} − θ_{t−2} the summand is

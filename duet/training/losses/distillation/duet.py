@@ -1,4 +1,6 @@
-"""L*_Distill: keep the old outputs where the old detector is sure (DuET, ICCV 2025; method.md 2).
+"""L*_Distill: keep the old outputs where the old detector is sure (DuET, ICCV 2025).
+
+The equations are in docs/method.md, Distillation.
 
 Shapes: B images, C old classes, A anchors, R bins per box side (DFL; R = 1 means no bins).
 Computed in float32: squared logits overflow float16 under AMP. The teacher never gets a gradient.

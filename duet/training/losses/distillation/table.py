@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Protocol, cast
+
+from duet.registry import Table
 
 if TYPE_CHECKING:  # configurations name distillations without loading torch
     from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
 
-DISTILLATIONS = {
-    "duet": "duet.training.losses.distillation.duet",
-    "lwf": "duet.training.losses.distillation.lwf",
-    "erd": "duet.training.losses.distillation.erd",
-}
+DISTILLATIONS = Table(
+    "distillation",
+    "distillations",
+    {
+        "duet": "duet.training.losses.distillation.duet",
+        "lwf": "duet.training.losses.distillation.lwf",
+        "erd": "duet.training.losses.distillation.erd",
+    },
+)
 
 
 class Distillation(Protocol):
@@ -29,4 +34,4 @@ class Distillation(Protocol):
 
 def resolve_distillation(name: str) -> Distillation:
     """Import a distillation by its name in the table."""
-    return cast("Distillation", importlib.import_module(DISTILLATIONS[name]))
+    return cast("Distillation", DISTILLATIONS.load(name))
