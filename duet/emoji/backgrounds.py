@@ -8,6 +8,7 @@ have palettes of their own for each.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import cv2
 import numpy as np
 
 from duet.emoji import packages
-from duet.emoji.raster import Image, as_uint8
+from duet.emoji.raster import Image, Rng, as_uint8
 from duet.emoji.vocabulary import Pool
 from duet.errors import DataError
 
-Rng = np.random.Generator
+Background = Callable[[Rng, int, Pool], Image]
 Region = tuple[float, float, float, float]
 
 _LEFT: Region = (0.0, 0.0, 0.6, 1.0)
@@ -66,6 +67,15 @@ _PALETTES: dict[Pool, tuple[tuple[str, str, str], ...]] = {
         ("#ffc2b8", "#e8503a", "#fff2e8"), ("#d9e6ff", "#6c8ae4", "#ffffff"),
     ),
 }  # fmt: skip
+
+
+def one_of(*backgrounds: Background) -> Background:
+    """Return a background that is one of these, each equally often."""
+
+    def chosen(rng: Rng, size: int, pool: Pool) -> Image:
+        return backgrounds[int(rng.integers(len(backgrounds)))](rng, size, pool)
+
+    return chosen
 
 
 def photo(rng: Rng, size: int, pool: Pool) -> Image:

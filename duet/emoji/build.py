@@ -7,6 +7,7 @@ records theirs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from typing import Any
 
 from duet.emoji import packages
 from duet.emoji.domains import PRETRAINING
-from duet.emoji.hashing import domain_sha256
 from duet.emoji.licences import ATTRIBUTION
 from duet.emoji.plan import Plan, Progress, check
 from duet.emoji.vocabulary import FOCI, MAIN, Variants
@@ -159,6 +159,8 @@ def _run(directory: Path, plan: Plan, progress: Progress | None) -> BuildReport:
 
         with atomic_folder(directory) as temporary:
             records = write_domains(temporary, plan, progress)
+            for name, record in records.items():
+                record["sha256"] = domain_sha256(temporary / name)
             stamp = {
                 **plan.parameters(),
                 "versions": packages.versions(),
@@ -176,6 +178,20 @@ def _run(directory: Path, plan: Plan, progress: Progress | None) -> BuildReport:
         sha256=sha256_json(hashes),
         seconds=time.perf_counter() - started,
     )
+
+
+def domain_sha256(folder: Path) -> str:
+    """Return the SHA-256 of a domain's data.yaml, images and labels with their relative names.
+
+    Other files (a trainer's ``labels/train.cache``, say) do not count.
+    """
+    files = [folder / "data.yaml", *folder.glob("images/*/*.jpg"), *folder.glob("labels/*/*.txt")]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _finished(directory: Path, plan: Plan) -> dict[str, Any] | None:

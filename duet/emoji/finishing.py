@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from duet.emoji.backgrounds import Rng, noise_crop
-from duet.emoji.raster import Image, as_uint8
+from duet.emoji.backgrounds import noise_crop
+from duet.emoji.raster import Image, Rng, as_uint8
 from duet.emoji.vocabulary import Pool
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
+Rng = np.random.Generator
 
 SOLID = 128
 """A pixel belongs to an object when its alpha is at least this (out of 255)."""

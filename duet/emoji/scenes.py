@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from duet.emoji.domains.base import Domain, Rng
+from duet.emoji.domains.base import Domain
 from duet.emoji.glyphs import Glyph, draw, glyph
-from duet.emoji.raster import SOLID, Image, as_uint8
+from duet.emoji.raster import SOLID, Image, Rng, as_uint8
 from duet.emoji.vocabulary import Pool, Vocabulary
 
 Mask = npt.NDArray[np.bool_]

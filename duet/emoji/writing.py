@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 
 from duet.emoji.domains import resolve
-from duet.emoji.hashing import domain_sha256
 from duet.emoji.plan import Plan, Progress
 from duet.emoji.raster import Image
 from duet.emoji.scenes import Scene, SceneObject, compose, scene_rng
@@ -26,7 +25,7 @@ def write_domains(folder: Path, plan: Plan, progress: Progress | None) -> dict[s
     """Write every domain of ``plan`` below ``folder``.
 
     Returns:
-        Per domain: ``focus``, ``images`` per split, ``objects`` per split and class, ``sha256``.
+        Per domain: ``focus``, ``images`` per split, and ``objects`` per split and class.
     """
     records: dict[str, Any] = {}
     total = len(plan.domains) * sum(plan.splits.values())
@@ -48,7 +47,6 @@ def write_domains(folder: Path, plan: Plan, progress: Progress | None) -> dict[s
                 "focus": list(plan.focus.get(name, ())),
                 "images": dict(plan.splits),
                 "objects": objects,
-                "sha256": domain_sha256(folder / name),
             }
     return records
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
+from duet.emoji.backgrounds import Background
 from duet.emoji.glyphs import Artwork
-from duet.emoji.raster import Image
+from duet.emoji.raster import Image, Rng
 from duet.emoji.vocabulary import Pool
-
-Rng = np.random.Generator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +18,7 @@ class Domain:
     artworks: tuple[tuple[Artwork, float], ...]
     """How objects are drawn, each with its probability (they sum to 1); one choice per object."""
 
-    background: Callable[[Rng, int, Pool], Image]
+    background: Background
     """``(rng, size, pool) -> (size, size, 3)`` uint8 RGB."""
 
     finish: Callable[[Rng, Image, Pool], Image]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from duet.emoji.backgrounds import Rng, photo
+from duet.emoji.backgrounds import photo
 from duet.emoji.domains.base import Domain
 from duet.emoji.finishing import albumentations_functional, camera, sensor_noise
 from duet.emoji.glyphs import Artwork
-from duet.emoji.raster import Image
+from duet.emoji.raster import Image, Rng
 from duet.emoji.vocabulary import Pool
 
 _PATCHES = 24  # a copy of the image each: 24 cost 0.5 ms at 160 px

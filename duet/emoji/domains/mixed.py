@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from duet.emoji.backgrounds import Rng, gradient, photo
+from duet.emoji.backgrounds import gradient, one_of, photo
 from duet.emoji.domains.base import Domain
 from duet.emoji.finishing import camera
 from duet.emoji.glyphs import Artwork
-from duet.emoji.raster import Image
-from duet.emoji.vocabulary import Pool
-
-# Photographs twice: the sharpest clutter teaches most about what is not an object. No halftone or
-# paper: the series' later domains must be new to the pretrained detector.
-_BACKGROUNDS = (photo, photo, gradient)
-
-
-def _background(rng: Rng, size: int, pool: Pool) -> Image:
-    return _BACKGROUNDS[int(rng.integers(len(_BACKGROUNDS)))](rng, size, pool)
-
 
 DOMAIN = Domain(
     artworks=(
@@ -25,7 +14,9 @@ DOMAIN = Domain(
         (Artwork("twemoji", "inked"), 0.2),
         (Artwork("twemoji", "swapped"), 0.15),
     ),
-    background=_background,
+    # Photographs twice: the sharpest clutter teaches most about what is not an object. No halftone
+    # or paper: the series' later domains must be new to the pretrained detector.
+    background=one_of(photo, photo, gradient),
     finish=camera,
     shadow=0.3,
 )

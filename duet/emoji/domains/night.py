@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from duet.emoji.backgrounds import Rng, photo
+from duet.emoji.backgrounds import photo
 from duet.emoji.domains.base import Domain
 from duet.emoji.finishing import albumentations_functional, camera, sensor_noise
 from duet.emoji.glyphs import Artwork
-from duet.emoji.raster import Image, as_uint8
+from duet.emoji.raster import Image, Rng, as_uint8
 from duet.emoji.vocabulary import Pool
 
 _LAMP = np.array([255.0, 214.0, 150.0], np.float32)
