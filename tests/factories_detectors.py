@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from duet.families.yolo.adapter import FAMILY
-from duet.increments.base import StartWeights, load_base
+from duet.increments.base import StartWeights, load_start
 from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState
 from duet.increments.store import save_detector
@@ -29,7 +29,7 @@ def pretrained() -> Tensors:
     A random trunk will not do: as it is built, its activations die out and parity compares
     constants; with BatchNorm calibrated, it magnifies float32 rounding a hundredfold.
     """
-    return load_base(shipped("weights") / "yolo11n-emoji.safetensors")
+    return load_start(shipped("weights") / "yolo11n-emoji.safetensors").tensors
 
 
 def make_state(head: str, increments: int) -> DetectorState:

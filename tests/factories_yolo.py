@@ -15,7 +15,7 @@ from factories_series import make_dataset
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.families.yolo.roles import split_roles
-from duet.increments.base import StartWeights, load_base
+from duet.increments.base import StartWeights, load_start
 from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.store import IncrementFile, save_increment
@@ -182,7 +182,7 @@ def box_names(tensors: Tensors) -> set[str]:
 def write_increment(
     path: Path, weights: Path, name: str, classes: tuple[str, ...], seed: int, **facts: Any
 ) -> Path:
-    theta = load_base(weights)
+    theta = load_start(weights).tensors
     head = facts.pop("head", "towers")
     state = FAMILY.start_state(
         StartWeights(theta),

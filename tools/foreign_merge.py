@@ -82,10 +82,10 @@ def make_base(path: Path) -> Path:
     import torch
 
     from duet.families.yolo.build import stock_model
-    from duet.increments.base import load_base
+    from duet.increments.base import load_start
     from duet.shipped import shipped
 
-    tensors = load_base(shipped("weights", "yolo11n-emoji.safetensors"))
+    tensors = load_start(shipped("weights", "yolo11n-emoji.safetensors")).tensors
     classes = next(v.shape[0] for k, v in tensors.items() if k.endswith("cv3.0.2.bias"))
     model = stock_model("yolo11n.yaml", classes, 64)
     model.load_state_dict(tensors)

@@ -39,17 +39,6 @@ class StartWeights:
             LabelSpace(self.classes)
 
 
-def load_start(path: Path) -> StartWeights:
-    """Read base weights with the class names that their sidecar gives; see `load_base`.
-
-    Raises:
-        ModelError: As `load_base`, or the sidecar's classes are not a list of names.
-    """
-    tensors, told = open_base(path)
-    upcast = {name: _upcast(tensor) for name, tensor in tensors.items()}
-    return StartWeights(upcast, told.classes or () if told else ())
-
-
 @dataclass(frozen=True)
 class Sidecar:
     """What `<stem>.json` beside base weights says about them; None where it does not say it.
@@ -106,7 +95,7 @@ def read_sidecar(weights: Path) -> Sidecar | None:
     return Sidecar(told["sha256"], names, texts["architecture"], texts["licence"])
 
 
-def load_base(path: Path) -> dict[str, torch.Tensor]:
+def load_start(path: Path) -> StartWeights:
     """Read base weights.
 
     Every float16 number is a float32 number, so the upcast is exact and the same everywhere: task
@@ -117,18 +106,21 @@ def load_base(path: Path) -> dict[str, torch.Tensor]:
             lies beside it, the file must have the SHA-256 that it names.
 
     Returns:
-        float32 tensors; integer tensors as they are. Prefixes of wrappers and the counts of thop
-        are left out, see `plain_names`.
+        float32 tensors, integer tensors as they are, and the class names that the sidecar gives.
+        Prefixes of wrappers and the counts of thop are left out, see `plain_names`.
 
     Raises:
         ModelError: The file is missing, damaged, changed, holds no tensors, other types, or numbers
-            that float32 does not have; or the sidecar cannot be read.
+            that float32 does not have; or the sidecar cannot be read, or its classes are not a list
+            of names.
     """
-    return {name: _upcast(tensor) for name, tensor in map_base(path).items()}
+    tensors, told = open_base(path)
+    upcast = {name: _upcast(tensor) for name, tensor in tensors.items()}
+    return StartWeights(upcast, told.classes or () if told else ())
 
 
 def map_base(path: Path) -> dict[str, torch.Tensor]:
-    """Map base weights into memory as they are stored, float16 or float32; see `load_base`.
+    """Map base weights into memory as they are stored, float16 or float32; see `load_start`.
 
     Tensors of other floating types are read, and become float32.
     """
@@ -219,7 +211,7 @@ def save_base(
         info: JSON-ready facts for the sidecar, such as source and licence.
 
     Returns:
-        What `load_base` will return: theta_0, rounded once to float16. Train from these.
+        What `load_start` will return: theta_0, rounded once to float16. Train from these.
 
     Raises:
         ModelError: A value does not fit into float16 (above 65504), or is not finite.

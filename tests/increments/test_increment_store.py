@@ -24,7 +24,7 @@ from duet.errors import DataError, DuetError, ModelError
 from duet.files import sha256_file
 from duet.increments import folders as folders_module
 from duet.increments import store
-from duet.increments.base import load_base, save_base
+from duet.increments.base import load_start, save_base
 from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage, read_manifest
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.store import load_detector, load_increment, save_detector, save_increment
@@ -576,7 +576,7 @@ def test_base_upcast_is_theta_0(tmp_path: Path) -> None:
     path = tmp_path / "toy.safetensors"
     tensors = {"w": torch.tensor([0.1, 1e-9, -65504.0]), "n": torch.tensor(4)}
     theta_0 = save_base(path, tensors, info={"licence": "AGPL-3.0"})
-    loaded = load_base(path)
+    loaded = load_start(path).tensors
     assert same(loaded, theta_0)
     assert loaded["w"].dtype == torch.float32
     assert loaded["w"].tolist() == [0.0999755859375, 0.0, -65504.0]  # float16 of 0.1, upcast
@@ -584,12 +584,12 @@ def test_base_upcast_is_theta_0(tmp_path: Path) -> None:
     assert load_file(path)["w"].dtype == torch.float16
     assert json.loads((tmp_path / "toy.json").read_text())["licence"] == "AGPL-3.0"
     save_base(path, {"w": torch.ones(2)})  # maintainers may write it again
-    assert load_base(path)["w"].tolist() == [1.0, 1.0]
+    assert load_start(path).tensors["w"].tolist() == [1.0, 1.0]
 
 
 def test_base_without_sidecar_loads(tmp_path: Path) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors")
-    assert load_base(tmp_path / "a.safetensors")["w"].tolist() == [1.0, 1.0]
+    assert load_start(tmp_path / "a.safetensors").tensors["w"].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -608,7 +608,7 @@ def test_damaged_base_is_refused(
     save_base(path, {"w": torch.ones(2)})
     damage(path)
     with pytest.raises(ModelError, match=match):
-        load_base(path)
+        load_start(path)
 
 
 @pytest.mark.parametrize(
@@ -630,7 +630,7 @@ def test_base_refuses_what_half_precision_cannot_hold(
 def test_base_of_other_floats_is_read_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
     numbers = torch.tensor([1.0, 2.0**-30, -65280.0, 3e38]).to(dtype)
     save_file({"w": numbers}, tmp_path / "a.safetensors")
-    loaded = load_base(tmp_path / "a.safetensors")["w"]
+    loaded = load_start(tmp_path / "a.safetensors").tensors["w"]
     assert loaded.dtype == torch.float32
     assert torch.equal(loaded, numbers.float())
 
@@ -652,7 +652,7 @@ def test_base_has_the_names_of_the_detector(wrap: Callable[..., Any], tmp_path: 
         "model.0.bn.num_batches_tracked": torch.tensor(4),
     }
     save_file(wrap(tensors), tmp_path / "a.safetensors")
-    assert same(load_base(tmp_path / "a.safetensors"), tensors)
+    assert same(load_start(tmp_path / "a.safetensors").tensors, tensors)
 
 
 def test_names_that_only_some_tensors_have_stay(tmp_path: Path) -> None:
@@ -662,7 +662,7 @@ def test_names_that_only_some_tensors_have_stay(tmp_path: Path) -> None:
         "module.b": torch.ones(1),
     }
     save_file(tensors, tmp_path / "a.safetensors")
-    assert same(load_base(tmp_path / "a.safetensors"), tensors)
+    assert same(load_start(tmp_path / "a.safetensors").tensors, tensors)
 
 
 @pytest.mark.parametrize(
@@ -675,11 +675,11 @@ def test_names_that_only_some_tensors_have_stay(tmp_path: Path) -> None:
 def test_base_of_another_type_is_refused(tensor: torch.Tensor, match: str, tmp_path: Path) -> None:
     save_file({"w": tensor}, tmp_path / "a.safetensors")
     with pytest.raises(ModelError, match=match) as caught:
-        load_base(tmp_path / "a.safetensors")
+        load_start(tmp_path / "a.safetensors")
     assert str(tmp_path / "a.safetensors") in str(caught.value)
     (tmp_path / "b.pt").write_bytes(b"")
     with pytest.raises(ModelError, match=r"expected a \.safetensors"):
-        load_base(tmp_path / "b.pt")
+        load_start(tmp_path / "b.pt")
 
 
 def test_store_names_its_files() -> None:

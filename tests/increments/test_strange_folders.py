@@ -201,11 +201,11 @@ def test_start_weights_of_other_numbers_are_named(dtype: str, tmp_path: Path) ->
     import torch
     from safetensors.torch import save_file
 
-    from duet.increments.base import load_base
+    from duet.increments.base import load_start
 
     save_file({"w": torch.ones(2).to(getattr(torch, dtype))}, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match=f"got torch.{dtype} in 'w'") as caught:
-        load_base(tmp_path / "x.safetensors")
+        load_start(tmp_path / "x.safetensors")
     assert caught.value.where == str(tmp_path / "x.safetensors")
 
 

@@ -33,7 +33,7 @@ from duet.export.export import export_detector
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model
 from duet.families.yolo.roles import CLASS_ROWS
-from duet.increments.base import StartWeights, load_base, save_base
+from duet.increments.base import StartWeights, load_start, save_base
 from duet.increments.manifest import DetectorManifest, IncrementManifest, read_manifest
 from duet.increments.state import DetectorState
 from duet.increments.store import (
@@ -92,7 +92,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     with trained_here() as here:
         setting = Setting(
             series=Series("toy", "", steps), family="yolo", architecture=YOLO11N,
-            theta_0=StartWeights(load_base(weights)),
+            theta_0=load_start(weights),
             schedule=micro_schedule(lr=5e-3, fisher_images=0), seed=3,
             lab=Lab(folder / "lab", run=here), weights=weights,
         )  # fmt: skip
@@ -119,7 +119,7 @@ class Kept:
         path, seed = self.folder / name, sum(map(ord, name))
         if path.exists():
             return path
-        theta = load_base(self.weights)
+        theta = load_start(self.weights).tensors
         state = FAMILY.start_state(
             StartWeights(theta), architecture=YOLO11N, head=head, classes=classes or CLASSES[name],
             increment=name, seed=seed,
@@ -276,7 +276,7 @@ def test_spokes_of_a_star_can_be_reverted(
     # The base alone is itself, not a merge of it.
     base = again(revert(tmp_path / "without", "fog"), tmp_path / "base")
     vector = load_increment(star.folder / "day").vector
-    start = FAMILY.rules.split_roles(load_base(star.weights), "towers").shared
+    start = FAMILY.rules.split_roles(load_start(star.weights).tensors, "towers").shared
     assert not moved(vector.apply(start), base.shared)
 
 
@@ -355,7 +355,7 @@ def test_factors_follow_the_equation(loose: Kept, tmp_path: Path) -> None:
     params = {"method": "task-arithmetic", "params": {"weight": 1.0}}
     full = merged(loose, tmp_path / "full", *CLASSES, **params)
     got = again(rescale(full, "day", -0.5), tmp_path / "out").shared
-    start = FAMILY.rules.split_roles(load_base(loose.weights), "towers").shared
+    start = FAMILY.rules.split_roles(load_start(loose.weights).tensors, "towers").shared
     vectors = [load_increment(loose.folder / name).vector.delta for name in CLASSES]
     for name, theta in start.items():
         expected = theta - 0.5 * vectors[0][name] + vectors[1][name] + vectors[2][name]
@@ -710,7 +710,7 @@ def test_diff_follows_the_definitions(chain: Path, weights: Path) -> None:
     a, b = (state_of(stage(chain, number)) for number in (1, 3))
     rows = {row["name"]: row for row in result["weights"]["tensors"]}
     assert rows.keys() == a.shared.keys()
-    start = FAMILY.rules.split_roles(load_base(weights), "towers").shared
+    start = FAMILY.rules.split_roles(load_start(weights).tensors, "towers").shared
     for name, row in rows.items():
         check(row, a.shared[name], b.shared[name], start[name])
     for group in ("roles", "layers"):

@@ -30,7 +30,7 @@ from duet.errors import ConfigError, ModelError
 from duet.evaluation.ap import ClassAP
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
-from duet.increments.base import load_base, save_base
+from duet.increments.base import load_start, save_base
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
 from duet.merging.batchnorm import fuse_buffers
@@ -136,7 +136,7 @@ def test_scale_shrinks_what_an_increment_changed(kept: Path) -> None:
     entries[1] = entries[1].model_copy(update={"scale": 0.25})
     scaled = merge_plan(make_plan(recipe.model_copy(update={"increments": tuple(entries)}))).state
     whole = merge_plan(make_plan(recipe)).state
-    theta = FAMILY.rules.split_roles(load_base(kept / "base.safetensors"), "towers").shared
+    theta = FAMILY.rules.split_roles(load_start(kept / "base.safetensors").tensors, "towers").shared
     for name, tensor in scaled.shared.items():
         expected = theta[name] + 0.25 * (whole.shared[name] - theta[name])
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)

@@ -18,7 +18,7 @@ from duet.cli.main import cli
 from duet.errors import ModelError
 from duet.families.table import class_rows, resolve_family, resolve_roles
 from duet.families.yolo.adapter import FAMILY
-from duet.increments.base import StartWeights, load_base, save_base
+from duet.increments.base import StartWeights, load_start, save_base
 from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.increments.store import load_detector, load_traces, save_detector
@@ -246,7 +246,7 @@ def test_task_vectors_of_heads_count_from_the_rows_that_theta_0_knows(tmp_path: 
     theta = FAMILY.fresh(YOLO11N, CATS, seed=0).tensors
     weights = tmp_path / "w.safetensors"
     save_base(weights, theta, info={"classes": ["dog", "zebra", "Cat"]})
-    base = FAMILY.rules.split_roles(load_base(weights), "towers").own
+    base = FAMILY.rules.split_roles(load_start(weights).tensors, "towers").own
     folders = [detector(tmp_path / name, seed) for seed, name in enumerate("ab", 1)]
     a, b = (only(load_detector(folder).state).tensors for folder in folders)
     options: dict[str, Any] = {"method": "task-arithmetic", "params": {"weight": 0.8}}
@@ -405,7 +405,7 @@ def test_a_scale_counts_where_theta_0_knows_the_head(start: Path, tmp_path: Path
     entries = (Entry(path=str(folders[0]), scale=0), Entry(path=str(folders[1]), scale=0))
     plan = make_plan(Recipe(increments=entries, weights=str(start), method="average"))
     part = only(merge_plan(plan).state)
-    base = FAMILY.rules.split_roles(load_base(start), "towers").own
+    base = FAMILY.rules.split_roles(load_start(start).tensors, "towers").own
     tower = "cv3.0.0.0.conv.weight"
     torch.testing.assert_close(part.tensors[tower], base[tower])
     a, b = (only(load_detector(folder).state).tensors["cv3.0.2.weight"] for folder in folders)
