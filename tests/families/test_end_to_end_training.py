@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from factories_heads import YOLO26N, YOLOV10N, lively
-from factories_training import InterruptionError, backward, ready, silent, stop_in_epoch
+from factories_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
 from factories_yolo import class_groups, make_job, make_slice, make_state, micro_schedule, moved
 
 from duet.families.ultralytics import pseudo

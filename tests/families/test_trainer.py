@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from factories_series import listing
-from factories_training import InterruptionError, backward, ready, silent, stop_in_epoch
+from factories_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
 from factories_yolo import (
     FORMS,
     class_groups,
