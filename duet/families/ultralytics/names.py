@@ -5,6 +5,7 @@ Free of the engine, so that files can be merged without loading one.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -139,6 +140,7 @@ def description(file: Path, architecture: str) -> dict[str, Any]:
     return content | {"scale": size[1] if size else "", "yaml_file": architecture}
 
 
+@functools.cache  # a training asks once for each tensor, and reading YAML takes milliseconds
 def layer_counts(file: Path) -> tuple[int, int]:
     """Return how many layers an architecture's backbone has, and how many there are in all."""
     import yaml
