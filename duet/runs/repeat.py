@@ -14,7 +14,7 @@ import numpy as np
 from duet.comparison.page import as_markdown
 from duet.comparison.ranking import Comparison, compare
 from duet.comparison.runs import find_runs
-from duet.comparison.tables import as_dict, as_markdown
+from duet.comparison.tables import as_dict
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.runs.lab import Listener, RunJob, silent, tidy

@@ -22,7 +22,7 @@ from duet.comparison.page import as_markdown
 from duet.comparison.ranking import Comparison, Row, _interval, compare
 from duet.comparison.runs import Entry, find_runs
 from duet.comparison.samples import Sampler
-from duet.comparison.tables import as_dict, as_markdown, as_text
+from duet.comparison.tables import as_dict, as_text
 from duet.errors import ConfigError, DataError
 from duet.evaluation.matches import Matches, load_matches, save_matches
 from duet.results.files import load_results
