@@ -11,7 +11,8 @@ merged.scale("night", 0.5).drop("can").save("models/shop")
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ from duet.objects.run import Run
 from duet.objects.series import SeriesFile, series_of
 from duet.objects.stage import Stage
 from duet.objects.told import Told
-from duet.progress import Progress, note, shown
+from duet.progress import Progress, shown
 from duet.recipes.defaults import recipe_of
 from duet.recipes.plan import make_plan
 from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Entry
 from duet.runs.inputs import read_inputs
-from duet.runs.plan import left_out, plan_run
+from duet.runs.plan import plan_run
 from duet.runs.run import learn as learn_plan
 from duet.runs.stage import base_stage, increment_stage
 from duet.text import shell_line
@@ -64,14 +65,9 @@ def learn(
     start: str | Path | None = None,
     onto: str | Path | None = None,
     out: str | Path | None = None,
-    train: str | Path | None = None,
-    architecture: str | None = None,
     seed: int = 0,
-    jobs: int | None = None,
-    references: bool = True,
-    split: str = "",
     progress: Progress = True,
-    **changes: Any,
+    **options: Any,
 ) -> Run:
     """Learn a whole series: base, increments, merges, references, evaluation, report.
 
@@ -79,24 +75,16 @@ def learn(
 
     Args:
         series: What `read_series` gave, or the path of a series YAML.
-        strategies: How increments are learned: shipped names such as ``duet-plus``, or YAML paths.
-            The first is the one that the report is about. Default `duet.shipped.DEFAULT_METHODS`.
+        strategies: How increments are learned: shipped names such as ``duet-plus``, or YAML paths;
+            the report is about the first. Default `duet.shipped.DEFAULT_METHODS`.
         start: θ_0: a ``.pt``, ``.safetensors`` or folder, or a name of `duet weights ls`.
         onto: A detector that is there, which the series goes on from.
         out: Run folder; default ``runs/<series>``.
-        train: Schedule YAML.
-        architecture: Such as ``yolo11n.yaml``, where nothing tells it.
         seed: Of everything random.
-        jobs: Trainings at a time; default the CPU cores, at most two.
-        references: Train the reference models that GI and PI need.
-        split: Split to evaluate on; default test if there is one, else val.
         progress: ``True``: bars, or lines where none can be drawn; ``False``: nothing; or a
-            function that gets every record.
-        changes: Keys of the schedule to replace: ``epochs=20``, ``device="cuda:0"``, ``batch=16``;
-            with a dot into a section or a strategy: ``**{"augmentation.mosaic": 1}``.
-
-    Returns:
-        The run: indices, report, detectors, increments.
+            function that gets every record: ``progress(title, record)``.
+        options: See `Options`; every other name is a key of the schedule: ``epochs=20``,
+            ``device="cuda:0"``, ``**{"augmentation.mosaic": 1}``; or of each strategy.
 
     Raises:
         DuetError: With everything that is missing or wrong, before anything is trained; or a
@@ -106,19 +94,14 @@ def learn(
         >>> run = duet.learn("shop.yaml", ["duet-plus", "seq-ft"], start="yolo11n.pt", epochs=20)
         >>> run.indices["duet-plus"].ri
     """
-    given = series_of(series)
-    names = (strategies,) if isinstance(strategies, str) else tuple(strategies)
-    inputs = read_inputs(
-        given.path, data_root=given.data_root, train=_path(train), weights=start,
-        architecture=architecture, changes=changes, onto=_path(onto),
-    )  # fmt: skip
+    given, chosen = series_of(series), Options.of(options)
+    inputs = read_inputs(given.path, weights=start, onto=_path(onto), **chosen.inputs(given))
     plan = plan_run(
-        inputs, names, seed=seed, out=_path(out), jobs=jobs, references=references, split=split,
+        inputs, (strategies,) if isinstance(strategies, str) else tuple(strategies), seed=seed,
+        out=_path(out), jobs=chosen.jobs, references=chosen.references, split=chosen.split,
         command=shell_line(*sys.argv),
     )  # fmt: skip
     with shown(progress) as show:
-        for line in left_out(plan):
-            show(given.name, {"note": line})
         learn_plan(plan, show)
     return Run(plan.out)
 
@@ -132,31 +115,23 @@ def learn_increment(
     start: str | Path | None = None,
     onto: str | Path | None = None,
     independent: bool = False,
-    train: str | Path | None = None,
-    architecture: str | None = None,
     seed: int = 0,
     progress: Progress = True,
-    **changes: Any,
+    **options: Any,
 ) -> Stage:
     """Learn one increment, on its images alone: those of earlier ones may be gone.
 
     Args:
         series: What `read_series` gave, or the path of a series YAML.
-        increment: Its name in the series. The first one of a series that goes on from no detector
-            is its base.
+        increment: Its name; the first one of a series that goes on from no detector is its base.
         out: Run folder; holds what was learned before.
         strategy: Shipped name or YAML path; default what suits the beginning.
         start: As of `learn`.
         onto: A detector to go on from: a ``.pt``, a detector folder, or an export in one.
         independent: Train from θ_0 alone and merge nothing: `merge` joins such increments.
-        train: Schedule YAML.
-        architecture: As of `learn`.
         seed: Of everything random.
         progress: As of `learn`.
-        changes: As of `learn`.
-
-    Returns:
-        What it left: the increment, and the merged detector after it.
+        options: As of `learn`.
 
     Raises:
         DuetError: As of `learn`.
@@ -166,19 +141,16 @@ def learn_increment(
         >>> stage.detector("photo.jpg")
     """
     given = series_of(series)
-    first = given.config.start is None and given.config.increment_names()[0] == increment
-    told: dict[str, Any] = {
-        "method": strategy, "seed": seed, "data_root": given.data_root, "train": _path(train),
-        "weights": start, "architecture": architecture, "changes": changes,
-    }  # fmt: skip
+    base = given.config.start is None and given.config.increment_names()[0] == increment
+    told: dict[str, Any] = {"method": strategy, "seed": seed, "weights": start}
+    told |= Options.of(options).inputs(given)
     with shown(progress) as show:
-        if first and onto is None and not independent:
-            report = base_stage(given.path, Path(out), listen=show, **told)
-        else:
-            report = increment_stage(
-                given.path, increment, Path(out), independent=independent, onto=_path(onto),
-                listen=show, **told,
-            )  # fmt: skip
+        if base and onto is None and not independent:
+            return Stage(base_stage(given.path, Path(out), listen=show, **told))
+        report = increment_stage(
+            given.path, increment, Path(out), independent=independent, onto=_path(onto),
+            listen=show, **told,
+        )  # fmt: skip
     return Stage(report)
 
 
@@ -203,7 +175,6 @@ def merge(
     batchnorm: str | None = None,
     geometry: str | None = None,
     images: str | Path | None = None,
-    head: Any = "towers",
     device: str = "cpu",
     progress: Progress = True,
     **params: Any,
@@ -218,7 +189,6 @@ def merge(
         batchnorm: ``mixture``, ``average``, ``newest`` or ``oldest``.
         geometry: ``sequential`` or ``independent``; default what the manifests say.
         images: Unlabelled images, for methods that learn.
-        head: What of a foreign ``.pt`` stays its own: ``towers``, ``parallel`` or ``rows``.
         device: Where the detector shall run.
         progress: As of `learn`.
         params: Parameters of the method, such as ``density=0.3``.
@@ -238,10 +208,7 @@ def merge(
         [_entry(model) for model in models], method=method, params=params, batchnorm=batchnorm,
         geometry=geometry, weights=start, images=images,
     )  # fmt: skip
-    prepared = Prepared(make_plan(recipe, head=head))
-    if prepared.omission and progress is True:
-        note(prepared.omission)
-    return merged(prepared, device, progress)
+    return merged(Prepared(make_plan(recipe)), device, progress)
 
 
 def evaluate(
@@ -291,6 +258,41 @@ def compare(
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     found = compare_runs(find_runs(folders), metric=metric, bootstrap=bootstrap)
     return Told(found, as_dict(found), lambda _: as_text(found))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What else a training takes.
+
+    Attributes:
+        train: Schedule YAML; default the series' own.
+        architecture: Such as ``yolo11n.yaml``, where nothing tells it.
+        jobs: Trainings at a time; default the CPU cores, at most two.
+        references: Train the reference models that GI and PI need.
+        split: Split to evaluate on; default test if there is one, else val.
+        changes: Keys of the schedule and of the strategies to replace.
+    """
+
+    train: str | Path | None = None
+    architecture: str | None = None
+    jobs: int | None = None
+    references: bool = True
+    split: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Options:
+        """Return them from keyword arguments; what is no field is a change."""
+        names = {one.name for one in fields(cls)} - {"changes"}
+        own = {key: value for key, value in options.items() if key in names}
+        return cls(**own, changes={k: v for k, v in options.items() if k not in names})
+
+    def inputs(self, series: SeriesFile) -> dict[str, Any]:
+        """Return what of them is told to `read_inputs`."""
+        return {
+            "data_root": series.data_root, "train": _path(self.train),
+            "architecture": self.architecture, "changes": self.changes,
+        }  # fmt: skip
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -89,7 +89,6 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     from duet.comparison.tables import as_dict, as_text
     from duet.report.words import off_published
     from duet.runs import repeat
-    from duet.runs.plan import left_out
     from duet.runs.run import require_chains
     from duet.runs.walls import require_runnable
 
@@ -99,8 +98,6 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
         require_runnable(plan)
         emit(repeat.repeats_as_dict(plans), as_json, lambda _: repeat.repeats_as_text(plans))
         return
-    for line in left_out(plan):
-        note(line)
     with stages() as show:
         found = repeat.execute_repeats(plan.out, plans, show)
     for run in found.runs:

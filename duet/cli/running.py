@@ -17,7 +17,7 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
     from duet.report.markdown import REPORT_FILE
     from duet.report.tables import summary_text
     from duet.report.words import off_published
-    from duet.runs.plan import left_out, plan_as_dict, plan_as_text
+    from duet.runs.plan import plan_as_dict, plan_as_text
     from duet.runs.run import learn, require_chains, summary
     from duet.runs.walls import require_runnable
 
@@ -26,8 +26,6 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
         require_runnable(plan)
         emit(plan_as_dict(plan), as_json, lambda _: plan_as_text(plan))
         return
-    for line in left_out(plan):
-        note(line)
     with stages() as show:
         results = learn(plan, show)
     for line in off_published(results):

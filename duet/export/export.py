@@ -162,17 +162,12 @@ def export_detector(
         DuetError: The file system refuses the write.
     """
     step, row = progress or _silent, FORMATS.find(form)
-    detector = check_export(
-        model, target, form, dynamic=dynamic, overwrite=overwrite, device=device
-    )
-    exportable = exportable_of(detector.state)
-    facts = ExportFacts.of(
-        detector.state, exportable, image_size=detector.manifest.image_size,
-        licence=detector.manifest.licence, lineage=detector.manifest.lineage, dynamic=dynamic,
-    )  # fmt: skip
+    opened = check_export(model, target, form, dynamic=dynamic, overwrite=overwrite, device=device)
+    exportable = exportable_of(opened.state)
+    facts = _facts(opened, exportable, dynamic=dynamic)
     pictures = [read_image(path) for path in images] or sample_images(facts.image_size)
     step(1, 3)
-    with new_export(target, folder=row.folder, room=_room(detector.state)) as temporary:
+    with new_export(target, folder=row.folder, room=_room(opened.state)) as temporary:
         try:
             write(row, exportable, temporary, facts, device=device_for(row, device))
             step(2, 3)
@@ -180,10 +175,17 @@ def export_detector(
         except DuetError as error:  # the temporary name means nothing to the user
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
-        report = _report(detector, temporary, target, facts, row, parity, images)
+        report = _report(opened, temporary, target, facts, row, parity, images)
         _record(report)  # before the file: without an entry it could be somebody else's
     step(3, 3)
     return report
+
+
+def _facts(opened: DetectorFile, exportable: Exportable, *, dynamic: bool) -> ExportFacts:
+    return ExportFacts.of(
+        opened.state, exportable, image_size=opened.manifest.image_size,
+        licence=opened.manifest.licence, lineage=opened.manifest.lineage, dynamic=dynamic,
+    )  # fmt: skip
 
 
 def _room(state: DetectorState) -> int:

@@ -378,7 +378,8 @@ def merged(
         result = merge.merge(step)
     folder = Path.cwd()
     manifest = manifest_of(merge.plan, result.state, folder)
-    told = (*remarks, *result.remarks)
+    omitted = (merge.omission,) if merge.omission else ()
+    told = (*remarks, *result.remarks, *omitted)
     return Detector(Model(result.state, manifest, folder, False, result.traces, told), device)
 
 

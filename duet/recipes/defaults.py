@@ -44,15 +44,11 @@ def recipe_of(
         ConfigError: There is nothing to merge, or something of it is not valid.
         ModelError: A model cannot be read.
     """
-    changes: dict[str, Any] = {}
-    if models:
-        changes["increments"] = list(models)
-    if weights:
-        changes["weights"] = str(weights)
-    if geometry:
-        changes["geometry"] = geometry
-    if batchnorm:
-        changes["batchnorm"] = {"rule": batchnorm}
+    changes = {
+        "increments": list(models), "weights": weights and str(weights), "geometry": geometry,
+        "batchnorm": batchnorm and {"rule": batchnorm},
+    }  # fmt: skip
+    changes = {key: value for key, value in changes.items() if value}
     if file is not None:
         said = load_yaml(file) or {}
         changes |= _method(said if isinstance(said, dict) else {}, method, params)
@@ -63,6 +59,11 @@ def recipe_of(
         raise ConfigError(
             "nothing to merge", where="duet merge", remedy="give SOURCES, or --recipe FILE"
         )
+    return _with(recipe, images, architecture)
+
+
+def _with(recipe: Recipe, images: str | Path | None, architecture: str | None) -> Recipe:
+    """Return the recipe with images and an architecture for all of its models, where given."""
     if images is not None:
         adapt = recipe.adapt.model_copy(update={"images": str(images)})
         recipe = recipe.model_copy(update={"adapt": adapt})

@@ -23,7 +23,7 @@ from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.lab import Lab, Listener, RunJob, silent, tidy
 from duet.runs.learn import train_alone
 from duet.runs.look import FirstLook
-from duet.runs.plan import RunPlan
+from duet.runs.plan import RunPlan, left_out
 from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
@@ -93,7 +93,9 @@ def execute(
 def learn(
     plan: RunPlan, listen: Listener = silent, *, date: str = "", run: RunJob = run_worker
 ) -> Results:
-    """Do what `execute` does, and write the report beside it."""
+    """Do what `execute` does, tell what it leaves out, and write the report beside it."""
+    for line in left_out(plan):
+        listen(plan.series.name, {"note": line})
     results = execute(plan, listen, date=date, run=run)
     write_report(plan.out)
     return results
