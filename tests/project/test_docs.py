@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import click
+import cv2
 import factories_run as make
+import numpy as np
 import pytest
 import yaml
+from factories_foreign import stored
+from factories_series import make_dataset, write_image
 from places import REPO
 
 from duet.cli.main import cli
@@ -90,19 +96,66 @@ def test_documented_configurations_load(page: Path) -> None:
             assert model.model_validate(data).increments
 
 
-def test_the_python_example_runs(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    base = tmp_path_factory.getbasetemp()
+def film(path: Path) -> Path:
+    """Write a short video of random pictures."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 64))
+    for seed in range(3):
+        writer.write(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    writer.release()
+    return path
+
+
+def shop(folder: Path) -> dict[str, str]:
+    """Make two folders of YOLO, a series, a schedule and start weights of Ultralytics."""
+    made = {"day": ("cup", "plate"), "night": ("can", "jar")}
+    for seed, (name, classes) in enumerate(made.items()):
+        make_dataset(folder / name, names=classes, counts={"train": 8, "val": 4}, seed=seed)
+    stored(folder / "yolo11n.pt")
+    schedule = {"epochs": 1, "batch": 4, "image_size": 64, "warmup_epochs": 0, "fisher_images": 0}
+    (folder / "train.yaml").write_text(yaml.safe_dump(schedule))
+    steps = [
+        {"domain": name, "data": f"{name}/data.yaml", "classes": list(classes)}
+        for name, classes in made.items()
+    ]
+    series = {"schema": 1, "name": "shop", "increments": steps, "defaults": {"train": "train.yaml"}}
+    (folder / "shop.yaml").write_text(yaml.safe_dump(series))
+    return {}
+
+
+def emoji(folder: Path, base: Path) -> dict[str, str]:
+    """Take the tiny embedded series and its finished run, so that nothing is left to train."""
     run, _ = make.finished_run(base)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "demo").symlink_to(run)
-    (tmp_path / "weights").mkdir()
-    for suffix in (".safetensors", ".json"):
-        target = tmp_path / "weights" / f"yolo11n-emoji{suffix}"
-        target.symlink_to(make.tiny(base).weights.with_suffix(suffix))
+    shutil.copytree(run, folder / "runs" / "shop")
+    tiny = make.tiny(base)
+    return {
+        "shop.yaml": str(tiny.series), '"yolo11n.pt"': "None", '"night"': '"comic"',
+        '"can"': '"dog"', '["duet-plus", "seq-ft"]': repr([str(tiny.method), "seq-ft"]),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["two folders", "embedded"])
+def test_the_session_of_the_readme_runs(
+    data: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Word for word, but for the address of the camera and the names of the other series."""
+    base = tmp_path_factory.getbasetemp()
+    other = shop(tmp_path) if data == "two folders" else emoji(tmp_path, base)
+    write_image(tmp_path / "photo.jpg", seed=1)
+    (session,) = blocks(REPO / "README.md", "python")
+    assert len([line for line in session.splitlines() if line.strip()]) <= 15
+    for word, another in {**other, "rtsp://camera/1": str(film(tmp_path / "film.mp4"))}.items():
+        assert word in session
+        session = session.replace(word, another)
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks(REPO / "README.md", "python")
-    exec(compile(example, "README.md", "exec"), {})
-    assert "aeroplane" in capsys.readouterr().out
+    names: dict[str, Any] = {}
+    exec(compile(session, "README.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert "MergeSummary" in out
+    assert [line.split(" ")[0] for line in out.splitlines()[-3:]] == ["0.0", "0.2", "0.4"]
+    assert names["run"].report.is_file()
+    assert (tmp_path / "shop.onnx").is_file()
+    kept = names["duet"].load("models/shop")
+    assert kept.facts == names["lighter"].facts
+    assert not {"can", "dog"} & set(kept.classes) - set(names["day"].classes)
