@@ -94,7 +94,7 @@ def finds_everything(monkeypatch: pytest.MonkeyPatch) -> DetectorState:
 
     class Family:
         @staticmethod
-        def detector(state: DetectorState, *, image_size: int) -> Everything:
+        def detector(state: DetectorState, *, image_size: int, device: str) -> Everything:
             return Everything(state)
 
     for module in (evaluate_module, assemble_module):
