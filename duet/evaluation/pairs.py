@@ -150,6 +150,7 @@ def _checked(series: SeriesSteps) -> list[tuple[str, tuple[str, ...]]]:
                 f"increment {number} needs a domain and at least one class, "
                 f"got {slice_title(domain, classes)}"
             )
+        # Asked here too: evaluation takes plain steps, which no series need have checked.
         if old := known_among_new(classes, known):
             raise DataError(
                 f"increment {number} brings new classes and known ones: {', '.join(old)}",

@@ -61,6 +61,7 @@ def _class_problems(increments: Iterable[Increment]) -> Iterator[Problem]:
             first = taught.setdefault((increment.data.source, name), increment)
             if first is not increment:
                 yield _twice(name, first, increment)
+        # A start counts, too: its detector knows these classes, whatever is trained on its data.
         if again := known_among_new(increment.classes, known):
             what = f"brings new classes and known ones: {_quoted(again)}"
             remedy = (
