@@ -70,7 +70,7 @@ KEEPS_ROWS = False
 DIFFICULT = ("ignore", "drop", "keep")
 """VOC's difficult objects: neither learned nor scored (as VOC does), absent, or like all others."""
 
-OPTIONS = {"difficult": DIFFICULT}
+OPTIONS: Mapping[str, tuple[str, ...]] = {"difficult": DIFFICULT}
 
 _KEYS = ("format", "path", *SPLITS, "names", "nc", "difficult")
 _LISTS = Path("ImageSets", "Main")
