@@ -20,7 +20,7 @@ from duet.errors import ModelError
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
 from duet.families.images import prepare_batch
-from duet.families.protocol import Progress, RoleRules
+from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
 from duet.images import Fit
 from duet.increments.base import StartWeights
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from duet.families.decode import Layout
     from duet.families.opened import ForeignModel
-    from duet.training.job import Job
+    from duet.training.job import Job, Progress
 
 
 class Family(ABC):

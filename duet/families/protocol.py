@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from duet.merging.layers import Layer
     from duet.vectors.tensors import Tensors
 
-Progress = Callable[[dict[str, Any]], None]
-
 
 @dataclass(frozen=True)
 class Roles:

@@ -9,7 +9,7 @@ where the schedule asks for it, and ``outcome.json`` last (`duet.training.outcom
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 DIRECTION, IMPORTANCE = "direction.safetensors", "importance.safetensors"
 TRAINED = "trained.safetensors"
+Progress = Callable[[dict[str, Any]], None]
+"""Takes a record after each step: ``epoch``, ``epochs``, ``done`` and ``total`` steps, ``loss``."""
+
 PLACES = ("device", "workers", "cache")
 """Settings of a schedule that say where and how a job runs, not what comes out."""
 

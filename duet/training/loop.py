@@ -25,13 +25,11 @@ from duet.increments.state import DetectorState
 from duet.training.augment import require_single
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
 from duet.training.ema import Ema, tensors_of
-from duet.training.job import Job, keeps_trunk
+from duet.training.job import Job, Progress, keeps_trunk
 from duet.training.optimizer import learning_rate, make_optimizer
 from duet.training.pseudo import Target
 from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 from duet.vectors.tensors import Tensors
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 class Learner(Protocol):

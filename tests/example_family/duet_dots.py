@@ -23,7 +23,7 @@ from torch.nn.functional import softplus
 
 from duet.errors import ModelError
 from duet.families.decode import corners
-from duet.families.protocol import Progress, Roles
+from duet.families.protocol import Roles
 from duet.families.row import FamilyRow
 from duet.families.rows import RowsFamily, cut_rows, join_rows, split_by_name
 from duet.families.rows import drop_classes as drop_classes
@@ -31,7 +31,7 @@ from duet.families.rows import rename_classes as rename_classes
 from duet.families.scores import ClassLogits, class_scores
 from duet.increments.state import DetectorState
 from duet.merging.layers import Layer
-from duet.training.job import Job, old_part_count, refines, unlabelled_classes
+from duet.training.job import Job, Progress, old_part_count, refines, unlabelled_classes
 from duet.training.losses.distillation.responses import Anchors as Responses
 from duet.training.losses.distillation.responses import Quantiles
 from duet.training.losses.distillation.table import resolve_distillation

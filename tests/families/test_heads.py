@@ -29,6 +29,7 @@ from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import (
     inference_model,
+    narrowest_towers,
     stock_model,
     trained_state,
     training_model,
@@ -391,3 +392,13 @@ def with_wide_part(form: str) -> DetectorState:
         classes=["other", "another", "third"], increment="wide", seed=0,
     )  # fmt: skip
     return replace(state, parts=(*state.parts, wide.parts[0]))
+
+
+def test_a_fresh_detector_is_the_first_that_its_seed_draws() -> None:
+    width = narrowest_towers(YOLO11N)
+    fresh = FAMILY.fresh(YOLO11N, ("cat", "dog"), seed=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = stock_model(YOLO11N, 2, width).state_dict()
+    assert fresh.classes == ("cat", "dog")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in fresh.tensors.items())

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from duet.families.detector import ImageDetector
-from duet.families.dfine import roles
+from duet.families.dfine import build, roles
 from duet.families.dfine.architectures import require_queries
-from duet.families.dfine.build import encoder_scores, fresh_rows, inference_model, random_tensors
 from duet.families.dfine.foreign import CONFIG, is_dfine, read_detector, read_folder
 from duet.families.opened import ForeignModel
-from duet.families.protocol import Progress
 from duet.families.rows import RowsFamily
-from duet.families.scores import ClassLogits
+from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.increments.base import StartWeights, load_start
 from duet.increments.state import DetectorState, HeadForm
+from duet.training.job import Progress
 from duet.vectors.tensors import Tensors
 
 
@@ -31,16 +31,29 @@ class DFineFamily(RowsFamily):
     layout = "queries"
 
     def random_tensors(self, architecture: str, classes: int) -> Tensors:
-        """Return a stock detector that has learned nothing."""
-        return random_tensors(architecture, classes)
+        """Return a stock detector that has learned nothing.
+
+        Convolutions keep the variance of what they read. The engine's own, far smaller, would leave
+        running statistics, which start at 1, wrong for the first hundred steps.
+        """
+        model = build.stock_model(architecture, classes)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        return {
+            name: tensor.detach().clone()
+            for name, tensor in roles.without_aliases(model.state_dict()).items()
+        }
 
     def fresh_rows(self, like: Tensors, classes: int, *, seed: int) -> Tensors:
-        """Return quiet class rows; see `duet.families.dfine.build.fresh_rows`."""
-        return fresh_rows(like, classes, seed=seed)
+        """Return quiet class rows; see `RowsFamily.fresh_rows`."""
+        # A generator of its own: chains run in threads, and the global one would mix their draws.
+        generator = torch.Generator().manual_seed(seed)
+        return {name: build.fresh_row(like[name], classes, generator) for name in sorted(like)}
 
     def network(self, state: DetectorState, device: str = "cpu") -> nn.Module:
         """Build ``(B, 3, S, S)`` in, ``(B, Q, 4 + C)`` out; see `Queries`."""
-        return inference_model(state).to(device)
+        return build.Queries(build.model_of(state)).eval().requires_grad_(False).to(device)
 
     def head_of(self, architecture: str) -> str:
         """Return ``model.``."""
@@ -88,8 +101,13 @@ class DFineFamily(RowsFamily):
         return super().detector(state, image_size=image_size, device=device)
 
     def class_logits(self, state: DetectorState) -> ClassLogits:
-        """Return the encoder's class scores as a function of the shared tensors."""
-        return encoder_scores(state)
+        """Return the encoder's class scores as a function of the shared tensors.
+
+        They decide which places the decoder looks at, and unlike its answers they do not depend on
+        that choice.
+        """
+        model = build.model_of(state).eval().requires_grad_(False)
+        return class_scores(model, state, pick=lambda out: out.enc_outputs_class.transpose(1, 2))
 
 
 FAMILY = DFineFamily()

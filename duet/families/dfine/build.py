@@ -13,9 +13,8 @@ from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection
 
 from duet.families.dfine.architectures import architecture as read_architecture
-from duet.families.dfine.roles import PREFIX, head_form, split_roles, stock_names, without_aliases
+from duet.families.dfine.roles import PREFIX, head_form, split_roles, stock_names
 from duet.families.rows import cut_rows, join_rows
-from duet.families.scores import ClassLogits, class_scores
 from duet.families.tensors import require_fit
 from duet.increments.state import DetectorState
 from duet.vectors.tensors import Tensors
@@ -42,30 +41,8 @@ def stock_model(architecture: str, classes: int) -> DFineForObjectDetection:
     return DFineForObjectDetection(stock_config(architecture, classes))
 
 
-def random_tensors(architecture: str, classes: int) -> dict[str, torch.Tensor]:
-    """Return the tensors of a stock detector that has learned nothing.
-
-    Convolutions keep the variance of what they read. The engine's own, far smaller, would leave
-    running statistics, which start at 1, wrong for the first hundred steps.
-    """
-    model = stock_model(architecture, classes)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    return {
-        name: tensor.detach().clone()
-        for name, tensor in without_aliases(model.state_dict()).items()
-    }
-
-
-def fresh_rows(like: Tensors, classes: int, *, seed: int) -> dict[str, torch.Tensor]:
-    """Return class rows that have learned nothing; see `RowsFamily.fresh_rows`."""
-    # A generator of its own: chains run in threads, and the global one would mix their draws.
-    generator = torch.Generator().manual_seed(seed)
-    return {name: _fresh(like[name], classes, generator) for name in sorted(like)}
-
-
-def _fresh(like: torch.Tensor, classes: int, generator: torch.Generator) -> torch.Tensor:
+def fresh_row(like: torch.Tensor, classes: int, generator: torch.Generator) -> torch.Tensor:
+    """Return the rows of one tensor for classes that nothing is known of yet."""
     if like.ndim == 1:
         return torch.full((classes,), -math.log((1 - PRIOR) / PRIOR))
     rows = torch.empty((classes, like.shape[1]))
@@ -109,18 +86,3 @@ class Queries(nn.Module):
         """Map float32 RGB in [0, 1] to ``(B, Q, 4 + C)``: cxcywh normalised, sigmoid scores."""
         output = self.model(images_B3SS)
         return torch.cat((output.pred_boxes, output.logits.sigmoid()), -1)
-
-
-def inference_model(state: DetectorState) -> Queries:
-    """Build the detector of a state for inference; errors as `model_of`."""
-    return Queries(model_of(state)).eval().requires_grad_(False)
-
-
-def encoder_scores(state: DetectorState) -> ClassLogits:
-    """Return the encoder's class scores as a function of the shared tensors.
-
-    They decide which places the decoder looks at, and unlike its answers they do not depend on that
-    choice.
-    """
-    model = model_of(state).eval().requires_grad_(False)
-    return class_scores(model, state, pick=lambda out: out.enc_outputs_class.transpose(1, 2))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from duet.families.protocol import Progress
 from duet.families.rtdetr import build, roles
 from duet.families.rtdetr.foreign import KIND
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, QueryScores
@@ -13,7 +12,7 @@ from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.increments.state import DetectorState
-from duet.training.job import Job
+from duet.training.job import Job, Progress
 from duet.vectors.tensors import Tensors
 
 

@@ -124,6 +124,7 @@ def _may_be(name: str, file: Path, prefix: str, wanted: Shapes) -> bool:
     _, width, most = scales.get(described["scale"]) or next(
         iter(scales.values()), (1, described.get("width_multiple", 1.0), float("inf"))
     )
+    # The engine rounds widths up to multiples of 8.
     return bool(found[:1] == (-(-min(first[3][0], most) * width // 8) * 8,))
 
 

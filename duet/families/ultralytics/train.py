@@ -19,7 +19,6 @@ from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.families.decode import Layout, decode
-from duet.families.protocol import Progress
 from duet.families.ultralytics.arguments import engine_overrides, frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset
 from duet.families.ultralytics.engine import set_threads
@@ -27,7 +26,7 @@ from duet.families.ultralytics.models import Build
 from duet.families.ultralytics.pseudo import extend_batch
 from duet.images import Fit
 from duet.increments.state import DetectorState
-from duet.training.job import read_job, refines, unlabelled_classes
+from duet.training.job import Progress, read_job, refines, unlabelled_classes
 from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 
 JOB_VARIABLE = "DUET_JOB"
@@ -137,7 +136,7 @@ class StageTrainer(Engine):  # type: ignore[misc]
         choice = self.job.pseudo
         if choice is not None and self.teacher is not None:
             size, asked = batch["img"].shape[-1], self.ask_teacher(batch["img"])[0]
-            least = choice.confidence
+            least = choice.confidence  # iou as users' detectors have it
             found = [
                 decode(row, self.layout, size=size, confidence=least, iou=0.7, limit=100)
                 for row in asked

@@ -13,7 +13,6 @@ from torch import nn
 from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
-from duet.families.protocol import Progress
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
@@ -25,6 +24,7 @@ from duet.families.yolo.stock import stock_detector
 from duet.families.yolo.towers import join
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
+from duet.training.job import Progress
 from duet.vectors.tensors import Tensors
 
 
