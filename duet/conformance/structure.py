@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet.conformance.case import NEW, OLD, Case, scene
+from duet.families.rows import drop_classes, rename_classes
 from duet.families.table import families, family_of
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def check_rows_survive(case: Case, folder: Path) -> None:
         swapped = replace(both, parts=both.parts[::-1])
         # Logits of one class at the places of the network, whichever position the class has.
         close(by_class(case, swapped), by_class(case, both), f"{form}: other order of increments")
-        kept = case.rules.drop_classes(both.parts[0], ["green"])
+        kept = drop_classes(case.rules, both.parts[0], ["green"])
         assert kept is not None
         assert kept.classes == ("red", "blue")
         rows = case.rules.split_roles(case.engine.whole(case.start("rows")), "rows").own
@@ -101,8 +102,8 @@ def check_rows_survive(case: Case, folder: Path) -> None:
             assert same_bits(kept.tensors[name], expected), f"{form}: dropping changed {name}"
         dropped = by_class(case, replace(both, parts=(kept, both.parts[1])))
         assert tuple(dropped) == ("red", "blue", *NEW), f"{form}: a dropped class is still there"
-        assert case.rules.drop_classes(both.parts[1], NEW) is None
-        renamed = case.rules.rename_classes(both.parts[1], {"pink": "rose"})
+        assert drop_classes(case.rules, both.parts[1], NEW) is None
+        renamed = rename_classes(both.parts[1], {"pink": "rose"})
         assert renamed.classes == ("yellow", "rose")
         assert same(renamed.tensors, both.parts[1].tensors), f"{form}: renaming moved tensors"
 

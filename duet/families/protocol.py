@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import torch
 
     from duet.detections import Detections
-    from duet.increments.state import HeadPart
     from duet.merging.layers import Layer
     from duet.vectors.tensors import Tensors
 
@@ -36,8 +35,7 @@ class RoleRules(Protocol):
     """What a family knows about names of tensors; a module of its own, which loads no engine.
 
     Attributes:
-        CLASS_ROWS: Matches the tensors of a head part with one row per class; a family whose only
-            head form is `rows` needs none.
+        CLASS_ROWS: Matches the tensors of a head part with one row per class.
     """
 
     CLASS_ROWS: re.Pattern[str]
@@ -48,14 +46,6 @@ class RoleRules(Protocol):
 
     def layers(self, names: Iterable[str], architecture: str) -> dict[str, Layer]:
         """Return the place of each tensor in the detector."""
-        ...
-
-    def drop_classes(self, part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-        """Remove classes and only their output rows; None if no class is left."""
-        ...
-
-    def rename_classes(self, part: HeadPart, names: Mapping[str, str]) -> HeadPart:
-        """Return the part with classes renamed, old name to new name."""
         ...
 
 

@@ -18,7 +18,7 @@ import torch
 from duet.aliases import match_classes
 from duet.errors import ModelError, did_you_mean, together
 from duet.families.family import Family
-from duet.families.protocol import Roles
+from duet.families.protocol import RoleRules, Roles
 from duet.increments.base import StartWeights, load_start
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
@@ -194,15 +194,13 @@ def start_rows(
     return rows
 
 
-def drop_classes(
-    part: HeadPart, names: Iterable[str], rows: re.Pattern[str] | None = None
-) -> HeadPart | None:
+def drop_classes(rules: RoleRules, part: HeadPart, names: Iterable[str]) -> HeadPart | None:
     """Remove classes from a head part; every other tensor stays bit for bit.
 
     Args:
+        rules: Of the family.
         part: A head part of any form.
         names: Classes to remove.
-        rows: Matches the tensors that hold one row per class; None if all do.
 
     Returns:
         The part without the rows of ``names``; None if no class is left.
@@ -212,7 +210,7 @@ def drop_classes(
     """
     dropped = set(names)
     _require_classes(part, dropped)
-    by_class = {n: t for n, t in part.tensors.items() if rows is None or rows.match(n)}
+    by_class = {n: t for n, t in part.tensors.items() if rules.CLASS_ROWS.match(n)}
     require_rows(part, by_class)
     kept = [index for index, name in enumerate(part.classes) if name not in dropped]
     if not kept:

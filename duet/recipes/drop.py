@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from duet.errors import ConfigError, DuetError, did_you_mean, together
+from duet.families import rows
 from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.state import DetectorState
@@ -92,7 +93,7 @@ def without_classes(
     rules, parts, dropped = resolve_roles(state.family), [], dict[str, tuple[str, ...]]()
     for part in state.parts:
         lost = tuple(name for name in part.classes if name in names)
-        kept = rules.drop_classes(part, lost)
+        kept = rows.drop_classes(rules, part, lost)
         if lost:
             dropped[part.increment] = lost
         if kept is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from duet.errors import ModelError
+from duet.families.rows import drop_classes
 from duet.families.table import class_rows, resolve_roles
 from duet.increments.state import DetectorState, HeadPart
 from duet.merging.inputs import Inputs
@@ -33,7 +34,7 @@ def cut_to(state: DetectorState, classes: Collection[str]) -> DetectorState:
     """
     rules, parts = resolve_roles(state.family), []
     for part in state.parts:
-        kept = rules.drop_classes(part, [name for name in part.classes if name not in classes])
+        kept = drop_classes(rules, part, [name for name in part.classes if name not in classes])
         if kept is not None:
             parts.append(kept)
     return replace(state, parts=tuple(parts))

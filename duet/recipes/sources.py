@@ -18,6 +18,7 @@ from duet.families.foreign import (
     read_foreign,
 )
 from duet.families.opened import ForeignModel
+from duet.families.rows import drop_classes, rename_classes
 from duet.families.table import resolve_roles
 from duet.increments.manifest import (
     MANIFEST,
@@ -238,11 +239,11 @@ def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:
     """Apply drops and aliases; None if no class is left."""
     rules, entry = resolve_roles(source.family), source.entry
     drop = [name for name in entry.drop if name in part.classes]
-    kept = rules.drop_classes(part, drop) if drop else part
+    kept = drop_classes(rules, part, drop) if drop else part
     if kept is None:
         return None
     alias = {old: new for old, new in entry.alias.items() if old in kept.classes}
-    kept = rules.rename_classes(kept, alias) if alias else kept
+    kept = rename_classes(kept, alias) if alias else kept
     whole = source.kind in ("detector", FOREIGN)  # several parts have names of their own
     return kept if whole else replace(kept, increment=source.name)
 

@@ -26,8 +26,6 @@ from duet.families.decode import corners
 from duet.families.protocol import Roles
 from duet.families.row import FamilyRow
 from duet.families.rows import RowsFamily, cut_rows, join_rows, split_by_name
-from duet.families.rows import drop_classes as drop_classes
-from duet.families.rows import rename_classes as rename_classes
 from duet.families.scores import ClassLogits, class_scores
 from duet.increments.state import DetectorState
 from duet.merging.layers import Layer
@@ -105,7 +103,7 @@ def boxes_of(sides_B4A: torch.Tensor) -> torch.Tensor:
 
 # ---- the roles of its tensors: what merging, diffing and editing need ------------------------
 
-ROWS = re.compile(r"rows\.(weight|bias)")
+CLASS_ROWS = re.compile(r"rows\.(weight|bias)")
 STATISTIC = re.compile(r"trunk\.\d\.1\.(running_mean|running_var|num_batches_tracked)")
 SHARED = re.compile(r"(trunk\.\d\.0|trunk\.\d\.1|sides)\.(weight|bias)")
 
@@ -114,7 +112,7 @@ def split_roles(tensors: Tensors, form: str) -> Roles:
     """Split the tensors of a one-increment detector: each has one role, told by its name."""
     if form not in ROW.heads:
         raise ModelError(f"Dots has no head form '{form}'", remedy="use the head form 'rows'")
-    return split_by_name(tensors, shared=SHARED, buffers=STATISTIC, own=ROWS)
+    return split_by_name(tensors, shared=SHARED, buffers=STATISTIC, own=CLASS_ROWS)
 
 
 def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:

@@ -39,6 +39,7 @@ from duet.families.dfine.architectures import known_architectures
 from duet.families.dfine.build import model_of, state_of, stock_model
 from duet.families.dfine.train import DFineLearner
 from duet.families.opened import ForeignModel
+from duet.families.rows import drop_classes, rename_classes
 from duet.images import read_image
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
@@ -196,14 +197,14 @@ def test_order_of_the_parts_is_the_order_of_the_classes() -> None:
 
 def test_dropped_classes_take_only_their_rows() -> None:
     state = make_state((2, 1))
-    part = roles.drop_classes(state.parts[0], [NAMES[0]])
+    part = drop_classes(roles, state.parts[0], [NAMES[0]])
     assert part is not None
     less = replace(state, parts=(part, state.parts[1]))
     torch.testing.assert_close(encoder_logits(less), encoder_logits(state)[..., 1:])
-    assert roles.drop_classes(state.parts[1], [NAMES[2]]) is None
+    assert drop_classes(roles, state.parts[1], [NAMES[2]]) is None
     with pytest.raises(ModelError, match="no class 'gren', did you mean 'green'"):
-        roles.drop_classes(state.parts[0], ["gren"])
-    assert roles.rename_classes(state.parts[1], {NAMES[2]: "sky"}).classes == ("sky",)
+        drop_classes(roles, state.parts[0], ["gren"])
+    assert rename_classes(state.parts[1], {NAMES[2]: "sky"}).classes == ("sky",)
 
 
 def test_known_classes_start_from_their_rows() -> None:

@@ -30,7 +30,9 @@ from ultralytics.nn.tasks import DetectionModel
 from duet.cli.main import cli
 from duet.families.decode import decode
 from duet.families.opened import ForeignModel
+from duet.families.rows import drop_classes
 from duet.families.ultralytics.names import head_prefix
+from duet.families.yolo import roles
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import (
     inference_model,
@@ -40,7 +42,7 @@ from duet.families.yolo.build import (
     training_model,
 )
 from duet.families.yolo.heads import Branch, class_layers, is_end_to_end, raw_parts, resize_classes
-from duet.families.yolo.roles import drop_classes, split_roles
+from duet.families.yolo.roles import split_roles
 from duet.increments.base import StartWeights
 from duet.increments.store import load_detector
 
@@ -185,7 +187,7 @@ def test_both_branches_belong_alike(form: str, architecture: str) -> None:
 def test_dropped_classes_lose_their_rows_in_both_branches(form: str, architecture: str) -> None:
     state = alone(lively(form, (2, 4), architecture), 1)
     part = state.parts[0]
-    less = drop_classes(part, [part.classes[2]])
+    less = drop_classes(roles, part, [part.classes[2]])
     assert less is not None
     kept = [0, 1, 3]
     for name, tensor in less.tensors.items():

@@ -23,6 +23,7 @@ from factories_yolo import (
 from places import REPO
 
 from duet.errors import ConfigError, DataError, ModelError
+from duet.families.rows import drop_classes, rename_classes
 from duet.families.table import FAMILIES, resolve_roles
 from duet.families.ultralytics.names import head_prefix
 from duet.families.yolo.build import inference_model, stock_model
@@ -55,8 +56,9 @@ def test_roles_load_no_engine() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_tells_its_roles(name: str) -> None:
     rules = resolve_roles(name)
-    for rule in ("split_roles", "layers", "drop_classes", "rename_classes"):
+    for rule in ("split_roles", "layers"):
         assert callable(getattr(rules, rule))
+    assert rules.CLASS_ROWS.pattern
 
 
 def test_unknown_family() -> None:
@@ -181,7 +183,7 @@ def test_unknown_architecture(name: str) -> None:
 def test_dropped_classes_leave_the_others_alone(form: str, architecture: str) -> None:
     state = alone(make_state(form, (2, 4), architecture=architecture), 1)
     part = state.parts[0]
-    less = RULES.drop_classes(part, [NAMES[4], NAMES[2]])
+    less = drop_classes(RULES, part, [NAMES[4], NAMES[2]])
     assert less is not None
     assert less.classes == (NAMES[3], NAMES[5])
     rows = {f"cv3.{level}.2.{kind}" for level in range(3) for kind in ("weight", "bias")}
@@ -201,30 +203,30 @@ def part_of_three() -> HeadPart:
 
 def test_dropping_nothing_and_everything() -> None:
     part = part_of_three()
-    assert RULES.drop_classes(part, []) is part
-    assert RULES.drop_classes(part, part.classes) is None
+    assert drop_classes(RULES, part, []) is part
+    assert drop_classes(RULES, part, part.classes) is None
 
 
 def test_dropping_an_unknown_class() -> None:
     with pytest.raises(ModelError, match=r"no class 'clas1', did you mean 'class1'\?"):
-        RULES.drop_classes(part_of_three(), ["clas1"])
+        drop_classes(RULES, part_of_three(), ["clas1"])
 
 
 def test_dropping_from_a_damaged_part() -> None:
     part = replace(part_of_three(), classes=("a", "b"))
     with pytest.raises(ModelError, match="3 rows, expected 2"):
-        RULES.drop_classes(part, ["a"])
+        drop_classes(RULES, part, ["a"])
 
 
 def test_renaming() -> None:
     part = part_of_three()
     first, second, third = part.classes
-    swapped = RULES.rename_classes(part, {first: second, second: first})
+    swapped = rename_classes(part, {first: second, second: first})
     assert swapped.classes == (second, first, third)
     assert swapped.tensors is part.tensors
     with pytest.raises(ModelError, match="no class 'cat'"):
-        RULES.rename_classes(part, {"cat": "dog"})
+        rename_classes(part, {"cat": "dog"})
     with pytest.raises(DataError, match="twice"):
-        RULES.rename_classes(part, {first: second})
+        rename_classes(part, {first: second})
     with pytest.raises(DataError, match="non-empty"):
-        RULES.rename_classes(part, {first: " "})
+        rename_classes(part, {first: " "})

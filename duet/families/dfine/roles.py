@@ -22,8 +22,6 @@ import torch
 from duet.errors import ModelError, together
 from duet.families.dfine.architectures import architecture as read_architecture
 from duet.families.protocol import Roles
-from duet.families.rows import drop_classes as drop_classes
-from duet.families.rows import rename_classes as rename_classes
 from duet.merging.layers import Layer, Role
 from duet.vectors.tensors import Tensors
 

@@ -14,12 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from duet.errors import ModelError
-from duet.families import rows as class_rows
 from duet.families.protocol import Roles
-from duet.families.rows import rename_classes as rename_classes
 from duet.families.ultralytics import names as engine_names
 from duet.families.ultralytics.names import engine_models
-from duet.increments.state import HeadPart
 from duet.merging.layers import Layer
 from duet.shipped import shipped
 from duet.text import shown
@@ -113,8 +110,3 @@ def architecture_file(architecture: str) -> Path:
     raise ModelError(
         f"unknown RT-DETR architecture {shown(architecture)}", remedy=f"known: {', '.join(KNOWN)}"
     )
-
-
-def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-    """Remove classes and only their rows; see `duet.families.rows.drop_classes`."""
-    return class_rows.drop_classes(part, names, CLASS_ROWS)

@@ -19,12 +19,9 @@ from pathlib import Path
 import torch
 
 from duet.errors import ModelError
-from duet.families import rows as class_rows
 from duet.families.protocol import Roles
-from duet.families.rows import rename_classes as rename_classes
 from duet.families.ultralytics import names as engine_names
 from duet.families.ultralytics.names import engine_models
-from duet.increments.state import HeadPart
 from duet.merging.layers import Layer
 from duet.text import shown
 from duet.vectors.tensors import Tensors
@@ -131,8 +128,3 @@ def tower_width(part: Mapping[str, torch.Tensor]) -> int:
             remedy="the file belongs to another family or is damaged",
         )
     return int(part[name].shape[1])
-
-
-def drop_classes(part: HeadPart, names: Iterable[str]) -> HeadPart | None:
-    """Remove classes and only their rows; see `duet.families.rows.drop_classes`."""
-    return class_rows.drop_classes(part, names, CLASS_ROWS)
