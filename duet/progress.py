@@ -32,8 +32,8 @@ class Stages(Protocol):
 
 
 class _Plain(Stages):
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, in_bytes: bool) -> None:
+        self.lock, self.in_bytes = threading.Lock(), in_bytes
         self.last: dict[str, float] = {}
         self.began: dict[str, tuple[float, int]] = {}
 
@@ -49,9 +49,12 @@ class _Plain(Stages):
             self.last[title] = now
             done, total = record["done"], record["total"]
             rate = (done - first) / max(now - began, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
+            left = f", {(total - done) / rate:.0f} s left" if total and rate > 0 else ""
+            told = f"step {done} of {total}"
+            if self.in_bytes:
+                told = f"{megabytes(done)} of {megabytes(total)}"
             loss = f", loss {record['loss']}" if "loss" in record else ""
-            note(f"{title}: step {done} of {total}{loss}{left}")
+            note(f"{title}: {told}{loss}{left}")
 
 
 class _Bars(Stages):
@@ -87,15 +90,25 @@ def _has_bars() -> bool:
     return sys.stderr.isatty()
 
 
+def megabytes(size: int | None) -> str:
+    """Return a number of bytes for people; a dash if nobody knows it."""
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
 @contextmanager
-def stages() -> Iterator[Stages]:
-    """Yield a progress display for long work: bars with ETA where they can be drawn, else lines."""
+def stages(*, in_bytes: bool = False) -> Iterator[Stages]:
+    """Yield a progress display for long work: bars with ETA where they can be drawn, else lines.
+
+    Args:
+        in_bytes: What is done are bytes, not steps; their total may be None.
+    """
     if not _has_bars():
-        yield _Plain()
+        yield _Plain(in_bytes)
         return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
@@ -104,7 +117,8 @@ def stages() -> Iterator[Stages]:
 
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(),
-        TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        DownloadColumn() if in_bytes else TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield _Bars(progress)
@@ -115,6 +129,13 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield ``step(done, total)`` for one countable piece of work."""
     with counted(title, True) as step:
         yield step
+
+
+@contextmanager
+def downloading(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield ``step(done, total)`` for the bytes of a file; nobody may know the total."""
+    with stages(in_bytes=True) as show:
+        yield lambda done, total: show(title, {"done": done, "total": total})
 
 
 Progress = bool | Callable[[str, dict[str, Any]], None]

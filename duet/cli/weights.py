@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +10,12 @@ import click
 from duet.cli.common import PATH, LocalPath, emit, json_option, tell_leftovers
 from duet.cli.main import LazyGroup
 from duet.cli.names import downloads
-from duet.progress import PLAIN_EVERY, note
+from duet.progress import downloading, megabytes, note
 from duet.text import is_address, masked, without_secrets
 
 if TYPE_CHECKING:
     from duet.weights import Manifest, WeightsRow
     from duet.weights.fetch import Fetched, Plan
-    from duet.weights.transfer import Progress
 
 LS_EPILOG = """\b
 Examples:
@@ -121,7 +116,7 @@ def get(
         emit({"schema": 1, **plan.as_dict()}, as_json, lambda _: _plan_text(plan))
         return
     tell_leftovers(*plan.writes)
-    with _downloading(row.name) as progress:
+    with downloading(row.name) as progress:
         fetched = fetch(plan, progress=progress, notify=note)
     _tell(fetched, weights, as_json, row, manifest)
 
@@ -157,7 +152,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         (
             row["name"], row["family"], row["architecture"],
             f"{row['classes']} {row['class_list']}",
-            _megabytes(row["size"]), row["licence"], "known" if row["sha256"] else "unknown",
+            megabytes(row["size"]), row["licence"], "known" if row["sha256"] else "unknown",
             row["presence"],
         )
         for row in rows
@@ -177,8 +172,8 @@ def _plan_text(plan: Plan) -> str:
         (
             f"{plan.row.name}: {without_secrets(plan.row.url)}",
             f"  to      {plan.target}",
-            f"  size    {_megabytes(plan.row.size)}"
-            + (f", {_megabytes(begun)} of it are here" if begun else ""),
+            f"  size    {megabytes(plan.row.size)}"
+            + (f", {megabytes(begun)} of it are here" if begun else ""),
             f"  sha256  {plan.expected or 'unknown: the download would be pinned'}"
             + (f" (from the {plan.checked})" if plan.expected else ""),
             f"  licence {plan.row.licence}",
@@ -222,52 +217,10 @@ def _text(result: dict[str, Any]) -> str:
     return "\n".join(
         (
             f"{result['path']} ({result['state']})",
-            f"  {result['kind']}, {result['tensors']} tensors, {_megabytes(result['size'])}",
+            f"  {result['kind']}, {result['tensors']} tensors, {megabytes(result['size'])}",
             f"  architecture {result['architecture'] or 'not said'}",
             f"  classes      {shown}{more}",
             f"  licence      {result['licence'] or 'not said'}",
             f"  sha256       {result['sha256']} ({checked})",
         )
     )
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:.1f} MB"
-
-
-@contextmanager
-def _downloading(title: str) -> Iterator[Progress]:
-    """Yield a display of bytes: a bar with ETA on a terminal, else plain lines."""
-    if not sys.stderr.isatty():
-        yield _plain(title)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from rich.progress import TransferSpeedColumn as Speed
-
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), Speed(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _plain(title: str) -> Progress:
-    began: list[tuple[float, int]] = []
-    last = [0.0]
-
-    def show(done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if not began:
-            began.append((now, done))
-        if now - max(last[0], began[0][0]) < PLAIN_EVERY:
-            return
-        last[0] = now
-        rate = (done - began[0][1]) / max(now - began[0][0], 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if total and rate > 0 else ""
-        note(f"{title}: {_megabytes(done)} of {_megabytes(total)}{left}")
-
-    return show

@@ -718,7 +718,7 @@ def test_progress_with_the_time_left(
     site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, terminal: bool,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("duet.cli.weights.PLAIN_EVERY", 0.0)
+    monkeypatch.setattr("duet.progress.PLAIN_EVERY", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     table = write_manifest(tmp_path, row(site))
     code, out, err = duet(capsys, "weights", "get", "tiny", "--manifest", table)
