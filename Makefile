@@ -1,4 +1,5 @@
 # make demo   everything, from a bare checkout to a report, in about ten minutes on two cores
+# make quick  the tests that train nothing, in about a minute
 # make test   the test suite; make test-all also what repeats it at length
 # make check  format, lint, types, layers, then the tests
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.duet-setup
 TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-all check ablation clean
+.PHONY: setup demo quick test test-all check ablation clean
 
 setup: $(STAMP)
 
@@ -18,6 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/duet demo --out runs/demo
+
+quick: setup
+	$(BIN)/python -m pytest $(TWO) -m 'not slow and not thorough'
 
 test: setup
 	$(BIN)/python -m pytest $(TWO)

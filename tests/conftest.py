@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from duet.runs import worker
 
 # Two OpenMP threads crawl when a neighbour holds a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,3 +29,50 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, for `--dist loadfile --no-loadscope-reorder`."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of a test session share, for what is made once for all."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+# ---- the quick tier trains nothing -------------------------------------------------------------
+
+TOY = 10_000
+"""Parameters of the largest network that a quick test may train; the smallest detector has 2e6."""
+_trained: list[str] = []
+
+
+def _note_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    size = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    if size > TOY:
+        _trained.append(f"a network of {size} parameters")
+
+
+register_optimizer_step_post_hook(_note_step)
+
+
+def _note_worker(folder: Path, command: Callable[[Path], list[str]] = worker.command) -> list[str]:
+    _trained.append(f"{folder}, in a process of its own")
+    return command(folder)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Note what is trained from here on, also by fixtures of a module."""
+    _trained.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "command", _note_worker)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test of `make quick` that trains a detector."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "command", _note_worker)
+        yield
+    if _trained and not any(map(item.get_closest_marker, ("slow", "thorough"))):
+        pytest.fail(f"trained {_trained[-1]}, but is not marked as slow")

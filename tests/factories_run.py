@@ -6,15 +6,16 @@ connection, also in the training processes that they start.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -100,13 +101,26 @@ class Outcome:
         return record
 
 
+def once(folder: Path, make: Callable[[], object]) -> Path:
+    """Have the first process that asks make ``folder``; the others wait until it is whole."""
+    whole = folder.with_name(f"{folder.name}.whole")
+    with folder.with_name(f"{folder.name}.making").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the file is closed, or its process gone
+        if not whole.exists():
+            make()
+            whole.touch()
+    return folder
+
+
 @functools.cache
 def tiny(base: Path) -> Tiny:
     """Draw the series and write random start weights, once per test session."""
-    made = Tiny(base / "tiny")
-    build(made.folder / "data", train=24, val=8, test=16, size=64)
-    write_settings(made.folder)
-    return made
+
+    def make() -> None:
+        build(base / "tiny" / "data", train=24, val=8, test=16, size=64)
+        write_settings(base / "tiny")
+
+    return Tiny(once(base / "tiny", make))
 
 
 def write_settings(folder: Path) -> None:
@@ -143,9 +157,13 @@ def copy_tiny(source: Tiny, folder: Path) -> Tiny:
 def offline(base: Path) -> dict[str, str]:
     """Return an environment without network, with caches of its own."""
     hooks = base / "hooks"
-    hooks.mkdir()
-    (hooks / "sitecustomize.py").write_text(HOOK)
-    (base / "network.log").touch()
+
+    def make() -> None:
+        hooks.mkdir()
+        (hooks / "sitecustomize.py").write_text(HOOK)
+        (base / "network.log").touch()
+
+    once(hooks, make)
     paths = [str(hooks), str(REPO), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
@@ -186,12 +204,19 @@ def duet_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome
 
 @functools.cache
 def finished_run(base: Path) -> tuple[Path, Outcome]:
-    """Run the tiny series with DuET+, sequential fine-tuning and references, once per session."""
-    series = tiny(base)
-    out = base / "finished"
-    done = duet(base, "run", series.series, *series.methods(), "--out", out, "--jobs", 2, "--json")
-    assert done.code == 0, done.err
-    return out, done
+    """Run the tiny series with DuET+, sequential fine-tuning and references, once per session.
+
+    All processes read the same folder: a test that changes something copies it first.
+    """
+    series, said = tiny(base), base / "finished.json"
+
+    def make() -> None:
+        words = ["run", series.series, *series.methods(), "--out", base / "finished"]
+        done = duet(base, *words, "--jobs", 2, "--json")
+        assert done.code == 0, done.err
+        said.write_text(json.dumps(asdict(done)))
+
+    return once(base / "finished", make), Outcome(**json.loads(said.read_text()))
 
 
 def detectors(run: Path) -> dict[str, str]:

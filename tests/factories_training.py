@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from duet.families.table import resolve_family
+from duet.runs.lab import Lab
+from duet.runs.worker import run_worker
 from duet.training.job import read_job
 
 
@@ -24,18 +27,30 @@ class Here:
     """
 
     ran: list[Path] = field(default_factory=list)
+    _one: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
-        self.ran.append(job)
-        resolve_family(read_job(job).family).train(job, progress)
+        with self._one:  # the engine keeps its settings in the process
+            self.ran.append(job)
+            resolve_family(read_job(job).family).train(job, progress)
 
 
 @contextmanager
 def trained_here() -> Iterator[Here]:
-    """Give what trains in this process, and undo afterwards what the engine does to a process."""
-    threads = torch.get_num_threads()
+    """Give what trains in this process, and undo afterwards what the engine does to a process.
+
+    A command says nothing of where it trains, so its labs are told, too.
+    """
+    threads, here, begin = torch.get_num_threads(), Here(), Lab.__post_init__
+
+    def begin_here(lab: Lab) -> None:
+        begin(lab)
+        if lab.run is run_worker:
+            lab.run = here
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DUET_JOB", "")
-        yield Here()
+        patch.setattr(Lab, "__post_init__", begin_here)
+        yield here
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)

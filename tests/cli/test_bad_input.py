@@ -19,10 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")

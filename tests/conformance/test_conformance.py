@@ -22,7 +22,9 @@ CASES = {
 }
 
 
-LONG = ("learns", "adapts", "refines", "resumes", "exported")
+LONG = (
+    "rows-survive", "stored", "merge", "learns", "adapts", "refines", "resumes", "exported",
+)  # fmt: skip
 ALIKE = ("yolov8n", "yolov10n", "yolo12n")
 """Heads and losses of yolo11n and yolo26n: what takes them long repeats those."""
 
@@ -30,8 +32,10 @@ ALIKE = ("yolov8n", "yolov10n", "yolo12n")
 def rows() -> Iterator[Any]:
     """Every check of every family; what is long and repeats another's only in `make test-all`."""
     for case, check in itertools.product(CASES, CHECKS):
-        repeated = case in ALIKE and check in LONG
-        yield pytest.param(case, check, marks=[pytest.mark.thorough] if repeated else [])
+        marks = [pytest.mark.slow] if check in LONG else []
+        if marks and case in ALIKE:
+            marks.append(pytest.mark.thorough)
+        yield pytest.param(case, check, marks=marks)
 
 
 @pytest.mark.parametrize(("case", "check"), rows())

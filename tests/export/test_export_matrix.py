@@ -26,6 +26,8 @@ from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, save_detector
 
+pytestmark = pytest.mark.slow
+
 YOLO = ("yolov8n.yaml", "yolov10n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml")
 HEADS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(YOLO, ("rows", "towers", "parallel")),

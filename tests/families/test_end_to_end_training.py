@@ -25,6 +25,8 @@ from duet.training.job import read_state
 from duet.training.losses.distillation.duet import box_distillation
 from duet.vectors.tensors import Tensors
 
+pytestmark = pytest.mark.slow
+
 SIZES = (2, 1)
 OLD, NEW = class_groups(SIZES)
 IMAGES = 8
@@ -86,7 +88,6 @@ TRUNK = {"trunk"}
 FREE = {"old_part": "trained", "old_negatives": "train"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "form", "settings", "expected"),
     [

@@ -158,6 +158,7 @@ def test_a_new_decoder_cannot_see_old_classes() -> None:
 # ---- the loss -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("negatives", "moves"), [("mask", False), ("train", True)])
 def test_old_rows_see_the_loss_only_without_mask(
     negatives: str, moves: bool, new_slice: Slice, tmp_path: Path
@@ -173,6 +174,7 @@ def test_old_rows_see_the_loss_only_without_mask(
         assert bool(new.any())
 
 
+@pytest.mark.slow
 def test_labels_count_from_the_first_class_in_the_loss(new_slice: Slice, tmp_path: Path) -> None:
     masked = ready(tmp_path / "a", CASE.grown("rows"), new_slice, old_negatives="mask")
     whole = ready(tmp_path / "b", CASE.grown("rows"), new_slice, old_negatives="train")
@@ -192,6 +194,7 @@ def lively_boxes(state: DetectorState) -> DetectorState:
     return replace(state, parts=tuple(parts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_distillation_is_zero_at_first_and_pulls_back(
     form: HeadForm, new_slice: Slice, tmp_path: Path
@@ -219,12 +222,14 @@ def test_distillation_is_zero_at_first_and_pulls_back(
     assert all(p.grad is None for p in trainer.teacher.parameters())
 
 
+@pytest.mark.slow
 def test_the_loss_counts_per_image(new_slice: Slice, tmp_path: Path) -> None:
     """RT-DETR's loss is a mean over images, unlike YOLO's sum: the weights of ours follow."""
     trainer = ready(tmp_path / "job", CASE.grown("rows"), new_slice)
     assert trainer.per_image(7) == 1
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_off_unless_asked_for(new_slice: Slice, tmp_path: Path) -> None:
     trainer = ready(tmp_path / "job", CASE.grown("rows"), new_slice)
     assert trainer.args.amp is False
@@ -275,6 +280,7 @@ def test_found_objects_join_the_labels() -> None:
     assert batch["cls"].dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.4, 1.0])
 def test_the_previous_detector_labels_old_objects(
     confidence: float, new_slice: Slice, tmp_path: Path
@@ -295,6 +301,7 @@ def test_the_previous_detector_labels_old_objects(
     assert sum(value >= len(OLD) for value in classes) == 4
 
 
+@pytest.mark.slow
 def test_a_refit_has_no_use_for_them(new_slice: Slice, tmp_path: Path) -> None:
     trainer = ready(
         tmp_path / "job", CASE.grown("rows"), new_slice, phase="refit", old_negatives="pseudo",
@@ -314,6 +321,7 @@ def test_untrained_models_read_back_to_the_bit(form: HeadForm) -> None:
     assert back.fingerprint() == start.fingerprint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("settings", "shared", "old"),

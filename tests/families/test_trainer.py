@@ -44,6 +44,8 @@ from duet.training.job import read_state
 from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import Tensors
 
+pytestmark = pytest.mark.slow
+
 SIZES = (2, 1)
 OLD, NEW = class_groups(SIZES)
 IMAGES = 8

@@ -132,6 +132,7 @@ def close(got: Tensors, expected: Tensors, *, rtol: float) -> None:
 # ---- the numbers --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_stored_fisher_is_the_mean_of_squared_gradients(
     form: str, new_slice: Slice, tmp_path: Path
@@ -158,6 +159,7 @@ def fisher_of(model: Any, names: Any, batches: Any) -> dict[str, torch.Tensor]:
     return diagonal_fisher(model, names, losses)
 
 
+@pytest.mark.slow
 def test_one_image_at_a_time_and_scale(new_slice: Slice) -> None:
     """F is additive over images, unlike a batch's squared gradient, and quadratic in the loss."""
     state = make_state("towers")
@@ -171,6 +173,7 @@ def test_one_image_at_a_time_and_scale(new_slice: Slice) -> None:
     close(doubled, {name: 4 * tensor for name, tensor in whole.items()}, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_and_weights_stay_untouched(new_slice: Slice) -> None:
     model = model_of(make_state("towers"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -209,6 +212,7 @@ def test_training_is_the_same_with_and_without(new_slice: Slice, tmp_path: Path)
     assert (with_fisher / "fisher.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"phase": "refit"}, {"trunk": "frozen"}], ids=str)
 def test_stages_that_keep_the_trunk_have_none(
     settings: dict[str, Any], new_slice: Slice, tmp_path: Path
@@ -239,6 +243,7 @@ def test_a_stage_killed_in_its_fisher_is_resumed(
         assert (whole / name).read_bytes() == (cut / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_finite_are_an_error(new_slice: Slice, tmp_path: Path) -> None:
     folder = make_job(tmp_path / "job", make_state("rows"), new_slice)
     os.environ["DUET_JOB"] = str(folder)
@@ -255,6 +260,7 @@ def test_gradients_that_are_not_finite_are_an_error(new_slice: Slice, tmp_path: 
 # ---- lab and folders ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_lab_hands_it_on(new_slice: Slice, tmp_path: Path) -> None:
     lab = Lab(tmp_path / "lab", run=lambda job, *_: FAMILY.train(job, print))
     start = make_state("rows")

@@ -136,11 +136,10 @@ def emoji(folder: Path, base: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["two folders", "embedded"])
 def test_the_session_of_the_readme_runs(
-    data: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    data: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Word for word, but for the address of the camera and the names of the other series."""
-    base = tmp_path_factory.getbasetemp()
     other = shop(tmp_path) if data == "two folders" else emoji(tmp_path, base)
     write_image(tmp_path / "photo.jpg", seed=1)
     (session,) = blocks(REPO / "README.md", "python")

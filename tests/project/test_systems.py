@@ -14,6 +14,8 @@ from factories_compare import write_run
 from factories_run import tiny
 from places import REPO
 
+pytestmark = pytest.mark.slow
+
 LACKING = ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty")
 SIGNALS = ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCHLD", "SIGPIPE", "SIGQUIT")
 CALLS = (

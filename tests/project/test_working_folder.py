@@ -20,6 +20,8 @@ from factories_run import Tiny, offline, tiny
 from duet import imports
 from duet.errors import DuetError
 
+pytestmark = pytest.mark.slow
+
 THIRD_PARTY = (
     "PIL", "albumentations", "click", "cv2", "filelock", "matplotlib", "numpy", "pydantic", "rich",
     "safetensors", "scipy", "torch", "torchvision", "ultralytics", "yaml",
@@ -159,24 +161,20 @@ def somebody(base: Path) -> Somebody:
     return Somebody(place, log, before, hashes(place), out)
 
 
-@pytest.mark.slow
 def test_a_run_leaves_every_file_of_the_data_as_it_was(somebody: Somebody) -> None:
     assert any(name.endswith(".npy") for name in somebody.before)
     assert somebody.after == somebody.before
 
 
-@pytest.mark.slow
 def test_a_run_imports_nothing_from_the_working_folder(somebody: Somebody) -> None:
     assert not somebody.log.exists(), somebody.log.read_text()
 
 
-@pytest.mark.slow
 def test_a_run_writes_through_no_link(somebody: Somebody) -> None:
     assert (somebody.out.parent / "precious.txt").read_text() == "written for years\n"
     assert not (somebody.out / "results.json").is_symlink()
 
 
-@pytest.mark.slow
 def test_what_lies_beside_an_image_is_not_trained_on(somebody: Somebody, base: Path) -> None:
     from duet.families.ultralytics.data import SliceDataset
     from duet.images import read_image

@@ -181,6 +181,7 @@ def same(a: DetectorState, b: DetectorState) -> bool:
 # ---- revert -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reverting_the_last_stage_gives_the_detector_before(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +200,7 @@ def test_reverting_the_last_stage_gives_the_detector_before(
     assert same(again(edit, tmp_path / "first"), state_of(stage(chain, 1)))
 
 
+@pytest.mark.slow
 def test_reverting_a_middle_stage_is_not_exact(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +218,7 @@ def test_reverting_a_middle_stage_is_not_exact(
     assert same(again(revert(out, "fog"), tmp_path / "first"), state_of(stage(chain, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "name", "code", "words"),
     [
@@ -261,6 +264,7 @@ def test_reverting_an_independent_increment_equals_never_merging_it(
     assert same(again(edit, tmp_path / "reverted"), state_of(fresh))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"weights": [1, 2]}], ids=["even", "weighted"])
 def test_spokes_of_a_star_can_be_reverted(
     star: Kept, tmp_path: Path, params: dict[str, Any]
@@ -323,6 +327,7 @@ def test_detectors_without_a_recipe_say_so(
 # ---- scale --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_factor_of_one_restores_the_chain(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +346,7 @@ def test_a_factor_of_one_restores_the_chain(
     assert same(state_of(tmp_path / "full"), state_of(stage(chain, 3)))
 
 
+@pytest.mark.slow
 def test_a_factor_replaces_the_one_before(loose: Kept, tmp_path: Path) -> None:
     full = merged(loose, tmp_path / "full", *CLASSES, method="average")
     edit = rescale(full, "fog", 0.5)
@@ -362,6 +368,7 @@ def test_factors_follow_the_equation(loose: Kept, tmp_path: Path) -> None:
         torch.testing.assert_close(got[name], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", ["3", "nan", "much"])
 def test_unusable_factors_are_refused(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: str
@@ -421,6 +428,7 @@ def answers(state: DetectorState) -> torch.Tensor:
     return decoded
 
 
+@pytest.mark.slow
 def test_dropped_classes_stay_away(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -441,6 +449,7 @@ def test_dropped_classes_stay_away(
     assert list(report.classes) == left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [CLASSES["day"], CLASSES["night"]], ids=["base", "later"])
 def test_an_increment_may_lose_all_its_classes(
     chain: Path, tmp_path: Path, names: tuple[str, ...]
@@ -465,6 +474,7 @@ def test_renamed_classes_are_dropped_by_their_new_name(loose: Kept, tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_classes_of_merged_detectors_are_dropped(loose: Kept, tmp_path: Path) -> None:
     two = merged(loose, tmp_path / "two", "day", "night", method="average")
     shutil.copytree(loose.folder / "fog", tmp_path / "fog")
@@ -518,6 +528,7 @@ def words_of(run: Path, weights: Path, *names: str) -> list[Any]:
     return [*(run / "increments" / "towers" / name for name in names), "--weights", weights]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--dry-run"], []], ids=["dry run", "merge"])
 @pytest.mark.parametrize("names", [("day", "night"), ("day", "night", "fog")])
 def test_the_base_of_another_run_is_refused(
@@ -534,6 +545,7 @@ def test_the_base_of_another_run_is_refused(
     assert make.duet_here(capsys, *words).code == 0
 
 
+@pytest.mark.slow
 def test_a_stage_of_another_run_in_the_middle_is_remarked(
     chain: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -549,6 +561,7 @@ def test_a_stage_of_another_run_in_the_middle_is_remarked(
     assert (done.code, "trained on another" in done.err) == (0, False)
 
 
+@pytest.mark.slow
 def test_stages_after_one_that_was_learned_again_do_not_go_on(chain: Path, tmp_path: Path) -> None:
     def line(run: Path) -> None:
         models = kept_models(run, METHOD)
@@ -566,6 +579,7 @@ def test_stages_after_one_that_was_learned_again_do_not_go_on(chain: Path, tmp_p
 # ---- finding files ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_moved_run_folder_still_works(chain: Path, tmp_path: Path) -> None:
     run = tmp_path / "elsewhere" / "run"
     shutil.copytree(chain, run)
@@ -585,6 +599,7 @@ def test_a_moved_run_folder_still_works(chain: Path, tmp_path: Path) -> None:
     assert found.weights == str(weights.resolve())
 
 
+@pytest.mark.slow
 def test_increments_are_found_by_fingerprint(
     loose: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -625,6 +640,7 @@ def test_shipped_start_weights_are_known_by_their_fingerprint(tmp_path: Path) ->
 # ---- log ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_log_tells_the_whole_history(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = make.duet_here(capsys, "log", stage(chain, 3), "--json")
     assert done.code == 0, done.err
@@ -687,6 +703,7 @@ def test_log_needs_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # ---- diff ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_diff_of_one_detector_is_nothing(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = make.duet_here(capsys, "diff", stage(chain, 2), stage(chain, 2), "--json")
     assert done.code == 0, done.err
@@ -698,6 +715,7 @@ def test_diff_of_one_detector_is_nothing(chain: Path, capsys: pytest.CaptureFixt
     assert all(row["identical"] for row in result["statistics"].values())
 
 
+@pytest.mark.slow
 def test_diff_follows_the_definitions(chain: Path, weights: Path) -> None:
     result = compare_models(stage(chain, 1), stage(chain, 3)).as_dict()
     assert result["classes"] == {
@@ -739,6 +757,7 @@ def check(row: dict[str, Any], a: torch.Tensor, b: torch.Tensor, zero: torch.Ten
     assert row["identical"] == torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_diff_shows_edits(loose: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full = merged(loose, tmp_path / "full", *CLASSES, method="average")
     again(rescale(full, "fog", 0.5), tmp_path / "half")
@@ -767,6 +786,7 @@ def test_increments_of_one_start_need_no_start(loose: Kept) -> None:
     assert compare_models(day, day).as_dict()["weights"]["total"]["identical"]
 
 
+@pytest.mark.slow
 def test_an_increment_and_a_detector_need_the_start(loose: Kept, tmp_path: Path) -> None:
     full = merged(loose, tmp_path / "full", *CLASSES, method="average")
     day = loose.folder / "day"
@@ -811,6 +831,7 @@ def save_v8(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_diff_reads_pt_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     detector = factories_detectors.make_detector(tmp_path / "one", head="towers", increments=1)
     export_detector(detector, tmp_path / "one.pt", "pt")
@@ -823,6 +844,7 @@ def test_diff_reads_pt_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert result["weights"]["total"]["relative"] < 1e-3
 
 
+@pytest.mark.slow
 def test_pt_files_can_be_reverted_and_moved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -851,6 +873,7 @@ def test_pt_files_can_be_reverted_and_moved(
         write_detector(rescale(tmp_path / "out", "theirs", 0.5).plan, tmp_path / "half")
 
 
+@pytest.mark.slow
 def test_json_is_json(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in (["log", stage(chain, 2)], ["diff", stage(chain, 1), stage(chain, 2)]):
         human = make.duet_here(capsys, *line)

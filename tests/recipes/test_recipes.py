@@ -100,6 +100,7 @@ def test_one_independent_increment_is_itself(kept: Path) -> None:
             torch.testing.assert_close(state.shared[name], tensor, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_star_is_merged_around_its_base(kept: Path, tmp_path: Path) -> None:
     """Two increments of one trained base: its weights take the place of θ_0."""
     weights = kept / "base.safetensors"
@@ -145,6 +146,7 @@ def test_scale_shrinks_what_an_increment_changed(kept: Path) -> None:
 # ---- names --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_class_of_two_models_joins_them_unless_renamed_or_dropped(
     kept: Path, tmp_path: Path
 ) -> None:
@@ -308,6 +310,7 @@ def nudged(model: Any, seed: int, classes: tuple[str, ...]) -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_two_foreign_files_in_one_command(users: Path, tmp_path: Path) -> None:
     options = ["--weights", users / "base.pt", "--method", "ties", "--set", "density=0.5"]
     result = run("merge", *both(users), *options, "--out", tmp_path / "m", "--json")
@@ -330,12 +333,14 @@ def test_two_foreign_files_in_one_command(users: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "['cup', 'fork', 'bolt']"
 
 
+@pytest.mark.slow
 def test_two_files_need_no_options(users: Path, tmp_path: Path) -> None:
     result = run("merge", *both(users), "--out", tmp_path / "m", "--json")
     assert result.exit_code == 0, result.exception
     assert json.loads(result.stdout)["method"] == "average"
 
 
+@pytest.mark.slow
 def test_imported_files_merge_like_the_files(users: Path, tmp_path: Path) -> None:
     for name in ("mine", "theirs"):
         done = run(
@@ -363,6 +368,7 @@ def test_imported_files_merge_like_the_files(users: Path, tmp_path: Path) -> Non
     assert [part.increment for part in a.parts] == ["mine", "theirs"]
 
 
+@pytest.mark.slow
 def test_strangers_are_warned_of(users: Path, tmp_path: Path) -> None:
     stranger = original(count=2)  # other random weights
     stranger.names = {0: "owl", 1: "fox"}
@@ -427,6 +433,7 @@ def test_a_malicious_file_is_refused_and_does_not_run(
 # ---- sweep --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_every_point_and_keeps_the_best(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def test_methods_that_give_equal_models_back_do_so_for_heads(
     assert not moved(one.shared, result.state.shared)
 
 
+@pytest.mark.slow
 def test_a_mean_pairs_rows_by_name_and_fuses_the_statistics_of_towers(tmp_path: Path) -> None:
     turned = ("bus", "cat", "dog")
     folders = [
@@ -193,6 +194,7 @@ def test_lists_that_overlap_in_part_make_one_head(tmp_path: Path, head: str) -> 
     assert len(told) == (head == "towers")
 
 
+@pytest.mark.slow
 def test_a_shared_class_joins_three_models(tmp_path: Path) -> None:
     folders = [
         detector(tmp_path / "a", 1, ("cat", "dog")), detector(tmp_path / "b", 2, ("bus",)),
@@ -221,6 +223,7 @@ def test_disjoint_lists_keep_their_parts_to_the_bit(tmp_path: Path, head: str) -
 # ---- methods and θ_0 ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", WHOLE)
 @pytest.mark.parametrize("known", [True, False], ids=["rows of θ_0", "fresh rows"])
 def test_every_method_merges_heads(tmp_path: Path, method: str, known: bool) -> None:

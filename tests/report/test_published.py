@@ -353,9 +353,10 @@ def test_base_and_references_are_held_against_published_values() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_says_that_its_references_are_off(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_run_says_that_its_references_are_off(
+    base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A finished run of the tiny series, assembled again with published values in its file."""
-    base = tmp_path_factory.getbasetemp()
     done, _ = make.finished_run(base)
     series = make.copy_tiny(make.tiny(base), tmp_path_factory.mktemp("expected") / "tiny")
     document = yaml.safe_load(series.series.read_text())

@@ -205,6 +205,7 @@ def test_another_command_is_refused(
         assert listing(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "pt"])
 def test_an_export_is_equal_to_the_byte(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str

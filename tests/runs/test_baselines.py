@@ -533,6 +533,7 @@ def test_whole_heads_in_parallel_learn_known_classes_only_while_there_is_one() -
     require_learnable(joint, "yolo", steps(NAMES[:2], NAMES[2:3], NAMES[:3]))
 
 
+@pytest.mark.slow
 def test_another_order_may_not_mix_new_classes_and_known_ones(
     setting: tuple[Setting, Path],
 ) -> None:

@@ -44,6 +44,8 @@ from duet.series import Increment, Series, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
 from duet.vectors.tensors import fingerprint
 
+pytestmark = pytest.mark.slow
+
 OFF: dict[str, Any] = {"distill": Distillation(weight=0), "directional": Directional(weight=0)}
 METHODS = {
     "duet": Method(

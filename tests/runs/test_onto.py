@@ -29,6 +29,8 @@ from duet.recipes.apply import merge_plan
 from duet.recipes.edits import kept_recipe, located
 from duet.recipes.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:

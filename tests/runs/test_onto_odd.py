@@ -17,6 +17,8 @@ from factories_series import make_dataset
 
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:

@@ -31,6 +31,8 @@ from duet.runs.known import require_adaptable
 from duet.series import Increment
 from duet.training.config import Method
 
+pytestmark = pytest.mark.slow
+
 FROZEN = {"trunk": "frozen", **OFF, "merge": {"method": "newest"}, "batchnorm": {"rule": "oldest"}}
 METHODS: dict[str, dict[str, Any]] = {
     "towers": {"head": "towers", **FROZEN, "refit": {"epochs": 1}},

@@ -29,12 +29,7 @@ from duet.training.memory import peak_memory
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp()
-
-
-@pytest.fixture(scope="module")
-def plan(base: Path) -> RunPlan:
+def plan(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
     """One epoch of the frozen control on the tiny series, without references."""
     series = make.tiny(base)
     changes: dict[str, object] = {"epochs": 1, "threads": 1, "fisher_images": 0}
@@ -42,7 +37,7 @@ def plan(base: Path) -> RunPlan:
     return RunPlan(
         series=inputs.series, methods=read_methods(("frozen",), family=inputs.family),
         schedule=inputs.schedule, weights=inputs.weights, architecture=inputs.architecture,
-        family=inputs.family, seed=5, out=base / "repeats", references=False,
+        family=inputs.family, seed=5, out=tmp_path_factory.mktemp("repeats"), references=False,
     )  # fmt: skip
 
 
@@ -160,6 +155,7 @@ def test_orders_are_run_and_compared(
     assert (make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")) == kept
 
 
+@pytest.mark.slow
 def test_the_command_lists_methods_and_plans_repeats(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

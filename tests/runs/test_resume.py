@@ -12,23 +12,33 @@ from typing import Any
 import factories_run as make
 import pytest
 
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session", params=[1, pytest.param(2, marks=pytest.mark.thorough)])
+def interrupts(request: pytest.FixtureRequest) -> int:
+    """How many times Ctrl-C is struck: to the group, and then to the parent alone."""
+    count: int = request.param
+    return count
+
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp()
+def struck(base: Path, interrupts: int) -> Path:
+    return base / f"struck-{interrupts}"
 
 
 @pytest.fixture(scope="session")
-def report(base: Path) -> dict[str, Any]:
-    """Strike one run three times: Ctrl-C to the group and to the parent alone, then a kill.
+def report(base: Path, struck: Path, interrupts: int) -> dict[str, Any]:
+    """Strike one run with Ctrl-C and then with a kill.
 
-    With this seed the moments lie early enough for all three to hit the same run.
+    With this seed the moments lie early enough for all to hit the same run.
     """
     series, (run, _) = make.tiny(base), make.finished_run(base)
     command = [
         sys.executable, make.REPO / "tools/check_kill.py",
-        "--kills", 1, "--interrupts", 2, "--seed", 79, "--grace", 30, "--series", series.series,
-        *series.methods(), "--reference", run, "--work", base / "struck", "--json",
+        "--kills", 1, "--interrupts", interrupts, "--seed", 79, "--grace", 30,
+        "--series", series.series, *series.methods(), "--reference", run,
+        "--work", struck, "--json",
     ]  # fmt: skip
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=make.offline(base)
@@ -45,22 +55,23 @@ def test_a_struck_run_ends_in_the_same_detectors(report: dict[str, Any]) -> None
     assert report["ok"]
 
 
-def test_ctrl_c_ends_within_seconds(report: dict[str, Any]) -> None:
+def test_ctrl_c_ends_within_seconds(report: dict[str, Any], interrupts: int) -> None:
     blows = [blow for blow in report["blows"] if blow["kind"].startswith("interrupt")]
-    assert [blow["kind"] for blow in blows] == ["interrupt group", "interrupt parent"]
+    kinds = ["interrupt group", "interrupt parent"]
+    assert [blow["kind"] for blow in blows] == kinds[:interrupts]
     assert all(blow["exit_code"] == 130 for blow in blows)
     assert all(blow["ended_in_s"] < 30 for blow in blows)  # 1 s on a free machine
 
 
-def test_no_training_outlives_its_run(report: dict[str, Any]) -> None:
-    assert len(report["blows"]) == 3
+def test_no_training_outlives_its_run(report: dict[str, Any], interrupts: int) -> None:
+    assert len(report["blows"]) == interrupts + 1
     assert all(blow["orphans"] == blow["writes"] == 0 for blow in report["blows"])
 
 
-def test_no_temporary_file_is_left_in_the_lab(report: dict[str, Any], base: Path) -> None:
+def test_no_temporary_file_is_left_in_the_lab(report: dict[str, Any], struck: Path) -> None:
     assert report["finished"]
-    assert not list((base / "struck").glob("struck-*/lab/*/.*"))
-    assert not list((base / "struck").glob("struck-*/lab/*/checkpoint.pt"))
+    assert not list(struck.glob("struck-*/lab/*/.*"))
+    assert not list(struck.glob("struck-*/lab/*/checkpoint.pt"))
 
 
 # ---- the other commands --------------------------------------------------------------------------

@@ -214,6 +214,7 @@ def attempt(
     return code, record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_dry_run_refuses_what_the_run_refuses_before_it_trains(
     name: str, there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
@@ -283,6 +284,7 @@ def planned(
     return plan_run(read_inputs(there / "series.yaml", **given), methods, out=out, jobs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [YOLO, DETR], ids=["yolo", "rtdetr"])
 def test_every_shipped_method_passes(weights: Path, there: Path, tmp_path: Path) -> None:
     methods = tuple(sorted(path.stem for path in (REPO / "configs" / "method").glob("*.yaml")))
@@ -291,6 +293,7 @@ def test_every_shipped_method_passes(weights: Path, there: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_every_merge_passes_that_needs_no_images(there: Path, tmp_path: Path) -> None:
     names = [name for name, row in METHODS.items() if "images" not in row.needs]
     files = [str(method(tmp_path / f"{name}.yaml", merge={"method": name})) for name in names]

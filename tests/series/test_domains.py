@@ -394,6 +394,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Outcome]:
     return base, path, done
 
 
+@pytest.mark.slow
 def test_such_a_series_is_learned_and_reported(ran: tuple[Path, Path, Outcome]) -> None:
     base, _, done = ran
     assert done.code == 0, done.err
@@ -415,6 +416,7 @@ def test_such_a_series_is_learned_and_reported(ran: tuple[Path, Path, Outcome]) 
     assert (base / "run" / "report.md").is_file()
 
 
+@pytest.mark.slow
 def test_a_gate_does_not_pass_on_nothing(
     ran: tuple[Path, Path, Outcome], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -432,6 +434,7 @@ def test_a_gate_does_not_pass_on_nothing(
     assert "bottle" in gate.error()["message"]
 
 
+@pytest.mark.slow
 def test_a_detector_of_other_classes_measures_nothing(
     ran: tuple[Path, Path, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
