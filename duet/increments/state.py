@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -81,6 +82,35 @@ class DetectorState:
         """All classes, in the order of the head parts."""
         spaces = [LabelSpace(part.classes) for part in self.parts]
         return functools.reduce(lambda known, new: known + new, spaces)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        flat: Tensors,
+        parts: Sequence[tuple[str, tuple[str, ...]]],
+        *,
+        family: str,
+        architecture: str,
+        head: HeadForm,
+    ) -> DetectorState:
+        """Return the detector whose `to_tensors` are ``flat``.
+
+        Args:
+            flat: Its tensors.
+            parts: Increment and classes of each head part, oldest first.
+            family: See `DetectorState`.
+            architecture: See `DetectorState`.
+            head: See `DetectorState`.
+        """
+
+        def under(prefix: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+
+        heads = tuple(
+            HeadPart(classes, under(f"part/{index}/"), increment)
+            for index, (increment, classes) in enumerate(parts)
+        )
+        return cls(family, architecture, head, under("shared/"), under("buffers/"), heads)
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Return flat tensors: `shared/<name>`, `buffers/<name>`, `part/<index>/<name>`."""

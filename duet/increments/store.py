@@ -348,19 +348,14 @@ def load_detector(folder: Path) -> DetectorFile:
     names = (MODEL, TRACE) if TRACE in manifest.files else (MODEL,)
     flat, _ = read_tensors(folder / MODEL, _hashes_of(manifest.files, names, folder)[MODEL])
     groups = split(flat, ("shared", "buffers", "part"), where)
-    numbers = tuple(str(index) for index in range(len(manifest.parts)))
-    parts = split(groups["part"], numbers, where)
+    split(groups["part"], tuple(str(index) for index in range(len(manifest.parts))), where)
     try:
-        state = DetectorState(
+        state = DetectorState.from_tensors(
+            flat,
+            [(entry.increment, entry.classes) for entry in manifest.parts],
             family=manifest.family,
             architecture=manifest.architecture,
             head=manifest.head,
-            shared=groups["shared"],
-            buffers=groups["buffers"],
-            parts=tuple(
-                HeadPart(entry.classes, parts[number], entry.increment)
-                for entry, number in zip(manifest.parts, numbers, strict=True)
-            ),
         )
         return DetectorFile(state, manifest)
     except DuetError as error:

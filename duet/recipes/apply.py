@@ -20,6 +20,7 @@ from duet.merging.stage import Stage
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
 from duet.recipes.descent import base_of, require_descent, stranger
+from duet.recipes.fold import PREVIOUS, fold, pair_fusion
 from duet.recipes.heads import Allocate, join_heads, rehearse_heads
 from duet.recipes.plan import Plan, require_weights
 from duet.recipes.refined import grown
@@ -28,8 +29,6 @@ from duet.vectors.similarity import cosine
 from duet.vectors.tensors import Tensors, fingerprint
 from duet.weights.start import Start, start_fingerprint
 
-PREVIOUS = "(merged so far)"
-"""Name of the first stage when a chain is folded."""
 COMMON = 0.5
 """Smallest cosine of convolution weights for models of one start; see `docs/merging.md`."""
 
@@ -50,13 +49,6 @@ class Remerged:
     state: DetectorState
     traces: tuple[MergeTrace, ...]
     remarks: tuple[str, ...]
-
-
-def pair_fusion(fusion: BatchNormFusion, stages_before: int) -> BatchNormFusion:
-    """Return the rule for the merge so far and one new stage: uniform counts every increment."""
-    if fusion.weights != "uniform":
-        return fusion
-    return fusion.model_copy(update={"weights": (float(stages_before), 1.0)})
 
 
 def in_memory(purpose: str, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
@@ -190,15 +182,15 @@ def _fold(
             seen += source.images
             continue
         previous = Stage(PREVIOUS, weights=shared, fisher=_known(plan, opened[:number]))
-        stages = (previous, replace(item.stage, centre=shared))
+        stage = replace(item.stage, centre=shared)
         buffers, images = (fused, item.buffers), (seen, source.images)
         fusion = pair_fusion(plan.recipe.batchnorm, number)
         objective = _objective(plan, make_objective, shared, buffers, fusion, images, parts)
         shared = allocate("result" if number == last else f"fold {number}", inputs.shapes)
-        merged = merge_shared(
-            plan.recipe.method, plan.recipe.params,
-            replace(inputs, stages=stages, objective=objective),
-            buffers=buffers, fusion=fusion, images=images, out=shared,
+        merged = fold(
+            plan.recipe.method, plan.recipe.params, plan.recipe.batchnorm,
+            replace(inputs, objective=objective), previous, stage,
+            before=number, buffers=buffers, images=images, out=shared,
         )  # fmt: skip
         seen += source.images
         traces.append(merged.trace)

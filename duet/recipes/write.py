@@ -13,7 +13,7 @@ import torch
 from duet.errors import DuetError
 from duet.files import hidden_folder, relative_path
 from duet.increments.manifest import DetectorManifest, Lineage, read_manifest
-from duet.increments.state import DetectorState, HeadPart
+from duet.increments.state import DetectorState
 from duet.increments.store import Built, build_detector
 from duet.increments.tensorfile import Layout, mapped_output
 from duet.merging.chunks import Listen
@@ -152,17 +152,13 @@ def _moved(state: DetectorState, flat: Mapping[str, torch.Tensor]) -> DetectorSt
     for name, tensor in state.to_tensors().items():
         if tensor.data_ptr() != flat[name].data_ptr():
             flat[name].copy_(tensor.detach())
-    parts = tuple(
-        HeadPart(
-            part.classes, {name: flat[f"part/{k}/{name}"] for name in part.tensors}, part.increment
-        )
-        for k, part in enumerate(state.parts)
+    return DetectorState.from_tensors(
+        flat,
+        [(part.increment, part.classes) for part in state.parts],
+        family=state.family,
+        architecture=state.architecture,
+        head=state.head,
     )
-    return DetectorState(
-        state.family, state.architecture, state.head,
-        {name: flat[f"shared/{name}"] for name in state.shared},
-        {name: flat[f"buffers/{name}"] for name in state.buffers}, parts,
-    )  # fmt: skip
 
 
 def manifest_of(plan: Plan, state: DetectorState, folder: Path) -> DetectorManifest:

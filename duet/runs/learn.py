@@ -14,10 +14,9 @@ from duet.errors import ConfigError
 from duet.families.table import resolve_roles
 from duet.increments.state import DetectorState, HeadForm
 from duet.merging.inputs import Inputs
-from duet.merging.shared import merge_shared
 from duet.merging.stage import Stage
 from duet.merging.trace import MergeTrace
-from duet.recipes.apply import PREVIOUS, pair_fusion
+from duet.recipes.fold import PREVIOUS, fold
 from duet.recipes.refined import cut_to, refined, rows_of
 from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Trained, untrained
@@ -192,20 +191,16 @@ def merge_states(
         name: Of the increment; default that of its part.
     """  # fmt: skip
     roles = resolve_roles(trained.family)
-    inputs = Inputs(
-        (
-            Stage(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
-            Stage(name or trained.parts[-1].increment, weights=trained.shared, fisher=fishers[1]),
-        ),
-        base=theta_0,
-        layers=roles.layers(trained.shared, trained.architecture),
-    )
-    merged = merge_shared(
+    new = name or trained.parts[-1].increment
+    merged = fold(
         method.merge.method,
         method.merge.params,
-        inputs,
+        method.batchnorm,
+        Inputs((), base=theta_0, layers=roles.layers(trained.shared, trained.architecture)),
+        Stage(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
+        Stage(new, weights=trained.shared, fisher=fishers[1]),
+        before=stages_before,
         buffers=(previous.buffers, trained.buffers),
-        fusion=pair_fusion(method.batchnorm, stages_before),
         images=images,
     )
     kept = 0 if method.old_part == "trained" else len(previous.parts)

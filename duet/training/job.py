@@ -211,20 +211,13 @@ def read_state(path: Path) -> DetectorState:
 
     from safetensors import safe_open
 
-    from duet.increments.state import DetectorState, HeadPart
+    from duet.increments.state import DetectorState
 
     with safe_open(path, framework="pt") as stored:
         about = json.loads((stored.metadata() or {})["duet"])
         flat = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
 
-    def under(prefix: str) -> dict[str, Any]:
-        return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
-
-    parts = tuple(
-        HeadPart(tuple(part["classes"]), under(f"part/{index}/"), part["increment"])
-        for index, part in enumerate(about["parts"])
+    parts = [(part["increment"], tuple(part["classes"])) for part in about["parts"]]
+    return DetectorState.from_tensors(
+        flat, parts, family=about["family"], architecture=about["architecture"], head=about["head"]
     )
-    return DetectorState(
-        about["family"], about["architecture"], about["head"],
-        under("shared/"), under("buffers/"), parts,
-    )  # fmt: skip
