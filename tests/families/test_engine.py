@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,13 @@ assert logging.get_verbosity() == logging.ERROR
 
 def run(code: str, tmp_path: Path) -> str:
     """Run a program in a process of its own, in an empty folder; return what it said."""
+    # Without what a tamed engine left in the environment of this process.
+    names = ("YOLO_", "ULTRALYTICS_", "HF_", "TRANSFORMERS_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(names)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
