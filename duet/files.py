@@ -50,11 +50,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         DuetError: The file system refuses the write (disk full, read-only, ...).
     """
-    with _beside(target, lambda path: path.open("xb").close()) as temporary:
-        yield temporary
-        with temporary.open("r+b") as written:  # Windows flushes only what is open for writing
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
+    with _writing(target):
+        temporary = hidden_sibling(target, lambda path: path.open("xb").close())
+        try:
+            yield temporary
+            with temporary.open("r+b") as written:  # Windows flushes only what is open for writing
+                os.fsync(written.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -70,7 +74,7 @@ def atomic_folder(target: Path, *, again: bool = False) -> Iterator[Path]:
         DuetError: ``target`` holds something else, or the file system refuses the write.
     """
     held = refuse_occupied(target, again=again)
-    with _beside(target, Path.mkdir) as temporary:
+    with _writing(target), hidden_folder(target) as temporary:
         yield temporary
         if held and not same_files(temporary, target):
             raise _occupied(target)
@@ -81,26 +85,15 @@ def atomic_folder(target: Path, *, again: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _beside(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield a new hidden sibling of ``target``; what is left of it in the end is removed.
-
-    Raises:
-        DuetError: The file system refuses a write.
-    """
-    temporary: Path | None = None
+def _writing(target: Path) -> Iterator[None]:
+    """Make the folder of ``target``, and say in one error what the file system refuses."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = hidden_sibling(target, make)
-        yield temporary
+        yield
     except Exception as error:  # libraries dress a refused write in errors of their own
         if isinstance(error, DuetError) or not refused_by_disk(error):
             raise
         raise _cannot_write(target, error) from error
-    finally:
-        if temporary is not None and temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        elif temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def is_occupied(target: Path) -> bool:

@@ -39,9 +39,7 @@ def _text(facts: dict[str, Any]) -> str:
         f"           {features}",
         f"threads    {', '.join(counts)}",
     ]
-    for row in facts["devices"]:
-        about = [str(value) for key, value in row.items() if key != "device"]
-        lines.append(f"device     {row['device']}" + (f": {', '.join(about)}" if about else ""))
+    lines += [f"device     {_device(row)}" for row in facts["devices"]]
     lines.append(f"families   {', '.join(facts['families'])}")
     lines += [f"package    {_versions(facts['packages'])}"]
     for extra, packages in facts["extras"].items():
@@ -49,6 +47,13 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(f"extra      {extra}: {here} ({_versions(packages)})")
     lines += [f"folder     {name}: {path}" for name, path in facts["folders"].items()]
     return "\n".join(lines)
+
+
+def _device(row: dict[str, Any]) -> str:
+    if "model" not in row:
+        return str(row["device"])
+    about = f"{row['model']}, {row['memory_gb']:g} GB"
+    return f"{row['device']}: {about}, compute {row['compute']}, CUDA {row['cuda']}"
 
 
 def _versions(packages: dict[str, str | None]) -> str:

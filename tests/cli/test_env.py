@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +51,15 @@ def test_nobody_is_named_by_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(Path, "home", lambda: Path(duet.__file__).parent.parent)
     folders = environment.environment()["folders"]
     assert folders["package"] == "~/duet"
+
+
+def test_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    about = SimpleNamespace(name="NVIDIA H200", total_memory=150e9, major=9, minor=0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: about)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    told = "device     cuda:0: NVIDIA H200, 150 GB, compute 9.0, CUDA 13.0\n"
+    assert told in duet_here(capsys, "env").out
 
 
 # ---- completion ---------------------------------------------------------------------------------
