@@ -29,7 +29,7 @@ from factories_results import make_results
 from factories_series import make_dataset, make_series, write_image
 from PIL import Image, ImageOps, features
 
-from duet.cli.data_check import check
+from duet.cli.main import cli
 from duet.errors import DataError
 from duet.images import MOST_PIXELS, decode_image, read_groups, read_image, seen_suffix, write_seen
 from duet.inference.sources import find_images
@@ -366,7 +366,7 @@ def test_the_check_tells_of_deep_images(tmp_path: Path) -> None:
         )
     increments = [{"domain": "day", "data": "day/data.yaml", "classes": ["cat"]}]
     series = make_series(tmp_path, increments)
-    outcome = CliRunner().invoke(check, [str(series), "--json"])
+    outcome = CliRunner().invoke(cli, ["data", "check", str(series), "--json"])
     assert outcome.exit_code == 0, outcome.output
     (finding,) = [row for row in json.loads(outcome.stdout)["findings"] if "depth" in row["code"]]
     assert finding["count"] == 3

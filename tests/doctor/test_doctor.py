@@ -14,7 +14,7 @@ from factories_doctor import DAMAGES, NAMES, Damage, add_row, healthy, image, la
 from factories_series import listing
 from PIL import Image
 
-from duet.cli.data_check import check
+from duet.cli.main import cli
 from duet.doctor import examine, findings
 from duet.doctor.duplicates import exact_copies
 from duet.doctor.repair import REPORT, repair
@@ -43,7 +43,7 @@ def kinds(problems: tuple[Problem, ...]) -> set[tuple[str, str]]:
 
 
 def run(*arguments: object) -> Any:
-    return CliRunner().invoke(check, [str(item) for item in arguments], env={"COLUMNS": "150"})
+    return CliRunner().invoke(cli, ["data", "check", *map(str, arguments)], env={"COLUMNS": "150"})
 
 
 # -- finding ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 from torchvision.ops import box_convert, box_iou
 
-from duet.cli.data_check import check
+from duet.cli.main import cli
 from duet.detections import Detections
 from duet.doctor import examine
 from duet.doctor.background import Shift, Sighting, old_classes, unlabelled
@@ -149,7 +149,7 @@ def test_command_writes_crops_and_sheets(detector: Path, scenes: Path, tmp_path:
     path, _ = make_series(scenes, tmp_path, keep_old=False)
     arguments = [str(path), "--detector", str(detector), "--confidence", "0.7", "--json"]
     out = tmp_path / "crops"
-    result = CliRunner().invoke(check, [*arguments, "--crops", str(out)])
+    result = CliRunner().invoke(cli, ["data", "check", *arguments, "--crops", str(out)])
     document: dict[str, Any] = json.loads(result.stdout)
     assert {row["code"] for row in document["notes"]} >= {"background.unlabelled"}
     assert all(row["mean_score"] >= 0.7 for row in document["background"])
@@ -162,7 +162,7 @@ def test_command_writes_crops_and_sheets(detector: Path, scenes: Path, tmp_path:
     assert sheet.shape[0] % 96 == sheet.shape[1] % 96 == 0
     assert np.unique(sheet).size > 10
     held = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    again = CliRunner().invoke(check, [*arguments, "--crops", str(out)])
+    again = CliRunner().invoke(cli, ["data", "check", *arguments, "--crops", str(out)])
     assert json.loads(again.stdout)["crops"]["count"] == total
     assert held == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 

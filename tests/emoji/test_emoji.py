@@ -533,13 +533,13 @@ def test_series_config_matches_the_protocol(protocol: str) -> None:
 def test_command(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from duet.cli.data_emoji import emoji
+    from duet.cli.main import cli
 
-    arguments = [str(tmp_path / "s"), "--train", "4", "--val", "2", "--test", "2"]
-    first = CliRunner().invoke(emoji, [*arguments, "--json"])
+    arguments = ["data", "emoji", str(tmp_path / "s"), "--train", "4", "--val", "2", "--test", "2"]
+    first = CliRunner().invoke(cli, [*arguments, "--json"])
     assert first.exit_code == 0, first.output
     report = json.loads(first.stdout)
     assert report["counts"]["flat"] == {"train": 4, "val": 2, "test": 2}
-    second = CliRunner().invoke(emoji, arguments)
+    second = CliRunner().invoke(cli, arguments)
     assert second.exit_code == 0, second.output
     assert "already there" in second.stdout

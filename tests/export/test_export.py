@@ -24,7 +24,7 @@ from factories_detectors import SIZE, make_detector, make_state
 from factories_series import write_image
 from places import REPO
 
-from duet.cli.export import export as command
+from duet.cli.main import cli
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError, ModelError
 from duet.export import export as export_module
 from duet.export import formats
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(a) for a in arguments], standalone_mode=False)
+    return CliRunner().invoke(cli, ["export", *map(str, arguments)], standalone_mode=False)
 
 
 def failure(result: Result) -> DuetError:

@@ -21,7 +21,7 @@ from factories_detectors import SIZE, make_detector
 from factories_series import write_image
 
 import duet
-from duet.cli.predict import predict
+from duet.cli.main import cli
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.export.export import export_detector
 from duet.export.formats import FORMATS
@@ -93,8 +93,8 @@ def test_the_command_reads_exported_files(
     photo = write_image(tmp_path / "photos" / "a.png", seed=3, size=(90, 50))
     documents = []
     for model in (folder, files["onnx"]):
-        arguments = [str(model), str(photo), "--conf", "0.3", "--json"]
-        done = CliRunner().invoke(predict, arguments, standalone_mode=False)
+        arguments = ["predict", str(model), str(photo), "--conf", "0.3", "--json"]
+        done = CliRunner().invoke(cli, arguments, standalone_mode=False)
         assert done.exception is None, done.exception
         documents.append(json.loads(done.stdout))
     one, other = documents

@@ -16,7 +16,7 @@ from factories_detectors import make_detector
 from factories_series import listing, write_image
 from PIL import Image
 
-from duet.cli.predict import predict as command
+from duet.cli.main import cli
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError, DuetError, ModelError
 from duet.images import read_image
@@ -53,7 +53,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(a) for a in arguments], standalone_mode=False)
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments)], standalone_mode=False)
 
 
 def failure(result: Result) -> DuetError:

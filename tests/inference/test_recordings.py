@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from factories_detectors import make_detector
 
-from duet.cli.predict import predict
+from duet.cli.main import cli
 from duet.errors import DataError
 from duet.inference.ending import decodes, is_whole
 from duet.inference.frames import Picture
@@ -273,7 +273,8 @@ def test_results_hold_one_line_per_picture(recordings: Recordings, tmp_path: Pat
         path, times = recordings[name]
         out = tmp_path / name
         done = CliRunner().invoke(
-            predict, [str(model), str(path), "--save", "jsonl", "--out", str(out), "--json"]
+            cli,
+            ["predict", str(model), str(path), "--save", "jsonl", "--out", str(out), "--json"],
         )
         assert done.exit_code == 0, done.output
         lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]

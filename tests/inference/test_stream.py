@@ -22,7 +22,7 @@ from factories_detectors import make_detector
 from places import REPO
 
 import duet
-from duet.cli.predict import predict as command
+from duet.cli.main import cli
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError, ModelError
 from duet.inference.annotate import annotate, labels_of
@@ -156,7 +156,7 @@ def readers() -> list[threading.Thread]:
 
 
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(a) for a in arguments], standalone_mode=False)
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments)], standalone_mode=False)
 
 
 def failure(result: Result) -> DuetError:

@@ -1,58 +1,106 @@
-"""Who imports whom, also inside functions and for types, which the layers of import-linter miss."""
+"""Who imports whom: arrows without circles, commands that know no other, one way to run commands.
+
+`lint-imports` holds the layers of folders. Here all imports count, module by module: those inside
+functions and those for type checkers, too, since two modules that need each other's names cannot
+be read, tested or moved alone.
+"""
 
 from __future__ import annotations
 
 import ast
-import graphlib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from places import REPO
+import pytest
+from places import REPO, TESTS
 
-PATHS = {
-    ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in REPO.glob("duet/**/*.py")
-}
-TOOLS = sorted(REPO.glob("tools/**/*.py"))
+from duet.cli.main import COMMANDS, DATA_COMMANDS
+
+ENTRY = "duet.cli.main"
+COMMAND_MODULES = {
+    target.partition(":")[0] for target in (*COMMANDS.values(), *DATA_COMMANDS.values())
+} - {ENTRY}
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield every module that a file imports, wherever; ``from a import b`` may be ``a.b``."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file of the package."""
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in sorted(REPO.glob("duet/**/*.py"))}
+
+
+def imported(text: str) -> Iterator[str]:
+    """Yield the modules of duet that a source text imports, anywhere in it.
+
+    A name that is no module, as in ``from duet.errors import DuetError``, counts as its module.
+    """
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            inner = [f"{node.module}.{name.name}" for name in node.names]
-            yield from (name if name in PATHS else node.module for name in inner)
+            assert not node.level, "imports name the whole place"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            known = name if name in MODULES else name.rpartition(".")[0]
+            if known in MODULES:
+                yield known
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
-    graph = {
-        name: {other for other in imported(path) if other in PATHS and other != name}
-        for name, path in PATHS.items()
-    }
-    assert len(graph) > 200
+IMPORTS = {name: set(imported(path.read_text())) - {name} for name, path in MODULES.items()}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules of one circle, first and last the same; none if there is none."""
     try:
-        list(graphlib.TopologicalSorter(graph).static_order())
-    except graphlib.CycleError as error:
-        raise AssertionError(" -> ".join(error.args[1])) from None
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
-def test_the_package_knows_nothing_of_the_repository_around_it() -> None:
-    around = {path.stem for path in (*TOOLS, *REPO.glob("tests/**/*.py"))}
-    around |= {path.parent.name for path in TOOLS} | {"tests"}
-    around -= {"__init__"}
+def test_every_import_is_seen() -> None:
+    text = """
+import duet.files as files
+from duet.errors import DuetError
+from duet import labels
+if TYPE_CHECKING:
+    from duet.series import Series
+def late():
+    import numpy, duet.images
+    from duet.config import load_yaml
+"""
+    assert sorted(imported(text)) == [
+        "duet.config", "duet.errors", "duet.files", "duet.images", "duet.labels", "duet.series",
+    ]  # fmt: skip
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+    assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+    assert len(MODULES) > 100
+    assert sum(map(len, IMPORTS.values())) > 5 * len(MODULES)
+
+
+def test_no_imports_go_in_circles() -> None:
+    assert circle(IMPORTS) == []
+
+
+@pytest.mark.parametrize("name", sorted(COMMAND_MODULES))
+def test_no_command_imports_another(name: str) -> None:
+    assert not IMPORTS[name] & COMMAND_MODULES
+
+
+def test_nothing_but_the_entry_imports_commands() -> None:
+    """The library, tools and tests of other folders run commands as users do, or not at all."""
+    own = (REPO / "duet" / "cli", TESTS / "cli")
     found = {
-        name: {one.partition(".")[0] for one in imported(path)} for name, path in PATHS.items()
+        f"{path.relative_to(REPO)}: {name}"
+        for root in (REPO / "duet", REPO / "tools", TESTS)
+        for path in root.rglob("*.py")
+        if not any(map(path.is_relative_to, own))
+        for name in imported(path.read_text())
+        if name in COMMAND_MODULES
     }
-    assert not {name: tops & around for name, tops in found.items() if tops & around}
-
-
-def test_tools_use_the_library_and_commands_only_as_a_whole() -> None:
-    found = {path.name: set(imported(path)) for path in TOOLS}
-    inner = {
-        name: {one for one in modules if one.startswith("duet.cli") and one != "duet.cli.main"}
-        for name, modules in found.items()
-    }
-    assert not {name: modules for name, modules in inner.items() if modules}
+    assert not found

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from factories_results import FOUR_PHASE, TWO_PHASE, Steps, make_results, write_gallery_images
 from PIL import Image
 
-from duet.cli.report import report
+from duet.cli.main import cli
 from duet.errors import DataError
 from duet.evaluation.ap import ClassAP
 from duet.merging.trace import MergeTrace, TensorTrace
@@ -365,18 +365,18 @@ def test_command_prints_path_and_table(run_folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         "duet.report.markdown.write_report", lambda folder: Path(folder) / "report.md"
     )
-    outcome = CliRunner().invoke(report, [str(run_folder)])
+    outcome = CliRunner().invoke(cli, ["report", str(run_folder)])
     assert outcome.exit_code == 0, outcome.output
     assert f"report: {run_folder / 'report.md'}" in outcome.output
     assert "Plain fine-tuning" in outcome.output
-    machine = json.loads(CliRunner().invoke(report, [str(run_folder), "--json"]).output)
+    machine = json.loads(CliRunner().invoke(cli, ["report", str(run_folder), "--json"]).output)
     indices = load_results(run_folder).main.indices
     assert machine["summary"]["duet-plus"]["ri"] == indices.ri
     assert len(machine["answer"]) == 3
 
 
 def test_command_fails_clearly_without_a_run(tmp_path: Path) -> None:
-    outcome = CliRunner().invoke(report, [str(tmp_path)])
+    outcome = CliRunner().invoke(cli, ["report", str(tmp_path)])
     assert isinstance(outcome.exception, DataError)
     assert "no results.json" in str(outcome.exception)
 

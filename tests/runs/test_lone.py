@@ -10,8 +10,7 @@ from click.testing import CliRunner
 from factories_series import make_dataset, make_series
 from places import REPO
 
-from duet.cli.increment import base
-from duet.cli.run import run
+from duet.cli.main import cli
 from duet.errors import ConfigError
 from duet.runs.lone import require_company
 from duet.training.config import Schedule
@@ -66,10 +65,11 @@ def test_nothing_is_written_before_the_refusal(tmp_path: Path, command: str) -> 
     series = make_series(tmp_path, increments)
     schedule = {"epochs": 1, "batch": 4, "image_size": 32, "fisher_images": 0}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(schedule))
-    options = ["--train", str(tmp_path / "t.yaml"), "--weights", str(WEIGHTS)]
+    options = [str(series), "--train", str(tmp_path / "t.yaml"), "--weights", str(WEIGHTS)]
     options += ["--architecture", "yolo11n.yaml", "--out", str(tmp_path / "out")]
     options += ["--dry-run"] if command == "dry-run" else []
-    outcome = CliRunner().invoke(base if command == "base" else run, [str(series), *options])
+    name = "base" if command == "base" else "run"
+    outcome = CliRunner().invoke(cli, [name, *options])
     assert isinstance(outcome.exception, ConfigError)
     assert "5 images" in str(outcome.exception)
     assert not (tmp_path / "out").exists()

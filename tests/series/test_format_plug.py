@@ -15,8 +15,7 @@ from factories_doctor import DAMAGES, add_row, healthy, image, label
 from factories_formats import assert_same
 from places import REPO
 
-from duet.cli.data_check import check
-from duet.cli.data_convert import convert
+from duet.cli.main import cli
 from duet.doctor import examine
 from duet.doctor.repair import REPORT, repair
 from duet.errors import DataError
@@ -45,14 +44,14 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     return "toy"
 
 
-def run(command: Any, *arguments: object) -> Any:
-    return CliRunner().invoke(command, [str(item) for item in arguments])
+def run(command: str, *arguments: object) -> Any:
+    return CliRunner().invoke(cli, ["data", command, *map(str, arguments)])
 
 
 def converted(folder: Path, form: str, name: str = "new") -> Path:
     """Convert the series and return the file of the result."""
     out = folder.parent / name
-    result = run(convert, folder / "series.yaml", out, "--to", form)
+    result = run("convert", folder / "series.yaml", out, "--to", form)
     assert result.exception is None, result.output
     return out / "series.yaml"
 
@@ -70,7 +69,7 @@ def test_a_fourth_format_is_read_written_and_checked(folder: Path, toy: str) -> 
     found = examine(path)
     assert set(found.forms.values()) == {toy}
     assert codes(path) == set()
-    assert run(check, path, "--strict").exception is None
+    assert run("check", path, "--strict").exception is None
     pairs = zip(
         read_series(folder / "series.yaml").increments, found.series.increments, strict=True
     )
@@ -108,7 +107,7 @@ def test_a_fourth_format_is_mended(folder: Path, toy: str) -> None:
     (path.parent / "day" / "train" / "train001.jpg").write_bytes(b"")
     assert codes(path) == {*wrong, "pair.no-entry", "image.unreadable"}
     out = folder.parent / "mended"
-    result = run(check, path, "--fix", out, "--strict")
+    result = run("check", path, "--fix", out, "--strict")
     assert result.exception is None, result.output
     assert codes(out / "series.yaml") == set()
     assert set(examine(out / "series.yaml").forms.values()) == {toy}
@@ -149,7 +148,7 @@ def test_a_series_names_a_fourth_format(folder: Path, toy: str) -> None:
         item["format"] = toy
     path.write_text(yaml.safe_dump(document))
     assert codes(path) == set()
-    refused = run(convert, path, folder.parent / "out", "--to", "try").exception
+    refused = run("convert", path, folder.parent / "out", "--to", "try").exception
     assert "did you mean 'toy'" in str(refused)
     assert "toy" in str(refused.remedy)  # known formats
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from factories_formats import assert_same, codes, describe, make_coco, make_voc, simple_voc
 from factories_series import listing, make_clean_series, make_dataset, make_series, write_labels
 
-from duet.cli.data_convert import convert
+from duet.cli.main import cli
 from duet.errors import ConfigError, DataError, DuetError
 from duet.series import inspect_series, read_series
 from duet.series.formats import read
@@ -23,7 +23,7 @@ CAT = (11.0, 11.0, 30.0, 40.0)
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(convert, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli, ["data", "convert", *map(str, arguments)])
 
 
 def done(*arguments: object) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from factories_formats import (
 from factories_series import make_dataset, make_series, write_image, write_labels
 from PIL import Image
 
-from duet.cli.data_convert import convert
+from duet.cli.main import cli
 from duet.errors import DataError
 from duet.series.formats import coco, read, voc, yolo
 from duet.series.formats.base import Reading
@@ -287,7 +287,9 @@ def test_an_image_that_detectors_cannot_load_is_found(tmp_path: Path, verify: An
 def test_data_whose_labels_are_not_found_are_refused(tmp_path: Path) -> None:
     source = make_dataset(tmp_path / "a")
     (tmp_path / "a" / "labels").rename(tmp_path / "a" / "Labels")
-    result = CliRunner().invoke(convert, [str(source), str(tmp_path / "b"), "--to", "coco"])
+    result = CliRunner().invoke(
+        cli, ["data", "convert", str(source), str(tmp_path / "b"), "--to", "coco"]
+    )
     assert isinstance(result.exception, DataError)
     assert "none of the 4 training images has an object" in str(result.exception)
     assert os.listdir(tmp_path) == ["a"]
@@ -301,7 +303,7 @@ def test_a_data_set_with_two_spellings_is_written_once(tmp_path: Path) -> None:
     ]
     path = make_series(tmp_path, items)
     options = [str(path), str(tmp_path / "b"), "--to", "voc", "--json"]
-    told = json.loads(CliRunner().invoke(convert, options).stdout)
+    told = json.loads(CliRunner().invoke(cli, ["data", "convert", *options]).stdout)
     assert [one["data"] for one in told["datasets"]] == ["day/data.yaml"]
     document = yaml.safe_load((tmp_path / "b" / "series.yaml").read_text())
     assert {item["data"] for item in document["increments"]} == {"day/data.yaml"}

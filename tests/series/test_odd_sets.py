@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from factories_formats import assert_same, coco_document, codes, make_coco, make_voc
 from factories_series import make_dataset, make_series, write_image, write_labels
 
-from duet.cli.data_check import check
-from duet.cli.data_convert import convert
+from duet.cli.main import cli
 from duet.errors import DataError
 from duet.inference.sources import find_images
 from duet.series.formats import coco, read, voc, yolo
@@ -25,7 +24,7 @@ NFC, NFD = (unicodedata.normalize(form, "grüße") for form in ("NFC", "NFD"))
 
 
 def checked(series: Path, *options: str) -> dict[str, Any]:
-    outcome = CliRunner().invoke(check, [str(series), "--json", *options])
+    outcome = CliRunner().invoke(cli, ["data", "check", str(series), "--json", *options])
     assert outcome.exception is None or isinstance(outcome.exception, DataError)
     document: dict[str, Any] = json.loads(outcome.stdout)
     return document
@@ -472,7 +471,7 @@ def test_what_was_converted_passes_the_check(tmp_path: Path, voc_2007: Path) -> 
     for number, form in enumerate(("coco", "yolo", "voc", "yolo", "coco")):
         source = tmp_path / f"{number - 1}" if number else voc_2007
         outcome = CliRunner().invoke(
-            convert, [str(source), str(tmp_path / f"{number}"), "--to", form]
+            cli, ["data", "convert", str(source), str(tmp_path / f"{number}"), "--to", form]
         )
         assert outcome.exit_code == 0, outcome.output
         reading = read(tmp_path / f"{number}", domain="day")
@@ -483,7 +482,7 @@ def test_what_was_converted_passes_the_check(tmp_path: Path, voc_2007: Path) -> 
 
 
 def test_ultralytics_reads_a_converted_set_without_val(tmp_path: Path, voc_2007: Path) -> None:
-    CliRunner().invoke(convert, [str(voc_2007), str(tmp_path / "y"), "--to", "yolo"])
+    CliRunner().invoke(cli, ["data", "convert", str(voc_2007), str(tmp_path / "y"), "--to", "yolo"])
     from ultralytics.data.utils import check_det_dataset
 
     import duet.families.ultralytics  # noqa: F401  # tames the engine

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from duet.cli.data_check import check
+from duet.cli.main import cli
 from duet.errors import ConfigError, DataError
 from duet.labels import LabelSpace
 from duet.series import (
@@ -662,14 +662,16 @@ def test_unknown_format() -> None:
 
 def test_cli_on_a_clean_series(tmp_path: Path) -> None:
     path = make_clean_series(tmp_path)
-    result = CliRunner().invoke(check, [str(path), "--strict"], env={"COLUMNS": "160"})
+    result = CliRunner().invoke(
+        cli, ["data", "check", str(path), "--strict"], env={"COLUMNS": "160"}
+    )
     assert result.exception is None
     assert "32x24" in result.output
     assert "cat 2, dog 1" in result.output
 
 
 def test_cli_json(tmp_path: Path) -> None:
-    result = CliRunner().invoke(check, [str(make_clean_series(tmp_path)), "--json"])
+    result = CliRunner().invoke(cli, ["data", "check", str(make_clean_series(tmp_path)), "--json"])
     document = json.loads(result.output)
     assert document["ok"] is True
     assert document["problems"] == []
@@ -678,10 +680,10 @@ def test_cli_json(tmp_path: Path) -> None:
 
 def test_cli_raises_after_printing(tmp_path: Path) -> None:
     path, errors, warnings = plant_everything(tmp_path)
-    result = CliRunner().invoke(check, [str(path)])
+    result = CliRunner().invoke(cli, ["data", "check", str(path)])
     assert isinstance(result.exception, DataError)
     assert "warning [image.duplicate]" in result.output
-    result = CliRunner().invoke(check, [str(path), "--json"])
+    result = CliRunner().invoke(cli, ["data", "check", str(path), "--json"])
     assert isinstance(result.exception, DataError)
     document = json.loads(result.output)
     assert {problem["code"] for problem in document["problems"]} >= errors | warnings
@@ -694,6 +696,6 @@ def test_cli_strict(tmp_path: Path, options: list[str], expected: type) -> None:
     path = make_clean_series(tmp_path)
     train = tmp_path / "day" / "images" / "train"
     shutil.copy(train / "train0.png", train / "again.png")
-    result = CliRunner().invoke(check, [str(path), *options])
+    result = CliRunner().invoke(cli, ["data", "check", str(path), *options])
     assert isinstance(result.exception, expected)
     assert "image.duplicate" in result.output + str(result.exception)
