@@ -3,9 +3,9 @@
     python tools/bench_latency.py --json
 
 Fused float32 detectors, batch 1, one thread. The plain detector is the engine's own for that many
-classes: from 65 on its class tower is wider (engine facts, section 2) than those of increments, so
-`rows` may undercut it. In every round each detector looks once at the same image, in random order
-(what runs before leaves another heap behind), and is compared with the plain one of that round;
+classes: from 65 on its class tower is wider than those of increments, so `rows` may undercut it. In
+every round each detector looks once at the same image, in random order (what runs before leaves
+another heap behind), and is compared with the plain one of that round;
 CPU time of the thread counts, because wall time on a shared machine is off by 30 %. The time is
 without NMS.
 """

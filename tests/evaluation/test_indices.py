@@ -278,7 +278,7 @@ def test_a_class_only_series_has_retention_and_plasticity_but_no_gi() -> None:
 
 
 def plainly(steps: Steps, cell: Any, reference: Any) -> dict[str, float | None]:
-    """Return all indices, written from method.md sections 3 and `pairs`, with nothing shared."""
+    """Return all indices, written from docs/method.md and `pairs`, with nothing shared."""
     last, sets = len(steps), [frozenset(classes) for _, classes in steps]
     homes = [domain for domain, _ in steps]
     taught = {home: {n for d, c in steps if d == home for n in c} for home in homes}

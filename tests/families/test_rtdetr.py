@@ -98,7 +98,7 @@ def test_every_architecture_splits(architecture: str) -> None:
     grown = {name for name in small if small[name].shape != large[name].shape}
     prefix = roles.head_of(architecture)
     layers = 2 if architecture == TINY else 6
-    assert len(grown) == 3 + 2 * layers  # engine facts, section 2: 15 of six decoder layers
+    assert len(grown) == 3 + 2 * layers  # 15 in RT-DETR-l, which has six decoder layers
     for form in FORMS:
         split = roles.split_roles(small, form)
         own = {prefix + name for name in split.own}

@@ -156,7 +156,7 @@ def test_another_seed_is_another_training(world: World) -> None:
 
 
 def expected_duet(world: World, name: str) -> dict[str, torch.Tensor]:
-    """The equations of method.md section 2, in float64 and with task vectors."""
+    """The equations of docs/method.md, in float64 and with task vectors."""
     method = METHODS[name]
     gamma, base = (method.merge.params[key] for key in ("gamma", "alpha_base"))
     before, stage = world.chains[name]
