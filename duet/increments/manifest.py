@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -219,20 +220,53 @@ FORMATS = {
 
 
 def read_manifest(folder: Path, model: type[M]) -> M:
-    """Read and check ``folder/manifest.json``.
+    """Read and check ``folder/manifest.json``; an unchanged file is parsed once.
 
     Raises:
         ModelError: The folder or file is missing, of another kind, written by a newer duet, does
             not follow the schema, or changed since it was written (`duet.sealed`).
     """
-    path = folder / MANIFEST
     wanted = model.model_fields["format"].default
-    data = _read_object(path, f"{FORMATS[wanted]} holds {MANIFEST} and .safetensors files")
-    found = data.get("format")
-    if found != wanted:
-        described = FORMATS.get(str(found), "not a folder that duet wrote")
+    found = _read(folder, f"{FORMATS[wanted]} holds {MANIFEST} and .safetensors files")
+    if isinstance(found, model):
+        return found
+    raise ModelError(
+        f"this is {FORMATS[found.format]} (format {shown(found.format)}), expected "
+        f"{FORMATS[wanted]} ('{wanted}')",
+        where=str(folder / MANIFEST),
+        remedy="give the path of the other folder",
+    )
+
+
+def read_any_manifest(folder: Path) -> IncrementManifest | DetectorManifest:
+    """Read the manifest of an increment folder or a detector folder; errors as `read_manifest`."""
+    return _read(folder, "an increment or detector folder holds manifest.json")
+
+
+def _read(folder: Path, expected: str) -> IncrementManifest | DetectorManifest:
+    path = folder / MANIFEST
+    if not path.exists():
+        missing = path if path.parent.is_dir() else path.parent
+        what = "this is a file" if path.parent.is_file() else f"no such file or folder: {missing}"
         raise ModelError(
-            f"this is {described} (format {shown(found)}), expected {FORMATS[wanted]} ('{wanted}')",
+            what,
+            where=str(path.parent),
+            remedy=f"check the path; {expected}",
+        )
+    about = path.stat()
+    stamp = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return _parsed(path, stamp)
+
+
+@functools.lru_cache(maxsize=256)  # the folders of a long series; each is some kilobytes
+def _parsed(path: Path, stamp: tuple[int, ...]) -> IncrementManifest | DetectorManifest:
+    """Parse a manifest, once for each state of its file."""
+    data = read_json(path, error=ModelError, remedy=_AGAIN)
+    found = data.get("format")
+    if found not in ("duet-increment", "duet-detector"):
+        raise ModelError(
+            f"this is not a folder that duet wrote (format {shown(found)}), expected "
+            f"{' or '.join(FORMATS.values())}",
             where=str(path),
             remedy="give the path of the other folder",
         )
@@ -245,7 +279,11 @@ def read_manifest(folder: Path, model: type[M]) -> M:
         )
     content = {key: value for key, value in data.items() if key != SEAL}
     try:
-        manifest = parse_config(model, content, where=str(path))
+        manifest: IncrementManifest | DetectorManifest = (
+            parse_config(IncrementManifest, content, where=str(path))
+            if found == "duet-increment"
+            else parse_config(DetectorManifest, content, where=str(path))
+        )
         unsealed(data)
     except ConfigError as error:
         what = error.what.replace("the configuration", "the manifest")
@@ -254,23 +292,3 @@ def read_manifest(folder: Path, model: type[M]) -> M:
         what = f"the manifest was edited or damaged: {error}"
         raise ModelError(what, where=str(path), remedy=_AGAIN) from None
     return manifest
-
-
-def read_any_manifest(folder: Path) -> IncrementManifest | DetectorManifest:
-    """Read the manifest of an increment folder or a detector folder; errors as `read_manifest`."""
-    data = _read_object(folder / MANIFEST, "an increment or detector folder holds manifest.json")
-    if data.get("format") == "duet-detector":
-        return read_manifest(folder, DetectorManifest)
-    return read_manifest(folder, IncrementManifest)
-
-
-def _read_object(path: Path, expected: str) -> Mapping[str, Any]:
-    if not path.exists():
-        missing = path if path.parent.is_dir() else path.parent
-        what = "this is a file" if path.parent.is_file() else f"no such file or folder: {missing}"
-        raise ModelError(
-            what,
-            where=str(path.parent),
-            remedy=f"check the path; {expected}",
-        )
-    return read_json(path, error=ModelError, remedy=_AGAIN)

@@ -139,7 +139,7 @@ def test_ultralytics_checkpoints_pass_and_payloads_in_them_do_not(tmp_path: Path
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, {str(TESTS)!r})
-from duet.increments import load_pt
+from duet.increments.guard import load_pt
 from duet.weights import find
 from duet.errors import ModelError
 import duet.families.ultralytics
