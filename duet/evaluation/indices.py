@@ -1,19 +1,8 @@
 """RI, GI, PI and what follows from them: pure functions over the stage matrix.
 
-| index | per pair | source |
-|---|---|---|
-| RI_i | R[T, D_i[C_i]] / R[i, D_i[C_i]] | DuET (ICCV 2025) eq. 17 |
-| GI_ij | R[j, D_i[U_i]] / mAP50 of a reference trained only on D_i[U_i] | DuET eq. 18, suppl. A |
-| PI_j | R[j, D_j[C_j]] / mAP50 of a reference trained only on D_j[C_j] | ours |
-| RAI | (RI + GI) / 2 of the averages | DuET |
-| H | harmonic mean of the average RI, GI and PI | ours |
-| forgetting | mean over i < T of max_{i<=l<T} R[l, D_i[C_i]] - R[T, .] | Chaudhry, ECCV 2018 |
-| BWT | mean over i < T of R[T, D_i[C_i]] - R[i, D_i[C_i]] | Lopez-Paz, NeurIPS 2017 |
-
-R[j, .] is the deployed (merged) model after stage j. mAP50 and ratios are fractions; ratios may
-exceed 1 and are never clamped. RI's denominator is R[i, .] itself: it needs no extra model.
-
-Their names, and what people read about them, are in `duet.evaluation.definitions`.
+R[j, D, C] is the deployed (merged) model after stage j on the classes C of domain D; formulas,
+sources and names are in `duet.evaluation.definitions`. mAP50 and ratios are fractions; ratios may
+exceed 1 and are never clamped. RI's denominator is R[i, D_i, C_i] itself: it needs no extra model.
 """
 
 from __future__ import annotations

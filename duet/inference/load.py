@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 from duet.devices import one_place
-from duet.errors import ModelError
 from duet.families.foreign import is_foreign, open_model
 from duet.inference.detector import DetectorFacts, LoadedDetector
 
 EXPORTED_SUFFIXES = (".onnx", ".torchscript")
 EXPORTED_FOLDER = "_openvino_model"
 """How names of exported files and folders end."""
-
-_EXPORTED = "duet.inference.exported"
 
 
 def load(
@@ -44,7 +40,9 @@ def load(
     """
     path = Path(model)
     if is_exported(path):
-        return _load_exported(path, device, trust=trust)
+        from duet.inference.exported import load_exported
+
+        return load_exported(path, device, trust=trust)
     return _load_model(path, device, trust, notify)
 
 
@@ -72,20 +70,3 @@ def _load_model(
     increments = tuple((part.increment, part.classes) for part in file.state.parts)
     facts = DetectorFacts(file.manifest.fingerprint, file.manifest.licence, size, increments)
     return LoadedDetector(detector, facts)
-
-
-def _load_exported(path: Path, device: str, *, trust: bool) -> LoadedDetector:
-    if not path.exists():
-        raise ModelError("no such file or folder", where=str(path), remedy="check the path with ls")
-    try:
-        module = importlib.import_module(_EXPORTED)
-    except ModuleNotFoundError as error:
-        if error.name != _EXPORTED:
-            raise
-        raise ModelError(
-            "this version of duet cannot open exported files",
-            where=str(path),
-            remedy="give the detector folder that the file was exported from",
-        ) from None
-    loaded: LoadedDetector = module.load_exported(path, device, trust=trust)
-    return loaded

@@ -33,20 +33,6 @@ def copy_name(name: Path) -> Path:
     return name if name.suffix.lower() in _WRITTEN else Path(f"{name}{seen_suffix(name)}")
 
 
-def check_new(out: Path) -> None:
-    """Refuse a folder that holds anything: what a camera saw cannot be recorded again.
-
-    Raises:
-        DuetError: ``out`` is a file, or not empty.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DuetError(
-            "already exists and is not empty",
-            where=str(out),
-            remedy="choose another folder for --out or remove this one first",
-        )
-
-
 def check_out(out: Path, source: Source, formats: Sequence[str] = ()) -> None:
     """Refuse a folder for annotated images that holds anything else; writes nothing.
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from duet.detections import Detections
-from duet.files import write_json
+from duet.files import refuse_occupied, write_json
 from duet.inference.annotate import annotate, write_status
 from duet.inference.detector import LoadedDetector, Model, opened
 from duet.inference.frames import Frame
 from duet.inference.options import Notify, Options
-from duet.inference.outputs import SUMMARY, check_new, make_out
+from duet.inference.outputs import SUMMARY, make_out
 from duet.inference.places import Place
 from duet.inference.reader import Retry
 from duet.inference.savers.base import Saver, Shot
@@ -136,7 +136,7 @@ class Watch:
             DuetError: ``out`` holds something.
         """
         if self.out is not None:
-            check_new(self.out)
+            refuse_occupied(self.out)  # what a camera saw cannot be recorded again
         detector = opened(model)
         return detector, open_stream(
             detector.detector,

@@ -426,7 +426,7 @@ from pathlib import Path
 from factories_compare import write_run
 from duet.comparison.ranking import compare
 from duet.comparison.runs import find_runs
-from duet.comparison.tables import as_markdown
+from duet.comparison.page import as_markdown
 from duet.comparison.ranking import compare
 from duet.comparison.runs import find_runs
 from duet.comparison.page import as_markdown

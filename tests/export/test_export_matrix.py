@@ -111,7 +111,7 @@ def check_cell(architecture: str, head: Any, sizes: tuple[int, ...], form: str, 
     if form == "pt" and head == "parallel" and len(sizes) > 1:
         return  # a head of duet's own: the guarded door stays narrow
     opened = duet.load(report.file)
-    assert opened.labels == detector.labels
+    assert opened.classes == detector.classes
     found = 0
     for picture in pictures():
         one, other = (d(picture, confidence=0.3, iou=1.0) for d in (detector, opened))

@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from factories_detectors import SIZE, make_detector
 from factories_series import write_image
 
-import duet
 from duet.cli.main import cli
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.export.export import export_detector
@@ -28,6 +27,7 @@ from duet.export.formats import FORMATS
 from duet.families import runtimes
 from duet.families.exportable import STAMP
 from duet.inference.detector import LoadedDetector
+from duet.inference.load import load
 
 RUN = ("onnx", "torchscript", "openvino")
 
@@ -74,7 +74,7 @@ def restamp(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 @pytest.mark.parametrize("form", RUN)
 def test_the_same_objects_are_found(form: str, files: dict[str, Path], folder: Path) -> None:
-    detector, exported = duet.load(folder), duet.load(files[form])
+    detector, exported = load(folder), load(files[form])
     assert isinstance(exported, LoadedDetector)
     assert exported.facts == detector.facts
     assert exported.increments == ("flat", "flat", "comic")
@@ -111,7 +111,7 @@ sys.modules["ultralytics"] = sys.modules["onnx"] = None
 import numpy as np
 import duet
 detector = duet.load({path!r})
-print(len(detector(np.full((64, 64, 3), 90, np.uint8), confidence=0.001)), detector.labels.names)
+print(len(detector(np.full((64, 64, 3), 90, np.uint8), confidence=0.001)), detector.classes)
 """
 
 
@@ -139,7 +139,7 @@ def test_files_of_other_programs_are_refused(files: dict[str, Path], tmp_path: P
     (vino / "metadata.yaml").unlink()
     for foreign in (path, script, vino):
         with pytest.raises(ModelError, match="duet did not export this file") as caught:
-            duet.load(foreign)
+            load(foreign)
         assert "duet export MODEL" in str(caught.value)
         assert caught.value.where == str(foreign)
 
@@ -151,7 +151,7 @@ def test_truncated_files(form: str, share: float, files: dict[str, Path], tmp_pa
     weights = path / "model.bin" if path.is_dir() else path
     os.truncate(weights, int(weights.stat().st_size * share))
     with pytest.raises(ModelError, match=r"does not (load|run)"):
-        duet.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
@@ -160,31 +160,31 @@ def test_a_file_beside_its_hash_must_be_the_one(
 ) -> None:
     path = copy_of(files[form], tmp_path)
     shutil.copyfile(files[form].parent / "parity.json", tmp_path / "parity.json")
-    assert duet.load(path).facts
+    assert load(path).facts
     weights = path / "model.bin" if path.is_dir() else path
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1  # one bit of one number: it loads and runs
     weights.write_bytes(content)
     with pytest.raises(ModelError, match="changed since parity"):
-        duet.load(path)
+        load(path)
     (tmp_path / "parity.json").write_text("[")
     with pytest.raises(ModelError, match="not valid JSON"):
-        duet.load(path)
+        load(path)
     (tmp_path / "parity.json").unlink()
-    assert duet.load(path).facts  # a file that travels alone
+    assert load(path).facts  # a file that travels alone
 
 
 def test_metadata_that_cannot_be_read(files: dict[str, Path], tmp_path: Path) -> None:
     path = copy_of(files["openvino"], tmp_path)
     (path / "metadata.yaml").write_text("duet: [1, 2")
     with pytest.raises(ModelError, match="not valid YAML"):
-        duet.load(path)
+        load(path)
     (path / "metadata.yaml").write_text(yaml.safe_dump({"duet": "{"}))
     with pytest.raises(ModelError, match="not valid JSON"):
-        duet.load(path)
+        load(path)
     shutil.copyfile(path / "model.xml", path / "second.xml")
     with pytest.raises(ModelError, match=r"one \.xml file, got 2"):
-        duet.load(path)
+        load(path)
 
 
 def one_more_class(facts: dict[str, Any]) -> None:
@@ -232,26 +232,26 @@ def test_metadata_that_disagrees(
     path = copy_of(files["onnx"], tmp_path)
     restamp(path, change)
     with pytest.raises(ModelError, match=problem) as caught:
-        duet.load(path)
+        load(path)
     assert caught.value.where == str(path)
 
 
 def test_paths_that_are_no_exports(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
-        duet.load(tmp_path / "m.onnx")
+        load(tmp_path / "m.onnx")
     (tmp_path / "m.onnx").mkdir()
     with pytest.raises(ModelError, match="got a folder"):
-        duet.load(tmp_path / "m.onnx")
+        load(tmp_path / "m.onnx")
     (tmp_path / "m_openvino_model").write_text("x")
     with pytest.raises(ModelError, match="expected a folder"):
-        duet.load(tmp_path / "m_openvino_model")
+        load(tmp_path / "m_openvino_model")
 
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:99"])
 @pytest.mark.parametrize("form", RUN)
 def test_devices_that_do_not_exist(form: str, device: str, files: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="device") as caught:
-        duet.load(files[form], device)
+        load(files[form], device)
     assert caught.value.exit_code == 2
 
 
@@ -261,7 +261,7 @@ def test_a_missing_program_is_named(
 ) -> None:
     monkeypatch.setattr(runtimes, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError) as caught:
-        duet.load(files[form])
+        load(files[form])
     assert f'pip install "duet-detect[{extra}]"' in str(caught.value)
 
 
@@ -284,11 +284,11 @@ def test_onnx_reads_no_file_outside_its_folder(location: str, tmp_path: Path) ->
     path = inside / "m.onnx"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="does not load"):
-        duet.load(path)
+        load(path)
 
 
 def test_batches(files: dict[str, Path]) -> None:
-    one, other = duet.load(files["onnx"]), duet.load(files["openvino"])
+    one, other = load(files["onnx"]), load(files["openvino"])
     assert one.detector.batch == 1  # type: ignore[attr-defined]
     assert other.detector.batch > 1  # type: ignore[attr-defined]
     assert runtimes.open_openvino(files["openvino"], "cpu").precision == "f32"

@@ -599,7 +599,7 @@ def test_tracking_without_its_package(
 
 def test_the_package_opens_detectors(folder: Path) -> None:
     detector = duet.load(folder)
-    assert isinstance(detector, duet.LoadedDetector)
+    assert isinstance(detector, duet.Detector)
     assert detector.facts.increments == (("flat", ("cat", "dog")), ("comic", ("bus",)))
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     found = detector(image, confidence=0.05)

@@ -395,7 +395,7 @@ def test_metadata_alone_takes_no_memory(
 
 
 def test_a_graph_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert duet.load(exported(tmp_path / "x.onnx", 64)).labels.names == ("a", "b", "c")
+    assert duet.load(exported(tmp_path / "x.onnx", 64)).classes == ("a", "b", "c")
     monkeypatch.setattr("duet.inference.exported.TRIAL", 1.0)
     with pytest.raises(ModelError, match=r"does not look at an image within 1 s") as caught:
         duet.load(exported(tmp_path / "y.onnx", 64, endless=True))
