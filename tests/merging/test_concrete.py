@@ -329,7 +329,9 @@ def test_torch_is_loaded_by_the_merge_only() -> None:
 MEMORY = """
 import torch
 from pathlib import Path
-from duet.merging import Inputs, Stage, resolve
+from duet.merging.inputs import Inputs
+from duet.merging.stage import Stage
+from duet.merging.table import resolve
 from duet.merging.shared import allocate
 
 def megabytes(key):
