@@ -73,6 +73,17 @@ def test_the_places_that_pages_name_exist() -> None:
     assert [pair for pair in places if not (REPO / pair[1]).exists()] == []
 
 
+def test_the_targets_of_make_that_pages_name_exist() -> None:
+    pages = (*PAGES, REPO / "CONTRIBUTING.md")
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"`make ([a-z]+(?:-[a-z]+)?)`", page.read_text("utf-8"))
+    }
+    assert {"quick", "test", "test-all", "check"} <= named
+    assert named <= set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+
+
 def test_the_citation_is_of_this_version() -> None:
     about = yaml.safe_load((REPO / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(about)
