@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from factories_states import write_job_folder
 from PIL import Image
 from torch import nn
 
@@ -24,8 +25,6 @@ from duet.series import Slice, train_slice
 from duet.series.formats.table import resolve
 from duet.series.model import DomainData
 from duet.training.config import Augmentation, Schedule
-from duet.training.job import Job, JobPart, write_job, write_slice, write_state
-from duet.vectors.tensors import Tensors
 
 TINY = "dfine-tiny"
 COLOURS = {
@@ -85,17 +84,6 @@ def shaken_part(part: HeadPart, seed: int) -> HeadPart:
     return replace(part, tensors=tensors)
 
 
-def images(batch: int = 2, size: int = SIZE, seed: int = 3) -> torch.Tensor:
-    """Return ``(batch, 3, size, size)`` float32 noise in [0, 1]."""
-    return torch.rand((batch, 3, size, size), generator=torch.Generator().manual_seed(seed))
-
-
-def moved(before: Tensors, after: Tensors) -> set[str]:
-    """Return the names of tensors that are not bit-identical; both must have the same names."""
-    assert before.keys() == after.keys()
-    return {name for name in before if not torch.equal(before[name], after[name])}
-
-
 def make_domain(
     folder: Path, name: str, classes: Sequence[str], count: int, seed: int = 1
 ) -> DomainData:
@@ -141,31 +129,13 @@ def micro_schedule(**changes: Any) -> Schedule:
     return Schedule(**{**settings, **changes})
 
 
-def job_of(start: DetectorState, schedule: Schedule | None = None, **settings: Any) -> Job:
-    """Return a job that trains the last part of ``start``."""
-    return Job(
-        family="dfine", architecture=start.architecture, head=start.head,
-        parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
-        schedule=schedule or micro_schedule(), **{"phase": "increment", **settings},
-    )  # fmt: skip
-
-
 def make_job(
     folder: Path,
     start: DetectorState,
     data: Slice,
     *,
-    direction: Tensors | None = None,
     schedule: Schedule | None = None,
-    **settings: Any,
+    **more: Any,
 ) -> Path:
-    """Write a job folder as the lab does, and return it."""
-    folder.mkdir(parents=True)
-    write_state(folder / "start.safetensors", start)
-    write_slice(folder / "slice.npz", data)
-    if direction is not None:
-        from safetensors.torch import save_file
-
-        save_file(dict(direction), folder / "direction.safetensors")
-    write_job(folder, job_of(start, schedule, **settings))
-    return folder
+    """Write a job of a second, see `write_job_folder`."""
+    return write_job_folder(folder, start, data, schedule or micro_schedule(), **more)

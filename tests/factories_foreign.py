@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from factories_yolo import YOLO11N, images
+from factories_states import images
+from factories_yolo import YOLO11N
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 

@@ -13,8 +13,8 @@ import yaml
 from factories_foreign import CLASSES, stored
 from factories_run import Outcome
 from factories_series import make_dataset
+from factories_states import images
 from factories_training import trained_here
-from factories_yolo import images
 
 from duet.families.yolo.build import inference_model
 from duet.increments.state import DetectorState

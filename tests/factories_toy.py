@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from factories_series import make_dataset
+from factories_states import write_job_folder
 from torch import nn
 
 from duet.increments.state import DetectorState, HeadPart
@@ -18,10 +19,6 @@ from duet.series.formats import resolve
 from duet.training.config import Schedule
 from duet.training.job import (
     Job,
-    JobPart,
-    write_job,
-    write_slice,
-    write_state,
 )
 from duet.training.pseudo import Target
 from duet.vectors.tensors import Tensors
@@ -97,25 +94,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Slice:
     return train_slice(domain, ("c",))
 
 
-def make_job(
-    folder: Path, data: Slice, start: DetectorState | None = None, **settings: Any
-) -> Path:
-    start = start or start_state()
-    folder.mkdir(parents=True)
-    parts = tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts)
-    job = Job(
-        family="toy", architecture="toy", head="rows", parts=parts,
-        **{"phase": "increment", "schedule": schedule(), **settings},
-    )  # fmt: skip
-    write_state(folder / "start.safetensors", start)
-    write_slice(folder / "slice.npz", data)
-    write_job(folder, job)
-    return folder
-
-
 def stop_after(steps: int) -> Callable[[dict[str, Any]], None]:
     def progress(record: dict[str, Any]) -> None:
         if record["done"] == steps:
             raise KeyboardInterrupt
 
     return progress
+
+
+def make_job(folder: Path, data: Slice, start: DetectorState | None = None, **more: Any) -> Path:
+    """Write a job of the toy family, see `write_job_folder`."""
+    return write_job_folder(
+        folder, start or start_state(), data, **{"schedule": schedule(), **more}
+    )

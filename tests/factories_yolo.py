@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from factories_series import make_dataset
+from factories_states import write_job_folder
 
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
@@ -23,7 +24,6 @@ from duet.series import Slice, train_slice
 from duet.series.formats.table import resolve
 from duet.series.model import DomainData
 from duet.training.config import Augmentation, Schedule
-from duet.training.job import Job, JobPart, write_job, write_slice, write_state
 from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import Tensors
 
@@ -94,22 +94,6 @@ def alone(state: DetectorState, index: int) -> DetectorState:
     return replace(state, parts=(state.parts[index],))
 
 
-def images(batch: int = 2, size: int = 64, seed: int = 3) -> torch.Tensor:
-    """Return ``(batch, 3, size, size)`` float32 noise in [0, 1]."""
-    return torch.rand((batch, 3, size, size), generator=torch.Generator().manual_seed(seed))
-
-
-def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Say whether two tensors are equal; NaN equals nothing, so NaN is never 'the same'."""
-    return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
-
-
-def moved(before: Tensors, after: Tensors) -> set[str]:
-    """Return the names of tensors that are not bit-identical; both must have the same names."""
-    assert before.keys() == after.keys()
-    return {name for name in before if not same_bits(before[name], after[name])}
-
-
 def flat(state: DetectorState) -> dict[str, torch.Tensor]:
     """Return all tensors of a state under unique names."""
     return state.to_tensors()
@@ -147,32 +131,6 @@ def micro_schedule(**changes: Any) -> Schedule:
     return Schedule(**{**settings, **changes})
 
 
-def make_job(
-    folder: Path,
-    start: DetectorState,
-    data: Slice,
-    *,
-    direction: Tensors | None = None,
-    schedule: Schedule | None = None,
-    **settings: Any,
-) -> Path:
-    """Write a job folder as the lab does, and return it."""
-    job = Job(
-        family="yolo", architecture=start.architecture, head=start.head,
-        parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
-        schedule=schedule or micro_schedule(), **{"phase": "increment", **settings},
-    )  # fmt: skip
-    folder.mkdir(parents=True)
-    write_state(folder / "start.safetensors", start)
-    write_slice(folder / "slice.npz", data)
-    if direction is not None:
-        from safetensors.torch import save_file
-
-        save_file(dict(direction), folder / "direction.safetensors")
-    write_job(folder, job)
-    return folder
-
-
 def box_names(tensors: Tensors) -> set[str]:
     """Return the names of the box branch among stock tensors."""
     roles = split_roles(tensors, "parallel")
@@ -203,3 +161,15 @@ def write_increment(
     part = shaken_part(state.parts[0], seed)
     save_increment(path, IncrementFile(manifest, vector, shaken(state.buffers, seed), part))
     return path
+
+
+def make_job(
+    folder: Path,
+    start: DetectorState,
+    data: Slice,
+    *,
+    schedule: Schedule | None = None,
+    **more: Any,
+) -> Path:
+    """Write a job of a second, see `write_job_folder`."""
+    return write_job_folder(folder, start, data, schedule or micro_schedule(), **more)

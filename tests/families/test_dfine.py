@@ -19,16 +19,14 @@ from factories_dfine import (
     NAMES,
     SIZE,
     TINY,
-    images,
-    job_of,
     make_domain,
     make_job,
     make_slice,
     make_state,
     micro_schedule,
-    moved,
     theta_0,
 )
+from factories_states import images, job_of, moved
 from factories_training import trained_here
 
 from duet.errors import ModelError
@@ -262,7 +260,7 @@ def test_merging_with_one_weight_gives_that_stage_back(alpha: float) -> None:
 
 
 def learner_of(state: DetectorState, **settings: Any) -> DFineLearner:
-    return DFineLearner(job_of(state, **settings), state, CPU)
+    return DFineLearner(job_of(state, **{"schedule": micro_schedule(), **settings}), state, CPU)
 
 
 def targets(*labels: int) -> list[Target]:

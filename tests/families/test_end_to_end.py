@@ -13,16 +13,8 @@ import torch
 from click.testing import CliRunner
 from factories_foreign import original, stored
 from factories_heads import YOLO26N, YOLOV10N, every_pair, lively, same_picks, split_rows
-from factories_yolo import (
-    FORMS,
-    alone,
-    flat,
-    images,
-    moved,
-    shaken,
-    shaken_part,
-    theta_0,
-)
+from factories_states import images, moved
+from factories_yolo import FORMS, alone, flat, shaken, shaken_part, theta_0
 from torch import nn
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import DetectionModel

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from factories_heads import YOLO26N, YOLOV10N, lively
+from factories_states import moved
 from factories_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
-from factories_yolo import class_groups, make_job, make_slice, make_state, micro_schedule, moved
+from factories_yolo import class_groups, make_job, make_slice, make_state, micro_schedule
 
 from duet.families.ultralytics import pseudo
 from duet.families.ultralytics.arguments import restore_frozen

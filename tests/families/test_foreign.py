@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from factories_foreign import CLASSES, Payload, described, original, stored
-from factories_yolo import FORMS, YOLO11N, YOLOV8N, images
+from factories_states import images
+from factories_yolo import FORMS, YOLO11N, YOLOV8N
 from torch import nn
 from ultralytics.nn.tasks import SegmentationModel
 

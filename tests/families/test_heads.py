@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from factories_states import images, moved
 from factories_yolo import (
     FORMS,
     NAMES,
@@ -16,9 +17,7 @@ from factories_yolo import (
     alone,
     box_names,
     flat,
-    images,
     make_state,
-    moved,
     shaken_part,
     theta_0,
 )

@@ -15,7 +15,8 @@ import yaml
 from factories_foreign import described, enlivened, original, stored
 from factories_heads import CASES, exported, towers_of
 from factories_run import duet_here
-from factories_yolo import YOLO11N, YOLOV8N, images
+from factories_states import images
+from factories_yolo import YOLO11N, YOLOV8N
 from safetensors.torch import load_file, save_file
 from torch import nn
 from ultralytics.nn.modules.conv import Conv

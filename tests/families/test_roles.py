@@ -9,17 +9,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from factories_yolo import (
-    FORMS,
-    NAMES,
-    YOLO11N,
-    YOLOV8N,
-    alone,
-    images,
-    make_state,
-    moved,
-    theta_0,
-)
+from factories_states import images, moved
+from factories_yolo import FORMS, NAMES, YOLO11N, YOLOV8N, alone, make_state, theta_0
 from places import REPO
 
 from duet.errors import ConfigError, DataError, ModelError

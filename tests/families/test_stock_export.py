@@ -16,12 +16,8 @@ from factories_detectors import SIZE
 from factories_detectors import make_state as lively_state
 from factories_heads import CASES, every_pair, exported, lively, same_picks, towers_of
 from factories_series import write_image
-from factories_yolo import (
-    YOLO11N,
-    YOLOV8N,
-    images,
-    make_state,
-)
+from factories_states import images
+from factories_yolo import YOLO11N, YOLOV8N, make_state
 from torch import nn
 from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel

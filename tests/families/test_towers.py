@@ -8,7 +8,8 @@ import pickle
 
 import pytest
 import torch
-from factories_yolo import YOLO11N, YOLOV8N, images, make_state, shaken
+from factories_states import images
+from factories_yolo import YOLO11N, YOLOV8N, make_state, shaken
 from torch import nn
 
 from duet.families.yolo import towers as module_under_test

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from factories_series import listing
+from factories_states import moved
 from factories_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
 from factories_yolo import (
     FORMS,
@@ -25,7 +26,6 @@ from factories_yolo import (
     make_slice,
     make_state,
     micro_schedule,
-    moved,
 )
 from places import REPO
 

@@ -16,15 +16,8 @@ import numpy as np
 import pytest
 import torch
 from factories_increments import make_increment, rewrite
-from factories_yolo import (
-    FORMS,
-    class_groups,
-    make_job,
-    make_slice,
-    make_state,
-    micro_schedule,
-    moved,
-)
+from factories_states import moved
+from factories_yolo import FORMS, class_groups, make_job, make_slice, make_state, micro_schedule
 from safetensors.torch import load_file, save_file
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import v8DetectionLoss

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from factories_yolo import FORMS, YOLO11N, YOLOV8N, images, make_state, same_bits, shaken
+from factories_states import images, same_bits
+from factories_yolo import FORMS, YOLO11N, YOLOV8N, make_state, shaken
 
 from duet.errors import ConfigError, DataError, ModelError
 from duet.families.yolo.adapter import FAMILY

@@ -13,16 +13,15 @@ import factories_detectors
 import factories_run as make
 import pytest
 import torch
+from factories_states import images, moved
 from factories_training import trained_here
 from factories_yolo import (
     NAMES,
     YOLO11N,
     YOLOV8N,
     flat,
-    images,
     make_domain,
     micro_schedule,
-    moved,
     shaken,
     shaken_part,
     theta_0,

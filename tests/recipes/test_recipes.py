@@ -15,15 +15,8 @@ import yaml
 from click.testing import CliRunner, Result
 from factories_detectors import pretrained
 from factories_foreign import original, stored
-from factories_yolo import (
-    NAMES,
-    YOLO11N,
-    flat,
-    make_domain,
-    moved,
-    theta_0,
-    write_increment,
-)
+from factories_states import moved
+from factories_yolo import NAMES, YOLO11N, flat, make_domain, theta_0, write_increment
 
 from duet.cli.main import cli
 from duet.errors import ConfigError, ModelError

@@ -12,7 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from factories_detectors import pretrained
-from factories_yolo import YOLO11N, moved, shaken, write_increment
+from factories_states import moved
+from factories_yolo import YOLO11N, shaken, write_increment
 
 from duet.cli.main import cli
 from duet.errors import ModelError

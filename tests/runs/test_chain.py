@@ -11,17 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from factories_states import images, moved
 from factories_training import trained_here
-from factories_yolo import (
-    NAMES,
-    YOLO11N,
-    flat,
-    images,
-    make_domain,
-    micro_schedule,
-    moved,
-    theta_0,
-)
+from factories_yolo import NAMES, YOLO11N, flat, make_domain, micro_schedule, theta_0
 
 from duet.errors import ModelError
 from duet.families.yolo.adapter import FAMILY

@@ -14,7 +14,7 @@ from factories_detectors import make_detector
 from factories_foreign import CLASSES, original, stored
 from factories_onto import Desk, made_desk, refused, scores, state
 from factories_run import duet_here
-from factories_yolo import moved
+from factories_states import moved
 
 from duet.cli.main import _run
 from duet.detections import Detections

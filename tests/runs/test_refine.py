@@ -15,7 +15,7 @@ from factories_foreign import CLASSES, original, stored
 from factories_onto import OFF, Desk, made_desk, refused, scores, state
 from factories_run import duet_here
 from factories_series import make_dataset
-from factories_yolo import moved, same_bits
+from factories_states import moved, same_bits
 
 from duet.errors import ConfigError, ModelError
 from duet.families.table import class_rows, resolve_roles
