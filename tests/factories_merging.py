@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
+from duet.merging.operand import Operand
 from duet.merging.shared import allocate
-from duet.merging.stage import Stage
 from duet.merging.table import METHODS, resolve
 from duet.merging.trace import Notes
 
@@ -64,10 +64,12 @@ def layers_of(base: Mapping[str, torch.Tensor]) -> dict[str, Layer]:
     return {name: Layer("backbone", index / last) for index, name in enumerate(base)}
 
 
-def inputs_of(base: Model | None, stages: Sequence[Model | Stage], **more: Any) -> Inputs:
-    made = [s if isinstance(s, Stage) else Stage(f"s{k}", weights=s) for k, s in enumerate(stages)]
+def inputs_of(base: Model | None, stages: Sequence[Model | Operand], **more: Any) -> Inputs:
+    made = [
+        s if isinstance(s, Operand) else Operand(f"s{k}", weights=s) for k, s in enumerate(stages)
+    ]
     first = base if base is not None else (made[0].tensors if made else {})
-    return Inputs(stages=tuple(made), base=base, **{"layers": layers_of(first)} | more)
+    return Inputs(stages=tuple(made), start=base, **{"layers": layers_of(first)} | more)
 
 
 def merge_inputs(method: str, inputs: Inputs, **params: Any) -> tuple[Model, Notes]:
@@ -79,7 +81,7 @@ def merge_inputs(method: str, inputs: Inputs, **params: Any) -> tuple[Model, Not
 
 
 def run(
-    method: str, base: Model | None, stages: Sequence[Model | Stage], **params: Any
+    method: str, base: Model | None, stages: Sequence[Model | Operand], **params: Any
 ) -> tuple[Model, Notes]:
     return merge_inputs(method, inputs_of(base, stages), **params)
 
@@ -95,11 +97,11 @@ def random_models(seed: int, count: int, shapes: Mapping[str, tuple[int, ...]]) 
     return [base, *models]
 
 
-def random_stages(seed: int, models: Sequence[Model]) -> list[Stage]:
+def random_stages(seed: int, models: Sequence[Model]) -> list[Operand]:
     """Stages with everything that any method asks for."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        Stage(
+        Operand(
             f"s{k}",
             weights=model,
             images=10 + k,

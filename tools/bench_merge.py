@@ -112,12 +112,12 @@ def tensors(seed: int, scale: float) -> dict[str, torch.Tensor]:
 def ties_ours(count: int) -> dict[str, Any]:
     """Merge with `duet.merging`, into new memory."""
     from duet.merging.inputs import Inputs
+    from duet.merging.operand import Operand
     from duet.merging.shared import allocate
-    from duet.merging.stage import Stage
     from duet.merging.table import resolve
 
-    stages = tuple(Stage(f"s{k}", vector=tensors(k + 1, 1e-3)) for k in range(count))
-    inputs = Inputs(stages, base=tensors(0, 0.02))
+    stages = tuple(Operand(f"s{k}", vector=tensors(k + 1, 1e-3)) for k in range(count))
+    inputs = Inputs(stages, start=tensors(0, 0.02))
     row = resolve("ties")
 
     def work() -> dict[str, torch.Tensor]:
@@ -197,14 +197,14 @@ def floor(count: int) -> dict[str, Any]:
     DuET joins two models, so it is held against the floor of two; four are folded in three merges.
     """
     from duet.merging.inputs import Inputs
-    from duet.merging.stage import Stage
+    from duet.merging.operand import Operand
 
-    stages = tuple(Stage(f"s{k}", vector=tensors(k + 1, 1e-3)) for k in range(count))
+    stages = tuple(Operand(f"s{k}", vector=tensors(k + 1, 1e-3)) for k in range(count))
     base = tensors(0, 0.02)
     found: dict[str, Any] = {}
     for inputs, names in (
-        (Inputs(stages[:2], base=base), {"duet": "duet (K = 2)"}),
-        (Inputs(stages, base=base), {name: name for name in METHODS}),
+        (Inputs(stages[:2], start=base), {"duet": "duet (K = 2)"}),
+        (Inputs(stages, start=base), {name: name for name in METHODS}),
     ):
         found |= against_floor(inputs, names)
     return found

@@ -142,8 +142,8 @@ def check_merge(case: Case, folder: Path) -> None:
     import torch
 
     from duet.merging.inputs import Inputs
+    from duet.merging.operand import Operand
     from duet.merging.shared import merge_shared
-    from duet.merging.stage import Stage
 
     generator = torch.Generator().manual_seed(7)
     for form in case.forms:
@@ -151,14 +151,14 @@ def check_merge(case: Case, folder: Path) -> None:
         old = state.shared
         new = {n: t + 0.01 * torch.randn(t.shape, generator=generator) for n, t in old.items()}
         layers = case.rules.layers(old, case.architecture)
-        stages = (Stage("old", weights=old), Stage("new", weights=new))
-        inputs = Inputs(stages, base=old, layers=layers)
+        stages = (Operand("old", weights=old), Operand("new", weights=new))
+        inputs = Inputs(stages, start=old, layers=layers)
         for alpha, expected in ((0.0, new), (1.0, old)):
             params = {"gamma": 0.0, "alpha_base": alpha}
             merged = merge_shared("duet", params, inputs, buffers=(state.buffers,))
             assert same(merged.tensors, expected), f"{form}: alpha {alpha} is not one of the two"
             assert same(merged.buffers, state.buffers), f"{form}: one model's statistics changed"
-        alone = Inputs((Stage("new", weights=new),), base=old, layers=layers)
+        alone = Inputs((Operand("new", weights=new),), start=old, layers=layers)
         mean = merge_shared("average", {}, alone, buffers=(state.buffers,))
         assert same(mean.tensors, new), f"{form}: the mean of one is not that one"
 

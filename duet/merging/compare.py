@@ -20,7 +20,7 @@ def compare(inputs: Inputs) -> dict[str, TensorTrace]:
     where: changes are counted from the first stage, so that its own norm is 0 and the last one's
     is their distance; cosine and sign conflicts were not measured.
     """
-    measured = inputs.base is not None
+    measured = inputs.start is not None
 
     def work(name: str, scratch: Scratch) -> TensorTrace:
         sums = torch.zeros(6, dtype=torch.float64)
@@ -55,7 +55,7 @@ def annotate(traces: Mapping[str, TensorTrace], notes: Notes) -> dict[str, Tenso
 
 def _sums(inputs: Inputs, span: Span, scratch: Scratch) -> torch.Tensor:
     base = inputs.theta_0(span, scratch)
-    if inputs.base is None:
+    if inputs.start is None:
         base = scratch("first", len(span)).copy_(
             inputs.stages[0].theta(span, base, scratch("tau 0", len(span)))
         )

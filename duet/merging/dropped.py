@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from duet.merging.chunks import Span
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 
 BLOCK = 1 << 16
 """Scalars per random stream, whatever the pieces of a merge: part of what a seed means."""
 
 
 @dataclass(frozen=True)
-class DroppedStage(Stage):
+class DroppedStage(Operand):
     """A stage whose τ_k is multiplied by a mask of zeros and 1 / (1 - drop).
 
     The mask is a function of the seed, the names of stage and tensor, and the position, so that a
@@ -29,18 +29,18 @@ class DroppedStage(Stage):
         seed: Any integer.
     """
 
-    whole: Stage = field(kw_only=True)
+    whole: Operand = field(kw_only=True)
     drop: float = 0.0
     seed: int = 0
 
     @classmethod
-    def of_stage(cls, stage: Stage, *, drop: float, seed: int) -> DroppedStage:
+    def of_stage(cls, stage: Operand, *, drop: float, seed: int) -> DroppedStage:
         """Return ``stage`` with dropout."""
-        given = {item.name: getattr(stage, item.name) for item in fields(Stage)}
+        given = {item.name: getattr(stage, item.name) for item in fields(Operand)}
         return cls(**given, whole=stage, drop=drop, seed=seed)
 
     def tau(self, span: Span, base: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-        """Return the masked τ_k of a piece; args as in `Stage.tau`."""
+        """Return the masked τ_k of a piece; args as in `Operand.tau`."""
         tau = self.whole.tau(span, base, scratch)
         if not self.drop:
             return tau
@@ -52,7 +52,7 @@ class DroppedStage(Stage):
         return scratch
 
     def theta(self, span: Span, base: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-        """Return θ_0 + the masked τ_k of a piece; args as in `Stage.tau`."""
+        """Return θ_0 + the masked τ_k of a piece; args as in `Operand.tau`."""
         return torch.add(base, self.tau(span, base, scratch), out=scratch)
 
     def _mask(self, tensor: str, start: int, count: int) -> np.ndarray:

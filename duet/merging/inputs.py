@@ -12,7 +12,7 @@ import torch
 from duet.errors import ModelError
 from duet.merging.chunks import CHUNK, Listen, Scratch, Span, each, spans
 from duet.merging.layers import Layer
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 from duet.vectors.tensors import Tensors, require_finite, require_same_layout
 
 Result = TypeVar("Result")
@@ -26,15 +26,15 @@ class Inputs:
 
     Attributes:
         stages: One or more models, oldest first.
-        base: θ_0, float32 or float16 (upcast piece by piece); None where no method needs it.
+        start: θ_0, float32 or float16 (upcast piece by piece); None where no method needs it.
         layers: Place of each tensor, for settings by role or depth.
         threads: At most this many; 0 = one per core.
         listen: Progress, see `duet.merging.chunks.each`.
         objective: For methods that learn from unlabelled images.
     """
 
-    stages: tuple[Stage, ...]
-    base: Tensors | None = None
+    stages: tuple[Operand, ...]
+    start: Tensors | None = None
     layers: Mapping[str, Layer] = field(default_factory=dict)
     threads: int = 0
     listen: Listen | None = None
@@ -43,7 +43,7 @@ class Inputs:
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
         """Shape of every tensor to merge."""
-        first = self.base if self.base is not None else self.stages[0].tensors
+        first = self.start if self.start is not None else self.stages[0].tensors
         return {name: tensor.shape for name, tensor in first.items()}
 
     @cached_property
@@ -52,14 +52,14 @@ class Inputs:
         return {name: shape.numel() for name, shape in self.shapes.items()}
 
     @cached_property
-    def _flat_base(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.detach().reshape(-1) for name, tensor in (self.base or {}).items()}
+    def _flat_start(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach().reshape(-1) for name, tensor in (self.start or {}).items()}
 
     def theta_0(self, span: Span, scratch: Scratch) -> torch.Tensor:
         """Return θ_0 of a piece as float32; meaningless zeros where there is no base."""
-        if self.base is None:
+        if self.start is None:
             return scratch("no base", len(span)).zero_()
-        piece = self._flat_base[span.name][span.lo : span.hi]
+        piece = self._flat_start[span.name][span.lo : span.hi]
         if piece.dtype == torch.float32:
             return piece
         return scratch("base", len(span)).copy_(piece)
@@ -107,9 +107,9 @@ def require_mergeable(inputs: Inputs, *, method: str) -> None:
     if len(set(doubled)) != len(doubled):
         raise ModelError(f"stages occur twice: {', '.join(doubled)}", where=f"merge '{method}'")
     first = inputs.stages[0].tensors
-    if inputs.base is not None:
-        first = {name: _as_float32(tensor) for name, tensor in inputs.base.items()}
-        require_finite(inputs.base, f"merge '{method}', base")
+    if inputs.start is not None:
+        first = {name: _as_float32(tensor) for name, tensor in inputs.start.items()}
+        require_finite(inputs.start, f"merge '{method}', base")
     wrong = sorted(name for name, tensor in first.items() if tensor.dtype != torch.float32)
     if wrong:
         raise ModelError(

@@ -96,14 +96,14 @@ def require_needs(method: Method, inputs: Inputs) -> None:
         ModelError: Names what is missing, of which stage.
     """
     where = f"merge '{method.name}'"
-    if "base" in method.needs and inputs.base is None:
+    if "start" in method.needs and inputs.start is None:
         raise ModelError(
             "the method adds task vectors to the start weights θ_0, which are not given",
             where=where,
             remedy="give --weights FILE, or choose a method without θ_0, such as 'average'",
         )
     lost = [s.name for s in inputs.stages if s.vector is not None and s.origin is None]
-    if lost and inputs.base is None:
+    if lost and inputs.start is None:
         raise ModelError(
             f"task vectors need the start weights θ_0, which are not given: {', '.join(lost)}",
             where=where,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     MergeFunction = Callable[[Inputs, Any, Tensors], Notes]
 
-Need = Literal["base", "fisher", "images"]
+Need = Literal["start", "fisher", "images"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Method:
         module: Dotted path of the module with `Params` and `merge`.
         summary: One sentence.
         reference: Where the method comes from.
-        needs: What it needs beside the stages: ``base`` = θ_0, ``fisher`` = the Fisher kept in each
-            increment, ``images`` = unlabelled images of the current domain.
+        needs: What it needs beside the stages: ``start`` = θ_0, ``fisher`` = the Fisher that each
+            increment keeps, ``images`` = unlabelled images of the current domain.
         ordered: The order of the stages matters.
     """
 
@@ -58,7 +58,7 @@ class Method:
     module: str
     summary: str
     reference: str
-    needs: tuple[Need, ...] = ("base",)
+    needs: tuple[Need, ...] = ("start",)
     ordered: bool = False
 
     @property
@@ -109,7 +109,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             module="duet.merging.methods.concrete",
             summary="Task arithmetic under a mask that learns which weights to keep.",
             reference="Concrete subspace learning, 2023, arXiv 2312.06173",
-            needs=("base", "images"),
+            needs=("start", "images"),
         ),
         "concrete-adamerging": Method(
             name="concrete-adamerging",
@@ -117,7 +117,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             summary="As concrete, and learns the factor of each task vector and layer.",
             reference="Concrete subspace learning, arXiv 2312.06173; AdaMerging, ICLR 2024, "
             "arXiv 2310.02575",
-            needs=("base", "images"),
+            needs=("start", "images"),
         ),
         "dare": Method(
             name="dare",

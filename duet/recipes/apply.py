@@ -15,8 +15,8 @@ from duet.increments.state import DetectorState, HeadPart
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.chunks import Listen, Scratch, Span
 from duet.merging.inputs import Inputs, Objective
+from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
 from duet.recipes.descent import base_of, require_descent, stranger
@@ -85,7 +85,7 @@ def merge_plan(
     first = plan.sources[0]
     like = opened[0].stage.tensors
     layers = resolve_roles(first.family).layers(like, first.architecture)
-    inputs = Inputs((), base=start_tensors(plan, theta_0), layers=layers, listen=listen)
+    inputs = Inputs((), start=start_tensors(plan, theta_0), layers=layers, listen=listen)
     if plan.geometry == "sequential":
         result = _fold(plan, opened, inputs, allocate, make_objective)
     else:
@@ -136,7 +136,7 @@ def rehearse(plan: Plan, theta_0: Tensors | None, *, trust: bool = False) -> Non
     if (number := base_of(plan)) is None or len(plan.sources) == 1:
         return
     base = open_source(plan.sources[number], trust=trust)
-    inputs = Inputs((base.stage,), base=theta_0)
+    inputs = Inputs((base.stage,), start=theta_0)
     shared = in_memory("base", inputs.shapes)
     _weights_of(base.stage, inputs, shared)
     require_descent(plan, base, shared)
@@ -181,7 +181,7 @@ def _fold(
         if source.kind == REFINEMENT:  # all else stays
             seen += source.images
             continue
-        previous = Stage(PREVIOUS, weights=shared, fisher=_known(plan, opened[:number]))
+        previous = Operand(PREVIOUS, weights=shared, fisher=_known(plan, opened[:number]))
         stage = replace(item.stage, centre=shared)
         buffers, images = (fused, item.buffers), (seen, source.images)
         fusion = pair_fusion(plan.recipe.batchnorm, number)
@@ -222,8 +222,8 @@ def _join(
         _weights_of(stages[plan.ancestor], inputs, ancestor)
         require_descent(plan, opened[plan.ancestor], ancestor)
         rest = [stage for number, stage in enumerate(stages) if number != plan.ancestor]
-        moved = tuple(replace(stage, origin=inputs.base) for stage in rest)
-        inputs = replace(inputs, stages=moved, base=ancestor)
+        moved = tuple(replace(stage, origin=inputs.start) for stage in rest)
+        inputs = replace(inputs, stages=moved, start=ancestor)
     buffers = tuple(item.buffers for item in opened)
     images = tuple(source.images for source in plan.sources)
     fusion = plan.recipe.batchnorm
@@ -257,7 +257,7 @@ def _state(
     return DetectorState(first.family, first.architecture, first.head, shared, buffers, parts)
 
 
-def _weights_of(stage: Stage, inputs: Inputs, out: dict[str, torch.Tensor]) -> None:
+def _weights_of(stage: Operand, inputs: Inputs, out: dict[str, torch.Tensor]) -> None:
     """Write the weights of one stage, bit for bit."""
 
     def work(span: Span, scratch: Scratch) -> None:
@@ -289,8 +289,8 @@ def _strangers(plan: Plan, opened: Sequence[Opened], inputs: Inputs) -> list[str
     if not whole:
         return []
     against: list[tuple[str, Tensors]] = [(item.stage.name, item.stage.tensors) for item in whole]
-    if inputs.base is not None:
-        against = [("θ_0", inputs.base), *against]
+    if inputs.start is not None:
+        against = [("θ_0", inputs.start), *against]
     (reference, tensors), *others = against
     remarks = []
     for name, other in others:
@@ -301,7 +301,7 @@ def _strangers(plan: Plan, opened: Sequence[Opened], inputs: Inputs) -> list[str
                 f"of their convolutions {angle:.2f}): a merge of such models usually detects "
                 "nothing; fine-tune both from one base"
             )
-    if inputs.base is None and len(whole) > 1 and not remarks:
+    if inputs.start is None and len(whole) > 1 and not remarks:
         remarks.append(
             "no start weights were given, so that the models descend from one base was judged by "
             "their angle alone; --weights FILE proves nothing more but allows every method"

@@ -10,8 +10,8 @@ import torch
 
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.inputs import Inputs
+from duet.merging.operand import Operand
 from duet.merging.shared import Merged, merge_shared
-from duet.merging.stage import Stage
 from duet.vectors.tensors import Tensors
 
 PREVIOUS = "(merged so far)"
@@ -23,8 +23,8 @@ def fold(
     params: Mapping[str, Any],
     batchnorm: BatchNormFusion,
     inputs: Inputs,
-    so_far: Stage,
-    stage: Stage,
+    so_far: Operand,
+    stage: Operand,
     *,
     before: int,
     buffers: tuple[Tensors, Tensors],

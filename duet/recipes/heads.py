@@ -25,8 +25,8 @@ from duet.increments.state import HeadPart
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, is_statistic
 from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
+from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
 from duet.merging.weights import normalised
@@ -296,7 +296,7 @@ def _merge_block(
         tensors = {name: part.tensors[name] for name in block.whole}
         tensors |= _rows(joint, part, block.classes)
         scale = source.entry.scale if block.base else 1.0
-        stages.append(Stage(source.name, weights=tensors, scale=scale, images=source.images))
+        stages.append(Operand(source.name, weights=tensors, scale=scale, images=source.images))
     base = None
     if block.base:
         start, known = joint.start, joint.known()
@@ -308,7 +308,7 @@ def _merge_block(
     layers = {name: Layer("head", 1.0) for name in target}
     method, params = _method(plan, numbers, base=block.base)
     merged = merge_shared(
-        method, params, Inputs(tuple(stages), base=base, layers=layers),
+        method, params, Inputs(tuple(stages), start=base, layers=layers),
         buffers=[{} for _ in stages], out=target,
     )  # fmt: skip
     return replace(merged.trace, batchnorm={}), merged.tensors
@@ -349,7 +349,7 @@ def without_task_vectors(
         count: Models that it joins.
     """
     row = METHODS[method]
-    if not {"base", "fisher", "images"} & {*row.needs}:
+    if not {"start", "fisher", "images"} & {*row.needs}:
         return method, dict(params)
     settings = parse_config(row.params, dict(params), where=f"parameters of '{method}'")
     alpha = getattr(settings, "alpha_base", None)

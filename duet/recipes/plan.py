@@ -112,8 +112,8 @@ def require_weights(plan: Plan) -> None:
             f"task vectors need the start weights θ_0 they belong to: {', '.join(kept)}",
             remedy="give --weights FILE, or a name of `duet weights ls`",
         )
-    if "base" in METHODS[plan.recipe.method].needs:
-        free = [name for name, row in METHODS.items() if "base" not in row.needs]
+    if "start" in METHODS[plan.recipe.method].needs:
+        free = [name for name, row in METHODS.items() if "start" not in row.needs]
         raise ModelError(
             f"'{plan.recipe.method}' adds task vectors to start weights θ_0, which are not given",
             remedy="give --weights FILE (the model that all were fine-tuned from), or choose a "

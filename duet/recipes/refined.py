@@ -18,8 +18,8 @@ from duet.families.table import class_rows, resolve_roles
 from duet.increments.state import DetectorState, HeadPart
 from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
+from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
 from duet.recipes.heads import without_task_vectors
 from duet.recipes.plan import Plan
 from duet.recipes.sources import REFINEMENT
@@ -102,8 +102,8 @@ def refined(
     before = _stacked(parts, classes, rows.tensors, rows.increment)
     after = _stacked([rows], classes, rows.tensors, rows.increment)
     stages = (
-        Stage("(before)", weights=before, images=images[0]),
-        Stage(rows.increment, weights=after, scale=scale, centre=before, images=images[1]),
+        Operand("(before)", weights=before, images=images[0]),
+        Operand(rows.increment, weights=after, scale=scale, centre=before, images=images[1]),
     )
     chosen, settings = without_task_vectors(method, params, 2)
     layers = {name: Layer("head", 1.0) for name in before}

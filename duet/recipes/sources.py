@@ -29,7 +29,7 @@ from duet.increments.manifest import (
 )
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.increments.store import load_detector, load_increment
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 from duet.recipes.recipe import Entry
 from duet.text import shown
 from duet.vectors.tensors import Tensors
@@ -111,7 +111,7 @@ class Opened:
         refit_on: Fingerprint of the merged shared tensors that it was re-fit on.
     """
 
-    stage: Stage
+    stage: Operand
     buffers: Tensors
     parts: tuple[HeadPart, ...]
     refit: HeadPart | None = None
@@ -213,7 +213,7 @@ def open_source(source: Source, *, trust: bool = False) -> Opened:
         loaded = load_detector(source.path).state
         return _whole(source, loaded.shared, loaded.buffers, loaded.parts)
     item = load_increment(source.path)
-    stage = Stage(
+    stage = Operand(
         name, vector=item.vector.delta, correction=item.vector.correction, scale=entry.scale,
         images=source.images, fisher=item.fisher,
     )  # fmt: skip
@@ -227,7 +227,7 @@ def open_source(source: Source, *, trust: bool = False) -> Opened:
 def _whole(
     source: Source, shared: Tensors, buffers: Tensors, parts: tuple[HeadPart, ...]
 ) -> Opened:
-    stage = Stage(source.name, weights=shared, scale=source.entry.scale, images=source.images)
+    stage = Operand(source.name, weights=shared, scale=source.entry.scale, images=source.images)
     edited = [_edit_part(source, part) for part in parts]
     kept = [part for part in edited if part is not None]
     if len(parts) == 1 and kept:

@@ -14,7 +14,7 @@ import torch
 from duet.merging.chunks import Scratch
 from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 from duet.vectors.similarity import cosine_of
 from duet.vectors.tensors import Tensors
 
@@ -124,8 +124,8 @@ def _common(names: Sequence[str]) -> str:
 
 
 def compare_weights(
-    one: Stage,
-    other: Stage,
+    one: Operand,
+    other: Operand,
     base: Tensors | None,
     place: Callable[[Sequence[str]], Mapping[str, Layer]],
     *,
@@ -149,7 +149,7 @@ def compare_weights(
     skipped = sorted((set(one.tensors) | set(other.tensors)) - set(names))
     inputs = Inputs(
         (_only(one, names), _only(other, names)),
-        base={name: base[name] for name in names} if base is not None else None,
+        start={name: base[name] for name in names} if base is not None else None,
     )
     sizes = base is not None or not alone
     vectors = base is not None or bool(alone)
@@ -160,7 +160,7 @@ def compare_weights(
     return Weights(inputs.each_tensor(work), place(names), sizes, vectors, tuple(skipped))
 
 
-def _only(stage: Stage, names: Sequence[str]) -> Stage:
+def _only(stage: Operand, names: Sequence[str]) -> Operand:
     kept = {name: stage.tensors[name] for name in names}
     if stage.weights is not None:
         return replace(stage, weights=kept)
@@ -201,7 +201,7 @@ def _change(inputs: Inputs, name: str, scratch: Scratch, *, sizes: bool, vectors
     return Change(*sums.tolist())
 
 
-def _same_correction(a: Stage, b: Stage, name: str) -> bool:
+def _same_correction(a: Operand, b: Operand, name: str) -> bool:
     """Tell whether θ_0 plus a vector is corrected in the same way on both sides."""
     one, other = a.correction.get(name), b.correction.get(name)
     if one is None or other is None:

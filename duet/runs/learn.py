@@ -14,7 +14,7 @@ from duet.errors import ConfigError
 from duet.families.table import resolve_roles
 from duet.increments.state import DetectorState, HeadForm
 from duet.merging.inputs import Inputs
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 from duet.merging.trace import MergeTrace
 from duet.recipes.fold import PREVIOUS, fold
 from duet.recipes.refined import cut_to, refined, rows_of
@@ -196,9 +196,9 @@ def merge_states(
         method.merge.method,
         method.merge.params,
         method.batchnorm,
-        Inputs((), base=theta_0, layers=roles.layers(trained.shared, trained.architecture)),
-        Stage(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
-        Stage(new, weights=trained.shared, fisher=fishers[1]),
+        Inputs((), start=theta_0, layers=roles.layers(trained.shared, trained.architecture)),
+        Operand(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
+        Operand(new, weights=trained.shared, fisher=fishers[1]),
         before=stages_before,
         buffers=(previous.buffers, trained.buffers),
         images=images,

@@ -43,8 +43,8 @@ from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
 from duet.merging.inputs import Inputs
+from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
 from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab
@@ -245,8 +245,8 @@ def test_merging_with_one_weight_gives_that_stage_back(alpha: float) -> None:
     generator = torch.Generator().manual_seed(0)
     new = {k: v + 0.1 * torch.rand(v.shape, generator=generator) for k, v in old.shared.items()}
     inputs = Inputs(
-        (Stage("a", weights=old.shared), Stage("b", weights=new)),
-        base=roles.split_roles(theta_0().tensors, "rows").shared, layers=roles.layers(new, TINY),
+        (Operand("a", weights=old.shared), Operand("b", weights=new)),
+        start=roles.split_roles(theta_0().tensors, "rows").shared, layers=roles.layers(new, TINY),
     )  # fmt: skip
     merged = merge_shared(
         "average", {"weights": (alpha, 1 - alpha)}, inputs, buffers=(old.buffers, old.buffers)

@@ -25,8 +25,8 @@ from duet.merging.descent import POINTS, thinned
 from duet.merging.entropy import binary_entropy, class_entropy, detection_entropy
 from duet.merging.inputs import Inputs, Objective
 from duet.merging.mask import Mask
+from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
 from duet.recipes.objective import images_of, objective_from
 from duet.vectors.tensors import Tensors
 
@@ -41,8 +41,8 @@ def noise(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
 
 
 def inputs(objective: Objective | None = None, stages: int = 2, **settings: Any) -> Inputs:
-    vectors = [Stage(f"t{k}", vector=noise(k + 1)) for k in range(stages)]
-    return Inputs(tuple(vectors), base=noise(0), objective=objective, threads=1, **settings)
+    vectors = [Operand(f"t{k}", vector=noise(k + 1)) for k in range(stages)]
+    return Inputs(tuple(vectors), start=noise(0), objective=objective, threads=1, **settings)
 
 
 def towards(target: Tensors) -> Objective:
@@ -58,14 +58,14 @@ def literal(
     mask: dict[str, torch.Tensor], given: Inputs, weights: Sequence[float]
 ) -> dict[str, torch.Tensor]:
     """Return the paper's formula, for autograd."""
-    assert given.base is not None
+    assert given.start is not None
     return {
-        name: given.base[name]
+        name: given.start[name]
         + sum(
             weight * stage.tensors[name] * mask[name] / mask[name].mean()
             for weight, stage in zip(weights, given.stages, strict=True)
         )
-        for name in given.base
+        for name in given.start
     }
 
 
@@ -203,7 +203,7 @@ def test_equal_seeds_give_equal_bits_in_any_order_of_stages(method: str, final: 
     def run(*, backwards: bool = False, **changes: Any) -> torch.Tensor:
         given = inputs(towards(masked_goal()))
         if backwards:
-            given = Inputs(given.stages[::-1], given.base, objective=given.objective, threads=1)
+            given = Inputs(given.stages[::-1], given.start, objective=given.objective, threads=1)
         merged = merge(method, given, **short(method, mask=final, **changes))
         return torch.cat([tensor.flatten() for tensor in merged.tensors.values()])
 
@@ -224,8 +224,8 @@ def adamerging(objective: Objective, **params: Any) -> tuple[list[float], Any]:
             seen.append(theta["w"].item())
         return objective(theta, step)
 
-    stage = Stage("t0", vector={"w": torch.tensor([2.0])})
-    given = Inputs((stage,), base={"w": torch.tensor([1.0])}, objective=watch, threads=1)
+    stage = Operand("t0", vector={"w": torch.tensor([2.0])})
+    given = Inputs((stage,), start={"w": torch.tensor([1.0])}, objective=watch, threads=1)
     return seen, merge("concrete-adamerging", given, **params)
 
 
@@ -255,8 +255,8 @@ def test_the_moments_of_lambda_outlive_its_reset() -> None:
 def test_granularity(granularity: str) -> None:
     base = {"a": torch.zeros(1), "b": torch.zeros(1)}
     stages = (
-        Stage("t0", vector={"a": torch.tensor([3.0]), "b": torch.tensor([1.0])}),
-        Stage("t1", vector={"a": torch.tensor([-1.0]), "b": torch.tensor([2.0])}),
+        Operand("t0", vector={"a": torch.tensor([3.0]), "b": torch.tensor([1.0])}),
+        Operand("t1", vector={"a": torch.tensor([-1.0]), "b": torch.tensor([2.0])}),
     )
     # L = a - b: slopes of λ are 3, -1 in a and -1, -2 in b; together 2 and -3.
     given = Inputs(stages, base, objective=lambda theta, _: (theta["a"] - theta["b"]).sum())
@@ -331,7 +331,7 @@ MEMORY = """
 import torch
 from pathlib import Path
 from duet.merging.inputs import Inputs
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 from duet.merging.table import resolve
 from duet.merging.shared import allocate
 
@@ -342,7 +342,7 @@ def megabytes(key):
 
 def growth(count):
     base, one, two, slope = (torch.full((count,), value) for value in (1.0, 0.1, -0.2, 1e-9))
-    stages = (Stage("t0", vector={"w": one}), Stage("t1", vector={"w": two}))
+    stages = (Operand("t0", vector={"w": one}), Operand("t1", vector={"w": two}))
     # Linear, so that the objective needs no memory but its gradient.
     given = Inputs(stages, {"w": base}, objective=lambda theta, _: torch.dot(theta["w"], slope))
     out = allocate(given)
@@ -524,8 +524,8 @@ def test_every_image_is_seen_once_per_turn() -> None:
 def test_a_detector_is_merged(form: str, tmp_path: Path) -> None:
     state = make_state(form)
     objective = objective_from(state, photographs(tmp_path), image_size=64, batch=3, share=0.1)
-    stages = tuple(Stage(f"t{k}", weights=shaken(state.shared, seed=k)) for k in (1, 2))
-    given = Inputs(stages, base=state.shared, objective=objective)
+    stages = tuple(Operand(f"t{k}", weights=shaken(state.shared, seed=k)) for k in (1, 2))
+    given = Inputs(stages, start=state.shared, objective=objective)
     merged = merge("concrete", given, steps=6, lr=0.5)
     facts = merged.trace.facts
     assert facts["entropy_after"] < facts["entropy_before"]

@@ -23,8 +23,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from duet.errors import ConfigError, ModelError
+from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
 
 gammas = st.floats(0, 0.5)
 
@@ -148,7 +148,7 @@ def test_average_by_hand() -> None:
 def test_mtda_by_hand() -> None:
     models = [t(1, 2), t(5, 6)]
     stages = [
-        Stage(f"s{k}", weights={"w": m}, images=n)
+        Operand(f"s{k}", weights={"w": m}, images=n)
         for k, (m, n) in enumerate(zip(models, (30, 10), strict=True))
     ]
     assert run("mtda", None, stages)[0]["w"].tolist() == [3.0, 4.0]
@@ -158,7 +158,7 @@ def test_mtda_by_hand() -> None:
     assert notes.facts == {"weights": {"s0": 0.75, "s1": 0.25}}
     assert run("mtda", None, stages, weights=(1, 3))[0]["w"].tolist() == [4.0, 5.0]
     with pytest.raises(ModelError, match="images is not known of: s1"):
-        run("mtda", None, [stages[0], Stage("s1", weights={"w": t(0, 0)})], weights="images")
+        run("mtda", None, [stages[0], Operand("s1", weights={"w": t(0, 0)})], weights="images")
 
 
 @pytest.mark.parametrize("method", ["average", "mtda"])
@@ -175,7 +175,7 @@ def test_a_mean_of_equal_models_is_the_model(
 ) -> None:
     base, model, fisher = columns(rows)
     depends = {"w": fisher["w"].abs().clamp(max=1e30)}
-    stages = [Stage(f"s{k}", weights=model, fisher=depends) for k in range(count)]
+    stages = [Operand(f"s{k}", weights=model, fisher=depends) for k in range(count)]
     merged, _ = run(method, base, stages)
     assert torch.equal(merged["w"], model["w"])
 
@@ -215,10 +215,10 @@ def test_newest_is_the_last_stage(rows: list[tuple[float, ...]]) -> None:
 # --- Fisher --------------------------------------------------------------------------------------
 
 
-def fisher_stages(dtype: torch.dtype = torch.float32) -> list[Stage]:
+def fisher_stages(dtype: torch.dtype = torch.float32) -> list[Operand]:
     return [
-        Stage("a", weights={"w": t(0, 0, 0)}, fisher={"w": t(1, 3, 0).to(dtype)}),
-        Stage("b", weights={"w": t(4, 4, 4)}, fisher={"w": t(6, 2, 0).to(dtype)}),
+        Operand("a", weights={"w": t(0, 0, 0)}, fisher={"w": t(1, 3, 0).to(dtype)}),
+        Operand("b", weights={"w": t(4, 4, 4)}, fisher={"w": t(6, 2, 0).to(dtype)}),
     ]
 
 
@@ -237,7 +237,7 @@ def test_a_large_floor_is_the_plain_mean_and_a_stage_without_fisher_hardly_count
     merged, _ = run("fisher", None, fisher_stages(), floor=1.0)
     # (F + 1): (7/4, 13/4, 1) and (13/4, 7/4, 1) of 5
     assert merged["w"].tolist() == pytest.approx([4 * 3.25 / 5, 4 * 1.75 / 5, 2.0])
-    nothing = Stage("c", weights={"w": t(9, 9, 9)}, fisher={"w": t(0, 0, 0)})
+    nothing = Operand("c", weights={"w": t(9, 9, 9)}, fisher={"w": t(0, 0, 0)})
     merged, _ = run("fisher", None, [*fisher_stages(), nothing])
     assert merged["w"].tolist() == pytest.approx([3.0, 1.0, 13 / 3], abs=2e-5)
     merged, _ = run("fisher", None, [nothing])
@@ -245,9 +245,9 @@ def test_a_large_floor_is_the_plain_mean_and_a_stage_without_fisher_hardly_count
 
 
 def test_fisher_that_does_not_fit_is_refused() -> None:
-    wrong = Stage("b", weights={"w": t(1, 1, 1)}, fisher={"w": t(1)})
+    wrong = Operand("b", weights={"w": t(1, 1, 1)}, fisher={"w": t(1)})
     with pytest.raises(ModelError, match=r"(?s)stage 'b'.*does not fit"):
         run("fisher", None, [fisher_stages()[0], wrong])
-    missing = Stage("b", weights={"w": t(1, 1, 1)})
+    missing = Operand("b", weights={"w": t(1, 1, 1)})
     with pytest.raises(ModelError, match="no Fisher information is kept in: b"):
         merge_shared("fisher", {}, inputs_of(None, [fisher_stages()[0], missing]), buffers=[{}, {}])

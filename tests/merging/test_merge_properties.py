@@ -24,13 +24,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet.merging.inputs import Inputs
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 from duet.vectors.task_vector import TaskVector
 
 # --- all methods ---------------------------------------------------------------------------------
 
 
-def everything(count: int = 3, seed: int = 0) -> tuple[Model, list[Stage]]:
+def everything(count: int = 3, seed: int = 0) -> tuple[Model, list[Operand]]:
     base, *models = random_models(seed, count, SHAPES)
     return base, random_stages(seed, models)
 
@@ -39,7 +39,7 @@ def everything(count: int = 3, seed: int = 0) -> tuple[Model, list[Stage]]:
 def test_kept_vectors_merge_like_the_models(method: str) -> None:
     base, stages = everything()
     kept = [
-        Stage(s.name, vector=v.delta, correction=v.correction, images=s.images, fisher=s.fisher)
+        Operand(s.name, vector=v.delta, correction=v.correction, images=s.images, fisher=s.fisher)
         for s in stages
         for v in [TaskVector.between(base, dict(s.weights or {}))]
     ]
@@ -92,9 +92,9 @@ def test_the_merged_vector_grows_with_the_vectors(
     base = {"w": torch.zeros(len(rows))}
     fisher = {"w": torch.ones(len(rows))}
 
-    def stages(factor: float) -> list[Stage]:
+    def stages(factor: float) -> list[Operand]:
         return [
-            Stage(f"s{k}", weights={"w": m["w"] * factor}, images=1, fisher=fisher)
+            Operand(f"s{k}", weights={"w": m["w"] * factor}, images=1, fisher=fisher)
             for k, m in enumerate(models)
         ]
 
@@ -111,7 +111,7 @@ def test_the_merged_vector_grows_nearly_with_the_vectors(method: str) -> None:
     thrice, _ = run(
         method,
         zero,
-        [Stage(s.name, weights={n: 3 * x for n, x in s.tensors.items()}) for s in stages],
+        [Operand(s.name, weights={n: 3 * x for n, x in s.tensors.items()}) for s in stages],
     )
     assert all(torch.allclose(thrice[name], 3 * once[name], atol=1e-5) for name in base)
 
@@ -119,7 +119,7 @@ def test_the_merged_vector_grows_nearly_with_the_vectors(method: str) -> None:
 def test_equal_stages() -> None:
     """What theory says of K equal vectors, where it is not the model itself."""
     base, stages = everything(1)
-    same = [Stage(f"s{k}", weights=stages[0].weights) for k in range(4)]
+    same = [Operand(f"s{k}", weights=stages[0].weights) for k in range(4)]
     tau = {name: x - base[name] for name, x in (stages[0].weights or {}).items()}
     one = {name: base[name] + 0.5 * x for name, x in tau.items()}
     close = {"atol": 1e-6}
@@ -171,13 +171,13 @@ LARGE = {"flat": (1_000_001,), "wide": (48, 1200), "tall": (700, 9)}
 
 
 @pytest.fixture(scope="module")
-def large() -> tuple[Model, list[Stage]]:
+def large() -> tuple[Model, list[Operand]]:
     base, *models = random_models(9, 3, LARGE)
     return base, random_stages(9, models)
 
 
 @pytest.mark.parametrize("method", PLAIN)
-def test_threads_do_not_change_a_bit(method: str, large: tuple[Model, list[Stage]]) -> None:
+def test_threads_do_not_change_a_bit(method: str, large: tuple[Model, list[Operand]]) -> None:
     base, stages = large
     results = []
     before = torch.get_num_threads()

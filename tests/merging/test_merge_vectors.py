@@ -27,7 +27,7 @@ from duet.merging.chunks import Span
 from duet.merging.dropped import BLOCK, DroppedStage
 from duet.merging.layers import Layer
 from duet.merging.matrices import leading, polar
-from duet.merging.stage import Stage
+from duet.merging.operand import Operand
 
 # --- sums of task vectors: task-arithmetic, lines, dare ------------------------------------------
 
@@ -82,7 +82,7 @@ def test_the_draw_of_dare_is_part_of_its_seed() -> None:
 def test_the_draw_of_dare_depends_on_names_only() -> None:
     base = {"a": torch.zeros(500), "b": torch.zeros(500)}
     ones = {name: torch.ones(500) for name in base}
-    x, y = Stage("x", weights=ones), Stage("y", weights={n: 8 * v for n, v in ones.items()})
+    x, y = Operand("x", weights=ones), Operand("y", weights={n: 8 * v for n, v in ones.items()})
     forward, _ = run("dare", base, [x, y], drop=0.5)
     backward, _ = run("dare", dict(reversed(base.items())), [y, x], drop=0.5)
     assert all(torch.equal(forward[name], backward[name]) for name in base)
@@ -97,7 +97,7 @@ def test_the_draw_of_dare_depends_on_names_only() -> None:
 
 def test_a_dropped_stage_reads_the_same_in_parts() -> None:
     size = 2 * BLOCK + 100
-    stage = DroppedStage.of_stage(Stage("s", vector={"w": torch.randn(size)}), drop=0.3, seed=4)
+    stage = DroppedStage.of_stage(Operand("s", vector={"w": torch.randn(size)}), drop=0.3, seed=4)
     zero = torch.zeros(size)
     whole = stage.tau(Span("w", 0, size), zero, torch.empty(size)).clone()
     share = float((whole == 0).float().mean())
@@ -126,8 +126,8 @@ def test_dare_before_ties_gives_ties_the_dropped_vectors() -> None:
     base, *models = random_models(4, 2, {"w": (400,)})
     dropped = []
     for k, model in enumerate(models):
-        alone, _ = run("dare", base, [Stage(f"s{k}", weights=model)], drop=0.5, weight=1)
-        dropped.append(Stage(f"s{k}", vector={"w": alone["w"] - base["w"]}))
+        alone, _ = run("dare", base, [Operand(f"s{k}", weights=model)], drop=0.5, weight=1)
+        dropped.append(Operand(f"s{k}", vector={"w": alone["w"] - base["w"]}))
     merged, _ = run("dare", base, models, drop=0.5, then="ties", density=0.3)
     expected, _ = run("ties", base, dropped, density=0.3)
     assert torch.allclose(merged["w"], expected["w"], atol=1e-6)
@@ -152,7 +152,7 @@ def test_magmax_by_hand() -> None:
 def test_magmax_against_comparing_one_by_one(rows: list[tuple[float, ...]]) -> None:
     taus = [t(*(row[k] for row in rows)) for k in range(4)]
     merged, _ = run(
-        "magmax", None, [Stage(f"{k}", vector={"w": x}) for k, x in enumerate(taus)], weight=1
+        "magmax", None, [Operand(f"{k}", vector={"w": x}) for k, x in enumerate(taus)], weight=1
     )
     expected = taus[0]
     for tau in taus[1:]:

@@ -31,8 +31,8 @@ from duet.errors import ConfigError, ModelError
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.chunks import Scratch, Span, each, spans
 from duet.merging.inputs import require_mergeable
+from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.merging.stage import Stage
 from duet.merging.table import METHODS, resolve
 from duet.merging.trace import MergeTrace
 from duet.merging.weights import normalised
@@ -62,10 +62,10 @@ GOOD = {"w": t(1, 2)}
         pytest.param("fisher", GOOD, [GOOD, GOOD], "kept in: s0, s1", id="no fisher"),
         pytest.param("concrete", GOOD, [GOOD, GOOD], "unlabelled images", id="no images"),
         pytest.param(
-            "average", None, [Stage("v", vector=GOOD)], "not given: v", id="vector without base"
+            "average", None, [Operand("v", vector=GOOD)], "not given: v", id="vector without base"
         ),
         pytest.param(
-            "average", GOOD, [Stage("a", weights=GOOD)] * 2, "occur twice: a, a", id="same name"
+            "average", GOOD, [Operand("a", weights=GOOD)] * 2, "occur twice: a, a", id="same name"
         ),
         pytest.param("newest", GOOD, [{"w": t(3e38, 0)}] * 2, None, id="large but finite"),
     ],
@@ -90,7 +90,7 @@ def test_a_result_that_is_not_finite_is_refused() -> None:
 @pytest.mark.parametrize("given_both", [{}, {"weights": GOOD, "vector": GOOD}], ids=["no", "both"])
 def test_a_stage_is_weights_or_a_vector(given_both: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="stage 'x'"):
-        Stage("x", **given_both)
+        Operand("x", **given_both)
 
 
 def test_require_mergeable_accepts_views_and_parameters() -> None:
@@ -126,7 +126,7 @@ def test_normalised_weights_sum_to_one(weights: list[float]) -> None:
 # --- stages --------------------------------------------------------------------------------------
 
 
-def read(stage: Stage, base: torch.Tensor, lo: int, hi: int) -> tuple[list[float], list[float]]:
+def read(stage: Operand, base: torch.Tensor, lo: int, hi: int) -> tuple[list[float], list[float]]:
     span, piece = Span("w", lo, hi), base[lo:hi]
     theta = stage.theta(span, piece, torch.empty(hi - lo)).clone()
     return theta.tolist(), stage.tau(span, piece, torch.empty(hi - lo)).tolist()
@@ -134,7 +134,7 @@ def read(stage: Stage, base: torch.Tensor, lo: int, hi: int) -> tuple[list[float
 
 def test_a_scaled_stage_by_hand() -> None:
     base = t(1, 1, 1)
-    stage = Stage("s", weights={"w": t(3, 1, -1)}, scale=0.5)
+    stage = Operand("s", weights={"w": t(3, 1, -1)}, scale=0.5)
     assert read(stage, base, 0, 3) == ([2, 1, 0], [1, 0, -1])
     assert read(replace(stage, weights=None, vector={"w": t(2, 0, -2)}), base, 1, 3) == (
         [1, 0],
@@ -146,13 +146,13 @@ def test_a_scaled_stage_by_hand() -> None:
 
 
 def test_a_vector_of_another_origin() -> None:
-    stage = Stage("s", vector={"w": t(2, 0)}, origin={"w": t(10, 20)})
+    stage = Operand("s", vector={"w": t(2, 0)}, origin={"w": t(10, 20)})
     assert read(stage, t(1, 1), 0, 2) == ([12, 20], [11, 19])
 
 
 def test_corrections_are_read_in_every_piece() -> None:
     fix = Correction(torch.tensor([1, 4, 5]), t(10, 40, 50))
-    stage = Stage("s", vector={"w": torch.ones(7)}, correction={"w": fix})
+    stage = Operand("s", vector={"w": torch.ones(7)}, correction={"w": fix})
     base = torch.zeros(7)
     whole = [1, 10, 1, 1, 40, 50, 1]
     for lo, hi in ((0, 7), (1, 5), (2, 4), (5, 7), (3, 3)):
@@ -165,7 +165,7 @@ def test_a_kept_vector_gives_its_model_back_bit_for_bit(seed: int, size: float) 
     base, model = random_models(seed, 1, {"w": (50,)})
     model = {"w": size * model["w"]}
     vector = TaskVector.between(base, model)
-    stage = Stage("s", vector=vector.delta, correction=vector.correction)
+    stage = Operand("s", vector=vector.delta, correction=vector.correction)
     assert same_bits(run("newest", base, [stage])[0], model)
 
 
@@ -234,7 +234,7 @@ def test_merge_shared_merges_parameters_and_statistics_and_traces_both() -> None
 
 def test_the_trace_compares_the_oldest_with_the_newest_whatever_their_names() -> None:
     base = {"w": t(1, 1)}
-    stages = [Stage("z", weights={"w": t(3, 0)}), Stage("a", weights={"w": t(2, 1)})]
+    stages = [Operand("z", weights={"w": t(3, 0)}), Operand("a", weights={"w": t(2, 1)})]
     merged = merge_shared("average", {"weights": (3, 1)}, inputs_of(base, stages), buffers=[{}])
     # (3 (3, 0) + (2, 1)) / 4; tau (2, -1) and (1, 0)
     assert merged.tensors["w"].tolist() == [2.75, 0.25]

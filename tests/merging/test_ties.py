@@ -16,8 +16,8 @@ from duet.errors import ConfigError
 from duet.merging import quantile
 from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
+from duet.merging.operand import Operand
 from duet.merging.quantile import kth_magnitude
-from duet.merging.stage import Stage
 from duet.merging.trace import Notes
 
 SIZE = 2_000_003
@@ -215,7 +215,7 @@ def test_ties_does_not_depend_on_how_the_vector_is_cut() -> None:
 
 
 def one_vector(tau: torch.Tensor) -> Inputs:
-    return Inputs(stages=(Stage("s", vector={"w": tau}),))
+    return Inputs(stages=(Operand("s", vector={"w": tau}),))
 
 
 def bracket_cases(size: int) -> dict[str, np.ndarray]:
@@ -264,7 +264,7 @@ def test_kth_magnitude_is_exact(values: list[float], share: float) -> None:
 
 def test_kth_magnitude_over_several_tensors_of_a_scaled_stage() -> None:
     base = {"a": t(1, 1, 1), "b": t(1), "c": t(9)}
-    stage = Stage("s", weights={"a": t(2, -1, 4), "b": t(5), "c": t(0)}, scale=0.5)
+    stage = Operand("s", weights={"a": t(2, -1, 4), "b": t(5), "c": t(0)}, scale=0.5)
     inputs = inputs_of(base, [stage])  # halves of (1, -2, 3, 4); c does not count
     found = [kth_magnitude(inputs, 0, ["a", "b"], rank) for rank in (1, 2, 3, 4)]
     assert found == [0.5, 1.0, 1.5, 2.0]

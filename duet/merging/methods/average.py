@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from duet.merging.chunks import Scratch, Span
     from duet.merging.inputs import Inputs
-    from duet.merging.stage import Stage
+    from duet.merging.operand import Operand
     from duet.vectors.tensors import Tensors
 
 
@@ -72,7 +72,7 @@ def mean_into(inputs: Inputs, weights: Sequence[float], out: Tensors) -> Notes:
 
 
 def _in_float64(
-    used: Sequence[tuple[Stage, float]], span: Span, base: torch.Tensor, scratch: Scratch
+    used: Sequence[tuple[Operand, float]], span: Span, base: torch.Tensor, scratch: Scratch
 ) -> torch.Tensor:
     """Return the mean of weights whose difference leaves the range of float32."""
     total = base.double() * 0

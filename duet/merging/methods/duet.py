@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from duet.merging.chunks import Scratch, Span
     from duet.merging.inputs import Inputs
-    from duet.merging.stage import Stage
+    from duet.merging.operand import Operand
     from duet.vectors.tensors import Tensors
 
 _FAR = 1e37
@@ -104,7 +104,7 @@ def factors(
 
 
 def _norms(
-    inputs: Inputs, span: Span, stage: Stage, before: Tensors | None, scratch: Scratch
+    inputs: Inputs, span: Span, stage: Operand, before: Tensors | None, scratch: Scratch
 ) -> tuple[float, float, float]:
     """Return the l1 norms of tau_old, tau_new and their sum over a piece.
 

@@ -15,7 +15,7 @@ from duet.vectors.tensors import Tensors
 
 
 @dataclass(frozen=True)
-class Stage:
+class Operand:
     """Either ``weights`` or ``vector`` is given; tensors may be memory-mapped files.
 
     Attributes:
