@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from duet.training.config import PseudoLabels
+
 
 @dataclass(frozen=True)
 class Target:
@@ -44,22 +46,19 @@ class Found:
 def add_pseudo_labels(
     targets: Sequence[Target],
     found: Sequence[Found],
-    *,
-    confidence: float,
-    iou: float,
+    choice: PseudoLabels,
     classes: Sequence[int],
 ) -> list[Target]:
     """Append found objects to the targets of each image.
 
-    The best come first: an object joins if it scores above ``confidence`` and its IoU with every
-    label, and with every object that joined before it, is below ``iou``. Without the second, two
+    The best come first: an object joins if it scores above the confidence and its IoU with every
+    label, and with every object that joined before it, is below the limit. Without the second, two
     queries on one old object would become two objects.
 
     Args:
         targets: One per image; they come first in the result, untouched.
         found: One per image.
-        confidence: In [0, 1].
-        iou: In [0, 1].
+        choice: Confidence and IoU.
         classes: Whose objects may join: those that nobody labelled. Where a class is labelled, its
             labels are all there is of it.
 
@@ -67,24 +66,22 @@ def add_pseudo_labels(
         New targets on the devices of the given ones.
     """
     return [
-        _extended(target, objects, confidence, iou, classes)
+        _extended(target, objects, choice, classes)
         for target, objects in zip(targets, found, strict=True)
     ]
 
 
-def _extended(
-    target: Target, found: Found, confidence: float, iou: float, classes: Sequence[int]
-) -> Target:
+def _extended(target: Target, found: Found, choice: PseudoLabels, classes: Sequence[int]) -> Target:
     wanted = torch.tensor(list(classes), dtype=torch.long, device=found.labels.device)
     unlabelled = torch.isin(found.labels.long(), wanted)
-    confident = torch.nonzero((found.scores > confidence) & unlabelled).flatten()
+    confident = torch.nonzero((found.scores > choice.confidence) & unlabelled).flatten()
     order = confident[found.scores[confident].argsort(descending=True, stable=True)]
     labels = len(target.boxes)
     both = torch.cat((target.boxes, found.boxes[order].to(target.boxes)))
     overlaps = overlap(both, both).cpu()
     kept = list(range(labels))
     for index in range(labels, len(both)):
-        if not kept or bool(overlaps[index, kept].max() < iou):
+        if not kept or bool(overlaps[index, kept].max() < choice.iou):
             kept.append(index)
     joined = torch.tensor(kept[labels:], dtype=torch.long, device=order.device) - labels
     chosen = order[joined]

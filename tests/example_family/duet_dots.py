@@ -180,10 +180,7 @@ class DotsLearner:
         targets = [Target(one.boxes * size, one.labels + self._first) for one in targets]
         seen = self._teacher(images_B3SS) if self._teacher is not None else None
         if self._pseudo is not None:
-            targets = add_pseudo_labels(
-                targets, found(seen), confidence=self._pseudo.confidence, iou=self._pseudo.iou,
-                classes=self._unlabelled,
-            )  # fmt: skip
+            targets = add_pseudo_labels(targets, found(seen), self._pseudo, self._unlabelled)
         sides, logits = (output.float() for output in self.module(images_B3SS))
         losses = self._detection(boxes_of(sides), logits, targets)
         if self._distill is not None:

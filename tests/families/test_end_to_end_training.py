@@ -273,9 +273,9 @@ def test_previous_detector_labels_old_objects(
     seen: list[Any] = []
     extend = pseudo.extend_batch
 
-    def spy(batch: dict[str, Any], found: Any, **options: Any) -> None:
+    def spy(batch: dict[str, Any], found: Any, *rest: Any, **options: Any) -> None:
         seen.extend(found)
-        extend(batch, found, **options)
+        extend(batch, found, *rest, **options)
 
     monkeypatch.setattr("duet.families.ultralytics.train.extend_batch", spy)
     batch = trainer.preprocess_batch(plain)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from duet.training.config import PseudoLabels
 from duet.training.losses.distillation.proposals import query_box_distillation
 from duet.training.pseudo import Found, Target, add_pseudo_labels, overlap
 
 LEFT, RIGHT, SHIFTED = (0.25, 0.5, 0.2, 0.2), (0.75, 0.5, 0.2, 0.2), (0.27, 0.5, 0.2, 0.2)
+
+CHOICE = PseudoLabels(confidence=0.4, iou=0.5)
 
 
 def target(*rows: tuple[tuple[float, ...], int]) -> Target:
@@ -40,9 +43,7 @@ def test_who_joins(
     objects: list[tuple[tuple[float, ...], float, int]],
     expected: list[int],
 ) -> None:
-    [extended] = add_pseudo_labels(
-        [target(*labels)], [found(*objects)], confidence=0.4, iou=0.5, classes=(1, 2)
-    )
+    [extended] = add_pseudo_labels([target(*labels)], [found(*objects)], CHOICE, (1, 2))
     assert extended.labels.tolist() == expected
     assert torch.equal(extended.boxes[: len(labels)], target(*labels).boxes)
     by_class = {label: box for box, _, label in objects} | {label: box for box, label in labels}
@@ -52,7 +53,7 @@ def test_who_joins(
 def test_images_do_not_mix() -> None:
     both = add_pseudo_labels(
         [target((LEFT, 7)), target()], [found((LEFT, 0.9, 1)), found((LEFT, 0.9, 1))],
-        confidence=0.4, iou=0.5, classes=(1,),
+        CHOICE, (1,),
     )  # fmt: skip
     assert [one.labels.tolist() for one in both] == [[7], [1]]
 
@@ -60,7 +61,7 @@ def test_images_do_not_mix() -> None:
 def test_labelled_classes_get_no_other_labels() -> None:
     """Of a class that people labelled here, what the old detector sees besides is a mistake."""
     objects = found((LEFT, 0.9, 1), (RIGHT, 0.8, 2))
-    [extended] = add_pseudo_labels([target()], [objects], confidence=0.4, iou=0.5, classes=(2,))
+    [extended] = add_pseudo_labels([target()], [objects], CHOICE, (2,))
     assert extended.labels.tolist() == [2]
 
 

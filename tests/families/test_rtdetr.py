@@ -30,6 +30,7 @@ from duet.families.ultralytics.arguments import engine_overrides
 from duet.families.ultralytics.pseudo import extend_batch
 from duet.increments.state import DetectorState, HeadForm
 from duet.series import Slice
+from duet.training.config import PseudoLabels
 from duet.training.job import Job, JobPart, read_job, write_job, write_slice, write_state
 
 TINY = "rtdetr-tiny.yaml"
@@ -272,7 +273,7 @@ def test_found_objects_join_the_labels() -> None:
         objects((-20, 10, 40, 50, 0.7, 2), (0, 0, 9, 9, 0.2, 2)),  # leaves the image; unsure
         objects(),
     ]
-    extend_batch(batch, found, size=100, confidence=0.4, iou=0.5, classes=range(3))
+    extend_batch(batch, found, PseudoLabels(confidence=0.4, iou=0.5), range(3), size=100)
     assert batch["batch_idx"].tolist() == [0, 0, 1, 2]
     assert batch["cls"].flatten().tolist() == [3, 0, 2, 4]
     expected = [[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.3, 0.3], [0.2, 0.3, 0.4, 0.4]]

@@ -92,10 +92,7 @@ class DFineLearner:
         targets = [Target(target.boxes, target.labels + self._first) for target in targets]
         seen = self._look(images_B3SS) if self._teacher is not None else None
         if self._pseudo is not None:
-            targets = add_pseudo_labels(
-                targets, self._found(seen), confidence=self._pseudo.confidence,
-                iou=self._pseudo.iou, classes=self._unlabelled,
-            )  # fmt: skip
+            targets = add_pseudo_labels(targets, self._found(seen), self._pseudo, self._unlabelled)
         labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
         output = self._model.model(images_B3SS, labels=labels)
         with torch.autocast(images_B3SS.device.type, enabled=False):

@@ -8,23 +8,27 @@ from typing import Any
 import torch
 
 from duet.families.decode import Objects
+from duet.training.config import PseudoLabels
 from duet.training.pseudo import Found, Target, add_pseudo_labels
 
 
 def extend_batch(
-    batch: dict[str, Any], found: Sequence[Objects], *, size: int, confidence: float, iou: float,
+    batch: dict[str, Any],
+    found: Sequence[Objects],
+    choice: PseudoLabels,
     classes: Sequence[int],
-) -> None:  # fmt: skip
+    *,
+    size: int,
+) -> None:
     """Add the previous detector's objects to a batch of the engine.
 
     Args:
         batch: ``cls`` ``(n, 1)``, ``bboxes`` ``(n, 4)`` cxcywh normalised, ``batch_idx`` ``(n,)``,
             sorted by image; changed in place.
         found: Objects in each image, in square pixels; their class ids are those of the batch.
-        size: Side of the square in pixels.
-        confidence: See `duet.training.pseudo.add_pseudo_labels`.
-        iou: Likewise.
+        choice: See `duet.training.pseudo.add_pseudo_labels`.
         classes: Likewise.
+        size: Side of the square in pixels.
     """
     owner, boxes, ids = batch["batch_idx"], batch["bboxes"], batch["cls"]
     targets = [
@@ -35,7 +39,7 @@ def extend_batch(
         Found(_inside(xyxy / size).to(boxes), scores, class_ids)
         for xyxy, scores, class_ids in found
     ]
-    extended = add_pseudo_labels(targets, objects, confidence=confidence, iou=iou, classes=classes)
+    extended = add_pseudo_labels(targets, objects, choice, classes)
     batch["bboxes"] = torch.cat([target.boxes for target in extended])
     batch["cls"] = torch.cat([target.labels for target in extended]).reshape(-1, 1).to(ids)
     counts = torch.tensor([len(target.labels) for target in extended], device=owner.device)

@@ -142,7 +142,7 @@ class StageTrainer(Engine):  # type: ignore[misc]
                 for row in asked
             ]
             classes = unlabelled_classes(self.job)
-            extend_batch(batch, found, size=size, confidence=least, iou=choice.iou, classes=classes)
+            extend_batch(batch, found, choice, classes, size=size)
         return batch
 
     # ---- set-up ---------------------------------------------------------------------------
