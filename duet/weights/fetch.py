@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from duet.errors import ConfigError, DuetError, ModelError
 from duet.files import atomic_path, run_lock, sha256_file
@@ -23,7 +23,9 @@ from duet.weights.store import (
     require_hash,
     write_record,
 )
-from duet.weights.transfer import Notify, Patience, Progress, download
+
+if TYPE_CHECKING:
+    from duet.weights.transfer import Notify, Patience, Progress
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ def fetch(
             is refused is kept as ``<file>.bad``, which nothing ever opens.
         DuetError: Network or disk fail, or another process is getting weights into the folder.
     """
+    from duet.weights.transfer import download  # requests tries a socket when it is imported
+
     if plan.row.url is None:
         require_hash(plan.target, plan.expected)
         return Fetched(plan.target, "shipped", plan.checked, read_facts(plan.target))

@@ -520,6 +520,7 @@ def test_every_image_is_seen_once_per_turn() -> None:
     assert sorted(images_of(7, 3, 16, seed=0)) == [0, 1, 2]
 
 
+@pytest.mark.slow
 @forms
 def test_a_detector_is_merged(form: str, tmp_path: Path) -> None:
     state = make_state(form)
