@@ -44,6 +44,7 @@ def test_it_is_registered_here_only() -> None:
 
 
 @pytest.mark.usefixtures("dots")
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_dots_conform(check: str, tmp_path: Path) -> None:
     CHECKS[check](Case("dots", "dots-tiny", lr=1e-2), tmp_path)
