@@ -202,6 +202,7 @@ def test_a_dry_run_counts_and_writes_nothing(
     assert make.listing(series.folder) == before
 
 
+@pytest.mark.slow
 def test_a_dry_demo_draws_and_plans(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -498,6 +498,7 @@ def test_errors(
     assert message in done.error()["message"]
 
 
+@pytest.mark.slow
 def test_comparing_loads_no_torch(repeats: Path) -> None:
     program = (
         "import sys\n"

@@ -113,6 +113,7 @@ def counted_by_hand(detector: Path, data: Path) -> tuple[dict[str, int], int]:
     return {name: count for name, count in counts.items() if count}, confirmed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_old", [False, True], ids=["unlabelled", "labelled in the files"])
 def test_old_objects_are_counted(
     detector: Path, scenes: Path, tmp_path: Path, keep_old: bool
@@ -145,6 +146,7 @@ def test_labelled_objects_do_not_count(detector: Path, scenes: Path, tmp_path: P
     assert examine(path, detector=load(detector)).shifts == ()
 
 
+@pytest.mark.slow
 def test_command_writes_crops_and_sheets(detector: Path, scenes: Path, tmp_path: Path) -> None:
     path, _ = make_series(scenes, tmp_path, keep_old=False)
     arguments = [str(path), "--detector", str(detector), "--confidence", "0.7", "--json"]

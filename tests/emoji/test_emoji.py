@@ -240,6 +240,7 @@ def test_label_line() -> None:
     assert np.allclose(corners, [x0, y0, x1, y1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_domains_differ() -> None:
     """Mean colour and sharpness tell the domains apart, and no two share an image."""
     firsts = {name: list(scenes_of(_plan(name), name, "test"))[:20] for name in DOMAINS}
@@ -267,6 +268,7 @@ def _codes(domain: str, split: str, variants: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", ["flat", "comic"])
 def test_held_out_emoji_never_train(domain: str) -> None:
     held = {code for emoji in (*MAIN.emoji.values(), CLUTTER) for code in emoji.held}
@@ -352,6 +354,7 @@ def test_images_hold_no_metadata(built: tuple[Path, BuildReport]) -> None:
     assert len(content) < 20_000
 
 
+@pytest.mark.slow
 def test_equal_bytes_again_alone_and_in_another_order(
     built: tuple[Path, BuildReport], tmp_path: Path
 ) -> None:
@@ -364,6 +367,7 @@ def test_equal_bytes_again_alone_and_in_another_order(
     assert alone.domain_sha256["comic"] == report.domain_sha256["comic"]
 
 
+@pytest.mark.slow
 def test_equal_bytes_in_another_process(built: tuple[Path, BuildReport], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from duet.emoji.build import build\n"

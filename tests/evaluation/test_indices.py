@@ -388,6 +388,7 @@ def test_the_table_of_indices_and_their_values_agree() -> None:
     assert [index.name for index in RANKED] == ["h", "rai", "ri", "gi", "pi"]
 
 
+@pytest.mark.slow
 def test_no_other_module_lists_the_indices() -> None:
     """An index more is a row of the table and its computation: all else follows by itself."""
     names = {index.name for index in INDICES} | {index.title for index in INDICES}

@@ -97,6 +97,7 @@ def test_outputs_of_the_test_detector_depend_on_the_image() -> None:
     assert 0.01 < float(one[:, 4:].mean()) < 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "increments"), ALL)
 def test_pt_is_the_same_detector(head: str, increments: int, tmp_path: Path) -> None:
     parity = parity_of(make_state(head, increments), "pt", tmp_path)
@@ -117,6 +118,7 @@ GRAPHS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "head", "increments", "size", "dynamic"), GRAPHS)
 def test_graphs_are_the_same_detector(
     form: str, head: str, increments: int, size: int, dynamic: bool, tmp_path: Path
@@ -130,6 +132,7 @@ def test_graphs_are_the_same_detector(
         assert parity.lowered.max_box_px > 10 * parity.tolerance.box_px
 
 
+@pytest.mark.slow
 def test_onnx_says_where_it_comes_from(tmp_path: Path) -> None:
     import onnx
 
@@ -202,6 +205,7 @@ def lively(part: HeadPart, generator: torch.Generator) -> HeadPart:
     return replace(part, tensors=tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])
 def test_end_to_end_heads(form: str, tmp_path: Path) -> None:
     state = end_to_end_state()
@@ -217,6 +221,7 @@ def test_end_to_end_heads(form: str, tmp_path: Path) -> None:
     assert measure(other, facts, path, form, sample_images(SIZE)).max_box_px > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torchscript", "openvino"])
 def test_a_family_whose_engine_has_no_exporter(form: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
@@ -310,6 +315,7 @@ def test_queries_are_paired_whole() -> None:
     assert differences(one, other, **usual) == pytest.approx((1, 0.25), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_pt_is_float32_unfused_trainable_and_says_where_it_comes_from(tmp_path: Path) -> None:
     state = make_state("rows", 2)
     paths = [write(state, "pt", tmp_path, facts_of(state), name=name) for name in ("a", "b")]
@@ -386,6 +392,7 @@ def use_in_ultralytics(tmp_path: Path, paths: list[str], *, blocked: bool) -> st
     return done.stdout
 
 
+@pytest.mark.slow
 def test_pt_works_in_stock_ultralytics_without_duet(tmp_path: Path) -> None:
     paths = []
     for head, count in (("rows", 2), ("towers", 2), ("parallel", 1)):
@@ -397,6 +404,7 @@ def test_pt_works_in_stock_ultralytics_without_duet(tmp_path: Path) -> None:
         load_pt(Path(path))  # one increment: stock in every form
 
 
+@pytest.mark.slow
 def test_parallel_heads_work_in_ultralytics_where_duet_is_importable(tmp_path: Path) -> None:
     state = make_state("parallel", 2)
     path = write(state, "pt", tmp_path, facts_of(state), name="parallel")
@@ -406,6 +414,7 @@ def test_parallel_heads_work_in_ultralytics_where_duet_is_importable(tmp_path: P
         load_pt(path)
 
 
+@pytest.mark.slow
 def test_report_and_parity_file(folder: Path, tmp_path: Path) -> None:
     photo = write_image(tmp_path / "photo.png", seed=3, size=(90, 50))
     report = export_detector(folder, tmp_path / "x" / "m.pt", "pt", images=[photo])
@@ -434,6 +443,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", EDITS)
 def test_only_an_entry_as_duet_writes_it_says_that_all_is_there(
     folder: Path, tmp_path: Path, edit: str

@@ -61,6 +61,7 @@ CLASS_LAYERS = ("model.enc_score_head", "model.decoder.class_embed")
 # ---- roles ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_tensor_lands_exactly_once() -> None:
     tensors = theta_0().tensors
     split = roles.split_roles(tensors, "rows")
@@ -121,6 +122,7 @@ def test_whole_decoders_side_by_side_are_refused() -> None:
     assert FAMILY.recast(make_state((2,)), "towers").head == "rows"
 
 
+@pytest.mark.slow
 def test_roles_load_no_engine() -> None:
     code = (
         "import sys, duet.families.dfine.roles as r; r.layers([], 'dfine-m');"
@@ -344,6 +346,7 @@ def test_distillation_reaches_the_student_alone() -> None:
     torch.testing.assert_close(same["kd_box"], torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_pseudo_labels_are_what_the_teacher_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     state = make_state((2, 1))
     confident = PseudoLabels(confidence=0.01, iou=0.5)
@@ -415,6 +418,7 @@ def test_class_logits_are_the_encoder_s() -> None:
         logits({"model.nowhere": torch.zeros(1)}, images())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])
 def test_network_can_be_traced(tmp_path: Path, form: str) -> None:
     module = FAMILY.network(make_state((2, 1)))
@@ -448,6 +452,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "theirs"
 
 
+@pytest.mark.slow
 def test_foreign_folders_keep_their_answers(folder: Path) -> None:
     state, facts = FAMILY.foreign(ForeignModel(folder), name="theirs")
     assert state.labels.names == ("cat", "dog", "bus")
@@ -497,6 +502,7 @@ def rename(folder: Path, other: str) -> None:
     restored(folder, lambda tensors, name: tensors.update({other: tensors.pop(name)}))
 
 
+@pytest.mark.slow
 def test_what_the_config_claims_takes_no_memory(folder: Path) -> None:
     """Each of these took seconds to minutes, or ten gigabytes, inside the engine."""
     settings = json.loads((folder / "config.json").read_text())
@@ -508,6 +514,7 @@ def test_what_the_config_claims_takes_no_memory(folder: Path) -> None:
     assert time.process_time() - start < 15
 
 
+@pytest.mark.slow
 def test_no_file_beside_the_two_is_read(folder: Path) -> None:
     for name in ("adapter_config.json", "generation_config.json", "model.safetensors.index.json"):
         (folder / name).write_text("[")

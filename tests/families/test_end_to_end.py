@@ -52,6 +52,7 @@ architectures = pytest.mark.parametrize("architecture", [YOLO26N, YOLOV10N])
 # ---- inference ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @cases
 @forms
 @torch.no_grad()
@@ -196,6 +197,7 @@ def test_dropped_classes_lose_their_rows_in_both_branches(form: str, architectur
 # ---- the training form --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False], ids=["mask", "train"])
 @pytest.mark.parametrize(
     ("architecture", "counts"), [(YOLOV10N, (2, 1)), (YOLO26N, (1, 4, 2))], ids=["v10", "26"]
@@ -255,6 +257,7 @@ def test_state_survives_the_training_form(
     assert back.fingerprint() == state.fingerprint()
 
 
+@pytest.mark.slow
 @forms
 def test_trained_old_parts_come_back(form: str) -> None:
     state = lively(form, (2, 1, 3))
@@ -283,6 +286,7 @@ def test_growing_adds_equal_rows_to_both_branches(form: str, architecture: str) 
             assert torch.equal(new[name], last[name]), name
 
 
+@pytest.mark.slow
 @architectures
 @forms
 @torch.no_grad()
@@ -302,6 +306,7 @@ def test_new_part_cannot_touch_old_answers(form: str, architecture: str) -> None
         assert not torch.equal(was[-1][1], now[-1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["towers", "parallel"])
 @torch.no_grad()
 def test_towers_of_another_width_are_joined(form: str) -> None:
@@ -347,6 +352,7 @@ def test_learned_merges_see_the_branch_that_answers(form: str, architecture: str
 # ---- two files of the engine --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @architectures
 def test_two_foreign_files_merge(architecture: str, tmp_path: Path) -> None:
     base = original(architecture)

@@ -38,6 +38,7 @@ def run(code: str, tmp_path: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -53,12 +54,14 @@ def test_an_engine_is_tamed_before_its_first_line(code: str, tmp_path: Path) -> 
     run(code, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_there_already_is_tamed_at_once(tmp_path: Path) -> None:
     code = "import logging, ultralytics\nfrom ultralytics.utils import LOGGER, SETTINGS\n"
     code += "assert LOGGER.level != 40\nimport duet.families.yolo.roles\n"
     run(code + 'assert (LOGGER.level, SETTINGS["sync"]) == (40, False)', tmp_path)
 
 
+@pytest.mark.slow
 def test_roles_load_no_engine(tmp_path: Path) -> None:
     names = ("yolo", "rtdetr", "dfine")
     code = f"import sys; {'; '.join(f'import duet.families.{name}.roles' for name in names)}\n"

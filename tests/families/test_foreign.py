@@ -26,6 +26,7 @@ from duet.files import sha256_file
 # ---- what is read -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "count", "width"),
     [
@@ -59,6 +60,7 @@ def test_same_detector_in_float32(
     assert float(expected[:, 4:].std()) > 0  # otherwise constants were compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_head_form(form: str, tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt")
@@ -81,6 +83,7 @@ def test_facts(tmp_path: Path) -> None:
     json.dumps(facts)
 
 
+@pytest.mark.slow
 def test_facts_that_the_file_does_not_say(tmp_path: Path) -> None:
     path = stored(
         tmp_path / "m.pt", train_args={"imgsz": [320, 640], "pretrained": "C:\\w\\x.pt"}, date=None,
@@ -93,6 +96,7 @@ def test_facts_that_the_file_does_not_say(tmp_path: Path) -> None:
     assert facts["image_size"] is None
 
 
+@pytest.mark.slow
 def test_averaged_network_goes_first(tmp_path: Path) -> None:
     averaged = copy.deepcopy(original())
     with torch.no_grad():
@@ -222,6 +226,7 @@ def test_what_no_code_reads_does_no_harm(change: Callable[[Any], object], tmp_pa
     FAMILY.foreign(ForeignModel(stored(tmp_path / "m.pt", change=change)), name="a")
 
 
+@pytest.mark.slow
 def test_no_property_runs_because_a_file_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +245,7 @@ def claims_rows(model: Any) -> None:
     model.model[-1].nc = len(model.names)
 
 
+@pytest.mark.slow
 def test_a_claim_of_classes_is_checked_before_memory_goes_into_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +272,7 @@ def test_a_claimed_architecture_is_not_built(
     assert built == [YOLO11N]
 
 
+@pytest.mark.slow
 def test_another_function_is_told_by_outputs_alone(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt", change=other_activation)
     tensors = FAMILY.weights(path).tensors
@@ -289,6 +296,7 @@ def hooked(model: Any) -> None:
     model.model[3].register_forward_hook(nn.functional.relu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -367,6 +375,7 @@ def without_one_to_one(model: Any) -> None:
     del head.one2one_cv2, head.one2one_cv3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "match"),
     [

@@ -49,6 +49,7 @@ def failure(result: Result) -> DuetError:
     return result.exception
 
 
+@pytest.mark.slow
 def test_it_is_the_detector_that_an_import_keeps(model: Path, tmp_path: Path) -> None:
     before = listing(model.parent)
     imported = told(invoke("import", model, "--json"))
@@ -80,6 +81,7 @@ def test_in_python(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["import", "merge", "eval", "predict", "export"])
 def test_a_file_is_read_compared_and_hashed_once(
     command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +121,7 @@ def rename(network: Any) -> None:
     network.names = dict(enumerate(("cup", "fork", "bolt")))
 
 
+@pytest.mark.slow
 def test_an_export_lies_in_the_working_folder(model: Path) -> None:
     before = listing(model.parent)
     planned = told(invoke("export", model, "--to", "torchscript", "--dry-run", "--json"))
@@ -143,6 +146,7 @@ def test_an_export_never_replaces_the_file_itself(model: Path) -> None:
     assert listing(model.parent) == before
 
 
+@pytest.mark.slow
 def test_it_can_be_evaluated(model: Path) -> None:
     make_dataset(Path("day"), names=CLASSES)
     item = {"domain": "day", "data": "day/data.yaml", "classes": list(CLASSES)}
@@ -154,6 +158,7 @@ def test_it_can_be_evaluated(model: Path) -> None:
     assert [cell["domain"] for cell in found["cells"]] == ["day"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "eval", "export"])
 def test_programs_stay_behind_the_door(command: str, model: Path, tmp_path: Path) -> None:
     canary, sizes = tmp_path / "canary", {"task": "detect", "imgsz": 64}

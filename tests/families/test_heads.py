@@ -365,6 +365,7 @@ def test_part_without_class_rows_is_refused() -> None:
         inference_model(replace(state, parts=(part,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["towers", "parallel"])
 def test_towers_of_another_width_are_joined(form: str) -> None:
     state, x = with_wide_part(form), images()

@@ -79,6 +79,7 @@ def test_a_label_decides_nothing(change: Callable[[Any], object], tmp_path: Path
     assert read(stored(tmp_path / "m.pt", change=change)).architecture == YOLO11N
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_network_without_a_name_gives_its_own_outputs(tmp_path: Path) -> None:
     model = original(YOLOV8N)
@@ -105,6 +106,7 @@ def narrowed(path: Path, description: Path) -> Any:
     return enlivened(DetectionModel(str(path), nc=3, verbose=False), 3)
 
 
+@pytest.mark.slow
 def test_the_nearest_is_told_of_an_architecture_of_the_users_own(tmp_path: Path) -> None:
     model = narrowed(tmp_path / "yolo11n-mine.yaml", architecture_file(YOLO11N))
     with pytest.raises(ModelError) as caught:
@@ -124,6 +126,7 @@ def forked(model: Any) -> None:
     attention.qk, attention.v = Conv(channels, 2 * channels, 1), Conv(channels, channels, 1)
 
 
+@pytest.mark.slow
 def test_a_fork_is_told_by_the_layer_that_its_code_builds_otherwise(tmp_path: Path) -> None:
     path = stored(
         tmp_path / "m.pt", original("yolo12n.yaml"),
@@ -137,6 +140,7 @@ def test_a_fork_is_told_by_the_layer_that_its_code_builds_otherwise(tmp_path: Pa
     assert "another program or version than the installed Ultralytics" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_of_equal_tensors_the_one_that_agrees_is_taken(mode: str, tmp_path: Path) -> None:
     def stock(architecture: str, parts: Any) -> Any:
@@ -160,6 +164,7 @@ def test_of_equal_tensors_the_one_that_agrees_is_taken(mode: str, tmp_path: Path
     assert state.architecture == ("twin.yaml" if mode == "bilinear" else YOLO11N)
 
 
+@pytest.mark.slow
 def test_an_architecture_that_is_asked_for_must_agree(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt")
     assert read(path, architecture=YOLO11N).architecture == YOLO11N
@@ -172,6 +177,7 @@ def test_an_architecture_that_is_asked_for_must_agree(tmp_path: Path) -> None:
         read(changed, architecture=YOLO11N)
 
 
+@pytest.mark.slow
 def test_commands_take_an_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = stored(tmp_path / "m.pt"), tmp_path / "d"
     words = ("import", path, "--as", "x", "--out", out, "--architecture")
@@ -201,11 +207,13 @@ def counted(model: Any) -> None:
         module.register_buffer("total_params", torch.zeros(1, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_counts_of_thop_are_left_out(tmp_path: Path) -> None:
     plain, found = stored(tmp_path / "m.pt"), stored(tmp_path / "n.pt", change=counted)
     assert read(found).fingerprint() == read(plain).fingerprint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.DataParallel, lambda model: model])
 def test_a_network_in_a_wrapper_or_alone(kind: Callable[[Any], Any], tmp_path: Path) -> None:
     half = copy.deepcopy(original()).half()
@@ -216,6 +224,7 @@ def test_a_network_in_a_wrapper_or_alone(kind: Callable[[Any], Any], tmp_path: P
     assert read(tmp_path / "n.pt").fingerprint() == expected
 
 
+@pytest.mark.slow
 def test_a_network_of_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     half = copy.deepcopy(original()).half()
@@ -293,6 +302,7 @@ def test_start_weights_of_other_names_are_told_with_one(tmp_path: Path) -> None:
 # ---- what duet exported -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "case"),
     [
@@ -310,6 +320,7 @@ def test_exported_towers_open_as_they_were(architecture: str, case: str, tmp_pat
     assert open_model(file).state.labels == state.labels
 
 
+@pytest.mark.slow
 def test_imported_towers_can_be_merged(tmp_path: Path) -> None:
     state = towers_of(YOLO11N, (2, 1), (64, 72))
     file = exported(state, tmp_path / "m.pt", image_size=64)
@@ -319,6 +330,7 @@ def test_imported_towers_can_be_merged(tmp_path: Path) -> None:
     assert [part.increment for part in written.manifest.parts] == ["t0", "t1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["T=1", "T=2"])
 def test_a_file_that_the_engine_saved_again(case: str, tmp_path: Path) -> None:
     """Ultralytics keeps duet's facts when it saves a file, in half precision."""
@@ -354,6 +366,7 @@ def regrouped(content: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -379,6 +392,7 @@ def test_towers_that_cannot_be_told_apart_are_refused(
     assert "the detector folder that it was exported from" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_exported_towers_are_no_rows(tmp_path: Path) -> None:
     file = exported(towers_of(YOLO11N, *CASES["T=2"]), tmp_path / "m.pt", image_size=64)
     with pytest.raises(ModelError, match="2 increments cannot be read as 'rows'"):

@@ -36,6 +36,7 @@ assert not heavy, heavy
 """
 
 
+@pytest.mark.slow
 def test_roles_load_no_engine() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LEAN], capture_output=True, text=True,

@@ -364,6 +364,7 @@ def stored(path: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_files_merge_and_predict(tmp_path: Path) -> None:
     one, two = stored(tmp_path / "a.pt", OLD), stored(tmp_path / "b.pt", NEW, seed=1)
     assert family_of_file(ForeignModel(one)) == "rtdetr"

@@ -40,6 +40,7 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
+@pytest.mark.slow
 @cases
 @architectures
 @torch.no_grad()
@@ -81,6 +82,7 @@ def stock_towers(architecture: str) -> nn.Module:
     return tower
 
 
+@pytest.mark.slow
 @architectures
 def test_statistics_are_the_towers_own_bits(architecture: str) -> None:
     state = towers_of(architecture, (2, 1, 3), (64, 64, 80))
@@ -112,6 +114,7 @@ def test_inside_duet_towers_run_in_turn() -> None:
     assert all(isinstance(tower, ClassTowers) for tower in detector.module.model[-1].cv3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["yolo26n.yaml", "yolov10n.yaml"])
 @torch.no_grad()
 def test_both_branches_of_an_end_to_end_head_are_joined(architecture: str) -> None:
@@ -147,6 +150,7 @@ print("RESULT" + json.dumps([type(model.model.model[-1]).__module__, answers]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["rows", "towers"])
 @pytest.mark.parametrize("architecture", ["yolo26n.yaml", "yolov10n.yaml"])
 def test_end_to_end_files_work_where_duet_is_not_installed(
@@ -218,6 +222,7 @@ print("RESULT" + json.dumps([SAFE_LOAD, type(model.model.model[-1]) is Detect, m
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("safe", ["0", "1"], ids=["default", "safe load"])
 def test_the_file_works_where_duet_is_not_installed(safe: str, tmp_path: Path) -> None:
     state = lively_state("towers", 3)
@@ -245,6 +250,7 @@ def test_the_file_works_where_duet_is_not_installed(safe: str, tmp_path: Path) -
         assert (off[own.class_ids == int(class_id)] < 1).any()
 
 
+@pytest.mark.slow
 def test_an_equal_detector_gives_an_equal_file(tmp_path: Path) -> None:
     state = make_state("towers", (2, 1))
     paths = [exported(state, tmp_path / stem / "m.pt", image_size=64) for stem in ("a", "b")]

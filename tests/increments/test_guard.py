@@ -132,6 +132,7 @@ def test_unknown_class_is_named_without_importing_an_engine(tmp_path: Path) -> N
         load_pt(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs ultralytics")
 def test_ultralytics_checkpoints_pass_and_payloads_in_them_do_not(tmp_path: Path) -> None:
     """In a process of its own: Ultralytics changes process-wide state when it is imported."""

@@ -243,6 +243,7 @@ def weighted(weights: list[int], statistics: list[int]) -> dict[str, Any]:
     return {"method": "average", "params": params, "batchnorm": counts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "fewer"),
     [
@@ -289,6 +290,7 @@ def test_the_base_of_a_star_is_not_reverted(star: Kept, tmp_path: Path) -> None:
         revert(full, "day")
 
 
+@pytest.mark.slow
 def test_a_lost_increment_can_be_reverted(loose: Kept, tmp_path: Path) -> None:
     shutil.copytree(loose.folder, tmp_path / "copy")
     here = replace(loose, folder=tmp_path / "copy")
@@ -300,6 +302,7 @@ def test_a_lost_increment_can_be_reverted(loose: Kept, tmp_path: Path) -> None:
         revert(full, "fog")
 
 
+@pytest.mark.slow
 def test_increments_inside_a_merged_detector_are_explained(loose: Kept, tmp_path: Path) -> None:
     two = merged(loose, tmp_path / "two", "day", "night", method="average")
     entries = (Entry(path=str(two)), Entry(path=str(loose.folder / "fog")))
@@ -356,6 +359,7 @@ def test_a_factor_replaces_the_one_before(loose: Kept, tmp_path: Path) -> None:
     assert not same(twice, state_of(tmp_path / "half"))
 
 
+@pytest.mark.slow
 def test_factors_follow_the_equation(loose: Kept, tmp_path: Path) -> None:
     params = {"method": "task-arithmetic", "params": {"weight": 1.0}}
     full = merged(loose, tmp_path / "full", *CLASSES, **params)
@@ -378,6 +382,7 @@ def test_unusable_factors_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_dry_runs_write_nothing(
     loose: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -394,6 +399,7 @@ def test_dry_runs_write_nothing(
 # ---- drop-class ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["rows", "towers", "parallel"])
 def test_other_classes_keep_their_rows_and_answers(tmp_path: Path, head: str) -> None:
     detector = factories_detectors.make_detector(tmp_path / "old", head=head, increments=3)
@@ -461,6 +467,7 @@ def test_an_increment_may_lose_all_its_classes(
     assert same(again(edit, tmp_path / "again"), state_of(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_renamed_classes_are_dropped_by_their_new_name(loose: Kept, tmp_path: Path) -> None:
     first, second = CLASSES["day"]
     entry = Entry(path=str(loose.folder / "day"), alias={first: second, second: first})
@@ -625,6 +632,7 @@ def test_increments_are_found_by_fingerprint(
     assert make.duet_here(capsys, *line, "--increments", tmp_path / "none").code == 2
 
 
+@pytest.mark.slow
 def test_shipped_start_weights_are_known_by_their_fingerprint(tmp_path: Path) -> None:
     shipped = tmp_path / "mine.safetensors"
     save_base(shipped, factories_detectors.pretrained())
@@ -774,6 +782,7 @@ def test_diff_shows_edits(loose: Kept, tmp_path: Path, capsys: pytest.CaptureFix
     assert len(every.splitlines()) > len(human.out.splitlines())
 
 
+@pytest.mark.slow
 def test_increments_of_one_start_need_no_start(loose: Kept) -> None:
     day, night = loose.folder / "day", loose.folder / "night"
     bare = compare_models(day, night).as_dict()["weights"]
@@ -801,6 +810,7 @@ def test_an_increment_and_a_detector_need_the_start(loose: Kept, tmp_path: Path)
         compare_models(day, full, weights=other)
 
 
+@pytest.mark.slow
 def test_diff_compares_what_is_comparable(
     loose: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

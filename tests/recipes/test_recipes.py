@@ -64,6 +64,7 @@ def run(*words: object) -> Result:
 # ---- geometries ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", UNORDERED)
 def test_independent_increments_merge_in_any_order(kept: Path, method: str) -> None:
     first = merge_plan(make_plan(recipe_of(kept, "day", "night", "fog", method=method)))
@@ -76,6 +77,7 @@ def test_independent_increments_merge_in_any_order(kept: Path, method: str) -> N
     assert all(bool((v >= 0).all() and v.isfinite().all()) for v in variances)
 
 
+@pytest.mark.slow
 def test_statistics_of_independent_increments_mix_evenly(kept: Path) -> None:
     plan = make_plan(recipe_of(kept, "day", "night", "fog"))
     state = merge_plan(plan).state
@@ -85,6 +87,7 @@ def test_statistics_of_independent_increments_mix_evenly(kept: Path) -> None:
     assert not moved(state.buffers, fuse_buffers(buffers, (1.0, 1.0, 1.0)))
 
 
+@pytest.mark.slow
 def test_one_independent_increment_is_itself(kept: Path) -> None:
     for method, params in (("average", {}), ("task-arithmetic", {"weight": 1.0})):
         state = merge_plan(make_plan(recipe_of(kept, "night", method=method, params=params))).state
@@ -181,6 +184,7 @@ def test_words_are_checked(kept: Path, tmp_path: Path, option: str, word: str, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_increments_of_one_name_get_names(kept: Path, tmp_path: Path) -> None:
     twin = write_increment(tmp_path / "x", kept / "base.safetensors", "day", ("sun",), 5)
     words = ["--weights", kept / "base.safetensors", "--method", "average", "--out", tmp_path / "o"]
@@ -193,6 +197,7 @@ def test_two_increments_of_one_name_get_names(kept: Path, tmp_path: Path) -> Non
 # ---- recipes as files ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_recipe_file_and_the_one_in_the_result_give_the_same_bits(
     kept: Path, tmp_path: Path
 ) -> None:
@@ -384,6 +389,7 @@ def test_strangers_are_warned_of(users: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_methods_that_need_theta_0_ask_for_it(users: Path, tmp_path: Path) -> None:
     result = run("merge", *both(users), "--method", "ties",
                  "--out", tmp_path / "o")  # fmt: skip
@@ -457,6 +463,7 @@ def test_a_sweep_measures_every_point_and_keeps_the_best(
     assert seen == [plain[0], plain[0], plain[1], plain[1]]
 
 
+@pytest.mark.slow
 def test_a_sweep_on_real_images(kept: Path, tmp_path: Path) -> None:
     step = Increment("day", "day", CLASSES["day"], make_domain(tmp_path, "day", seed=3))
     grid = sweep_module.grid_of({"density": [0.1, 0.9]})

@@ -111,6 +111,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- exactness ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=["-".join(kind) for kind in KINDS])
 def test_equal_models_give_the_model_in_any_order_of_classes(
     tmp_path: Path, kind: tuple[str, str, str]
@@ -132,6 +133,7 @@ def test_equal_models_give_the_model_in_any_order_of_classes(
             assert int(tensor) == 3 * int(only(one).tensors[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", MEANS)
 @pytest.mark.parametrize("known", [True, False], ids=["rows of θ_0", "fresh rows"])
 def test_methods_that_give_equal_models_back_do_so_for_heads(
@@ -172,6 +174,7 @@ def test_a_mean_pairs_rows_by_name_and_fuses_the_statistics_of_towers(tmp_path: 
     assert not moved(fused, {n: part.tensors[n] for n in fused})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["rows", "towers"])
 def test_lists_that_overlap_in_part_make_one_head(tmp_path: Path, head: str) -> None:
     kind = ("yolo", YOLO11N, head)
@@ -208,6 +211,7 @@ def test_a_shared_class_joins_three_models(tmp_path: Path) -> None:
     assert not moved(alone.tensors, state.parts[1].tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["rows", "towers", "parallel"])
 def test_disjoint_lists_keep_their_parts_to_the_bit(tmp_path: Path, head: str) -> None:
     kind = ("yolo", YOLO11N, head)

@@ -176,6 +176,7 @@ def test_the_command_lists_methods_and_plans_repeats(
 # ---- evaluations and costs ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluations_keep_their_matches(plan: RunPlan, tmp_path: Path) -> None:
     family = resolve_family("yolo")
     first = plan.series.increments[0]

@@ -318,12 +318,14 @@ def test_data_that_a_program_makes_name_the_program(there: Path, tmp_path: Path)
             read_inputs(shipped, weights=YOLO, data_root=away)
 
 
+@pytest.mark.slow
 def test_the_architecture_is_told_by_the_file_itself(there: Path, tmp_path: Path) -> None:
     bare = weights_with(tmp_path / "bare.safetensors", nothing, sidecar=False)
     assert read_inputs(there / "series.yaml", weights=bare).architecture == "yolo11n.yaml"
     assert recognise(DETR) == "rtdetr-tiny.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["yolov8n.yaml", "yolo26n-p2.yaml"])
 def test_architectures_are_known_by_their_tensors(architecture: str) -> None:
     family = resolve_family("yolo")
@@ -334,6 +336,7 @@ def test_architectures_are_known_by_their_tensors(architecture: str) -> None:
     assert family.architecture_of({"x": changed}) is None
 
 
+@pytest.mark.slow
 def test_a_network_refuses_sizes_off_its_stride(there: Path, tmp_path: Path) -> None:
     from duet.increments.base import save_base
 
@@ -397,6 +400,7 @@ def test_collected_errors_keep_their_kind() -> None:
     assert type(caught.value) is DataError
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_has_no_effect(
     there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

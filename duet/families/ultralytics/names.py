@@ -5,6 +5,7 @@ Free of the engine, so that files can be merged without loading one.
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from collections.abc import Iterable
@@ -133,21 +134,24 @@ def description(file: Path, architecture: str) -> dict[str, Any]:
         file: One of the engine's or of duet's own.
         architecture: Such as ``yolo11n.yaml``; the letter after the number is the size.
     """
-    import yaml
-
-    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = copy.deepcopy(_read(file))
     size = re.match(r"yolov?\d+([nslmx])", architecture)
     return content | {"scale": size[1] if size else "", "yaml_file": architecture}
 
 
-@functools.cache  # a training asks once for each tensor, and reading YAML takes milliseconds
 def layer_counts(file: Path) -> tuple[int, int]:
     """Return how many layers an architecture's backbone has, and how many there are in all."""
-    import yaml
-
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = _read(file)
     backbone = len(content["backbone"])
     return backbone, backbone + len(content["head"])
+
+
+@functools.cache  # asked once for each tensor of a training, and YAML takes milliseconds to read
+def _read(file: Path) -> dict[str, Any]:
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return content
 
 
 def layers_in(names: Iterable[str], file: Path, architecture: str) -> dict[str, Layer]:
