@@ -19,6 +19,7 @@ from typing import Any
 from duet.comparison.ranking import compare as compare_runs
 from duet.comparison.runs import find_runs
 from duet.comparison.tables import as_dict, as_text
+from duet.config import parse_config
 from duet.errors import ConfigError
 from duet.objects.detector import Detector, merged
 from duet.objects.evaluation import Evaluation
@@ -309,5 +310,9 @@ def _entry(model: Increment | Detector | str | Path) -> Entry:
                 where=repr(model).split("\n", 1)[0],
                 remedy="keep it first: detector.save(FOLDER) returns the one to merge",
             )
-        return Entry(path=str(model.path))
-    return Entry(path=str(model))
+        return _at(model.path)
+    return _at(Path(model))
+
+
+def _at(path: Path) -> Entry:
+    return parse_config(Entry, {"path": str(path)}, where=str(path))

@@ -136,12 +136,13 @@ def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Recipe, list[Any]]
 
 
 def _recipe(options: dict[str, Any]) -> Recipe:
+    from duet.config import parse_config
     from duet.recipes.defaults import recipe_of
     from duet.recipes.recipe import Entry
     from duet.recipes.words import edited
 
     recipe = recipe_of(
-        [Entry.model_validate(_entry(word)) for word in options["sources"]],
+        [parse_config(Entry, _entry(word), where=word) for word in options["sources"]],
         file=options["recipe"], method=options["method"],
         params=parse_settings(options["settings"]), batchnorm=options["bn"],
         geometry=options["geometry"], weights=options["weights"],

@@ -65,6 +65,7 @@ class Detector(Shown):
         model: It as data; None for an exported file, which can only be run.
         device: Where it runs, in the language of `duet.devices.parse_device`.
         loaded: It as something that runs, if it came as such.
+        file: Of an exported one.
 
     Example:
         >>> detector = duet.load("runs/shop/models/duet-plus/2-night")
@@ -75,6 +76,7 @@ class Detector(Shown):
     model: Model | None
     device: str = "cpu"
     loaded: LoadedDetector | None = field(default=None, repr=False)
+    file: Path | None = None
 
     # ---- what it is --------------------------------------------------------------------------
 
@@ -327,7 +329,7 @@ class Detector(Shown):
 
     @property
     def _named(self) -> str:
-        return str(self.path or "detector in memory")
+        return str(self.path or self.file or "in memory")
 
     def _model(self, what: str) -> Model:
         if self.model is None:

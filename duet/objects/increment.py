@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from duet.config import parse_config
 from duet.increments.manifest import IncrementManifest, read_manifest
 from duet.increments.store import IncrementFile, load_increment
 from duet.objects.grid import Grid, Shown, some
@@ -62,8 +63,13 @@ class Increment(Shown):
 
     @property
     def entry(self) -> Entry:
-        """It as a line of a recipe."""
-        return Entry(path=str(self.path), scale=self.scale)
+        """It as a line of a recipe.
+
+        Raises:
+            ConfigError: The scale is out of range.
+        """
+        data = {"path": str(self.path), "scale": self.scale}
+        return parse_config(Entry, data, where=f"increment '{self.name}'")
 
     def __mul__(self, factor: float) -> Increment:
         """Return the increment with ``factor`` times the weight."""

@@ -42,7 +42,7 @@ def load(
     """
     path = Path(model)
     if is_exported(path):
-        return Detector(None, device, load_exported(path, device, trust=trust))
+        return Detector(None, device, load_exported(path, device, trust=trust), path)
     folder = detector_folder(path)
     file = open_model(folder, trust=trust, notify=notify)
     own = not is_foreign(folder)

@@ -1,0 +1,267 @@
+"""The library: what the commands do, as objects in memory, equal to the bit."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import factories_run as make
+import pytest
+from factories_run import listing
+
+import duet
+from duet.errors import ConfigError, DataError, DuetError, ModelError
+from duet.files import sha256_file
+from duet.objects.detector import Detector
+from duet.objects.grid import Grid
+
+FUNCTIONS = (
+    duet.read_series, duet.learn, duet.learn_increment, duet.load, duet.load_increment, duet.merge,
+    duet.evaluate, duet.compare,
+)  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(base: Path) -> duet.Run:
+    return duet.Run(make.finished_run(base)[0])
+
+
+@pytest.fixture(scope="module")
+def merged(run: duet.Run) -> Detector:
+    return duet.merge(run.increments, method="ties", density=0.5, progress=False)
+
+
+def saved(detector: Detector, folder: Path) -> str:
+    return sha256_file(detector.save(folder).path / "model.safetensors")  # type: ignore[operator]
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def test_a_run_gives_what_it_wrote(run: duet.Run) -> None:
+    written = json.loads((run.path / "results.json").read_text())
+    assert [one["name"] for one in written["methods"]] == list(run.indices)
+    assert [one["indices"]["ri"] for one in written["methods"]] == [
+        one.ri for one in run.indices.values()
+    ]
+    assert run.report.is_file()
+    assert [one.name for one in run.increments] == ["flat", "comic"]
+    assert run.increments[1].classes == make.NEW
+    assert [one.increments for one in run.detectors()] == [("flat",), ("flat", "comic")]
+    assert run.detector.facts == run.detectors()[-1].facts
+    assert run.detector.classes == (*make.OLD, *make.NEW)
+    with pytest.raises(DataError, match="did you mean 'duet-plus'"):
+        run.detectors("duet-pluss")
+
+
+def test_a_folder_without_results_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no results\.json here"):
+        duet.Run(tmp_path)
+
+
+def test_a_run_again_trains_nothing(base: Path, run: duet.Run, tmp_path: Path) -> None:
+    tiny, heard = make.tiny(base), list[tuple[str, dict[str, Any]]]()
+    before = listing(run.path / "lab")
+    again = duet.learn(
+        tiny.series, [str(tiny.method), "seq-ft"], out=run.path,
+        progress=lambda title, record: heard.append((title, record)),
+    )  # fmt: skip
+    assert {name: one.ri for name, one in again.indices.items()} == {
+        name: one.ri for name, one in run.indices.items()
+    }
+    assert listing(run.path / "lab") == before
+    states = {record["state"] for _, record in heard if "state" in record}
+    assert "reused" in states
+    assert "started" not in states
+
+
+# ---- merging and editing -------------------------------------------------------------------------
+
+
+def test_a_merge_is_that_of_the_command(
+    run: duet.Run, merged: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [one.path for one in run.increments]
+    done = make.duet_here(
+        capsys, "merge", *folders, "--method", "ties", "--set", "density=0.5",
+        "--out", tmp_path / "b", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "start weights" in done.err  # found by the fingerprint, and told
+    assert saved(merged, tmp_path / "a") == sha256_file(tmp_path / "b" / "model.safetensors")
+    assert merged.facts.fingerprint == done.json()["fingerprint"]
+    (ours, theirs) = (duet.load(tmp_path / name) for name in "ab")
+    assert ours.log().data["merges"] == theirs.log().data["merges"]
+    assert ours.log()["weights"] == theirs.log()["weights"]
+    assert [t.as_dict() for t in merged.traces] == [t.as_dict() for t in theirs.traces]
+
+
+def test_a_factor_is_a_scale(run: duet.Run, tmp_path: Path) -> None:
+    day, night = run.increments
+    lighter = duet.merge([day, 0.5 * night], method="ties", progress=False)
+    whole = duet.merge([day, night], method="ties", progress=False)
+    assert (night * 0.5).scale == (0.5 * night).scale == 0.5
+    assert saved(lighter, tmp_path / "a") == saved(
+        whole.scale("comic", 0.5, progress=False), tmp_path / "b"
+    )
+    with pytest.raises(ConfigError, match="scale"):
+        duet.merge([day, 3 * night], progress=False)
+
+
+def test_edits_stay_in_memory_until_they_are_saved(
+    run: duet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    before = listing(run.path)
+    detector = run.detector
+    changed = detector.scale("comic", 0.5).drop(make.NEW[0])
+    assert (changed.path, detector.path) == (None, run.path / "models" / "duet-plus" / "2-comic")
+    assert make.NEW[0] not in changed.classes
+    assert changed.diff(detector)["classes"]["only_b"] == [make.NEW[0]]
+    assert "comic" not in detector.revert("comic", progress=False).increments
+    assert listing(run.path) == before
+    assert list(tmp_path.iterdir()) == []
+
+    out = changed.save("mine")
+    assert out.path == Path("mine")
+    done = make.duet_here(
+        capsys, "scale", detector.path, "comic", 0.5, "--out", tmp_path / "half", "--json"
+    )
+    assert done.code == 0, done.err
+    done = make.duet_here(
+        capsys, "drop-class", tmp_path / "half", make.NEW[0], "--out", tmp_path / "theirs", "--json"
+    )
+    assert out.facts.fingerprint == done.json()["fingerprint"]
+    kept = duet.load("mine")
+    assert kept.facts == out.facts
+    # What was saved elsewhere still finds its increments and θ_0.
+    assert make.NEW[0] not in kept.scale("comic", 1, progress=False).classes
+
+
+def test_an_edit_says_whether_it_is_exact(run: duet.Run) -> None:
+    assert "exact: 'comic' was the last of the chain" in run.detector.revert("comic").remarks[0]
+    with pytest.raises(ModelError, match="where it all began"):
+        run.detector.revert("flat")
+    with pytest.raises(ConfigError, match="no increment 'comik'"):
+        run.detector.scale("comik", 1)
+
+
+def test_a_detector_in_memory_is_kept_before_it_is_merged(
+    merged: Detector, run: duet.Run, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="in memory") as caught:
+        duet.merge([merged, run.detector])
+    assert "save(FOLDER)" in str(caught.value.remedy)
+    kept = merged.save(tmp_path / "kept")
+    assert duet.merge([kept, run.detectors()[-1]], method="average", progress=False).classes
+
+
+# ---- looking and measuring -----------------------------------------------------------------------
+
+
+def test_one_image_or_many(base: Path, run: duet.Run) -> None:
+    images = sorted((make.tiny(base).folder / "data" / "comic" / "images" / "val").iterdir())[:2]
+    one = run.detector(images[0], confidence=0.001)
+    many = run.detector(images, confidence=0.001)
+    assert [len(found) for found in many][0] == len(one)
+    assert (one.xyxy == many[0].xyxy).all()
+    assert repr(one).startswith(f"Detections: {len(one)} (name, score, xyxy)")
+    assert len(repr(one).splitlines()) < 16
+
+
+def test_an_evaluation_is_that_of_the_command(
+    base: Path, run: duet.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = make.tiny(base).series
+    found = duet.evaluate(run.detector, series, split="val")
+    done = make.duet_here(capsys, "eval", run.detector.path, series, "--split", "val", "--json")
+    assert list(found.rows) == done.json()["cells"]
+    values = [ap for row in found.rows for ap in row["ap50"].values() if ap is not None]
+    assert found.map50 == pytest.approx(sum(values) / len(values))
+    assert set(found.ap50("comic")) == {*make.OLD, *make.NEW}
+    with pytest.raises(KeyError, match="no domain 'moon'"):
+        found.ap50("moon")
+
+
+def test_a_device_that_is_not_there_is_refused(run: duet.Run) -> None:
+    with pytest.raises(ConfigError, match="device"):
+        run.detector.to("cuda:7")
+    with pytest.raises(ConfigError, match="is no device"):
+        duet.load(run.detector.path, "gpu")("x.jpg")  # type: ignore[arg-type]
+
+
+def test_an_exported_file_looks_and_nothing_else(run: duet.Run, tmp_path: Path) -> None:
+    path = run.detector.export(tmp_path / "comic.torchscript", progress=False)
+    opened = duet.load(path)
+    assert opened.classes == run.detector.classes
+    assert str(path) in repr(opened)
+    for attempt in (
+        lambda: opened.drop(make.NEW[0]), lambda: opened.save(tmp_path / "x"),
+        lambda: opened.scale("comic", 1), lambda: opened.trace,
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match="an exported file can be run"):
+            attempt()
+    with pytest.raises(ConfigError, match="no form of export is called like 'comic.xyz'"):
+        run.detector.export(tmp_path / "comic.xyz")
+
+
+def test_runs_are_compared(run: duet.Run) -> None:
+    found = duet.compare([run], bootstrap=20)
+    assert {row["strategy" if "strategy" in row else "method"] for row in _rows(found)} == set(
+        run.indices
+    )
+    assert "H to best" in repr(found) or "Highest" in repr(found) or "No index" in repr(found)
+
+
+def _rows(found: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = found.get("strategies") or found["methods"]
+    return rows
+
+
+# ---- what a prompt shows -------------------------------------------------------------------------
+
+
+def test_everything_shows_itself_in_a_few_lines(
+    base: Path, run: duet.Run, merged: Detector
+) -> None:
+    series = duet.read_series(make.tiny(base).series)
+    shown = (series, run, run.increments[0], run.detector, merged)
+    for one in shown:
+        assert 2 <= len(repr(one).splitlines()) <= 16, repr(one)
+        assert "<table>" in one._repr_html_()
+    assert "ties" in repr(merged)
+    assert "10 " in repr(run.detector)
+    assert series.check() is not None
+    assert series.data.name == series.name
+
+
+def test_names_of_strangers_are_text_in_a_notebook() -> None:
+    grid = Grid("<b>", ("a",), (("<script>\n",),), foot=("&",))
+    assert "<script>" not in grid.html()
+    assert "<b>&lt;b&gt;</b>" in grid.html()
+    assert len(grid.text().splitlines()) == 4  # the name made no line of its own
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_every_function_explains_itself(function: Any) -> None:
+    text = inspect.getdoc(function) or ""
+    assert "Example:" in text
+    assert "Args:" in text or function is duet.load_increment
+    assert function.__name__ in duet.__all__
+    hints = inspect.get_annotations(function)
+    assert set(hints) == {*inspect.signature(function).parameters, "return"}
+
+
+def test_importing_the_library_is_light() -> None:
+    program = (
+        "import sys, duet; print([n for n in ('torch', 'numpy', 'pydantic') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+    assert issubclass(DuetError, Exception)
