@@ -72,7 +72,7 @@ def test_it_is_the_detector_that_an_import_keeps(model: Path, tmp_path: Path) ->
 def test_in_python(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
     detector = duet.load(model, notify=lines.append)
-    assert detector.labels.names == CLASSES
+    assert detector.classes == CLASSES
     assert detector.facts.increments == (("shop", CLASSES),)
     assert detector.facts.image_size == 64
     assert len(lines) == 1
