@@ -166,6 +166,7 @@ def test_odd_texts_that_are_only_text(tmp_path: Path) -> None:
     assert tree("") is None
 
 
+@pytest.mark.slow
 def test_messages_stay_short_whatever_the_values(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     deep = "[" * 60 + "]" * 60
@@ -214,6 +215,7 @@ def test_wrong_fields_are_told_with_their_line(tmp_path: Path) -> None:
         read_config(path)
 
 
+@pytest.mark.slow
 def test_class_lists_of_a_hundred_thousand_names(tmp_path: Path) -> None:
     """All in seconds: quadratic searches took minutes for each of these."""
     count = 100_000

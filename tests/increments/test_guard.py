@@ -251,6 +251,7 @@ def save_with(path: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.save({"model": {"w": torch.ones(2), "layer": thing()}}, path)
 
 
+@pytest.mark.slow
 @NEEDS_ENGINE
 def test_no_command_runs_a_malicious_file(tmp_path: Path) -> None:
     marker, path = tmp_path / "executed", tmp_path / "model.pt"
@@ -263,6 +264,7 @@ def test_no_command_runs_a_malicious_file(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @NEEDS_ENGINE
 @pytest.mark.parametrize(
     "module",
@@ -283,6 +285,7 @@ def test_no_command_installs_what_a_file_names(
         assert f"{module}.Thing" in told.err, (line, told)
 
 
+@pytest.mark.slow
 @NEEDS_ENGINE
 @pytest.mark.parametrize("name", ["it's/yolo11n.pt", "plain/yolov5n.pt", "plain/best.pth"])
 def test_a_file_opens_with_any_name(tmp_path: Path, name: str) -> None:
@@ -310,6 +313,7 @@ DOWNLOADS = {
 }
 
 
+@pytest.mark.slow
 @NEEDS_ENGINE
 @pytest.mark.parametrize("kind", DOWNLOADS)
 def test_the_download_key_is_never_run(tmp_path: Path, kind: str) -> None:
@@ -335,6 +339,7 @@ def test_the_download_key_is_never_run(tmp_path: Path, kind: str) -> None:
 EVAL = "__import__('pathlib').Path('executed').touch() or torch.nn.ReLU()"
 
 
+@pytest.mark.slow
 @NEEDS_ENGINE
 def test_an_architecture_file_of_a_user_is_never_opened(tmp_path: Path) -> None:
     """Ultralytics evaluates `activation:` of an architecture file as Python."""
@@ -364,6 +369,7 @@ def test_an_architecture_file_of_a_user_is_never_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 @NEEDS_ENGINE
 def test_the_architecture_inside_a_checkpoint_is_not_evaluated(tmp_path: Path) -> None:
     from ultralytics.nn.tasks import DetectionModel

@@ -115,6 +115,7 @@ print(len(detector(np.full((64, 64, 3), 90, np.uint8), confidence=0.001)), detec
 """
 
 
+@pytest.mark.slow
 def test_neither_the_engine_nor_duets_weights_are_needed(
     files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -287,6 +288,7 @@ def test_onnx_reads_no_file_outside_its_folder(location: str, tmp_path: Path) ->
         load(path)
 
 
+@pytest.mark.slow
 def test_batches(files: dict[str, Path]) -> None:
     one, other = load(files["onnx"]), load(files["openvino"])
     assert one.detector.batch == 1  # type: ignore[attr-defined]
@@ -296,6 +298,7 @@ def test_batches(files: dict[str, Path]) -> None:
     assert len(runtimes.open_file(files["openvino"], "openvino").run(size)) == 3
 
 
+@pytest.mark.slow
 def test_onnx_runtime_reports_nothing_to_its_maker(folder: Path, tmp_path: Path) -> None:
     """It looked up its maker's address, and kept an id of the machine in the user's folders."""
     script = """
@@ -319,6 +322,7 @@ assert _run(["predict", target, image, "--out", target + ".found"]) == 0
     assert left <= {(".cache", "duet"), (".cache", "matplotlib")}
 
 
+@pytest.mark.slow
 def test_openvino_reports_nothing_to_its_maker(tmp_path: Path) -> None:
     """Its converter sends statistics unless its own stand-in is used."""
     script = """

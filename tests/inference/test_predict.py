@@ -128,6 +128,7 @@ def test_files_that_are_no_images_are_named_before_anything_is_detected(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_damaged_images_are_left_out_and_named_at_the_end(
     folder: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -370,6 +371,7 @@ def test_annotate_inverted_box_at_the_border() -> None:
     assert annotate(image, found, OWNERS).shape == image.shape
 
 
+@pytest.mark.slow
 def test_command(folder: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     planned = invoke(folder, photos, "--out", out, "--dry-run", "--json")

@@ -267,6 +267,7 @@ def test_bytes_of_other_programs_behind_the_end_are_no_damage(
         assert len(read(tmp_path / name)) == len(times)
 
 
+@pytest.mark.slow
 def test_results_hold_one_line_per_picture(recordings: Recordings, tmp_path: Path) -> None:
     model = make_detector(tmp_path / "detector")
     for name in ("nulls.avi", "edit-list.mp4", "slides.webm", "raw.h264"):

@@ -361,6 +361,7 @@ def test_a_portrait_video_is_upright(detector: LoadedDetector, clip: Path, tmp_p
 # Live sources
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rtsp", "mjpeg"])
 def test_latency_stays_flat_where_the_detector_is_slower(
     kind: str, detector: LoadedDetector, camera: Callable[..., Camera]
@@ -642,6 +643,7 @@ def test_facts_are_checked() -> None:
 # Files
 
 
+@pytest.mark.slow
 def test_everything_that_can_be_saved(folder: Path, clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     saves = [
@@ -774,6 +776,7 @@ def test_a_movie_takes_odd_sizes_and_changing_ones(tmp_path: Path) -> None:
     assert shapes == [(50, 32)] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_recording_of_a_camera_is_playable(
     how: signal.Signals, folder: Path, camera: Callable[..., Camera], tmp_path: Path

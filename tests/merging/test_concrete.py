@@ -359,6 +359,7 @@ print(growth(16 << 20))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the memory")
 @pytest.mark.parametrize(("method", "extra"), [(METHODS[0], {}), (METHODS[1], {"final_steps": 1})])
 def test_memory(method: str, extra: dict[str, Any]) -> None:
@@ -448,6 +449,7 @@ forms = pytest.mark.parametrize("form", FORMS)
 architectures = pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N])
 
 
+@pytest.mark.slow
 @architectures
 @forms
 def test_scores_are_those_of_inference(form: str, architecture: str) -> None:

@@ -148,6 +148,7 @@ def denormal(rng: np.random.Generator) -> np.ndarray:
 DRAWS = (normal, heavy, sparse, coarse, float16, denormal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "how"),
     [

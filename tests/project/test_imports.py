@@ -92,6 +92,7 @@ def test_no_command_imports_another(name: str) -> None:
     assert not IMPORTS[name] & COMMAND_MODULES
 
 
+@pytest.mark.slow
 def test_nothing_but_the_entry_imports_commands() -> None:
     """The library, tools and tests of other folders run commands as users do, or not at all."""
     own = (REPO / "duet" / "cli", TESTS / "cli")

@@ -142,6 +142,7 @@ def require_refused(told: dict[str, list[Any]]) -> None:
         assert seconds < 30, (name, seconds)
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_every_hostile_file(tmp_path: Path) -> None:
     chosen = names(bombs=False)
     assert len(chosen) > 180
@@ -155,6 +156,7 @@ def test_the_command_line_refuses_every_hostile_file(tmp_path: Path) -> None:
             assert "Nothing of it was run" in told[name][2]
 
 
+@pytest.mark.slow
 def test_so_does_a_notebook_that_imported_ultralytics_first(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     chosen = [name for name in names(bombs=False) if not name.startswith("bomb ")]
@@ -394,6 +396,7 @@ def test_metadata_alone_takes_no_memory(
         duet.load(path)
 
 
+@pytest.mark.slow
 def test_a_graph_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert duet.load(exported(tmp_path / "x.onnx", 64)).classes == ("a", "b", "c")
     monkeypatch.setattr("duet.inference.exported.TRIAL", 1.0)
@@ -406,6 +409,7 @@ def test_a_graph_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert "duet-apart" not in [thread.name for thread in threading.enumerate()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signal to one process")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_graph_without_end_can_be_stopped(name: str, tmp_path: Path) -> None:

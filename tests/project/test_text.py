@@ -206,6 +206,7 @@ def test_cells_are_no_formulas() -> None:
     assert not any(RAW.search(str(spreadsheet(name))) for name in NASTY)
 
 
+@pytest.mark.slow
 def test_a_report_of_hostile_names(tmp_path: Path) -> None:
     """Every text of `results.json` is somebody's: code blocks, tables, prose, figures, CSV."""
     names = ("=cmd|x", *MATHS[:3], *NASTY[:7])

@@ -284,6 +284,7 @@ def test_spokes_of_a_star_can_be_reverted(
     assert not moved(vector.apply(start), base.shared)
 
 
+@pytest.mark.slow
 def test_the_base_of_a_star_is_not_reverted(star: Kept, tmp_path: Path) -> None:
     full = merged(star, tmp_path / "full", *CLASSES, method="average")
     with pytest.raises(ModelError, match="night, fog were trained on top of 'day'"):
@@ -495,6 +496,7 @@ def test_classes_of_merged_detectors_are_dropped(loose: Kept, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "words"),
     [
@@ -672,6 +674,7 @@ def test_log_tells_the_whole_history(chain: Path, capsys: pytest.CaptureFixture[
     assert human.err.strip().splitlines()[-1].startswith("next: duet revert ")
 
 
+@pytest.mark.slow
 def test_log_works_when_everything_is_gone(
     loose: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -696,6 +699,7 @@ def test_log_works_when_everything_is_gone(
     assert not make.duet_here(capsys, "log", full, "--json").json()["intact"]
 
 
+@pytest.mark.slow
 def test_log_needs_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     detector = factories_detectors.make_detector(tmp_path / "detector")
     done = make.duet_here(capsys, "log", detector, "--json")

@@ -127,6 +127,7 @@ def test_a_star_is_merged_around_its_base(kept: Path, tmp_path: Path) -> None:
     assert state.labels.names == ("hat", "thing a", "thing b")
 
 
+@pytest.mark.slow
 def test_scale_shrinks_what_an_increment_changed(kept: Path) -> None:
     recipe = recipe_of(kept, "day", "night", method="average", params={"weights": [0, 1]})
     entries = list(recipe.increments)
@@ -408,6 +409,7 @@ class Bomb:
         return open, (self.target, "w")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["import", "merge", "weights"])
 def test_a_malicious_file_is_refused_and_does_not_run(
     users: Path, tmp_path: Path, command: str

@@ -250,6 +250,7 @@ def test_every_method_merges_heads(tmp_path: Path, method: str, known: bool) -> 
         assert not moved(floats(only(result.state).tensors), floats(turned.tensors))
 
 
+@pytest.mark.slow
 def test_task_vectors_of_heads_count_from_the_rows_that_theta_0_knows(tmp_path: Path) -> None:
     theta = FAMILY.fresh(YOLO11N, CATS, seed=0).tensors
     weights = tmp_path / "w.safetensors"
@@ -270,6 +271,7 @@ def test_task_vectors_of_heads_count_from_the_rows_that_theta_0_knows(tmp_path: 
     torch.testing.assert_close(part.tensors[tower], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_duet_weighs_unknown_rows_as_it_weighs_models(start: Path, tmp_path: Path) -> None:
     folders = [detector(tmp_path / name, seed) for seed, name in enumerate("abc", 1)]
     a, b, c = (only(load_detector(folder).state).tensors["cv3.0.2.weight"] for folder in folders)
@@ -279,6 +281,7 @@ def test_duet_weighs_unknown_rows_as_it_weighs_models(start: Path, tmp_path: Pat
     torch.testing.assert_close(part.tensors["cv3.0.2.weight"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_by_position_follow_their_models(tmp_path: Path) -> None:
     folders = [
         detector(tmp_path / "a", 1, ("kite",)), detector(tmp_path / "b", 2),
@@ -298,6 +301,7 @@ def test_weights_by_position_follow_their_models(tmp_path: Path) -> None:
 # ---- what cannot become one ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_towers_of_other_widths_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     wide = load_detector(detector(tmp_path / "a", classes=("cat",))).state
     part = only(wide)
@@ -313,6 +317,7 @@ def test_towers_of_other_widths_are_refused_before_anything_is_written(tmp_path:
     assert run(*words, "--alias", "y:cat=tom", "--out", tmp_path / "out").exit_code == 0
 
 
+@pytest.mark.slow
 def test_towers_of_one_model_do_not_become_one(tmp_path: Path) -> None:
     one = load_detector(detector(tmp_path / "x", 1, ("cat",))).state
     two = load_detector(detector(tmp_path / "y", 2, ("dog",))).state
@@ -325,6 +330,7 @@ def test_towers_of_one_model_do_not_become_one(tmp_path: Path) -> None:
     assert [(p.increment, p.classes) for p in state.parts] == [("x", ("cat",)), ("y", ("dog",))]
 
 
+@pytest.mark.slow
 def test_rows_of_one_model_join_whatever_part_holds_them(tmp_path: Path) -> None:
     kind = ("yolo", YOLO11N, "rows")
     one = load_detector(detector(tmp_path / "x", 1, ("cat",), kind)).state
@@ -351,6 +357,7 @@ def test_a_chain_repeats_no_class(start: Path, tmp_path: Path) -> None:
 # ---- kept increments, and what can be done with the result --------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mtda", "average", "ties", "duet"])
 def test_increments_of_two_domains_merge_log_revert_and_drop(
     start: Path, tmp_path: Path, method: str
@@ -394,6 +401,7 @@ def test_increments_of_two_domains_merge_log_revert_and_drop(
     assert [s.classes for s in read_history(tmp_path / "dropped").steps] == [("cat", "bus")] * 2
 
 
+@pytest.mark.slow
 def test_dropping_what_joined_two_models_leaves_no_recipe(tmp_path: Path) -> None:
     folders = [
         detector(tmp_path / "a", 1, ("cat", "dog")),
@@ -408,6 +416,7 @@ def test_dropping_what_joined_two_models_leaves_no_recipe(tmp_path: Path) -> Non
     assert drop_classes(tmp_path / "out", ["cat"], tmp_path / "other").manifest.recipe is not None
 
 
+@pytest.mark.slow
 def test_a_scale_counts_where_theta_0_knows_the_head(start: Path, tmp_path: Path) -> None:
     folders = [detector(tmp_path / name, seed) for seed, name in enumerate("ab", 1)]
     entries = (Entry(path=str(folders[0]), scale=0), Entry(path=str(folders[1]), scale=0))
@@ -423,6 +432,7 @@ def test_a_scale_counts_where_theta_0_knows_the_head(start: Path, tmp_path: Path
 # ---- what it is good for ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_mean_of_two_near_detectors_answers_like_them(tmp_path: Path) -> None:
     start = StartWeights(pretrained())
     state = FAMILY.start_state(
@@ -454,6 +464,7 @@ def test_the_mean_of_two_near_detectors_answers_like_them(tmp_path: Path) -> Non
     assert float((scores[0] - scores[1]).abs().mean()) < 0.1 * float(scores[1].std())
 
 
+@pytest.mark.slow
 def test_without_theta_0_no_sign_conflict_is_told(start: Path, tmp_path: Path) -> None:
     folders = [detector(tmp_path / name, seed) for seed, name in enumerate("ab", 1)]
     words = ["merge", *folders, "--method", "average"]

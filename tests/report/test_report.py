@@ -262,6 +262,7 @@ def test_figures_are_offered_only_where_there_is_something_to_show() -> None:
     assert set(figures(make_results(ONE_PHASE))) == {"indices", "stage-matrix"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_figures_are_deterministic(tmp_path: Path, suffix: str) -> None:
     results = make_results()
@@ -339,6 +340,7 @@ def test_tables_are_whole(run_folder: Path) -> None:
         assert not rows or len(rows) >= 3
 
 
+@pytest.mark.slow
 def test_needs_nothing_but_results_json_and_the_images_it_names(
     tmp_path: Path, run_folder: Path
 ) -> None:

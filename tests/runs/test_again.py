@@ -186,6 +186,7 @@ def test_a_result_that_changed_is_not_taken_for_whole(
     assert [left.name for left in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_another_command_is_refused(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_result_is_trained_again(bench: Bench, damage: str) -> None:
     first = bench.train()
@@ -126,6 +127,7 @@ def test_a_damaged_result_is_trained_again(bench: Bench, damage: str) -> None:
     assert bench.train().reused
 
 
+@pytest.mark.slow
 def test_the_result_of_another_job_is_not_taken(bench: Bench) -> None:
     expected = bench.train().state.fingerprint()  # now: tensors are mapped from their file
     assert bench.train(seed=1).state.fingerprint() != expected

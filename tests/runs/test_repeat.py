@@ -215,6 +215,7 @@ def test_evaluations_keep_their_matches(plan: RunPlan, tmp_path: Path) -> None:
     assert abs(parameter_count(state) - stock) < 0.01 * stock  # the engine's is fused
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_process() -> None:
     """A child of a large parent is small; ``ru_maxrss`` would tell the parent's size."""
     program = "from duet.training.memory import peak_memory; print(peak_memory())"

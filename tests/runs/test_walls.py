@@ -240,6 +240,7 @@ def test_the_dry_run_refuses_what_the_run_refuses_before_it_trains(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_all_reasons_are_told_at_once(
     there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +254,7 @@ def test_all_reasons_are_told_at_once(
         assert words in record["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["base"], ["increment", "night"]])
 def test_single_stages_refuse_the_same(
     command: list[str], there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -303,6 +305,7 @@ def test_every_merge_passes_that_needs_no_images(there: Path, tmp_path: Path) ->
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 def test_data_that_a_program_makes_name_the_program(there: Path, tmp_path: Path) -> None:
     made = series(prepare="duet data emoji {root} --protocol 4-phase", root="my data")
     path = write(tmp_path / "made.yaml", made)

@@ -446,6 +446,7 @@ def test_a_detector_of_other_classes_measures_nothing(
     assert "it knows cup, plate; the series has kite" in found.error()["message"]
 
 
+@pytest.mark.slow
 def test_labels_beside_the_images_are_said_before_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

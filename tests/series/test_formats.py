@@ -73,6 +73,7 @@ def in_memory(folder: Path, pictures: list[Any], *, marked: bool) -> DomainData:
     return DomainData("day", LabelSpace(NAMES), splits, folder)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     pictures=st.lists(PICTURE, min_size=2, max_size=4),
@@ -625,6 +626,7 @@ def test_two_files_for_one_split_are_ambiguous(tmp_path: Path) -> None:
     assert codes(coco.read(tmp_path, domain="day")) == ["data.split"]
 
 
+@pytest.mark.slow
 def test_a_large_json_needs_little_memory(tmp_path: Path) -> None:
     path, images = tmp_path / "large.json", 30_000
     outline = ",".join(["1.5"] * 100)

@@ -95,6 +95,7 @@ def test_a_name_that_is_none_is_one_error(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_kept_recipe_names_the_file_that_a_name_meant(
     kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +121,7 @@ def test_recipes_and_series_take_names_too(kept: Path, tmp_path: Path) -> None:
 # ---- opening ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_that_is_a_start_opens_alike(detector: Path, tmp_path: Path) -> None:
     pt = stored(tmp_path / "best.pt")
     for name in (NAME, FILE, str(FILE), pt, detector):

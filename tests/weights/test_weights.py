@@ -724,6 +724,7 @@ def test_progress_with_the_time_left(
     assert re.search("tiny.*0:00:00" if terminal else r"tiny: 0\.\d MB of 0\.4 MB, \d s left", err)
 
 
+@pytest.mark.slow
 def test_nothing_asks_the_network_unasked(tmp_path: Path) -> None:
     """An audit hook sees every look-up, connection and process, whichever library starts it."""
     local = tmp_path / "mine.pt"

@@ -34,6 +34,7 @@ def random_outputs(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 # ---- L_DC -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @quick
 @given(triples)
 @example([(0.0, 0.0, 0.0)])
