@@ -268,6 +268,7 @@ def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 def test_a_worker_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", ""])
     parent.wait()

@@ -523,6 +523,7 @@ def test_every_image_is_seen_once_per_turn() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @forms
 def test_a_detector_is_merged(form: str, tmp_path: Path) -> None:
     state = make_state(form)
