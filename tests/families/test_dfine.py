@@ -550,6 +550,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_FOLDERS)
 def test_foreign_folders_that_are_refused(folder: Path, case: str) -> None:
     change, words = BAD_FOLDERS[case]

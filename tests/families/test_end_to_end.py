@@ -245,6 +245,7 @@ def test_the_trunk_learns_from_the_one_to_many_branch_alone(form: str) -> None:
     assert something.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False], ids=["mask", "train"])
 @cases
 @forms
@@ -387,6 +388,7 @@ GENERATIONS = {
 ALL = [f"{name}{size}.yaml" for name, sizes_ in GENERATIONS.items() for size in sizes_]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ALL)
 def test_every_tensor_of_every_architecture_has_one_role(
     architecture: str, monkeypatch: pytest.MonkeyPatch

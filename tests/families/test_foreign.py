@@ -165,6 +165,7 @@ def own_name(name: str, value: Any = 1) -> Callable[[Any], object]:
     return lambda model: vars(model.model[23]).update({name: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "match"),
     [

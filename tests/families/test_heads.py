@@ -96,6 +96,7 @@ def test_class_rows_are_what_changes_with_the_class_count(architecture: str) -> 
 # ---- joined heads against one after another -----------------------------------------------------
 
 
+@pytest.mark.slow
 @architectures
 @sizes
 @forms
@@ -146,6 +147,7 @@ def test_one_increment_is_a_stock_head(form: str) -> None:
     assert model.state_dict().keys() == stock_model(YOLO11N, 3, WIDTH).state_dict().keys()
 
 
+@pytest.mark.slow
 @architectures
 @sizes
 @forms
@@ -172,6 +174,7 @@ def trained_outputs(
     return raw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False], ids=["mask", "train"])
 @pytest.mark.parametrize("counts", [(2, 1), (1, 4, 2)], ids=["T=2", "T=3"])
 @forms
@@ -199,6 +202,7 @@ def test_old_parts_run_only_where_they_are_needed(form: str) -> None:
     assert len(got["old"]) == (1 if form == "rows" else 0)  # rows come for free
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False], ids=["mask", "train"])
 @architectures
 @sizes

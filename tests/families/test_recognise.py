@@ -56,6 +56,7 @@ def without_name(model: Any) -> None:
 # ---- labels -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -126,6 +126,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
     return {**GOOD, "tensors": {"w": {**GOOD["tensors"]["w"], **changes}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [

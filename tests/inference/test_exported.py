@@ -72,6 +72,7 @@ def restamp(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     onnx.save(graph, str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", RUN)
 def test_the_same_objects_are_found(form: str, files: dict[str, Path], folder: Path) -> None:
     detector, exported = load(folder), load(files[form])

@@ -120,6 +120,7 @@ def test_missing_or_broken_results(tmp_path: Path, content: str | None) -> None:
         load_results(tmp_path)
 
 
+@pytest.mark.slow
 def test_csv_holds_every_number_in_long_form(run_folder: Path) -> None:
     results = load_results(run_folder)
     with (run_folder / "results.csv").open() as stream:

@@ -60,6 +60,7 @@ def words_of(command: str, kept: Path, detector: Path, out: Path) -> list[object
     }[command]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     ["merge", "merge --dry-run", "diff", "revert", "revert --dry-run", "scale", "scale --dry-run"],
