@@ -19,9 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 LONG = (
-    "test_conformance", "test_resume", "test_trainer", "test_cli", "test_baselines",
-    "test_end_to_end_training", "test_end_to_end", "test_export", "test_docs", "test_bad_input",
-    "test_export_matrix",
+    "test_conformance", "test_export", "test_end_to_end", "test_trainer", "test_cli",
+    "test_resume", "test_dfine", "test_baselines", "test_docs", "test_recognise", "test_history",
+    "test_onto", "test_foreign", "test_walls", "test_chain", "test_end_to_end_training",
+    "test_bad_input", "test_export_matrix", "test_refine", "test_working_folder",
 )  # fmt: skip
 """Begun late, any of these would be waited for at the end."""
 

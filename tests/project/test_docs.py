@@ -17,6 +17,7 @@ import pytest
 import yaml
 from factories_foreign import stored
 from factories_series import make_dataset, write_image
+from factories_training import trained_here
 from places import REPO
 
 from duet.cli.main import cli
@@ -160,7 +161,8 @@ def test_the_session_of_the_readme_runs(
         session = session.replace(word, another)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(session, "README.md", "exec"), names)
+    with trained_here():
+        exec(compile(session, "README.md", "exec"), names)
     out = capsys.readouterr().out
     assert "MergeSummary" in out
     assert [line.split(" ")[0] for line in out.splitlines()[-3:]] == ["0.0", "0.2", "0.4"]
