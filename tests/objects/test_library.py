@@ -169,7 +169,7 @@ def test_one_image_or_many(base: Path, run: duet.Run) -> None:
     images = sorted((make.tiny(base).folder / "data" / "comic" / "images" / "val").iterdir())[:2]
     one = run.detector(images[0], confidence=0.001)
     many = run.detector(images, confidence=0.001)
-    assert [len(found) for found in many][0] == len(one)
+    assert len(many[0]) == len(one)
     assert (one.xyxy == many[0].xyxy).all()
     assert repr(one).startswith(f"Detections: {len(one)} (name, score, xyxy)")
     assert len(repr(one).splitlines()) < 16
@@ -207,7 +207,7 @@ def test_an_exported_file_looks_and_nothing_else(run: duet.Run, tmp_path: Path) 
     ):  # fmt: skip
         with pytest.raises(ModelError, match="an exported file can be run"):
             attempt()
-    with pytest.raises(ConfigError, match="no form of export is called like 'comic.xyz'"):
+    with pytest.raises(ConfigError, match="no form of export is called like"):
         run.detector.export(tmp_path / "comic.xyz")
 
 
