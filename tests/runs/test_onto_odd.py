@@ -100,13 +100,14 @@ def test_a_chain_keeps_its_start_weights(desk: Desk, capsys: pytest.CaptureFixtu
 def test_later_increments_see_images_of_the_same_size(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, more in (("night", ("--onto", desk / "best.pt")), ("dusk", ())):
+    small = stored(desk / "small.pt", train_args={"imgsz": 96})
+    for name, more in (("night", ("--onto", small)), ("dusk", ())):
         words = desk.increment(name, "frozen", "sizes", *more)
         place = words.index("--train")
         del words[place : place + 2]
         assert duet_here(capsys, *words, "--epochs", 1, "--batch", 4).code == 0
     folders = sorted((desk / "sizes/models/frozen").iterdir())
-    assert {read_manifest(one, DetectorManifest).image_size for one in folders} == {320}
+    assert {read_manifest(one, DetectorManifest).image_size for one in folders} == {96}
 
 
 def test_another_name_of_a_known_class_is_found_in_later_increments(
