@@ -19,10 +19,10 @@ from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.results.files import save_results
 from duet.results.schema import (
     ClassScores,
-    Method,
     ReferenceEntry,
     Results,
     StageCost,
+    StrategyResult,
 )
 
 IMAGES = 80
@@ -65,8 +65,8 @@ def write_run(
     methods = tuple(world.method(name, skill, values or None) for name, skill in skills.items())
     results = plain.model_copy(
         update={
-            "methods": methods,
-            "main_method": methods[0].name,
+            "strategies": methods,
+            "main_strategy": methods[0].name,
             "references": tuple(known.values()),
             "protocol": plain.protocol.model_copy(update={"seed": seed}),
         }
@@ -95,7 +95,7 @@ class _World:
             ap50=ap50, seconds=60.0, evidence=file,
         )  # fmt: skip
 
-    def method(self, name: str, skill: Skill, references: Mapping[Slice, float] | None) -> Method:
+    def method(self, name: str, skill: Skill, references: Mapping[Slice, float] | None) -> StrategyResult:
         matrix, scores = StageMatrix(), []
         cells = cells_needed(self.steps)
         for stage in range(1, len(self.steps) + 1):
@@ -121,7 +121,7 @@ class _World:
                     if (s, d) == (stage, domain):
                         value = float(np.mean([ap50[label] for label in classes]))
                         matrix = matrix.with_value(s, d, classes, value)
-        return Method(
+        return StrategyResult(
             name=name, title=name.title(),
             indices=compute_indices(self.steps, matrix, references),
             matrix=matrix.as_records(),

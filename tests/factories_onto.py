@@ -48,7 +48,7 @@ class Desk:
 
     def increment(self, name: str, method: str, out: str, *options: object) -> list[object]:
         """Return the command that learns an increment."""
-        chosen = ["--method", self / f"{method}.yaml", "--train", self / "train.yaml"]
+        chosen = ["--strategy", self / f"{method}.yaml", "--train", self / "train.yaml"]
         return ["increment", self / "mine.yaml", name, *chosen, "--out", self / out, *options]
 
 

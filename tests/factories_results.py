@@ -21,13 +21,13 @@ from duet.results.schema import (
     GallerySide,
     IncrementEntry,
     MergeEntry,
-    Method,
     Protocol,
     ReferenceEntry,
     Results,
     SeriesEntry,
     SplitCount,
     StageCost,
+    StrategyResult,
     TensorEntry,
     TruthBox,
 )
@@ -66,8 +66,8 @@ def make_results(
     return Results(
         series=SeriesEntry(name="synthetic", increments=tuple(_increment(*s) for s in steps)),
         protocol=_protocol(),
-        main_method="duet-plus",
-        methods=methods,
+        main_strategy="duet-plus",
+        strategies=methods,
         references=tuple(
             ReferenceEntry(
                 domain=domain, classes=classes, map50=value, seconds=61.0,
@@ -114,7 +114,7 @@ def _protocol() -> Protocol:
         family="yolo11n", eval_split="val", image_rule="all images of the split",
         ap=ApBackend(name="faster-coco-eval", version="1.8.0", parameters={"max_detections": 100}),
         seed=0, image_size=160, head_form="class-tower",
-        method_config={"gamma": 0.1, "lambda_distill": 0.1},
+        strategy_config={"gamma": 0.1, "lambda_distill": 0.1},
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _method(
     title: str,
     retention: float,
     plasticity: float,
-) -> Method:
+) -> StrategyResult:
     labelled = {(domain, classes): number for number, (domain, classes) in enumerate(steps, 1)}
     matrix = StageMatrix()
     for stage, domain, classes in cells_needed(steps):
@@ -138,7 +138,7 @@ def _method(
             value = start * retention ** (stage - learned)
         noisy = float(np.clip(value + random.normal(0, 0.01), 0.001, 1))
         matrix = matrix.with_value(stage, domain, classes, noisy)
-    return Method(
+    return StrategyResult(
         name=name,
         title=title,
         indices=compute_indices(steps, matrix, reached),

@@ -78,7 +78,7 @@ class Tiny:
 
     def methods(self) -> list[str]:
         """Return the options that choose DuET+ and sequential fine-tuning."""
-        return ["--method", str(self.method), "--method", "seq-ft"]
+        return ["--strategy", str(self.method), "--strategy", "seq-ft"]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def run_seed(
     """Return the numbers of every row for one seed."""
     from duet.emoji.build import build
     from duet.progress import stages
-    from duet.runs.inputs import read_inputs, read_methods
+    from duet.runs.inputs import read_inputs, read_strategies
     from duet.runs.plan import RunPlan
     from duet.runs.run import execute
     from duet.shipped import shipped
@@ -72,14 +72,14 @@ def run_seed(
         changes={"epochs": epochs} if epochs else None,
     )
     plan = RunPlan(
-        series=inputs.series, methods=read_methods(tuple(rows), family=inputs.family),
+        series=inputs.series, strategies=read_strategies(tuple(rows), family=inputs.family),
         schedule=inputs.schedule,
         weights=inputs.weights, architecture=inputs.architecture, family=inputs.family, seed=seed,
         out=out / f"data-{data_seed}-seed-{seed}", jobs=jobs, split=split,
     )  # fmt: skip
     with stages() as show:
         results = execute(plan, show, date=date.today().isoformat())
-    return {method.name: numbers(method, results) for method in results.methods}
+    return {method.name: numbers(method, results) for method in results.strategies}
 
 
 def numbers(method: Any, results: Any) -> dict[str, float]:

@@ -95,7 +95,7 @@ data seed 1 played no part in choosing any setting. mAP50 by COCO's definition; 
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/benchmarks"))
 @click.option("--protocols", default=",".join(PROTOCOLS), show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), help="Replace the protocols' own number.")
-@click.option("--methods", help="Comma-separated; replace the protocols' own.")
+@click.option("--strategies", help="Comma-separated; replace the protocols' own.")
 @click.option("--jobs", default=2, show_default=True, help="Trainings at a time.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's, for a trial.")
 @click.option("--bootstrap", default=1000, show_default=True, help="Resamples of the test images.")
@@ -137,7 +137,7 @@ def run_protocol(
     from duet.emoji.build import build
     from duet.emoji.vocabulary import FOCI
     from duet.progress import stages
-    from duet.runs.inputs import read_inputs, read_methods
+    from duet.runs.inputs import read_inputs, read_strategies
     from duet.runs.plan import RunPlan
     from duet.runs.repeat import execute_repeats, repeats
     from duet.shipped import shipped
@@ -153,7 +153,7 @@ def run_protocol(
         changes={"epochs": epochs} if epochs else None,
     )  # fmt: skip
     plan = RunPlan(
-        series=inputs.series, methods=read_methods(methods, family=inputs.family),
+        series=inputs.series, strategies=read_strategies(methods, family=inputs.family),
         schedule=inputs.schedule, weights=inputs.weights, architecture=inputs.architecture,
         family=inputs.family, seed=0, out=folder, jobs=jobs,
         command=shlex.join(commands(protocol, folder, methods, seeds)[-1]),
@@ -181,7 +181,7 @@ def commands(
     draw = ["duet", "data", "emoji", data, "--protocol", protocol.emoji]
     draw += ["--seed", str(protocol.data_seed), "--test", str(protocol.test)]
     run = ["duet", "run", f"configs/series/{protocol.series}.yaml", "--data-root", data]
-    run += ["--methods", ",".join(methods)]
+    run += ["--strategies", ",".join(methods)]
     run += ["--weights", protocol.weights] if protocol.weights else []
     if seeds > 1:
         return draw, [*run, "--seeds", str(seeds), "--out", str(folder)]
@@ -210,7 +210,7 @@ def render(found: dict[str, Comparison], out: Path, note: str) -> str:
 
 def by_hand(protocol: Protocol, folder: Path, found: Comparison) -> str:
     """Return the commands of a finished protocol, with the methods and seeds that it has."""
-    methods = dict.fromkeys(m.name for run in found.runs for m in run.results.methods)
+    methods = dict.fromkeys(m.name for run in found.runs for m in run.results.strategies)
     seeds = len({run.results.protocol.seed for run in found.runs})
     lines = commands(protocol, folder, tuple(methods), seeds)
     return "".join(f"    {shlex.join(line)}\n" for line in lines)

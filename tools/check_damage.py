@@ -88,7 +88,7 @@ def main(seed: int, work: Path | None, rerun: bool, reading: bool, as_json: bool
         folder = (work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         series, methods = made_apart(folder)
-        options = [word for method in methods for word in ("--method", method)]
+        options = [word for method in methods for word in ("--strategy", method)]
         words = ["run", str(series), "--jobs", "2", *options]
         calm, moments, report = folder / "calm", random.Random(seed), Report()
         _run(words, calm)

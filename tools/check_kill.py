@@ -73,7 +73,7 @@ class Report:
 @click.option("--grace", default=2.0, show_default=True, help="Seconds for workers to end in.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments.")
 @click.option("--series", type=click.Path(path_type=Path), help="Use this one; with --reference.")
-@click.option("--method", "methods", multiple=True, help="With --series.")
+@click.option("--strategy", "methods", multiple=True, help="With --series.")
 @click.option("--reference", type=click.Path(path_type=Path), help="Its undisturbed run folder.")
 @click.option("--work", type=click.Path(path_type=Path), help="Keep everything here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -89,7 +89,7 @@ def main(
             series, methods = make_series(folder)
         words = ["run", str(series.resolve()), "--no-references", "--jobs", "2"]
         for method in methods:
-            words += ["--method", method]
+            words += ["--strategy", method]
         report = check(folder, words, reference, plan_blows(kills, interrupts, seed), grace)
     if as_json:
         click.echo(json.dumps({**asdict(report), "ok": report.ok}, indent=2))

@@ -106,7 +106,7 @@ def main(
         if run is None or series is None:
             series, methods = made_apart(folder)
             run = folder / "run"
-            options = [word for method in methods for word in ("--method", method)]
+            options = [word for method in methods for word in ("--strategy", method)]
             words = ["run", str(series), "--no-references", "--jobs", "2", *options]
             subprocess.run(entry(words, run), check=True, stdout=sys.stderr)
         cases = make_cases(folder, run.resolve(), series.resolve(), stack)

@@ -166,13 +166,13 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
     from concurrent.futures import ThreadPoolExecutor
 
     from duet.runs.chain import run_chain
-    from duet.runs.inputs import read_methods
+    from duet.runs.inputs import read_strategies
     from duet.runs.keep import keep_chain, keep_independent
     from duet.runs.learn import run_independent, train_alone
     from duet.series import train_slice
     from duet.training.config import Refit
 
-    (method,) = read_methods(("duet-plus",), family=setting.family)
+    (method,) = read_strategies(("duet-plus",), family=setting.family)
     method = method.model_copy(update={"refit": Refit(), "name": "seq"})
     alone = method.model_copy(update={"name": "alone"})
     first, second = setting.series.increments

@@ -1,4 +1,4 @@
-"""`duet compare`: which method is better, and whether the difference is noise."""
+"""`duet compare`: which strategy is better, and whether the difference is noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Examples:
   duet compare runs/shop
   duet compare runs/short runs/long --metric ri
   duet compare runs/repeats --bootstrap 2000 --out comparison.md
-  duet compare runs/repeats --json | jq '.methods[] | [.method, .h.mean]'
+  duet compare runs/repeats --json | jq '.strategies[] | [.strategy, .h.mean]'
 """
 
 
@@ -43,11 +43,11 @@ def compare(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Rank the methods of finished runs: indices, intervals, what is noise, what it costs.
+    """Rank the strategies of finished runs: indices, intervals, what is noise, what it costs.
 
-    RUN is a run folder, or a folder of repeats (`duet run --seeds`). Methods of the same name are
+    RUN is a run folder, or a folder of repeats (`duet run --seeds`). Strategies of one name are
     one row, averaged over seeds. Differences to the best are tested on resampled test images, the
-    same for all methods, and against the spread over seeds. Needs no images and no GPU.
+    same for all strategies, and against the spread over seeds. Needs no images and no GPU.
     """
     from duet.comparison.page import as_markdown, check_page
     from duet.comparison.ranking import compare as rank

@@ -11,27 +11,27 @@ from duet.cli.names import strategies, weights_option
 from duet.cli.options import SEED
 from duet.cli.running import perform
 from duet.progress import counting
-from duet.shipped import DEFAULT_METHODS
+from duet.shipped import DEFAULT_STRATEGIES
 
 EPILOG = """\b
 Examples:
   duet demo
   duet demo --out runs/demo --json
-  duet demo --weights rtdetr-tiny-emoji --method duet-detr --method seq-ft
-  duet demo --method duet-plus --method duet --method frozen --method seq-ft
+  duet demo --weights rtdetr-tiny-emoji --strategy duet-detr --strategy seq-ft
+  duet demo --strategy duet-plus --strategy duet --strategy frozen --strategy seq-ft
 """
 
 
 @click.command("demo", epilog=EPILOG)
 @click.option("--out", type=PATH, default=Path("runs/demo"), show_default=True)
 @click.option(
-    "--method",
-    "methods",
+    "--strategy",
+    "strategies",
     type=NAME_OR_PATH,
     multiple=True,
     metavar="TEXT",
     shell_complete=strategies,
-    default=DEFAULT_METHODS,
+    default=DEFAULT_STRATEGIES,
     show_default=True,
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
@@ -43,8 +43,9 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Draw the data, print the plan, train nothing.")
 @json_option
 def demo(
-    out: Path, methods: tuple[str, ...], jobs: int | None, epochs: int | None, weights: str | None,
-    seed: int, train_scenes: int, test_scenes: int, dry_run: bool, as_json: bool,
+    out: Path, strategies: tuple[str, ...], jobs: int | None, epochs: int | None,
+    weights: str | None, seed: int, train_scenes: int, test_scenes: int, dry_run: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Watch a YOLO11n learn ten classes, then ten more in another style, without the first images.
 
@@ -55,7 +56,7 @@ def demo(
 
     with counting("drawing scenes") as step:
         plan = plan_demo(
-            out, methods, train=train_scenes, test=test_scenes, jobs=jobs, weights=weights,
+            out, strategies, train=train_scenes, test=test_scenes, jobs=jobs, weights=weights,
             epochs=epochs, seed=seed, listen=step,
         )  # fmt: skip
     perform(plan, dry_run=dry_run, as_json=as_json)

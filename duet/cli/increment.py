@@ -11,11 +11,12 @@ from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, tell_wa
 from duet.cli.names import strategies
 from duet.cli.options import TrainingCommand, given, training_options
 from duet.progress import stages
-from duet.shipped import DEFAULT_METHODS, ONTO_METHODS
+from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 
 if TYPE_CHECKING:
     from duet.runs.steps import StepReport
 
+FIRST = DEFAULT_STRATEGIES[0]
 EPILOG = """\b
 Examples:
   duet base series.yaml --out runs/shop
@@ -28,20 +29,26 @@ Examples:
 @click.command("base", cls=TrainingCommand, epilog=EPILOG)
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option(
-    "--method", type=NAME_OR_PATH, default=DEFAULT_METHODS[0], show_default=True, metavar="TEXT",
+    "--strategy", type=NAME_OR_PATH, default=FIRST, show_default=True, metavar="TEXT",
     shell_complete=strategies,
     help="Decides the head form.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
 @training_options
 @json_option
-def base(series: Path, method: str, out: Path, seed: int, as_json: bool, **options: Any) -> None:
+def base(series: Path, strategy: str, out: Path, seed: int, as_json: bool, **options: Any) -> None:
     """Train the first increment of a series and keep it as an increment folder."""
     from duet.runs.stage import base_stage
 
     with stages() as show:
         report = base_stage(
-            series, out, method=method, seed=seed, listen=show, warn=tell_warnings, **given(options)
+            series,
+            out,
+            strategy=strategy,
+            seed=seed,
+            listen=show,
+            warn=tell_warnings,
+            **given(options),
         )
     _tell(report, as_json)
 
@@ -50,9 +57,9 @@ def base(series: Path, method: str, out: Path, seed: int, as_json: bool, **optio
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.argument("name")
 @click.option(
-    "--method", type=NAME_OR_PATH, metavar="TEXT",
+    "--strategy", type=NAME_OR_PATH, metavar="TEXT",
     shell_complete=strategies,
-    help=f"Shipped name or YAML [{DEFAULT_METHODS[0]}; on a detector of yours {ONTO_METHODS[0]}].",
+    help=f"Shipped name or YAML [{FIRST}; on a detector of yours {ONTO_STRATEGIES[0]}].",
 )  # fmt: skip
 @click.option(
     "--independent", is_flag=True,
@@ -66,7 +73,7 @@ def base(series: Path, method: str, out: Path, seed: int, as_json: bool, **optio
 @training_options
 @json_option
 def increment(
-    series: Path, name: str, method: str | None, independent: bool, onto: Path | None, out: Path,
+    series: Path, name: str, strategy: str | None, independent: bool, onto: Path | None, out: Path,
     seed: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train increment NAME on top of a detector, or of the stages kept in the run folder; merge.
@@ -77,7 +84,7 @@ def increment(
 
     with stages() as show:
         report = increment_stage(
-            series, name, out, method=method, independent=independent, onto=onto, seed=seed,
+            series, name, out, strategy=strategy, independent=independent, onto=onto, seed=seed,
             listen=show, warn=tell_warnings, **given(options),
         )  # fmt: skip
     _tell(report, as_json)

@@ -28,7 +28,7 @@ def strategies(
     """Return the shipped ways to learn increments that begin so, and files."""
     from duet.shipped import shipped
 
-    files = sorted(shipped("configs", "method").glob("*.yaml"))
+    files = sorted(shipped("configs", "strategy").glob("*.yaml"))
     return _or_files([file.stem for file in files], begun)
 
 

@@ -13,7 +13,7 @@ from duet.cli.names import strategies
 from duet.cli.options import TrainingCommand, given, training_options
 from duet.cli.running import perform
 from duet.progress import note, stages
-from duet.shipped import DEFAULT_METHODS, ONTO_METHODS
+from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import shell_line
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ EPILOG = """\b
 Examples:
   duet run series.yaml --dry-run
   duet run series.yaml --out runs/shop
-  duet run series.yaml --methods duet-plus,frozen,seq-ft --out runs/shop
-  duet run series.yaml --methods duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
+  duet run series.yaml --strategies duet-plus,frozen,seq-ft --out runs/shop
+  duet run series.yaml --strategies duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
   duet run series.yaml --epochs 20 --set augmentation.mosaic=1 --set merge.params.gamma=0.2
 """
 
@@ -32,15 +32,15 @@ Examples:
 @click.command("run", cls=TrainingCommand, epilog=EPILOG)
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option(
-    "--methods", "listed", type=NAME_OR_PATH, default="", metavar="TEXT",
+    "--strategies", "listed", type=NAME_OR_PATH, default="", metavar="TEXT",
 
     help="Shipped names or YAML paths with commas between; the first is reported on, the others "
-    f"stand beside it [{','.join(DEFAULT_METHODS)}; on a detector {','.join(ONTO_METHODS)}].",
+    f"stand beside it [{','.join(DEFAULT_STRATEGIES)}; on a detector {','.join(ONTO_STRATEGIES)}].",
 )  # fmt: skip
 @click.option(
-    "--method", "methods", type=NAME_OR_PATH, multiple=True, metavar="TEXT",
+    "--strategy", "strategies", type=NAME_OR_PATH, multiple=True, metavar="TEXT",
     shell_complete=strategies,
-    help="One more method; may be repeated.",
+    help="One more strategy; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True,
@@ -59,7 +59,7 @@ Examples:
 @json_option
 def run(
     series: Path, dry_run: bool, as_json: bool, seeds: int, orders: int, listed: str,
-    methods: tuple[str, ...], out: Path | None, jobs: int | None, references: bool, split: str,
+    strategies: tuple[str, ...], out: Path | None, jobs: int | None, references: bool, split: str,
     seed: int, **options: Any,
 ) -> None:  # fmt: skip
     """Learn a series: base, increments, merges, references, evaluation, report.
@@ -71,11 +71,11 @@ def run(
 
     names = tuple(name for item in listed.split(",") if (name := item.strip()))
     if listed and not names:
-        raise click.BadParameter("names no method", param_hint="--methods")
+        raise click.BadParameter("names no strategy", param_hint="--strategies")
     inputs = read_inputs(series, **given(options))
     tell_warnings(inputs.warnings, series)
     plan = plan_run(
-        inputs, (*names, *methods), seed=seed, out=out, jobs=jobs, references=references,
+        inputs, (*names, *strategies), seed=seed, out=out, jobs=jobs, references=references,
         split=split, command=shell_line("duet", *sys.argv[1:]),
     )  # fmt: skip
     if seeds > 1 or orders > 1:
@@ -85,7 +85,7 @@ def run(
 
 
 def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool) -> None:
-    """Run several seeds or orders and print how the methods compare over all of them."""
+    """Run several seeds or orders and print how the strategies compare over all of them."""
     from duet.comparison.tables import as_dict, as_text
     from duet.report.words import off_published
     from duet.runs import repeat

@@ -1,4 +1,4 @@
-"""Methods ranked by an index, each difference to the best with its interval: data, no text."""
+"""Strategies ranked by an index, each difference to the best with its interval: data, no text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from duet.evaluation.matrix import Slice
 from duet.evaluation.pairs import Pair, SeriesSteps, pi_pairs, ri_pairs
 
 METRICS = tuple(index.name for index in RANKED)
-"""What methods can be ranked by; without a wish, the first that the runs define."""
+"""What strategies can be ranked by; without a wish, the first that the runs define."""
 
 LEVEL = 95.0
 """Per cent of the resamples inside an interval."""
@@ -46,7 +46,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Difference:
-    """A method less another one, over the runs that both have.
+    """A strategy less another one, over the runs that both have.
 
     Attributes:
         mean: Mean difference, a fraction.
@@ -69,7 +69,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method costs; means over its runs, None where no run says it.
+    """What a strategy costs; means over its runs, None where no run says it.
 
     Attributes:
         seconds: Training time of all increments but the first; mean, as below.
@@ -86,7 +86,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """One method.
+    """One strategy.
 
     Attributes:
         label: Its name, with the folder where several share it.
@@ -120,7 +120,7 @@ class Comparison:
         bootstrap: Number of resamples.
         seed: Of the resamples.
         undefined: Largest share of resamples in which an index was not defined.
-        without_evidence: Run folders that keep no matches: no intervals for their methods.
+        without_evidence: Run folders that keep no matches: no intervals for their strategies.
         differing: What the runs do not share, where that was allowed.
     """
 
@@ -142,14 +142,14 @@ def compare(
     seed: int = 0,
     force: bool = False,
 ) -> Comparison:
-    """Rank the methods of finished runs.
+    """Rank the strategies of finished runs.
 
     Args:
         runs: What `find_runs` returned.
         metric: One of `METRICS`; None takes the first that the runs define.
         bootstrap: Number of resamples; 0 for no intervals.
         seed: Of the resamples.
-        force: Compare runs of different protocols too; methods are then kept apart by folder.
+        force: Compare runs of different protocols too; strategies are then kept apart by folder.
 
     Raises:
         DataError: The runs measure different things, or matches are damaged.
@@ -186,26 +186,26 @@ def compare(
 
 @dataclass
 class _Measured:
-    """Resampled indices of every method and run, as far as matches are kept."""
+    """Resampled indices of every strategy and run, as far as matches are kept."""
 
     sampler: Sampler
     samples: dict[tuple[Path, str], dict[str, Sampled]] = field(default_factory=dict)
     lacking: dict[Path, None] = field(default_factory=dict)
 
     def read(self, groups: Mapping[str, Sequence[Entry]]) -> None:
-        """Resample every method of every run that keeps its matches."""
+        """Resample every strategy of every run that keeps its matches."""
         for entry in (entry for entries in groups.values() for entry in entries):
             try:
                 found = self.sampler.indices(entry)
             except NoEvidenceError:
                 self.lacking[entry.run.folder] = None
             else:
-                self.samples[entry.run.folder, entry.method.name] = found
+                self.samples[entry.run.folder, entry.strategy.name] = found
 
     def pooled(self, entries: Iterable[Entry], name: str) -> Sampled | None:
         """Return the mean over runs of an index, per resample; None if a run lacks it."""
         found = [
-            self.samples.get((entry.run.folder, entry.method.name), {}).get(name)
+            self.samples.get((entry.run.folder, entry.strategy.name), {}).get(name)
             for entry in entries
         ]
         known = [values for values in found if values is not None]
@@ -222,7 +222,7 @@ def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
     entries = [entry for group in groups.values() for entry in group]
     defined = [
         name for name in METRICS
-        if any(getattr(entry.method.indices, name) is not None for entry in entries)
+        if any(getattr(entry.strategy.indices, name) is not None for entry in entries)
     ]  # fmt: skip
     if metric is None:
         return defined[0] if defined else METRICS[0]
@@ -239,7 +239,7 @@ def _row(label: str, entries: Sequence[Entry], measured: _Measured) -> Row:
     for name in METRICS:
         defined = list(_by_key(entries, name).values())
         if defined:
-            found = [getattr(entry.method.indices, name) for entry in defined]
+            found = [getattr(entry.strategy.indices, name) for entry in defined]
             values[name] = _value(found, measured.pooled(defined, name))
     for name, pairs in (("old", ri_pairs), ("new", pi_pairs)):
         known = [v for entry in entries if (v := _mean_cell(entry, pairs)) is not None]
@@ -247,7 +247,7 @@ def _row(label: str, entries: Sequence[Entry], measured: _Measured) -> Row:
             values[name] = _value(known)
     return Row(
         label=label,
-        title=entries[0].method.title,
+        title=entries[0].strategy.title,
         seeds=tuple(entry.run.results.protocol.seed for entry in entries),
         values=values,
         retention=_retention(entries),
@@ -257,7 +257,7 @@ def _row(label: str, entries: Sequence[Entry], measured: _Measured) -> Row:
 
 def _mean_cell(entry: Entry, pairs: Callable[[SeriesSteps], tuple[Pair, ...]]) -> float | None:
     """Return the mean mAP50 over the pairs that have a cell."""
-    matrix = entry.method.stage_matrix()
+    matrix = entry.strategy.stage_matrix()
     cells = [pair.cell for pair in pairs(entry.run.results.series.steps)]
     values = [matrix.get(*cell) for cell in cells if cell in matrix]
     return statistics.fmean(values) if values else None
@@ -265,18 +265,18 @@ def _mean_cell(entry: Entry, pairs: Callable[[SeriesSteps], tuple[Pair, ...]]) -
 
 def _retention(entries: Sequence[Entry]) -> dict[Slice, Value]:
     found: dict[tuple[str, frozenset[str]], tuple[Slice, list[float]]] = {}
-    for term in (term for entry in entries for term in entry.method.indices.ri_terms):
+    for term in (term for entry in entries for term in entry.strategy.indices.ri_terms):
         key = term.domain, frozenset(term.classes)
         found.setdefault(key, ((term.domain, term.classes), []))[1].append(term.ratio)
     return {part: _value(ratios) for part, ratios in found.values()}
 
 
 def _cost(entries: Sequence[Entry]) -> Cost:
-    methods = [entry.method for entry in entries]
-    seconds = [sum(cost.seconds for cost in m.costs[1:]) for m in methods if m.costs]
-    memory = [m.memory_mb for m in methods if m.memory_mb is not None]
-    parameters = [m.parameters for m in methods if m.parameters is not None]
-    latency = [m.latency_ms for m in methods if m.latency_ms is not None]
+    strategies = [entry.strategy for entry in entries]
+    seconds = [sum(cost.seconds for cost in m.costs[1:]) for m in strategies if m.costs]
+    memory = [m.memory_mb for m in strategies if m.memory_mb is not None]
+    parameters = [m.parameters for m in strategies if m.parameters is not None]
+    latency = [m.latency_ms for m in strategies if m.latency_ms is not None]
     return Cost(
         seconds=statistics.fmean(seconds) if seconds else None,
         memory_mb=max(memory, default=None),
@@ -327,7 +327,7 @@ def _difference(
     pairs = [(ours[key], theirs[key]) for key in shared]
     mine = [one for one, _ in pairs] or list(ours.values())
     yours = [other for _, other in pairs] or list(theirs.values())
-    values = [[getattr(e.method.indices, metric) for e in side] for side in (mine, yours)]
+    values = [[getattr(e.strategy.indices, metric) for e in side] for side in (mine, yours)]
     mean = statistics.fmean(values[0]) - statistics.fmean(values[1])
     one, other = measured.pooled(mine, metric), measured.pooled(yours, metric)
     low, high = _interval(None if one is None or other is None else one - other)
@@ -365,4 +365,4 @@ def _is_noise(
 
 
 def _by_key(entries: Sequence[Entry], metric: str) -> dict[Key, Entry]:
-    return {e.run.key: e for e in entries if getattr(e.method.indices, metric) is not None}
+    return {e.run.key: e for e in entries if getattr(e.strategy.indices, metric) is not None}

@@ -1,4 +1,4 @@
-"""Finding finished runs, telling whether they may be compared, and grouping them by method."""
+"""Finding finished runs, telling whether they may be compared, and grouping them by strategy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from duet.errors import DataError, together
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import ri_pairs
 from duet.results.files import RESULTS_FILE, load_results
-from duet.results.schema import Method, Results
+from duet.results.schema import Results, StrategyResult
 from duet.trees import resolved
 
 Key = tuple[tuple[tuple[str, tuple[str, ...]], ...], int]
-"""(order of the increments, seed): two methods with the same key are a pair."""
+"""(order of the increments, seed): two strategies with the same key are a pair."""
 
 
 SHOWN = 300
@@ -45,10 +45,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Entry:
-    """One method of one run."""
+    """One strategy of one run."""
 
     run: Run
-    method: Method
+    strategy: StrategyResult
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
@@ -70,8 +70,8 @@ def _read(folder: Path) -> Results:
     results = load_results(folder)
     try:
         ri_pairs(results.series.steps)
-        for method in results.methods:
-            method.stage_matrix()
+        for strategy in results.strategies:
+            strategy.stage_matrix()
     except DataError as error:
         raise DataError(
             error.what,
@@ -177,9 +177,9 @@ def _some(folders: Sequence[str]) -> str:
 
 
 def grouped(runs: Sequence[Run], *, apart: bool = False) -> dict[str, tuple[Entry, ...]]:
-    """Return label -> the runs of one method, in the order in which the methods were found.
+    """Return label -> the runs of one strategy, in the order in which the strategies were found.
 
-    A method's label is its name. Where two folders hold different results of the same name, seed
+    A strategy's label is its name. Where two folders hold different results of the same name, seed
     and order (one was trained longer, say), the labels name the folder too; equal results count
     once.
 
@@ -187,16 +187,16 @@ def grouped(runs: Sequence[Run], *, apart: bool = False) -> dict[str, tuple[Entr
         runs: What `find_runs` returned.
         apart: Never put runs of different arguments together.
     """
-    names = dict.fromkeys(method.name for run in runs for method in run.results.methods)
+    names = dict.fromkeys(strategy.name for run in runs for strategy in run.results.strategies)
     groups: dict[str, tuple[Entry, ...]] = {}
     for name in names:
         entries = _distinct(
-            [Entry(run, m) for run in runs for m in run.results.methods if m.name == name]
+            [Entry(run, m) for run in runs for m in run.results.strategies if m.name == name]
         )
         labels: list[Callable[[Entry], str]] = [
-            lambda e: e.method.name,
-            lambda e: f"{e.method.name} ({e.run.group})",
-            lambda e: f"{e.method.name} ({e.run.group}/{e.run.folder.name})",
+            lambda e: e.strategy.name,
+            lambda e: f"{e.strategy.name} ({e.run.group})",
+            lambda e: f"{e.strategy.name} ({e.run.group}/{e.run.folder.name})",
         ]
         several = apart and len({entry.run.group for entry in entries}) > 1
         for label in labels[1 if several else 0 :]:
@@ -214,8 +214,8 @@ def _distinct(entries: Sequence[Entry]) -> list[Entry]:
     for entry in entries:
         same = (
             other.run.key == entry.run.key
-            and other.method.matrix == entry.method.matrix
-            and other.method.indices == entry.method.indices
+            and other.strategy.matrix == entry.strategy.matrix
+            and other.strategy.indices == entry.strategy.indices
             for other in kept
         )
         if not any(same):

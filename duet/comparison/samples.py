@@ -1,8 +1,8 @@
-"""The indices of a method on resampled images, once per resample.
+"""The indices of a strategy on resampled images, once per resample.
 
-The same images are drawn for all models, stages, references, seeds and methods, so that the
-difference of two methods is measured on equal terms. Training is not repeated: the intervals speak
-of the choice of test images, the spread over seeds speaks of training.
+The same images are drawn for all models, stages, references, seeds and strategies, so that the
+difference of two strategies is measured on equal terms. Training is not repeated: the intervals
+speak of the choice of test images, the spread over seeds speaks of training.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Sampler:
     _ap50: dict[tuple[Path, str], Sampled] = field(default_factory=dict)
 
     def indices(self, entry: Entry) -> dict[str, Sampled]:
-        """Return the indices of one method in one run that are ratios, by name.
+        """Return the indices of one strategy in one run that are ratios, by name.
 
         Each is ``(count + 1,)``; the first value is that of the images as they are. NaN where a
         resample leaves an index undefined; an index that the run does not define is left out.
@@ -62,7 +62,7 @@ class Sampler:
         """
         found: dict[str, Sampled] = {}
         for index in INDICES:
-            terms = entry.method.indices.terms(index)
+            terms = entry.strategy.indices.terms(index)
             if terms:
                 ratios = [self._ratio(entry, term, index.against == "earlier") for term in terms]
                 found[index.name] = np.mean(ratios, axis=0)
@@ -150,7 +150,7 @@ def _divided(above: Sampled, below: npt.NDArray[Any]) -> Sampled:
 
 
 def _scores_file(entry: Entry, stage: int, domain: str) -> str | None:
-    scores = entry.method.scores_at(stage, domain)
+    scores = entry.strategy.scores_at(stage, domain)
     return scores.evidence if scores else None
 
 
@@ -163,10 +163,10 @@ def _harmonic(values: npt.NDArray[np.float64]) -> Sampled:
 
 def _require_equal(entry: Entry, found: Mapping[str, Sampled]) -> None:
     for name, values in found.items():
-        stored = getattr(entry.method.indices, name)
+        stored = getattr(entry.strategy.indices, name)
         if stored is None or not abs(values[0] - stored) <= CLOSE:  # NaN is not close
             raise DataError(
-                f"the matches of {entry.method.name} give {name.upper()} {values[0]:.6f}, "
+                f"the matches of {entry.strategy.name} give {name.upper()} {values[0]:.6f}, "
                 f"results.json says {stored}",
                 where=str(entry.run.folder),
                 remedy="give the `duet run` command of this run again; it evaluates anew",

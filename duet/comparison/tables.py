@@ -25,11 +25,11 @@ SHOWN_UNDEFINED = 0.001
 
 
 def ranking_table(found: Comparison) -> Table:
-    """Return every method with its indices and its difference to the best, in per cent."""
+    """Return every strategy with its indices and its difference to the best, in per cent."""
     name = TITLES[found.metric]
     titles = [TITLES.get(key, key) for key in COLUMNS]
     header = (
-        "Method",
+        "Strategy",
         "seeds",
         *titles,
         f"{name} to best",
@@ -50,16 +50,23 @@ def ranking_table(found: Comparison) -> Table:
 
 
 def interval_table(found: Comparison) -> Table:
-    """Return the interval over test images of every index of every method, in per cent."""
+    """Return the interval over test images of every index of every strategy, in per cent."""
     rows = tuple(
         (row.label, *(_interval(row.values.get(key)) for key in METRICS)) for row in found.rows
     )
-    return Table(("Method", *(TITLES[key] for key in METRICS)), rows)
+    return Table(("Strategy", *(TITLES[key] for key in METRICS)), rows)
 
 
 def cost_table(found: Comparison) -> Table:
-    """Return what every method costs, beside its place in the ranking."""
-    header = ("Method", TITLES[found.metric], "training", "peak memory", "parameters", "one image")
+    """Return what every strategy costs, beside its place in the ranking."""
+    header = (
+        "Strategy",
+        TITLES[found.metric],
+        "training",
+        "peak memory",
+        "parameters",
+        "one image",
+    )
     rows = tuple(
         (row.label, _mean_sd(row.values.get(found.metric)), *_cost(row.cost)) for row in found.rows
     )
@@ -77,7 +84,7 @@ def retention_table(found: Comparison) -> Table | None:
     rows = tuple(
         (row.label, *(_mean_sd(row.retention.get(part)) for part in parts)) for row in found.rows
     )
-    return Table(("Method", *names), rows)
+    return Table(("Strategy", *names), rows)
 
 
 def sentences(found: Comparison) -> tuple[str, ...]:
@@ -97,7 +104,7 @@ def sentences(found: Comparison) -> tuple[str, ...]:
 
 
 def _other_half(found: Comparison) -> Iterator[str]:
-    """Yield who learned most where methods are ranked by what they kept."""
+    """Yield who learned most where strategies are ranked by what they kept."""
     learned = [row for row in found.rows if "pi" in row.values]
     if found.metric == "ri" and learned:
         most = max(learned, key=lambda row: row.values["pi"].mean)
@@ -173,7 +180,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         "series": found.runs[0].results.series.name,
         "bootstrap": {"resamples": found.bootstrap, "seed": found.seed, "level": 0.95},
         "best": found.rows[0].label if found.metric in found.rows[0].values else None,
-        "methods": [_row_dict(row) for row in found.rows],
+        "strategies": [_row_dict(row) for row in found.rows],
         "runs": [
             {
                 "folder": str(run.folder),
@@ -191,7 +198,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
 
 def _row_dict(row: Row) -> dict[str, Any]:
     return {
-        "method": row.label,
+        "strategy": row.label,
         "title": row.title,
         "seeds": list(row.seeds),
         **{name: asdict(value) for name, value in row.values.items()},

@@ -109,4 +109,4 @@ RATIOS = tuple(index for index in INDICES if index.against or index.parts)
 """Those that are shares, of which more is better; the others are differences of mAP50."""
 
 RANKED = tuple(sorted(RATIOS, key=lambda index: -len(index.parts)))
-"""What methods are ranked by: the index that sums up most comes first."""
+"""What strategies are ranked by: the index that sums up most comes first."""

@@ -49,7 +49,7 @@ class Term(Config):
 
 
 class Indices(Config):
-    """All indices of one method; None where the series or the run defines no pair.
+    """All indices of one strategy; None where the series or the run defines no pair.
 
     Attributes:
         ri: Average retention index, a fraction (1 = nothing lost).
@@ -93,7 +93,7 @@ def compute_indices(
     *,
     undefined: Mapping[Slice, str] = MappingProxyType({}),
 ) -> Indices:
-    """Compute every index of one method.
+    """Compute every index of one strategy.
 
     Args:
         series: (domain, classes) per increment, in order.

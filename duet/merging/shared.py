@@ -13,7 +13,7 @@ from duet.errors import ModelError
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.compare import annotate, compare
 from duet.merging.inputs import Inputs, require_mergeable
-from duet.merging.table import Method, resolve
+from duet.merging.table import MergeMethod, resolve
 from duet.merging.trace import MergeTrace
 from duet.vectors.tensors import Tensors, require_finite
 
@@ -89,7 +89,7 @@ def allocate(inputs: Inputs) -> dict[str, torch.Tensor]:
     return {name: torch.empty(shape) for name, shape in inputs.shapes.items()}
 
 
-def require_needs(method: Method, inputs: Inputs) -> None:
+def require_needs(method: MergeMethod, inputs: Inputs) -> None:
     """Refuse a merge that lacks something its method needs.
 
     Raises:

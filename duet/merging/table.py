@@ -41,7 +41,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Method:
+class MergeMethod:
     """One row of the table; nothing is imported until a property is read.
 
     Attributes:
@@ -76,42 +76,42 @@ class Method:
         return tuple(_describe(name, field) for name, field in self.params.model_fields.items())
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Mapping[str, MergeMethod] = MappingProxyType(
     {
-        "duet": Method(
+        "duet": MergeMethod(
             name="duet",
             module="duet.merging.methods.duet",
             summary="Average of two models, tilted per layer towards the one that moved further.",
             reference="DuET, ICCV 2025, arXiv 2506.21260v2",
             ordered=True,
         ),
-        "average": Method(
+        "average": MergeMethod(
             name="average",
             module="duet.merging.methods.average",
             summary="Weighted mean of any number of models.",
             reference="Model soups, ICML 2022, arXiv 2203.05482",
             needs=(),
         ),
-        "task-arithmetic": Method(
+        "task-arithmetic": MergeMethod(
             name="task-arithmetic",
             module="duet.merging.methods.task_arithmetic",
             summary="Start weights plus the sum of all task vectors times one factor.",
             reference="Task arithmetic, ICLR 2023, arXiv 2212.04089",
         ),
-        "ties": Method(
+        "ties": MergeMethod(
             name="ties",
             module="duet.merging.methods.ties",
             summary="Keeps the largest changes, elects a sign per weight, averages who agrees.",
             reference="TIES-Merging, NeurIPS 2023, arXiv 2306.01708",
         ),
-        "concrete": Method(
+        "concrete": MergeMethod(
             name="concrete",
             module="duet.merging.methods.concrete",
             summary="Task arithmetic under a mask that learns which weights to keep.",
             reference="Concrete subspace learning, 2023, arXiv 2312.06173",
             needs=("start", "images"),
         ),
-        "concrete-adamerging": Method(
+        "concrete-adamerging": MergeMethod(
             name="concrete-adamerging",
             module="duet.merging.methods.concrete_adamerging",
             summary="As concrete, and learns the factor of each task vector and layer.",
@@ -119,52 +119,52 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "arXiv 2310.02575",
             needs=("start", "images"),
         ),
-        "dare": Method(
+        "dare": MergeMethod(
             name="dare",
             module="duet.merging.methods.dare",
             summary="Drops changes at random, rescales the rest, then adds them up or runs TIES.",
             reference="DARE, ICML 2024, arXiv 2311.03099",
         ),
-        "magmax": Method(
+        "magmax": MergeMethod(
             name="magmax",
             module="duet.merging.methods.magmax",
             summary="Takes for each weight the change with the largest magnitude.",
             reference="MagMax, ECCV 2024, arXiv 2407.06322",
             ordered=True,
         ),
-        "mtda": Method(
+        "mtda": MergeMethod(
             name="mtda",
             module="duet.merging.methods.mtda",
             summary="Weighted mean of the models, BatchNorm buffers fused as distributions.",
             reference="MTDA merging, ECCV 2024, arXiv 2407.13771",
             needs=(),
         ),
-        "fisher": Method(
+        "fisher": MergeMethod(
             name="fisher",
             module="duet.merging.methods.fisher",
             summary="Mean of the models, each weight by its Fisher information.",
             reference="Fisher merging, NeurIPS 2022, arXiv 2111.09832",
             needs=("fisher",),
         ),
-        "lines": Method(
+        "lines": MergeMethod(
             name="lines",
             module="duet.merging.methods.lines",
             summary="Task arithmetic whose factor grows from the first layer to the last.",
             reference="LiNeS, ICLR 2025, arXiv 2410.17146",
         ),
-        "iso-c": Method(
+        "iso-c": MergeMethod(
             name="iso-c",
             module="duet.merging.methods.iso_c",
             summary="Sum of all changes with the same strength in every direction.",
             reference="Iso-C, ICML 2025, arXiv 2502.04959",
         ),
-        "tsv-m": Method(
+        "tsv-m": MergeMethod(
             name="tsv-m",
             module="duet.merging.methods.tsv_m",
             summary="Joins the main directions of every change after making them orthogonal.",
             reference="Task singular vectors, CVPR 2025, arXiv 2412.00081",
         ),
-        "newest": Method(
+        "newest": MergeMethod(
             name="newest",
             module="duet.merging.methods.newest",
             summary="No merge: the newly trained model as it is (sequential fine-tuning).",
@@ -176,7 +176,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 )
 
 
-def resolve(name: str) -> Method:
+def resolve(name: str) -> MergeMethod:
     """Return the method called ``name`` with its module imported.
 
     Raises:

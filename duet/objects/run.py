@@ -52,7 +52,7 @@ class Run(Shown):
     @property
     def indices(self) -> Mapping[str, Indices]:
         """RI, GI, PI, RAI, H, forgetting and BWT by strategy, fractions."""
-        return {method.name: method.indices for method in self.results.methods}
+        return {strategy.name: strategy.indices for strategy in self.results.strategies}
 
     @property
     def report(self) -> Path:
@@ -82,8 +82,8 @@ class Run(Shown):
         return sorted(found, key=lambda one: one.manifest.index)
 
     def _folders(self, kind: str, strategy: str | None) -> list[Path]:
-        names = [method.name for method in self.results.methods]
-        chosen = strategy or self.results.main_method
+        names = [strategy.name for strategy in self.results.strategies]
+        chosen = strategy or self.results.main_strategy
         found = sorted(self.path.glob(f"{kind}/{chosen}/*/{MANIFEST}"))
         if chosen not in names or not found:
             raise DataError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from duet.evaluation.definitions import RATIOS
 from duet.files import atomic_path
 from duet.report.phrases import percent, set_name
-from duet.report.tables import is_taught, ordered_methods, ordered_slices
+from duet.report.tables import is_taught, ordered_slices, ordered_strategies
 from duet.report.words import ClassChange, class_changes
 from duet.results.schema import MergeEntry, Results
 from duet.text import plot_text
@@ -115,20 +115,22 @@ def save_figure(figure: Figure, target: Path) -> None:
 
 @drawn
 def indices_figure(results: Results) -> Figure:
-    """All methods side by side: one panel per index, one bar per method, values at the bars."""
+    """All strategies side by side: one panel per index, one bar per strategy, with its value."""
     # What was kept and what was learned stand side by side: the question of the report.
     panels = sorted(RATIOS, key=lambda index: index.name not in ("ri", "pi"))
-    methods = ordered_methods(results)
-    shown = [p for p in panels if any(getattr(m.indices, p.name) is not None for m in methods)]
+    strategies = ordered_strategies(results)
+    shown = [p for p in panels if any(getattr(m.indices, p.name) is not None for m in strategies)]
     shown = shown or panels[:1]
     figure, grid = figure_grid(
-        1, len(shown), width=2.3 * len(shown) + 1.8, height=0.36 * len(methods) + 1.2,
+        1, len(shown), width=2.3 * len(shown) + 1.8, height=0.36 * len(strategies) + 1.2,
         sharey=True,
     )  # fmt: skip
     for axes, index in zip(grid, shown, strict=True):
-        values = [getattr(method.indices, index.name) for method in methods]
-        colours = [BLUE if m.name == results.main_method else GREY for m in methods]
-        bars = axes.barh(range(len(methods)), [v or 0 for v in values], color=colours, height=0.68)
+        values = [getattr(strategy.indices, index.name) for strategy in strategies]
+        colours = [BLUE if m.name == results.main_strategy else GREY for m in strategies]
+        bars = axes.barh(
+            range(len(strategies)), [v or 0 for v in values], color=colours, height=0.68
+        )
         labels = axes.bar_label(bars, [percent(v, unit=False) for v in values], padding=3)
         for label in labels:  # readable where it crosses the 100 % line
             label.set(fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})
@@ -138,9 +140,11 @@ def indices_figure(results: Results) -> Figure:
         axes.set_title(f"{index.title}: {index.panel}", fontsize=9.5, loc="left")
         axes.tick_params(axis="y", length=0)
         _percent_axis(axes.xaxis, ticks=(0, 0.5, 1))
-    grid[0].set_yticks(range(len(methods)), [plot_text(method.title) for method in methods])
+    grid[0].set_yticks(
+        range(len(strategies)), [plot_text(strategy.title) for strategy in strategies]
+    )
     grid[0].invert_yaxis()
-    figure.suptitle("How much each method keeps and learns (%, higher is better)", **_LEFT)
+    figure.suptitle("How much each strategy keeps and learns (%, higher is better)", **_LEFT)
     return figure
 
 

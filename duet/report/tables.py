@@ -11,7 +11,7 @@ from duet.evaluation.indices import Term
 from duet.evaluation.matrix import Slice
 from duet.report.phrases import MISSING, duration, listed, percent, points, where
 from duet.report.words import average_sides, class_changes
-from duet.results.schema import Method, Results
+from duet.results.schema import Results, StrategyResult
 from duet.text import printable
 
 
@@ -52,16 +52,16 @@ class Table:
         return [dict(zip(self.header, row, strict=True)) for row in self.rows]
 
 
-def ordered_methods(results: Results) -> tuple[Method, ...]:
-    """Return the main method first, then the others as they were run."""
-    return (results.main, *(m for m in results.methods if m.name != results.main_method))
+def ordered_strategies(results: Results) -> tuple[StrategyResult, ...]:
+    """Return the main strategy first, then the others as they were run."""
+    return (results.main, *(m for m in results.strategies if m.name != results.main_strategy))
 
 
 def summary_table(results: Results) -> Table:
-    """Return all methods with all indices and the mAP50 behind them, in percent."""
+    """Return all strategies with all indices and the mAP50 behind them, in percent."""
     behind = ("old before", "old after", "new", "new reference")
-    header = ("Method", *(index.title for index in RATIOS), *behind)
-    return Table(header, tuple(_summary_row(method) for method in ordered_methods(results)))
+    header = ("Strategy", *(index.title for index in RATIOS), *behind)
+    return Table(header, tuple(_summary_row(strategy) for strategy in ordered_strategies(results)))
 
 
 def summary_text(results: Results, report: Path) -> str:
@@ -70,13 +70,13 @@ def summary_text(results: Results, report: Path) -> str:
     return f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {report}"
 
 
-def _summary_row(method: Method) -> tuple[str, ...]:
-    indices = method.indices
+def _summary_row(strategy: StrategyResult) -> tuple[str, ...]:
+    indices = strategy.indices
     before, after = average_sides(indices.ri_terms)
     reference, reached = average_sides(indices.pi_terms)
     shown = (getattr(indices, index.name) for index in RATIOS)
     values = (*shown, before, after, reached, reference)
-    return (method.title, *(percent(value, unit=False) for value in values))
+    return (strategy.title, *(percent(value, unit=False) for value in values))
 
 
 def series_table(results: Results) -> Table:
@@ -93,7 +93,7 @@ def series_table(results: Results) -> Table:
 
 
 def class_table(results: Results) -> Table:
-    """Return AP50 per class of the main method: when learned, at the end, and the reference."""
+    """Return AP50 per class of the main strategy: when learned, at the end, and the reference."""
     rows = tuple(
         (
             item.name,
@@ -111,7 +111,7 @@ def class_table(results: Results) -> Table:
 
 
 def terms_table(results: Results) -> Table:
-    """Return every ratio of the main method with its numerator and denominator."""
+    """Return every ratio of the main strategy with its numerator and denominator."""
     indices = results.main.indices
     rows = tuple(
         _term_row(results, index, term) for index in INDICES for term in indices.terms(index)
@@ -136,7 +136,7 @@ def _term_row(results: Results, index: Index, term: Term) -> tuple[str, ...]:
 
 
 def ordered_slices(results: Results) -> tuple[Slice, ...]:
-    """Return the columns of the main method's matrix: what was taught first, in series order."""
+    """Return the columns of the main strategy's matrix: what was taught first, in series order."""
     slices = dict.fromkeys((cell.domain, cell.classes) for cell in results.main.matrix)
     return tuple(sorted(slices, key=lambda part: _taught_in(results, part)))
 
@@ -153,7 +153,7 @@ def _taught_in(results: Results, part: Slice) -> int:
 
 
 def matrix_table(results: Results) -> Table:
-    """Return the stage matrix of the main method: stages down, class sets across, mAP50 percent."""
+    """Return the stage matrix of the main strategy: stages down, class sets across, mAP50 in %."""
     slices = ordered_slices(results)
     values = {(cell.stage, cell.domain, cell.classes): cell.map50 for cell in results.main.matrix}
     rows = tuple(
@@ -167,10 +167,10 @@ def matrix_table(results: Results) -> Table:
 
 
 def cost_table(results: Results) -> Table:
-    """Return the wall-clock time of every method and of all references."""
+    """Return the wall-clock time of every strategy and of all references."""
     costs = [
-        (method.title, [(cost.title, cost.seconds) for cost in method.costs])
-        for method in ordered_methods(results)
+        (strategy.title, [(cost.title, cost.seconds) for cost in strategy.costs])
+        for strategy in ordered_strategies(results)
     ]
     references = [
         (f"only {where(results, r.domain, r.classes)}", r.seconds)
@@ -187,11 +187,11 @@ def cost_table(results: Results) -> Table:
         for title, parts in costs
         if parts
     )
-    return Table(("Method", "Of which", "total"), rows, words=2)
+    return Table(("Strategy", "Of which", "total"), rows, words=2)
 
 
 def merge_table(results: Results) -> Table:
-    """Return one row per merge of the main method."""
+    """Return one row per merge of the main strategy."""
     rows = []
     for merge in results.main.merges:
         alphas = [tensor.alpha for tensor in merge.tensors if tensor.alpha is not None]
@@ -224,8 +224,8 @@ def protocol_table(results: Results) -> Table:
         ("Images evaluated", protocol.image_rule),
         ("AP computed by", f"{protocol.ap.name} {protocol.ap.version} ({parameters})"),
         ("Seed", str(protocol.seed)),
-        ("Main method", f"{results.main.title} ({results.main.name})"),
-        *((f"  {key}", str(value)) for key, value in protocol.method_config.items()),
+        ("Main strategy", f"{results.main.title} ({results.main.name})"),
+        *((f"  {key}", str(value)) for key, value in protocol.strategy_config.items()),
         ("Machine", f"{environment.cpu}, {environment.threads} threads, {environment.device}"),
         ("Versions", listed([f"{k} {v}" for k, v in environment.versions.items()], limit=99)),
         ("Date", environment.date),

@@ -10,7 +10,7 @@ from typing import Any
 from duet.evaluation.definitions import RANKED
 from duet.evaluation.indices import Term, mean
 from duet.report.phrases import count_of, listed, percent, points, where
-from duet.results.schema import KeptEntry, Method, Results
+from duet.results.schema import KeptEntry, Results, StrategyResult
 
 NOTICEABLE = 0.01
 """A change of one class's AP50 below this (1 point) is not called a loss or a gain."""
@@ -47,12 +47,12 @@ class ClassChange:
         return self.final - self.learned
 
 
-def class_changes(results: Results, method: Method) -> tuple[ClassChange, ...]:
+def class_changes(results: Results, strategy: StrategyResult) -> tuple[ClassChange, ...]:
     """Return every class of the series, in the order learned."""
     changes: list[ClassChange] = []
     for number, step in enumerate(results.series.increments, start=1):
-        learned = method.scores_at(number, step.domain)
-        final = method.scores_at(results.final_stage, step.domain)
+        learned = strategy.scores_at(number, step.domain)
+        final = strategy.scores_at(results.final_stage, step.domain)
         reference = results.reference(step.domain, step.classes)
         for name in step.classes:
             changes.append(
@@ -78,9 +78,9 @@ def as_dict(results: Results, report: Path) -> dict[str, Any]:
     return {
         "schema": 1,
         "report": str(report),
-        "main_method": results.main_method,
+        "main_strategy": results.main_strategy,
         "answer": list(answer(results)),
-        "summary": {method.name: method.indices.numbers() for method in results.methods},
+        "summary": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
     }
 
 
@@ -101,7 +101,9 @@ def kept(results: Results) -> tuple[str, ...]:
     best = sorted(changed, key=lambda item: -(item.change or 0))[:SHOWN_CLASSES]
     if best:
         lines.append(f"Old classes that held best: {_named(best)}.")
-    lines += [_still_made(method, entry) for method in results.methods for entry in method.kept]
+    lines += [
+        _still_made(strategy, entry) for strategy in results.strategies for entry in strategy.kept
+    ]
     return tuple(lines) or _nothing(results, "RI", "forgotten")
 
 
@@ -146,8 +148,8 @@ def lost(results: Results) -> tuple[str, ...]:
 
 
 def cautions(results: Results) -> tuple[str, ...]:
-    """Return what limits the numbers: one seed, pairs left out, notes of the methods."""
-    notes = [f"{m.title}: {note}" for m in results.methods for note in m.notes]
+    """Return what limits the numbers: one seed, pairs left out, notes of the strategies."""
+    notes = [f"{m.title}: {note}" for m in results.strategies for note in m.notes]
     return (
         f"Every number comes from one seed ({results.protocol.seed}): small gaps may be noise.",
         *off_published(results),
@@ -195,11 +197,11 @@ def _kept_in_one(results: Results) -> str:
     )
 
 
-def _still_made(method: Method, entry: KeptEntry) -> str:
-    """Return what a method makes of the detections of the detector that it went on from."""
+def _still_made(strategy: StrategyResult, entry: KeptEntry) -> str:
+    """Return what a strategy makes of the detections of the detector that it went on from."""
     share = f" ({percent(entry.kept / entry.before)})" if entry.before else ""
     return (
-        f"{method.title} still makes {entry.kept} of {entry.before} detections{share} of the "
+        f"{strategy.title} still makes {entry.kept} of {entry.before} detections{share} of the "
         f"detector that the series goes on from in {count_of(entry.images, 'image')} of "
         f"{entry.domain}, sees a new class in the place of {entry.renamed}, and makes "
         f"{entry.added} others of its classes (score {entry.confidence:g} or "
@@ -241,7 +243,7 @@ def _reason(results: Results, index: str) -> str:
 
 def _compared_in_one(results: Results) -> str:
     main = results.main
-    others = [m for m in results.methods if m.name != main.name]
+    others = [m for m in results.strategies if m.name != main.name]
     for index in RANKED:
         if index.against == "reference":  # alone it says nothing of what was kept
             continue
@@ -254,10 +256,10 @@ def _compared_in_one(results: Results) -> str:
         value, best = max(known, key=lambda pair: pair[0])
         return (
             f"Over all indices ({index.title}) it scores {percent(own)}, rank {rank} of "
-            f"{len(known) + 1} methods; the best of the others is {best.title} "
+            f"{len(known) + 1} strategies; the best of the others is {best.title} "
             f"with {percent(value)}."
         )
-    return "No other method was run, so these numbers have nothing to be compared with."
+    return "No other strategy was run, so these numbers have nothing to be compared with."
 
 
 def _forgetting_sentence(value: float) -> str:

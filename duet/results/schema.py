@@ -72,8 +72,8 @@ class Protocol(Config):
     image_size: Annotated[int, Field(ge=1)]
     """Pixels, square input of the detector."""
     head_form: str
-    method_config: dict[str, JsonValue] = Field(default_factory=dict)
-    """Configuration of the main method, as it was run."""
+    strategy_config: dict[str, JsonValue] = Field(default_factory=dict)
+    """Configuration of the main strategy, as it was run."""
 
 
 class ClassScores(Config):
@@ -122,7 +122,7 @@ class TensorEntry(Config):
     name: str
     scalars: Count
     alpha: float | None
-    """Weight of the previous model, 1 - alpha goes to the new one; None for methods without one."""
+    """Weight of the previous model, 1 - alpha goes to the new one; None without such a weight."""
     sign_conflict: Fraction | None
     """Share of the scalars that the old and the new task vector move in opposite directions; None
     if θ_0 was not there to tell."""
@@ -165,7 +165,7 @@ class StageCost(Config):
     seconds: Seconds
 
 
-class Method(Config):
+class StrategyResult(Config):
     """Everything measured about one way of learning the series."""
 
     name: str
@@ -293,9 +293,9 @@ class Results(Config):
     schema_version: Literal[1] = 1
     series: SeriesEntry
     protocol: Protocol
-    main_method: str
-    """Name of the method that the report is about; the others are compared with it."""
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    main_strategy: str
+    """Name of the strategy that the report is about; the others are compared with it."""
+    strategies: Annotated[tuple[StrategyResult, ...], Field(min_length=1)]
     references: tuple[ReferenceEntry, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
     environment: Environment
@@ -304,21 +304,21 @@ class Results(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Results:
-        names = [method.name for method in self.methods]
+        names = [strategy.name for strategy in self.strategies]
         if len(set(names)) != len(names):
-            raise ValueError(f"method names must be unique, got {names}")
-        if self.main_method not in names:
-            raise ValueError(f"main_method '{self.main_method}' is not one of {names}")
+            raise ValueError(f"strategy names must be unique, got {names}")
+        if self.main_strategy not in names:
+            raise ValueError(f"main_strategy '{self.main_strategy}' is not one of {names}")
         stages = len(self.series.increments)
-        late = [r.stage for m in self.methods for r in m.matrix if r.stage > stages]
+        late = [r.stage for m in self.strategies for r in m.matrix if r.stage > stages]
         if late:
             raise ValueError(f"a matrix speaks of stage {late[0]}, the series has {stages}")
         return self
 
     @property
-    def main(self) -> Method:
-        """The method that the report is about."""
-        return next(method for method in self.methods if method.name == self.main_method)
+    def main(self) -> StrategyResult:
+        """The strategy that the report is about."""
+        return next(strategy for strategy in self.strategies if strategy.name == self.main_strategy)
 
     @property
     def final_stage(self) -> int:

@@ -27,7 +27,7 @@ from duet.series import train_slice
 from duet.series.expected import compare
 from duet.series.images import image_sha256
 from duet.text import shell_line
-from duet.training.config import Method
+from duet.training.config import Strategy
 from duet.training.outcome import versions
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ PICTURES_PER_DOMAIN = 3
 
 
 @dataclass(frozen=True)
-class MethodOutcome:
+class StrategyOutcome:
     """A finished and evaluated chain.
 
     Attributes:
-        method: Its configuration.
+        strategy: Its configuration.
         results: One per stage.
         scores: (stage, domain) -> AP of every class of the series that the model knows.
         kept: Domain -> what the last detector makes of the detections of the one brought; empty
@@ -54,7 +54,7 @@ class MethodOutcome:
         seconds: Wall time, waiting for other chains included.
     """
 
-    method: Method
+    strategy: Strategy
     results: tuple[StageResult, ...]
     scores: Mapping[tuple[int, str], ClassAP]
     kept: Mapping[str, Agreement]
@@ -72,9 +72,9 @@ class Reference:
 
 
 def indices_of(
-    plan: RunPlan, outcome: MethodOutcome, references: Sequence[Reference]
+    plan: RunPlan, outcome: StrategyOutcome, references: Sequence[Reference]
 ) -> tuple[StageMatrix, Indices]:
-    """Return the stage matrix and the indices of one method."""
+    """Return the stage matrix and the indices of one strategy."""
     matrix = StageMatrix()
     for stage, domain, classes in cells_needed(plan.steps):
         scores = outcome.scores.get((stage, domain))
@@ -88,13 +88,13 @@ def indices_of(
 
 def assemble(
     plan: RunPlan,
-    outcomes: Sequence[MethodOutcome],
+    outcomes: Sequence[StrategyOutcome],
     references: Sequence[Reference],
     pictures: Sequence[schema.GalleryImage],
     *, date: str, tell: Tell,
 ) -> schema.Results:  # fmt: skip
     """Return everything that a report needs; ``tell`` hears of damaged measurements."""
-    main = outcomes[0].method
+    main = outcomes[0].strategy
     domains = [plan.series.domain(name) for name in plan.series.domains]
     rule = "whole split, restricted to the evaluated classes"
     if any(len(domain.parts) > 1 for domain in domains):
@@ -109,10 +109,10 @@ def assemble(
             seed=plan.seed,
             image_size=plan.image_size,
             head_form=main.head,
-            method_config=main.model_dump(mode="json"),
+            strategy_config=main.model_dump(mode="json"),
         ),
-        main_method=main.name,
-        methods=tuple(_method_entry(plan, outcome, references, tell) for outcome in outcomes),
+        main_strategy=main.name,
+        strategies=tuple(_strategy_entry(plan, outcome, references, tell) for outcome in outcomes),
         references=tuple(
             schema.ReferenceEntry(
                 domain=r.domain,
@@ -138,7 +138,7 @@ def assemble(
 
 
 def _published(
-    plan: RunPlan, first: MethodOutcome, references: Sequence[Reference]
+    plan: RunPlan, first: StrategyOutcome, references: Sequence[Reference]
 ) -> tuple[PublishedEntry, ...]:
     """Hold the base and the references against the series' published values."""
     domain, classes = plan.steps[0]
@@ -171,9 +171,9 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
     return schema.SeriesEntry(name=plan.series.name, increments=tuple(entries))
 
 
-def _method_entry(
-    plan: RunPlan, outcome: MethodOutcome, references: Sequence[Reference], tell: Tell
-) -> schema.Method:
+def _strategy_entry(
+    plan: RunPlan, outcome: StrategyOutcome, references: Sequence[Reference], tell: Tell
+) -> schema.StrategyResult:
     matrix, indices = indices_of(plan, outcome, references)
     merges = tuple(
         _sorted(schema.MergeEntry.of(number, result.trace))
@@ -185,9 +185,9 @@ def _method_entry(
         for result in outcome.results
     )
     final = outcome.results[-1].merged
-    return schema.Method(
-        name=outcome.method.name,
-        title=outcome.method.title or outcome.method.name,
+    return schema.StrategyResult(
+        name=outcome.strategy.name,
+        title=outcome.strategy.title or outcome.strategy.name,
         indices=indices,
         matrix=matrix.as_records(),
         class_scores=tuple(
@@ -233,10 +233,10 @@ def _sorted(entry: schema.MergeEntry) -> schema.MergeEntry:
     return entry.model_copy(update={"tensors": tuple(ordered)})
 
 
-def _commands(plan: RunPlan, main: MethodOutcome) -> schema.Commands:
+def _commands(plan: RunPlan, main: StrategyOutcome) -> schema.Commands:
     last = main.results[-1].increment.name
     number = len(main.results) - (1 if plan.onto is not None else 0)
-    model = plan.out / "models" / main.method.name / f"{number}-{last}"
+    model = plan.out / "models" / main.strategy.name / f"{number}-{last}"
     return schema.Commands(
         reproduce=(plan.command,) if plan.command else (),
         next=(

@@ -20,7 +20,7 @@ VALIDATION = 150
 
 def plan_demo(
     out: Path,
-    methods: Sequence[str],
+    strategies: Sequence[str],
     *,
     train: int,
     test: int,
@@ -34,7 +34,7 @@ def plan_demo(
 
     Args:
         out: Run folder.
-        methods: Shipped names or paths.
+        strategies: Shipped names or paths.
         train: Training scenes of a domain.
         test: Test scenes of a domain.
         seed: Of everything random but the scenes.
@@ -57,4 +57,4 @@ def plan_demo(
         changes={"epochs": epochs} if epochs else None,
     )
     command = shell_line("duet", *sys.argv[1:])
-    return plan_run(inputs, methods, seed=seed, out=out, jobs=jobs, command=command)
+    return plan_run(inputs, strategies, seed=seed, out=out, jobs=jobs, command=command)

@@ -18,7 +18,7 @@ from duet.series.formats.table import resolve
 from duet.series.reader import StartDetector, read_config
 from duet.shipped import shipped
 from duet.text import shown
-from duet.training.config import Method, Schedule, load_method, load_schedule
+from duet.training.config import Schedule, Strategy, load_schedule, load_strategy
 from duet.trees import resolved
 from duet.weights import name_or_below
 from duet.weights.start import open_start
@@ -35,7 +35,7 @@ class Inputs:
         architecture: Architecture; its name tells the family.
         family: Detector family.
         onto: The detector that stands for the first increment.
-        changes: Keys of every method to replace, see `read_methods`.
+        changes: Keys of every strategy to replace, see `read_strategies`.
         warnings: What is odd about the data and stops nothing, see `read_checked`.
     """
 
@@ -68,7 +68,7 @@ def read_inputs(
         train: Schedule YAML; default the series' own, else the schedule's defaults.
         weights: θ_0, by name or path; default the series' own, or ``onto``.
         architecture: Architecture; default what the weights say or show, else the series' own.
-        changes: Keys to replace, of the schedule and of every method: ``{"refit.epochs": 8}``.
+        changes: Keys to replace, of the schedule and of every strategy: ``{"refit.epochs": 8}``.
         only: Read just this increment's data.
         onto: The detector that the series goes on from; replaces the file's ``start``.
 
@@ -135,18 +135,18 @@ def _schedule(file: Path | None, onto: Onto | None, changes: Mapping[str, object
 
 
 def _split(changes: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
-    """Return which keys are the schedule's, and which the methods'.
+    """Return which keys are the schedule's, and which the strategies'.
 
     Raises:
         ConfigError: A key is neither.
     """
-    known = {**dict.fromkeys(Method.model_fields, 1), **dict.fromkeys(Schedule.model_fields, 0)}
+    known = {**dict.fromkeys(Strategy.model_fields, 1), **dict.fromkeys(Schedule.model_fields, 0)}
     parts: tuple[dict[str, object], dict[str, object]] = ({}, {})
     for key_, value in changes.items():
         first = key_.split(".")[0]
         if first not in known:
             raise ConfigError(
-                f"no key '{shown(key_)}' of a schedule or a method{did_you_mean(first, known)}",
+                f"no key '{shown(key_)}' of a schedule or a strategy{did_you_mean(first, known)}",
                 where="--set",
             )
         parts[known[first]][key_] = value
@@ -185,14 +185,14 @@ def read_checked(
     return found.series, tuple(one for one in problems if one.severity == "warning")
 
 
-def read_methods(
+def read_strategies(
     names: tuple[str, ...],
     *,
     family: str,
     onto: Onto | None = None,
     changes: Mapping[str, object] | None = None,
-) -> tuple[Method, ...]:
-    """Read methods by shipped name or path, with the head forms that a family builds for them.
+) -> tuple[Strategy, ...]:
+    """Read strategies by shipped name or path, with the head forms that a family builds for them.
 
     Args:
         names: Names or paths.
@@ -203,23 +203,26 @@ def read_methods(
     Raises:
         ConfigError: One is unknown or invalid, or two have the same name; or the family has no
             such head form.
-        ModelError: The detector's head form does not fit a method.
+        ModelError: The detector's head form does not fit a strategy.
     """
-    loaded = (load_method(name, folder=shipped("configs", "method")) for name in names)
-    altered = [changed(method, changes or {}, where=f"method {method.name}") for method in loaded]
-    methods = tuple(
-        method.model_copy(update={"head": head_form(family, method.head)}) for method in altered
+    loaded = (load_strategy(name, folder=shipped("configs", "strategy")) for name in names)
+    altered = [
+        changed(strategy, changes or {}, where=f"strategy {strategy.name}") for strategy in loaded
+    ]
+    strategies = tuple(
+        strategy.model_copy(update={"head": head_form(family, strategy.head)})
+        for strategy in altered
     )
     if onto is not None:
-        methods = tuple(onto.fitted(method) for method in methods)
-    counts = Counter(key(method.name) for method in methods)
-    doubled = {method.name for method in methods if counts[key(method.name)] > 1}
+        strategies = tuple(onto.fitted(strategy) for strategy in strategies)
+    counts = Counter(key(strategy.name) for strategy in strategies)
+    doubled = {strategy.name for strategy in strategies if counts[key(strategy.name)] > 1}
     if doubled:
         raise ConfigError(
-            f"methods occur twice: {', '.join(sorted(doubled))}",
-            remedy="give each method file a name of its own",
+            f"strategies occur twice: {', '.join(sorted(doubled))}",
+            remedy="give each strategy file a name of its own",
         )
-    return methods
+    return strategies
 
 
 def _opened(

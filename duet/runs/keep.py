@@ -27,7 +27,7 @@ from duet.recipes.refined import rows_of
 from duet.runs.onto import Onto
 from duet.runs.setting import Setting, StageResult
 from duet.series import train_slice
-from duet.training.config import Method
+from duet.training.config import Strategy
 from duet.training.job import PLACES
 from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import fingerprint
@@ -68,47 +68,47 @@ class Kept:
 
 
 def keep_chain(
-    folder: Path, setting: Setting, method: Method, results: Sequence[StageResult]
+    folder: Path, setting: Setting, strategy: Strategy, results: Sequence[StageResult]
 ) -> None:
-    """Write `increments/<method>/<name>` and `models/<method>/<n>-<name>` for every stage."""
+    """Write `increments/<strategy>/<name>` and `models/<strategy>/<n>-<name>` for every stage."""
     behind = Behind()
     for result in results:
         if result.increment.detector is not None:
-            behind = keep_start(folder, setting, method)
+            behind = keep_start(folder, setting, strategy)
         else:
-            behind = keep_stage(folder, setting, method, result, behind).behind
+            behind = keep_stage(folder, setting, strategy, result, behind).behind
 
 
-def keep_start(folder: Path, setting: Setting, method: Method) -> Behind:
-    """Write the detector that a chain goes on from as `models/<method>/0-<name>`.
+def keep_start(folder: Path, setting: Setting, strategy: Strategy) -> Behind:
+    """Write the detector that a chain goes on from as `models/<strategy>/0-<name>`.
 
     Raises:
         ModelError: The chain in the folder goes on from another one, or trained its base.
     """
     assert setting.onto is not None
     onto = setting.onto
-    require_chain(folder, method, onto)
-    state, target = onto.in_form(method.head), _place_of(folder, method, onto)
+    require_chain(folder, strategy, onto)
+    state, target = onto.in_form(strategy.head), _place_of(folder, strategy, onto)
     manifest = onto.manifest_of(state, target)
     save_detector(_vacate(setting, target), state, manifest, overwrite=True)
     return Behind(state, start_lineage(target), 1, target, manifest.image_size)
 
 
-def require_chain(folder: Path, method: Method, onto: Onto | None) -> None:
-    """Refuse a run folder whose chain of a method begins otherwise.
+def require_chain(folder: Path, strategy: Strategy, onto: Onto | None) -> None:
+    """Refuse a run folder whose chain of a strategy begins otherwise.
 
     Args:
         folder: Run folder.
-        method: Whose chain.
+        strategy: Whose chain.
         onto: The detector that it shall begin with; None for a base.
 
     Raises:
         ModelError: It begins with another detector, or trained its base, or did not.
     """
-    models = folder / "models" / method.name
+    models = folder / "models" / strategy.name
     first = [path for path in sorted(models.glob("[01]-*")) if path.is_dir()]
     if onto is not None:
-        mark, target = onto.in_form(method.head).fingerprint(), _place_of(folder, method, onto)
+        mark, target = onto.in_form(strategy.head).fingerprint(), _place_of(folder, strategy, onto)
         strange = next((path for path in first if not _follows(path, target, mark)), None)
         what = f"does not go on from '{onto.name}' as it is now: it begins with"
         remedy = "name another folder with --out, or use `duet increment` without --onto to go on"
@@ -118,25 +118,25 @@ def require_chain(folder: Path, method: Method, onto: Onto | None) -> None:
         remedy = "use `duet increment`, or name another folder with --out"
     if strange is not None:
         raise ModelError(
-            f"the chain of '{method.name}' in this run folder {what} {strange.name}",
+            f"the chain of '{strategy.name}' in this run folder {what} {strange.name}",
             where=str(folder),
             remedy=remedy,
         )
 
 
-def require_place(folder: Path, method: Method, name: str, *, independent: bool) -> None:
+def require_place(folder: Path, strategy: Strategy, name: str, *, independent: bool) -> None:
     """Refuse to write an increment over one of the other kind, which would be lost.
 
     Args:
         folder: Run folder.
-        method: How it is to be learned.
+        strategy: How it is to be learned.
         name: The increment.
         independent: Whether it is trained from θ_0 alone, and not in a chain.
 
     Raises:
         ModelError: The folder holds one of the other kind.
     """
-    target = folder / "increments" / method.name / name
+    target = folder / "increments" / strategy.name / name
     try:
         kept = read_manifest(target, IncrementManifest)
     except ModelError:
@@ -150,8 +150,8 @@ def require_place(folder: Path, method: Method, name: str, *, independent: bool)
         )
 
 
-def _place_of(folder: Path, method: Method, onto: Onto) -> Path:
-    return folder / "models" / method.name / f"0-{onto.name}"
+def _place_of(folder: Path, strategy: Strategy, onto: Onto) -> Path:
+    return folder / "models" / strategy.name / f"0-{onto.name}"
 
 
 def start_lineage(start: Path) -> tuple[Lineage, ...]:
@@ -183,17 +183,17 @@ def _follows(kept: Path, start: Path, mark: str) -> bool:
 
 
 def keep_stage(
-    folder: Path, setting: Setting, method: Method, result: StageResult, before: Behind
+    folder: Path, setting: Setting, strategy: Strategy, result: StageResult, before: Behind
 ) -> Kept:
     """Write the folders of one stage.
 
-    A method that trains its old head rows (sequential fine-tuning, joint training) leaves no
+    A strategy that trains its old head rows (sequential fine-tuning, joint training) leaves no
     increment: its old rows are in no increment's file, so a merge could not rebuild the detector.
 
     Args:
         folder: Run folder.
         setting: See `Setting`.
-        method: How the stage was learned.
+        strategy: How the stage was learned.
         result: The stage.
         before: What it has behind it.
     """
@@ -201,22 +201,22 @@ def keep_stage(
     number = before.stages + (1 if before.start is None else 0)
     # As `duet merge` has it: what an old class needs to be seen is not taken from it.
     size = max(before.image_size, setting.schedule.image_size)
-    increment = folder / "increments" / method.name / result.increment.name
-    if method.old_part == "kept":
+    increment = folder / "increments" / strategy.name / result.increment.name
+    if strategy.old_part == "kept":
         kind: Literal["base", "increment"] = "increment" if previous else "base"
-        item = _increment_file(setting, method, result, before.stages, previous, kind)
+        item = _increment_file(setting, strategy, result, before.stages, previous, kind)
         saved = save_increment(_vacate(setting, increment), item, overwrite=True)
-        merge = _merge_config(method) if previous else None
+        merge = _merge_config(strategy) if previous else None
         lineage = (
             *lineage, Lineage(increment=saved.name, manifest=saved.fingerprint(), merge=merge)
         )  # fmt: skip
-    detector = folder / "models" / method.name / f"{number}-{result.increment.name}"
+    detector = folder / "models" / strategy.name / f"{number}-{result.increment.name}"
     manifest = DetectorManifest.for_state(
         result.merged,
         lineage=tuple(lineage),
         image_size=size,
         licence=resolve_family(setting.family).licence,
-        recipe=_recipe(setting, method, lineage, before.start, increment.parent, detector),
+        recipe=_recipe(setting, strategy, lineage, before.start, increment.parent, detector),
     )
     traces = (result.trace,) if result.trace is not None else ()
     save_detector(
@@ -226,10 +226,12 @@ def keep_stage(
     return Kept(increment, detector, behind)
 
 
-def keep_independent(folder: Path, setting: Setting, method: Method, result: StageResult) -> Path:
-    """Write `increments/<method>/<name>` of a stage that was trained from θ_0 alone."""
-    target = folder / "increments" / method.name / result.increment.name
-    item = _increment_file(setting, method, result, 0, None, "independent")
+def keep_independent(
+    folder: Path, setting: Setting, strategy: Strategy, result: StageResult
+) -> Path:
+    """Write `increments/<strategy>/<name>` of a stage that was trained from θ_0 alone."""
+    target = folder / "increments" / strategy.name / result.increment.name
+    item = _increment_file(setting, strategy, result, 0, None, "independent")
     save_increment(_vacate(setting, target), item, overwrite=True)
     return target
 
@@ -252,11 +254,11 @@ def _vacate(setting: Setting, folder: Path) -> Path:
 
 
 def _recipe(
-    setting: Setting, method: Method, lineage: Sequence[Lineage], start: Path | None,
+    setting: Setting, strategy: Strategy, lineage: Sequence[Lineage], start: Path | None,
     increments: Path, detector: Path,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Return how the detector can be merged again; None if no increment holds its old rows."""
-    if method.old_part != "kept":
+    if strategy.old_part != "kept":
         return None
     first: tuple[Entry, ...] = ()
     if start is not None:
@@ -275,7 +277,7 @@ def _recipe(
     )
     weights = setting.weights or start
     recipe = Recipe(
-        method=method.merge.method, params=method.merge.params, batchnorm=method.batchnorm,
+        method=strategy.merge.method, params=strategy.merge.params, batchnorm=strategy.batchnorm,
         geometry="sequential", increments=entries,
         weights=relative_path(weights, detector) if weights else None,
     )  # fmt: skip
@@ -284,22 +286,22 @@ def _recipe(
 
 def _increment_file(
     setting: Setting,
-    method: Method,
+    strategy: Strategy,
     result: StageResult,
     index: int,
     previous: DetectorState | None,
     kind: Literal["base", "increment", "refinement", "independent"],
 ) -> IncrementFile:
     family, rules = resolve_family(setting.family), resolve_roles(setting.family)
-    theta_0 = rules.split_roles(setting.theta_0.tensors, method.head).shared
+    theta_0 = rules.split_roles(setting.theta_0.tensors, strategy.head).shared
     own = result.trained.state
     if previous is None:
-        own = family.recast(own, method.head)
+        own = family.recast(own, strategy.head)
     vector = TaskVector.between(theta_0, own.shared)
     increment = result.increment
     adapts = previous is not None and all(n in previous.labels for n in increment.classes)
     part = own.parts[-1]
-    if adapts and method.refines:
+    if adapts and strategy.refines:
         kind, part = "refinement", rows_of(own, increment.classes, increment.name)
     refit = result.refit.state.parts[-1] if result.refit else None
     manifest = IncrementManifest(
@@ -307,7 +309,7 @@ def _increment_file(
         name=increment.name,
         family=setting.family,
         architecture=setting.architecture,
-        head=method.head,
+        head=strategy.head,
         classes=() if adapts else increment.classes,
         adapts=increment.classes if adapts else (),
         domain=increment.domain,
@@ -315,7 +317,7 @@ def _increment_file(
         base=vector.base,
         parent=previous.fingerprint() if previous else None,
         config={
-            "method": method.model_dump(mode="json"),
+            "method": strategy.model_dump(mode="json"),
             "schedule": setting.schedule.model_dump(mode="json", exclude=set(PLACES)),
         },
         seed=setting.seed,
@@ -334,6 +336,6 @@ def _increment_file(
     return IncrementFile(manifest, vector, own.buffers, held, refit, fisher)
 
 
-def _merge_config(method: Method) -> dict[str, Any]:
-    dumped = method.model_dump(mode="json")
+def _merge_config(strategy: Strategy) -> dict[str, Any]:
+    dumped = strategy.model_dump(mode="json")
     return {key: dumped[key] for key in ("merge", "batchnorm")}

@@ -18,13 +18,13 @@ from duet.recipes.edits import kept_recipe
 from duet.recipes.find import find_start
 from duet.runs.keep import start_lineage
 from duet.text import shell_line
-from duet.training.config import Method
+from duet.training.config import Strategy
 from duet.trees import resolved
 
 
-def kept_models(out: Path, method: Method) -> list[Path]:
-    """Return the detector folders of a method, oldest first; one may be damaged or be missing."""
-    folder = out / "models" / method.name
+def kept_models(out: Path, strategy: Strategy) -> list[Path]:
+    """Return the detector folders of a strategy, oldest first; one may be damaged or be missing."""
+    folder = out / "models" / strategy.name
     found = [path for path in folder.glob("*") if re.match(r"\d+-", path.name) and path.is_dir()]
     return sorted(found, key=_number)
 
@@ -54,32 +54,32 @@ def start_of(models: Sequence[Path]) -> Path | None:
     return next((path for path in models[:1] if _number(path) == 0), None)
 
 
-def methods_with_start(out: Path) -> list[str]:
-    """Return the methods whose chains in a run folder go on from a detector."""
+def strategies_with_start(out: Path) -> list[str]:
+    """Return the strategies whose chains in a run folder go on from a detector."""
     return sorted({path.parent.name for path in (out / "models").glob("*/0-*")})
 
 
-def require_increments(method: Method) -> None:
-    """Refuse a method whose stages leave no increment, see `keep_stage`."""
-    if method.old_part != "kept":
+def require_increments(strategy: Strategy) -> None:
+    """Refuse a strategy whose stages leave no increment, see `keep_stage`."""
+    if strategy.old_part != "kept":
         raise ConfigError(
-            f"'{method.name}' trains the old head rows and keeps no increments, which one stage "
+            f"'{strategy.name}' trains the old head rows and keeps no increments, which one stage "
             "after the other is learned from",
             remedy="use `duet run`, which learns all stages in one go",
         )
 
 
-def detectors_before(out: Path, method: Method, name: str) -> list[Path]:
+def detectors_before(out: Path, strategy: Strategy, name: str) -> list[Path]:
     """Return the detectors of a chain before an increment, oldest first; see `kept_models`.
 
     Raises:
         ModelError: There is none, or one is missing.
     """
-    models = kept_models(out, method)
+    models = kept_models(out, strategy)
     if not models:
-        first = shell_line("duet", "base", "SERIES.yaml", "--method", method.name, "--out", out)
+        first = shell_line("duet", "base", "SERIES.yaml", "--strategy", strategy.name, "--out", out)
         raise ModelError(
-            f"no base trained with method '{method.name}'",
+            f"no base trained with strategy '{strategy.name}'",
             where=str(out),
             remedy=f"run `{first}` first, or name a detector to go on from with --onto",
         )
@@ -115,12 +115,12 @@ class KeptChain:
     last: Path
 
 
-def chain_kept(out: Path, method: Method, name: str | None = None) -> KeptChain | None:
+def chain_kept(out: Path, strategy: Strategy, name: str | None = None) -> KeptChain | None:
     """Return what an increment is learned on in a chain that goes on from a detector.
 
     Args:
         out: Run folder.
-        method: Whose chain.
+        strategy: Whose chain.
         name: The increment; None if the chain is begun again, which mends its first detector.
 
     Returns:
@@ -128,13 +128,13 @@ def chain_kept(out: Path, method: Method, name: str | None = None) -> KeptChain 
 
     Raises:
         ModelError: A detector of it is missing, or it is called as the increment.
-        ConfigError: The method keeps no increments.
+        ConfigError: The strategy keeps no increments.
     """
-    models = kept_models(out, method)
+    models = kept_models(out, strategy)
     if (start := start_of(models)) is None:
         return None
-    require_increments(method)
-    before = detectors_before(out, method, name) if name is not None else models
+    require_increments(strategy)
+    before = detectors_before(out, strategy, name) if name is not None else models
     newest = next((path for path in reversed(models) if (path / MANIFEST).is_file()), start)
     if newest == start:
         return KeptChain(start, None, before[-1])
@@ -169,11 +169,11 @@ def require_line(models: Sequence[Path], increments: Sequence[IncrementManifest]
             )
 
 
-def increment_of(out: Path, method: Method, model: Path) -> Path:
+def increment_of(out: Path, strategy: Strategy, model: Path) -> Path:
     """Return the folder of the increment that was merged into a detector of a chain last."""
-    return out / "increments" / method.name / model.name.split("-", 1)[1]
+    return out / "increments" / strategy.name / model.name.split("-", 1)[1]
 
 
-def manifest_of(out: Path, method: Method, model: Path) -> IncrementManifest:
+def manifest_of(out: Path, strategy: Strategy, model: Path) -> IncrementManifest:
     """Return its manifest; errors as `read_manifest`."""
-    return read_manifest(increment_of(out, method, model), IncrementManifest)
+    return read_manifest(increment_of(out, strategy, model), IncrementManifest)

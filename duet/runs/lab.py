@@ -1,7 +1,7 @@
 """The lab: trains each job once, wherever it is asked for again, and survives being killed.
 
 A job is known by its content: settings, start tensors, data, L_DC direction. References and bases
-are therefore shared by all methods of a run, and a repeated command does only what is missing.
+are therefore shared by all strategies of a run, and a repeated command does only what is missing.
 """
 
 from __future__ import annotations

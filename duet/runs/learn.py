@@ -23,7 +23,7 @@ from duet.runs.lab import Trained, untrained
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
 from duet.series.joining import with_classes
-from duet.training.config import Method, Refit
+from duet.training.config import Refit, Strategy
 from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors
 
@@ -58,36 +58,38 @@ def train_alone(
     return setting.lab.train(title, job, start, data)
 
 
-def run_base(setting: Setting, method: Method) -> StageResult:
+def run_base(setting: Setting, strategy: Strategy) -> StageResult:
     """Train the first increment, or take the detector that stands for it."""
     first = setting.series.increments[0]
     if setting.onto is not None:
-        state = setting.onto.in_form(method.head)
+        state = setting.onto.in_form(strategy.head)
         return StageResult(first, untrained(state), state)
     data = train_slice(first.data, first.classes)
-    return _lone(setting, method, first, train_alone(setting, data, first.name))
+    return _lone(setting, strategy, first, train_alone(setting, data, first.name))
 
 
-def run_independent(setting: Setting, method: Method, increment: Increment) -> StageResult:
+def run_independent(setting: Setting, strategy: Strategy, increment: Increment) -> StageResult:
     """Train one increment from θ_0 alone, to be merged with others later, in any order.
 
-    Of the method its head form counts, and whether the trunk is trained; what it says about earlier
-    increments has nothing to act on.
+    Of the strategy its head form counts, and whether the trunk is trained; what it says about
+    earlier increments has nothing to act on.
     """
     data = train_slice(increment.data, increment.classes)
     # Trained as rows it fits every form; on a frozen trunk only what the form owns may train.
-    head = method.head if method.trunk == "frozen" else "rows"
-    trained = train_alone(setting, data, increment.name, head=head, trunk=method.trunk)
-    return _lone(setting, method, increment, trained)
+    head = strategy.head if strategy.trunk == "frozen" else "rows"
+    trained = train_alone(setting, data, increment.name, head=head, trunk=strategy.trunk)
+    return _lone(setting, strategy, increment, trained)
 
 
-def _lone(setting: Setting, method: Method, increment: Increment, trained: Trained) -> StageResult:
-    state = setting.engine.recast(trained.state, method.head)
+def _lone(
+    setting: Setting, strategy: Strategy, increment: Increment, trained: Trained
+) -> StageResult:
+    state = setting.engine.recast(trained.state, strategy.head)
     return StageResult(increment, trained, state)
 
 
 def run_increment(
-    setting: Setting, method: Method, increment: Increment, before: Before
+    setting: Setting, strategy: Strategy, increment: Increment, before: Before
 ) -> StageResult:
     """Train, merge and re-fit one increment; no data but its own is touched.
 
@@ -96,7 +98,7 @@ def run_increment(
 
     Raises:
         DataError: It brings new classes and known ones.
-        ConfigError: EWC has no Fisher to go by, or the method cannot learn known classes.
+        ConfigError: EWC has no Fisher to go by, or the strategy cannot learn known classes.
         ModelError: Class rows that would train do not fit into one tensor.
     """
     previous = before.merged
@@ -104,64 +106,68 @@ def run_increment(
     again = adapts(increment, known)
     if again:
         parts = [part.classes for part in previous.parts]
-        require_adaptable(method, setting.family, increment, parts)
-        if method.refines:
-            return _refine(setting, method, increment, before)
+        require_adaptable(strategy, setting.family, increment, parts)
+        if strategy.refines:
+            return _refine(setting, strategy, increment, before)
     data = train_slice(increment.data, increment.classes)
-    start = previous if again else _grow(setting, method, increment, previous)
+    start = previous if again else _grow(setting, strategy, increment, previous)
     if again:
         data = with_classes(data, known)
     direction = None
-    if method.directional.weight > 0 and method.trunk == "trained":
+    if strategy.directional.weight > 0 and strategy.trunk == "trained":
         direction = {name: theta - before.earlier[name] for name, theta in previous.shared.items()}
-    job = stage_job(setting, method, start, "increment", adapts=increment.classes if again else ())
+    job = stage_job(
+        setting, strategy, start, "increment", adapts=increment.classes if again else ()
+    )
     trained = setting.lab.train(
-        f"{method.name}: {increment.name}", job, start, data, direction,
-        _importance(method, increment, before),
+        f"{strategy.name}: {increment.name}", job, start, data, direction,
+        _importance(strategy, increment, before),
     )  # fmt: skip
-    theta_0 = setting.shared_start(method.head)
+    theta_0 = setting.shared_start(strategy.head)
     images = (before.images, trained.images_seen)
     merged, trace = merge_states(
-        method, theta_0, previous, trained.state, before.stages, images,
+        strategy, theta_0, previous, trained.state, before.stages, images,
         fishers=(before.fisher, trained.fisher), name=increment.name,
     )  # fmt: skip
     refit = None
-    if method.refit.epochs and not again:
-        job = stage_job(setting, method, merged, "refit")
-        title = f"{method.name}: {increment.name} re-fit"
+    if strategy.refit.epochs and not again:
+        job = stage_job(setting, strategy, merged, "refit")
+        title = f"{strategy.name}: {increment.name} re-fit"
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     return StageResult(increment, trained, merged, trace, refit)
 
 
-def _refine(setting: Setting, method: Method, increment: Increment, before: Before) -> StageResult:
+def _refine(
+    setting: Setting, strategy: Strategy, increment: Increment, before: Before
+) -> StageResult:
     """Train the rows of known classes alone, on the detector of just these classes."""
     start = cut_to(before.merged, increment.classes)
     rows_of(start, increment.classes, increment.name)  # refuses before any training
     data = with_classes(train_slice(increment.data, increment.classes), start.labels.names)
-    job = stage_job(setting, method, start, "increment", adapts=increment.classes)
+    job = stage_job(setting, strategy, start, "increment", adapts=increment.classes)
     trained = setting.lab.train(
-        f"{method.name}: {increment.name}", job, start, data, None,
-        _importance(method, increment, before),
+        f"{strategy.name}: {increment.name}", job, start, data, None,
+        _importance(strategy, increment, before),
     )  # fmt: skip
     parts = refined(
         before.merged.parts, rows_of(trained.state, increment.classes, increment.name),
-        method.merge.method, method.merge.params, images=(before.images, trained.images_seen),
+        strategy.merge.method, strategy.merge.params, images=(before.images, trained.images_seen),
     )  # fmt: skip
     return StageResult(increment, trained, replace(before.merged, parts=parts))
 
 
-def _importance(method: Method, increment: Increment, before: Before) -> Tensors | None:
-    """Return F of EWC, the Fishers of all earlier increments; None if the method has no use for it.
+def _importance(strategy: Strategy, increment: Increment, before: Before) -> Tensors | None:
+    """Return F of EWC, the Fishers of all earlier increments; None if the strategy needs none.
 
     Raises:
         ConfigError: An earlier increment was trained without one.
     """
-    if not method.ewc.weight:
+    if not strategy.ewc.weight:
         return None
     if before.fisher is None:
         raise ConfigError(
-            f"'{method.name}' (EWC) needs the Fisher of every earlier increment, one has none",
+            f"'{strategy.name}' (EWC) needs the Fisher of every earlier increment, one has none",
             where=increment.name,
             remedy="set fisher_images above 0 in the schedule and train the earlier ones again",
         )
@@ -169,7 +175,7 @@ def _importance(method: Method, increment: Increment, before: Before) -> Tensors
 
 
 def merge_states(
-    method: Method,
+    strategy: Strategy,
     theta_0: Tensors,
     previous: DetectorState,
     trained: DetectorState,
@@ -181,7 +187,7 @@ def merge_states(
     """Join the previous detector with the newly trained one.
 
     Args:
-        method: Merge method, BatchNorm rule, and whether old parts were trained.
+        strategy: Merge method, BatchNorm rule, and whether old parts were trained.
         theta_0: Shared tensors of the pretrained detector.
         previous: Merged detector before this stage.
         trained: The same detector after training, with the new part if there is one.
@@ -193,9 +199,9 @@ def merge_states(
     roles = resolve_roles(trained.family)
     new = name or trained.parts[-1].increment
     merged = fold(
-        method.merge.method,
-        method.merge.params,
-        method.batchnorm,
+        strategy.merge.method,
+        strategy.merge.params,
+        strategy.batchnorm,
         Inputs((), start=theta_0, layers=roles.layers(trained.shared, trained.architecture)),
         Operand(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
         Operand(new, weights=trained.shared, fisher=fishers[1]),
@@ -203,16 +209,16 @@ def merge_states(
         buffers=(previous.buffers, trained.buffers),
         images=images,
     )
-    kept = 0 if method.old_part == "trained" else len(previous.parts)
+    kept = 0 if strategy.old_part == "trained" else len(previous.parts)
     parts = (*previous.parts[:kept], *trained.parts[kept:])
     state = replace(trained, shared=merged.tensors, buffers=merged.buffers, parts=parts)
     return state, merged.trace
 
 
 def _grow(
-    setting: Setting, method: Method, increment: Increment, previous: DetectorState
+    setting: Setting, strategy: Strategy, increment: Increment, previous: DetectorState
 ) -> DetectorState:
-    source = setting.theta_0 if method.new_part == "pretrained" else None
+    source = setting.theta_0 if strategy.new_part == "pretrained" else None
     return setting.engine.grow(
         previous,
         classes=increment.classes,
@@ -223,12 +229,16 @@ def _grow(
 
 
 def stage_job(
-    setting: Setting, method: Method, start: DetectorState, phase: Any, adapts: tuple[str, ...] = ()
+    setting: Setting,
+    strategy: Strategy,
+    start: DetectorState,
+    phase: Any,
+    adapts: tuple[str, ...] = (),
 ) -> Job:
     """Return the settings of one training of a chain; ``adapts`` as in `Job`."""
     schedule = setting.schedule
     if phase == "refit":
-        refit: Refit = method.refit
+        refit: Refit = strategy.refit
         schedule = schedule.model_copy(
             update={
                 "epochs": refit.epochs,
@@ -238,12 +248,12 @@ def stage_job(
             }
         )
     return Job(
-        family=setting.family, architecture=setting.architecture, head=method.head, phase=phase,
+        family=setting.family, architecture=setting.architecture, head=strategy.head, phase=phase,
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
-        old_part=method.old_part, old_negatives=method.old_negatives, trunk=method.trunk,
-        pseudo=method.pseudo if method.old_negatives == "pseudo" else None,
-        distill=method.distill if phase == "increment" else None,
-        directional=method.directional if phase == "increment" else None,
-        ewc=method.ewc if phase == "increment" and method.ewc.weight else None, adapts=adapts,
+        old_part=strategy.old_part, old_negatives=strategy.old_negatives, trunk=strategy.trunk,
+        pseudo=strategy.pseudo if strategy.old_negatives == "pseudo" else None,
+        distill=strategy.distill if phase == "increment" else None,
+        directional=strategy.directional if phase == "increment" else None,
+        ewc=strategy.ewc if phase == "increment" and strategy.ewc.weight else None, adapts=adapts,
         schedule=schedule, seed=setting.seed,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from duet.merging.table import resolve
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import stored_recipe
 from duet.series.reader import StartDetector
-from duet.training.config import Method
+from duet.training.config import Strategy
 from duet.weights.start import start_weights_of
 
 
@@ -54,14 +54,14 @@ class Onto:
         return start_weights_of(self.state)
 
     def in_form(self, head: HeadForm) -> DetectorState:
-        """Return it in the head form of a method: the same tensors, other owners."""
+        """Return it in the head form of a strategy: the same tensors, other owners."""
         return resolve_family(self.state.family).recast(self.state, head)
 
     def manifest_of(self, state: DetectorState, folder: Path) -> DetectorManifest:
         """Return the manifest of a copy of it, which says where it was taken from.
 
         Args:
-            state: The copy, in the head form of a method.
+            state: The copy, in the head form of a strategy.
             folder: Where it is kept.
         """
         # The mean of one model is that model, to the bit.
@@ -72,46 +72,46 @@ class Onto:
             image_size=self.manifest.image_size, licence=self.manifest.licence, recipe=recipe,
         )  # fmt: skip
 
-    def fitted(self, method: Method) -> Method:
-        """Return a method that goes on with the head form of a detector of several increments.
+    def fitted(self, strategy: Strategy) -> Strategy:
+        """Return a strategy that goes on with the head form of a detector of several increments.
 
         Raises:
-            ConfigError: The method needs what nobody knows of a detector that was brought.
-            ModelError: The method cannot be carried out in that form.
+            ConfigError: The strategy needs what nobody knows of a detector that was brought.
+            ModelError: The strategy cannot be carried out in that form.
         """
-        require_no_past(method, self.path)
-        if len(self.state.parts) == 1 or method.head == self.state.head:
-            return method
-        if self.state.head == "parallel" and method.old_negatives == "pseudo":
+        require_no_past(strategy, self.path)
+        if len(self.state.parts) == 1 or strategy.head == self.state.head:
+            return strategy
+        if self.state.head == "parallel" and strategy.old_negatives == "pseudo":
             raise ModelError(
-                f"its heads stand in parallel, and '{method.name}' needs a head that knows all old "
-                "classes",
+                f"its heads stand in parallel, and '{strategy.name}' needs a head that knows all "
+                "old classes",
                 where=str(self.path),
-                remedy="choose a method without old_negatives: pseudo",
+                remedy="choose a strategy without old_negatives: pseudo",
             )
-        return method.model_copy(update={"head": self.state.head})
+        return strategy.model_copy(update={"head": self.state.head})
 
 
-def require_no_past(method: Method, path: Path) -> None:
-    """Refuse a method that needs what nobody knows of a detector that was brought.
+def require_no_past(strategy: Strategy, path: Path) -> None:
+    """Refuse a strategy that needs what nobody knows of a detector that was brought.
 
     Raises:
         ConfigError: Names what it needs.
     """
     needed = {
-        "the images of all increments": method.data != "increment",
+        "the images of all increments": strategy.data != "increment",
         "the Fisher of every increment": bool(
-            method.ewc.weight or "fisher" in resolve(method.merge.method).needs
+            strategy.ewc.weight or "fisher" in resolve(strategy.merge.method).needs
         ),
-        "the number of images of every increment": method.batchnorm.weights == "images",
+        "the number of images of every increment": strategy.batchnorm.weights == "images",
     }
     missing = [what for what, needs in needed.items() if needs]
     if missing:
         raise ConfigError(
-            f"method '{method.name}' needs {' and '.join(missing)}, and of a detector that a "
+            f"strategy '{strategy.name}' needs {' and '.join(missing)}, and of a detector that a "
             "series goes on from there are none",
             where=str(path),
-            remedy="choose another method, such as duet-plus or frozen-long",
+            remedy="choose another strategy, such as duet-plus or frozen-long",
         )
 
 

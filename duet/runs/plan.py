@@ -15,15 +15,15 @@ from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.runs.evaluate import require_split
-from duet.runs.inputs import Inputs, read_methods
+from duet.runs.inputs import Inputs, read_strategies
 from duet.runs.known import require_learnable
 from duet.runs.lone import coarsest_stride, require_company
 from duet.runs.onto import Onto
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.series import joint_slice
-from duet.shipped import DEFAULT_METHODS, ONTO_METHODS
+from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import short_list
-from duet.training.config import Method, Schedule
+from duet.training.config import Schedule, Strategy
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""
@@ -41,7 +41,7 @@ class RunPlan:
 
     Attributes:
         series: Increments and data, already checked.
-        methods: The first is the one that the report is about.
+        strategies: The first is the one that the report is about.
         schedule: Shared by all stages.
         weights: θ_0; None if it is ``onto``.
         architecture: Architecture file of the family.
@@ -57,7 +57,7 @@ class RunPlan:
     """
 
     series: Series
-    methods: tuple[Method, ...]
+    strategies: tuple[Strategy, ...]
     schedule: Schedule
     weights: Path | None
     architecture: str
@@ -76,9 +76,9 @@ class RunPlan:
 
         Raises:
             DataError: A data set lacks the chosen split, or an increment cannot be learned.
-            ConfigError: A method cannot learn an increment, or a batch would be one tiny image.
+            ConfigError: A strategy cannot learn an increment, or a batch would be one tiny image.
         """
-        require_learnable(self.methods, self.family, self.series.increments)
+        require_learnable(self.strategies, self.family, self.series.increments)
         require_split(self.series, self.split)
         if self.schedule.image_size < 2 * coarsest_stride(self.architecture):
             images = {stage.title: stage.images for stage in planned_stages(self)}
@@ -135,7 +135,7 @@ class RunPlan:
 
 def plan_run(
     inputs: Inputs,
-    methods: Sequence[str] = (),
+    strategies: Sequence[str] = (),
     *,
     seed: int = 0,
     out: Path | None = None,
@@ -148,7 +148,7 @@ def plan_run(
 
     Args:
         inputs: What `duet.runs.inputs.read_inputs` returned.
-        methods: Shipped names or paths; default `DEFAULT_METHODS`, or `ONTO_METHODS`.
+        strategies: Shipped names or paths; default `DEFAULT_STRATEGIES`, or `ONTO_STRATEGIES`.
         seed: Of everything random.
         out: Run folder; default ``runs/<series>``.
         jobs: Trainings at a time; default the CPU cores, at most two.
@@ -157,12 +157,12 @@ def plan_run(
         command: See `RunPlan`.
 
     Raises:
-        DuetError: A method is unknown or does not fit, or see `RunPlan`.
+        DuetError: A strategy is unknown or does not fit, or see `RunPlan`.
     """
-    chosen = tuple(methods) or (ONTO_METHODS if inputs.onto else DEFAULT_METHODS)
+    chosen = tuple(strategies) or (ONTO_STRATEGIES if inputs.onto else DEFAULT_STRATEGIES)
     return RunPlan(
         series=inputs.series,
-        methods=read_methods(
+        strategies=read_strategies(
             chosen, family=inputs.family, onto=inputs.onto, changes=inputs.changes
         ),
         schedule=inputs.schedule,
@@ -209,9 +209,9 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
     if plan.onto is None:
         cut = train_slice(first.data, first.classes)
         stages.append(_stage(plan, "base", cut, plan.schedule.epochs, 1.0))
-    for method in plan.methods:
+    for strategy in plan.strategies:
         for number, item in enumerate(others, start=2):
-            stages += _method_stages(plan, method, number, item)
+            stages += _strategy_stages(plan, strategy, number, item)
     for domain, classes in plan.reference_cuts:
         data = plan.series.domain(domain)
         cut = data.train(data.known(classes))
@@ -221,22 +221,22 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
     return stages
 
 
-def _method_stages(
-    plan: RunPlan, method: Method, number: int, item: Increment
+def _strategy_stages(
+    plan: RunPlan, strategy: Strategy, number: int, item: Increment
 ) -> Iterator[PlannedStage]:
-    """Yield what a method trains at stage ``number``."""
-    name, epochs = f"{method.name}: {item.name}", plan.schedule.epochs
-    if method.data != "increment":
-        seen, full = plan.series.increments[:number], method.data == "joint-full"
+    """Yield what a strategy trains at stage ``number``."""
+    name, epochs = f"{strategy.name}: {item.name}", plan.schedule.epochs
+    if strategy.data != "increment":
+        seen, full = plan.series.increments[:number], strategy.data == "joint-full"
         cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
         yield _stage(plan, name, cut, epochs, 1.0)
         return
-    looks = method.distill.weight or method.old_negatives == "pseudo"
+    looks = strategy.distill.weight or strategy.old_negatives == "pseudo"
     cut = train_slice(item.data, item.classes)
     yield _stage(plan, name, cut, epochs, DISTILLATION if looks else 1.0)
     known = plan.series.classes_until(number - 2)
-    if method.refit.epochs and not all(one in known for one in item.classes):
-        yield _stage(plan, f"{name} re-fit", cut, method.refit.epochs, 0.5)
+    if strategy.refit.epochs and not all(one in known for one in item.classes):
+        yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5)
 
 
 def estimated_seconds(plan: RunPlan, stages: Sequence[PlannedStage]) -> float:
@@ -255,7 +255,7 @@ def estimated_bytes(plan: RunPlan, stages: Sequence[PlannedStage], size: int) ->
         stages: Its trainings.
         size: Bytes of a detector's float32 tensors.
     """
-    kept = len(plan.methods) * len(plan.series.increments)
+    kept = len(plan.strategies) * len(plan.series.increments)
     return round(size * (2.5 * len(stages) + 2 * kept + 4 * min(plan.jobs, len(stages))))
 
 
@@ -284,7 +284,7 @@ def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
     return {
         "schema": 1,
         "series": plan.series.name,
-        "methods": [method.name for method in plan.methods],
+        "strategies": [strategy.name for strategy in plan.strategies],
         "out": str(plan.out),
         "stages": [asdict(stage) for stage in stages],
         "left_out": [

@@ -16,7 +16,7 @@ from duet.files import run_lock
 from duet.report.markdown import REPORT_FILE, write_report
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
-from duet.runs.assemble import MethodOutcome, Reference, assemble, gallery
+from duet.runs.assemble import Reference, StrategyOutcome, assemble, gallery
 from duet.runs.chain import run_chain
 from duet.runs.evaluate import Evaluator
 from duet.runs.keep import keep_chain, require_chain, require_place
@@ -27,7 +27,7 @@ from duet.runs.plan import RunPlan, left_out
 from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
-from duet.training.config import Method
+from duet.training.config import Strategy
 
 
 def require_chains(plans: Iterable[RunPlan]) -> None:
@@ -37,10 +37,10 @@ def require_chains(plans: Iterable[RunPlan]) -> None:
         ModelError: One does, or what it holds would be lost.
     """
     for plan in plans:
-        for method in plan.methods:
-            require_chain(plan.out, method, plan.onto)
+        for strategy in plan.strategies:
+            require_chain(plan.out, strategy, plan.onto)
             for item in plan.series.learned:
-                require_place(plan.out, method, item.name, independent=False)
+                require_place(plan.out, strategy, item.name, independent=False)
 
 
 def execute(
@@ -109,19 +109,19 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
         "out": str(out),
         "report": str(out / REPORT_FILE),
         "results": str(out / RESULTS_FILE),
-        "main_method": results.main_method,
-        "indices": {method.name: method.indices.numbers() for method in results.methods},
+        "main_strategy": results.main_strategy,
+        "indices": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
         "published": [entry.as_record() for entry in results.published],
     }
 
 
 def _all(
     plan: RunPlan, setting: Setting, evaluator: Evaluator
-) -> tuple[list[MethodOutcome], list[Reference]]:
+) -> tuple[list[StrategyOutcome], list[Reference]]:
     """Run chains and references side by side; the first failure stops the rest."""
     wanted = plan.reference_cuts
-    with ThreadPoolExecutor(max_workers=len(plan.methods) + len(wanted)) as pool:
-        chains = [pool.submit(_chain, plan, setting, evaluator, m) for m in plan.methods]
+    with ThreadPoolExecutor(max_workers=len(plan.strategies) + len(wanted)) as pool:
+        chains = [pool.submit(_chain, plan, setting, evaluator, m) for m in plan.strategies]
         others = [pool.submit(_reference, plan, setting, evaluator, cut) for cut in wanted]
         try:
             _wait([*chains, *others])
@@ -138,17 +138,19 @@ def _wait(futures: Sequence[Future[Any]]) -> None:
         future.result()
 
 
-def _chain(plan: RunPlan, setting: Setting, evaluator: Evaluator, method: Method) -> MethodOutcome:
+def _chain(
+    plan: RunPlan, setting: Setting, evaluator: Evaluator, strategy: Strategy
+) -> StrategyOutcome:
     began = time.perf_counter()
-    results = run_chain(setting, method)
-    keep_chain(plan.out, setting, method, results)
+    results = run_chain(setting, strategy)
+    keep_chain(plan.out, setting, strategy, results)
     scores: dict[tuple[int, str], ClassAP] = {}
     for stage, result in enumerate(results, start=1):
         for domain in plan.series.domains:
             scores[stage, domain] = _score(plan, setting, evaluator, result, domain)
-    setting.lab.listen(method.name, {"state": "evaluated"})
+    setting.lab.listen(strategy.name, {"state": "evaluated"})
     kept = _kept(plan, evaluator, results) if plan.onto is not None else {}
-    return MethodOutcome(method, tuple(results), scores, kept, time.perf_counter() - began)
+    return StrategyOutcome(strategy, tuple(results), scores, kept, time.perf_counter() - began)
 
 
 def _kept(

@@ -72,7 +72,7 @@ class StageResult:
         trained: The training, before any merge.
         merged: The detector to deploy after this stage.
         trace: What the merge did; None at the base.
-        refit: The re-fit training, if the method has one.
+        refit: The re-fit training, if the strategy has one.
     """
 
     increment: Increment

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ConfigError
-from duet.runs.inputs import Inputs, read_inputs, read_methods
-from duet.runs.kept import chain_kept, methods_with_start
+from duet.runs.inputs import Inputs, read_inputs, read_strategies
+from duet.runs.kept import chain_kept, strategies_with_start
 from duet.runs.lab import Lab, Listener, RunJob, silent
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
@@ -19,8 +19,8 @@ from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
 from duet.series import Problem
 from duet.series.reader import read_config
-from duet.shipped import DEFAULT_METHODS, ONTO_METHODS, shipped
-from duet.training.config import Method, load_method
+from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES, shipped
+from duet.training.config import Strategy, load_strategy
 
 Warn = Callable[[Sequence[Problem], Path], None]
 """``warn(problems, series)``: what is odd about the data of a series and stops nothing."""
@@ -34,7 +34,7 @@ def base_stage(
     series: Path,
     out: Path,
     *,
-    method: str | None = None,
+    strategy: str | None = None,
     seed: int = 0,
     listen: Listener = silent,
     warn: Warn = unheard,
@@ -46,7 +46,7 @@ def base_stage(
     Args:
         series: Series YAML.
         out: Run folder.
-        method: Shipped name or path; decides the head form.
+        strategy: Shipped name or path; decides the head form.
         seed: Of everything random.
         listen: Progress and notes, see `duet.runs.lab.Lab`.
         warn: Told what is odd about the data.
@@ -65,7 +65,7 @@ def base_stage(
         )
     inputs = read_inputs(series, only=config.increment_names()[0], **given)
     warn(inputs.warnings, series)
-    setting, chosen = _setting(inputs, method or DEFAULT_METHODS[0], out, seed, listen, run)
+    setting, chosen = _setting(inputs, strategy or DEFAULT_STRATEGIES[0], out, seed, listen, run)
     return learn_base(out, setting, chosen)
 
 
@@ -74,7 +74,7 @@ def increment_stage(
     name: str,
     out: Path,
     *,
-    method: str | None = None,
+    strategy: str | None = None,
     independent: bool = False,
     onto: Path | None = None,
     seed: int = 0,
@@ -89,7 +89,7 @@ def increment_stage(
         series: Series YAML.
         name: The increment; only its images are read.
         out: Run folder.
-        method: Shipped name or path; default that of a kept chain, else what suits the beginning.
+        strategy: Shipped name or path; default that of a kept chain, else what suits the beginning.
         independent: Train from θ_0 alone and merge nothing.
         onto: Detector to go on from; default the last of the run folder, or the series' start.
         seed: Of everything random.
@@ -102,16 +102,16 @@ def increment_stage(
         DuetError: Something is wrong with what was given, or the training failed.
     """
     _require_either(independent=independent, onto=onto)
-    method = method or _default_method(series, out, independent=independent, onto=onto)
+    strategy = strategy or _default_strategy(series, out, independent=independent, onto=onto)
     if independent:
         inputs = read_inputs(series, only=name, **given)
         warn(inputs.warnings, series)
-        setting, chosen = _setting(inputs, method, out, seed, listen, run)
+        setting, chosen = _setting(inputs, strategy, out, seed, listen, run)
         return learn_independent(out, setting, chosen)
-    found, begins = _begun(series, name, method, out, onto, given.pop("weights", None))
+    found, begins = _begun(series, name, strategy, out, onto, given.pop("weights", None))
     inputs = read_inputs(series, only=name, **given, **found)
     warn(inputs.warnings, series)
-    setting, chosen = _setting(inputs, method, out, seed, listen, run)
+    setting, chosen = _setting(inputs, strategy, out, seed, listen, run)
     if begins:
         setting = replace(setting, onto=inputs.onto)
     return learn_increment(out, setting, chosen)
@@ -127,26 +127,26 @@ def _require_either(*, independent: bool, onto: Path | None) -> None:
         )
 
 
-def _default_method(series: Path, out: Path, *, independent: bool, onto: Path | None) -> str:
-    """Return the one method of a kept chain on a detector, else what suits the beginning."""
+def _default_strategy(series: Path, out: Path, *, independent: bool, onto: Path | None) -> str:
+    """Return the one strategy of a kept chain on a detector, else what suits the beginning."""
     if independent:
-        return DEFAULT_METHODS[0]
-    kept = methods_with_start(out)
+        return DEFAULT_STRATEGIES[0]
+    kept = strategies_with_start(out)
     if len(kept) == 1:
         return kept[0]
     begins = onto is not None or read_config(series).start is not None
-    return ONTO_METHODS[0] if begins or kept else DEFAULT_METHODS[0]
+    return ONTO_STRATEGIES[0] if begins or kept else DEFAULT_STRATEGIES[0]
 
 
 def _begun(
-    series: Path, name: str, method: str, out: Path, onto: Path | None, weights: str | Path | None
+    series: Path, name: str, strategy: str, out: Path, onto: Path | None, weights: str | Path | None
 ) -> tuple[dict[str, Any], bool]:
     """Return what an increment goes on from, and whether a chain begins with that.
 
     It is what was given, else the last detector of a kept chain, else the series' start. A kept
     chain keeps its θ_0.
     """
-    chosen = load_method(method, folder=shipped("configs", "method"))
+    chosen = load_strategy(strategy, folder=shipped("configs", "strategy"))
     kept = chain_kept(out, chosen, name if onto is None else None)
     if kept is None:
         start = read_config(series).start
@@ -160,12 +160,14 @@ def _begun(
 
 def _setting(
     inputs: Inputs, name: str, out: Path, seed: int, listen: Listener, run: RunJob
-) -> tuple[Setting, Method]:
+) -> tuple[Setting, Strategy]:
     """Check everything that one stage needs, as `duet run` does for all."""
     lab = Lab(out / "lab", listen=listen, look=FirstLook.at(inputs.series), run=run)
-    methods = read_methods((name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes)
+    strategies = read_strategies(
+        (name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes
+    )
     plan = RunPlan(
-        inputs.series, methods, inputs.schedule, inputs.weights, inputs.architecture,
+        inputs.series, strategies, inputs.schedule, inputs.weights, inputs.architecture,
         inputs.family, seed, out, references=False, onto=inputs.onto,
     )  # fmt: skip
     only = inputs.series.increments[-1].name
@@ -175,4 +177,4 @@ def _setting(
         inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
         inputs.schedule, seed, lab, inputs.weights,
     )  # fmt: skip
-    return setting, methods[0]
+    return setting, strategies[0]

@@ -41,7 +41,7 @@ from duet.runs.lone import require_company
 from duet.runs.seen import Seen, look_again
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, train_slice
-from duet.training.config import Method
+from duet.training.config import Strategy
 from duet.vectors.tensors import Tensors
 from duet.weights.start import start_fingerprint
 
@@ -93,106 +93,108 @@ class StepReport:
         )
 
 
-def learn_base(out: Path, setting: Setting, method: Method) -> StepReport:
+def learn_base(out: Path, setting: Setting, strategy: Strategy) -> StepReport:
     """Train the base and keep it; later stages that do not fit it any more are named.
 
     Raises:
-        ConfigError: The method leaves nothing that `learn_increment` could go on from.
+        ConfigError: The strategy leaves nothing that `learn_increment` could go on from.
     """
-    require_increments(method)
+    require_increments(strategy)
     _require_company(setting)
     with _locked(out, setting):
-        require_chain(out, method, None)
-        require_place(out, method, setting.series.increments[0].name, independent=False)
-        report = _keep(out, setting, method, run_base(setting, method), Behind())
-        models = kept_models(out, method)
+        require_chain(out, strategy, None)
+        require_place(out, strategy, setting.series.increments[0].name, independent=False)
+        report = _keep(out, setting, strategy, run_base(setting, strategy), Behind())
+        models = kept_models(out, strategy)
         try:
-            require_line(models, [manifest_of(out, method, path) for path in models])
+            require_line(models, [manifest_of(out, strategy, path) for path in models])
         except ModelError as error:
             note = f"{error.where}: {error.what}; {error.remedy}"
             setting.lab.listen(report.name, {"note": note})
         return report
 
 
-def learn_independent(out: Path, setting: Setting, method: Method) -> StepReport:
+def learn_independent(out: Path, setting: Setting, strategy: Strategy) -> StepReport:
     """Train the one increment of ``setting.series`` from θ_0, to be merged later in any order."""
     _require_company(setting)
-    require_place(out, method, setting.series.increments[0].name, independent=True)
+    require_place(out, strategy, setting.series.increments[0].name, independent=True)
     with _locked(out, setting):
-        result = run_independent(setting, method, setting.series.increments[0])
-        folder = keep_independent(out, setting, method, result)
+        result = run_independent(setting, strategy, setting.series.increments[0])
+        folder = keep_independent(out, setting, strategy, result)
     name, classes = result.increment.name, result.increment.classes
     return StepReport(name, folder, None, classes, result.seconds)
 
 
-def learn_increment(out: Path, setting: Setting, method: Method) -> StepReport:
+def learn_increment(out: Path, setting: Setting, strategy: Strategy) -> StepReport:
     """Train the last increment of ``setting.series`` on top of what the run folder holds.
 
     With ``setting.onto`` the folder begins with that detector.
 
     Raises:
         ModelError: The folder holds no base, or the increment is the base.
-        ConfigError: The method needs the images of all increments.
+        ConfigError: The strategy needs the images of all increments.
     """
     increment = setting.series.increments[-1]
-    if method.data != "increment":
+    if strategy.data != "increment":
         raise ConfigError(
-            f"'{method.name}' trains on the images of all increments, `duet increment` reads one",
+            f"'{strategy.name}' trains on the images of all increments, `duet increment` reads one",
             remedy="use `duet run` for joint training",
         )
-    require_increments(method)
+    require_increments(strategy)
     _require_company(setting)
     with _locked(out, setting):
-        require_place(out, method, increment.name, independent=False)
+        require_place(out, strategy, increment.name, independent=False)
         if setting.onto is not None:
-            keep_start(out, setting, method)
-        models = detectors_before(out, method, increment.name)
-        result, behind = _learn_on(out, setting, method, increment, models)
-        report = _keep(out, setting, method, result, behind)
+            keep_start(out, setting, strategy)
+        models = detectors_before(out, strategy, increment.name)
+        result, behind = _learn_on(out, setting, strategy, increment, models)
+        report = _keep(out, setting, strategy, result, behind)
         assert behind.merged is not None
         return replace(report, seen=_seen(setting, increment, behind, result.merged))
 
 
 def _learn_on(
-    out: Path, setting: Setting, method: Method, increment: Increment, models: list[Path]
+    out: Path, setting: Setting, strategy: Strategy, increment: Increment, models: list[Path]
 ) -> tuple[StageResult, Behind]:
     """Learn an increment on the last of some detectors; return also what it has behind it."""
     start = start_of(models)
     trained = models[1:] if start is not None else models
-    done = [manifest_of(out, method, path) for path in trained]
+    done = [manifest_of(out, strategy, path) for path in trained]
     last = load_detector(models[-1])
     require_line(models, done)
-    _require_same_start(setting, method, last.state, done)
+    _require_same_start(setting, strategy, last.state, done)
     lineage = start_lineage(start) if start == models[-1] else last.manifest.lineage
     behind = Behind(last.state, lineage, len(models), start, last.manifest.image_size)
     rules = resolve_roles(setting.family)
     earlier = (
         load_detector(models[-2]).state.shared
         if len(models) > 1
-        else rules.split_roles(setting.theta_0.tensors, method.head).shared
+        else rules.split_roles(setting.theta_0.tensors, strategy.head).shared
     )
     images = sum(manifest.images for manifest in done)
-    fisher = None if start is not None else _fisher(out, method, models, last.state.shared)
+    fisher = None if start is not None else _fisher(out, strategy, models, last.state.shared)
     before = Before(last.state, earlier, len(models), images, fisher)
-    return run_increment(setting, method, increment, before), behind
+    return run_increment(setting, strategy, increment, before), behind
 
 
 def _require_same_start(
-    setting: Setting, method: Method, last: DetectorState, done: Sequence[IncrementManifest]
+    setting: Setting, strategy: Strategy, last: DetectorState, done: Sequence[IncrementManifest]
 ) -> None:
     """Refuse another θ_0 or head form than the one of the chain: its parts would not fit together.
 
     Raises:
         ModelError: Names the stage.
-        ConfigError: The method has another head form now.
+        ConfigError: The strategy has another head form now.
     """
-    if last.head != method.head:
+    if last.head != strategy.head:
         raise ConfigError(
-            f"asks for head: {method.head}, but its chain in this run folder has head: {last.head}",
-            where=f"method '{method.name}'",
-            remedy="take the method as it was, or name another folder with --out",
+            f"asks for head: {strategy.head}, but its chain in this run folder has {last.head}",
+            where=f"strategy '{strategy.name}'",
+            remedy="take the strategy as it was, or name another folder with --out",
         )
-    shared = resolve_roles(setting.family).split_roles(setting.theta_0.tensors, method.head).shared
+    shared = (
+        resolve_roles(setting.family).split_roles(setting.theta_0.tensors, strategy.head).shared
+    )
     if done and start_fingerprint(shared) != done[-1].base:
         raise ModelError(
             f"other start weights than those that '{done[-1].name}' was trained with: a chain has "
@@ -212,11 +214,11 @@ def _seen(setting: Setting, increment: Increment, before: Behind, after: Detecto
     return look_again(before.merged, after, cut, sizes=sizes, device=device)
 
 
-def _fisher(out: Path, method: Method, models: Sequence[Path], like: Tensors) -> Tensors | None:
-    """Return the Fisher of all stages so far, if the method wants it."""
-    if not method.ewc.weight and "fisher" not in METHODS[method.merge.method].needs:
+def _fisher(out: Path, strategy: Strategy, models: Sequence[Path], like: Tensors) -> Tensors | None:
+    """Return the Fisher of all stages so far, if the strategy wants it."""
+    if not strategy.ewc.weight and "fisher" not in METHODS[strategy.merge.method].needs:
         return None
-    kept = [load_increment(increment_of(out, method, path)).fisher for path in models]
+    kept = [load_increment(increment_of(out, strategy, path)).fisher for path in models]
     return sum_fishers(kept, like)
 
 
@@ -234,9 +236,9 @@ def _locked(out: Path, setting: Setting) -> Iterator[None]:
 
 
 def _keep(
-    out: Path, setting: Setting, method: Method, result: StageResult, behind: Behind
+    out: Path, setting: Setting, strategy: Strategy, result: StageResult, behind: Behind
 ) -> StepReport:
-    kept = keep_stage(out, setting, method, result, behind)
+    kept = keep_stage(out, setting, strategy, result, behind)
     return StepReport(
         result.increment.name, kept.increment, kept.detector, result.merged.labels.names,
         result.seconds,

@@ -1,7 +1,7 @@
 """What a run would refuse, asked before it does anything: the dry run and the start of a run agree.
 
 After its first training a run grows head parts, merges, stores, evaluates, measures and copies
-pictures. Each of these is asked here, all at once: the folder, the disk, the device, the methods
+pictures. Each of these is asked here, all at once: the folder, the disk, the device, the strategies
 and the data by looking, the start weights and the detectors by building them and looking at an
 empty picture.
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from duet.families.family import Family
     from duet.increments.state import DetectorState
     from duet.runs.plan import RunPlan
-    from duet.training.config import Method
+    from duet.training.config import Strategy
 
 
 def require_runnable(plan: RunPlan) -> StartWeights:
@@ -60,9 +60,9 @@ def require_runnable(plan: RunPlan) -> StartWeights:
     found, stages = Collected(), planned_stages(plan)
     with found.noted():
         _require_device(plan, stages)
-    for method in plan.methods:
+    for strategy in plan.strategies:
         with found.noted():
-            _require_possible(plan, method)
+            _require_possible(plan, strategy)
     with found.noted():
         _require_data(plan, stages)
     with found.noted():
@@ -121,18 +121,18 @@ def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
         )
 
 
-def _require_possible(plan: RunPlan, method: Method) -> None:
-    """Refuse a method that needs what a run, or this schedule, does not have."""
-    later, where = len(plan.series.increments) > 1, f"method '{method.name}'"
-    needs = resolve(method.merge.method).needs if method.data == "increment" and later else ()
+def _require_possible(plan: RunPlan, strategy: Strategy) -> None:
+    """Refuse a strategy that needs what a run, or this schedule, does not have."""
+    later, where = len(plan.series.increments) > 1, f"strategy '{strategy.name}'"
+    needs = resolve(strategy.merge.method).needs if strategy.data == "increment" and later else ()
     if "images" in needs:
         raise ConfigError(
-            f"'{method.merge.method}' learns from unlabelled images, which a run does not have",
+            f"'{strategy.merge.method}' learns from unlabelled images, which a run does not have",
             where=where,
             remedy="choose another merge method; afterwards, `duet merge --method "
-            f"{method.merge.method} --images FOLDER` merges the increments of the run",
+            f"{strategy.merge.method} --images FOLDER` merges the increments of the run",
         )
-    if not plan.schedule.fisher_images and ("fisher" in needs or method.ewc.weight):
+    if not plan.schedule.fisher_images and ("fisher" in needs or strategy.ewc.weight):
         raise ConfigError(
             "needs the Fisher of every increment, but the schedule says fisher_images: 0",
             where=where,
@@ -218,19 +218,19 @@ def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
     )  # fmt: skip
     plain = _first_state(plan, theta_0, family)
     seen: dict[str, DetectorState] = {}
-    for method in plan.methods:
+    for strategy in plan.strategies:
         with found.noted():
-            base = family.recast(plain, method.head)
+            base = family.recast(plain, strategy.head)
             if plan.onto is None:
-                family.require_trainable(stage_job(setting, method, base, "base"))
-            if method.head not in seen:
-                seen[method.head] = _grown(plan, family, base, theta_0)
-                _require_runs(family, seen[method.head], plan.image_size)
-            grown = seen[method.head]
-            if method.data == "increment" and len(grown.parts) > len(base.parts):
-                family.require_trainable(stage_job(setting, method, grown, "increment"))
-                _require_mergeable(plan, method, theta_0, grown)
-    found.raise_all("methods cannot be carried out")
+                family.require_trainable(stage_job(setting, strategy, base, "base"))
+            if strategy.head not in seen:
+                seen[strategy.head] = _grown(plan, family, base, theta_0)
+                _require_runs(family, seen[strategy.head], plan.image_size)
+            grown = seen[strategy.head]
+            if strategy.data == "increment" and len(grown.parts) > len(base.parts):
+                family.require_trainable(stage_job(setting, strategy, grown, "increment"))
+                _require_mergeable(plan, strategy, theta_0, grown)
+    found.raise_all("strategies cannot be carried out")
 
 
 def _first_state(plan: RunPlan, theta_0: StartWeights, family: Family) -> DetectorState:
@@ -310,21 +310,21 @@ def _require_runs(family: Family, state: DetectorState, image_size: int) -> None
 
 
 def _require_mergeable(
-    plan: RunPlan, method: Method, theta_0: StartWeights, state: DetectorState
+    plan: RunPlan, strategy: Strategy, theta_0: StartWeights, state: DetectorState
 ) -> None:
     """Merge two small stand-ins: one number a tensor, under the true names.
 
     Raises:
-        DuetError: The method's parameters do not fit this detector.
+        DuetError: The strategy's parameters do not fit this detector.
     """
     rules = resolve_roles(plan.family)
-    before = rules.split_roles(theta_0.tensors, method.head).shared
+    before = rules.split_roles(theta_0.tensors, strategy.head).shared
     one = replace(state, shared=_small(state.shared), buffers=_small(state.buffers))
     moved = {name: tensor + 0.01 for name, tensor in one.shared.items()}
     fisher = {name: torch.ones_like(tensor) for name, tensor in one.shared.items()}
     known = fisher if plan.schedule.fisher_images else None
     merge_states(
-        method, _small(before), one, replace(one, shared=moved), 1, (1, 1), (known, known),
+        strategy, _small(before), one, replace(one, shared=moved), 1, (1, 1), (known, known),
         name=state.parts[-1].increment,
     )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""What a training run is: the schedule, the method and the job handed to a detector family."""
+"""What a training run is: the schedule, the strategy and the job handed to a detector family."""

@@ -1,7 +1,7 @@
-"""The two configurations of training: the schedule (how long, how fast) and the method (what for).
+"""Two configurations of training: the schedule (how long, how fast) and the strategy (what for).
 
-They are separate files so that methods are compared on one schedule: `configs/train/*.yaml` and
-`configs/method/*.yaml`.
+They are separate files so that strategies are compared on one schedule: `configs/train/*.yaml` and
+`configs/strategy/*.yaml`.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class Refit(Config):
     lr: Rate = Field(default=1e-3, description="peak learning rate")
 
 
-class Method(Config):
-    """How increments are learned and joined. One YAML under `configs/method/`."""
+class Strategy(Config):
+    """How increments are learned and joined. One YAML under `configs/strategy/`."""
 
     name: Name
     title: str = ""
@@ -183,7 +183,7 @@ class Method(Config):
     refit: Refit = Refit()
 
     @model_validator(mode="after")
-    def _joint_training_has_one_head(self) -> Method:
+    def _joint_training_has_one_head(self) -> Strategy:
         if self.data != "increment" and (self.head != "rows" or self.old_part != "trained"):
             raise ValueError(
                 f"data: {self.data} trains one head on all images, so it needs head: rows and "
@@ -192,7 +192,7 @@ class Method(Config):
         return self
 
     @model_validator(mode="after")
-    def _parallel_heads_know_their_own(self) -> Method:
+    def _parallel_heads_know_their_own(self) -> Strategy:
         if self.head == "parallel" and self.old_negatives == "pseudo":
             raise ValueError(
                 "old_negatives: pseudo needs a head that knows the old classes: rows or towers, "
@@ -211,15 +211,15 @@ def load_schedule(path: Path) -> Schedule:
     return parse_config(Schedule, load_yaml(path) or {}, where=str(path))
 
 
-def load_method(name_or_path: str, *, folder: Path) -> Method:
-    """Read a method by shipped name or by path to a YAML.
+def load_strategy(name_or_path: str, *, folder: Path) -> Strategy:
+    """Read a strategy by shipped name or by path to a YAML.
 
     Args:
-        name_or_path: ``duet-plus`` or ``my/method.yaml``.
-        folder: Where the shipped methods lie.
+        name_or_path: ``duet-plus`` or ``my/strategy.yaml``.
+        folder: Where the shipped strategies lie.
 
     Raises:
-        ConfigError: No such method (with the nearest name) or an invalid file.
+        ConfigError: No such strategy (with the nearest name) or an invalid file.
     """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
@@ -227,7 +227,7 @@ def load_method(name_or_path: str, *, folder: Path) -> Method:
         if not path.is_file():
             known = sorted(item.stem for item in folder.glob("*.yaml"))
             raise ConfigError(
-                f"unknown method '{name_or_path}'{did_you_mean(name_or_path, known)}",
-                remedy=f"shipped methods: {', '.join(known)}; or give the path of a YAML file",
+                f"unknown strategy '{name_or_path}'{did_you_mean(name_or_path, known)}",
+                remedy=f"shipped strategies: {', '.join(known)}; or give the path of a YAML file",
             )
-    return parse_config(Method, load_yaml(path) or {}, where=str(path))
+    return parse_config(Strategy, load_yaml(path) or {}, where=str(path))

@@ -43,7 +43,15 @@ class Place:
         self.evil = folder / "evil.pt"
 
     def run(self, *more: object) -> list[object]:
-        return ["run", self.series.series, "--method", self.series.method, "--out", self.out, *more]
+        return [
+            "run",
+            self.series.series,
+            "--strategy",
+            self.series.method,
+            "--out",
+            self.out,
+            *more,
+        ]
 
     def merge(self, *more: object) -> list[object]:
         return [
@@ -294,7 +302,7 @@ def doubled_key(place: Place) -> list[object]:
 
 
 def unknown_method(place: Place) -> list[object]:
-    return ["run", place.series.series, "--method", "duet-pluss", "--out", place.out]
+    return ["run", place.series.series, "--strategy", "duet-pluss", "--out", place.out]
 
 
 def unknown_merge(place: Place) -> list[object]:
@@ -455,7 +463,7 @@ def test_single_increments_do_not_train_jointly(
 ) -> None:
     shutil.copytree(run / "models", place.out / "models")
     before = make.listing(place.out)
-    words = ["--method", "joint-full", "--out", place.out]
+    words = ["--strategy", "joint-full", "--out", place.out]
     done = make.duet_here(capsys, "increment", place.series.series, "comic", *words)
     assert done.code == 2, done.err
     assert "use `duet run`" in done.err

@@ -253,7 +253,7 @@ def test_only_what_is_missing_is_trained(
     more = tmp_path / "more"
     shutil.copytree(run, more)
     shutil.rmtree(next(more.glob("lab/refit-*")))
-    command = ["run", series.series, *series.methods(), "--method", "frozen", "--out", more]
+    command = ["run", series.series, *series.methods(), "--strategy", "frozen", "--out", more]
     done = make.duet_here(capsys, *command, "--json")
     assert done.code == 0, done.err
     started = {line for line in done.err.splitlines() if "started" in line}
@@ -268,7 +268,7 @@ def test_single_steps_without_the_old_data_give_the_same_detector(
     capsys: pytest.CaptureFixture[str], run: Path, series: make.Tiny, tmp_path: Path
 ) -> None:
     own = make.copy_tiny(series, tmp_path / "own")
-    words = ["--method", own.method, "--out", tmp_path / "steps", "--json"]
+    words = ["--strategy", own.method, "--out", tmp_path / "steps", "--json"]
     first = make.duet_here(capsys, "base", own.series, *words)
     assert first.code == 0, first.err
     assert len(first.json()["classes"]) == 10
@@ -294,7 +294,7 @@ def test_new_images_of_known_classes_are_an_increment_too(
     text = yaml.safe_load(own.series.read_text())
     text["increments"] = [{"domain": "dusk", "data": "comic/data.yaml", "classes": list(make.NEW)}]
     own.series.write_text(yaml.safe_dump(text))
-    words = ["--method", own.method, "--out", out, "--json"]
+    words = ["--strategy", own.method, "--out", out, "--json"]
     done = make.duet_here(capsys, "increment", own.series, "dusk", *words)
     assert done.code == 0, done.err
     assert done.json()["classes"] == [*make.OLD, *make.NEW]
@@ -373,8 +373,8 @@ def test_the_network_hook_works(base: Path) -> None:
     "words",
     [
         ["run", "s.yaml", "--seeds", str(2**32)],
-        ["run", "s.yaml", "--methods", ",,"],
-        ["run", "s.yaml", "--method", "x" * 5000],
+        ["run", "s.yaml", "--strategies", ",,"],
+        ["run", "s.yaml", "--strategy", "x" * 5000],
         ["compare", "run", "--bootstrap", str(10**12)],
     ],
     ids=["seeds", "methods", "method", "bootstrap"],

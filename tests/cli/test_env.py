@@ -110,7 +110,7 @@ def offered(words: str) -> list[tuple[str, str]]:
         ("duet scale --weights rtd", [("file", "rtd"), ("plain", "rtdetr-tiny-emoji")]),
         ("duet weights get yolo11n", [("file", "yolo11n"), ("plain", "yolo11n-emoji"),
                                       ("plain", "yolo11n")]),
-        ("duet run --method frozen-", [("file", "frozen-"), ("plain", "frozen-long")]),
+        ("duet run --strategy frozen-", [("file", "frozen-"), ("plain", "frozen-long")]),
     ],
 )  # fmt: skip
 def test_words_are_offered(words: str, expected: list[tuple[str, str]]) -> None:

@@ -54,7 +54,7 @@ def row(found: Comparison, label: str) -> Row:
 def test_means_and_spreads_are_those_of_the_results(found: Comparison, repeats: Path) -> None:
     runs = [load_results(repeats / f"seed-{seed}") for seed in range(3)]
     for position, name in enumerate(SKILLS):
-        methods = [run.methods[position] for run in runs]
+        methods = [run.strategies[position] for run in runs]
         for index in ("ri", "gi", "pi", "rai", "h"):
             values = [getattr(method.indices, index) for method in methods]
             told = row(found, name).values[index]
@@ -106,7 +106,7 @@ def test_the_order_of_image_files_does_not_matter(tmp_path: Path) -> None:
     order = np.random.default_rng(1).permutation(IMAGES)
     folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", order=order.tolist())]
     tables = [as_dict(compare(find_runs([folder]), bootstrap=50)) for folder in folders]
-    assert tables[0]["methods"] == tables[1]["methods"]
+    assert tables[0]["strategies"] == tables[1]["strategies"]
 
 
 def test_the_seed_decides_the_resamples(repeats: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_seed_decides_the_resamples(repeats: Path) -> None:
 def test_indices_of_resamples_are_those_of_the_definition(repeats: Path) -> None:
     """RI of a resample is the mean of ratios of means over classes, H the harmonic mean."""
     run = find_runs([repeats / "seed-0"])[0]
-    sampled = Sampler(20, 0).indices(Entry(run, run.results.methods[0]))
+    sampled = Sampler(20, 0).indices(Entry(run, run.results.strategies[0]))
     assert sampled["rai"] == pytest.approx((sampled["ri"] + sampled["gi"]) / 2)
     parts = [sampled[name] for name in ("ri", "gi", "pi")]
     harmonic = [statistics.harmonic_mean(three) for three in zip(*parts, strict=True)]
@@ -144,7 +144,7 @@ def with_h(folder: Path, **values: float | None) -> Path:
               seed=int(folder.name.rsplit("-", 1)[1]))  # fmt: skip
     path = folder / "results.json"
     data = json.loads(path.read_text())
-    for method in data["methods"]:
+    for method in data["strategies"]:
         method["indices"]["h"] = values[method["name"]]
     path.write_text(json.dumps(data))
     return folder
@@ -223,7 +223,7 @@ def test_costs_that_nobody_measured_are_not_zero(tmp_path: Path, repeats: Path) 
     folder = shutil.copytree(repeats / "seed-0", tmp_path / "run")
     path = folder / "results.json"
     data = json.loads(path.read_text())
-    for method in data["methods"]:
+    for method in data["strategies"]:
         method["costs"] = []
     path.write_text(json.dumps(data))
     assert compare(find_runs([folder]), bootstrap=0).rows[0].cost.seconds is None
@@ -330,7 +330,10 @@ def test_matches_without_the_classes_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda d: d["methods"][0].update(matrix=2 * d["methods"][0]["matrix"]), "a value already"),
+        (
+            lambda d: d["strategies"][0].update(matrix=2 * d["strategies"][0]["matrix"]),
+            "a value already",
+        ),
         (
             lambda d: d["series"]["increments"][1].update(
                 classes=[step["classes"][0] for step in d["series"]["increments"]]
@@ -417,7 +420,7 @@ def test_results_that_the_evidence_contradicts_are_refused(tmp_path: Path, repea
     folder = shutil.copytree(repeats / "seed-0", tmp_path / "run")
     path = folder / "results.json"
     data = json.loads(path.read_text())
-    data["methods"][0]["indices"]["ri"] += 0.01
+    data["strategies"][0]["indices"]["ri"] += 0.01
     path.write_text(json.dumps(data))
     with pytest.raises(DataError, match="the matches of good give RI"):
         compare(find_runs([folder]), bootstrap=5)
@@ -437,7 +440,7 @@ def test_where_ri_decides_who_learned_most_is_said_beside(tmp_path: Path) -> Non
     write_run(tmp_path, {n: Skill(0.9, 0.9) for n in ("kept", "learned")}, evidence=False)
     path = tmp_path / "results.json"
     data = json.loads(path.read_text())
-    for method, ri, pi in zip(data["methods"], (1.0, 0.8), (0.5, 1.1), strict=True):
+    for method, ri, pi in zip(data["strategies"], (1.0, 0.8), (0.5, 1.1), strict=True):
         method["indices"] |= {"h": None, "rai": None, "gi": None, "ri": ri, "pi": pi}
     path.write_text(json.dumps(data))
     text = as_text(compare(find_runs([tmp_path]), bootstrap=0))
@@ -455,8 +458,8 @@ def test_the_command(repeats: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert done.code == 0, done.err
     told = done.json()
     assert (told["metric"], told["bootstrap"]["resamples"], len(told["runs"])) == ("ri", 50, 3)
-    assert [method["seeds"] for method in told["methods"]] == [[0, 1, 2]] * 3
-    assert told["methods"][-1]["to_best"]["noise"] is False
+    assert [method["seeds"] for method in told["strategies"]] == [[0, 1, 2]] * 3
+    assert told["strategies"][-1]["to_best"]["noise"] is False
     text = page.read_text()
     assert text.startswith("# Comparison\n")
     assert text.count("| good |") == 3  # ranking, intervals, costs

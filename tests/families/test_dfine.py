@@ -50,7 +50,14 @@ from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab
 from duet.runs.setting import Setting
 from duet.series import Increment, Series, Slice, train_slice
-from duet.training.config import Directional, Distillation, MergeChoice, Method, PseudoLabels, Refit
+from duet.training.config import (
+    Directional,
+    Distillation,
+    MergeChoice,
+    PseudoLabels,
+    Refit,
+    Strategy,
+)
 from duet.training.job import read_state
 from duet.training.pseudo import Target
 
@@ -616,7 +623,7 @@ def test_a_killed_increment_ends_in_the_same_bits(tmp_path: Path, data: Slice) -
     }  # fmt: skip
 
 
-METHOD = Method(
+METHOD = Strategy(
     name="duet", head="rows", merge=MergeChoice(method="average"), refit=Refit(epochs=2, lr=2e-3),
     distill=Distillation(weight=0.5), directional=Directional(weight=0.01),
 )  # fmt: skip

@@ -146,7 +146,7 @@ def objects(document: dict[str, Any]) -> list[list[Any]]:
 def test_dots_learn_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     series, out = write_series(tmp_path), tmp_path / "run"
     done = make.duet_here(
-        capsys, "run", series, "--method", tmp_path / "method.yaml", "--out", out, "--jobs", 1,
+        capsys, "run", series, "--strategy", tmp_path / "method.yaml", "--out", out, "--jobs", 1,
         "--json",
     )  # fmt: skip
     assert done.code == 0, done.err

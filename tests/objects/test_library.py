@@ -45,8 +45,8 @@ def saved(detector: Detector, folder: Path) -> str:
 
 def test_a_run_gives_what_it_wrote(run: duet.Run) -> None:
     written = json.loads((run.path / "results.json").read_text())
-    assert [one["name"] for one in written["methods"]] == list(run.indices)
-    assert [one["indices"]["ri"] for one in written["methods"]] == [
+    assert [one["name"] for one in written["strategies"]] == list(run.indices)
+    assert [one["indices"]["ri"] for one in written["strategies"]] == [
         one.ri for one in run.indices.values()
     ]
     assert run.report.is_file()
@@ -213,15 +213,8 @@ def test_an_exported_file_looks_and_nothing_else(run: duet.Run, tmp_path: Path) 
 
 def test_runs_are_compared(run: duet.Run) -> None:
     found = duet.compare([run], bootstrap=20)
-    assert {row["strategy" if "strategy" in row else "method"] for row in _rows(found)} == set(
-        run.indices
-    )
+    assert {row["strategy"] for row in found["strategies"]} == set(run.indices)
     assert "H to best" in repr(found) or "Highest" in repr(found) or "No index" in repr(found)
-
-
-def _rows(found: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = found.get("strategies") or found["methods"]
-    return rows
 
 
 # ---- what a prompt shows -------------------------------------------------------------------------

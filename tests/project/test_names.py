@@ -16,7 +16,7 @@ from duet.increments.manifest import Lineage, PartEntry
 from duet.names import LONGEST, as_name, key, problem_with
 from duet.recipes.recipe import Entry
 from duet.series.document import SeriesConfig
-from duet.training.config import Method
+from duet.training.config import Strategy
 
 GOOD = (
     "night", "2-phase", "Nacht & Nebel", "Москва", "夜", "a.b", "x; touch FILE #", "$5", "console",
@@ -40,7 +40,7 @@ MODELS = {
     "series": (SeriesConfig, lambda name: {**series(), "name": name}),
     "increment": (SeriesConfig, lambda name: series(name=name)),
     "domain": (SeriesConfig, lambda name: series(domain=name)),
-    "method": (Method, lambda name: {"name": name}),
+    "method": (Strategy, lambda name: {"name": name}),
     "entry of a recipe": (Entry, lambda name: {"path": "somewhere", "name": name}),
     "part of a detector": (PartEntry, lambda name: {"increment": name, "classes": ["cat"]}),
     "lineage": (Lineage, lambda name: {"increment": name, "manifest": CLASS}),

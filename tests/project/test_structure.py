@@ -21,7 +21,7 @@ from duet.series.formats.table import FORMATS
 from duet.series.formats.table import resolve as resolve_format
 from duet.series.reader import read_config
 from duet.shipped import shipped
-from duet.training.config import load_method, load_schedule
+from duet.training.config import load_schedule, load_strategy
 
 MODULES = sorted([*REPO.glob("duet/**/*.py"), *REPO.glob("tools/**/*.py")])
 MODULE_LINES, FUNCTION_LINES = 400, 50
@@ -104,7 +104,7 @@ def test_every_format_resolves(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("method/**/*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_method_loads(path: Path) -> None:
-    method = load_method(str(path), folder=path.parent)
+    method = load_strategy(str(path), folder=path.parent)
     assert method.name == path.stem
     row = merging.resolve(method.merge.method)
     row.params.model_validate(method.merge.params)

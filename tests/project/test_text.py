@@ -213,7 +213,7 @@ def test_a_report_of_hostile_names(tmp_path: Path) -> None:
     results = make_results((("shop $x_$", names), ("eu\x1b[2J", MARKDOWN[:6])), gallery=1)
     data = results.model_dump(mode="json", by_alias=True)
     data["commands"] = {"next": ["```\n<script>"], "reproduce": ["duet run\x1b[2J ````"]}
-    for method in data["methods"]:
+    for method in data["strategies"]:
         method["title"] = "$t_$ | x"
     results = type(results).model_validate(data)
     save_results(tmp_path, results)
@@ -391,7 +391,7 @@ def test_a_command_that_gets_an_address_prints_no_secret(
         ["data", "convert", f"https://me:{SECRET}@host/a", "out", "--to", "coco"],
         ["run", "s.yaml", "--weights", f"HTTPS:me:{SECRET}@host/x", "--dry-run"],
         ["run", "s.yaml", "--weights", f"s3://{SECRET}/x", "--dry-run"],
-        ["run", "s.yaml", "--methods", f"duet-plus,https://host/{SECRET}/m.yaml"],
+        ["run", "s.yaml", "--strategies", f"duet-plus,https://host/{SECRET}/m.yaml"],
         ["import", f"https://host/{SECRET}/a.pt"],
         ["merge", f"mine=https://host/{SECRET}/a.pt", "b", "--out", "c"],
         ["predict", "model", "images", "--out", f"rtsp://me:{SECRET}@host/x"],

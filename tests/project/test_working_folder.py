@@ -151,7 +151,7 @@ def somebody(base: Path) -> Somebody:
     command = [
         "run",
         "series.yaml",
-        "--method",
+        "--strategy",
         "method.yaml",
         "--out",
         str(out),

@@ -56,11 +56,11 @@ from duet.runs.kept import kept_models, require_line
 from duet.runs.lab import Lab
 from duet.runs.setting import Setting
 from duet.series import Increment, Series
-from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
+from duet.training.config import Directional, Distillation, MergeChoice, Refit, Strategy
 from duet.vectors.task_vector import TaskVector
 
 CLASSES = {"day": NAMES[:2], "night": NAMES[2:3], "fog": NAMES[3:5]}
-METHOD = Method(
+METHOD = Strategy(
     name="towers", head="towers", merge=MergeChoice(method="duet", params={"alpha_base": 0.6}),
     refit=Refit(epochs=1), distill=Distillation(weight=0.1), directional=Directional(weight=0),
 )  # fmt: skip

@@ -67,19 +67,19 @@ def _escape(data: dict[str, Any]) -> None:
 
 
 def _no_such_main(data: dict[str, Any]) -> None:
-    data["main_method"] = "nobody"
+    data["main_strategy"] = "nobody"
 
 
 def _twice(data: dict[str, Any]) -> None:
-    data["methods"].append(data["methods"][0])
+    data["strategies"].append(data["strategies"][0])
 
 
 def _late(data: dict[str, Any]) -> None:
-    data["methods"][0]["matrix"][0]["stage"] = 9
+    data["strategies"][0]["matrix"][0]["stage"] = 9
 
 
 def _percentages(data: dict[str, Any]) -> None:
-    data["methods"][0]["matrix"][0]["map50"] = 91.1
+    data["strategies"][0]["matrix"][0]["map50"] = 91.1
 
 
 def _newer(data: dict[str, Any]) -> None:
@@ -125,14 +125,14 @@ def test_csv_holds_every_number_in_long_form(run_folder: Path) -> None:
     results = load_results(run_folder)
     with (run_folder / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["method", "quantity", "stage", "domain", "classes", "value"]
-    ri = [r for r in rows if r["method"] == "duet-plus" and r["quantity"] == "ri"]
+    assert list(rows[0]) == ["strategy", "quantity", "stage", "domain", "classes", "value"]
+    ri = [r for r in rows if r["strategy"] == "duet-plus" and r["quantity"] == "ri"]
     assert [float(row["value"]) for row in ri] == [results.main.indices.ri]
-    cells = [r for r in rows if r["method"] == "duet-plus" and r["quantity"] == "map50"]
+    cells = [r for r in rows if r["strategy"] == "duet-plus" and r["quantity"] == "map50"]
     assert len(cells) == len(results.main.matrix)
     assert cells[0]["classes"].split(";") == list(TWO_PHASE[0][1])
     assert {row["quantity"] for row in rows} >= {"ap50", "ap", "alpha", "sign_conflict", "pi_term"}
-    assert sum(row["method"] == "reference" for row in rows) == 3
+    assert sum(row["strategy"] == "reference" for row in rows) == 3
 
 
 def test_conversions_from_the_other_packages() -> None:
@@ -191,7 +191,7 @@ def test_the_answer_names_the_numbers_of_the_main_method() -> None:
     assert phrases.percent(indices.pi) in learned
     assert "9 new classes (lion, panda" in learned
     assert phrases.percent(indices.gi) in learned
-    assert "rank 1 of 5 methods" in compared
+    assert "rank 1 of 5 strategies" in compared
     assert "Frozen trunk" in compared
 
 
@@ -221,7 +221,7 @@ def test_every_section_has_words_for_every_series(steps: Steps, references: bool
 
 
 def test_summary_table_puts_the_main_method_first() -> None:
-    results = _changed(make_results(), main_method="seq-ft")
+    results = _changed(make_results(), main_strategy="seq-ft")
     table = tables.summary_table(results)
     assert table.rows[0][0] == "Plain fine-tuning"
     assert [len(row) for row in table.rows] == [len(table.header)] * 5
@@ -312,7 +312,7 @@ def test_report_opens_with_the_answer_and_shows_every_section(run_folder: Path) 
     title, answer, table = text.split("\n\n")[:3]
     assert title == "# synthetic: what was kept, gained and lost"
     assert answer == " ".join(words.answer(results))
-    assert table.startswith("| Method | RI | GI | PI | RAI | H |")
+    assert table.startswith("| Strategy | RI | GI | PI | RAI | H |")
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert headings == [
         "What was kept", "What was gained", "What was lost", "Before anyone relies on this",
@@ -345,13 +345,13 @@ def test_tables_are_whole(run_folder: Path) -> None:
 def test_needs_nothing_but_results_json_and_the_images_it_names(
     tmp_path: Path, run_folder: Path
 ) -> None:
-    results = _changed(load_results(run_folder), methods=[load_results(run_folder).main])
+    results = _changed(load_results(run_folder), strategies=[load_results(run_folder).main])
     save_results(tmp_path, results)
     (tmp_path / "results.csv").unlink()
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "1 of 1 images are not in the run folder and not shown: gallery/00.png." in text
-    assert "No other method was run" in text
+    assert "No other strategy was run" in text
     assert not (tmp_path / "plots" / "gallery.png").exists()
 
 

@@ -26,7 +26,7 @@ from duet.recipes.apply import merge_plan
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.runs.chain import run_chain
-from duet.runs.inputs import read_methods
+from duet.runs.inputs import read_strategies
 from duet.runs.keep import keep_chain
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab
@@ -37,7 +37,7 @@ from duet.series import Increment, Series, train_slice
 from duet.series.joining import join_slices, with_classes
 from duet.series.problems import DataError
 from duet.series.series import joint_slice
-from duet.training.config import Directional, Distillation, Ewc, Method, PseudoLabels
+from duet.training.config import Directional, Distillation, Ewc, PseudoLabels, Strategy
 from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
 from duet.training.losses.directional import directional_gradient
 from duet.training.losses.distillation import duet, erd, lwf
@@ -222,7 +222,7 @@ def test_duet_of_places_looks_at_the_teacher_s_best() -> None:
 
 @pytest.mark.parametrize("family", ["yolo", "rtdetr", "dfine"])
 def test_every_baseline_is_shipped_for_every_family(family: str) -> None:
-    methods = read_methods(BASELINES, family=family)
+    methods = read_strategies(BASELINES, family=family)
     assert [method.name for method in methods] == list(BASELINES)
     forms = {"yolo": {"rows", "towers"}, "rtdetr": {"rows"}, "dfine": {"rows"}}
     assert {method.head for method in methods} == forms[family]
@@ -239,7 +239,7 @@ def test_every_baseline_is_shipped_for_every_family(family: str) -> None:
 )
 def test_wrong_methods_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_config(Method, {"name": "x", **wrong}, where="x.yaml")
+        parse_config(Strategy, {"name": "x", **wrong}, where="x.yaml")
     assert words in str(caught.value)
 
 
@@ -379,7 +379,7 @@ def far(one: DetectorState, other: DetectorState) -> float:
 
 
 def chain(setting: Setting, name: str, **changes: Any) -> list[StageResult]:
-    (method,) = read_methods((name,), family="yolo")
+    (method,) = read_strategies((name,), family="yolo")
     return run_chain(setting, method.model_copy(update=changes))
 
 
@@ -422,7 +422,7 @@ def test_joint_training_starts_anew_on_everything(setting: tuple[Setting, Path])
     results = chain(setting[0], "joint-full")
     assert results[-1].merged.labels.names == NAMES[:3]
     assert len(results[-1].merged.parts) == 1
-    (method,) = read_methods(("joint-full",), family="yolo")
+    (method,) = read_strategies(("joint-full",), family="yolo")
     out = setting[1] / "joint"
     keep_chain(out, setting[0], method, results)
     stored = load_detector(out / "models" / "joint-full" / "2-night")
@@ -467,7 +467,7 @@ def test_a_frozen_detector_refines_its_rows_there(setting: tuple[Setting, Path])
 @pytest.mark.slow
 def test_task_vectors_of_new_domains_merge_again(setting: tuple[Setting, Path]) -> None:
     made, out = in_new_domain(setting[0]), setting[1] / "again"
-    (method,) = read_methods(("duet-plus",), family="yolo")
+    (method,) = read_strategies(("duet-plus",), family="yolo")
     results = run_chain(made, method)
     keep_chain(out, made, method, results)
     folder = out / "increments" / "duet-plus"
@@ -513,23 +513,23 @@ def steps(*classes: tuple[str, ...]) -> list[Increment]:
 
 @pytest.mark.parametrize("family", ["rtdetr", "dfine"])
 def test_families_whose_loss_takes_all_classes_say_so_at_once(family: str) -> None:
-    masked, pseudo = read_methods(("masked", "pseudo"), family=family)
+    masked, pseudo = read_strategies(("masked", "pseudo"), family=family)
     some, everything = steps(NAMES[:2], NAMES[:1]), steps(NAMES[:2], NAMES[:2])
     with pytest.raises(ConfigError, match=f"background: {NAMES[1]}; .*'{family}'") as caught:
         require_learnable((pseudo, masked), family, some)
     assert "increment 'd1'" in (caught.value.where or "")
     require_learnable((pseudo,), family, some)
     require_learnable((pseudo, masked), family, everything)
-    require_learnable(read_methods(("masked",), family="yolo"), "yolo", some)
+    require_learnable(read_strategies(("masked",), family="yolo"), "yolo", some)
 
 
 def test_whole_heads_in_parallel_learn_known_classes_only_while_there_is_one() -> None:
-    (whole,) = read_methods(("duet",), family="yolo")
+    (whole,) = read_strategies(("duet",), family="yolo")
     assert whole.head == "parallel"
     require_learnable((whole,), "yolo", steps(NAMES[:2], NAMES[:2], NAMES[2:3]))
     with pytest.raises(ConfigError, match="trains no head of its own"):
         require_learnable((whole,), "yolo", steps(NAMES[:2], NAMES[2:3], NAMES[:3]))
-    joint = read_methods(("joint-full",), family="yolo")
+    joint = read_strategies(("joint-full",), family="yolo")
     require_learnable(joint, "yolo", steps(NAMES[:2], NAMES[2:3], NAMES[:3]))
 
 
@@ -541,7 +541,7 @@ def test_another_order_may_not_mix_new_classes_and_known_ones(
     first, second = setting[0].series.increments
     again = Increment(second.name, second.domain, first.classes[:1], second.data)
     plan = RunPlan(
-        Series("again", "", (first, again)), read_methods(("duet-plus",), family="yolo"),
+        Series("again", "", (first, again)), read_strategies(("duet-plus",), family="yolo"),
         setting[0].schedule, Path("w"), "yolo11n.yaml", "yolo", 0, setting[1] / "orders",
     )  # fmt: skip
     with pytest.raises(DataError, match="brings new classes and known ones"):
@@ -553,4 +553,4 @@ def test_pseudo_labels_do_not_go_with_whole_heads() -> None:
     with pytest.raises(
         ConfigError, match="needs a head that knows the old classes: rows or towers"
     ):
-        parse_config(Method, wanted, where="m.yaml")
+        parse_config(Strategy, wanted, where="m.yaml")

@@ -33,31 +33,31 @@ from duet.runs.lab import Lab
 from duet.runs.learn import run_independent, train_alone
 from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
-from duet.training.config import Directional, Distillation, MergeChoice, Method, Refit
+from duet.training.config import Directional, Distillation, MergeChoice, Refit, Strategy
 from duet.vectors.tensors import fingerprint
 
 pytestmark = pytest.mark.slow
 
 OFF: dict[str, Any] = {"distill": Distillation(weight=0), "directional": Directional(weight=0)}
 METHODS = {
-    "duet": Method(
+    "duet": Strategy(
         name="duet", head="parallel", new_part="pretrained",
         distill=Distillation(weight=0.1), directional=Directional(weight=0.1),
         merge=MergeChoice(method="duet", params={"gamma": 0.2, "alpha_base": 0.6}),
     ),
-    "refit": Method(
+    "refit": Strategy(
         name="refit", head="towers", merge=MergeChoice(method="average"), refit=Refit(epochs=1),
         distill=Distillation(weight=0.1), directional=Directional(weight=0),
     ),
-    "seq-ft": Method(
+    "seq-ft": Strategy(
         name="seq-ft", head="rows", old_part="trained", old_negatives="train",
         merge=MergeChoice(method="newest"), batchnorm=BatchNormFusion(rule="newest"), **OFF,
     ),
-    "fisher": Method(
+    "fisher": Strategy(
         name="fisher", head="towers", merge=MergeChoice(method="fisher"),
         distill=Distillation(weight=0.1), directional=Directional(weight=0),
     ),
-    "frozen": Method(
+    "frozen": Strategy(
         name="frozen", head="towers", trunk="frozen", merge=MergeChoice(method="newest"),
         batchnorm=BatchNormFusion(rule="oldest"), **OFF,
     ),
@@ -241,7 +241,7 @@ def test_trained_old_rows_leave_no_increments(world: World) -> None:
 
 
 def plan_of(
-    world: World, name: str, chosen: tuple[int, ...] = (0, 1), method: Method | None = None
+    world: World, name: str, chosen: tuple[int, ...] = (0, 1), method: Strategy | None = None
 ) -> Plan:
     """Plan a merge of kept increments of a chain with a method's merge settings."""
     method = method or METHODS[name]
@@ -361,7 +361,7 @@ def test_a_frozen_trunk_has_no_fisher(world: World) -> None:
     assert stage.fisher is None
 
 
-def with_merge(name: str, **params: float) -> Method:
+def with_merge(name: str, **params: float) -> Strategy:
     merge = MergeChoice(method="duet", params=params)
     return METHODS[name].model_copy(update={"merge": merge})
 

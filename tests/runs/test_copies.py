@@ -19,7 +19,7 @@ from duet.emoji.vocabulary import FOCI
 from duet.increments.base import StartWeights
 from duet.runs.chain import run_chain
 from duet.runs.evaluate import evaluate_state
-from duet.runs.inputs import read_methods
+from duet.runs.inputs import read_strategies
 from duet.runs.lab import Lab
 from duet.runs.setting import Setting
 from duet.series import Series, eval_slice, read_series, train_slice
@@ -79,7 +79,7 @@ def test_trained_detectors_are_the_same_to_the_bit(
 
 
 def _learn(series: Series, folder: Path) -> dict[str, Any]:
-    (method,) = read_methods(("pseudo",), family="yolo")
+    (method,) = read_strategies(("pseudo",), family="yolo")
     with trained_here() as here:
         setting = Setting(
             series, "yolo", YOLO11N, StartWeights(theta_0()), micro_schedule(lr=5e-3), 3,

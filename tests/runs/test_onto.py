@@ -158,7 +158,7 @@ def test_another_start_needs_another_folder(
     done = duet_here(capsys, *desk.increment("night", "towers", "run", "--onto", other))
     refused(done, "does not go on from 'other'", "0-best")
     done = duet_here(
-        capsys, "base", desk / "mine.yaml", "--method", desk / "towers.yaml", "--train",
+        capsys, "base", desk / "mine.yaml", "--strategy", desk / "towers.yaml", "--train",
         desk / "train.yaml", "--weights", desk / "best.pt", "--out", desk / "run",
     )  # fmt: skip
     refused(done, "goes on from 0-best")
@@ -179,7 +179,7 @@ def test_what_cannot_go_on_is_refused_before_anything_is_written(
         done = duet_here(capsys, *desk.increment("night", method, "none", "--onto", start))
         refused(done, words)
     for method in ("joint-full", "joint-partial"):
-        words = ["--method", method, "--onto", desk / "best.pt", "--out", desk / "none"]
+        words = ["--strategy", method, "--onto", desk / "best.pt", "--out", desk / "none"]
         done = duet_here(capsys, "increment", desk / "mine.yaml", "night", *words)
         refused(done, f"'{method}' needs the images of all increments", "duet-plus")
     done = duet_here(
@@ -265,7 +265,7 @@ def series_with_start(desk: Desk, name: str, **start: str) -> Path:
 
 
 def run(desk: Desk, series: Path, out: str, *options: object) -> list[object]:
-    methods = ["--method", desk / "frozen.yaml", "--method", desk / "fine.yaml"]
+    methods = ["--strategy", desk / "frozen.yaml", "--strategy", desk / "fine.yaml"]
     train = ["--train", desk / "train.yaml", "--jobs", 1]
     return ["run", series, *methods, *train, "--out", desk / out, *options]
 
@@ -278,7 +278,7 @@ def test_a_series_may_begin_with_a_detector(desk: Desk, capsys: pytest.CaptureFi
     steps = results["series"]["increments"]
     assert [step["domain"] for step in steps] == ["day", "night"]
     assert list(steps[0]["counts"]) == ["val"]
-    frozen = next(one for one in results["methods"] if one["name"] == "frozen")
+    frozen = next(one for one in results["strategies"] if one["name"] == "frozen")
     stages = {row["stage"]: row["map50"] for row in frozen["matrix"] if row["domain"] == "day"}
     assert stages[1] == stages[2]  # nothing that it detects has changed
     for name in ("frozen", "fine"):
@@ -291,7 +291,7 @@ def test_a_series_with_a_start_is_not_trained_jointly(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     series = series_with_start(desk, "jointly", domain="day", data="own/data.yaml")
-    words = ["--methods", "frozen-long,joint-full", "--out", desk / "none", "--dry-run"]
+    words = ["--strategies", "frozen-long,joint-full", "--out", desk / "none", "--dry-run"]
     refused(duet_here(capsys, "run", series, *words), "'joint-full' needs the images")
     assert not (desk / "none").exists()
 
@@ -306,7 +306,7 @@ def test_without_images_of_its_own_the_agreement_is_told(
     done = duet_here(capsys, *run(desk, series, "unseen"))
     assert done.code == 0, done.err
     results = json.loads((desk / "unseen" / "results.json").read_text())
-    frozen = next(one for one in results["methods"] if one["name"] == "frozen")
+    frozen = next(one for one in results["strategies"] if one["name"] == "frozen")
     assert frozen["indices"]["ri"] is None
     (kept,) = frozen["kept"]
     assert (kept["domain"], kept["images"]) == ("night", 3)
@@ -321,7 +321,7 @@ def test_base_is_not_for_a_series_with_a_start(
 ) -> None:
     series = series_with_start(desk, "based")
     refused(duet_here(capsys, "base", series, "--out", desk / "none"), "use `duet increment`")
-    words = ["increment", series, "night", "--method", desk / "frozen.yaml"]
+    words = ["increment", series, "night", "--strategy", desk / "frozen.yaml"]
     words += ["--train", desk / "train.yaml", "--out", desk / "begun"]
     assert duet_here(capsys, *words).code == 0
     assert (desk / "begun" / "models" / "frozen" / "0-best").is_dir()

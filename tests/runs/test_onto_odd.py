@@ -56,7 +56,7 @@ def written(desk: Desk, file: str, *domains: tuple[str, str, str], **start: str)
 
 
 def run(desk: Desk, series: Path, out: object, *options: object) -> list[object]:
-    chosen = ["--method", desk / "frozen.yaml", "--train", desk / "train.yaml", "--jobs", 1]
+    chosen = ["--strategy", desk / "frozen.yaml", "--train", desk / "train.yaml", "--jobs", 1]
     return ["run", series, *chosen, "--no-references", "--out", desk / str(out), *options]
 
 

@@ -29,7 +29,7 @@ from duet.recipes.recipe import Recipe
 from duet.recipes.refined import cut_to, refined, rows_of
 from duet.runs.known import require_adaptable
 from duet.series import Increment
-from duet.training.config import Method
+from duet.training.config import Strategy
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def learn(
     desk: Desk, capsys: pytest.CaptureFixture[str], name: str, method: str, out: str,
     *options: object,
 ) -> str:  # fmt: skip
-    words = ["--method", desk / f"{method}.yaml", "--train", desk / "train.yaml"]
+    words = ["--strategy", desk / f"{method}.yaml", "--train", desk / "train.yaml"]
     done = duet_here(
         capsys, "increment", desk / f"{name}.yaml", name, *words, "--out", desk / out, *options
     )
@@ -136,7 +136,7 @@ def chain(desk: Desk) -> Path:
 
     first = [desk / "extra.yaml", "extra", "--onto", desk / "best.pt"]
     for words in (first, [desk / "more.yaml", "more"], [desk / "new.yaml", "new"]):
-        options = ["--method", desk / "towers.yaml", "--train", desk / "train.yaml"]
+        options = ["--strategy", desk / "towers.yaml", "--train", desk / "train.yaml"]
         words = ["increment", *words, *options, "--out", desk / "run"]
         assert _run([str(word) for word in words]) == 0
     return desk / "run" / "models" / "towers"
@@ -270,7 +270,7 @@ def test_towers_of_two_widths_are_refused(desk: Desk) -> None:
 
 
 def test_heads_in_parallel_are_refined_one_at_a_time(desk: Desk) -> None:
-    method = Method.model_validate({"name": "parallel", **METHODS["parallel"]})
+    method = Strategy.model_validate({"name": "parallel", **METHODS["parallel"]})
     parts = (("cat", "dog"), ("bus",))
     for classes, fits in ((("dog",), True), (("bus", "dog"), False)):
         increment = Increment("again", "day", classes, None)  # type: ignore[arg-type]
@@ -285,7 +285,7 @@ def test_heads_in_parallel_are_refined_one_at_a_time(desk: Desk) -> None:
 @pytest.mark.parametrize("family", ["rtdetr", "dfine"])
 def test_detrs_refine_some_of_their_classes(family: str) -> None:
     """Others are not left out of the loss but out of the detector that trains."""
-    method = Method.model_validate({"name": "rows", **METHODS["rows"]})
+    method = Strategy.model_validate({"name": "rows", **METHODS["rows"]})
     increment = Increment("again", "day", ("dog",), None)  # type: ignore[arg-type]
     require_adaptable(method, family, increment, (("cat", "dog"),))
 
@@ -349,6 +349,6 @@ def test_new_and_known_classes_together_are_refused(
     names = [CLASSES[1], "night cup"]
     make_dataset(desk / "extra", names=names, counts={"train": 6, "val": 3}, seed=0)
     (desk / "mixed.yaml").write_text(yaml.safe_dump(content))
-    words = ["increment", desk / "mixed.yaml", "extra", "--method", desk / "towers.yaml"]
+    words = ["increment", desk / "mixed.yaml", "extra", "--strategy", desk / "towers.yaml"]
     words += ["--train", desk / "train.yaml", "--out", desk / "none", "--onto", desk / "best.pt"]
     refused(duet_here(capsys, *words), "split it in two")

@@ -21,7 +21,7 @@ from duet.families.table import resolve_family
 from duet.results.files import load_results
 from duet.runs.costs import latency_ms, parameter_count
 from duet.runs.evaluate import Evaluator
-from duet.runs.inputs import read_inputs, read_methods
+from duet.runs.inputs import read_inputs, read_strategies
 from duet.runs.plan import RunPlan
 from duet.runs.repeat import execute_repeats, ordered, repeats
 from duet.series import eval_slice
@@ -35,7 +35,7 @@ def plan(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
     changes: dict[str, object] = {"epochs": 1, "threads": 1, "fisher_images": 0}
     inputs = read_inputs(series.series, changes=changes)
     return RunPlan(
-        series=inputs.series, methods=read_methods(("frozen",), family=inputs.family),
+        series=inputs.series, strategies=read_strategies(("frozen",), family=inputs.family),
         schedule=inputs.schedule, weights=inputs.weights, architecture=inputs.architecture,
         family=inputs.family, seed=5, out=tmp_path_factory.mktemp("repeats"), references=False,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def test_orders_are_run_and_compared(
     assert (plan.out / "compare.md").read_text().startswith("# Comparison")
     assert reported == [item.out for item in plans]
     for item, run in zip(plans, runs, strict=True):
-        method = run.methods[0]
+        method = run.strategies[0]
         files = [scores.evidence for scores in method.class_scores]
         assert len(files) == 4
         assert all(name and (item.out / name).is_file() for name in files)
@@ -160,11 +160,20 @@ def test_the_command_lists_methods_and_plans_repeats(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     series = make.tiny(base).series
-    words = ["run", series, "--methods", "frozen, seq-ft", "--method", "duet", "--out", tmp_path]
+    words = [
+        "run",
+        series,
+        "--strategies",
+        "frozen, seq-ft",
+        "--strategy",
+        "duet",
+        "--out",
+        tmp_path,
+    ]
     done = make.duet_here(capsys, *words, "--seeds", 2, "--orders", 2, "--dry-run", "--json")
     assert done.code == 0, done.err
     runs = done.json()["runs"]
-    assert [run["methods"] for run in runs] == [["frozen", "seq-ft", "duet"]] * 4
+    assert [run["strategies"] for run in runs] == [["frozen", "seq-ft", "duet"]] * 4
     assert [Path(run["out"]).name for run in runs][-1] == "order-1-seed-1"
     assert runs[0]["stages"][0]["domain"] == "flat"
     assert runs[-1]["stages"][0]["domain"] == "comic"

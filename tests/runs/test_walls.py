@@ -175,8 +175,8 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
     "folder": (2, "a folder", lambda a, b: ["--weights", b]),
     "no-weights": (2, "no such file", lambda a, b: ["--weights", b / "x.safetensors"]),
     # methods
-    "method": (2, "unknown method", lambda a, b: ["--methods", "duet-plsu"]),
-    "methods-twice": (2, "twice", lambda a, b: ["--methods", "seq-ft,seq-ft"]),
+    "method": (2, "unknown strategy", lambda a, b: ["--strategies", "duet-plsu"]),
+    "methods-twice": (2, "twice", lambda a, b: ["--strategies", "seq-ft,seq-ft"]),
     "images": (2, "unlabelled images", lambda a, b: [
         "--method", method(b / "m.yaml", merge={"method": "concrete"}),
     ]),
@@ -193,7 +193,7 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
     ]),
     "parallel-decoders": (4, "parallel decoders", lambda a, b: [
         "--weights", DETR,
-        "--method", method(b / "m.yaml", head="parallel", old_negatives="train"),
+        "--strategy", method(b / "m.yaml", head="parallel", old_negatives="train"),
     ]),
     # data and folders
     "split": (3, "no split 'dev'", lambda a, b: ["--split", "dev"]),
@@ -226,11 +226,11 @@ def test_the_dry_run_refuses_what_the_run_refuses_before_it_trains(
         monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     defaults: dict[str, object] = {
         "--train": there / "schedule.yaml", "--weights": YOLO, "--out": tmp_path / "out",
-        "--methods": "seq-ft",
+        "--strategies": "seq-ft",
     }  # fmt: skip
     given = options(there, tmp_path)
-    if "--method" in given:
-        defaults.pop("--methods")
+    if "--strategy" in given:
+        defaults.pop("--strategies")
     base = [word for key, value in defaults.items() if key not in given for word in (key, value)]
     command = ["run", there / "series.yaml", *base, *given]
     dry = attempt(command, capsys, dry=True)
@@ -289,7 +289,7 @@ def planned(
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", [YOLO, DETR], ids=["yolo", "rtdetr"])
 def test_every_shipped_method_passes(weights: Path, there: Path, tmp_path: Path) -> None:
-    methods = tuple(sorted(path.stem for path in (REPO / "configs" / "method").glob("*.yaml")))
+    methods = tuple(sorted(path.stem for path in (REPO / "configs" / "strategy").glob("*.yaml")))
     theta_0 = require_runnable(planned(there, tmp_path, methods, weights=weights))
     assert theta_0.tensors
     assert not (tmp_path / "out").exists()

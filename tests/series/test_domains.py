@@ -29,7 +29,7 @@ from duet.runs.evaluate import evaluate_cells, evaluate_state
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text, planned_stages
 from duet.runs.sweep import _slices
 from duet.series import eval_slice, inspect_series, read_series, train_slice
-from duet.training.config import Method
+from duet.training.config import Strategy
 
 SHARED = ("cup", "plate", "bottle")
 
@@ -60,9 +60,9 @@ def step(name: str, domain: str, data: str, *classes: str) -> dict[str, Any]:
 
 
 def make_plan(path: Path, **changes: Any) -> RunPlan:
-    method = Method(name="seq", head="rows")
+    method = Strategy(name="seq", head="rows")
     settings: dict[str, Any] = {
-        "series": read_series(path), "methods": (method,), "schedule": micro_schedule(),
+        "series": read_series(path), "strategies": (method,), "schedule": micro_schedule(),
         "weights": path, "architecture": YOLO11N, "family": "yolo", "seed": 0,
         "out": path.parent / "run",
     }  # fmt: skip
@@ -388,7 +388,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Outcome]:
     defaults = {"train": "schedule.yaml", "weights": "base.safetensors"}
     path = make_series(folder, items, defaults=defaults)
     done = duet(
-        base, "run", path, "--method", "seq-ft", "--epochs", 1, "--threads", 1, "--out",
+        base, "run", path, "--strategy", "seq-ft", "--epochs", 1, "--threads", 1, "--out",
         base / "run", "--json",
     )  # fmt: skip
     return base, path, done
@@ -408,7 +408,7 @@ def test_such_a_series_is_learned_and_reported(ran: tuple[Path, Path, Outcome]) 
     assert [entry["counts"]["val"] for entry in steps] == [
         {"images": 6, "boxes": 6}, {"images": 3, "boxes": 0}, {"images": 6, "boxes": 5},
     ]  # fmt: skip
-    (method,) = results["methods"]
+    (method,) = results["strategies"]
     assert not any(cell["domain"] == "night" for cell in method["matrix"])
     assert any("PI of stage 2 on night[bottle]: no labelled" in line
                for line in method["indices"]["left_out"])  # fmt: skip

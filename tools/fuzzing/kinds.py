@@ -59,7 +59,7 @@ def _elements(path: Path) -> int:
 
 CONFIG, DATA, MODEL = (frozenset({0, code}) for code in (2, 3, 4))
 _CHECK = ("data check series.yaml --json",)
-_DRY = "run series.yaml --dry-run --json --method method.yaml"
+_DRY = "run series.yaml --dry-run --json --strategy method.yaml"
 _MERGE = f"merge {DAY} {NIGHT} --weights base.safetensors --out made --json"
 _DROP = f"drop-class {DETECTOR} cup --out made --json"
 _PREDICT = "yolo/day/images/val --json --conf 0.01"

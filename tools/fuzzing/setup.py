@@ -21,7 +21,7 @@ DOMAINS = {"day": ("cup", "plate"), "night": ("bottle", "can")}
 SPLITS = {"train": 6, "val": 3}
 CPU_S, WALL_S = 300.0, 900.0
 RUN = (
-    "run", "series.yaml", "--method", "method.yaml", "--no-references", "--jobs", "1",
+    "run", "series.yaml", "--strategy", "method.yaml", "--no-references", "--jobs", "1",
     "--threads", "1", "--out", "run", "--json",
 )  # fmt: skip
 DETECTOR = "run/models/duet-plus/2-night"

@@ -184,7 +184,7 @@ def next_commands(made: Prepared) -> list[str]:
     series = made.out / f"{made.series[0]}.yaml"
     return [
         shell_line("duet", "data", "check", series),
-        shell_line("duet", "run", series, "--weights", "yolo11n", "--method", "duet"),
+        shell_line("duet", "run", series, "--weights", "yolo11n", "--strategy", "duet"),
     ]
 
 
