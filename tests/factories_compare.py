@@ -95,7 +95,9 @@ class _World:
             ap50=ap50, seconds=60.0, evidence=file,
         )  # fmt: skip
 
-    def method(self, name: str, skill: Skill, references: Mapping[Slice, float] | None) -> StrategyResult:
+    def method(
+        self, name: str, skill: Skill, references: Mapping[Slice, float] | None
+    ) -> StrategyResult:
         matrix, scores = StageMatrix(), []
         cells = cells_needed(self.steps)
         for stage in range(1, len(self.steps) + 1):

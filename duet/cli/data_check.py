@@ -48,7 +48,8 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     help="Look for unlabelled objects of the classes that this detector knows.",
 )
 @click.option(
-    "--confidence",
+    "--conf",
+    "confidence",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,

@@ -46,6 +46,7 @@ COMMANDS = {
     "data": "duet.cli.main:data",
     "weights": "duet.cli.weights:weights",
     "methods": "duet.cli.methods:methods",
+    "strategies": "duet.cli.strategies:strategies",
     "env": "duet.cli.env:env",
     "completion": "duet.cli.completion:completion",
 }

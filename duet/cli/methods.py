@@ -1,4 +1,4 @@
-"""`duet methods`: how increments can be merged, and the shipped training methods."""
+"""`duet methods`: how models can be merged."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_labelled_objects_do_not_count(detector: Path, scenes: Path, tmp_path: P
 @pytest.mark.slow
 def test_command_writes_crops_and_sheets(detector: Path, scenes: Path, tmp_path: Path) -> None:
     path, _ = make_series(scenes, tmp_path, keep_old=False)
-    arguments = [str(path), "--detector", str(detector), "--confidence", "0.7", "--json"]
+    arguments = [str(path), "--detector", str(detector), "--conf", "0.7", "--json"]
     out = tmp_path / "crops"
     result = CliRunner().invoke(cli, ["data", "check", *arguments, "--crops", str(out)])
     document: dict[str, Any] = json.loads(result.stdout)

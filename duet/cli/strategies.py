@@ -1,0 +1,42 @@
+"""`duet strategies`: how increments can be learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from duet.cli.common import emit, json_option
+from duet.cli.names import strategies as names
+
+EPILOG = """\b
+Examples:
+  duet strategies
+  duet strategies duet-plus > mine.yaml
+  duet strategies duet-plus --json
+"""
+
+
+@click.command("strategies", epilog=EPILOG)
+@click.argument("name", required=False, shell_complete=names)
+@json_option
+def strategies(name: str | None, as_json: bool) -> None:
+    """List the shipped ways to learn increments, or print one of them as YAML."""
+    from duet.shipped import shipped
+    from duet.training.config import load_strategy
+
+    folder = shipped("configs", "strategy")
+    if name is not None:
+        found = load_strategy(name, folder=folder)
+        path = folder / f"{name}.yaml"
+        text = path.read_text("utf-8") if path.is_file() else ""
+        emit({"schema": 1, **found.model_dump(mode="json")}, as_json, lambda _: text.rstrip())
+        return
+    shown = [load_strategy(path.stem, folder=folder) for path in sorted(folder.glob("*.yaml"))]
+    rows: list[dict[str, Any]] = [{"name": one.name, "title": one.title} for one in shown]
+    result = {"schema": 1, "strategies": rows}
+    emit(result, as_json, lambda seen: "\n".join(map(_line, seen["strategies"])))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return f"{row['name']:<16} {row['title']}"
