@@ -64,7 +64,7 @@ def import_file(
     plan = make_plan(recipe, head=head, trust=trust)
     target = out or Path(plan.sources[0].name)
     with writing(target, overwrite=overwrite):
-        written = write_detector(plan, target, overwrite=overwrite, trust=trust)
+        written = write_detector(plan, target, overwrite=overwrite)
     source = plan.sources[0]
     result = {
         "schema": 1, "detector": str(target), "name": source.name, "classes": list(source.classes),

@@ -89,7 +89,7 @@ def merge(
 
     with named_in(options["recipe"]):
         recipe = _recipe(options)
-        merge = Prepared(make_plan(recipe, head=head, trust=trust), options["images"], trust)
+        merge = Prepared(make_plan(recipe, head=head, trust=trust), options["images"])
         planned = merge.rehearse() if dry_run else None
     if options["weights"] is None and options["recipe"] is None and recipe.weights is not None:
         note(f"note: start weights {recipe.weights}, known by their fingerprint")
@@ -104,8 +104,7 @@ def merge(
         note(merge.omission)
     trials = None
     if options["sweep"]:
-        recipe, trials = _swept(merge, options)
-        merge = Prepared(make_plan(recipe, head=head, trust=trust), options["images"], trust)
+        merge, trials = _swept(merge, options)
     with writing(out, overwrite=overwrite), counting(f"{recipe.method} merge") as step:
         written = merge.write(out, overwrite=overwrite, listen=step)
     for remark in written.remarks:
@@ -114,8 +113,8 @@ def merge(
     hint("duet", "predict", out, "IMAGES")
 
 
-def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Recipe, list[Any]]:
-    """Return the best recipe of the grid and all trials, JSON-ready."""
+def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Prepared, list[Any]]:
+    """Return the best merge of the grid and all trials, JSON-ready."""
     import dataclasses
 
     from duet.errors import ConfigError
@@ -128,11 +127,11 @@ def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Recipe, list[Any]]
     grid = grid_of(parse_settings(options["sweep"], option="--sweep"))
     series = read_told(options["series"], options["data_root"])
     with counting("sweep") as step:
-        recipe, trials = sweep(merge, grid, series, split=options["split"], listen=step)
+        best, trials = sweep(merge, grid, series, split=options["split"], listen=step)
     for trial in trials:
         cells = ", ".join(f"{name} {100 * value:.1f}" for name, value in trial.map50.items())
         note(f"{dict(trial.params)}: {100 * trial.score:.1f} ({cells})")
-    return recipe, [dataclasses.asdict(trial) for trial in trials]
+    return best, [dataclasses.asdict(trial) for trial in trials]
 
 
 def _recipe(options: dict[str, Any]) -> Recipe:

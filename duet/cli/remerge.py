@@ -44,14 +44,14 @@ def remerge_options(command: Command) -> Command:
 
 
 def merge_again(
-    edit: Edit, out: Path, *, overwrite: bool, images: Path | None, trust: bool, dry_run: bool,
+    edit: Edit, out: Path, *, overwrite: bool, images: Path | None, dry_run: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Do an edited merge, and say how exact it is."""
     from duet.recipes.prepared import Prepared
     from duet.recipes.texts import written_text
 
-    merge = Prepared(edit.plan, images, trust)
+    merge = Prepared(edit.plan, images)
     planned = merge.rehearse() if dry_run else None
     verdict = {"exact": edit.exact, "why": edit.why}
     note(f"note: {'exact' if edit.exact else 'not exact'}: {edit.why}")

@@ -33,4 +33,4 @@ def revert(
     from duet.recipes import edits
 
     edit = edits.revert(detector, increment, roots=roots, weights=weights, trust=trust)
-    merge_again(edit, out, trust=trust, **options)
+    merge_again(edit, out, **options)

@@ -34,4 +34,4 @@ def scale(
     from duet.recipes import edits
 
     edit = edits.rescale(detector, increment, factor, roots=roots, weights=weights, trust=trust)
-    merge_again(edit, out, trust=trust, **options)
+    merge_again(edit, out, **options)

@@ -64,7 +64,6 @@ def merge_plan(
     allocate: Allocate = in_memory,
     make_objective: MakeObjective | None = None,
     listen: Listen | None = None,
-    trust: bool = False,
 ) -> Remerged:
     """Merge what a plan names.
 
@@ -75,13 +74,12 @@ def merge_plan(
         allocate: Where results go; ``"result"`` is the detector, other purposes are temporary.
         make_objective: For methods that learn from unlabelled images.
         listen: Progress of each merge.
-        trust: See `duet.recipes.sources.describe`.
 
     Raises:
         ModelError: Files are damaged, θ_0 is missing or another one, or the merge is impossible.
     """
     if opened is None:
-        opened = tuple(open_source(source, trust=trust) for source in plan.sources)
+        opened = tuple(open_source(source) for source in plan.sources)
     first = plan.sources[0]
     like = opened[0].stage.tensors
     layers = resolve_roles(first.family).layers(like, first.architecture)
@@ -121,21 +119,20 @@ def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
     return shared
 
 
-def rehearse(plan: Plan, theta_0: Tensors | None, *, trust: bool = False) -> None:
+def rehearse(plan: Plan, theta_0: Tensors | None) -> None:
     """Look whether increments belong to their base and head parts fit together; for dry runs.
 
     Args:
         plan: Checked plan.
         theta_0: What `start_tensors` returned for it.
-        trust: See `duet.recipes.sources.describe`.
 
     Raises:
         ModelError: As `merge_plan`.
     """
-    rehearse_heads(plan, trust=trust)
+    rehearse_heads(plan)
     if (number := base_of(plan)) is None or len(plan.sources) == 1:
         return
-    base = open_source(plan.sources[number], trust=trust)
+    base = open_source(plan.sources[number])
     inputs = Inputs((base.stage,), start=theta_0)
     shared = in_memory("base", inputs.shapes)
     _weights_of(base.stage, inputs, shared)

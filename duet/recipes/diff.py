@@ -145,7 +145,7 @@ def _side(path: Path, head: HeadForm, trust: bool) -> Side:
         manifest = read_any_manifest(path)
         if isinstance(manifest, DetectorManifest) and manifest.recipe is not None:
             recipe = kept_recipe(manifest, path)
-    return Side(source, open_source(source, trust=trust), recipe)
+    return Side(source, open_source(source), recipe)
 
 
 def _network(source: Source) -> tuple[str, str]:

@@ -124,7 +124,7 @@ def head_layout(
     return layouts
 
 
-def rehearse_heads(plan: Plan, *, trust: bool = False) -> None:
+def rehearse_heads(plan: Plan) -> None:
     """Look whether head parts that share classes fit together; for dry runs.
 
     Raises:
@@ -132,7 +132,7 @@ def rehearse_heads(plan: Plan, *, trust: bool = False) -> None:
     """
     needed = {number for head in plan.heads if head.joined for number in head.owners}
     if needed:
-        opened = {k: open_source(plan.sources[k], trust=trust) for k in needed}
+        opened = {k: open_source(plan.sources[k]) for k in needed}
         for head in plan.heads:
             if head.joined:
                 _joint(plan, head, opened)

@@ -24,12 +24,10 @@ class Prepared:
     Attributes:
         plan: What to merge.
         images: Unlabelled, for methods that learn; default those of the recipe.
-        trust: See `duet.recipes.sources.describe`.
     """
 
     plan: Plan
     images: str | Path | None = None
-    trust: bool = False
 
     def __post_init__(self) -> None:
         """Look for the start weights: missing or other ones are told before any work.
@@ -73,7 +71,7 @@ class Prepared:
         Raises:
             ModelError: See `duet.recipes.apply.rehearse`.
         """
-        rehearse(self.plan, self.theta_0, trust=self.trust)
+        rehearse(self.plan, self.theta_0)
         return {
             "schema": 1, "detector": None, **self.plan.as_dict(), "estimate": estimate(self.plan),
         }  # fmt: skip
@@ -85,7 +83,7 @@ class Prepared:
             ModelError: See `duet.recipes.apply.merge_plan`.
         """
         objective = self.objective()
-        return merge_plan(self.plan, make_objective=objective, listen=listen, trust=self.trust)
+        return merge_plan(self.plan, make_objective=objective, listen=listen)
 
     def write(
         self, folder: Path, *, overwrite: bool = False, listen: Listen | None = None
@@ -97,5 +95,4 @@ class Prepared:
         """
         return write_detector(
             self.plan, folder, overwrite=overwrite, make_objective=self.objective(), listen=listen,
-            trust=self.trust,
         )  # fmt: skip

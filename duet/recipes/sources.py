@@ -198,7 +198,7 @@ def _foreign(entry: Entry, head: HeadForm, trust: bool) -> Source:
     )  # fmt: skip
 
 
-def open_source(source: Source, *, trust: bool = False) -> Opened:
+def open_source(source: Source) -> Opened:
     """Map the tensors of a source.
 
     Raises:

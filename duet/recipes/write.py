@@ -69,7 +69,6 @@ def write_detector(
     theta_0: Tensors | None = None,
     make_objective: MakeObjective | None = None,
     listen: Listen | None = None,
-    trust: bool = False,
 ) -> Written:
     """Merge what a plan names into a detector folder, complete or not at all.
 
@@ -80,13 +79,12 @@ def write_detector(
         theta_0: See `duet.recipes.apply.merge_plan`.
         make_objective: See `duet.recipes.apply.merge_plan`.
         listen: Progress.
-        trust: See `duet.recipes.sources.describe`.
 
     Raises:
         ModelError: See `duet.recipes.apply.merge_plan`.
         DuetError: The folder is in the way, or the file system refuses the write.
     """
-    opened = tuple(open_source(source, trust=trust) for source in plan.sources)
+    opened = tuple(open_source(source) for source in plan.sources)
     results: list[Remerged] = []
 
     def fill(flat: dict[str, torch.Tensor]) -> Built:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from duet.config import parse_config
@@ -13,7 +13,7 @@ from duet.errors import ConfigError, DataError
 from duet.increments.state import DetectorState
 from duet.merging.table import resolve
 from duet.recipes.apply import merge_plan
-from duet.recipes.plan import Plan, make_plan
+from duet.recipes.plan import Plan
 from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import open_source
@@ -53,7 +53,7 @@ def sweep(
     *,
     split: str,
     listen: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Recipe, list[Trial]]:
+) -> tuple[Prepared, list[Trial]]:
     """Merge and measure every point of a grid.
 
     Args:
@@ -64,7 +64,7 @@ def sweep(
         listen: Called as ``listen(points done, points in all)``.
 
     Returns:
-        The recipe with the best parameters (the first of equals), and all trials in order.
+        The merge with the best parameters (the first of equals), and all trials in order.
 
     Raises:
         ConfigError: A point is not valid; before anything is merged.
@@ -72,8 +72,8 @@ def sweep(
     """
     recipes = [_with(merge.plan.recipe, point) for point in grid]
     sources = merge.plan.sources
-    plans = [make_plan(one, head=sources[0].head, trust=merge.trust) for one in recipes]
-    opened = [open_source(source, trust=merge.trust) for source in sources]
+    plans = [replace(merge.plan, recipe=one) for one in recipes]
+    opened = [open_source(source) for source in sources]
     objective, size = merge.objective(), max(source.image_size for source in sources)
     slices = _slices(plans[0], series, split)
     trials: list[Trial] = []
@@ -85,7 +85,7 @@ def sweep(
         trials.append(Trial(point, map50, score))
         listen(number, len(grid))
     best = max(range(len(trials)), key=lambda index: trials[index].score)
-    return recipes[best], trials
+    return replace(merge, plan=plans[best]), trials
 
 
 def _with(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:

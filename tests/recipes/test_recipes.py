@@ -456,7 +456,7 @@ def test_a_sweep_measures_every_point_and_keeps_the_best(
     assert grid == [{"density": 0.1, "weight": 1}, {"density": 0.5, "weight": 1}]
     merge = Prepared(make_plan(recipe_of(kept, "day", "night")))
     best, trials = sweep_module.sweep(merge, grid, series, split="val")
-    assert best.params == {"density": 0.5, "weight": 1}
+    assert best.plan.recipe.params == {"density": 0.5, "weight": 1}
     assert [round(trial.score, 6) for trial in trials] == [0.2, 0.3]
     plain = [
         merge_plan(make_plan(recipe_of(kept, "day", "night", params=point))).state.fingerprint()
@@ -472,7 +472,7 @@ def test_a_sweep_on_real_images(kept: Path, tmp_path: Path) -> None:
     merge = Prepared(make_plan(recipe_of(kept, "day", "night")))
     series = Series("toy", "", (step,))
     best, trials = sweep_module.sweep(merge, grid, series, split="val")
-    assert best.params in grid
+    assert best.plan.recipe.params in grid
     assert all(0 <= trial.score <= 1 and set(trial.map50) == {"day"} for trial in trials)
     with pytest.raises(ConfigError, match="needs a declared split"):
         sweep_module.sweep(merge, grid, series, split="")
