@@ -35,7 +35,7 @@ from duet.export.parity import Parity, as_function, measure, sample_images
 from duet.families.exportable import ExportFacts
 from duet.families.images import prepare_batch
 from duet.families.ultralytics.checkpoint import open_checkpoint
-from duet.families.yolo import adapter
+from duet.families.yolo import build
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.increments.base import StartWeights
@@ -538,7 +538,7 @@ def test_missing_packages_are_named_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == lacking else True)
-    monkeypatch.setattr(adapter, "inference_model", lambda _: pytest.fail("work was done"))
+    monkeypatch.setattr(build, "inference_model", lambda _: pytest.fail("work was done"))
     with pytest.raises(MissingExtraError) as caught:
         export_detector(folder, tmp_path / f"m{FORMATS[form].suffix}", form)
     assert caught.value.exit_code == 5
@@ -561,7 +561,7 @@ def test_machines_that_cannot_write_a_format(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda _: True)
-    monkeypatch.setattr(adapter, "inference_model", lambda _: pytest.fail("work was done"))
+    monkeypatch.setattr(build, "inference_model", lambda _: pytest.fail("work was done"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(np, "__version__", "2.4.6")
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
