@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from duet.config import Config
-from duet.errors import ConfigError, did_you_mean
+from duet.registry import Table
 
 if TYPE_CHECKING:
     from duet.merging.inputs import Inputs
@@ -76,7 +75,9 @@ class MergeMethod:
         return tuple(_describe(name, field) for name, field in self.params.model_fields.items())
 
 
-METHODS: Mapping[str, MergeMethod] = MappingProxyType(
+METHODS = Table(
+    "merge method",
+    "methods",
     {
         "duet": MergeMethod(
             name="duet",
@@ -172,7 +173,9 @@ METHODS: Mapping[str, MergeMethod] = MappingProxyType(
             needs=(),
             ordered=True,
         ),
-    }
+    },
+    module=lambda row: row.module,
+    where="merge.method",
 )
 
 
@@ -182,15 +185,8 @@ def resolve(name: str) -> MergeMethod:
     Raises:
         ConfigError: The name is not in the table.
     """
-    if name not in METHODS:
-        raise ConfigError(
-            f"unknown merge method '{name}'{did_you_mean(name, METHODS)}",
-            where="merge.method",
-            remedy=f"known methods: {', '.join(METHODS)}",
-        )
-    method = METHODS[name]
-    importlib.import_module(method.module)
-    return method
+    METHODS.load(name)
+    return METHODS[name]
 
 
 def _describe(name: str, field: Any) -> Parameter:
