@@ -103,7 +103,7 @@ def test_help_keeps_its_layout(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["rnu"], "did you mean 'run'?"),
         (["data", "chekc"], "did you mean 'check'?"),
-        (["run", "s.yaml", "--epohcs", "3"], "Did you mean '--epochs'?"),
+        (["run", "s.yaml", "--epoch", "3"], "'--epochs'"),
         (["run"], "Missing argument 'SERIES.yaml'"),
         (["run", "s.yaml", "--epochs", "0"], "0 is not in the range 1<=x<=1000000"),
     ],

@@ -178,18 +178,18 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
     "method": (2, "unknown strategy", lambda a, b: ["--strategies", "duet-plsu"]),
     "methods-twice": (2, "twice", lambda a, b: ["--strategies", "seq-ft,seq-ft"]),
     "images": (2, "unlabelled images", lambda a, b: [
-        "--method", method(b / "m.yaml", merge={"method": "concrete"}),
+        "--strategy", method(b / "m.yaml", merge={"method": "concrete"}),
     ]),
     "fisher": (2, "fisher_images: 0", lambda a, b: [
-        "--method", "ewc", "--train", write(b / "s.yaml", SCHEDULE | {"fisher_images": 0}),
+        "--strategy", "ewc", "--train", write(b / "s.yaml", SCHEDULE | {"fisher_images": 0}),
     ]),
     "filter": (4, "no filter fits", lambda a, b: [
-        "--method", method(b / "m.yaml", merge={
+        "--strategy", method(b / "m.yaml", merge={
             "method": "ties", "params": {"density": [{"filter": "none.*", "value": 0.5}]},
         }),
     ]),
     "images-counted": (4, "number of training images", lambda a, b: [
-        "--method", method(b / "m.yaml", merge={"method": "mtda", "params": {"weights": "images"}}),
+        "--strategy", method(b / "m.yaml", merge={"method": "mtda", "params": {"weights": "images"}}),
     ]),
     "parallel-decoders": (4, "parallel decoders", lambda a, b: [
         "--weights", DETR,
