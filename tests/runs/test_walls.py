@@ -189,7 +189,8 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
         }),
     ]),
     "images-counted": (4, "number of training images", lambda a, b: [
-        "--strategy", method(b / "m.yaml", merge={"method": "mtda", "params": {"weights": "images"}}),
+        "--strategy",
+        method(b / "m.yaml", merge={"method": "mtda", "params": {"weights": "images"}}),
     ]),
     "parallel-decoders": (4, "parallel decoders", lambda a, b: [
         "--weights", DETR,
