@@ -100,7 +100,7 @@ def learn(
     plan = plan_run(
         inputs, (strategies,) if isinstance(strategies, str) else tuple(strategies), seed=seed,
         out=_path(out), jobs=chosen.jobs, references=chosen.references, split=chosen.split,
-        command=shell_line(*sys.argv),
+        command=_command(),
     )  # fmt: skip
     with shown(progress) as show:
         learn_plan(plan, show)
@@ -294,6 +294,13 @@ class Options:
             "data_root": series.data_root, "train": _path(self.train),
             "architecture": self.architecture, "changes": self.changes,
         }  # fmt: skip
+
+
+def _command() -> str:
+    """Return what reproduces a run from a script; nothing where a person types."""
+    script = Path(sys.argv[0]) if sys.argv else Path()
+    typed = "ipykernel" in sys.modules or script.suffix != ".py"
+    return "" if typed else shell_line("python", *sys.argv)
 
 
 def _path(path: str | Path | None) -> Path | None:
