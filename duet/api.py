@@ -40,6 +40,9 @@ from duet.runs.run import learn as learn_plan
 from duet.runs.stage import base_stage, increment_stage
 from duet.text import shell_line
 
+Operand = Increment | Detector | str | Path
+"""What can be merged: an increment, a saved detector, or the path of either or of a ``.pt``."""
+
 
 def read_series(path: str | Path, *, data_root: str | Path | None = None) -> SeriesFile:
     """Read a series YAML; its data are read when they are asked for.
@@ -169,7 +172,7 @@ def load_increment(folder: str | Path) -> Increment:
 
 
 def merge(
-    models: Sequence[Increment | Detector | str | Path],
+    models: Sequence[Operand] | Mapping[str, Operand],
     *,
     method: str | None = None,
     start: str | Path | None = None,
@@ -184,7 +187,7 @@ def merge(
 
     Args:
         models: What to merge, oldest first: increments (``0.7 * night`` counts less), saved
-            detectors, or paths.
+            detectors, or paths; a mapping gives them names.
         method: See `duet methods`; default the last increment's own, of whole models average.
         start: θ_0, by name or path; default the one that the increments' fingerprints name.
         batchnorm: ``mixture``, ``average``, ``newest`` or ``oldest``.
@@ -205,9 +208,10 @@ def merge(
         >>> merged = duet.merge([day, 0.7 * night], method="ties", density=0.3)
         >>> merged.trace.summary()
     """
+    named = models.items() if isinstance(models, Mapping) else ((None, one) for one in models)
     recipe = recipe_of(
-        [_entry(model) for model in models], method=method, params=params, batchnorm=batchnorm,
-        geometry=geometry, weights=start, images=images,
+        [_entry(model, name) for name, model in named], method=method, params=params,
+        batchnorm=batchnorm, geometry=geometry, weights=start, images=images,
     )  # fmt: skip
     return merged(Prepared(make_plan(recipe)), device, progress)
 
@@ -307,9 +311,10 @@ def _path(path: str | Path | None) -> Path | None:
     return Path(path) if path is not None else None
 
 
-def _entry(model: Increment | Detector | str | Path) -> Entry:
+def _entry(model: Operand, name: str | None) -> Entry:
+    """Return a model as a line of a recipe."""
     if isinstance(model, Increment):
-        return model.entry
+        return model.entry.model_copy(update={"name": name})
     if isinstance(model, Detector):
         if model.path is None:
             raise ConfigError(
@@ -317,9 +322,6 @@ def _entry(model: Increment | Detector | str | Path) -> Entry:
                 where=repr(model).split("\n", 1)[0],
                 remedy="keep it first: detector.save(FOLDER) returns the one to merge",
             )
-        return _at(model.path)
-    return _at(Path(model))
-
-
-def _at(path: Path) -> Entry:
-    return parse_config(Entry, {"path": str(path)}, where=str(path))
+        model = model.path
+    data = {"path": str(model), "name": name}
+    return parse_config(Entry, data, where=str(model))

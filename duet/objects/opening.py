@@ -47,5 +47,4 @@ def load(
     file = open_model(folder, trust=trust, notify=notify)
     own = not is_foreign(folder)
     traces = load_traces(folder) if own else ()
-    place = folder if own else Path.cwd()
-    return Detector(Model(file.state, file.manifest, place, own, traces), device)
+    return Detector(Model(file.state, file.manifest, folder, own, traces), device)

@@ -11,6 +11,7 @@ from typing import Any
 
 import factories_run as make
 import pytest
+from factories_foreign import CLASSES, stored
 from factories_run import listing
 
 import duet
@@ -160,6 +161,21 @@ def test_a_detector_in_memory_is_kept_before_it_is_merged(
     assert "save(FOLDER)" in str(caught.value.remedy)
     kept = merged.save(tmp_path / "kept")
     assert duet.merge([kept, run.detectors()[-1]], method="average", progress=False).classes
+
+
+def test_strangers_files_are_merged_by_name(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    mine, theirs = stored(tmp_path / "best.pt"), stored(tmp_path / "other" / "best.pt")
+    with pytest.raises(ModelError, match="'best' occurs 2 times"):
+        duet.merge([mine, theirs])
+    both = duet.merge({"mine": mine, "theirs": str(theirs)}, progress=False)
+    assert both.classes == tuple(CLASSES)
+    alone = duet.load(mine)
+    assert (alone.path, "in memory" in repr(alone)) == (None, True)
+    with pytest.raises(ModelError, match="keeps no recipe") as caught:
+        alone.scale("best", 0.5)
+    assert caught.value.where == str(mine)
+    assert duet.load(alone.save(tmp_path / "kept").path).facts == alone.facts  # type: ignore[arg-type]
 
 
 # ---- looking and measuring -----------------------------------------------------------------------
