@@ -39,5 +39,6 @@ def rows() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("case", "check"), rows())
+@pytest.mark.slow
 def test_family(case: str, check: str, tmp_path: Path) -> None:
     CHECKS[check](CASES[case], tmp_path)

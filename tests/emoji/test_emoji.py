@@ -151,6 +151,7 @@ def test_glyphs_are_tight_and_premultiplied(style: str) -> None:
 
 
 @pytest.mark.parametrize("domain", ALL_DOMAINS)
+@pytest.mark.slow
 def test_scenes_are_sound(domain: str) -> None:
     for scene in scenes_of(_plan(domain), domain, "train"):
         assert scene.image.shape == (160, 160, 3)

@@ -408,6 +408,7 @@ def test_no_other_module_lists_the_indices() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_an_index_more_is_in_files_tables_figures_and_comparisons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

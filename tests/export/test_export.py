@@ -239,6 +239,7 @@ def test_a_family_whose_engine_has_no_exporter(form: str, tmp_path: Path) -> Non
     assert not measure(other, facts_of(state), path, form, sample_images(SIZE)).ok
 
 
+@pytest.mark.slow
 def test_a_family_without_a_format_says_which_it_has(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from factories_dfine import make_state as make_dfine
@@ -456,6 +457,7 @@ def test_only_an_entry_as_duet_writes_it_says_that_all_is_there(
     assert (found is None) == (edit != "as it was")
 
 
+@pytest.mark.slow
 def test_exports_at_the_same_time_keep_each_others_entries(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +488,7 @@ def test_a_file_that_differs_is_not_left_behind(
 
 
 @pytest.mark.parametrize("form", ["pt", "torchscript"])
+@pytest.mark.slow
 def test_a_changed_weight_is_noticed(form: str, tmp_path: Path) -> None:
     one = make_state("rows", 1)
     changed = {"model.0.conv.weight": one.shared["model.0.conv.weight"] * 1.01}
@@ -500,6 +503,7 @@ def test_a_changed_weight_is_noticed(form: str, tmp_path: Path) -> None:
             measure(exportable_of(other), facts_of(other), path, form, images)
 
 
+@pytest.mark.slow
 def test_a_broken_file_does_not_load(tmp_path: Path) -> None:
     state = make_state("rows", 1)
     for form in ("pt", "onnx", "torchscript"):
@@ -595,6 +599,7 @@ def test_a_device_that_does_not_fit_a_format_is_refused(
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_an_engine_is_built_for_the_gpu_that_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -656,6 +661,7 @@ def test_unwritable_target(folder: Path, tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.slow
 def test_openvino_folders_are_replaced_and_others_are_not(folder: Path, tmp_path: Path) -> None:
     mine = tmp_path / "thesis_openvino_model"
     mine.mkdir()
@@ -689,6 +695,7 @@ def test_sample_images_are_deterministic() -> None:
         measure(exportable_of(state), facts_of(state), Path("x"), "pt", [])
 
 
+@pytest.mark.slow
 def test_command(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "m.pt"
     planned = invoke(folder, "--to", "pt", "--out", target, "--dry-run", "--json")
@@ -716,6 +723,7 @@ def test_command_errors(folder: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_default_target_lies_in_the_detector_folder(tmp_path: Path) -> None:
     from duet.increments.store import load_detector
 
@@ -755,6 +763,7 @@ def test_tolerances_are_the_promised_ones() -> None:
     assert (Tolerance().box_px, Tolerance().score) == (1e-3, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_quote_in_the_path_is_no_way_around_the_file(tmp_path: Path) -> None:
     """The engine drops quotes from paths, finds nothing, and looks for official weights."""
     folder = make_detector(tmp_path / "detector")

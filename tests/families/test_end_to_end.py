@@ -80,6 +80,7 @@ def test_the_best_of_all_heads_is_picked(
 @cases
 @forms
 @torch.no_grad()
+@pytest.mark.slow
 def test_joined_branches_answer_like_single_ones(
     form: str, counts: tuple[int, ...], architecture: str
 ) -> None:
@@ -101,6 +102,7 @@ def test_joined_branches_answer_like_single_ones(
 @pytest.mark.parametrize("size", [(32, 32), (96, 96), (64, 128)], ids=str)
 @forms
 @torch.no_grad()
+@pytest.mark.slow
 def test_any_size_and_batch(form: str, size: tuple[int, int]) -> None:
     model = inference_model(lively(form, (2, 1))).fuse(verbose=False)
     x = torch.rand((3, 3, *size), generator=torch.Generator().manual_seed(0))
@@ -137,6 +139,7 @@ def test_one_increment_is_a_stock_head(architecture: str) -> None:
 
 
 @forms
+@pytest.mark.slow
 def test_the_detector_reads_picks(form: str) -> None:
     state = lively(form, (2, 1))
     detector = FAMILY.detector(state, image_size=64)
@@ -177,6 +180,7 @@ def test_both_branches_belong_alike(form: str, architecture: str) -> None:
 
 @architectures
 @forms
+@pytest.mark.slow
 def test_dropped_classes_lose_their_rows_in_both_branches(form: str, architecture: str) -> None:
     state = alone(lively(form, (2, 4), architecture), 1)
     part = state.parts[0]

@@ -72,6 +72,7 @@ def test_every_head_form(form: str, tmp_path: Path) -> None:
     assert state.parts[0].tensors.keys() == roles.own.keys()
 
 
+@pytest.mark.slow
 def test_facts(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt")
     _, facts = FAMILY.foreign(ForeignModel(path), name="a")
@@ -396,6 +397,7 @@ def test_both_branches_are_compared(
         FAMILY.foreign(ForeignModel(path), name="a")
 
 
+@pytest.mark.slow
 def test_a_segmentation_model_with_one_to_one_branches_is_refused(tmp_path: Path) -> None:
     model = SegmentationModel("yolo26n-seg.yaml", nc=3, verbose=False)
     with pytest.raises(ModelError, match="SegmentationModel with Segment"):
@@ -420,6 +422,7 @@ def test_tensors_without_a_model_are_refused(content: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("place", ["beside", "inside"])
+@pytest.mark.slow
 def test_a_program_in_the_file_does_not_run(place: str, tmp_path: Path) -> None:
     canary, path = tmp_path / "canary", tmp_path / "m.pt"
     if place == "beside":

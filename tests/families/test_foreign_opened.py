@@ -69,6 +69,7 @@ def test_it_is_the_detector_that_an_import_keeps(model: Path, tmp_path: Path) ->
     assert listing(model.parent) == before
 
 
+@pytest.mark.slow
 def test_in_python(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
     detector = duet.load(model, notify=lines.append)

@@ -193,6 +193,7 @@ def test_commands_take_an_architecture(tmp_path: Path, capsys: pytest.CaptureFix
         describe(Entry(path=str(out), architecture="yolo11s.yaml"), head="towers")
 
 
+@pytest.mark.slow
 def test_start_weights_are_known_by_their_tensors_too(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt", change=described(yaml_file="yolov8n.yaml"))
     assert open_start(path).architecture == YOLO11N
@@ -241,6 +242,7 @@ def test_a_network_of_several_processes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.slow
 def test_every_floating_type_is_read_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
     model = copy.deepcopy(original()).to(dtype)
     torch.save({"model": model}, tmp_path / "m.pt")

@@ -29,6 +29,8 @@ from duet.families.exportable import STAMP
 from duet.inference.detector import LoadedDetector
 from duet.inference.load import load
 
+pytestmark = pytest.mark.slow  # the exported files that all look at take ten seconds
+
 RUN = ("onnx", "torchscript", "openvino")
 
 

@@ -266,6 +266,7 @@ def test_every_frame_of_a_file_in_order(detector: LoadedDetector, clip: Path) ->
     np.testing.assert_array_equal(found.scores, alone.scores)
 
 
+@pytest.mark.slow
 def test_a_file_played_as_if_live_drops_frames(detector: LoadedDetector, clip: Path) -> None:
     seen = [frame for frame, _ in slow(detector, 0.15).stream(clip, newest=True)]
     assert 3 <= len(seen) < COUNT
@@ -381,6 +382,7 @@ def test_latency_stays_flat_where_the_detector_is_slower(
 
 
 @pytest.mark.parametrize("kind", ["rtsp", "mjpeg"])
+@pytest.mark.slow
 def test_a_killed_camera_is_rejoined(
     kind: str, detector: LoadedDetector, camera: Callable[..., Camera]
 ) -> None:
@@ -406,6 +408,7 @@ def test_a_killed_camera_is_rejoined(
     assert not readers()
 
 
+@pytest.mark.slow
 def test_a_camera_that_falls_silent_is_lost(
     detector: LoadedDetector, camera: Callable[..., Camera]
 ) -> None:
@@ -420,6 +423,7 @@ def test_a_camera_that_falls_silent_is_lost(
     assert not readers()
 
 
+@pytest.mark.slow
 def test_a_stream_that_ends_again_and_again_is_given_up(
     detector: LoadedDetector, camera: Callable[..., Camera]
 ) -> None:
@@ -448,6 +452,7 @@ def test_closing_does_not_wait_for_a_silent_camera(
 
 
 @pytest.mark.parametrize("kind", ["rtsp", "mjpeg"])
+@pytest.mark.slow
 def test_corrupt_packets_do_not_end_a_stream(
     kind: str, detector: LoadedDetector, camera: Callable[..., Camera]
 ) -> None:

@@ -344,6 +344,7 @@ def test_a_length_that_nobody_says_is_no_error(site: Site, tmp_path: Path) -> No
     assert get(site, tmp_path, changes={"size": None}).path.read_bytes() == BODY
 
 
+@pytest.mark.slow
 def test_a_silent_server_is_left_after_a_while(site: Site, tmp_path: Path) -> None:
     site.cuts, site.stall = [CUT], 3.0
     lines: list[str] = []
