@@ -171,6 +171,7 @@ def aerial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_images_above_the_limit_of_pillow(aerial: Path) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     assert inspect_images([aerial], verify="header")[aerial].width == 16000
@@ -182,6 +183,7 @@ def test_images_above_the_limit_of_pillow(aerial: Path) -> None:
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
+@pytest.mark.slow
 def test_large_images_are_looked_at_without_a_warning(tmp_path: Path) -> None:
     paths = [tmp_path / "a.png", tmp_path / "a.jpg"]
     for path in paths:

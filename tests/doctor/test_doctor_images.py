@@ -265,6 +265,7 @@ def board(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("draw", [sky, sea, gradient, glow, stripes, headlights, board])
+@pytest.mark.slow
 def test_pictures_that_only_look_alike_are_not_copies(
     tmp_path: Path, draw: Callable[..., np.ndarray]
 ) -> None:

@@ -201,6 +201,7 @@ def test_boxes_agree_with_the_painted_pixels() -> None:
         assert (union & (coverage < SOLID - 2)).sum() == 0
 
 
+@pytest.mark.slow
 def test_visible_masks_are_disjoint_and_nothing_mostly_hidden_stays() -> None:
     from duet.emoji.domains import resolve
 
@@ -289,6 +290,7 @@ def test_backgrounds_are_cut_apart() -> None:
 
 
 @pytest.mark.parametrize("domain", ["flat", "comic"])
+@pytest.mark.slow
 def test_focus_is_honoured_and_all_classes_occur(domain: str) -> None:
     focus = tuple(FOCI["2-phase"][domain])
     plan = _plan(domain, splits={"train": 120, "val": 1, "test": 1}, focus={domain: focus})
@@ -507,6 +509,7 @@ def test_the_extra_holds_what_is_required() -> None:
     assert re.findall('"([a-z-]+)>=', block[1]) == sorted(packages.EXTRA.values())
 
 
+@pytest.mark.slow
 def test_pretraining(tmp_path: Path) -> None:
     steps: list[int] = []
     report = build_pretraining(

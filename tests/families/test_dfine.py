@@ -86,6 +86,7 @@ def test_every_tensor_lands_exactly_once() -> None:
     )
 
 
+@pytest.mark.slow
 def test_rows_are_what_changes_shape_with_the_classes() -> None:
     three, four = (stock_model(TINY, count).state_dict() for count in (3, 4))
     changed = {name for name in three if three[name].shape != four[name].shape}

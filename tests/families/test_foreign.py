@@ -113,6 +113,7 @@ def test_averaged_network_goes_first(tmp_path: Path) -> None:
     ("names", "expected"),
     [(["a", "b", "c"], ("a", "b", "c")), ({2: "c", 0: " a ", 1: 7}, ("a", "7", "c"))],
 )
+@pytest.mark.slow
 def test_names_in_output_order(names: Any, expected: tuple[str, ...], tmp_path: Path) -> None:
     path = stored(tmp_path / "m.pt", change=lambda model: setattr(model, "names", names))
     assert FAMILY.foreign(ForeignModel(path), name="x")[0].parts[0].classes == expected

@@ -131,6 +131,7 @@ def test_joined_heads_answer_like_single_ones(
 
 
 @pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N], ids=["depth-wise", "dense"])
+@pytest.mark.slow
 def test_towers_answer_bit_for_bit_as_alone(architecture: str) -> None:
     state, x = make_state("towers", (1, 4, 2), architecture=architecture), images()
     _, [(_, scores)] = outputs(state, x)
@@ -268,6 +269,7 @@ def test_growing_changes_nothing_old(form: str, source: StartWeights | None) -> 
 @architectures
 @pytest.mark.parametrize("counts", [(2, 1), (1, 4, 2)], ids=["T=2", "T=3"])
 @forms
+@pytest.mark.slow
 def test_new_part_cannot_touch_old_answers(
     form: str, counts: tuple[int, ...], architecture: str
 ) -> None:

@@ -106,6 +106,7 @@ def test_no_layer_at_all() -> None:
         head_prefix({"weight": torch.ones(1)})
 
 
+@pytest.mark.slow
 def test_learnable_extras_of_large_detectors_are_shared() -> None:
     tensors = stock_model("yolo12l.yaml", 1, 256).state_dict()
     shared = split_roles(tensors, "towers").shared

@@ -102,6 +102,7 @@ def test_statistics_are_the_towers_own_bits(architecture: str) -> None:
                 assert torch.equal(getattr(norm, kind).sort()[0], expected.sort()[0])
 
 
+@pytest.mark.slow
 def test_rows_stay_as_they_are_and_parallel_needs_duet() -> None:
     rows = make_state("rows", (2, 1))
     assert type(stock_detector(rows).model[-1]) is Detect
@@ -260,6 +261,7 @@ def test_an_equal_detector_gives_an_equal_file(tmp_path: Path) -> None:
 
 
 @architectures
+@pytest.mark.slow
 def test_fine_tuning_starts_from_all_towers(architecture: str) -> None:
     plain = stock_detector(towers_of(architecture, (2, 1), (64, 64)))
     other = DetectionModel(architecture, nc=3, verbose=False)

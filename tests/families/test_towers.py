@@ -69,6 +69,7 @@ def same(joined: torch.Tensor, in_turn: torch.Tensor) -> bool:
 @pytest.mark.parametrize(("sizes", "widths"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N])
 @torch.no_grad()
+@pytest.mark.slow
 def test_joined_towers_give_the_logits_of_the_towers_in_turn(
     architecture: str, sizes: tuple[int, ...], widths: tuple[int, ...]
 ) -> None:
@@ -168,6 +169,7 @@ def test_other_layers_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("architecture", [YOLO11N, YOLOV8N, YOLO26N])
 @torch.no_grad()
+@pytest.mark.slow
 def test_detectors_for_inference_have_joined_towers(architecture: str) -> None:
     state = make_state("towers", (2, 1, 2), architecture=architecture)
     detector = FAMILY.detector(state, image_size=64).module

@@ -750,6 +750,7 @@ def test_images_refuse_what_needs_a_video(option: str, folder: Path, tmp_path: P
     assert "only for videos" in error.what
 
 
+@pytest.mark.slow
 def test_a_damaged_file_keeps_what_was_found(folder: Path, tmp_path: Path) -> None:
     path = half(write_clip(tmp_path / "x.mkv"))
     done = invoke(

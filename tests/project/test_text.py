@@ -231,6 +231,7 @@ def test_a_report_of_hostile_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*MATHS, "x" * 5000, *NASTY[:4]], ids=lambda n: ascii(n)[:20])
+@pytest.mark.slow
 def test_figures_draw_names_as_text(tmp_path: Path, name: str) -> None:
     import matplotlib
 

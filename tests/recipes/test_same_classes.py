@@ -344,6 +344,7 @@ def test_rows_of_one_model_join_whatever_part_holds_them(tmp_path: Path) -> None
         assert torch.equal(tensor, other.tensors[name][[1, 0]])
 
 
+@pytest.mark.slow
 def test_a_chain_repeats_no_class(start: Path, tmp_path: Path) -> None:
     for seed, name in enumerate(("day", "night")):
         write_increment(tmp_path / name, start, name, CATS, seed)

@@ -129,6 +129,7 @@ NAMES = list(commands(Path(), Path()))
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_same_command_again_says_that_all_is_there(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -170,6 +171,7 @@ SPOILED: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("name", SPOILED)
+@pytest.mark.slow
 def test_a_result_that_changed_is_not_taken_for_whole(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

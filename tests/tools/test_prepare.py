@@ -105,6 +105,7 @@ def nothing_left(out: Path) -> bool:
 # --- what is made --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pascal_archives_become_readable_series(pascal: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "pascal"
     made = run(SMALL_PASCAL, pascal, out)

@@ -47,6 +47,7 @@ def bits(tensor: torch.Tensor) -> list[int]:
 @example([(LARGEST, -LARGEST)])  # the difference overflows
 @example([(0.0, -0.0), (-0.0, 0.0), (-0.0, -0.0), (0.0, 0.0)])
 @example([(TINY, -TINY), (1.0, TINY), (-LARGEST, TINY)])
+@pytest.mark.slow
 def test_base_plus_vector_is_the_stage_bit_for_bit(rows: list[tuple[float, float]]) -> None:
     base, stage = columns(rows, 2)
     vector = TaskVector.between({"w": base}, {"w": stage})

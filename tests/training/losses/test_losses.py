@@ -49,6 +49,7 @@ def test_closed_form_gradient_is_autograds(rows: list[tuple[float, float, float]
 
 @quick
 @given(triples)
+@pytest.mark.slow
 def test_start_of_a_stage_costs_nothing(rows: list[tuple[float, float, float]]) -> None:
     _, q, d = columns(rows)
     assert directional_loss(q, q, d) == 0
