@@ -35,12 +35,15 @@ from duet.recipes.plan import make_plan
 from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Entry
 from duet.runs.inputs import read_inputs
+from duet.runs.lab import Listener
 from duet.runs.plan import plan_run
 from duet.runs.run import learn as learn_plan
 from duet.runs.stage import base_stage, increment_stage
+from duet.series import Problem
+from duet.series.problems import first_of_each
 from duet.text import shell_line
 
-Operand = Increment | Detector | str | Path
+Mergeable = Increment | Detector | str | Path
 """What can be merged: an increment, a saved detector, or the path of either or of a ``.pt``."""
 
 
@@ -80,7 +83,7 @@ def learn(
     Args:
         series: What `read_series` gave, or the path of a series YAML.
         strategies: How increments are learned: shipped names such as ``duet-plus``, or YAML paths;
-            the report is about the first. Default `duet.shipped.DEFAULT_METHODS`.
+            the report is about the first. Default `duet.shipped.DEFAULT_STRATEGIES`.
         start: θ_0: a ``.pt``, ``.safetensors`` or folder, or a name of `duet weights ls`.
         onto: A detector that is there, which the series goes on from.
         out: Run folder; default ``runs/<series>``.
@@ -106,6 +109,7 @@ def learn(
         command=_command(),
     )  # fmt: skip
     with shown(progress) as show:
+        _warn(show, inputs.warnings)
         learn_plan(plan, show)
     return Run(plan.out)
 
@@ -149,6 +153,7 @@ def learn_increment(
     told: dict[str, Any] = {"method": strategy, "seed": seed, "weights": start}
     told |= Options.of(options).inputs(given)
     with shown(progress) as show:
+        told["warn"] = lambda problems, _: _warn(show, problems)
         if base and onto is None and not independent:
             return Stage(base_stage(given.path, Path(out), listen=show, **told))
         report = increment_stage(
@@ -172,7 +177,7 @@ def load_increment(folder: str | Path) -> Increment:
 
 
 def merge(
-    models: Sequence[Operand] | Mapping[str, Operand],
+    models: Sequence[Mergeable] | Mapping[str, Mergeable],
     *,
     method: str | None = None,
     start: str | Path | None = None,
@@ -258,7 +263,7 @@ def compare(
         DataError: There is no finished run, or they did not learn the same.
 
     Example:
-        >>> duet.comparison(["runs/shop-a", "runs/shop-b"])
+        >>> duet.compare(["runs/shop-a", "runs/shop-b"])
     """
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     found = compare_runs(find_runs(folders), metric=metric, bootstrap=bootstrap)
@@ -300,6 +305,12 @@ class Options:
         }  # fmt: skip
 
 
+def _warn(show: Listener, problems: Sequence[Problem]) -> None:
+    """Tell what is odd about the data of a series, as the commands do."""
+    for line in first_of_each(problems):
+        show("warning", {"note": line})
+
+
 def _command() -> str:
     """Return what reproduces a run from a script; nothing where a person types."""
     script = Path(sys.argv[0]) if sys.argv else Path()
@@ -311,7 +322,7 @@ def _path(path: str | Path | None) -> Path | None:
     return Path(path) if path is not None else None
 
 
-def _entry(model: Operand, name: str | None) -> Entry:
+def _entry(model: Mergeable, name: str | None) -> Entry:
     """Return a model as a line of a recipe."""
     if isinstance(model, Increment):
         return model.entry.model_copy(update={"name": name})

@@ -69,3 +69,13 @@ def refuse_among(target: Path, images: Iterable[Path]) -> None:
             where=str(target),
             remedy="choose a folder beside the data set",
         )
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells one state of a file from the next without reading it.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns

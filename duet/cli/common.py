@@ -72,13 +72,11 @@ def hint(*words: str | Path) -> None:
 
 def tell_warnings(warnings: Sequence[Problem], series: Path) -> None:
     """Tell people on stderr what is odd about a series' data, one line per kind."""
-    kinds: dict[str, list[Problem]] = {}
-    for one in warnings:
-        kinds.setdefault(one.code, []).append(one)
-    for found in kinds.values():
-        more = f" (and {len(found) - 1} more of this kind)" if len(found) > 1 else ""
-        note(f"warning: {printable(str(found[0]))}{more}")
-    if kinds:
+    from duet.series.problems import first_of_each
+
+    for line in first_of_each(warnings):
+        note(f"warning: {printable(line)}")
+    if warnings:
         note(f"`{shell_line('duet', 'data', 'check', series)}` lists all and what to do")
 
 

@@ -17,6 +17,7 @@ from duet.increments.forms import HeadForm
 from duet.names import Name, as_name
 from duet.sealed import SEAL, unsealed
 from duet.text import NAME_LENGTH, shown
+from duet.trees import stamp
 
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
@@ -253,13 +254,11 @@ def _read(folder: Path, expected: str) -> IncrementManifest | DetectorManifest:
             where=str(path.parent),
             remedy=f"check the path; {expected}",
         )
-    about = path.stat()
-    stamp = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-    return _parsed(path, stamp)
+    return _parsed(path, stamp(path))
 
 
 @functools.lru_cache(maxsize=256)  # the folders of a long series; each is some kilobytes
-def _parsed(path: Path, stamp: tuple[int, ...]) -> IncrementManifest | DetectorManifest:
+def _parsed(path: Path, _state: tuple[int, ...]) -> IncrementManifest | DetectorManifest:
     """Parse a manifest, once for each state of its file."""
     data = read_json(path, error=ModelError, remedy=_AGAIN)
     found = data.get("format")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from duet.detections import Detections
@@ -15,8 +13,6 @@ from duet.devices import one_place
 from duet.errors import ModelError
 from duet.families.table import resolve_family
 from duet.images import Image
-from duet.increments.manifest import DetectorManifest
-from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, save_detector
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.inference.stream import Stream
@@ -30,31 +26,11 @@ from duet.recipes import edits
 from duet.recipes.diff import compare_models
 from duet.recipes.drop import without_classes
 from duet.recipes.log import read_history
+from duet.recipes.model import Model
 from duet.recipes.prepared import Prepared
 from duet.recipes.texts import diff_text, log_text
 from duet.recipes.write import absolute, manifest_of, stored_recipe
 from duet.runs.evaluate import evaluate_cells
-
-
-@dataclass(frozen=True)
-class Model:
-    """A detector as data: what can be edited, measured, exported and saved.
-
-    Attributes:
-        state: Its tensors.
-        manifest: Facts, and the recipe, whose paths are relative to ``folder``.
-        folder: Its folder; of one in memory the one that it was made from.
-        saved: Whether it is what lies in ``folder``.
-        traces: What its merges did.
-        remarks: What a user should know before relying on it.
-    """
-
-    state: DetectorState
-    manifest: DetectorManifest
-    folder: Path
-    saved: bool
-    traces: tuple[MergeTrace, ...] = ()
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -218,7 +194,7 @@ class Detector(Shown):
                 top of the increment and on nothing else.
         """
         model = self._model("editing")
-        edit = edits.revert(model.folder, increment, manifest=model.manifest)
+        edit = edits.revert(model, increment)
         return self._merged(edit, progress)
 
     def scale(self, increment: str, factor: float, *, progress: Progress = True) -> Detector:
@@ -234,7 +210,7 @@ class Detector(Shown):
             ModelError: It keeps no recipe, or parts of it cannot be found.
         """
         model = self._model("editing")
-        edit = edits.rescale(model.folder, increment, factor, manifest=model.manifest)
+        edit = edits.rescale(model, increment, factor)
         return self._merged(edit, progress)
 
     def _merged(self, edit: edits.Edit, progress: Progress) -> Detector:
@@ -248,26 +224,22 @@ class Detector(Shown):
             ConfigError: Unknown classes, or no class would be left.
         """
         model = self._model("editing")
-        file = DetectorFile(model.state, model.manifest)
-        found = without_classes(file, model.traces, classes, model.folder, model.folder)
-        changed = Model(
-            found.state, found.manifest, model.folder, False, model.traces, found.remarks
-        )
-        return Detector(changed, self.device)
+        found = without_classes(model, classes, model.folder)
+        file, told = DetectorFile(found.state, found.manifest), (*model.remarks, *found.remarks)
+        return Detector(Model(file, model.folder, False, model.traces, told), self.device)
 
     # ---- history -----------------------------------------------------------------------------
 
     def log(self) -> Told:
         """Return what it was merged from, how, and whether it could be merged again."""
-        with self._kept() as folder:
-            found = read_history(folder)
-            return Told(found, found.as_dict(), log_text)
+        found = read_history(self._history())
+        return Told(found, found.as_dict(), log_text)
 
     def diff(self, other: Detector | str | Path) -> Told:
         """Return how another detector differs from it: classes, recipe, weights, statistics."""
-        with self._kept() as ours, _place_of(other) as theirs:
-            found = compare_models(ours, theirs)
-            return Told(found, found.as_dict(), diff_text)
+        theirs = other._history() if isinstance(other, Detector) else Path(other)
+        found = compare_models(self._history(), theirs)
+        return Told(found, found.as_dict(), diff_text)
 
     # ---- writing -----------------------------------------------------------------------------
 
@@ -285,7 +257,8 @@ class Detector(Shown):
         manifest = save_detector(
             out, model.state, manifest, traces=model.traces, overwrite=overwrite
         )
-        return Detector(replace(model, manifest=manifest, folder=out, saved=True), self.device)
+        file = replace(model.file, manifest=manifest)
+        return Detector(replace(model, file=file, folder=out, saved=True), self.device)
 
     def export(
         self,
@@ -320,8 +293,7 @@ class Detector(Shown):
         chosen = form or form_of(target)
         with counted(f"exporting {chosen}", progress) as step:
             export_detector(
-                DetectorFile(model.state, model.manifest), target, chosen, dynamic=dynamic,
-                overwrite=overwrite, progress=step,
+                model.file, target, chosen, dynamic=dynamic, overwrite=overwrite, progress=step
             )  # fmt: skip
         return target
 
@@ -339,15 +311,9 @@ class Detector(Shown):
             )
         return self.model
 
-    @contextmanager
-    def _kept(self) -> Iterator[Path]:
-        """Give a folder that holds the detector: its own, or one for the moment."""
-        if self.path is not None:
-            yield self.path
-            return
-        with TemporaryDirectory(prefix="duet-") as folder:
-            self.save(Path(folder) / "detector")
-            yield Path(folder) / "detector"
+    def _history(self) -> Path | Model:
+        """Return what tells of its past: a folder, whose files are looked at, or it in memory."""
+        return self.path or self._model("its history")
 
     def _grid(self) -> Grid:
         rows = tuple(
@@ -382,14 +348,11 @@ def merged(
     manifest = manifest_of(merge.plan, result.state, folder)
     omitted = (merge.omission,) if merge.omission else ()
     told = (*remarks, *result.remarks, *omitted)
-    return Detector(Model(result.state, manifest, folder, False, result.traces, told), device)
+    file = DetectorFile(result.state, manifest)
+    return Detector(Model(file, folder, False, result.traces, told), device)
 
 
 def _facts(model: Model) -> DetectorFacts:
     parts = tuple((part.increment, part.classes) for part in model.state.parts)
     manifest = model.manifest
     return DetectorFacts(manifest.fingerprint, manifest.licence, manifest.image_size, parts)
-
-
-def _place_of(other: Detector | str | Path) -> AbstractContextManager[Path]:
-    return other._kept() if isinstance(other, Detector) else nullcontext(Path(other))

@@ -9,7 +9,8 @@ from duet.families.foreign import is_foreign, open_model
 from duet.increments.store import load_traces
 from duet.inference.load import detector_folder, is_exported
 from duet.inference.load import load as load_exported
-from duet.objects.detector import Detector, Model
+from duet.objects.detector import Detector
+from duet.recipes.model import Model
 
 
 def load(
@@ -47,4 +48,4 @@ def load(
     file = open_model(folder, trust=trust, notify=notify)
     own = not is_foreign(folder)
     traces = load_traces(folder) if own else ()
-    return Detector(Model(file.state, file.manifest, folder, own, traces), device)
+    return Detector(Model(file, folder, own, traces), device)

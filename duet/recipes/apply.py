@@ -106,9 +106,12 @@ def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
         if plan.recipe.weights is None:
             _require_unscaled(plan)
             return None
-        theta_0 = Start(Path(plan.recipe.weights), first.family).tensors
-    shared = resolve_roles(first.family).split_roles(theta_0, first.head).shared
-    got = start_fingerprint(shared) if expected else None
+        start = Start(Path(plan.recipe.weights), first.family)
+        shared = start.shared(first.head)
+        got = start.fingerprint(first.head) if expected else None
+    else:
+        shared = resolve_roles(first.family).split_roles(theta_0, first.head).shared
+        got = start_fingerprint(shared) if expected else None
     if expected and got not in expected:
         raise ModelError(
             f"the increments belong to other start weights: got fingerprint {got}, expected "

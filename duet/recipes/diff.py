@@ -12,12 +12,13 @@ import torch
 from duet.errors import ModelError
 from duet.families.foreign import is_foreign
 from duet.families.table import resolve_roles
-from duet.increments.manifest import DetectorManifest, read_any_manifest
+from duet.increments.manifest import read_any_manifest
 from duet.increments.state import HeadForm, HeadPart
 from duet.recipes.edits import kept_recipe, name_of
 from duet.recipes.find import Finder, find_start, start_of
+from duet.recipes.model import Model, manifest_and_folder
 from duet.recipes.recipe import Entry, Recipe
-from duet.recipes.sources import Opened, Source, describe, open_source
+from duet.recipes.sources import Opened, Source, describe, describe_state, open_source
 from duet.recipes.weight_diff import Weights, compare_weights
 from duet.vectors.tensors import Tensors
 from duet.weights import find
@@ -32,11 +33,13 @@ class Side:
         source: Facts.
         opened: Tensors, mapped from disk.
         recipe: How it was merged; None for increments and files.
+        place: Where it is, in words.
     """
 
     source: Source
     opened: Opened
     recipe: Recipe | None
+    place: str
 
     @property
     def increments(self) -> tuple[str, ...]:
@@ -83,9 +86,9 @@ class Difference:
 
 
 def compare_models(
-    a: Path, b: Path, *, weights: str | Path | None = None, trust: bool = False
+    a: Path | Model, b: Path | Model, *, weights: str | Path | None = None, trust: bool = False
 ) -> Difference:
-    """Compare two detector folders, increment folders or `.pt` files.
+    """Compare two detectors, increment folders or `.pt` files.
 
     Args:
         a: First one.
@@ -134,18 +137,22 @@ def compare_models(
 # ---- the two sides ------------------------------------------------------------------------------
 
 
-def _head_of(path: Path) -> HeadForm | None:
-    return None if is_foreign(path) else read_any_manifest(path).head
+def _head_of(model: Path | Model) -> HeadForm | None:
+    if isinstance(model, Model):
+        return model.manifest.head
+    return None if is_foreign(model) else read_any_manifest(model).head
 
 
-def _side(path: Path, head: HeadForm, trust: bool) -> Side:
-    source = describe(Entry(path=str(path)), head=head, trust=trust)
-    recipe = None
+def _side(model: Path | Model, head: HeadForm, trust: bool) -> Side:
+    if isinstance(model, Model):
+        source = describe_state(model.state, model.manifest, model.folder)
+    else:
+        source = describe(Entry(path=str(model)), head=head, trust=trust)
+    recipe, place = None, model.place if isinstance(model, Model) else str(model)
     if source.kind == "detector":
-        manifest = read_any_manifest(path)
-        if isinstance(manifest, DetectorManifest) and manifest.recipe is not None:
-            recipe = kept_recipe(manifest, path)
-    return Side(source, open_source(source), recipe)
+        manifest, folder = manifest_and_folder(model)
+        recipe = kept_recipe(manifest, folder) if manifest.recipe is not None else None
+    return Side(source, open_source(source), recipe, place)
 
 
 def _network(source: Source) -> tuple[str, str]:
@@ -155,7 +162,7 @@ def _network(source: Source) -> tuple[str, str]:
 def _about(side: Side) -> dict[str, Any]:
     source = side.source
     return {
-        "path": source.entry.path, "kind": source.kind, "architecture": source.architecture,
+        "path": side.place, "kind": source.kind, "architecture": source.architecture,
         "head": source.head, "classes": len(source.classes), "fingerprint": source.fingerprint,
     }  # fmt: skip
 

@@ -11,9 +11,10 @@ from duet.families import rows
 from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.state import DetectorState
-from duet.increments.store import DetectorFile, load_detector, load_traces, save_detector
+from duet.increments.store import load_detector, load_traces, save_detector
 from duet.merging.trace import MergeTrace
 from duet.recipes.edits import kept_recipe, name_of
+from duet.recipes.model import Model
 from duet.recipes.pairing import group
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import absolute, stored_recipe
@@ -27,7 +28,6 @@ class Dropped:
     Attributes:
         state: It.
         manifest: Its manifest; paths of the recipe are relative to the folder that was asked for.
-        traces: What the merges of its shared tensors did.
         classes: What was dropped, by increment.
         gone: Increments of which no class is left.
         remarks: What a user should know before relying on the result.
@@ -35,7 +35,6 @@ class Dropped:
 
     state: DetectorState
     manifest: DetectorManifest
-    traces: tuple[MergeTrace, ...]
     classes: Mapping[str, tuple[str, ...]]
     gone: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -61,35 +60,27 @@ def drop_classes(
         ModelError: The detector is damaged.
         DuetError: ``out`` is in the way, or the file system refuses the write.
     """
-    file, traces = load_detector(detector), load_traces(detector)
-    dropped = without_classes(file, traces, names, detector, out)
+    model = Model(load_detector(detector), detector, True, load_traces(detector))
+    dropped = without_classes(model, names, out)
     saved = save_detector(
-        out, dropped.state, dropped.manifest, traces=traces, overwrite=overwrite
-    )  # fmt: skip
+        out, dropped.state, dropped.manifest, traces=model.traces, overwrite=overwrite
+    )
     return replace(dropped, manifest=saved)
 
 
-def without_classes(
-    file: DetectorFile,
-    traces: tuple[MergeTrace, ...],
-    names: Sequence[str],
-    detector: Path,
-    out: Path,
-) -> Dropped:
+def without_classes(model: Model, names: Sequence[str], out: Path) -> Dropped:
     """Return a detector without some classes, see `drop_classes`; nothing is written.
 
     Args:
-        file: The detector.
-        traces: What its merges did.
+        model: The detector.
         names: Classes to drop, as the detector calls them.
-        detector: What paths of its recipe are relative to.
-        out: What those of the result shall be relative to.
+        out: What paths of the result's recipe shall be relative to.
 
     Raises:
         ConfigError: Unknown classes, or no class would be left.
     """
-    state, manifest = file.state, file.manifest
-    _require_droppable(names, tuple(state.labels), str(detector))
+    state, manifest = model.state, model.manifest
+    _require_droppable(names, tuple(state.labels), str(model.folder))
     rules, parts, dropped = resolve_roles(state.family), [], dict[str, tuple[str, ...]]()
     for part in state.parts:
         lost = tuple(name for name in part.classes if name in names)
@@ -102,12 +93,12 @@ def without_classes(
     saved = DetectorManifest.for_state(
         left, lineage=manifest.lineage, image_size=manifest.image_size, licence=manifest.licence
     )
-    recipe = _with_drops(manifest, detector, dropped, traces)
+    recipe = _with_drops(manifest, model.folder, dropped, model.traces)
     if recipe is not None:
         saved = saved.model_copy(update={"recipe": stored_recipe(recipe, out)})
     still = {part.increment for part in parts}
     gone = tuple(name for name in dropped if name not in still)
-    return Dropped(left, saved, traces, dropped, gone, tuple(_remarks(gone, manifest, saved)))
+    return Dropped(left, saved, dropped, gone, tuple(_remarks(gone, manifest, saved)))
 
 
 def _remarks(

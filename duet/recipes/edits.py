@@ -9,8 +9,9 @@ from typing import Any
 
 from duet.config import parse_config
 from duet.errors import ConfigError, ModelError, did_you_mean, together
-from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
+from duet.increments.manifest import MANIFEST, DetectorManifest
 from duet.recipes.find import Finder, find_start
+from duet.recipes.model import Model, manifest_and_folder
 from duet.recipes.plan import Plan, is_root, make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN, Source
@@ -118,10 +119,9 @@ def name_of(entry: Entry) -> str:
 
 
 def revert(
-    detector: Path,
+    detector: Path | Model,
     increment: str,
     *,
-    manifest: DetectorManifest | None = None,
     roots: Sequence[Path] = (),
     weights: str | Path | None = None,
     trust: bool = False,
@@ -129,9 +129,8 @@ def revert(
     """Plan a detector's merge without one of its increments, whose folder may be gone.
 
     Args:
-        detector: Detector folder with a recipe.
+        detector: Detector with a recipe, in a folder or in memory.
         increment: Name of an increment or model in that recipe.
-        manifest: Its manifest, if it is not that of the folder; paths are relative to that.
         roots: See `located`.
         weights: See `located`.
         trust: See `duet.recipes.sources.describe`.
@@ -141,14 +140,15 @@ def revert(
         ModelError: Others were trained on top of it and on nothing else; files are missing; or see
             `make_plan`.
     """
-    manifest, recipe, number = _place(detector, increment, manifest)
+    manifest, folder = manifest_and_folder(detector)
+    recipe, number = _place(manifest, folder, increment)
     if len(recipe.increments) == 1:
         raise ConfigError(
             f"'{increment}' is all that this detector is made of",
-            where=str(detector),
+            where=str(folder),
             remedy="delete its folder, or drop some of its classes with `duet drop-class`",
         )
-    found = located(recipe.model_dump(), detector, roots, weights, without=increment)
+    found = located(recipe.model_dump(), folder, roots, weights, without=increment)
     rest = tuple(entry for place, entry in enumerate(found.increments) if place != number)
     found = found.model_copy(update={"increments": rest})
     plan = make_plan(found, head=manifest.head, trust=trust)
@@ -156,7 +156,7 @@ def revert(
     if later and not rooted:
         raise ModelError(
             f"{_these(later)} trained on top of '{increment}', where it all began",
-            where=str(detector),
+            where=str(folder),
             remedy="drop its classes with `duet drop-class`; to be rid of what it taught, train "
             "the others again without it",
         )
@@ -178,11 +178,10 @@ def _why_reverted(increment: str, later: Sequence[str], *, last: bool) -> str:
 
 
 def rescale(
-    detector: Path,
+    detector: Path | Model,
     increment: str,
     factor: float,
     *,
-    manifest: DetectorManifest | None = None,
     roots: Sequence[Path] = (),
     weights: str | Path | None = None,
     trust: bool = False,
@@ -190,10 +189,9 @@ def rescale(
     """Plan a detector's merge with another weight of one increment.
 
     Args:
-        detector: Detector folder with a recipe.
+        detector: Detector with a recipe, in a folder or in memory.
         increment: Name of an increment or model in that recipe.
         factor: Replaces the factor so far; 1 counts in full.
-        manifest: As of `revert`.
         roots: See `located`.
         weights: See `located`.
         trust: See `duet.recipes.sources.describe`.
@@ -202,14 +200,15 @@ def rescale(
         ConfigError: No such increment, or the factor is out of range.
         ModelError: Files are missing; or see `make_plan`.
     """
-    manifest, recipe, number = _place(detector, increment, manifest)
+    manifest, folder = manifest_and_folder(detector)
+    recipe, number = _place(manifest, folder, increment)
 
     def scaled(entry: Entry) -> Entry:
         data = {**entry.model_dump(), "scale": factor}
         return parse_config(Entry, data, where=f"factor of '{increment}'")
 
-    recipe = change(recipe, increment, scaled, str(detector))
-    found = located(recipe.model_dump(), detector, roots, weights)
+    recipe = change(recipe, increment, scaled, str(folder))
+    found = located(recipe.model_dump(), folder, roots, weights)
     plan = make_plan(found, head=manifest.head, trust=trust)
     others = [source for place, source in enumerate(plan.sources) if place != number]
     later, _ = _trained_on_top(others, number, plan.geometry)
@@ -225,23 +224,20 @@ def rescale(
     return Edit(plan, not later, why)
 
 
-def _place(
-    detector: Path, increment: str, manifest: DetectorManifest | None
-) -> tuple[DetectorManifest, Recipe, int]:
-    """Return the manifest, its recipe, and the place of an entry in it.
+def _place(manifest: DetectorManifest, folder: Path, increment: str) -> tuple[Recipe, int]:
+    """Return the recipe that a manifest keeps, and the place of an entry in it.
 
     Raises:
         ConfigError: No entry has that name.
     """
-    manifest = manifest or read_manifest(detector, DetectorManifest)
-    recipe = kept_recipe(manifest, detector)
+    recipe = kept_recipe(manifest, folder)
     names = [name_of(entry) for entry in recipe.increments]
     if increment in names:
-        return manifest, recipe, names.index(increment)
+        return recipe, names.index(increment)
     inner = any(item.increment == increment for item in manifest.lineage)
     raise ConfigError(
         f"no increment '{increment}' in this merge{did_you_mean(increment, names)}",
-        where=str(detector),
+        where=str(folder),
         remedy=f"it came inside a detector ({', '.join(names)}): change that one and merge again"
         if inner
         else f"its increments: {', '.join(names)}",

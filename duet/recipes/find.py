@@ -131,8 +131,8 @@ def start_of(family: str, head: str, base: str, folders: Sequence[Path] = ()) ->
         path for root in (shipped("weights"), cache_folder()) for path in sorted(root.glob("*"))
     )
     for path in dict.fromkeys((*near, *known)):
-        if path.is_file() and path.suffix not in SUFFIXES:
-            continue
+        if not path.is_dir() and not (path.is_file() and path.suffix in SUFFIXES):
+            continue  # whatever a stranger's recipe names: a pipe would be waited for
         try:
             found = Start(path, family).fingerprint(head)
         except DuetError:  # weights of another family, or a damaged file

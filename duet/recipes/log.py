@@ -14,12 +14,12 @@ from duet.increments.manifest import (
     IncrementManifest,
     Lineage,
     read_any_manifest,
-    read_manifest,
 )
 from duet.increments.store import load_detector, load_increment, load_traces
 from duet.merging.trace import MergeTrace
 from duet.recipes.edits import kept_recipe, name_of
 from duet.recipes.find import Finder, find_start
+from duet.recipes.model import Model, manifest_and_folder
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN
 
@@ -75,7 +75,7 @@ class History:
     """A detector and all that went into it.
 
     Attributes:
-        detector: Its folder.
+        detector: Its folder, or where it is in words.
         manifest: Its manifest.
         recipe: How to merge it again; None if it keeps none.
         problems: What is wrong with the detector itself.
@@ -85,7 +85,7 @@ class History:
         merges: Summary of each merge: method, stages, head part, and `MergeSummary`.
     """
 
-    detector: Path
+    detector: str
     manifest: DetectorManifest
     recipe: Recipe | None
     problems: tuple[str, ...]
@@ -100,7 +100,7 @@ class History:
         named = recipe.weights if recipe is not None else None
         return {
             "schema": 1,
-            "detector": str(self.detector),
+            "detector": self.detector,
             "fingerprint": manifest.fingerprint,
             "intact": not self.problems,
             "problems": list(self.problems),
@@ -123,31 +123,27 @@ class History:
         }
 
 
-def read_history(detector: Path, roots: Sequence[Path] = ()) -> History:
+def read_history(detector: Path | Model, roots: Sequence[Path] = ()) -> History:
     """Return what went into a detector; nothing but its manifest need exist.
 
     Args:
-        detector: Detector folder.
+        detector: In a folder or in memory.
         roots: Folders to search for increments that were moved.
 
     Raises:
         ModelError: It is no detector folder, or its manifest is damaged.
         ConfigError: A root is no folder.
     """
-    manifest = read_manifest(detector, DetectorManifest)
-    finder, problems, recipe = Finder(detector, roots), list[str](), None
-    try:
-        load_detector(detector)
-    except DuetError as error:
-        problems.append(error.what)
+    manifest, folder = manifest_and_folder(detector)
+    finder, problems, recipe = Finder(folder, roots), list[str](), None
+    traces = detector.traces if isinstance(detector, Model) else _traces(detector, problems)
     if manifest.recipe is not None:
         try:
-            recipe = kept_recipe(manifest, detector)
+            recipe = kept_recipe(manifest, folder)
         except DuetError as error:
             problems.append(error.what)
     entries = recipe.increments if recipe is not None else ()
     by_mark = {entry.fingerprint: entry for entry in entries if entry.fingerprint}
-    traces = _traces(detector, problems)
     steps = tuple(
         _step(manifest, traces, finder, line, by_mark.get(line.manifest))
         for line in manifest.lineage
@@ -157,7 +153,7 @@ def read_history(detector: Path, roots: Sequence[Path] = ()) -> History:
         _step(manifest, traces, finder, None, e) for e in entries if e.fingerprint not in marks
     )
     found = [Path(step.path) for step in steps if step.found and step.path]
-    start = find_start(recipe, detector, found) if recipe is not None else None
+    start = find_start(recipe, folder, found) if recipe is not None else None
     merges = tuple(
         {
             "method": trace.method,
@@ -168,10 +164,16 @@ def read_history(detector: Path, roots: Sequence[Path] = ()) -> History:
         }
         for trace in traces
     )
-    return History(detector, manifest, recipe, tuple(problems), start, steps, models, merges)
+    place = detector.place if isinstance(detector, Model) else str(detector)
+    return History(place, manifest, recipe, tuple(problems), start, steps, models, merges)
 
 
 def _traces(detector: Path, problems: list[str]) -> tuple[MergeTrace, ...]:
+    """Return the traces of a folder, and note what is wrong with its files."""
+    try:
+        load_detector(detector)
+    except DuetError as error:
+        problems.append(error.what)
     try:
         return load_traces(detector)
     except DuetError as error:

@@ -180,6 +180,12 @@ def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Sourc
     )  # fmt: skip
 
 
+def describe_state(state: DetectorState, manifest: DetectorManifest, folder: Path) -> Source:
+    """Return the facts of a detector in memory, whose recipe is relative to ``folder``."""
+    source = _kept(Entry(path=str(folder)), manifest)
+    return replace(source, detector=state)
+
+
 def _merge(manifest: IncrementManifest) -> dict[str, Any] | None:
     method: Any = manifest.config.get("method")
     merge: Any = method.get("merge") if isinstance(method, dict) else None
@@ -205,13 +211,9 @@ def open_source(source: Source) -> Opened:
         ModelError: The files are damaged.
     """
     entry, name = source.entry, source.name
-    if source.kind == FOREIGN:
-        state = source.detector
-        assert state is not None  # `describe` read it
+    if source.kind in (FOREIGN, "detector"):
+        state = source.detector or load_detector(source.path).state
         return _whole(source, state.shared, state.buffers, state.parts)
-    if source.kind == "detector":
-        loaded = load_detector(source.path).state
-        return _whole(source, loaded.shared, loaded.buffers, loaded.parts)
     item = load_increment(source.path)
     stage = Operand(
         name, vector=item.vector.delta, correction=item.vector.correction, scale=entry.scale,

@@ -105,6 +105,17 @@ def fatal(problems: Iterable[Problem], *, strict: bool = False) -> tuple[Problem
     return tuple(problem for problem in problems if problem.severity in stopping)
 
 
+def first_of_each(problems: Iterable[Problem]) -> list[str]:
+    """Return one line per code: its first problem, and how many more there are of it."""
+    by_code: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_code[problem.code].append(problem)
+    return [
+        f"{group[0]} (and {len(group) - 1} more of this kind)" if group[1:] else str(group[0])
+        for group in by_code.values()
+    ]
+
+
 def listing(problems: Sequence[Problem], *, per_code: int = SHOWN_PER_CODE) -> list[str]:
     """Return one line per problem, grouped by code, the first ``per_code`` of each code.
 

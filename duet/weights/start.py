@@ -18,6 +18,7 @@ from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
 from duet.text import shown
+from duet.trees import stamp
 from duet.vectors.tensors import Tensors, fingerprint
 from duet.weights.facts import architecture_said
 from duet.weights.store import find
@@ -81,7 +82,15 @@ class Start:
 
     def fingerprint(self, head: str) -> str:
         """Return what increments with this head form that were trained from these weights note."""
-        return start_fingerprint(self.shared(head))
+        if not self.path.is_file():
+            return start_fingerprint(self.shared(head))
+        return _fingerprint(self.path, self.family, head, stamp(self.path))
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprint(path: Path, family: str, head: str, _state: tuple[int, ...]) -> str:
+    """Hash a file once for each of its states: a merge asks for it to find θ_0 and to check it."""
+    return start_fingerprint(Start(path, family).shared(head))
 
 
 def open_start(

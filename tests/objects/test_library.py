@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,12 @@ from factories_run import listing
 import duet
 from duet.errors import ConfigError, DataError, DuetError, ModelError
 from duet.files import sha256_file
+from duet.increments.store import load_increment, save_detector
 from duet.objects.detector import Detector
 from duet.objects.grid import Grid
+from duet.recipes.find import start_of
+from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.write import stored_recipe
 
 FUNCTIONS = (
     duet.read_series, duet.learn, duet.learn_increment, duet.load, duet.load_increment, duet.merge,
@@ -81,6 +88,16 @@ def test_a_run_again_trains_nothing(base: Path, run: duet.Run, tmp_path: Path) -
     assert "started" not in states
 
 
+def test_what_is_odd_about_the_data_is_told(base: Path, run: duet.Run) -> None:
+    tiny, heard = make.tiny(base), list[str]()
+    duet.learn(
+        tiny.series, [str(tiny.method), "seq-ft"], out=run.path,
+        progress=lambda title, record: heard.append(f"{title}: {record.get('note', '')}"),
+    )  # fmt: skip
+    told = [line for line in heard if line.startswith("warning: ")]
+    assert any("[slice." in line for line in told), heard
+
+
 # ---- merging and editing -------------------------------------------------------------------------
 
 
@@ -102,6 +119,21 @@ def test_a_merge_is_that_of_the_command(
     assert [t.as_dict() for t in merged.traces] == [t.as_dict() for t in theirs.traces]
 
 
+def test_a_pipe_that_a_recipe_names_is_not_waited_for(run: duet.Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "increments" / "duet-plus" / "flat"
+    shutil.copytree(run.increments[0].path, folder)
+    model = tmp_path / "run" / "models" / "duet-plus" / "1-flat"
+    kept = run.detectors()[0]
+    recipe = Recipe(increments=(Entry(path="x", name="flat"),), weights=str(tmp_path / "pipe.pt"))
+    os.mkfifo(tmp_path / "pipe.pt")
+    manifest = kept.model.manifest.model_copy(  # type: ignore[union-attr]
+        update={"recipe": stored_recipe(recipe, model)}
+    )
+    save_detector(model, kept.model.state, manifest)  # type: ignore[union-attr]
+    own = load_increment(folder).manifest
+    assert start_of(own.family, own.head, "0" * 64, [folder]) is None
+
+
 def test_a_factor_is_a_scale(run: duet.Run, tmp_path: Path) -> None:
     day, night = run.increments
     lighter = duet.merge([day, 0.5 * night], method="ties", progress=False)
@@ -119,12 +151,17 @@ def test_edits_stay_in_memory_until_they_are_saved(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     before = listing(run.path)
     detector = run.detector
     changed = detector.scale("comic", 0.5).drop(make.NEW[0])
     assert (changed.path, detector.path) == (None, run.path / "models" / "duet-plus" / "2-comic")
     assert make.NEW[0] not in changed.classes
     assert changed.diff(detector)["classes"]["only_b"] == [make.NEW[0]]
+    assert changed.diff(detector)["a"]["path"] == changed.log()["detector"] == "in memory"
+    assert [step["scale"] for step in changed.log()["increments"]] == [1, 0.5]
+    assert "exact" in changed.remarks[0]  # the drop after it takes no remark away
     assert "comic" not in detector.revert("comic", progress=False).increments
     assert listing(run.path) == before
     assert list(tmp_path.iterdir()) == []
