@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from duet.detections import Detections
 from duet.devices import one_place
@@ -113,13 +112,23 @@ class Detector(Shown):
             family.detector(model.state, image_size=size, device=place), self.facts
         )
 
+    @overload
+    def __call__(
+        self, images: Image | str | Path, *, confidence: float = ..., iou: float = ...
+    ) -> Detections: ...
+
+    @overload
+    def __call__(
+        self, images: list[Any] | tuple[Any, ...], *, confidence: float = ..., iou: float = ...
+    ) -> list[Detections]: ...
+
     def __call__(
         self,
-        images: Image | str | Path | Sequence[Image | str | Path],
+        images: Image | str | Path | list[Any] | tuple[Any, ...],
         *,
         confidence: float = 0.25,
         iou: float = 0.7,
-    ) -> Any:
+    ) -> Detections | list[Detections]:
         """Detect objects in one image or in many.
 
         Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,11 +51,12 @@ class Grid:
         return f"<b>{title}</b><table><tr>{head}</tr>{body}</table>{foot}"
 
 
-class Shown:
+class Shown(abc.ABC):
     """What says what it is: in a prompt, in a notebook, by `print`."""
 
+    @abc.abstractmethod
     def _grid(self) -> Grid:
-        raise NotImplementedError
+        """Return what there is to say."""
 
     def __repr__(self) -> str:
         """Return a table for a prompt."""
