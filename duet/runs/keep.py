@@ -317,8 +317,7 @@ def _increment_file(
         base=vector.base,
         parent=previous.fingerprint() if previous else None,
         config={
-            # The strategy: the key is part of what increments are known by, so it keeps its name.
-            "method": strategy.model_dump(mode="json"),
+            "method": strategy.model_dump(mode="json"),  # a key that fingerprints hold
             "schedule": setting.schedule.model_dump(mode="json", exclude=set(PLACES)),
         },
         seed=setting.seed,
