@@ -90,9 +90,7 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Progress = lambda _:
             form = resolve(diagnosis.forms[data.source])
             kept, dropped = _without_images(diagnosis, data, form.label_file)
             transfer: Transfer = "link" if held else "copy"
-            changes += dropped + form.mend(
-                kept, folder, diagnosis.problems, transfer=transfer, progress=progress
-            )
+            changes += dropped + form.mend(kept, folder, transfer=transfer, progress=progress)
         sources = [item.data.source for item in diagnosis.series.increments]
         data_places = [f"{places[source]}/{DESCRIPTION}" for source in sources]
         document = read_config(diagnosis.path).moved(diagnosis.path, target, data_places)

@@ -266,6 +266,26 @@ def test_repair_keeps_the_format(folder: Path, tmp_path: Path, form: str) -> Non
     assert set(after.forms.values()) == {form}
 
 
+def test_data_sets_that_share_label_files_are_mended_each_by_its_own_classes(
+    folder: Path, tmp_path: Path
+) -> None:
+    first = folder / "day" / "data.yaml"
+    document = yaml.safe_load(first.read_text())
+    (folder / "day" / "other.yaml").write_text(yaml.safe_dump({**document, "names": NAMES[:3]}))
+    series = yaml.safe_load((folder / "series.yaml").read_text())
+    series["increments"][1] |= {"domain": "day", "data": "day/other.yaml", "classes": ["bus"]}
+    (folder / "series.yaml").write_text(yaml.safe_dump(series))
+    sound = label(folder, 3).read_text()
+    unknown, tiny, over = "3 0.5 0.5 0.2 0.2\n", "0 0.3 0.3 0.001 0.2\n", "1 1.02 0.5 0.2 0.2\n"
+    label(folder, 3).write_text(unknown + tiny + over + sound)
+    repaired = repair(examine(folder / "series.yaml"), tmp_path / "out")
+    lines = [(change.action, change.file.line) for change in repaired.changes]
+    assert lines == [("dropped row", 2), ("clipped box", 3)] * 2
+    for name in ("day", "day-2"):
+        text = (tmp_path / "out" / name / "labels" / "train" / "train003.txt").read_text()
+        assert text == f"{unknown}1 0.96 0.5 0.08 0.2\n{sound}"
+
+
 def test_an_image_listed_twice_is_kept_once(folder: Path, tmp_path: Path) -> None:
     data = folder / "day" / "data.yaml"
     data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "train": "train.txt"}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -106,20 +106,13 @@ class Format(Protocol):
         ...
 
     def mend(
-        self,
-        data: DomainData,
-        folder: Path,
-        problems: Sequence[Problem],
-        *,
-        transfer: Transfer,
-        progress: Progress,
+        self, data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress
     ) -> list[Change]:
         """Write a data set into an empty folder without what is wrong beyond doubt.
 
         Args:
             data: What was read.
             folder: Where to write.
-            problems: All that was found, of this data set and of others.
             transfer: See `write`.
             progress: See `write`.
 

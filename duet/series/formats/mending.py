@@ -109,7 +109,7 @@ def by_objects(write: Callable[..., object]) -> Callable[..., list[Change]]:
         write: The format's own.
     """
 
-    def mend(data: DomainData, folder: Any, _: object, **options: Any) -> list[Change]:
+    def mend(data: DomainData, folder: Any, **options: Any) -> list[Change]:
         kept, changes = without_wrong_boxes(data)
         write(kept, folder, **options)
         return changes

@@ -27,7 +27,7 @@ from duet.series.formats.mending import Change
 from duet.series.formats.pairing import images_without_file, orphans
 from duet.series.formats.placing import Placer
 from duet.series.formats.yolo_labels import format_labels, read_labels
-from duet.series.formats.yolo_mending import by_line, mended_text
+from duet.series.formats.yolo_mending import mended_text
 from duet.series.formats.yolo_unread import unread_label_problems, unread_labels
 from duet.series.images import ImageFacts, Verify
 from duet.series.model import Annotation, DomainData
@@ -139,26 +139,18 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
     return _write(data, folder, text, Placer(transfer), progress)
 
 
-def mend(
-    data: DomainData,
-    folder: Path,
-    problems: Sequence[Problem],
-    *,
-    transfer: Transfer,
-    progress: Progress,
-) -> list[Change]:
+def mend(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> list[Change]:
     """Write a data set as `write` does, with the label files as they were, mended row by row.
 
     An image without a label file stays one: whether nothing is on it, a person has to tell.
     """
-    found = by_line(problems)
     changes: list[Change] = []
 
     def text(image: Path, annotation: Annotation) -> str | None:
         path = label_file(image)
         if not path.is_file():
             return None
-        kept, changed = mended_text(path, annotation, found)
+        kept, changed = mended_text(path, annotation, class_count=len(data.labels))
         changes.extend(changed)
         return kept
 

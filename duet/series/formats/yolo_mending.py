@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from duet.files import read_bytes
 from duet.series.formats.mending import DROPPED, Change, inside, wrong_boxes
-from duet.series.formats.yolo_labels import format_labels
+from duet.series.formats.yolo_labels import format_labels, parse_labels
 from duet.series.model import Annotation
 from duet.series.problems import Location, Problem
 
@@ -16,32 +18,28 @@ SLIGHT = 0.05
 """How far a row may leave the range 0..1 to be clipped and kept; beyond, it is left out."""
 
 
-def by_line(problems: Iterable[Problem]) -> dict[tuple[Path, int], list[Problem]]:
-    """Return the problems of single rows, by label file and line."""
-    found: dict[tuple[Path, int], list[Problem]] = {}
-    for problem in problems:
-        path, line = problem.where.path, problem.where.line
-        if problem.code.startswith("label.") and path is not None and line is not None:
-            found.setdefault((path, line), []).append(problem)
-    return found
-
-
 def mended_text(
-    path: Path, annotation: Annotation, problems: Mapping[tuple[Path, int], Sequence[Problem]]
+    path: Path, annotation: Annotation, *, class_count: int
 ) -> tuple[str, list[Change]]:
     """Return the repaired text of a label file, and what was changed.
 
     Args:
         path: The file; it can be read.
         annotation: Its rows without a problem, in their order, and the size of the image.
-        problems: See `by_line`.
+        class_count: Number of classes of the data set: in another that shares the file, other rows
+            may be wrong.
     """
+    content = read_bytes(path).decode("utf-8-sig")
+    problems: dict[Location, list[Problem]] = defaultdict(list)
+    for problem in parse_labels(content, path, class_count=class_count).problems:
+        problems[problem.where].append(problem)
     dummy, tiny, outside = wrong_boxes(annotation)
     lines: list[str] = []
     changes: list[Change] = []
     row = 0  # of the annotation: the lines without a problem
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        place, found = Location(path, number), problems.get((path, number), ())
+    for number, line in enumerate(content.splitlines(), start=1):
+        place = Location(path, number)
+        found = problems.get(place, ())
         if not line.split():
             continue
         if found:
