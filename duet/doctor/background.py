@@ -30,7 +30,7 @@ Step = Callable[[int, int], None]
 """Called with images done and images in all."""
 
 _GROUP = 8  # images held in memory at a time
-_REMEDY = "distil, or label them by the old detector (method 'pseudo'); see docs/data.md"
+_REMEDY = "distil, or label them by the old detector (strategy 'pseudo'); see docs/data.md"
 
 
 @dataclass(frozen=True)
