@@ -214,12 +214,12 @@ DAMAGES = {
     "no height": Damage(add_row("1 0.5 0.5 0.2 0", 11), "label.degenerate", "error"),
     "overshoot": Damage(add_row("1 0.97 0.5 0.2 0.2", 11), "label.outside", "warning"),
     "binary labels": Damage(_binary_labels, "label.file", "error"),
+    "imbalance": Damage(_few_cats, "class.imbalance", "warning", mended=False),
     "leak": Damage(_leak, "image.leak", "error"),
     "leak between": Damage(_leak_between, "image.leak-between", "error"),
     "duplicate": Damage(_duplicate, "image.duplicate", "warning"),
     "repeat": Damage(_repeat, "image.repeat", "warning", mended=False),
     "near-duplicate": Damage(_near_leak, "image.near-leak", "warning"),
-    "imbalance": Damage(_few_cats, "class.imbalance", "warning", mended=False),
     "two names": Damage(_two_names, "class.alias-clash", "error", mended=False),
     "unknown name": Damage(_unknown_name, "class.unknown", "error", mended=False),
 }

@@ -3,15 +3,18 @@
 Left out are images and rows that cannot be read, placeholder boxes, specks, empty boxes and
 repeated rows. Boxes that stick out are clipped. Of a picture in training and evaluation, the
 training copy goes: evaluation stays comparable. What needs a person (an unknown class id, classes
-that mean the same, forgotten labels) stays as it is and is found in the copy again.
+that mean the same, forgotten labels, an image that comes again with objects of its own) stays as
+it is and is found in the copy again.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from duet.doctor.examine import Diagnosis
 from duet.errors import DataError
@@ -142,8 +145,8 @@ def _refuse(diagnosis: Diagnosis) -> None:
 
 def _mended(problem: Problem, diagnosis: Diagnosis, changes: Sequence[Change]) -> bool:
     if problem.code == "image.duplicate":
-        trained = {copy.second.image for copy in diagnosis.copies if copy.second.trains}
-        return problem.where.path in trained
+        dropped = {change.file.path for change in changes if change.code == problem.code}
+        return problem.where.path in dropped
     if problem.code == "image.repeat":  # one of the two may have been left out for another reason
         image = problem.where.path
         gone = {change.file.path for change in changes if change.action == "dropped image"}
@@ -161,16 +164,7 @@ def _without_images(
     diagnosis: Diagnosis, data: DomainData, label_file: Callable[[Path], Path | None]
 ) -> tuple[DomainData, list[Change]]:
     """Leave out training copies of other images, and images whose labels cannot be read."""
-    copied = {}
-    for copy in diagnosis.copies:
-        if copy.leaks and copy.first.source == data.source:
-            code = "image.leak" if copy.exact else "image.near-leak"
-            copied[copy.first.image] = (code, f"also in '{copy.second.split}': {copy.second.image}")
-        doubled = copy.exact and copy.first.source == copy.second.source == data.source
-        doubled &= copy.first.image != copy.second.image  # else it is only listed twice
-        if doubled and copy.first.trains and copy.second.trains:
-            what = f"the same image as {copy.first.image}"
-            copied.setdefault(copy.second.image, ("image.duplicate", what))
+    copied = _copied(diagnosis, data)
     unreadable = {
         problem.where.path: (problem.code, problem.what)
         for problem in diagnosis.problems
@@ -180,16 +174,48 @@ def _without_images(
     splits = {}
     for name, split in data.splits.items():
         kept: list[tuple[Path, Annotation]] = []
-        seen: set[Path] = set()
+        seen: dict[Path, list[Annotation]] = defaultdict(list)
         for image, annotation in zip(split.images, split.annotations, strict=True):
             reason = unreadable.get(label_file(image))
             if name == "train":
-                again = ("image.duplicate", "listed twice") if image in seen else None
-                reason = again or copied.get(image, reason)
-            seen.add(image)
+                again = any(_holds(earlier, annotation) for earlier in seen[image])
+                listed = ("image.duplicate", "listed twice") if again else None
+                reason = listed or copied.get(image, reason)
+            seen[image].append(annotation)
             if reason is not None:
                 changes.append(Change(Location(image), "dropped image", *reason))
             else:
                 kept.append((image, annotation))
         splits[name] = Split(name, tuple(i for i, _ in kept), tuple(a for _, a in kept))
     return replace(data, splits=splits), changes
+
+
+def _copied(diagnosis: Diagnosis, data: DomainData) -> dict[Path, tuple[str, str]]:
+    """Return the training images that another image stands for, with the kind of problem and why.
+
+    A copy within training that holds objects of its own is none of them: they would be lost.
+    """
+    train = data.splits.get("train", Split("train", (), ()))
+    labels = dict(zip(train.images, train.annotations, strict=True))
+    copied: dict[Path, tuple[str, str]] = {}
+    for copy in diagnosis.copies:
+        first, second = copy.first, copy.second
+        if copy.leaks and first.source == data.source:
+            code = "image.leak" if copy.exact else "image.near-leak"
+            copied[first.image] = (code, f"also in '{second.split}': {second.image}")
+        doubled = copy.exact and first.source == second.source == data.source
+        doubled &= first.trains and second.trains
+        doubled &= first.image != second.image  # else it is only listed twice
+        if doubled and _holds(labels[first.image], labels[second.image]):
+            what = f"the same image as {first.image}"
+            copied.setdefault(second.image, ("image.duplicate", what))
+    return copied
+
+
+def _holds(annotation: Annotation, other: Annotation) -> bool:
+    """Tell whether an annotation has every object of another one."""
+    rows, wanted = (
+        set(map(tuple, np.column_stack([a.class_ids, a.ignored, a.crowds, a.boxes]).tolist()))
+        for a in (annotation, other)
+    )
+    return wanted <= rows

@@ -298,6 +298,43 @@ def test_an_image_listed_twice_is_kept_once(folder: Path, tmp_path: Path) -> Non
     assert len(after.series.increments[0].data.splits["train"].images) == 24
 
 
+def test_an_image_with_two_labellings_keeps_both(folder: Path, tmp_path: Path) -> None:
+    """COCO's objects may be listed class by class: each list holds objects of its own."""
+    path = convert(folder, "coco")
+    data = folder / "day-coco"
+    document = json.loads((data / "annotations" / "instances_train.json").read_text())
+    for name, kept in (("cat", {1}), ("rest", {2, 3, 4})):
+        rows = [row for row in document["annotations"] if row["category_id"] in kept]
+        (data / f"{name}.json").write_text(json.dumps({**document, "annotations": rows}))
+    described = yaml.safe_load((data / "data.yaml").read_text())
+    described["train"] = [
+        {"images": "images/train", "annotations": f"{name}.json"} for name in ("cat", "rest")
+    ]
+    (data / "data.yaml").write_text(yaml.safe_dump(described))
+    repaired = repair(examine(path), tmp_path / "out")
+    assert repaired.changes == ()
+    assert {problem.code for problem in repaired.left} == {"image.duplicate"}
+    again = repair(examine(repaired.series), tmp_path / "again")
+    for copy in (repaired, again):
+        after = read_series(copy.series).increments[0].data
+        assert len(after.splits["train"].images) == 2 * 24
+        assert after.objects["train"] == set(NAMES)
+
+
+def test_a_copy_with_objects_of_its_own_is_kept(folder: Path, tmp_path: Path) -> None:
+    for index, copy in ((0, 90), (1, 91)):
+        put_copy(image(folder, index), image(folder, copy), label(folder, index))
+    label(folder, 90).write_text(label(folder, 90).read_text().splitlines()[0])
+    add_row("0 0.3 0.3 0.2 0.2", 91)(folder)
+    repaired = repair(examine(folder / "series.yaml"), tmp_path / "out")
+    assert [(change.code, change.file.path) for change in repaired.changes] == [
+        ("image.duplicate", image(folder, 90))
+    ]
+    assert [(problem.code, problem.where.path) for problem in repaired.left] == [
+        ("image.duplicate", image(folder, 91))
+    ]
+
+
 def test_every_data_set_loses_its_copy_of_an_evaluated_picture(
     folder: Path, tmp_path: Path
 ) -> None:
