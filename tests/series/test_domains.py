@@ -60,9 +60,9 @@ def step(name: str, domain: str, data: str, *classes: str) -> dict[str, Any]:
 
 
 def make_plan(path: Path, **changes: Any) -> RunPlan:
-    method = Strategy(name="seq", head="rows")
+    strategy = Strategy(name="seq", head="rows")
     settings: dict[str, Any] = {
-        "series": read_series(path), "strategies": (method,), "schedule": micro_schedule(),
+        "series": read_series(path), "strategies": (strategy,), "schedule": micro_schedule(),
         "weights": path, "architecture": YOLO11N, "family": "yolo", "seed": 0,
         "out": path.parent / "run",
     }  # fmt: skip
@@ -408,10 +408,10 @@ def test_such_a_series_is_learned_and_reported(ran: tuple[Path, Path, Outcome]) 
     assert [entry["counts"]["val"] for entry in steps] == [
         {"images": 6, "boxes": 6}, {"images": 3, "boxes": 0}, {"images": 6, "boxes": 5},
     ]  # fmt: skip
-    (method,) = results["strategies"]
-    assert not any(cell["domain"] == "night" for cell in method["matrix"])
+    (strategy,) = results["strategies"]
+    assert not any(cell["domain"] == "night" for cell in strategy["matrix"])
     assert any("PI of stage 2 on night[bottle]: no labelled" in line
-               for line in method["indices"]["left_out"])  # fmt: skip
+               for line in strategy["indices"]["left_out"])  # fmt: skip
     assert {item["domain"] for item in results["gallery"]} == {"shop"}
     assert (base / "run" / "report.md").is_file()
 
