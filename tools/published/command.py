@@ -16,6 +16,7 @@ import click
 from duet.errors import ConfigError, DuetError, did_you_mean
 from duet.leftovers import leftovers
 from duet.progress import note, stages
+from duet.series.formats.voc import DIFFICULT
 from duet.text import is_address, masked, printable, shell_line
 from published.choices import Choices
 from published.plan import folder_name
@@ -92,7 +93,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
     )
     @click.option("--out", type=_PATH, required=True, callback=_local, help="Folder to make.")
     @click.option(
-        "--difficult", type=click.Choice(["ignore", "drop", "keep"]), default="ignore",
+        "--difficult", type=click.Choice(DIFFICULT), default="ignore",
         show_default=True, help="Objects marked difficult: ignored (as VOC does), left out, kept.",
     )  # fmt: skip
     @click.option(
