@@ -151,6 +151,9 @@ def test_two_images_of_one_label_file(tmp_path: Path) -> None:
         ("label.class", "error"), ("pair.shared", "warning"),
     ]  # fmt: skip
     assert problems[1].where.path.name == "train0.png"
+    write_labels(tmp_path, "train", "train0", ["9 0.5 0.5 0.1 0.1"])
+    (problem,) = yolo.read(source, domain="day").problems  # told once
+    assert problem.code == "label.class"
 
 
 def test_poses_are_not_taken_for_outlines(tmp_path: Path) -> None:

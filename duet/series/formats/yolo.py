@@ -349,11 +349,11 @@ def _annotate(
     for image, fact in facts.items():
         path = label_file(image)
         rows = read_labels(path, class_count=class_count)
-        if (owner := owners.setdefault(path, image)) is not image and len(rows.class_ids):
+        if (owner := owners.setdefault(path, image)) is image:
+            problems += rows.problems
+        elif len(rows.class_ids):
             what = f"its label file is that of {owner.name}, too: both are read with its objects"
             problems.append(warning("pair.shared", image, what, "give one of them another name"))
-        else:
-            problems += rows.problems
         polygons += rows.polygons
         if fact.problem is None:
             annotations[image] = Annotation(rows.class_ids, rows.boxes, fact.width, fact.height)
