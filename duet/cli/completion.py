@@ -15,7 +15,7 @@ Examples:
 @click.command("completion", epilog=EPILOG)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes TAB complete commands, options, merge methods and start weights.
+    """Print what makes TAB complete commands, options, merge methods, strategies and weights.
 
     The script calls duet when TAB is pressed; put it where your shell reads it.
     """

@@ -33,7 +33,6 @@ Examples:
 @click.argument("series", type=PATH, metavar="SERIES.yaml")
 @click.option(
     "--strategies", "listed", type=NAME_OR_PATH, default="", metavar="TEXT",
-
     help="Shipped names or YAML paths with commas between; the first is reported on, the others "
     f"stand beside it [{','.join(DEFAULT_STRATEGIES)}; on a detector {','.join(ONTO_STRATEGIES)}].",
 )  # fmt: skip
