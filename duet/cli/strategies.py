@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,13 +27,13 @@ def strategies(name: str | None, as_json: bool) -> None:
     from duet.training.config import load_strategy
 
     folder = shipped("configs", "strategy")
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name is not None:
         found = load_strategy(name, folder=folder)
-        path = folder / f"{name}.yaml"
-        text = path.read_text("utf-8") if path.is_file() else ""
-        emit({"schema": 1, **found.model_dump(mode="json")}, as_json, lambda _: text.rstrip())
+        text = files.get(name, Path(name)).read_text("utf-8").rstrip()
+        emit({"schema": 1, **found.model_dump(mode="json")}, as_json, lambda _: text)
         return
-    shown = [load_strategy(path.stem, folder=folder) for path in sorted(folder.glob("*.yaml"))]
+    shown = [load_strategy(stem, folder=folder) for stem in files]
     rows: list[dict[str, Any]] = [{"name": one.name, "title": one.title} for one in shown]
     result = {"schema": 1, "strategies": rows}
     emit(result, as_json, lambda seen: "\n".join(map(_line, seen["strategies"])))

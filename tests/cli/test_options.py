@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,15 @@ def test_options_change_the_schedule_and_every_strategy(tmp_path: Path) -> None:
 def test_wrong_keys_and_values_are_refused(tmp_path: Path, words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         inputs(tmp_path, *words)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_strategy_is_printed_as_it_is_written(own: bool, tmp_path: Path) -> None:
+    shipped = REPO / "configs" / "strategy" / "erd.yaml"
+    name = str(shutil.copy(shipped, tmp_path / "mine.yaml")) if own else "erd"
+    printed = CliRunner().invoke(cli, ["strategies", name], standalone_mode=False)
+    assert printed.exception is None
+    assert printed.stdout.rstrip() == shipped.read_text().rstrip()
 
 
 def test_a_wrong_key_of_a_strategy_is_refused(tmp_path: Path) -> None:
