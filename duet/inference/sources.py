@@ -79,7 +79,8 @@ def find_images(source: Path | str, *, verify: Verify = "full") -> Source:
 def _resolve(source: str) -> Source:
     path = Path(source)
     if path.is_dir():
-        pictures = sorted(e for e in path.iterdir() if is_picture(e.name) and e.is_file())
+        # Whatever is no folder: a link whose image is gone must be told, not left out.
+        pictures = sorted(e for e in path.iterdir() if is_picture(e.name) and not e.is_dir())
         images, left_out = [p for p in pictures if is_image(p.name)], unread(pictures)
         if images:
             return Source(path, tuple(images), tuple(left_out))
@@ -99,7 +100,7 @@ def _resolve(source: str) -> Source:
         # Where nothing matches, brackets may be meant as what they are: `*/camera [1]/*.jpg`.
         for tried in (pattern, pattern.replace("[", "[[]")):
             found = glob.glob(os.path.join(glob.escape(str(root)), tried))
-            if matches := tuple(sorted(Path(match) for match in found if os.path.isfile(match))):
+            if matches := tuple(sorted(Path(m) for m in found if not os.path.isdir(m))):
                 return Source(root, matches)
         raise DataError(
             "no file matches this pattern",

@@ -128,6 +128,16 @@ def test_files_that_are_no_images_are_named_before_anything_is_detected(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("source", ["", "*.png", "*"])
+def test_a_link_whose_image_is_gone_is_named(source: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", seed=0)
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "c.png").mkdir()
+    with pytest.raises(DataError, match=r"b\.png: no such image") as caught:
+        find_images(f"{tmp_path}/{source}" if source else tmp_path, verify="kind")
+    assert "c.png" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_damaged_images_are_left_out_and_named_at_the_end(
     folder: Path, photos: Path, tmp_path: Path
