@@ -12,9 +12,10 @@ import numpy as np
 
 from duet.detections import Detections
 from duet.errors import DataError, ModelError
-from duet.images import Image, read_image
+from duet.images import Image
 from duet.inference.options import Look, Notify, Options, check_thresholds
 from duet.labels import LabelSpace
+from duet.series.images import read_sound
 
 if TYPE_CHECKING:
     from duet.inference.reader import Retry
@@ -93,11 +94,11 @@ class LoadedDetector:
 
         Raises:
             ConfigError: A threshold is out of range.
-            DataError: Not an image.
+            DataError: Not an image, or one that is cut off or damaged.
         """
         check_thresholds(confidence, iou)
         if isinstance(image, (str, Path)):
-            image = read_image(Path(image))
+            image = read_sound(Path(image))
         fits = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3
         if not fits or image.dtype != np.uint8 or not image.size:
             raise DataError(

@@ -166,6 +166,19 @@ def test_damaged_images_are_left_out_and_named_at_the_end(
     assert "(3 problems)" in str(failure(planned))
 
 
+def test_a_damaged_image_is_no_image_in_python_either(
+    detector: LoadedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_image(tmp_path / "whole.jpg", seed=0)
+    found, same = detector(path, confidence=0.05), detector(read_image(path), confidence=0.05)
+    assert found.as_records() == same.as_records() != []
+    # OpenCV before 5 fills with grey what is missing.
+    monkeypatch.setattr("cv2.imdecode", lambda *_: np.full((64, 64, 3), 127, np.uint8))
+    with pytest.raises(DataError, match="it is cut off") as caught:
+        detector(truncated(tmp_path / "cut.jpg"))
+    assert caught.value.where == str(tmp_path / "cut.jpg")
+
+
 def test_nothing_is_left_where_every_image_is_damaged(
     detector: LoadedDetector, tmp_path: Path
 ) -> None:
