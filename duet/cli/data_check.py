@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PATH, say
+from duet.cli.common import PATH, device_option, json_option, say
 from duet.text import laid_out, printable, short_list
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     show_default=True,
     help="Lowest score of these objects.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where the detector runs.")
+@device_option
 @click.option("--crops", type=PATH, help="Write pictures of these objects to a folder.")
 @click.option("--fix", type=PATH, help="Write a repaired copy to a folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@json_option
 @click.option("--strict", is_flag=True, help="Count warnings as errors; notes never count.")
 def check(
     series: Path,
