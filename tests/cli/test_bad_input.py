@@ -301,7 +301,7 @@ def doubled_key(place: Place) -> list[object]:
     return place.run()
 
 
-def unknown_method(place: Place) -> list[object]:
+def unknown_strategy(place: Place) -> list[object]:
     return ["run", place.series.series, "--strategy", "duet-pluss", "--out", place.out]
 
 
@@ -400,7 +400,7 @@ CASES: list[tuple[Callable[[Place], list[object]], int, str]] = [
     (not_yaml, 2, "not valid YAML"),
     (unsafe_yaml, 2, "not valid YAML"),
     (doubled_key, 3, "'train' first here"),
-    (unknown_method, 2, "did you mean 'duet-plus'"),
+    (unknown_strategy, 2, "did you mean 'duet-plus'"),
     (unknown_merge, 2, "did you mean 'average'"),
     (unknown_parameter, 2, "did you mean 'alpha_base'"),
     (bad_parameter, 2, "not a YAML value"),

@@ -249,7 +249,7 @@ def results(run: Path) -> Any:
 def test_only_what_is_missing_is_trained(
     capsys: pytest.CaptureFixture[str], run: Path, series: make.Tiny, tmp_path: Path
 ) -> None:
-    """A method is new and a result was lost: two trainings, everything else stays as it is."""
+    """A strategy is new and a result was lost: two trainings, everything else stays as it is."""
     more = tmp_path / "more"
     shutil.copytree(run, more)
     shutil.rmtree(next(more.glob("lab/refit-*")))
@@ -377,7 +377,7 @@ def test_the_network_hook_works(base: Path) -> None:
         ["run", "s.yaml", "--strategy", "x" * 5000],
         ["compare", "run", "--bootstrap", str(10**12)],
     ],
-    ids=["seeds", "methods", "method", "bootstrap"],
+    ids=["seeds", "strategies", "strategy", "bootstrap"],
 )
 def test_values_that_nobody_can_mean_are_refused_at_once(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

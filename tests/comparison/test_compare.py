@@ -32,7 +32,7 @@ REPEATS = 200
 
 @pytest.fixture(scope="module")
 def repeats(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seeds of three methods."""
+    """Three seeds of three strategies."""
     folder = tmp_path_factory.mktemp("repeats")
     for seed in range(3):
         write_run(folder / f"seed-{seed}", seed=seed)
@@ -54,15 +54,15 @@ def row(found: Comparison, label: str) -> Row:
 def test_means_and_spreads_are_those_of_the_results(found: Comparison, repeats: Path) -> None:
     runs = [load_results(repeats / f"seed-{seed}") for seed in range(3)]
     for position, name in enumerate(SKILLS):
-        methods = [run.strategies[position] for run in runs]
+        strategies = [run.strategies[position] for run in runs]
         for index in ("ri", "gi", "pi", "rai", "h"):
-            values = [getattr(method.indices, index) for method in methods]
+            values = [getattr(strategy.indices, index) for strategy in strategies]
             told = row(found, name).values[index]
             assert told.mean == pytest.approx(statistics.fmean(values))
             assert told.sd == pytest.approx(statistics.stdev(values))
-        last = [m.stage_matrix().get(2, *runs[0].series.steps[1]) for m in methods]
+        last = [m.stage_matrix().get(2, *runs[0].series.steps[1]) for m in strategies]
         assert row(found, name).values["new"].mean == pytest.approx(statistics.fmean(last))
-        first = [m.stage_matrix().get(2, *runs[0].series.steps[0]) for m in methods]
+        first = [m.stage_matrix().get(2, *runs[0].series.steps[0]) for m in strategies]
         assert row(found, name).values["old"].mean == pytest.approx(statistics.fmean(first))
 
 
@@ -139,19 +139,19 @@ def test_retention_per_domain(tmp_path: Path) -> None:
 
 
 def with_h(folder: Path, **values: float | None) -> Path:
-    """Write a run without evidence whose methods have these H and nothing else to compare."""
+    """Write a run without evidence whose strategies have these H and nothing else to compare."""
     write_run(folder, {n: Skill(0.9, 0.9) for n in values}, evidence=False,
               seed=int(folder.name.rsplit("-", 1)[1]))  # fmt: skip
     path = folder / "results.json"
     data = json.loads(path.read_text())
-    for method in data["strategies"]:
-        method["indices"]["h"] = values[method["name"]]
+    for strategy in data["strategies"]:
+        strategy["indices"]["h"] = values[strategy["name"]]
     path.write_text(json.dumps(data))
     return folder
 
 
 def test_training_noise_is_that_of_the_paired_differences(tmp_path: Path) -> None:
-    """Seeds and orders move both methods alike: what is left between them is a t interval."""
+    """Seeds and orders move both strategies alike: what is left between them is a t interval."""
     base, gaps = (0.3, 0.5, 0.7, 0.9), (0.021, 0.019, 0.02, 0.022)
     for seed, (value, gap) in enumerate(zip(base, gaps, strict=True)):
         with_h(tmp_path / f"seed-{seed}", low=value, high=value + gap)
@@ -177,7 +177,7 @@ def test_runs_that_share_no_seed_are_compared_after_welch(tmp_path: Path) -> Non
     assert difference.spread == pytest.approx((high - low) / 2)
 
 
-def test_two_methods_that_never_differ_are_within_noise_without_evidence(tmp_path: Path) -> None:
+def test_two_strategies_that_never_differ_are_within_noise_without_evidence(tmp_path: Path) -> None:
     for seed in range(2):
         with_h(tmp_path / f"seed-{seed}", one=1.0, other=1.0)
     found = compare(find_runs([tmp_path]), bootstrap=0)
@@ -185,7 +185,7 @@ def test_two_methods_that_never_differ_are_within_noise_without_evidence(tmp_pat
     assert found.rows[1].to_best.noise is True
 
 
-def test_a_method_that_has_other_seeds_is_not_said_to_be_below(tmp_path: Path) -> None:
+def test_a_strategy_that_has_other_seeds_is_not_said_to_be_below(tmp_path: Path) -> None:
     """Where both ran it was better; its other seeds were the hard ones."""
     for seed in range(3):
         with_h(tmp_path / f"hard-{seed}", some=0.3)
@@ -223,8 +223,8 @@ def test_costs_that_nobody_measured_are_not_zero(tmp_path: Path, repeats: Path) 
     folder = shutil.copytree(repeats / "seed-0", tmp_path / "run")
     path = folder / "results.json"
     data = json.loads(path.read_text())
-    for method in data["strategies"]:
-        method["costs"] = []
+    for strategy in data["strategies"]:
+        strategy["costs"] = []
     path.write_text(json.dumps(data))
     assert compare(find_runs([folder]), bootstrap=0).rows[0].cost.seconds is None
 
@@ -356,14 +356,14 @@ def test_contradictions_name_the_file(
     assert caught.value.where == str(path)
 
 
-def test_no_method_is_best_where_nothing_is_defined(tmp_path: Path) -> None:
+def test_no_strategy_is_best_where_nothing_is_defined(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps=(("flat", ("cat",)),))
     told = as_dict(compare(find_runs([run]), bootstrap=5))
     assert told["best"] is None
     json.dumps(told, allow_nan=False)
 
 
-def test_methods_of_several_folders_stand_side_by_side(tmp_path: Path) -> None:
+def test_strategies_of_several_folders_stand_side_by_side(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", {"good": SKILLS["good"]})
     two = write_run(tmp_path / "two", {"bad": SKILLS["bad"]})
     found = compare(find_runs([one, two]), bootstrap=REPEATS)
@@ -440,8 +440,8 @@ def test_where_ri_decides_who_learned_most_is_said_beside(tmp_path: Path) -> Non
     write_run(tmp_path, {n: Skill(0.9, 0.9) for n in ("kept", "learned")}, evidence=False)
     path = tmp_path / "results.json"
     data = json.loads(path.read_text())
-    for method, ri, pi in zip(data["strategies"], (1.0, 0.8), (0.5, 1.1), strict=True):
-        method["indices"] |= {"h": None, "rai": None, "gi": None, "ri": ri, "pi": pi}
+    for strategy, ri, pi in zip(data["strategies"], (1.0, 0.8), (0.5, 1.1), strict=True):
+        strategy["indices"] |= {"h": None, "rai": None, "gi": None, "ri": ri, "pi": pi}
     path.write_text(json.dumps(data))
     text = as_text(compare(find_runs([tmp_path]), bootstrap=0))
     assert "Highest RI: kept with 100.0 %" in text
@@ -458,7 +458,7 @@ def test_the_command(repeats: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert done.code == 0, done.err
     told = done.json()
     assert (told["metric"], told["bootstrap"]["resamples"], len(told["runs"])) == ("ri", 50, 3)
-    assert [method["seeds"] for method in told["strategies"]] == [[0, 1, 2]] * 3
+    assert [strategy["seeds"] for strategy in told["strategies"]] == [[0, 1, 2]] * 3
     assert told["strategies"][-1]["to_best"]["noise"] is False
     text = page.read_text()
     assert text.startswith("# Comparison\n")

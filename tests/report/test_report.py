@@ -91,8 +91,8 @@ def _newer(data: dict[str, Any]) -> None:
     [
         pytest.param(_unknown_key, DataError, "did you mean 'seed'", id="unknown-key"),
         pytest.param(_escape, DataError, "inside the run folder", id="path-escapes"),
-        pytest.param(_no_such_main, DataError, "'nobody' is not one of", id="main-method"),
-        pytest.param(_twice, DataError, "unique", id="method-twice"),
+        pytest.param(_no_such_main, DataError, "'nobody' is not one of", id="main-strategy"),
+        pytest.param(_twice, DataError, "unique", id="strategy-twice"),
         pytest.param(_late, DataError, "stage 9", id="stage-beyond-the-series"),
         pytest.param(_percentages, DataError, r"map50.*91\.1", id="percent-for-fraction"),
         pytest.param(_newer, DataError, "schema_version is 2", id="newer-schema"),
@@ -182,7 +182,7 @@ def test_class_sets_have_short_names(classes: tuple[str, ...], expected: str) ->
     assert phrases.set_name(make_results(FOUR_PHASE), classes) == expected
 
 
-def test_the_answer_names_the_numbers_of_the_main_method() -> None:
+def test_the_answer_names_the_numbers_of_the_main_strategy() -> None:
     results = make_results()
     kept, learned, compared = words.answer(results)
     indices = results.main.indices
@@ -220,7 +220,7 @@ def test_every_section_has_words_for_every_series(steps: Steps, references: bool
         assert "no reference models were trained" in markdown
 
 
-def test_summary_table_puts_the_main_method_first() -> None:
+def test_summary_table_puts_the_main_strategy_first() -> None:
     results = _changed(make_results(), main_strategy="seq-ft")
     table = tables.summary_table(results)
     assert table.rows[0][0] == "Plain fine-tuning"
