@@ -429,9 +429,6 @@ from factories_compare import write_run
 from duet.comparison.ranking import compare
 from duet.comparison.runs import find_runs
 from duet.comparison.page import as_markdown
-from duet.comparison.ranking import compare
-from duet.comparison.runs import find_runs
-from duet.comparison.page import as_markdown
 from duet.report.figures import figures
 from duet.report.tables import definition_table, summary_table
 from duet.results.files import load_results
