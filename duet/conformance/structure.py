@@ -24,7 +24,7 @@ def check_row(case: Case, folder: Path) -> None:
     assert case.engine.name == case.family, f"`name` is {case.engine.name}, not {case.family}"
     assert case.engine.licence == row.licence, "the licence is not the row's"
     assert family_of(case.architecture) == case.family, f"{case.architecture} is another family's"
-    # Bases and references are trained once for all methods, as rows.
+    # Bases and references are trained once for all strategies, as rows.
     assert row.heads.get("rows") == "rows", "every family needs the head form `rows`"
 
 

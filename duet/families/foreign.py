@@ -60,7 +60,7 @@ def read_foreign(
     Args:
         model: The model.
         name: Name that its classes get as an increment; that of the file when left out.
-        head: The head form that a method would ask for.
+        head: The head form that a strategy would ask for.
         architecture: The only one to try where the file has to be recognised.
 
     Returns:

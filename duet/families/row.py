@@ -19,7 +19,7 @@ class FamilyRow:
         summary: One line for people.
         licence: SPDX identifier of the engine, stamped into every file.
         architectures: Pattern of its architecture names.
-        heads: The head form that it builds for each form that a method asks for.
+        heads: The head form that it builds for each form that a strategy asks for.
         files: What its engine writes: suffixes of files, or names of a file in a folder.
         leaves_out: Whether its loss can leave known classes out that nobody labelled.
         install: What `pip install` is given to get its engine; empty if the package brings it.
@@ -36,7 +36,7 @@ class FamilyRow:
     install: str = ""
 
     def head_form(self, wanted: str, family: str) -> HeadForm:
-        """Return the head form that the family builds where a method asks for ``wanted``.
+        """Return the head form that the family builds where a strategy asks for ``wanted``.
 
         Raises:
             ConfigError: It has none.

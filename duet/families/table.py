@@ -108,7 +108,7 @@ def family_of(architecture: str) -> str:
 
 
 def head_form(family: str, wanted: str) -> HeadForm:
-    """Return the head form that a family builds where a method asks for ``wanted``.
+    """Return the head form that a family builds where a strategy asks for ``wanted``.
 
     Raises:
         ConfigError: It has none.

@@ -624,7 +624,7 @@ def test_a_killed_increment_ends_in_the_same_bits(tmp_path: Path, data: Slice) -
     }  # fmt: skip
 
 
-METHOD = Strategy(
+STRATEGY = Strategy(
     name="duet", head="rows", merge=MergeChoice(method="average"), refit=Refit(epochs=2, lr=2e-3),
     distill=Distillation(weight=0.5), directional=Directional(weight=0.01),
 )  # fmt: skip
@@ -646,8 +646,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Any:
             schedule=micro_schedule(epochs=EPOCHS, batch=8, lr=2e-3, warmup_epochs=1), seed=3,
             lab=Lab(folder / "lab", run=here),
         )  # fmt: skip
-        results = run_chain(setting, METHOD)
-        keep_chain(folder / "run", setting, METHOD, results)
+        results = run_chain(setting, STRATEGY)
+        keep_chain(folder / "run", setting, STRATEGY, results)
         yield folder, setting, results
     shutil.rmtree(folder / "lab")
 

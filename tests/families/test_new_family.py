@@ -93,7 +93,7 @@ def test_a_name_of_duets_own_cannot_be_taken(
 
 
 def write_series(folder: Path) -> Path:
-    """Write coloured squares of two domains as YOLO data, θ_0, a schedule, a method, a series."""
+    """Write coloured squares of two domains as YOLO data, θ_0, a schedule, a strategy, a series."""
     for domain, classes in {"day": OLD, "night": NEW}.items():
         for split, count in {"train": 8, "val": 5}.items():
             for kind in ("images", "labels"):
@@ -114,7 +114,7 @@ def write_series(folder: Path) -> Path:
             "epochs": 30, "batch": 4, "image_size": SIZE, "lr": 0.01, "warmup_epochs": 0,
             "fisher_images": 4, "augmentation": {"saturation": 0, "brightness": 0.1},
         },
-        "method": {
+        "strategy": {
             "name": "short", "head": "towers", "merge": {"method": "average"},
             "refit": {"epochs": 10, "lr": 0.01}, "distill": {"weight": 0.1},
         },
@@ -146,7 +146,7 @@ def objects(document: dict[str, Any]) -> list[list[Any]]:
 def test_dots_learn_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     series, out = write_series(tmp_path), tmp_path / "run"
     done = make.duet_here(
-        capsys, "run", series, "--strategy", tmp_path / "method.yaml", "--out", out, "--jobs", 1,
+        capsys, "run", series, "--strategy", tmp_path / "strategy.yaml", "--out", out, "--jobs", 1,
         "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
