@@ -9,6 +9,7 @@ engine's checkpoints, which are float16.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +36,7 @@ JOB_VARIABLE = "DUET_JOB"
 Engine: Any = object
 
 
-class StageTrainer(Engine):  # type: ignore[misc]
+class StageTrainer(ABC, Engine):  # type: ignore[misc]
     """Train the last part of a detector (and, unless frozen, its shared tensors).
 
     Attributes:
@@ -67,9 +68,9 @@ class StageTrainer(Engine):  # type: ignore[misc]
         """Build the previous detector, BatchNorm folded into the convolutions."""
         return cast("nn.Module", self.build.inference_model(state).fuse(verbose=False))
 
+    @abstractmethod
     def class_rows(self, model: Any) -> list[nn.Parameter]:
         """Return the parameters that hold one row per class: the rows of all increments."""
-        raise NotImplementedError
 
     def held(self, name: str) -> bool:
         """Tell whether the head form keeps a shared tensor as it is."""
@@ -78,16 +79,16 @@ class StageTrainer(Engine):  # type: ignore[misc]
     def silence(self, model: Any, classes: list[int]) -> None:
         """Take classes out of the detector loss: nobody labelled them in these images.
 
-        Asked only of families whose row says that they can (`FamilyRow.leaves_out`).
+        Not abstract: asked only of families whose row says that they can (`FamilyRow.leaves_out`).
         """
         raise NotImplementedError
 
     def watch(self, model: Any) -> None:
         """Hook what `distillation` needs onto the model in training and onto the teacher."""
 
+    @abstractmethod
     def distillation(self, model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (L*_cls, L*_box) for a batch ``(B, 3, S, S)`` that the model has just seen."""
-        raise NotImplementedError
 
     # ---- data -----------------------------------------------------------------------------
 
