@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from duet.aliases import match_classes
 from duet.errors import ModelError
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
 from duet.families.images import prepare_batch
 from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
+from duet.families.table import class_rows
 from duet.images import Fit
 from duet.increments.base import StartWeights
 from duet.increments.forms import HeadForm
@@ -60,21 +62,13 @@ class Family(ABC):
         """Return a stock detector with random weights from the global generator."""
 
     @abstractmethod
-    def initial_part(
-        self,
-        start: StartWeights,
-        head: HeadForm,
-        classes: Sequence[str],
-        *,
-        architecture: str,
-        seed: int,
-    ) -> Tensors:
-        """Return the tensors of a new head part, as named by `RoleRules.split_roles`.
+    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+        """Return class rows that have learned nothing, the same for the same seed.
 
         Args:
-            start: A stock detector; rows of classes that it knows by name come from it.
-            head: Head form that is built.
-            classes: Classes of the part.
+            like: The own tensors of another part; of its class rows all but the first dimension
+                count.
+            classes: Number of rows.
             architecture: Of the detector.
             seed: Of what is random; the global generator stays untouched.
         """
@@ -152,6 +146,33 @@ class Family(ABC):
             seed=seed,
         )  # fmt: skip
         return StartWeights({**start.tensors, **self.whole(state)}, tuple(classes))
+
+    def initial_part(
+        self,
+        start: StartWeights,
+        head: HeadForm,
+        classes: Sequence[str],
+        *,
+        architecture: str,
+        seed: int,
+    ) -> Tensors:
+        """Return the tensors of a new head part, as named by `RoleRules.split_roles`.
+
+        Args:
+            start: A stock detector; rows of classes that it knows by name come from it, and all
+                that is no class row.
+            head: Head form that is built.
+            classes: Classes of the part.
+            architecture: Of the detector.
+            seed: Of what is random; the global generator stays untouched.
+        """
+        own = self.rules.split_roles(start.tensors, head).own
+        fresh = self.fresh_rows(own, len(classes), architecture=architecture, seed=seed)
+        rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
+        by_class = class_rows(self.rules, head, own)
+        return {
+            name: rows[name] if name in by_class else tensor.clone() for name, tensor in own.items()
+        }
 
     def whole(self, state: DetectorState) -> Tensors:
         """Return the tensors of a stock detector with the last part of a state as its head."""
@@ -233,3 +254,31 @@ class Family(ABC):
 
     def _form(self, wanted: str) -> HeadForm:
         return self.row.head_form(wanted, self.name)
+
+
+def start_rows(
+    fresh: Tensors, known: Tensors, *, classes: Sequence[str], known_classes: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Return fresh rows, those of classes that are known by name (`duet.aliases`) taken over.
+
+    Args:
+        fresh: One row per class of ``classes``.
+        known: Has tensors of the same names, one row per class of ``known_classes``.
+        classes: Classes of the new part.
+        known_classes: Classes of the start weights; empty if they are not known.
+
+    Raises:
+        ModelError: The start weights have other rows than classes.
+    """
+    for name in fresh if known_classes else ():
+        if len(known[name]) != len(known_classes):
+            raise ModelError(
+                f"the start weights have {len(known[name])} rows in '{name}', but name "
+                f"{len(known_classes)} classes",
+                remedy="the file is damaged: take it from its source again",
+            )
+    rows = {name: tensor.clone() for name, tensor in fresh.items()}
+    for wanted, found in match_classes(classes, known_classes).items():
+        for name, tensor in rows.items():
+            tensor[list(classes).index(wanted)] = known[name][list(known_classes).index(found)]
+    return rows

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from duet.aliases import match_classes
 from duet.errors import ModelError, did_you_mean, together
 from duet.families.family import Family
 from duet.families.protocol import RoleRules, Roles
@@ -35,30 +34,6 @@ class RowsFamily(Family):
     """
 
     fit = "stretch"
-
-    def fresh_rows(self, like: Tensors, classes: int, *, seed: int) -> Tensors:
-        """Return class rows that have learned nothing, the same for the same seed.
-
-        Args:
-            like: The own tensors of another part; all but the first dimension count.
-            classes: Number of rows.
-            seed: Of what is random; the global generator stays untouched.
-        """
-        raise NotImplementedError
-
-    def initial_part(
-        self,
-        start: StartWeights,
-        head: HeadForm,
-        classes: Sequence[str],
-        *,
-        architecture: str,
-        seed: int,
-    ) -> Tensors:
-        """Return rows for ``classes``: those that ``start`` knows by name, fresh ones else."""
-        own = self.rules.split_roles(start.tensors, head).own
-        fresh = self.fresh_rows(own, len(classes), seed=seed)
-        return start_rows(fresh, own, classes=classes, known_classes=start.classes)
 
     def weights(self, path: Path) -> StartWeights:
         """Read θ_0 as duet stores it; errors as `load_start`."""
@@ -164,34 +139,6 @@ def cut_rows(own: Tensors, like: Sequence[HeadPart]) -> tuple[HeadPart, ...]:
         replace(part, tensors={name: rows[index].clone() for name, rows in cut.items()})
         for index, part in enumerate(like)
     )
-
-
-def start_rows(
-    fresh: Tensors, known: Tensors, *, classes: Sequence[str], known_classes: Sequence[str]
-) -> dict[str, torch.Tensor]:
-    """Return fresh rows, those of classes that are known by name (`duet.aliases`) taken over.
-
-    Args:
-        fresh: One row per class of ``classes``.
-        known: Has tensors of the same names, one row per class of ``known_classes``.
-        classes: Classes of the new part.
-        known_classes: Classes of the start weights; empty if they are not known.
-
-    Raises:
-        ModelError: The start weights have other rows than classes.
-    """
-    for name in fresh if known_classes else ():
-        if len(known[name]) != len(known_classes):
-            raise ModelError(
-                f"the start weights have {len(known[name])} rows in '{name}', but name "
-                f"{len(known_classes)} classes",
-                remedy="the file is damaged: take it from its source again",
-            )
-    rows = {name: tensor.clone() for name, tensor in fresh.items()}
-    for wanted, found in match_classes(classes, known_classes).items():
-        for name, tensor in rows.items():
-            tensor[list(classes).index(wanted)] = known[name][list(known_classes).index(found)]
-    return rows
 
 
 def drop_classes(rules: RoleRules, part: HeadPart, names: Iterable[str]) -> HeadPart | None:

@@ -245,7 +245,7 @@ class DotsFamily(RowsFamily):
         """Return a detector with random weights."""
         return Dots(WIDTHS[architecture], classes).state_dict()
 
-    def fresh_rows(self, like: Tensors, classes: int, *, seed: int) -> Tensors:
+    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
         """Return class rows that have learned nothing, in the shapes of ``like``."""
         # A generator of its own: chains run in threads, and the global one would mix their draws.
         generator = torch.Generator().manual_seed(seed)

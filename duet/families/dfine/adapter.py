@@ -45,8 +45,8 @@ class DFineFamily(RowsFamily):
             for name, tensor in roles.without_aliases(model.state_dict()).items()
         }
 
-    def fresh_rows(self, like: Tensors, classes: int, *, seed: int) -> Tensors:
-        """Return quiet class rows; see `RowsFamily.fresh_rows`."""
+    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+        """Return quiet class rows; see `Family.fresh_rows`."""
         # A generator of its own: chains run in threads, and the global one would mix their draws.
         generator = torch.Generator().manual_seed(seed)
         return {name: build.fresh_row(like[name], classes, generator) for name in sorted(like)}

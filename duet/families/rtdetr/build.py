@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,14 +12,13 @@ from ultralytics.nn.modules.head import RTDETRDecoder
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from duet.errors import ModelError
-from duet.families.rows import cut_rows, join_rows, start_rows
+from duet.families.rows import cut_rows, join_rows
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, TrainingRTDETRDecoder, resize_classes
 from duet.families.rtdetr.roles import CLASS_ROWS, architecture_file, own_pattern, split_roles
 from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.models import load_part, load_stock, set_classes
 from duet.families.ultralytics.names import description, head_prefix
-from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
 
 PRIOR = 0.01
@@ -44,31 +42,18 @@ def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
     return model
 
 
-def initial_part(
-    start: StartWeights, head: HeadForm, classes: Sequence[str], *, architecture: str, seed: int
-) -> Tensors:
-    """Return a fresh head part; rows of classes that ``start`` knows by name come from it.
-
-    Args:
-        start: A stock detector to start from (θ_0's or the previous increment's).
-        head: Head form.
-        classes: Names of the new classes.
-        architecture: Not asked: the start has a decoder of it.
-        seed: Of the random rows.
-    """
-    own = split_roles(start.tensors, head).own
+def fresh_rows(like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+    """Return quiet class rows; see `Family.fresh_rows`."""
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
-    fresh = {
-        name: _fresh_rows(name, len(classes), own[name].shape[1:], generator)
-        for name in sorted(own)
+    return {
+        name: _fresh_row(name, classes, like[name].shape[1:], generator)
+        for name in sorted(like)
         if CLASS_ROWS.match(name)
     }
-    rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
-    return {name: tensor.clone() for name, tensor in own.items()} | rows
 
 
-def _fresh_rows(
+def _fresh_row(
     name: str, count: int, shape: torch.Size, generator: torch.Generator
 ) -> torch.Tensor:
     if name.endswith(".bias"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -49,17 +48,9 @@ class UltralyticsFamily(Family):
     kind: Kind
     heads: tuple[type, ...]
 
-    def initial_part(
-        self,
-        start: StartWeights,
-        head: HeadForm,
-        classes: Sequence[str],
-        *,
-        architecture: str,
-        seed: int,
-    ) -> Tensors:
-        """Return fresh class rows, and all else of the part as in ``start``."""
-        return self.build.initial_part(start, head, classes, architecture=architecture, seed=seed)
+    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+        """Return fresh class rows; see `Family.fresh_rows`."""
+        return self.build.fresh_rows(like, classes, architecture=architecture, seed=seed)
 
     def head_of(self, architecture: str) -> str:
         """Return the name prefix of the head, such as ``model.23.``."""

@@ -9,24 +9,15 @@ from typing import Any, Protocol
 from torch import nn
 
 from duet.families.tensors import require_fit
-from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
 
 
 class Build(Protocol):
     """The module ``build`` of a family on this engine: from tensors to modules and back."""
 
-    def initial_part(
-        self,
-        start: StartWeights,
-        head: HeadForm,
-        classes: Sequence[str],
-        *,
-        architecture: str,
-        seed: int,
-    ) -> Tensors:
-        """Return a fresh head part; see `Family.initial_part`."""
+    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+        """Return fresh class rows; see `Family.fresh_rows`."""
         ...
 
     def inference_model(self, state: DetectorState) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -14,7 +13,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
 from duet.families.decode import Layout
-from duet.families.rows import cut_rows, start_rows
+from duet.families.rows import cut_rows
 from duet.families.tensors import plain_tensors
 from duet.families.ultralytics.models import load_part, load_stock, set_classes
 from duet.families.ultralytics.names import description, head_prefix
@@ -27,8 +26,7 @@ from duet.families.yolo.heads import (
 )
 from duet.families.yolo.roles import OWN, architecture_file, split_roles, tower_width
 from duet.families.yolo.towers import ClassTowers
-from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
 
 PLAIN_HEADS = (Detect, v10Detect)
@@ -67,20 +65,9 @@ def narrowest_towers(architecture: str) -> int:
     return int(head.cv3[0][-1].in_channels)
 
 
-def initial_part(
-    start: StartWeights, head: HeadForm, classes: Sequence[str], *, architecture: str, seed: int
-) -> Tensors:
-    """Return a fresh head part: towers as in ``start``, and rows of the classes that it knows.
-
-    Args:
-        start: A stock detector to start from (θ_0's or the previous increment's).
-        head: Head form.
-        classes: Names of the part's classes; known ones are found by `duet.aliases`.
-        architecture: Architecture file of the engine.
-        seed: Of the random rows; their bias starts at the engine's prior.
-    """
-    own = split_roles(start.tensors, head).own
-    stock = stock_model(architecture, len(classes), tower_width(own)).model[-1]
+def fresh_rows(like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+    """Return fresh class rows, whose bias starts at the engine's prior; see `Family.fresh_rows`."""
+    stock = stock_model(architecture, classes, tower_width(like)).model[-1]
     # A generator of its own: chains run in threads, and the global one would mix their draws.
     generator = torch.Generator().manual_seed(seed)
     fresh: dict[str, torch.Tensor] = {}
@@ -88,14 +75,13 @@ def initial_part(
         weight = torch.empty_like(stock.cv3[level][-1].weight)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         # The engine's prior: about 0.01 objects per cell of a 640 px image.
-        prior = math.log(5 / len(classes) / (640 / stride) ** 2)
-        bias = torch.full((len(classes),), prior)
+        prior = math.log(5 / classes / (640 / stride) ** 2)
+        bias = torch.full((classes,), prior)
         for branch in ("", "one2one_"):  # of an end-to-end head start alike, as in the engine
             name = f"{branch}cv3.{level}.2"
-            if f"{name}.weight" in own:
+            if f"{name}.weight" in like:
                 fresh |= {f"{name}.weight": weight.detach(), f"{name}.bias": bias}
-    rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
-    return {name: tensor.clone() for name, tensor in own.items()} | rows
+    return fresh
 
 
 def inference_model(state: DetectorState) -> DetectionModel:
