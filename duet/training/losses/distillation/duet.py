@@ -12,7 +12,13 @@ import torch
 from torch.nn.functional import kl_div
 
 from duet.training.losses.distillation.proposals import query_box_distillation
-from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+from duet.training.losses.distillation.responses import (
+    Anchors,
+    Losses,
+    Places,
+    Quantiles,
+    masked_mean,
+)
 
 
 def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Losses:
@@ -53,7 +59,7 @@ def class_distillation(
     peak_BA = teacher_BCA.amax(1)
     selected_BA = peak_BA >= _quantile(peak_BA, quantile)
     distance_BA = (student_BCA - teacher_BCA).square().sum(1)
-    return _masked_mean(distance_BA, selected_BA)
+    return masked_mean(distance_BA, selected_BA)
 
 
 def box_distillation(
@@ -86,17 +92,13 @@ def box_distillation(
     spread_BA = teacher_BXA.var(1)
     selected_BA = spread_BA <= _quantile(spread_BA, quantile)
     if bins == 1:
-        return _masked_mean((student_BXA - teacher_BXA).square().mean(1), selected_BA)
+        return masked_mean((student_BXA - teacher_BXA).square().mean(1), selected_BA)
     student = student_BXA.reshape(batch, channels // bins, bins, anchors).log_softmax(2)
     teacher = teacher_BXA.reshape(batch, channels // bins, bins, anchors).log_softmax(2)
     # kl_div(input=log q, target=log p) is KL(p ‖ q): the student comes first in the paper.
     divergence = kl_div(teacher, student, reduction="none", log_target=True)
-    return _masked_mean(divergence.sum(2).mean(1), selected_BA)
+    return masked_mean(divergence.sum(2).mean(1), selected_BA)
 
 
 def _quantile(values_BA: torch.Tensor, quantile: float) -> torch.Tensor:
     return torch.quantile(values_BA.float(), quantile, dim=1, keepdim=True)
-
-
-def _masked_mean(values_BA: torch.Tensor, mask_BA: torch.Tensor) -> torch.Tensor:
-    return (values_BA * mask_BA).sum() / mask_BA.sum().clamp_(min=1)

@@ -14,7 +14,13 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import kl_div
 
-from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+from duet.training.losses.distillation.responses import (
+    Anchors,
+    Losses,
+    Places,
+    Quantiles,
+    masked_mean,
+)
 
 DEVIATIONS = 2.0
 """Standard deviations above the mean from which a response counts."""
@@ -38,7 +44,7 @@ def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Loss
     batch, channels, anchors = raw_t.shape
     if teacher.bins == 1:
         kept_BA = _suppressed(sure_BA, teacher)
-        return classes, _mean_of((raw_s - raw_t).square().mean(1), kept_BA)
+        return classes, masked_mean((raw_s - raw_t).square().mean(1), kept_BA)
     shape = (batch, channels // teacher.bins, teacher.bins, anchors)
     raw_s, raw_t = raw_s.reshape(shape), raw_t.reshape(shape)
     # One peak per side; an anchor counts by the mean of its four.
@@ -46,14 +52,14 @@ def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Loss
     soft_s = (raw_s / TEMPERATURE).log_softmax(2)
     soft_t = (raw_t / TEMPERATURE).log_softmax(2)
     divergence_BA = kl_div(soft_s, soft_t, reduction="none", log_target=True).sum(2).mean(1)
-    return classes, _mean_of(divergence_BA * TEMPERATURE**2, kept_BA)
+    return classes, masked_mean(divergence_BA * TEMPERATURE**2, kept_BA)
 
 
 def of_places(student: Places, teacher: Places, quantiles: Quantiles) -> Losses:
     """Return the same of an encoder's proposals, whose boxes the certain classes choose."""
     sure_BA = stands_out(teacher.scores.detach().float().amax(1))
     distance_BA = (student.boxes.float() - teacher.boxes.detach().float()).abs().sum(-1)
-    return _class_loss(student.scores, teacher.scores, sure_BA), _mean_of(distance_BA, sure_BA)
+    return _class_loss(student.scores, teacher.scores, sure_BA), masked_mean(distance_BA, sure_BA)
 
 
 def stands_out(responses_BA: torch.Tensor) -> torch.Tensor:
@@ -66,7 +72,7 @@ def _class_loss(
     student_BCA: torch.Tensor, teacher_BCA: torch.Tensor, sure_BA: torch.Tensor
 ) -> torch.Tensor:
     distance = (student_BCA.float() - teacher_BCA.detach().float()).square().sum(1)
-    return _mean_of(distance, sure_BA)
+    return masked_mean(distance, sure_BA)
 
 
 def _suppressed(kept_BA: torch.Tensor, teacher: Anchors) -> torch.Tensor:
@@ -81,7 +87,3 @@ def _suppressed(kept_BA: torch.Tensor, teacher: Anchors) -> torch.Tensor:
         best = nms(boxes_BA4[image, places], certainty_BA[image, places], SUPPRESSION)
         left[image, places[best]] = True
     return left
-
-
-def _mean_of(values_BA: torch.Tensor, mask_BA: torch.Tensor) -> torch.Tensor:
-    return (values_BA * mask_BA).sum() / mask_BA.sum().clamp_(min=1)

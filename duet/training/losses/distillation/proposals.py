@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 
+from duet.training.losses.distillation.responses import masked_mean
+
 
 def query_box_distillation(
     student_BN4: torch.Tensor,
@@ -36,4 +38,4 @@ def query_box_distillation(
     scores_BN = teacher_scores_BN.detach().float()
     selected_BN = scores_BN >= torch.quantile(scores_BN, quantile, dim=1, keepdim=True)
     distance_BN = (student_BN4.float() - teacher_BN4.detach().float()).abs().sum(-1)
-    return (distance_BN * selected_BN).sum() / selected_BN.sum().clamp_(min=1)
+    return masked_mean(distance_BN, selected_BN)

@@ -55,3 +55,8 @@ class Quantiles:
 
     scores: float = 0.75
     boxes: float = 0.75
+
+
+def masked_mean(values_BA: torch.Tensor, mask_BA: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the values that a bool mask selects, a scalar; 0 where it selects none."""
+    return (values_BA * mask_BA).sum() / mask_BA.sum().clamp_(min=1)
