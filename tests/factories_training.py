@@ -36,21 +36,29 @@ class Here:
 
 
 @contextmanager
+def settled() -> Iterator[pytest.MonkeyPatch]:
+    """Undo afterwards what the engine's trainings in this process leave behind."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DUET_JOB", "")
+        yield patch
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@contextmanager
 def trained_here() -> Iterator[Here]:
     """Give what trains in this process, and undo afterwards what the engine does to a process.
 
     A command says nothing of where it trains, so its labs are told, too.
     """
-    threads, here, begin = torch.get_num_threads(), Here(), Lab.__post_init__
+    here, begin = Here(), Lab.__post_init__
 
     def begin_here(lab: Lab) -> None:
         begin(lab)
         if lab.run is run_worker:
             lab.run = here
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUET_JOB", "")
+    with settled() as patch:
         patch.setattr(Lab, "__post_init__", begin_here)
         yield here
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ import torch
 from factories_heads import YOLO26N, YOLOV10N, lively
 from factories_states import moved
 from factories_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
+from factories_training import settled
 from factories_yolo import class_groups, make_job, make_slice, make_state, micro_schedule
 
 from duet.families.ultralytics import pseudo
@@ -35,13 +36,9 @@ PSEUDO = {"old_negatives": "pseudo", "pseudo": PseudoLabels(confidence=0.05)}
 
 
 @pytest.fixture(autouse=True)
-def _process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a training in this process leaves behind."""
-    monkeypatch.setenv("DUET_JOB", "")
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+def _process_state() -> Iterator[None]:
+    with settled():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from factories_training import settled
 
 from duet.cli.main import cli
 from duet.conformance.case import NEW, OLD, Case, squares
@@ -43,13 +44,9 @@ FORMS: tuple[HeadForm, ...] = ("rows", "parallel")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _engine_leaves_no_trace() -> Iterator[None]:
-    threads, before = torch.get_num_threads(), dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+def _process_state() -> Iterator[None]:
+    with settled():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import torch
 from factories_series import listing
 from factories_states import moved
 from factories_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
+from factories_training import settled
 from factories_yolo import (
     FORMS,
     class_groups,
@@ -52,13 +53,9 @@ IMAGES = 8
 
 
 @pytest.fixture(autouse=True)
-def _process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a training in this process leaves behind."""
-    monkeypatch.setenv("DUET_JOB", "")
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+def _process_state() -> Iterator[None]:
+    with settled():
+        yield
 
 
 @pytest.fixture(scope="module")

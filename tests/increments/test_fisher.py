@@ -17,6 +17,7 @@ import pytest
 import torch
 from factories_increments import make_increment, rewrite
 from factories_states import moved
+from factories_training import settled
 from factories_yolo import FORMS, class_groups, make_job, make_slice, make_state, micro_schedule
 from safetensors.torch import load_file, save_file
 from ultralytics.cfg import get_cfg
@@ -45,12 +46,9 @@ BF16 = 2**-8
 
 
 @pytest.fixture(autouse=True)
-def _process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DUET_JOB", "")
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+def _process_state() -> Iterator[None]:
+    with settled():
+        yield
 
 
 @pytest.fixture(scope="module")
