@@ -30,6 +30,7 @@ from duet.export import export as export_module
 from duet.export import formats
 from duet.export.export import export_detector, exportable_of, whole_export
 from duet.export.formats import FORMATS, Tolerance
+from duet.export.formats.machines import require_coreml
 from duet.export.matching import FLOOR, differences
 from duet.export.parity import Parity, as_function, measure, sample_images
 from duet.families.exportable import ExportFacts
@@ -573,6 +574,16 @@ def test_machines_that_cannot_write_a_format(
     for form, problem in (("engine", "NVIDIA GPU"), ("coreml", "numpy"), ("tflite", "riscv64")):
         with pytest.raises(ConfigError, match=problem):
             export_detector(folder, tmp_path / f"m{FORMATS[form].suffix}", form)
+
+
+@pytest.mark.parametrize("version", ["2.4.0rc1", "2.4.0.dev0"])
+def test_a_numpy_to_come_is_too_new_for_core_ml(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np, "__version__", version)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(ConfigError, match=version):
+        require_coreml()
 
 
 @pytest.mark.parametrize(

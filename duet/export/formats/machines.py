@@ -7,7 +7,7 @@ import sys
 
 from duet.errors import ConfigError
 
-NEWEST_NUMPY = (2, 3, 5)
+NEWEST_NUMPY = "2.3.5"
 """coremltools 9 fails with numpy 2.4 (apple/coremltools issue 2633)."""
 
 
@@ -33,13 +33,14 @@ def require_coreml() -> None:
         ConfigError: It is one of the two.
     """
     import numpy
+    from numpy.lib import NumpyVersion
 
     if sys.platform == "win32":
         raise ConfigError("Core ML packages can be written on macOS and Linux only")
-    if tuple(int(part) for part in numpy.__version__.split(".")[:3]) > NEWEST_NUMPY:
+    if NumpyVersion(numpy.__version__) > NEWEST_NUMPY:
         raise ConfigError(
-            f"coremltools needs numpy up to 2.3.5, but got {numpy.__version__}",
-            remedy='pip install "numpy<=2.3.5", best in an environment of its own',
+            f"coremltools needs numpy up to {NEWEST_NUMPY}, but got {numpy.__version__}",
+            remedy=f'pip install "numpy<={NEWEST_NUMPY}", best in an environment of its own',
         )
 
 
