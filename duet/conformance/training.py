@@ -32,8 +32,8 @@ def check_learns(case: Case, folder: Path) -> None:
     form = case.forms[0]
     old = squares(folder / "old", OLD, count=IMAGES, size=case.image_size)
     new = squares(folder / "new", NEW, count=IMAGES, size=case.image_size)
+    first = case.start(form)  # loads the engine, and what that sets is to stay
     with _settled():
-        first = case.start(form)
         base = train(case, folder / "base", first, old, phase="base")
         grown = case.engine.grow(base, classes=NEW, increment="second", seed=4, source=None)
         trained = train(
