@@ -146,7 +146,9 @@ def layer_counts(file: Path) -> tuple[int, int]:
     return backbone, backbone + len(content["head"])
 
 
-@functools.cache  # asked once for each tensor of a training, and YAML takes milliseconds to read
+# Asked for every architecture that a file may be, and YAML takes milliseconds to read. The path is
+# key enough: these files change with the engine's code or duet's, which a process loads once, too.
+@functools.cache
 def _read(file: Path) -> dict[str, Any]:
     import yaml
 

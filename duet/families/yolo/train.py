@@ -49,9 +49,13 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
 
     def held(self, name: str) -> bool:
         """Tell whether the head form keeps a shared tensor as it is: towers share a box tower."""
-        prefix = roles.head_of(self.start.architecture)
-        local = name.removeprefix(prefix)
+        local = name.removeprefix(self._prefix)
         return self.job.head == "towers" and local != name and bool(roles.BOX_TOWER.match(local))
+
+    @functools.cached_property
+    def _prefix(self) -> str:
+        """Name prefix of the head; `held` is asked for every tensor."""
+        return roles.head_of(self.start.architecture)
 
     def silence(self, model: Any, classes: list[int]) -> None:
         """Take classes out of the detector loss: its class term weighs them with 0."""
