@@ -23,7 +23,6 @@ from duet.families.exportable import Exportable
 from duet.families.images import prepare_batch
 from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
-from duet.families.table import class_rows
 from duet.images import Fit
 from duet.increments.base import StartWeights
 from duet.increments.forms import HeadForm
@@ -169,10 +168,8 @@ class Family(ABC):
         own = self.rules.split_roles(start.tensors, head).own
         fresh = self.fresh_rows(own, len(classes), architecture=architecture, seed=seed)
         rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
-        by_class = class_rows(self.rules, head, own)
-        return {
-            name: rows[name] if name in by_class else tensor.clone() for name, tensor in own.items()
-        }
+        is_row = self.rules.CLASS_ROWS.match
+        return {name: rows[name] if is_row(name) else t.clone() for name, t in own.items()}
 
     def whole(self, state: DetectorState) -> Tensors:
         """Return the tensors of a stock detector with the last part of a state as its head."""
