@@ -44,6 +44,6 @@ class FamilyRow:
         if wanted not in self.heads:
             raise ConfigError(
                 f"the family '{family}' has no head form '{wanted}'",
-                remedy=f"choose a method with one of: {', '.join(self.heads)}",
+                remedy=f"choose a strategy with one of: {', '.join(self.heads)}",
             )
         return self.heads[wanted]

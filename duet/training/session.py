@@ -167,7 +167,7 @@ class Session:
         return ModelError(
             f"training diverged in epoch {epoch + 1}: {how}",
             where=str(self.folder),
-            remedy="lower the learning rate or the loss weights of the method",
+            remedy="lower the learning rate or the loss weights of the strategy",
         )
 
 
