@@ -122,6 +122,11 @@ class DetectorState:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over all tensors and over what they mean (family, head, classes)."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        # A state is a value: nobody writes into its tensors, so that they are hashed once.
         meaning = {
             "family": self.family,
             "architecture": self.architecture,

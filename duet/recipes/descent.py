@@ -38,8 +38,10 @@ def require_descent(plan: Plan, opened: Opened, base: Tensors) -> None:
     number = base_of(plan)
     if number is None or (source := plan.sources[number]).entry.scale != 1:
         return
-    got = _state(source, base, opened.buffers, opened.trained).fingerprint()
     children = [one for one in plan.sources if one.parent is not None and one.index == 1]
+    if not children:
+        return
+    got = _state(source, base, opened.buffers, opened.trained).fingerprint()
     strangers = [child for child in children if child.parent != got]
     if strangers:
         names = ", ".join(f"'{child.name}'" for child in strangers)

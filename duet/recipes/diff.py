@@ -22,7 +22,7 @@ from duet.recipes.sources import Opened, Source, describe, describe_state, open_
 from duet.recipes.weight_diff import Weights, compare_weights
 from duet.vectors.tensors import Tensors
 from duet.weights import find
-from duet.weights.start import Start, start_fingerprint
+from duet.weights.start import Start
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _base(start: Path | None, sides: Sequence[Side], *, strict: bool) -> Tensors
     for side in sides:
         source = side.source
         shared = whole.shared(source.head)
-        got = start_fingerprint(shared) if source.base is not None else None
+        got = whole.fingerprint(source.head) if source.base is not None else None
         if got != source.base:
             if not strict:
                 return None

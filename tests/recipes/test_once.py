@@ -1,10 +1,12 @@
-"""What a command reads, it reads once: manifests here, foreign files and images in their tests."""
+"""What a command reads, it reads once: manifests and tensors here, images in tests of their own."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import factories_run as make
@@ -13,6 +15,8 @@ import pytest
 from duet.errors import ModelError
 from duet.increments import manifest
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
+from duet.vectors import tensors
+from duet.weights import start
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +36,32 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("command", ["merge", "log", "diff", "revert", "scale", "eval", "predict"])
-def test_a_manifest_is_parsed_once_a_command(
-    command: str, base: Path, tmp_path: Path, parsed: Counter[str],
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count how often each set of tensors is hashed, by its hash."""
+    counts = Counter[str]()
+
+    class Counted:
+        def __init__(self) -> None:
+            self.digest = hashlib.sha256()
+            self.update = self.digest.update
+
+        def hexdigest(self) -> str:
+            found = self.digest.hexdigest()
+            counts[found] += 1
+            return found
+
+    monkeypatch.setattr(tensors, "hashlib", SimpleNamespace(sha256=Counted))
+    start._fingerprint.cache_clear()
+    return counts
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["merge", "log", "diff", "revert", "scale", "drop-class", "eval", "export", "predict"],
+)
+def test_manifests_are_parsed_and_tensors_hashed_once_a_command(
+    command: str, base: Path, tmp_path: Path, parsed: Counter[str], hashed: Counter[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run, series = make.finished_run(base)[0], make.tiny(base).series
@@ -47,13 +74,16 @@ def test_a_manifest_is_parsed_once_a_command(
         "diff": (first, last),
         "revert": (last, "comic", "--out", tmp_path / "out"),
         "scale": (last, "comic", 0.5, "--out", tmp_path / "out"),
+        "drop-class": (last, "aeroplane", "--out", tmp_path / "out"),
         "eval": (last, series, "--split", "val"),
+        "export": (last, "--to", "onnx", "--out", tmp_path / "out.onnx"),
         "predict": (last, image, "--out", tmp_path / "out"),
     }
     done = make.duet_here(capsys, command, *words[command])
     assert done.code == 0, done.err
-    assert parsed
-    assert {path: count for path, count in parsed.items() if count > 1} == {}
+    for counts in (parsed, hashed):
+        assert counts
+        assert {what: count for what, count in counts.items() if count > 1} == {}
 
 
 def test_a_manifest_that_changed_is_parsed_again(base: Path, tmp_path: Path) -> None:
