@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def settled() -> Iterator[pytest.MonkeyPatch]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DUET_JOB", "")
+        # "All cores" of a schedule: the other one is busy with the tests of a neighbour.
+        patch.setattr(os, "cpu_count", lambda: 1)
         yield patch
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)

@@ -106,11 +106,15 @@ def save_figure(figure: Figure, target: Path) -> None:
         DuetError: The file cannot be written.
     """
     # Neither a date nor a version string: the bytes depend on the picture alone.
-    metadata = {"Date": None} if target.suffix == ".svg" else {"Software": None}
+    options: dict[str, Any] = {"metadata": {"Date": None}}
+    if target.suffix != ".svg":
+        # Photographs: a tenth larger than at zlib's usual level, in a third of the time.
+        options = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}}
     with styled(), atomic_path(target) as temporary, warnings.catch_warnings():
         # Letters that the font lacks are drawn as boxes; a line about each helps nobody.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary, dpi=144, metadata=metadata)
+        figure.savefig(temporary, dpi=144, **options)
+    figure.set_layout_engine("none")  # another format of it need not be laid out again
 
 
 @drawn

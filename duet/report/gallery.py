@@ -88,7 +88,7 @@ def gallery_figure(run_folder: Path, results: Results, items: Sequence[GalleryIm
             plot_text(item.after.title),
         )
         for axes, picture, title in zip(grid[3 * index :], pictures, titles, strict=False):
-            axes.imshow(picture, interpolation="lanczos")
+            axes.imshow(picture, interpolation="bilinear")
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_axis_off()
     _legend(figure, results)
