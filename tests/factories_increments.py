@@ -12,9 +12,11 @@ import torch
 from duet.increments.manifest import IncrementManifest
 from duet.increments.state import HeadPart
 from duet.increments.store import IncrementFile
+from duet.merging.chunks import Span
+from duet.merging.operand import Operand
 from duet.sealed import sealed, unsealed
 from duet.vectors.task_vector import TaskVector
-from duet.vectors.tensors import fingerprint
+from duet.vectors.tensors import Tensors, fingerprint
 
 BASE = {"conv.weight": torch.tensor([[1.0, -2.0], [0.5, -0.0]]), "bn.weight": torch.ones(2)}
 
@@ -35,7 +37,7 @@ def make_part(seed: int = 0, increment: str = "comic") -> HeadPart:
     return HeadPart(("cat", "dog"), tensors, increment)
 
 
-def make_increment(**changes: Any) -> IncrementFile:
+def make_increment(*, refit: HeadPart | None = None, **changes: Any) -> IncrementFile:
     facts: dict[str, Any] = {
         "kind": "increment",
         "name": "comic",
@@ -58,7 +60,18 @@ def make_increment(**changes: Any) -> IncrementFile:
     }
     manifest = IncrementManifest(**(facts | changes))
     vector = TaskVector.between(BASE, STAGE)
-    return IncrementFile(manifest, vector, BUFFERS, make_part())
+    return IncrementFile(manifest, vector, BUFFERS, make_part(), refit)
+
+
+def applied(vector: TaskVector, base: Tensors) -> dict[str, torch.Tensor]:
+    """Return base + vector as every merge computes it."""
+    operand = Operand("stage", vector=vector.delta, correction=vector.correction)
+    return {
+        name: operand.theta(
+            Span(name, 0, delta.numel()), base[name].reshape(-1), torch.empty(delta.numel())
+        ).view(delta.shape)
+        for name, delta in vector.delta.items()
+    }
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

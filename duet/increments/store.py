@@ -6,7 +6,6 @@ to its own files by SHA-256.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Callable
@@ -105,19 +104,9 @@ class IncrementFile:
             require_fisher(self.fisher, self.vector.delta, where)
 
     @property
-    def bn_weight(self) -> float:
-        """Weight of this stage's BatchNorm statistics."""
-        return self.manifest.bn_weight
-
-    @property
     def refit_on(self) -> str | None:
         """Fingerprint of the merged shared tensors that `refit` was made on."""
         return self.manifest.refit_on
-
-    def with_refit(self, refit: HeadPart, refit_on: str) -> IncrementFile:
-        """Return a copy with the part re-fit on the shared tensors with that fingerprint."""
-        manifest = self.manifest.model_copy(update={"refit_on": refit_on})
-        return dataclasses.replace(self, manifest=manifest, refit=refit)
 
 
 @dataclass(frozen=True)

@@ -105,30 +105,6 @@ class TaskVector:
                 )
         return cls(delta=delta, base=fingerprint(theta_0), correction=correction)
 
-    def apply(self, base: Tensors) -> dict[str, torch.Tensor]:
-        """Return the stage: base + tau, on the device of ``base``.
-
-        Args:
-            base: theta_0 that the vector was made from; integer tensors are ignored.
-
-        Raises:
-            ModelError: ``base`` is not the base of this vector.
-        """
-        theta_0 = floating(base)
-        got = fingerprint(theta_0)
-        if got != self.base:
-            raise ModelError(
-                f"the vector belongs to another base: got fingerprint {got}, expected {self.base}",
-                where="task vector",
-                remedy="load the base weights that the increment's manifest names; a vector "
-                "added to other weights gives a meaningless model",
-            )
-        require_same_layout(self.delta, theta_0, "base of a task vector")
-        return {
-            name: _restore(theta_0[name], delta, self.correction.get(name))
-            for name, delta in self.delta.items()
-        }
-
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Return flat tensors for storage: `vector/<name>`, `correction/<name>.indices|values`."""
         flat = {f"{_VECTOR}{name}": tensor for name, tensor in self.delta.items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from factories_increments import BASE, BUFFERS, STAGE, make_increment, make_part, rewrite
+from factories_increments import BASE, BUFFERS, STAGE, applied, make_increment, make_part, rewrite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -65,12 +65,12 @@ def test_increment_round_trip_and_move(tmp_path: Path) -> None:
     loaded = load_increment(tmp_path / "moved")
     assert loaded.manifest == saved
     assert loaded.manifest == increment.manifest.model_copy(update={"files": saved.files})
-    assert same(loaded.vector.apply(BASE), STAGE)  # bit for bit, through the stored correction
+    assert same(applied(loaded.vector, BASE), STAGE)  # bit for bit, through the stored correction
     assert loaded.vector.correction
     assert same(loaded.buffers, BUFFERS)
     assert same(loaded.part.tensors, increment.part.tensors)
     assert (loaded.part.classes, loaded.part.increment) == (("cat", "dog"), "comic")
-    assert (loaded.refit, loaded.refit_on, loaded.bn_weight) == (None, None, 450.0)
+    assert (loaded.refit, loaded.refit_on, loaded.manifest.bn_weight) == (None, None, 450.0)
     assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == [
         "increment.safetensors",
         "manifest.json",
@@ -80,7 +80,7 @@ def test_increment_round_trip_and_move(tmp_path: Path) -> None:
 
 
 def test_refit_round_trip(tmp_path: Path) -> None:
-    increment = make_increment().with_refit(make_part(seed=5), refit_on="4" * 64)
+    increment = make_increment(refit=make_part(seed=5), refit_on="4" * 64)
     save_increment(tmp_path / "a", increment)
     loaded = load_increment(tmp_path / "a")
     assert loaded.refit is not None

@@ -13,6 +13,7 @@ import factories_detectors
 import factories_run as make
 import pytest
 import torch
+from factories_increments import applied
 from factories_states import images, moved
 from factories_training import trained_here
 from factories_yolo import (
@@ -281,7 +282,7 @@ def test_spokes_of_a_star_can_be_reverted(
     base = again(revert(tmp_path / "without", "fog"), tmp_path / "base")
     vector = load_increment(star.folder / "day").vector
     start = FAMILY.rules.split_roles(load_start(star.weights).tensors, "towers").shared
-    assert not moved(vector.apply(start), base.shared)
+    assert not moved(applied(vector, start), base.shared)
 
 
 @pytest.mark.slow
