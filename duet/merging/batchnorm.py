@@ -6,7 +6,8 @@ any weights. Averaging variances (`rule: average`) forgets that the means of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -66,9 +67,18 @@ class BatchNormFusion(Config):
             )
         return normalised([float(number) for number in images], count, where)
 
+    def with_one_more(self, before: int) -> BatchNormFusion:
+        """Return the rule for the merge of ``before`` stages and one more; uniform counts each."""
+        if self.weights != "uniform":
+            return self
+        return self.model_copy(update={"weights": (float(before), 1.0)})
+
 
 def fuse_statistics(
-    stats: Sequence[tuple[torch.Tensor, torch.Tensor]], weights: Sequence[float]
+    stats: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    weights: Sequence[float],
+    *,
+    between: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance of a mixture: the moments of the pooled data.
 
@@ -80,6 +90,7 @@ def fuse_statistics(
     Args:
         stats: (mean, variance) of each stage, `(C,)` float32 or float64, variances >= 0.
         weights: One nonnegative number per stage.
+        between: False leaves the spread between the stages out (the reproduction's rule).
 
     Returns:
         Mean and variance in the dtype of the inputs, computed in float64; the variance is finite
@@ -94,10 +105,10 @@ def fuse_statistics(
     used = [(mean, var, a) for (mean, var), a in zip(stats, shares, strict=True) if a > 0]
     if len(used) == 1:
         return used[0][0].detach().clone(), used[0][1].detach().clone()
-    mean = _weighted([mean for mean, _, _ in used], [a for _, _, a in used])
-    var = _weighted([var for _, var, _ in used], [a for _, _, a in used])
+    mean = _weighted((mean, a) for mean, _, a in used)
+    var = _weighted((var, a) for _, var, a in used)
     for k, (mean_k, _, a_k) in enumerate(used):
-        for mean_j, _, a_j in used[:k]:
+        for mean_j, _, a_j in used[:k] if between else ():
             gap = mean_k.detach().double() - mean_j.detach().double()
             var = var + gap.square() * (a_j * a_k)
     fused_mean, fused_var = mean.to(stats[0][0].dtype), var.to(stats[0][1].dtype)
@@ -110,26 +121,13 @@ def fuse_statistics(
     return fused_mean, fused_var
 
 
-def average_statistics(
-    stats: Sequence[tuple[torch.Tensor, torch.Tensor]], weights: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weighted mean of the means and of the variances (the reproduction's rule).
-
-    Args and errors as in `fuse_statistics`; the spread between the stages is left out.
-    """
-    shares = normalised(weights, len(stats), "BatchNorm fusion")
-    _require_statistics(stats)
-    mean = _weighted([mean for mean, _ in stats], shares).to(stats[0][0].dtype)
-    return mean, _weighted([var for _, var in stats], shares).to(stats[0][1].dtype)
-
-
 def is_statistic(name: str) -> bool:
     """Tell whether a tensor is a running mean, a running variance or a counter, by its name."""
     return name.endswith((_MEAN, _VAR, _COUNTER))
 
 
 def fuse_buffers(
-    stages: Sequence[Tensors], weights: Sequence[float], *, rule: Rule = "mixture"
+    stages: Sequence[Tensors], fusion: BatchNormFusion, images: Sequence[int] | None = None
 ) -> dict[str, torch.Tensor]:
     """Fuse all buffers of the shared layers by their role.
 
@@ -138,17 +136,15 @@ def fuse_buffers(
 
     Args:
         stages: Buffers of each stage, oldest first.
-        weights: One nonnegative number per stage (`BatchNormFusion.weights_for`).
-        rule: How pairs are fused; newest and oldest ignore ``weights``.
+        fusion: The rule for pairs and the weights of the stages.
+        images: See `BatchNormFusion.weights_for`.
 
     Raises:
         ModelError: Layouts differ, half of a pair is missing, another buffer differs, or the
-            statistics cannot be fused.
+            weights or statistics cannot be used.
     """
-    _require_buffers(stages, weights)
-    if rule in ("newest", "oldest"):
-        weights = BatchNormFusion(rule=rule).weights_for(len(stages))
-    fuse = average_statistics if rule == "average" else fuse_statistics
+    weights = fusion.weights_for(len(stages), images)
+    _require_buffers(stages)
     fused: dict[str, torch.Tensor] = {}
     for name, first in stages[0].items():
         if name.endswith(_COUNTER):
@@ -159,8 +155,10 @@ def fuse_buffers(
         elif name.endswith(_MEAN):
             partner = name.removesuffix(_MEAN) + _VAR
             try:
-                fused[name], fused[partner] = fuse(
-                    [(stage[name], stage[partner]) for stage in stages], weights
+                fused[name], fused[partner] = fuse_statistics(
+                    [(stage[name], stage[partner]) for stage in stages],
+                    weights,
+                    between=fusion.rule != "average",
                 )
             except ModelError as error:
                 raise ModelError(error.what, where=name, remedy=error.remedy) from None
@@ -169,13 +167,10 @@ def fuse_buffers(
     return {name: fused[name] for name in stages[0]}
 
 
-def _weighted(tensors: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """Return sum_k a_k x_k in float64; terms of weight 0 are left out (they would lose -0.0)."""
-    used = [(x.detach(), a) for x, a in zip(tensors, shares, strict=True) if a > 0]
-    total = used[0][0].double() * used[0][1]
-    for x, a in used[1:]:
-        total = total + x.double() * a
-    return total
+def _weighted(terms: Iterable[tuple[torch.Tensor, float]]) -> torch.Tensor:
+    """Return sum_k a_k x_k in float64."""
+    first, *others = (x.detach().double() * a for x, a in terms)
+    return functools.reduce(lambda total, term: total + term, others, first)
 
 
 def _require_statistics(stats: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -198,10 +193,9 @@ def _require_statistics(stats: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> N
             )
 
 
-def _require_buffers(stages: Sequence[Tensors], weights: Sequence[float]) -> None:
+def _require_buffers(stages: Sequence[Tensors]) -> None:
     from duet.vectors.tensors import require_same_layout
 
-    normalised(weights, len(stages), "BatchNorm fusion")
     first = stages[0]
     for number, stage in enumerate(stages[1:], start=2):
         require_same_layout(first, stage, f"buffers of stage {number} of {len(stages)}")

@@ -17,6 +17,9 @@ from duet.merging.table import MergeMethod, resolve
 from duet.merging.trace import MergeTrace
 from duet.vectors.tensors import Tensors, require_finite
 
+SO_FAR = "(merged so far)"
+"""Name of the first stage where a chain is folded: what was merged before the second one."""
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -66,7 +69,7 @@ def merge_shared(
     weights = fusion.weights_for(len(buffers), images)
     require_mergeable(inputs, method=method)
     require_needs(row, inputs)
-    fused = fuse_buffers(buffers, weights, rule=fusion.rule)
+    fused = fuse_buffers(buffers, fusion, images)
     tensors = allocate(inputs) if out is None else out
     notes = row.merge(inputs, settings, tensors)
     require_finite(tensors, f"merge '{method}', result")

@@ -16,11 +16,10 @@ from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.chunks import Listen, Scratch, Span
 from duet.merging.inputs import Inputs, Objective
 from duet.merging.operand import Operand
-from duet.merging.shared import merge_shared
+from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
 from duet.recipes.descent import base_of, require_descent, stranger
-from duet.recipes.fold import PREVIOUS, fold, pair_fusion
 from duet.recipes.heads import Allocate, join_heads, rehearse_heads
 from duet.recipes.plan import Plan, require_weights
 from duet.recipes.refined import grown
@@ -181,16 +180,16 @@ def _fold(
         if source.kind == REFINEMENT:  # all else stays
             seen += source.images
             continue
-        previous = Operand(PREVIOUS, weights=shared, fisher=_known(plan, opened[:number]))
+        previous = Operand(SO_FAR, weights=shared, fisher=_known(plan, opened[:number]))
         stage = replace(item.stage, centre=shared)
         buffers, images = (fused, item.buffers), (seen, source.images)
-        fusion = pair_fusion(plan.recipe.batchnorm, number)
+        fusion = plan.recipe.batchnorm.with_one_more(number)
         objective = _objective(plan, make_objective, shared, buffers, fusion, images, parts)
         shared = allocate("result" if number == last else f"fold {number}", inputs.shapes)
-        merged = fold(
-            plan.recipe.method, plan.recipe.params, plan.recipe.batchnorm,
-            replace(inputs, objective=objective), previous, stage,
-            before=number, buffers=buffers, images=images, out=shared,
+        merged = merge_shared(
+            plan.recipe.method, plan.recipe.params,
+            replace(inputs, stages=(previous, stage), objective=objective),
+            buffers=buffers, fusion=fusion, images=images, out=shared,
         )  # fmt: skip
         seen += source.images
         traces.append(merged.trace)
@@ -246,8 +245,7 @@ def _objective(
     """Return what to minimise on unlabelled images, for the detector with fused statistics."""
     if make is None:
         return None
-    fused = fuse_buffers(buffers, fusion.weights_for(len(buffers), images), rule=fusion.rule)
-    return make(_state(plan, shared, fused, parts))
+    return make(_state(plan, shared, fuse_buffers(buffers, fusion, images), parts))
 
 
 def _state(

@@ -253,8 +253,9 @@ def _merged(
     images = [plan.sources[k].images for k in joint.numbers]
     fused = fuse_buffers(
         [{name: part.tensors[name] for name in joint.statistics} for part in joint.parts],
-        fusion.weights_for(len(images), images), rule=fusion.rule,
-    )  # fmt: skip
+        fusion,
+        images,
+    )
     tensors = {name: out[name] if name in out else fused[name] for name in first.tensors}
     return HeadPart(joint.head.classes, tensors, first.increment), traces
 

@@ -15,8 +15,8 @@ from duet.families.table import resolve_roles
 from duet.increments.state import DetectorState, HeadForm
 from duet.merging.inputs import Inputs
 from duet.merging.operand import Operand
+from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.trace import MergeTrace
-from duet.recipes.fold import PREVIOUS, fold
 from duet.recipes.refined import cut_to, refined, rows_of
 from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Trained, untrained
@@ -198,15 +198,16 @@ def merge_states(
     """  # fmt: skip
     roles = resolve_roles(trained.family)
     new = name or trained.parts[-1].increment
-    merged = fold(
+    operands = (
+        Operand(SO_FAR, weights=previous.shared, fisher=fishers[0]),
+        Operand(new, weights=trained.shared, fisher=fishers[1]),
+    )
+    merged = merge_shared(
         strategy.merge.method,
         strategy.merge.params,
-        strategy.batchnorm,
-        Inputs((), start=theta_0, layers=roles.layers(trained.shared, trained.architecture)),
-        Operand(PREVIOUS, weights=previous.shared, fisher=fishers[0]),
-        Operand(new, weights=trained.shared, fisher=fishers[1]),
-        before=stages_before,
+        Inputs(operands, start=theta_0, layers=roles.layers(trained.shared, trained.architecture)),
         buffers=(previous.buffers, trained.buffers),
+        fusion=strategy.batchnorm.with_one_more(stages_before),
         images=images,
     )
     kept = 0 if strategy.old_part == "trained" else len(previous.parts)

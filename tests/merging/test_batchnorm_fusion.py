@@ -155,7 +155,7 @@ def buffers(mean: float, var: float, count: int) -> dict[str, torch.Tensor]:
 )
 def test_buffers_are_fused_by_role(rule: Any, mean: list[float], var: list[float]) -> None:
     stages = [buffers(0, 1, 5), buffers(2, 3, 7)]
-    fused = fuse_buffers(stages, [1, 1], rule=rule)
+    fused = fuse_buffers(stages, BatchNormFusion(rule=rule))
     assert list(fused) == list(stages[0])
     assert fused["bn.running_mean"].tolist() == mean
     assert fused["bn.running_var"].tolist() == var
@@ -167,7 +167,7 @@ def test_buffers_are_fused_by_role(rule: Any, mean: list[float], var: list[float
 
 
 def test_no_buffers_is_fine() -> None:
-    assert fuse_buffers([{}, {}], [1, 1]) == {}
+    assert fuse_buffers([{}, {}], BatchNormFusion()) == {}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_no_buffers_is_fine() -> None:
 )
 def test_buffers_without_a_rule_are_refused(first: Any, second: Any, match: str) -> None:
     with pytest.raises(ModelError, match=match):
-        fuse_buffers([first, second], [1, 1])
+        fuse_buffers([first, second], BatchNormFusion())
 
 
 @pytest.mark.parametrize(

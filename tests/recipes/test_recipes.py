@@ -26,7 +26,7 @@ from duet.families.yolo.build import stock_model
 from duet.increments.base import load_start, save_base
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
-from duet.merging.batchnorm import fuse_buffers
+from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.table import METHODS
 from duet.recipes.apply import merge_plan
 from duet.recipes.plan import make_plan
@@ -84,7 +84,7 @@ def test_statistics_of_independent_increments_mix_evenly(kept: Path) -> None:
     buffers = [
         merge_plan(make_plan(recipe_of(kept, n, method="average"))).state.buffers for n in CLASSES
     ]
-    assert not moved(state.buffers, fuse_buffers(buffers, (1.0, 1.0, 1.0)))
+    assert not moved(state.buffers, fuse_buffers(buffers, BatchNormFusion()))
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from duet.increments.base import StartWeights, load_start, save_base
 from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.increments.store import load_detector, load_traces, save_detector
-from duet.merging.batchnorm import fuse_buffers, is_statistic
+from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, is_statistic
 from duet.merging.table import METHODS
 from duet.recipes.apply import Remerged, merge_plan
 from duet.recipes.drop import drop_classes
@@ -170,7 +170,7 @@ def test_a_mean_pairs_rows_by_name_and_fuses_the_statistics_of_towers(tmp_path: 
         expected = (given[0] + 2 * given[1] + 3 * given[2]) / 6
         torch.testing.assert_close(part.tensors[name].double(), expected, rtol=1e-6, atol=1e-7)
     statistics = [{n: t for n, t in p.tensors.items() if is_statistic(n)} for p in parts]
-    fused = fuse_buffers(statistics, (1, 1, 1))
+    fused = fuse_buffers(statistics, BatchNormFusion())
     assert not moved(fused, {n: part.tensors[n] for n in fused})
 
 
