@@ -45,7 +45,6 @@ class MergeMethod:
 
     Attributes:
         name: Name in configurations and on the command line.
-        module: Dotted path of the module with `Params` and `merge`.
         summary: One sentence.
         reference: Where the method comes from.
         needs: What it needs beside the stages: ``start`` = θ_0, ``fisher`` = the Fisher that each
@@ -54,11 +53,15 @@ class MergeMethod:
     """
 
     name: str
-    module: str
     summary: str
     reference: str
     needs: tuple[Need, ...] = ("start",)
     ordered: bool = False
+
+    @property
+    def module(self) -> str:
+        """Dotted path of the module with `Params` and `merge`."""
+        return f"duet.merging.methods.{self.name.replace('-', '_')}"
 
     @property
     def params(self) -> type[Config]:
@@ -75,105 +78,92 @@ class MergeMethod:
         return tuple(_describe(name, field) for name, field in self.params.model_fields.items())
 
 
+_ROWS = (
+    MergeMethod(
+        "duet",
+        "Average of two models, tilted per layer towards the one that moved further.",
+        "DuET, ICCV 2025, arXiv 2506.21260v2",
+        ordered=True,
+    ),
+    MergeMethod(
+        "average",
+        "Weighted mean of any number of models.",
+        "Model soups, ICML 2022, arXiv 2203.05482",
+        needs=(),
+    ),
+    MergeMethod(
+        "task-arithmetic",
+        "Start weights plus the sum of all task vectors times one factor.",
+        "Task arithmetic, ICLR 2023, arXiv 2212.04089",
+    ),
+    MergeMethod(
+        "ties",
+        "Keeps the largest changes, elects a sign per weight, averages who agrees.",
+        "TIES-Merging, NeurIPS 2023, arXiv 2306.01708",
+    ),
+    MergeMethod(
+        "concrete",
+        "Task arithmetic under a mask that learns which weights to keep.",
+        "Concrete subspace learning, 2023, arXiv 2312.06173",
+        needs=("start", "images"),
+    ),
+    MergeMethod(
+        "concrete-adamerging",
+        "As concrete, and learns the factor of each task vector and layer.",
+        "Concrete subspace learning, arXiv 2312.06173; AdaMerging, ICLR 2024, arXiv 2310.02575",
+        needs=("start", "images"),
+    ),
+    MergeMethod(
+        "dare",
+        "Drops changes at random, rescales the rest, then adds them up or runs TIES.",
+        "DARE, ICML 2024, arXiv 2311.03099",
+    ),
+    MergeMethod(
+        "magmax",
+        "Takes for each weight the change with the largest magnitude.",
+        "MagMax, ECCV 2024, arXiv 2407.06322",
+        ordered=True,
+    ),
+    MergeMethod(
+        "mtda",
+        "Weighted mean of the models, BatchNorm buffers fused as distributions.",
+        "MTDA merging, ECCV 2024, arXiv 2407.13771",
+        needs=(),
+    ),
+    MergeMethod(
+        "fisher",
+        "Mean of the models, each weight by its Fisher information.",
+        "Fisher merging, NeurIPS 2022, arXiv 2111.09832",
+        needs=("fisher",),
+    ),
+    MergeMethod(
+        "lines",
+        "Task arithmetic whose factor grows from the first layer to the last.",
+        "LiNeS, ICLR 2025, arXiv 2410.17146",
+    ),
+    MergeMethod(
+        "iso-c",
+        "Sum of all changes with the same strength in every direction.",
+        "Iso-C, ICML 2025, arXiv 2502.04959",
+    ),
+    MergeMethod(
+        "tsv-m",
+        "Joins the main directions of every change after making them orthogonal.",
+        "Task singular vectors, CVPR 2025, arXiv 2412.00081",
+    ),
+    MergeMethod(
+        "newest",
+        "No merge: the newly trained model as it is (sequential fine-tuning).",
+        "control",
+        needs=(),
+        ordered=True,
+    ),
+)
+
 METHODS = Table(
     "merge method",
     "methods",
-    {
-        "duet": MergeMethod(
-            name="duet",
-            module="duet.merging.methods.duet",
-            summary="Average of two models, tilted per layer towards the one that moved further.",
-            reference="DuET, ICCV 2025, arXiv 2506.21260v2",
-            ordered=True,
-        ),
-        "average": MergeMethod(
-            name="average",
-            module="duet.merging.methods.average",
-            summary="Weighted mean of any number of models.",
-            reference="Model soups, ICML 2022, arXiv 2203.05482",
-            needs=(),
-        ),
-        "task-arithmetic": MergeMethod(
-            name="task-arithmetic",
-            module="duet.merging.methods.task_arithmetic",
-            summary="Start weights plus the sum of all task vectors times one factor.",
-            reference="Task arithmetic, ICLR 2023, arXiv 2212.04089",
-        ),
-        "ties": MergeMethod(
-            name="ties",
-            module="duet.merging.methods.ties",
-            summary="Keeps the largest changes, elects a sign per weight, averages who agrees.",
-            reference="TIES-Merging, NeurIPS 2023, arXiv 2306.01708",
-        ),
-        "concrete": MergeMethod(
-            name="concrete",
-            module="duet.merging.methods.concrete",
-            summary="Task arithmetic under a mask that learns which weights to keep.",
-            reference="Concrete subspace learning, 2023, arXiv 2312.06173",
-            needs=("start", "images"),
-        ),
-        "concrete-adamerging": MergeMethod(
-            name="concrete-adamerging",
-            module="duet.merging.methods.concrete_adamerging",
-            summary="As concrete, and learns the factor of each task vector and layer.",
-            reference="Concrete subspace learning, arXiv 2312.06173; AdaMerging, ICLR 2024, "
-            "arXiv 2310.02575",
-            needs=("start", "images"),
-        ),
-        "dare": MergeMethod(
-            name="dare",
-            module="duet.merging.methods.dare",
-            summary="Drops changes at random, rescales the rest, then adds them up or runs TIES.",
-            reference="DARE, ICML 2024, arXiv 2311.03099",
-        ),
-        "magmax": MergeMethod(
-            name="magmax",
-            module="duet.merging.methods.magmax",
-            summary="Takes for each weight the change with the largest magnitude.",
-            reference="MagMax, ECCV 2024, arXiv 2407.06322",
-            ordered=True,
-        ),
-        "mtda": MergeMethod(
-            name="mtda",
-            module="duet.merging.methods.mtda",
-            summary="Weighted mean of the models, BatchNorm buffers fused as distributions.",
-            reference="MTDA merging, ECCV 2024, arXiv 2407.13771",
-            needs=(),
-        ),
-        "fisher": MergeMethod(
-            name="fisher",
-            module="duet.merging.methods.fisher",
-            summary="Mean of the models, each weight by its Fisher information.",
-            reference="Fisher merging, NeurIPS 2022, arXiv 2111.09832",
-            needs=("fisher",),
-        ),
-        "lines": MergeMethod(
-            name="lines",
-            module="duet.merging.methods.lines",
-            summary="Task arithmetic whose factor grows from the first layer to the last.",
-            reference="LiNeS, ICLR 2025, arXiv 2410.17146",
-        ),
-        "iso-c": MergeMethod(
-            name="iso-c",
-            module="duet.merging.methods.iso_c",
-            summary="Sum of all changes with the same strength in every direction.",
-            reference="Iso-C, ICML 2025, arXiv 2502.04959",
-        ),
-        "tsv-m": MergeMethod(
-            name="tsv-m",
-            module="duet.merging.methods.tsv_m",
-            summary="Joins the main directions of every change after making them orthogonal.",
-            reference="Task singular vectors, CVPR 2025, arXiv 2412.00081",
-        ),
-        "newest": MergeMethod(
-            name="newest",
-            module="duet.merging.methods.newest",
-            summary="No merge: the newly trained model as it is (sequential fine-tuning).",
-            reference="control",
-            needs=(),
-            ordered=True,
-        ),
-    },
+    {row.name: row for row in _ROWS},
     module=lambda row: row.module,
     where="merge.method",
 )
