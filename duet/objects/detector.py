@@ -28,7 +28,7 @@ from duet.recipes.log import read_history
 from duet.recipes.model import Model
 from duet.recipes.prepared import Prepared
 from duet.recipes.texts import diff_text, log_text
-from duet.recipes.write import absolute, manifest_of, stored_recipe
+from duet.recipes.write import manifest_of, stored_recipe
 from duet.runs.evaluate import evaluate_cells
 
 
@@ -261,7 +261,7 @@ class Detector(Shown):
         model, out = self._model("saving"), Path(folder)
         manifest = model.manifest
         if manifest.recipe is not None:
-            recipe = absolute(edits.kept_recipe(manifest, model.folder), model.folder)
+            recipe = edits.kept_recipe(manifest, model.folder).absolute(model.folder)
             manifest = manifest.model_copy(update={"recipe": stored_recipe(recipe, out)})
         manifest = save_detector(
             out, model.state, manifest, traces=model.traces, overwrite=overwrite

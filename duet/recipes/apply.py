@@ -26,7 +26,7 @@ from duet.recipes.refined import grown
 from duet.recipes.sources import REFINEMENT, Opened, open_source
 from duet.vectors.similarity import cosine
 from duet.vectors.tensors import Tensors, fingerprint
-from duet.weights.start import Start, start_fingerprint
+from duet.weights.start import Start
 
 COMMON = 0.5
 """Smallest cosine of convolution weights for models of one start; see `docs/merging.md`."""
@@ -59,7 +59,6 @@ def merge_plan(
     plan: Plan,
     *,
     opened: Sequence[Opened] | None = None,
-    theta_0: Tensors | None = None,
     allocate: Allocate = in_memory,
     make_objective: MakeObjective | None = None,
     listen: Listen | None = None,
@@ -69,7 +68,6 @@ def merge_plan(
     Args:
         plan: Checked plan.
         opened: Its sources, if they are open already.
-        theta_0: Full start weights, float32 or float16; default: read from the recipe's path.
         allocate: Where results go; ``"result"`` is the detector, other purposes are temporary.
         make_objective: For methods that learn from unlabelled images.
         listen: Progress of each merge.
@@ -82,40 +80,35 @@ def merge_plan(
     first = plan.sources[0]
     like = opened[0].stage.tensors
     layers = resolve_roles(first.family).layers(like, first.architecture)
-    inputs = Inputs((), start=start_tensors(plan, theta_0), layers=layers, listen=listen)
+    inputs = Inputs((), start=start_tensors(plan), layers=layers, listen=listen)
     if plan.geometry == "sequential":
         result = _fold(plan, opened, inputs, allocate, make_objective)
     else:
-        parts, traces = join_heads(plan, opened, theta_0, allocate)
+        parts, traces = join_heads(plan, opened, allocate)
         result = _join(plan, opened, inputs, parts, allocate, make_objective)
         result = replace(result, traces=(*result.traces, *traces))
     return replace(result, remarks=(*plan.remarks, *result.remarks))
 
 
-def start_tensors(plan: Plan, theta_0: Tensors | None = None) -> Tensors | None:
+def start_tensors(plan: Plan) -> Tensors | None:
     """Return θ_0's shared tensors, and make sure they are the ones that increments belong to.
 
     Raises:
         ModelError: θ_0 is needed and not given, or not the right one.
     """
+    require_weights(plan)
+    if plan.recipe.weights is None:
+        _require_unscaled(plan)
+        return None
     first = plan.sources[0]
+    start = Start(Path(plan.recipe.weights), first.family)
+    shared = start.shared(first.head)
     expected = {source.base for source in plan.sources if source.base is not None}
-    if theta_0 is None:
-        require_weights(plan)
-        if plan.recipe.weights is None:
-            _require_unscaled(plan)
-            return None
-        start = Start(Path(plan.recipe.weights), first.family)
-        shared = start.shared(first.head)
-        got = start.fingerprint(first.head) if expected else None
-    else:
-        shared = resolve_roles(first.family).split_roles(theta_0, first.head).shared
-        got = start_fingerprint(shared) if expected else None
-    if expected and got not in expected:
+    if expected and (got := start.fingerprint(first.head)) not in expected:
         raise ModelError(
             f"the increments belong to other start weights: got fingerprint {got}, expected "
             f"{next(iter(expected))}",
-            where=plan.recipe.weights or "θ_0",
+            where=plan.recipe.weights,
             remedy="give the start weights that the increments were trained from",
         )
     return shared

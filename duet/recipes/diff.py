@@ -14,12 +14,13 @@ from duet.families.foreign import is_foreign
 from duet.families.table import resolve_roles
 from duet.increments.manifest import read_any_manifest
 from duet.increments.state import HeadForm, HeadPart
-from duet.recipes.edits import kept_recipe, name_of
+from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder, find_start, start_of
 from duet.recipes.model import Model, manifest_and_folder
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import Opened, Source, describe, describe_state, open_source
 from duet.recipes.weight_diff import Weights, compare_weights
+from duet.recipes.words import entry_name
 from duet.vectors.tensors import Tensors
 from duet.weights import find
 from duet.weights.start import Start
@@ -239,8 +240,8 @@ def _recipe_changes(a: Recipe | None, b: Recipe | None) -> list[dict[str, Any]]:
     if a is None or b is None:
         return []
     one, other = _settings(a), _settings(b)
-    names = [name_of(entry) for entry in a.increments]
-    both = [name for name in names if name in map(name_of, b.increments)]
+    names = [entry_name(entry) for entry in a.increments]
+    both = [name for name in names if name in map(entry_name, b.increments)]
     for name in both:
         for flat, recipe in ((one, a), (other, b)):
             flat.update(_entry_settings(name, recipe))
@@ -262,7 +263,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _entry_settings(name: str, recipe: Recipe) -> dict[str, Any]:
-    entry = next(entry for entry in recipe.increments if name_of(entry) == name)
+    entry = next(entry for entry in recipe.increments if entry_name(entry) == name)
     facts = entry.model_dump(mode="json", include={"scale", "alias", "drop", "fingerprint"})
     return {f"{name}.{key}": value for key, value in facts.items()}
 

@@ -13,11 +13,12 @@ from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_traces, save_detector
 from duet.merging.trace import MergeTrace
-from duet.recipes.edits import kept_recipe, name_of
+from duet.recipes.edits import kept_recipe
 from duet.recipes.model import Model
 from duet.recipes.pairing import group
 from duet.recipes.recipe import Entry, Recipe
-from duet.recipes.write import absolute, stored_recipe
+from duet.recipes.words import entry_name
+from duet.recipes.write import stored_recipe
 from duet.trees import resolved
 
 
@@ -152,7 +153,7 @@ def _with_drops(
         if shares is not None:
             if manifest.head != "rows" and _falls_apart(shares.values(), manifest, part, names):
                 return None
-            places = {name_of(entry): place for place, entry in enumerate(entries)}
+            places = {entry_name(entry): place for place, entry in enumerate(entries)}
             if not places.keys() >= shares.keys():  # the trace is of another merge
                 return None
             for stage, classes in shares.items():
@@ -163,7 +164,7 @@ def _with_drops(
         if owner is None:
             return None
         entries[owner] = _without(entries[owner], names)
-    return absolute(recipe.model_copy(update={"increments": tuple(entries)}), detector)
+    return recipe.model_copy(update={"increments": tuple(entries)}).absolute(detector)
 
 
 def _falls_apart(
@@ -187,7 +188,7 @@ def _owner(
     entries: Sequence[Entry], part: str, manifest: DetectorManifest, detector: Path
 ) -> int | None:
     """Return the entry that a head part came from: of its name, or a detector that holds it."""
-    names = [name_of(entry) for entry in entries]
+    names = [entry_name(entry) for entry in entries]
     if part in names:
         return names.index(part)
     parts = {entry.increment for entry in manifest.parts}

@@ -13,7 +13,7 @@ from duet.increments.manifest import MANIFEST, DetectorManifest
 from duet.recipes.find import Finder, find_start
 from duet.recipes.model import Model, manifest_and_folder
 from duet.recipes.plan import Plan, is_root, make_plan
-from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.recipe import Recipe
 from duet.recipes.sources import FOREIGN, Source
 from duet.recipes.words import change, entry_name
 from duet.trees import resolved
@@ -82,20 +82,22 @@ def located(
         ModelError: With everything that cannot be found, and the option that helps.
         ConfigError: A root is no folder, or there are no such ``weights``.
     """
-    parsed, finder = parse_config(Recipe, recipe, where=str(folder)), Finder(folder, roots)
+    parsed = parse_config(Recipe, recipe, where=str(folder)).absolute(folder)
+    finder = Finder(folder, roots)
     entries, found, missing = [], list[Path](), []
     for entry in parsed.increments:
         path = finder.entry(entry)
         if path is not None:
             found.append(path)
-        elif name_of(entry) != without:
+            entry = entry.model_copy(update={"path": str(path)})
+        elif entry_name(entry) != without:
             known = f" (fingerprint {entry.fingerprint[:12]}…)" if entry.fingerprint else ""
-            missing.append(f"'{name_of(entry)}'{known}: not at {finder.path(entry)}")
-        entries.append(entry.model_copy(update={"path": str(path or finder.path(entry))}))
+            missing.append(f"'{entry_name(entry)}'{known}: not at {entry.path}")
+        entries.append(entry)
     helps = ["--increments DIR searches other folders"] if missing else []
     start = find(weights) if weights else find_start(parsed, folder, found)
     if start is None and parsed.weights is not None:
-        missing.append(f"start weights θ_0: not at {resolved(folder / parsed.weights)}")
+        missing.append(f"start weights θ_0: not at {parsed.weights}")
         helps.append("--weights FILE names θ_0")
     if missing:
         raise ModelError(
@@ -103,16 +105,8 @@ def located(
             where=str(folder),
             remedy="; ".join(helps),
         )
-    images = parsed.adapt.images and str(resolved(folder / parsed.adapt.images))
-    adapt = parsed.adapt.model_copy(update={"images": images})
     theta_0 = str(resolved(start)) if start else None
-    now = {"increments": tuple(entries), "weights": theta_0, "adapt": adapt}
-    return parsed.model_copy(update=now)
-
-
-def name_of(entry: Entry) -> str:
-    """Return the name of a recipe's entry, whether or not its folder exists."""
-    return entry.name or entry_name(entry)
+    return parsed.model_copy(update={"increments": tuple(entries), "weights": theta_0})
 
 
 # ---- leaving out, weighing again ----------------------------------------------------------------
@@ -202,12 +196,7 @@ def rescale(
     """
     manifest, folder = manifest_and_folder(detector)
     recipe, number = _place(manifest, folder, increment)
-
-    def scaled(entry: Entry) -> Entry:
-        data = {**entry.model_dump(), "scale": factor}
-        return parse_config(Entry, data, where=f"factor of '{increment}'")
-
-    recipe = change(recipe, increment, scaled, str(folder))
+    recipe = change(recipe, increment, lambda entry: {"scale": factor}, f"factor of '{increment}'")
     found = located(recipe.model_dump(), folder, roots, weights)
     plan = make_plan(found, head=manifest.head, trust=trust)
     others = [source for place, source in enumerate(plan.sources) if place != number]
@@ -231,7 +220,7 @@ def _place(manifest: DetectorManifest, folder: Path, increment: str) -> tuple[Re
         ConfigError: No entry has that name.
     """
     recipe = kept_recipe(manifest, folder)
-    names = [name_of(entry) for entry in recipe.increments]
+    names = [entry_name(entry) for entry in recipe.increments]
     if increment in names:
         return recipe, names.index(increment)
     inner = any(item.increment == increment for item in manifest.lineage)

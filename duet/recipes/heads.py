@@ -184,7 +184,7 @@ def _shape(part: HeadPart, name: str) -> str:
 
 
 def join_heads(
-    plan: Plan, opened: Sequence[Opened], theta_0: Tensors | None, allocate: Allocate
+    plan: Plan, opened: Sequence[Opened], allocate: Allocate
 ) -> tuple[tuple[HeadPart, ...], tuple[MergeTrace, ...]]:
     """Return the head parts of a merge of independent models, and what joining them did.
 
@@ -194,7 +194,6 @@ def join_heads(
     Args:
         plan: Checked plan in the independent geometry.
         opened: Its sources.
-        theta_0: Full start weights, if they are in memory; default: the recipe's file.
         allocate: Memory for joined parts.
 
     Raises:
@@ -207,7 +206,7 @@ def join_heads(
         if not head.joined:
             parts.append(opened[number].parts[place])
             continue
-        start = start or _start(plan, theta_0)
+        start = start or _start(plan)
         joint = replace(_joint(plan, head, opened), start=start)
         part, told = _merged(plan, joint, allocate(f"head {index}", joint.shapes))
         parts.append(part)
@@ -215,21 +214,17 @@ def join_heads(
     return tuple(parts), tuple(traces)
 
 
-def _start(plan: Plan, theta_0: Tensors | None) -> StartWeights:
+def _start(plan: Plan) -> StartWeights:
     """Return θ_0's own head tensors and the classes that it knows.
 
     Empty where θ_0 is not given, and where increments started from another head than θ_0's.
     """
     first, path = plan.sources[0], plan.recipe.weights
-    if plan.ancestor is not None or (theta_0 is None and path is None):
+    if plan.ancestor is not None or path is None:
         return _NOTHING
-    classes: tuple[str, ...] = ()
-    if path is not None:
-        start = Start(Path(path), first.family)
-        classes = start.classes
-        theta_0 = theta_0 if theta_0 is not None else start.tensors
-    own = resolve_roles(first.family).split_roles(theta_0 or {}, first.head).own
-    return StartWeights(own, classes)
+    start = Start(Path(path), first.family)
+    own = resolve_roles(first.family).split_roles(start.tensors, first.head).own
+    return StartWeights(own, start.classes)
 
 
 def _merged(

@@ -17,11 +17,12 @@ from duet.increments.manifest import (
 )
 from duet.increments.store import load_detector, load_increment, load_traces
 from duet.merging.trace import MergeTrace
-from duet.recipes.edits import kept_recipe, name_of
+from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder, find_start
 from duet.recipes.model import Model, manifest_and_folder
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN
+from duet.recipes.words import entry_name
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _step(
     line: Lineage | None, entry: Entry | None,
 ) -> Step:  # fmt: skip
     mark = line.manifest if line is not None else entry.fingerprint if entry is not None else None
-    name = name_of(entry) if entry is not None else line.increment if line is not None else ""
+    name = entry_name(entry) if entry is not None else line.increment if line is not None else ""
     if entry is not None:
         path, old = finder.entry(entry), finder.path(entry)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from duet.increments.manifest import Sha256, Text
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.choice import MergeChoice
 from duet.names import Name
+from duet.trees import resolved
 from duet.weights import name_or_below
 
 Geometry = Literal["sequential", "independent"]
@@ -91,6 +92,22 @@ class Recipe(MergeChoice):
         min_length=1, description="What to merge, oldest first."
     )
 
+    def moved(self, path: Callable[[str], str]) -> Recipe:
+        """Return the recipe with other paths: of its models, of θ_0 and of the images."""
+        entries = tuple(
+            entry.model_copy(update={"path": path(entry.path)}) for entry in self.increments
+        )
+        adapt = self.adapt.model_copy(
+            update={"images": self.adapt.images and path(self.adapt.images)}
+        )
+        weights = self.weights and path(self.weights)
+        changes = {"increments": entries, "weights": weights, "adapt": adapt}
+        return self.model_copy(update=changes)
+
+    def absolute(self, folder: Path) -> Recipe:
+        """Return the recipe with absolute paths; they are relative to ``folder``."""
+        return self.moved(lambda path: str(resolved(folder / path)))
+
 
 def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe YAML; paths in it, but no names of start weights, are relative to its folder.
@@ -107,15 +124,7 @@ def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         data = {**data, **(changes or {})}
     recipe = parse_config(Recipe, data, where=str(path))
     given = changes or {}
-    moved: dict[str, Any] = {}
-    if "increments" not in given:
-        moved["increments"] = tuple(
-            entry.model_copy(update={"path": str(path.parent / entry.path)})
-            for entry in recipe.increments
-        )
+    kept = {key: getattr(recipe, key) for key in ("increments", "weights") if key in given}
     if recipe.weights and "weights" not in given:
-        moved["weights"] = name_or_below(path.parent, recipe.weights)
-    if recipe.adapt.images:
-        images = str(path.parent / recipe.adapt.images)
-        moved["adapt"] = recipe.adapt.model_copy(update={"images": images})
-    return recipe.model_copy(update=moved)
+        kept["weights"] = name_or_below(path.parent, recipe.weights)
+    return recipe.moved(lambda text: str(path.parent / text)).model_copy(update=kept)

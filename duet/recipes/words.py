@@ -40,11 +40,13 @@ def edited(
     return recipe
 
 
-def change(recipe: Recipe, name: str, how: Callable[[Entry], Entry], option: str) -> Recipe:
-    """Apply ``how`` to the entry called ``name``.
+def change(
+    recipe: Recipe, name: str, changes: Callable[[Entry], dict[str, Any]], option: str
+) -> Recipe:
+    """Change keys of the entry called ``name``; they must be as good as those of a file.
 
     Raises:
-        ConfigError: There is none; with the nearest name.
+        ConfigError: There is no such entry, with the nearest name, or it is not valid any more.
     """
     names = [entry_name(entry) for entry in recipe.increments]
     if name not in names:
@@ -54,7 +56,9 @@ def change(recipe: Recipe, name: str, how: Callable[[Entry], Entry], option: str
             remedy=f"its models: {', '.join(names)}",
         )
     entries = tuple(
-        how(entry) if known == name else entry
+        parse_config(Entry, entry.model_dump() | changes(entry), where=option)
+        if known == name
+        else entry
         for known, entry in zip(names, recipe.increments, strict=True)
     )
     return recipe.model_copy(update={"increments": entries})
@@ -74,21 +78,16 @@ def entry_name(entry: Entry) -> str:
     return file_name(path) if path.is_file() else path.name
 
 
-def _scaled(factor: str) -> Callable[[Entry], Entry]:
-    return lambda entry: _with(entry, "--scale", scale=factor)
+def _scaled(factor: str) -> Callable[[Entry], dict[str, Any]]:
+    return lambda entry: {"scale": factor}
 
 
-def _renamed(old: str, new: str) -> Callable[[Entry], Entry]:
-    return lambda entry: _with(entry, "--alias", alias={**entry.alias, old: new})
+def _renamed(old: str, new: str) -> Callable[[Entry], dict[str, Any]]:
+    return lambda entry: {"alias": {**entry.alias, old: new}}
 
 
-def _dropped(label: str) -> Callable[[Entry], Entry]:
-    return lambda entry: _with(entry, "--drop", drop=(*entry.drop, label))
-
-
-def _with(entry: Entry, option: str, **changes: Any) -> Entry:
-    """Return an entry with changes that are as good as those of a file."""
-    return parse_config(Entry, entry.model_dump() | changes, where=option)
+def _dropped(label: str) -> Callable[[Entry], dict[str, Any]]:
+    return lambda entry: {"drop": (*entry.drop, label)}
 
 
 def _pair(word: str, separator: str, option: str, form: str) -> tuple[str, str]:

@@ -22,8 +22,6 @@ from duet.recipes.heads import head_layout
 from duet.recipes.plan import Plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import Opened, open_source
-from duet.trees import resolved
-from duet.vectors.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,6 @@ def write_detector(
     folder: Path,
     *,
     overwrite: bool = False,
-    theta_0: Tensors | None = None,
     make_objective: MakeObjective | None = None,
     listen: Listen | None = None,
 ) -> Written:
@@ -76,7 +73,6 @@ def write_detector(
         plan: Checked plan.
         folder: Must not exist, be empty, or hold this very result, unless ``overwrite``.
         overwrite: Replace an older detector there.
-        theta_0: See `duet.recipes.apply.merge_plan`.
         make_objective: See `duet.recipes.apply.merge_plan`.
         listen: Progress.
 
@@ -90,7 +86,7 @@ def write_detector(
     def fill(flat: dict[str, torch.Tensor]) -> Built:
         with _Workspace(folder, flat) as allocate:
             result = merge_plan(
-                plan, opened=opened, theta_0=theta_0, allocate=allocate,
+                plan, opened=opened, allocate=allocate,
                 make_objective=make_objective, listen=listen,
             )  # fmt: skip
         state = _moved(result.state, flat)
@@ -181,29 +177,7 @@ def manifest_of(plan: Plan, state: DetectorState, folder: Path) -> DetectorManif
     )
 
 
-def absolute(recipe: Recipe, folder: Path) -> Recipe:
-    """Return a kept recipe with absolute paths; they are relative to ``folder``."""
-
-    def moved(path: str | None) -> str | None:
-        return path and str(resolved(folder / path))
-
-    entries = tuple(
-        entry.model_copy(update={"path": moved(entry.path)}) for entry in recipe.increments
-    )
-    adapt = recipe.adapt.model_copy(update={"images": moved(recipe.adapt.images)})
-    changes = {"increments": entries, "weights": moved(recipe.weights), "adapt": adapt}
-    return recipe.model_copy(update=changes)
-
-
 def stored_recipe(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Return the recipe as a manifest keeps it: JSON-ready, paths relative to ``folder``."""
-    entries = tuple(
-        entry.model_copy(update={"path": relative_path(Path(entry.path), folder)})
-        for entry in recipe.increments
-    )
-    weights = recipe.weights and relative_path(Path(recipe.weights), folder)
-    images = recipe.adapt.images and relative_path(Path(recipe.adapt.images), folder)
-    adapt = recipe.adapt.model_copy(update={"images": images})
-    update = {"increments": entries, "weights": weights, "adapt": adapt}
-    moved = recipe.model_copy(update=update)
+    moved = recipe.moved(lambda path: relative_path(Path(path), folder))
     return moved.model_dump(mode="json", by_alias=True, exclude_none=True)

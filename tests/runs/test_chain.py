@@ -21,6 +21,7 @@ from duet.families.yolo.build import inference_model
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState
 from duet.increments.store import IncrementFile, load_detector, load_increment, load_traces
+from duet.increments.tensorfile import write_tensors
 from duet.merging.batchnorm import BatchNormFusion
 from duet.recipes.apply import Remerged, merge_plan
 from duet.recipes.plan import Plan, make_plan
@@ -241,21 +242,30 @@ def test_trained_old_rows_leave_no_increments(world: World) -> None:
 
 
 def plan_of(
-    world: World, name: str, chosen: tuple[int, ...] = (0, 1), method: Strategy | None = None
-) -> Plan:
+    world: World, name: str, chosen: tuple[int, ...] = (0, 1), method: Strategy | None = None,
+    start: str | None = None,
+) -> Plan:  # fmt: skip
     """Plan a merge of kept increments of a chain with a method's merge settings."""
     method = method or METHODS[name]
     folder = world.folder / "run" / "increments" / name
     paths = [folder / world.chains[name][index].increment.name for index in chosen]
     recipe = Recipe(
         method=method.merge.method, params=method.merge.params, batchnorm=method.batchnorm,
-        increments=tuple(Entry(path=str(path)) for path in paths),
+        increments=tuple(Entry(path=str(path)) for path in paths), weights=start,
     )  # fmt: skip
     return make_plan(recipe)
 
 
 def remerged(world: World, name: str, **options: Any) -> Remerged:
-    return merge_plan(plan_of(world, name, **options), theta_0=world.setting.theta_0.tensors)
+    return merge_plan(plan_of(world, name, start=start_of(world), **options))
+
+
+def start_of(world: World, name: str = "start", more: float = 0) -> str:
+    """Return a file with θ_0, or with other weights."""
+    path = world.folder / f"{name}.safetensors"
+    tensors = world.setting.theta_0.tensors
+    write_tensors(path, {k: v + more if v.is_floating_point() else v for k, v in tensors.items()})
+    return str(path)
 
 
 @pytest.mark.parametrize("name", ["duet", "refit", "frozen", "fisher"])
@@ -269,8 +279,7 @@ def test_merging_again_gives_the_same_bits(world: World, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["duet", "refit"])
 def test_merging_into_a_folder_gives_the_same_bits(world: World, name: str, tmp_path: Path) -> None:
-    plan, start = plan_of(world, name), world.setting.theta_0.tensors
-    written = write_detector(plan, tmp_path / "out", theta_0=start)
+    written = write_detector(plan_of(world, name, start=start_of(world)), tmp_path / "out")
     loaded = load_detector(tmp_path / "out")
     assert loaded.state.fingerprint() == world.chains[name][-1].merged.fingerprint()
     assert written.manifest == loaded.manifest
@@ -285,10 +294,11 @@ def test_an_increment_trained_apart_merges_with_the_base(world: World) -> None:
     manifest = load_increment(folder).manifest
     assert (manifest.kind, manifest.parent, manifest.index) == ("independent", None, 0)
     base = world.folder / "run" / "increments" / "refit" / "day"
-    recipe = Recipe(method="ties", increments=(Entry(path=str(base)), Entry(path=str(folder))))
+    entries = (Entry(path=str(base)), Entry(path=str(folder)))
+    recipe = Recipe(method="ties", increments=entries, weights=start_of(world))
     plan = make_plan(recipe)
     assert (plan.geometry, plan.ancestor) == ("independent", None)
-    state = merge_plan(plan, theta_0=world.setting.theta_0.tensors).state
+    state = merge_plan(plan).state
     assert state.labels.names == NAMES[:3]
     assert not moved(state.parts[1].tensors, result.merged.parts[0].tensors)
 
@@ -418,10 +428,9 @@ def test_head_forms_are_not_mixed(world: World) -> None:
 
 
 def test_another_base_is_refused(world: World) -> None:
-    start = world.setting.theta_0.tensors
-    other = {k: v + 1 if v.is_floating_point() else v for k, v in start.items()}
+    other = start_of(world, "other", more=1)
     with pytest.raises(ModelError, match="other start weights"):
-        merge_plan(plan_of(world, "duet"), theta_0=other)
+        merge_plan(plan_of(world, "duet", start=other))
 
 
 def test_theta_0_is_asked_for(world: World) -> None:
