@@ -34,7 +34,7 @@ def diff(a: Path, b: Path, weights: str | None, every: bool, trust: bool, as_jso
     from duet.recipes.diff import compare_models
     from duet.recipes.texts import diff_text
 
-    result = compare_models(a, b, weights=weights, trust=trust).as_dict()
+    result = compare_models(a, b, weights=weights, trust=trust)
     for remark in result["remarks"]:
         note(f"note: {remark}")
     emit(result, as_json, lambda seen: diff_text(seen, every=every))

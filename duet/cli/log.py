@@ -32,7 +32,7 @@ def log(detector: Path, roots: tuple[Path, ...], as_json: bool) -> None:
     from duet.recipes.log import read_history
     from duet.recipes.texts import log_text
 
-    result = read_history(detector, roots).as_dict()
+    result = read_history(detector, roots)
     emit(result, as_json, log_text)
     if not result["recipe"]:
         note("note: the detector keeps no recipe; drop-class works, revert and scale do not")

@@ -242,13 +242,13 @@ class Detector(Shown):
     def log(self) -> Told:
         """Return what it was merged from, how, and whether it could be merged again."""
         found = read_history(self._history())
-        return Told(found, found.as_dict(), log_text)
+        return Told(found, found, log_text)
 
     def diff(self, other: Detector | str | Path) -> Told:
         """Return how another detector differs from it: classes, recipe, weights, statistics."""
         theirs = other._history() if isinstance(other, Detector) else Path(other)
         found = compare_models(self._history(), theirs)
-        return Told(found, found.as_dict(), diff_text)
+        return Told(found, found, diff_text)
 
     # ---- writing -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from duet.recipes.find import Finder, find_start, start_of
 from duet.recipes.model import Model, manifest_and_folder
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import Opened, Source, describe, describe_state, open_source
-from duet.recipes.weight_diff import Weights, compare_weights
+from duet.recipes.weight_diff import compare_weights
 from duet.recipes.words import entry_name
 from duet.vectors.tensors import Tensors
 from duet.weights import find
@@ -49,47 +49,10 @@ class Side:
         return lineage or tuple(part.increment for part in self.opened.parts)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Two models side by side.
-
-    Attributes:
-        a: First model.
-        b: Second model.
-        weights: Of the shared tensors; None if they cannot be compared.
-        start: File with θ_0, if it is known.
-        remarks: What could not be compared, and why.
-    """
-
-    a: Side
-    b: Side
-    weights: Weights | None
-    start: Path | None
-    remarks: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data."""
-        return {
-            "schema": 1,
-            "a": _about(self.a),
-            "b": _about(self.b),
-            "weights_of_start": str(self.start) if self.start is not None else None,
-            "classes": _sets(self.a.source.classes, self.b.source.classes),
-            "increments": _sets(self.a.increments, self.b.increments),
-            "recipe": _recipe_changes(self.a.recipe, self.b.recipe),
-            "weights": self.weights.as_dict() if self.weights is not None else None,
-            "parts": _parts(self.a.opened.parts, self.b.opened.parts),
-            "statistics": _statistics(self.a.opened.buffers, self.b.opened.buffers)
-            if _network(self.a.source) == _network(self.b.source)
-            else {},
-            "remarks": list(self.remarks),
-        }
-
-
 def compare_models(
     a: Path | Model, b: Path | Model, *, weights: str | Path | None = None, trust: bool = False
-) -> Difference:
-    """Compare two detectors, increment folders or `.pt` files.
+) -> dict[str, Any]:
+    """Compare two detectors, increment folders or `.pt` files; return JSON-ready data.
 
     Args:
         a: First one.
@@ -103,22 +66,42 @@ def compare_models(
         ConfigError: There are no such ``weights``.
     """
     head: HeadForm = _head_of(a) or _head_of(b) or "towers"
-    sides = tuple(_side(path, head, trust) for path in (a, b))
-    one, other = sides
-    if _network(one.source) != _network(other.source):
+    one, other = (_side(path, head, trust) for path in (a, b))
+    start, found, remarks = None, None, list[str]()
+    alike = _network(one.source) == _network(other.source)
+    if alike:
+        start, found = _shared_weights(one, other, weights, remarks)
+    else:
         told = " and ".join(f"{s.family} {s.architecture}" for s in (one.source, other.source))
-        remark = f"different architectures ({told}): only classes and recipes can be compared"
-        return Difference(one, other, None, None, (remark,))
-    remarks = []
+        remarks.append(
+            f"different architectures ({told}): only classes and recipes can be compared"
+        )
+    return {
+        "schema": 1,
+        "a": _about(one),
+        "b": _about(other),
+        "weights_of_start": str(start) if start is not None else None,
+        "classes": _sets(one.source.classes, other.source.classes),
+        "increments": _sets(one.increments, other.increments),
+        "recipe": _recipe_changes(one.recipe, other.recipe),
+        "weights": found,
+        "parts": _parts(one.opened.parts, other.opened.parts),
+        "statistics": _statistics(one.opened.buffers, other.opened.buffers) if alike else {},
+        "remarks": remarks,
+    }
+
+
+def _shared_weights(
+    one: Side, other: Side, weights: str | Path | None, remarks: list[str]
+) -> tuple[Path | None, dict[str, Any] | None]:
+    """Return the file of θ_0 and the comparison of shared weights; None where it is not known."""
     if one.source.head != other.source.head:
         remarks.append(
             f"different head forms ({one.source.head} and {other.source.head}): only tensors that "
             "are shared in both are compared"
         )
-    start = find(weights) if weights is not None else _start_of(sides)
-    base = _base(start, sides, strict=weights is not None)
-    if base is None:
-        start = None
+    start = find(weights) if weights is not None else _start_of((one, other))
+    base = _base(start, (one, other), strict=weights is not None)
     rules = resolve_roles(one.source.family)
     found = compare_weights(
         one.opened.stage, other.opened.stage, base,
@@ -130,9 +113,9 @@ def compare_models(
             "an increment alone is a difference to its start weights θ_0, which are not known: "
             "shared weights are not compared (--weights FILE)"
         )
-    elif not found.vectors:
+    elif found["total"]["tau_a"] is None:
         remarks.append("start weights θ_0 are not known: no task vectors (--weights FILE)")
-    return Difference(one, other, found, start, tuple(remarks))
+    return start if base is not None else None, found
 
 
 # ---- the two sides ------------------------------------------------------------------------------

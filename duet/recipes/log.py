@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,116 +20,31 @@ from duet.merging.trace import MergeTrace
 from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder, find_start
 from duet.recipes.model import Model, manifest_and_folder
-from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.recipe import Entry
 from duet.recipes.sources import FOREIGN
 from duet.recipes.words import entry_name
 
 
-@dataclass(frozen=True)
-class Step:
-    """One increment, or a whole model, that went into a detector.
-
-    Attributes:
-        name: Name in the detector.
-        kind: ``base``, ``increment``, ``refinement``, ``independent``, ``detector`` or ``pt``; None
-            if not known.
-        domain: Its domain; None if not known.
-        images: Its training images; None if not known.
-        licence: SPDX identifier; None if not known.
-        classes: Its classes that the detector has.
-        adapts: Classes that were known before it and shown again.
-        method: Merge method that joined it; None for the first one, or if not known.
-        params: Parameters of that method.
-        batchnorm: Rule for BatchNorm statistics; None as for the method.
-        scale: How much of what it changed counts.
-        alias: Classes that were renamed: old to new.
-        drop: Classes that were left out.
-        fingerprint: Of its manifest.
-        path: Where it is, or where it was; None if no path is known.
-        found: Whether it is there.
-        intact: Whether its files are as they were written; None if it was not found.
-        problem: What is wrong with it; None if nothing is.
-    """
-
-    name: str
-    kind: str | None
-    domain: str | None
-    images: int | None
-    licence: str | None
-    classes: tuple[str, ...]
-    adapts: tuple[str, ...]
-    method: str | None
-    params: Mapping[str, Any]
-    batchnorm: str | None
-    scale: float
-    alias: Mapping[str, str]
-    drop: tuple[str, ...]
-    fingerprint: str | None
-    path: str | None
-    found: bool
-    intact: bool | None
-    problem: str | None
-
-
-@dataclass(frozen=True)
-class History:
-    """A detector and all that went into it.
-
-    Attributes:
-        detector: Its folder, or where it is in words.
-        manifest: Its manifest.
-        recipe: How to merge it again; None if it keeps none.
-        problems: What is wrong with the detector itself.
-        weights: θ_0 that was found; None if it was not.
-        steps: Oldest first.
-        models: Whole detectors that were merged; what went into them is in ``steps``.
-        merges: Summary of each merge: method, stages, head part, and `MergeSummary`.
-    """
-
-    detector: str
-    manifest: DetectorManifest
-    recipe: Recipe | None
-    problems: tuple[str, ...]
-    weights: Path | None
-    steps: tuple[Step, ...]
-    models: tuple[Step, ...]
-    merges: tuple[dict[str, Any], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data."""
-        manifest, recipe = self.manifest, self.recipe
-        named = recipe.weights if recipe is not None else None
-        return {
-            "schema": 1,
-            "detector": self.detector,
-            "fingerprint": manifest.fingerprint,
-            "intact": not self.problems,
-            "problems": list(self.problems),
-            "family": manifest.family,
-            "architecture": manifest.architecture,
-            "head": manifest.head,
-            "image_size": manifest.image_size,
-            "licence": manifest.licence,
-            "classes": [name for part in manifest.parts for name in part.classes],
-            "recipe": recipe is not None,
-            "method": recipe.method if recipe is not None else None,
-            "geometry": recipe.geometry if recipe is not None else None,
-            "weights": {
-                "path": str(self.weights) if self.weights is not None else named,
-                "found": self.weights is not None,
-            },
-            "increments": [asdict(step) for step in self.steps],
-            "models": [asdict(step) for step in self.models],
-            "merges": list(self.merges),
-        }
-
-
-def read_history(detector: Path | Model, roots: Sequence[Path] = ()) -> History:
+def read_history(detector: Path | Model, roots: Sequence[Path] = ()) -> dict[str, Any]:
     """Return what went into a detector; nothing but its manifest need exist.
 
     Args:
         detector: In a folder or in memory.
         roots: Folders to search for increments that were moved.
+
+    Returns:
+        JSON-ready data: facts of its manifest, what is wrong with its own files (``problems``),
+        its recipe's method and geometry, and θ_0 (``weights``); a summary of each merge
+        (``merges``); the ``increments``, oldest first; and whole ``models`` that were merged, whose
+        increments are among these. Of each of them, None where it is not known:
+
+        - ``kind``: ``base``, ``increment``, ``refinement``, ``independent``, ``detector`` or
+          ``foreign``; ``domain``, ``images`` and ``licence`` of its training
+        - ``classes``: Its classes that the detector has; ``adapts``: those known before it
+        - ``method``, ``params`` and ``batchnorm``: How it was joined; None for the first one
+        - ``scale``, ``alias`` and ``drop``: As the recipe says
+        - ``path``: Where it is, or was; ``found``: whether it is there; ``intact``: whether its
+          files are as they were written; ``problem``: what is wrong
 
     Raises:
         ModelError: It is no detector folder, or its manifest is damaged.
@@ -145,28 +60,47 @@ def read_history(detector: Path | Model, roots: Sequence[Path] = ()) -> History:
             problems.append(error.what)
     entries = recipe.increments if recipe is not None else ()
     by_mark = {entry.fingerprint: entry for entry in entries if entry.fingerprint}
-    steps = tuple(
+    marks = {line.manifest for line in manifest.lineage}
+    steps = [
         _step(manifest, traces, finder, line, by_mark.get(line.manifest))
         for line in manifest.lineage
-    )
-    marks = {line.manifest for line in manifest.lineage}
-    models = tuple(
-        _step(manifest, traces, finder, None, e) for e in entries if e.fingerprint not in marks
-    )
-    found = [Path(step.path) for step in steps if step.found and step.path]
+    ]
+    found = [Path(step["path"]) for step in steps if step["found"]]
     start = find_start(recipe, folder, found) if recipe is not None else None
-    merges = tuple(
-        {
-            "method": trace.method,
-            "stages": list(trace.stages),
-            "part": trace.part,
-            "batchnorm": dict(trace.batchnorm),
-            "summary": asdict(trace.summary()),
-        }
-        for trace in traces
-    )
-    place = detector.place if isinstance(detector, Model) else str(detector)
-    return History(place, manifest, recipe, tuple(problems), start, steps, models, merges)
+    named = recipe.weights if recipe is not None else None
+    return {
+        "schema": 1,
+        "detector": detector.place if isinstance(detector, Model) else str(detector),
+        "fingerprint": manifest.fingerprint,
+        "intact": not problems,
+        "problems": problems,
+        "family": manifest.family,
+        "architecture": manifest.architecture,
+        "head": manifest.head,
+        "image_size": manifest.image_size,
+        "licence": manifest.licence,
+        "classes": [name for part in manifest.parts for name in part.classes],
+        "recipe": recipe is not None,
+        "method": recipe.method if recipe is not None else None,
+        "geometry": recipe.geometry if recipe is not None else None,
+        "weights": {"path": str(start) if start is not None else named, "found": start is not None},
+        "increments": steps,
+        "models": [
+            _step(manifest, traces, finder, None, entry)
+            for entry in entries
+            if entry.fingerprint not in marks
+        ],
+        "merges": [
+            {
+                "method": trace.method,
+                "stages": list(trace.stages),
+                "part": trace.part,
+                "batchnorm": dict(trace.batchnorm),
+                "summary": asdict(trace.summary()),
+            }
+            for trace in traces
+        ],
+    }
 
 
 def _traces(detector: Path, problems: list[str]) -> tuple[MergeTrace, ...]:
@@ -186,7 +120,8 @@ def _traces(detector: Path, problems: list[str]) -> tuple[MergeTrace, ...]:
 def _step(
     manifest: DetectorManifest, traces: Sequence[MergeTrace], finder: Finder,
     line: Lineage | None, entry: Entry | None,
-) -> Step:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
+    """Return what is known of an increment or of a whole model."""
     mark = line.manifest if line is not None else entry.fingerprint if entry is not None else None
     name = entry_name(entry) if entry is not None else line.increment if line is not None else ""
     if entry is not None:
@@ -198,16 +133,17 @@ def _step(
     intact, problem = _check(path, old)
     classes = _classes(manifest, traces, name, {name, *_inside(path)})
     where = path if path is not None else old
-    return Step(
-        name=name, kind=facts.get("kind"), domain=facts.get("domain"), images=facts.get("images"),
-        licence=facts.get("licence"), classes=classes, adapts=facts.get("adapts", ()),
-        method=merge.get("method"), params=merge.get("params") or {}, batchnorm=batchnorm,
-        scale=entry.scale if entry is not None else 1.0,
-        alias=entry.alias if entry is not None else {},
-        drop=entry.drop if entry is not None else (),
-        fingerprint=mark, path=str(where) if where is not None else None,
-        found=path is not None, intact=intact, problem=problem,
-    )  # fmt: skip
+    return {
+        "name": name, "kind": facts.get("kind"), "domain": facts.get("domain"),
+        "images": facts.get("images"), "licence": facts.get("licence"), "classes": classes,
+        "adapts": facts.get("adapts", ()), "method": merge.get("method"),
+        "params": merge.get("params") or {}, "batchnorm": batchnorm,
+        "scale": entry.scale if entry is not None else 1.0,
+        "alias": entry.alias if entry is not None else {},
+        "drop": entry.drop if entry is not None else (),
+        "fingerprint": mark, "path": str(where) if where is not None else None,
+        "found": path is not None, "intact": intact, "problem": problem,
+    }  # fmt: skip
 
 
 def _classes(

@@ -62,7 +62,7 @@ def plan_text(result: dict[str, Any]) -> str:
 
 
 def log_text(result: dict[str, Any]) -> str:
-    """Return what `History.as_dict` tells."""
+    """Return what `read_history` found."""
     size = f"{result['image_size']} px"
     facts = [_classes(result["classes"]), result["architecture"], result["head"], size]
     lines = [
@@ -120,7 +120,7 @@ def _classes(names: list[str]) -> str:
 
 
 def diff_text(result: dict[str, Any], *, every: bool = False) -> str:
-    """Return what `Difference.as_dict` tells; ``every``: all layers."""
+    """Return what `compare_models` found; ``every``: all layers."""
     lines = [
         f"{key.upper()} {side['path']}: {side['kind']}, {side['classes']} classes, "
         f"{side['architecture']}, {side['head']}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os.path
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,105 +16,6 @@ from duet.merging.layers import Layer
 from duet.merging.operand import Operand
 from duet.vectors.similarity import cosine_of
 from duet.vectors.tensors import Tensors
-
-
-@dataclass(frozen=True)
-class Change:
-    """How the weights of one tensor or of several differ.
-
-    Attributes:
-        scalars: Number of scalars.
-        differing: Scalars whose bits differ.
-        change: Squared l2 norm of B - A.
-        size: Squared l2 norm of A; 0 where only task vectors are known.
-        tau_a: Squared l2 norm of A's task vector.
-        tau_b: Squared l2 norm of B's task vector.
-        dot: Product of the task vectors.
-        conflicts: Scalars that the two task vectors move in opposite directions.
-    """
-
-    scalars: float = 0.0
-    differing: float = 0.0
-    change: float = 0.0
-    size: float = 0.0
-    tau_a: float = 0.0
-    tau_b: float = 0.0
-    dot: float = 0.0
-    conflicts: float = 0.0
-
-    def __add__(self, other: Change) -> Change:
-        """Join the changes of two groups of tensors."""
-        return Change(*(x + y for x, y in zip(self.values(), other.values(), strict=True)))
-
-    def values(self) -> tuple[float, ...]:
-        """Return the sums in the order of the fields."""
-        return (
-            self.scalars, self.differing, self.change, self.size, self.tau_a, self.tau_b, self.dot,
-            self.conflicts,
-        )  # fmt: skip
-
-    def as_dict(self, *, sizes: bool, vectors: bool) -> dict[str, Any]:
-        """Return norms and ratios; None for what is not known.
-
-        Args:
-            sizes: The norm of A's weights is known.
-            vectors: The task vectors are known.
-        """
-        norm = math.sqrt(self.size)
-        return {
-            "scalars": int(self.scalars),
-            "differing": int(self.differing),
-            "identical": self.differing == 0,
-            "change": math.sqrt(self.change),
-            "norm_a": norm if sizes else None,
-            "relative": math.sqrt(self.change) / norm if sizes and norm else None,
-            "tau_a": math.sqrt(self.tau_a) if vectors else None,
-            "tau_b": math.sqrt(self.tau_b) if vectors else None,
-            "cosine": cosine_of(self.dot, self.tau_a, self.tau_b) if vectors else None,
-            "sign_conflict": self.conflicts / self.scalars if vectors and self.scalars else None,
-        }
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How the shared weights differ, tensor by tensor.
-
-    Attributes:
-        tensors: By name.
-        layers: Place of each tensor.
-        sizes: Weights were compared, not only task vectors, so that norms of A are known.
-        vectors: Task vectors are known.
-        skipped: Shared tensors that only one side has, or with another shape.
-    """
-
-    tensors: Mapping[str, Change]
-    layers: Mapping[str, Layer]
-    sizes: bool
-    vectors: bool
-    skipped: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready rows per tensor, numbered layer and role."""
-        by_layer: dict[Layer, list[str]] = {}
-        for name in self.tensors:
-            by_layer.setdefault(self.layers[name], []).append(name)
-        by_role: dict[str, list[str]] = {}
-        for layer, names in by_layer.items():
-            by_role.setdefault(layer.role, []).extend(names)
-        return {
-            "total": self._row("total", self.tensors),
-            "roles": [self._row(role, names) for role, names in by_role.items()],
-            "layers": [
-                {"role": layer.role, "depth": layer.depth, **self._row(_common(names), names)}
-                for layer, names in by_layer.items()
-            ],
-            "tensors": [self._row(name, [name]) for name in self.tensors],
-            "skipped": list(self.skipped),
-        }
-
-    def _row(self, title: str, names: Iterable[str]) -> dict[str, Any]:
-        total = reduce(Change.__add__, (self.tensors[name] for name in names), Change())
-        return {"name": title, **total.as_dict(sizes=self.sizes, vectors=self.vectors)}
 
 
 def _common(names: Sequence[str]) -> str:
@@ -130,7 +30,7 @@ def compare_weights(
     place: Callable[[Sequence[str]], Mapping[str, Layer]],
     *,
     same_start: bool,
-) -> Weights | None:
+) -> dict[str, Any] | None:
     """Compare shared tensors, piece by piece; None if weights are not known without θ_0.
 
     Args:
@@ -139,6 +39,10 @@ def compare_weights(
         base: θ_0's shared tensors, if they are known.
         place: Tells where tensors sit in the detector.
         same_start: Task vectors of the two belong to one θ_0.
+
+    Returns:
+        JSON-ready rows, `_row`, for all tensors together, each role, each layer and each tensor;
+        and the names of those that only one side has, or with another shape.
     """
     alone = [stage for stage in (one, other) if stage.vector is not None]
     if base is None and alone and not (len(alone) == 2 and same_start):
@@ -154,10 +58,49 @@ def compare_weights(
     sizes = base is not None or not alone
     vectors = base is not None or bool(alone)
 
-    def work(name: str, scratch: Scratch) -> Change:
-        return _change(inputs, name, scratch, sizes=sizes, vectors=vectors)
+    def work(name: str, scratch: Scratch) -> torch.Tensor:
+        return _sums(inputs, name, scratch, sizes=sizes, vectors=vectors)
 
-    return Weights(inputs.each_tensor(work), place(names), sizes, vectors, tuple(skipped))
+    sums, layers = inputs.each_tensor(work), place(names)
+
+    def row(title: str, names: Iterable[str]) -> dict[str, Any]:
+        total = sum((sums[name] for name in names), torch.zeros(8, dtype=torch.float64))
+        return {"name": title, **_row(total.tolist(), sizes=sizes, vectors=vectors)}
+
+    by_layer: dict[Layer, list[str]] = {}
+    by_role: dict[str, list[str]] = {}
+    for name in names:
+        by_layer.setdefault(layers[name], []).append(name)
+    for layer, inner in by_layer.items():
+        by_role.setdefault(layer.role, []).extend(inner)
+    return {
+        "total": row("total", names),
+        "roles": [row(role, inner) for role, inner in by_role.items()],
+        "layers": [
+            {"role": layer.role, "depth": layer.depth, **row(_common(inner), inner)}
+            for layer, inner in by_layer.items()
+        ],
+        "tensors": [row(name, [name]) for name in names],
+        "skipped": skipped,
+    }
+
+
+def _row(sums: Sequence[float], *, sizes: bool, vectors: bool) -> dict[str, Any]:
+    """Return norms and ratios of `_sums`; None for what is not known."""
+    scalars, differing, change, size, tau_a, tau_b, dot, conflicts = sums
+    norm = math.sqrt(size)
+    return {
+        "scalars": int(scalars),
+        "differing": int(differing),
+        "identical": differing == 0,
+        "change": math.sqrt(change),
+        "norm_a": norm if sizes else None,
+        "relative": math.sqrt(change) / norm if sizes and norm else None,
+        "tau_a": math.sqrt(tau_a) if vectors else None,
+        "tau_b": math.sqrt(tau_b) if vectors else None,
+        "cosine": cosine_of(dot, tau_a, tau_b) if vectors else None,
+        "sign_conflict": conflicts / scalars if vectors and scalars else None,
+    }
 
 
 def _only(stage: Operand, names: Sequence[str]) -> Operand:
@@ -167,8 +110,15 @@ def _only(stage: Operand, names: Sequence[str]) -> Operand:
     return replace(stage, vector=kept)
 
 
-def _change(inputs: Inputs, name: str, scratch: Scratch, *, sizes: bool, vectors: bool) -> Change:
-    """Sum up one tensor piece by piece, in float64."""
+def _sums(
+    inputs: Inputs, name: str, scratch: Scratch, *, sizes: bool, vectors: bool
+) -> torch.Tensor:
+    """Sum up one tensor piece by piece, in float64.
+
+    Returns:
+        Scalars, those whose bits differ, and squared norms: of B - A, of A, of A's and of B's task
+        vector; the product of these two; and the scalars that they move in opposite directions.
+    """
     a, b = inputs.stages
     sums = torch.zeros(8, dtype=torch.float64)
     for span in inputs.pieces(name):
@@ -197,8 +147,8 @@ def _change(inputs: Inputs, name: str, scratch: Scratch, *, sizes: bool, vectors
             sums[5] += new.dot(new)
             sums[6] += old.dot(new)
     if not sizes and not _same_correction(a, b, name):
-        sums[1] = max(1.0, float(sums[1]))
-    return Change(*sums.tolist())
+        sums[1].clamp_(min=1)
+    return sums
 
 
 def _same_correction(a: Operand, b: Operand, name: str) -> bool:

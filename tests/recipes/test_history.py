@@ -313,9 +313,9 @@ def test_increments_inside_a_merged_detector_are_explained(loose: Kept, tmp_path
         revert(nested, "night")
     assert revert(nested, "two").plan.labels.names == CLASSES["fog"]
     history = read_history(nested)
-    assert [step.name for step in history.steps] == ["day", "night", "fog"]
-    assert [(step.name, step.kind) for step in history.models] == [("two", "detector")]
-    assert history.models[0].classes == (*CLASSES["day"], *CLASSES["night"])
+    assert [step["name"] for step in history["increments"]] == ["day", "night", "fog"]
+    assert [(step["name"], step["kind"]) for step in history["models"]] == [("two", "detector")]
+    assert history["models"][0]["classes"] == (*CLASSES["day"], *CLASSES["night"])
 
 
 def test_detectors_without_a_recipe_say_so(
@@ -596,8 +596,8 @@ def test_a_moved_run_folder_still_works(chain: Path, tmp_path: Path) -> None:
     shutil.move(run / "old", run / "increments")
     shutil.move(run / "increments" / "towers", run / "increments" / "renamed")
     history = read_history(stage(run, 3))
-    assert all(step.found and step.intact for step in history.steps)
-    assert all("renamed" in str(step.path) for step in history.steps)
+    assert all(step["found"] and step["intact"] for step in history["increments"])
+    assert all("renamed" in str(step["path"]) for step in history["increments"])
     # θ_0 stayed where it was, which is another way from here.
     weights = stage(chain, 3) / read_manifest(stage(chain, 3), DetectorManifest).recipe["weights"]
     recipe = read_manifest(stage(run, 3), DetectorManifest).recipe
@@ -626,9 +626,9 @@ def test_increments_are_found_by_fingerprint(
     assert "'day' (fingerprint" in record["message"]
     assert "'night' (fingerprint" in record["message"]
     assert record["suggestion"] == "--increments DIR searches other folders"
-    steps = {step.name: step for step in read_history(full).steps}
-    assert "another one is there now" in str(steps["day"].problem)
-    assert steps["night"].problem == "not found"
+    steps = {step["name"]: step for step in read_history(full)["increments"]}
+    assert "another one is there now" in str(steps["day"]["problem"])
+    assert steps["night"]["problem"] == "not found"
     roots = ["--increments", tmp_path / "attic", "--increments", tmp_path / "cellar"]
     done = make.duet_here(capsys, *line, *roots)
     assert done.code == 0, done.err
@@ -729,7 +729,7 @@ def test_diff_of_one_detector_is_nothing(chain: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_diff_follows_the_definitions(chain: Path, weights: Path) -> None:
-    result = compare_models(stage(chain, 1), stage(chain, 3)).as_dict()
+    result = compare_models(stage(chain, 1), stage(chain, 3))
     assert result["classes"] == {
         "both": list(CLASSES["day"]), "only_a": [],
         "only_b": [*CLASSES["night"], *CLASSES["fog"]], "same_order": True,
@@ -790,25 +790,25 @@ def test_diff_shows_edits(loose: Kept, tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_increments_of_one_start_need_no_start(loose: Kept) -> None:
     day, night = loose.folder / "day", loose.folder / "night"
-    bare = compare_models(day, night).as_dict()["weights"]
-    full = compare_models(day, night, weights=loose.weights).as_dict()["weights"]
+    bare = compare_models(day, night)["weights"]
+    full = compare_models(day, night, weights=loose.weights)["weights"]
     assert bare["total"]["relative"] is None
     assert full["total"]["relative"] is not None
     for key in ("change", "tau_a", "tau_b", "cosine", "sign_conflict"):
         assert bare["total"][key] == pytest.approx(full["total"][key], rel=1e-4)
-    assert compare_models(day, day).as_dict()["weights"]["total"]["identical"]
+    assert compare_models(day, day)["weights"]["total"]["identical"]
 
 
 @pytest.mark.slow
 def test_an_increment_and_a_detector_need_the_start(loose: Kept, tmp_path: Path) -> None:
     full = merged(loose, tmp_path / "full", *CLASSES, method="average")
     day = loose.folder / "day"
-    assert compare_models(day, full).weights is not None  # the recipe knows it
+    assert compare_models(day, full)["weights"] is not None  # the recipe knows it
     foreign = factories_detectors.make_detector(tmp_path / "other", head="towers")
     difference = compare_models(day, foreign)
-    assert difference.weights is None
-    assert "are not known" in difference.remarks[-1]
-    assert compare_models(day, foreign, weights=loose.weights).weights is not None
+    assert difference["weights"] is None
+    assert "are not known" in difference["remarks"][-1]
+    assert compare_models(day, foreign, weights=loose.weights)["weights"] is not None
     other = tmp_path / "other.safetensors"
     save_base(other, factories_detectors.pretrained())
     with pytest.raises(ModelError, match="belongs to other start weights"):
@@ -822,10 +822,10 @@ def test_diff_compares_what_is_comparable(
     rows = factories_detectors.make_detector(tmp_path / "rows", head="rows")
     towers = factories_detectors.make_detector(tmp_path / "towers", head="towers")
     difference = compare_models(rows, towers)
-    assert "different head forms" in difference.remarks[0]
-    assert difference.weights is not None
-    assert difference.weights.skipped
-    assert difference.as_dict()["weights"]["total"]["identical"]
+    assert "different head forms" in difference["remarks"][0]
+    assert difference["weights"] is not None
+    assert difference["weights"]["skipped"]
+    assert difference["weights"]["total"]["identical"]
     other = save_v8(tmp_path / "v8")
     done = make.duet_here(capsys, "diff", rows, other, "--json")
     assert done.code == 0, done.err
@@ -880,8 +880,9 @@ def test_pt_files_can_be_reverted_and_moved(
     done = make.duet_here(capsys, *line, "--increments", tmp_path / "attic")
     assert done.code == 0, done.err
     assert done.json()["classes"] == ["lynx", "wolf"]
-    (step,) = read_history(tmp_path / "out").steps
-    assert (step.kind, step.found, step.intact, step.alias) == ("foreign", True, True, alias)
+    (step,) = read_history(tmp_path / "out")["increments"]
+    assert (step["kind"], step["found"], step["intact"]) == ("foreign", True, True)
+    assert step["alias"] == alias
     # A factor needs something to count from.
     with pytest.raises(ModelError, match="counts from the start weights"):
         write_detector(rescale(tmp_path / "out", "theirs", 0.5).plan, tmp_path / "half")

@@ -377,8 +377,8 @@ def test_increments_of_two_domains_merge_log_revert_and_drop(
     plan = make_plan(located(file.manifest.recipe or {}, tmp_path / "out"))
     again = write_detector(plan, tmp_path / "again")
     assert again.manifest.fingerprint == file.manifest.fingerprint
-    steps = {step.name: step for step in read_history(tmp_path / "out").steps}
-    assert steps["day"].classes == steps["night"].classes == CATS
+    steps = {step["name"]: step for step in read_history(tmp_path / "out")["increments"]}
+    assert steps["day"]["classes"] == steps["night"]["classes"] == CATS
     told_again = run("log", tmp_path / "out").stdout
     counts = {"ties": "36 tensors by ties, 6 tensors by average",
               "duet": "36 tensors by duet, 6 tensors by average"}  # fmt: skip
@@ -399,7 +399,8 @@ def test_increments_of_two_domains_merge_log_revert_and_drop(
     state = load_detector(tmp_path / "dropped").state
     assert kept.labels.names == state.labels.names == ("cat", "bus")
     assert kept.fingerprint() == state.fingerprint()
-    assert [s.classes for s in read_history(tmp_path / "dropped").steps] == [("cat", "bus")] * 2
+    steps = read_history(tmp_path / "dropped")["increments"]
+    assert [step["classes"] for step in steps] == [("cat", "bus")] * 2
 
 
 @pytest.mark.slow
@@ -472,7 +473,7 @@ def test_without_theta_0_no_sign_conflict_is_told(start: Path, tmp_path: Path) -
     text = run(*words, "--out", tmp_path / "o").stdout
     assert "214 tensors, alpha 0.500" in text
     assert "sign conflict" not in text + run("log", tmp_path / "o").stdout
-    summary = read_history(tmp_path / "o").merges[0]["summary"]
+    summary = read_history(tmp_path / "o")["merges"][0]["summary"]
     assert summary["sign_conflict"] is None
     trace = load_traces(tmp_path / "o")[0].tensors["model.0.conv.weight"]
     assert (trace.norm_old, trace.cosine, trace.sign_conflict) == (0, None, None)
