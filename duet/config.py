@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from duet.errors import PROBLEMS_SHOWN, ConfigError, did_you_mean, together
+from duet.errors import PROBLEMS_SHOWN, ConfigError, DuetError, did_you_mean, together
 from duet.text import printable, shown, without_addresses
 from duet.yamltree import line_of, parse_yaml, resolved
 
@@ -37,21 +37,32 @@ class Config(BaseModel):
 C = TypeVar("C", bound=BaseModel)
 
 
-def parse_config(model: type[C], data: Any, *, where: str) -> C:
+def parse_config(
+    model: type[C],
+    data: Any,
+    *,
+    where: str,
+    called: str = "the configuration",
+    error: type[DuetError] = ConfigError,
+    remedy: str | None = None,
+) -> C:
     """Validate ``data`` as ``model``.
 
     Args:
         model: The configuration class.
         data: Parsed YAML or JSON.
         where: File name or option shown in the error.
+        called: What ``data`` is, in the error.
+        error: What is raised.
+        remedy: What the user can do.
 
     Raises:
-        ConfigError: With every problem at once, and the nearest key for each unknown one.
+        DuetError: ``error``, with every problem at once, and the nearest key for each unknown one.
     """
     try:
         return model.model_validate(data)
-    except ValidationError as error:
-        items = error.errors(include_url=False)
+    except ValidationError as found:
+        items = found.errors(include_url=False)
         # A list whose items are all wrong is not too short as well.
         above = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
         items = [i for i in items if i["type"] != "too_short" or i["loc"] not in above]
@@ -61,9 +72,8 @@ def parse_config(model: type[C], data: Any, *, where: str) -> C:
             for item, line in zip(items, lines, strict=False)
         ]
         problems += [""] * (len(items) - len(problems))  # counted, not shown
-        raise ConfigError(
-            together(problems, summary="the configuration is not valid"), where=where
-        ) from None
+        what = together(problems, summary=f"{called} is not valid")
+        raise error(what, where=where, remedy=remedy) from None
 
 
 def changed(config: C, changes: Mapping[str, Any], *, where: str) -> C:

@@ -227,24 +227,22 @@ def read_bytes(path: Path) -> bytes:
 def read_json(
     path: Path,
     *,
-    expected: type[Document] = dict,  # type: ignore[assignment]
     error: type[DuetError] = DataError,
     remedy: str = "take the file from its source again",
-) -> Document:
-    """Read a JSON file that anybody may have written.
+) -> dict[str, Any]:
+    """Read a JSON file that anybody may have written, which holds an object.
 
     Args:
         path: The file.
-        expected: What it must hold, ``dict`` or ``list``.
         error: What is raised.
         remedy: What the user can do if the file cannot be read.
 
     Raises:
         DuetError: ``error``: the file is missing or unreadable, is not UTF-8, not JSON, nested
-            deeper than `JSON_DEPTH`, holds halves of characters, or is not ``expected``.
+            deeper than `JSON_DEPTH`, holds halves of characters, or is no object.
     """
     try:
-        return parse_json(read_bytes(path), expected=expected)
+        return parse_json(read_bytes(path))
     except OSError as found:
         told = f"cannot read: {found.strerror or found}"
     except ValueError as found:

@@ -212,10 +212,10 @@ def run_row(world: World, geometry: str, name: str, out: Path, seed: int) -> dic
         "increments": [str(world.base), str(world.later[geometry])],
     }  # fmt: skip
     recipe = parse_config(Recipe, data, where=name)
-    size, settings = world.setting.schedule.image_size, recipe.adapt.model_dump(exclude={"images"})
+    size = world.setting.schedule.image_size
 
     def make_objective(state: DetectorState) -> Any:
-        return objective_from(state, world.images, image_size=size, **settings)
+        return objective_from(state, world.images, image_size=size, adapt=recipe.adapt)
 
     began = time.perf_counter()
     written = write_detector(

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 
+from duet.config import Config, parse_config
 from duet.errors import ModelError
 from duet.files import read_json, write_json
 from duet.increments.tensorfile import read_tensors, write_tensors
 from duet.labels import LabelSpace
 from duet.vectors.tensors import Tensors, require_finite
-
-_SIDECAR_REMEDY = (
-    "take both files from their source again, or remove the .json file if it is not about these "
-    "weights"
-)
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,7 @@ class StartWeights:
             LabelSpace(self.classes)
 
 
-@dataclass(frozen=True)
-class Sidecar:
+class Sidecar(Config):
     """What `<stem>.json` beside base weights says about them; None where it does not say it.
 
     Attributes:
@@ -49,6 +44,8 @@ class Sidecar:
         architecture: Architecture within the family, such as ``yolo11n.yaml``.
         licence: SPDX identifier.
     """
+
+    model_config = ConfigDict(extra="ignore")
 
     sha256: str
     classes: tuple[str, ...] | None = None
@@ -68,31 +65,14 @@ def read_sidecar(weights: Path) -> Sidecar | None:
     path = weights.with_suffix(".json")
     if not path.is_file():
         return None
-    try:
-        told = read_json(path, error=ModelError)
-    except ModelError as error:
-        raise ModelError(
-            f"the sidecar names no SHA-256: {error.what}", where=str(path), remedy=_SIDECAR_REMEDY
-        ) from None
-    if not isinstance(told.get("sha256"), str):
-        raise ModelError("the sidecar names no SHA-256", where=str(path), remedy=_SIDECAR_REMEDY)
-    classes = told.get("classes")
-    if classes is not None and not (
-        isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    ):
-        raise ModelError(
-            f"'classes' must be a list of names, got {reprlib.repr(classes)}",
-            where=str(path),
-            remedy=_SIDECAR_REMEDY,
-        )
-    texts = {key: told.get(key) for key in ("architecture", "licence")}
-    wrong = [key for key, value in texts.items() if not isinstance(value, (str, type(None)))]
-    if wrong:
-        raise ModelError(
-            f"expected text for: {', '.join(wrong)}", where=str(path), remedy=_SIDECAR_REMEDY
-        )
-    names = tuple(classes) if classes else None
-    return Sidecar(told["sha256"], names, texts["architecture"], texts["licence"])
+    remedy = (
+        "take both files from their source again, or remove the .json file if it is not about "
+        "these weights"
+    )
+    told = read_json(path, error=ModelError, remedy=remedy)
+    return parse_config(
+        Sidecar, told, where=str(path), called="the sidecar", error=ModelError, remedy=remedy
+    )
 
 
 def load_start(path: Path) -> StartWeights:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from duet.config import Config, parse_config
-from duet.errors import ConfigError, ModelError
+from duet.errors import ModelError
 from duet.files import read_json, sha256_json
 from duet.increments.forms import HeadForm
 from duet.names import Name, as_name
@@ -276,17 +276,19 @@ def _parsed(path: Path, _state: tuple[int, ...]) -> IncrementManifest | Detector
             where=str(path),
             remedy="upgrade duet",
         )
-    content = {key: value for key, value in data.items() if key != SEAL}
+    model: type[IncrementManifest] | type[DetectorManifest] = (
+        IncrementManifest if found == "duet-increment" else DetectorManifest
+    )
+    manifest = parse_config(
+        model,
+        {key: value for key, value in data.items() if key != SEAL},
+        where=str(path),
+        called="the manifest",
+        error=ModelError,
+        remedy=_AGAIN,
+    )
     try:
-        manifest: IncrementManifest | DetectorManifest = (
-            parse_config(IncrementManifest, content, where=str(path))
-            if found == "duet-increment"
-            else parse_config(DetectorManifest, content, where=str(path))
-        )
         unsealed(data)
-    except ConfigError as error:
-        what = error.what.replace("the configuration", "the manifest")
-        raise ModelError(what, where=str(path), remedy=_AGAIN) from None
     except ValueError as error:
         what = f"the manifest was edited or damaged: {error}"
         raise ModelError(what, where=str(path), remedy=_AGAIN) from None

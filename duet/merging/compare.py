@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from duet.merging.chunks import Scratch, Span
@@ -12,8 +10,8 @@ from duet.merging.trace import Notes, TensorTrace
 from duet.vectors.similarity import cosine_of
 
 
-def compare(inputs: Inputs) -> dict[str, TensorTrace]:
-    """Return norms, cosine and sign conflicts of the stages in every tensor, without coefficients.
+def compare(inputs: Inputs, notes: Notes) -> dict[str, TensorTrace]:
+    """Return norms, cosine and sign conflicts of the stages in every tensor, with the coefficients.
 
     Norms and cosine are of the first and the last stage, accumulated in float64; a sign conflict
     is a scalar that one stage moves up and another one down. Without θ_0 nobody knows who moved
@@ -27,30 +25,19 @@ def compare(inputs: Inputs) -> dict[str, TensorTrace]:
         for span in inputs.pieces(name):
             sums += _sums(inputs, span, scratch)
         l1_old, l1_new, dot, square_old, square_new, conflicts = sums.tolist()
-        size = inputs.sizes[name]
+        size, values = inputs.sizes[name], dict(notes.tensors.get(name, {}))
         return TensorTrace(
             scalars=size,
-            alpha=None,
-            p=None,
+            alpha=values.pop("alpha", None),
+            p=values.pop("p", None),
             norm_old=l1_old,
             norm_new=l1_new,
             cosine=cosine_of(dot, square_old, square_new) if measured else None,
             sign_conflict=(conflicts / size if size else 0.0) if measured else None,
+            values=values,
         )
 
     return inputs.each_tensor(work)
-
-
-def annotate(traces: Mapping[str, TensorTrace], notes: Notes) -> dict[str, TensorTrace]:
-    """Return the traces with the coefficients that the method noted."""
-    from dataclasses import replace
-
-    annotated = {}
-    for name, trace in traces.items():
-        values = dict(notes.tensors.get(name, {}))
-        alpha, p = values.pop("alpha", None), values.pop("p", None)
-        annotated[name] = replace(trace, alpha=alpha, p=p, values=values)
-    return annotated
 
 
 def _sums(inputs: Inputs, span: Span, scratch: Scratch) -> torch.Tensor:

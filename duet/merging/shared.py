@@ -11,7 +11,7 @@ import torch
 from duet.config import parse_config
 from duet.errors import ModelError
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
-from duet.merging.compare import annotate, compare
+from duet.merging.compare import compare
 from duet.merging.inputs import Inputs, require_mergeable
 from duet.merging.table import MergeMethod, resolve
 from duet.merging.trace import MergeTrace
@@ -79,7 +79,7 @@ def merge_shared(
         trace=MergeTrace(
             method=method,
             params=settings.model_dump(mode="json"),
-            tensors=annotate(compare(inputs), notes),
+            tensors=compare(inputs, notes),
             batchnorm={"rule": fusion.rule, "weights": list(weights)},
             stages=tuple(stage.name for stage in inputs.stages),
             facts=dict(notes.facts),

@@ -192,7 +192,7 @@ def _fold(
                 f"'{source.name}' was re-fit on other merged weights; its re-fit head part is used "
                 "all the same"
             )
-    return Remerged(_state(plan, shared, fused, parts), tuple(traces), tuple(remarks))
+    return Remerged(plan.state(shared, fused, parts), tuple(traces), tuple(remarks))
 
 
 def _known(plan: Plan, opened: Sequence[Opened]) -> Tensors | None:
@@ -227,7 +227,7 @@ def _join(
         plan.recipe.method, plan.recipe.params, replace(inputs, objective=objective),
         buffers=buffers, fusion=fusion, images=images, out=shared,
     )  # fmt: skip
-    state = _state(plan, shared, merged.buffers, parts)
+    state = plan.state(shared, merged.buffers, parts)
     return Remerged(state, (merged.trace,), tuple(_strangers(plan, opened, inputs)))
 
 
@@ -238,14 +238,7 @@ def _objective(
     """Return what to minimise on unlabelled images, for the detector with fused statistics."""
     if make is None:
         return None
-    return make(_state(plan, shared, fuse_buffers(buffers, fusion, images), parts))
-
-
-def _state(
-    plan: Plan, shared: Tensors, buffers: Tensors, parts: tuple[HeadPart, ...]
-) -> DetectorState:
-    first = plan.sources[0]
-    return DetectorState(first.family, first.architecture, first.head, shared, buffers, parts)
+    return make(plan.state(shared, fuse_buffers(buffers, fusion, images), parts))
 
 
 def _weights_of(stage: Operand, inputs: Inputs, out: dict[str, torch.Tensor]) -> None:

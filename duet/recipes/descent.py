@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from duet.errors import ModelError
-from duet.increments.state import DetectorState, HeadPart
+from duet.increments.state import HeadPart
 from duet.recipes.plan import Plan
 from duet.recipes.refined import grown
-from duet.recipes.sources import Opened, Source, merge_of
+from duet.recipes.sources import Opened, merge_of
 from duet.vectors.tensors import Tensors
 
 
@@ -41,7 +41,7 @@ def require_descent(plan: Plan, opened: Opened, base: Tensors) -> None:
     children = [one for one in plan.sources if one.parent is not None and one.index == 1]
     if not children:
         return
-    got = _state(source, base, opened.buffers, opened.trained).fingerprint()
+    got = plan.state(base, opened.buffers, opened.trained).fingerprint()
     strangers = [child for child in children if child.parent != got]
     if strangers:
         names = ", ".join(f"'{child.name}'" for child in strangers)
@@ -72,15 +72,9 @@ def stranger(plan: Plan, opened: Sequence[Opened], shared: Tensors, buffers: Ten
     parts: tuple[HeadPart, ...] = ()
     for number, item in enumerate(opened[:-1]):
         parts = grown(plan, number, parts, item.trained)
-    if _state(source, shared, buffers, parts).fingerprint() == source.parent:
+    if plan.state(shared, buffers, parts).fingerprint() == source.parent:
         return None
     return (
         f"'{source.name}' was trained on another detector than the merge of those before it: they "
         "come from several runs, or one of them was learned again"
     )
-
-
-def _state(
-    source: Source, shared: Tensors, buffers: Tensors, parts: tuple[HeadPart, ...]
-) -> DetectorState:
-    return DetectorState(source.family, source.architecture, source.head, shared, buffers, parts)

@@ -49,13 +49,14 @@ def kept_recipe(manifest: DetectorManifest, folder: Path) -> Recipe:
             where=str(folder),
             remedy="merge its increments with `duet merge`; classes can be dropped all the same",
         )
-    try:
-        return parse_config(Recipe, manifest.recipe, where=str(folder / MANIFEST))
-    except ConfigError as error:
-        raise ModelError(
-            error.what.replace("the configuration", "the recipe"), where=error.where,
-            remedy="the manifest was edited, or written by another version of duet",
-        ) from None  # fmt: skip
+    return parse_config(
+        Recipe,
+        manifest.recipe,
+        where=str(folder / MANIFEST),
+        called="the recipe",
+        error=ModelError,
+        remedy="the manifest was edited, or written by another version of duet",
+    )
 
 
 def located(

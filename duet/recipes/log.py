@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,27 +122,24 @@ def _step(
     line: Lineage | None, entry: Entry | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what is known of an increment or of a whole model."""
-    mark = line.manifest if line is not None else entry.fingerprint if entry is not None else None
-    name = entry_name(entry) if entry is not None else line.increment if line is not None else ""
     if entry is not None:
+        name, mark = entry_name(entry), line.manifest if line is not None else entry.fingerprint
         path, old = finder.entry(entry), finder.path(entry)
     else:
-        path, old = finder.manifest(mark) if mark is not None else None, None
-    facts = _facts(path)
-    merge, batchnorm = _how(line)
-    intact, problem = _check(path, old)
-    classes = _classes(manifest, traces, name, {name, *_inside(path)})
-    where = path if path is not None else old
+        assert line is not None
+        name, mark, path, old = line.increment, line.manifest, finder.manifest(line.manifest), None
+    facts, merge = _facts(path, old), (line.merge if line is not None else None) or {}
+    joined: Any = merge.get("merge", {})
+    statistics: Any = merge.get("batchnorm", {})
+    owners, how, where = {name, *facts.get("inside", ())}, entry or Entry(path="."), path or old
     return {
         "name": name, "kind": facts.get("kind"), "domain": facts.get("domain"),
-        "images": facts.get("images"), "licence": facts.get("licence"), "classes": classes,
-        "adapts": facts.get("adapts", ()), "method": merge.get("method"),
-        "params": merge.get("params") or {}, "batchnorm": batchnorm,
-        "scale": entry.scale if entry is not None else 1.0,
-        "alias": entry.alias if entry is not None else {},
-        "drop": entry.drop if entry is not None else (),
-        "fingerprint": mark, "path": str(where) if where is not None else None,
-        "found": path is not None, "intact": intact, "problem": problem,
+        "images": facts.get("images"), "licence": facts.get("licence"),
+        "classes": _classes(manifest, traces, name, owners), "adapts": facts.get("adapts", ()),
+        "method": joined.get("method"), "params": joined.get("params") or {},
+        "batchnorm": statistics.get("rule"), "scale": how.scale, "alias": how.alias,
+        "drop": how.drop, "fingerprint": mark, "path": str(where) if where is not None else None,
+        "found": path is not None, "intact": facts.get("intact"), "problem": facts.get("problem"),
     }  # fmt: skip
 
 
@@ -161,43 +158,20 @@ def _classes(
     return tuple(found)
 
 
-def _how(line: Lineage | None) -> tuple[dict[str, Any], str | None]:
-    """Return method and parameters, and the BatchNorm rule, of what joined an increment."""
-    config: Mapping[str, Any] = (line.merge if line is not None else None) or {}
-    merge, batchnorm = config.get("merge"), config.get("batchnorm")
-    rule = batchnorm.get("rule") if isinstance(batchnorm, dict) else None
-    return (merge if isinstance(merge, dict) else {}), rule
-
-
-def _facts(path: Path | None) -> dict[str, Any]:
-    """Return what a folder's manifest says about its training; empty if there is none."""
+def _facts(path: Path | None, old: Path | None) -> dict[str, Any]:
+    """Return what a source says of its training, and whether its files are as they were written."""
     if path is None:
-        return {}
-    if is_foreign(path):
-        return {"kind": FOREIGN}
-    found = read_any_manifest(path)
-    if isinstance(found, IncrementManifest):
-        return found.model_dump(include={"kind", "domain", "images", "licence", "adapts"})
-    return {"kind": "detector", "licence": found.licence}
-
-
-def _inside(path: Path | None) -> tuple[str, ...]:
-    """Return the increments that a detector folder holds; none for other sources."""
-    found = read_any_manifest(path) if path is not None and path.is_dir() else None
-    return tuple(p.increment for p in found.parts) if isinstance(found, DetectorManifest) else ()
-
-
-def _check(path: Path | None, old: Path | None) -> tuple[bool | None, str | None]:
-    """Tell whether the files of a source are as they were written, and what is wrong."""
-    if path is None:
-        if old is not None and old.exists():
-            return None, "another one is there now, with another fingerprint"
-        return None, "not found"
-    if path.is_file():  # found by its hash
-        return True, None
+        other = old is not None and old.exists()
+        here = "another one is there now, with another fingerprint"
+        return {"problem": here if other else "not found"}
+    if is_foreign(path):  # found by its hash
+        return {"kind": FOREIGN, "intact": True}
+    kept, facts = read_any_manifest(path), dict[str, Any](intact=True)
     try:
-        detector = isinstance(read_any_manifest(path), DetectorManifest)
-        load_detector(path) if detector else load_increment(path)
+        load_increment(path) if isinstance(kept, IncrementManifest) else load_detector(path)
     except DuetError as error:
-        return False, error.what
-    return True, None
+        facts = {"intact": False, "problem": error.what}
+    if isinstance(kept, IncrementManifest):
+        return facts | kept.model_dump(include={"kind", "domain", "images", "licence", "adapts"})
+    inside = tuple(part.increment for part in kept.parts)
+    return facts | {"kind": "detector", "licence": kept.licence, "inside": inside}

@@ -14,8 +14,9 @@ from duet.families.table import resolve_family
 from duet.images import read_image
 from duet.increments.state import DetectorState
 from duet.inference.sources import unreadable
-from duet.merging.entropy import Kind, detection_entropy
+from duet.merging.entropy import detection_entropy
 from duet.merging.inputs import Objective
+from duet.recipes.recipe import Adapt
 from duet.vectors.tensors import Tensors
 
 
@@ -24,11 +25,7 @@ def objective_from(
     images: Sequence[Path],
     *,
     image_size: int,
-    batch: int = 8,
-    seed: int = 0,
-    kind: Kind = "classes",
-    share: float = 0.005,
-    least: int = 3,
+    adapt: Adapt,
 ) -> Objective:
     """Return the entropy of a detector's class scores as a function of its shared tensors.
 
@@ -37,12 +34,9 @@ def objective_from(
             fused, head parts of all increments.
         images: Unlabelled images; each is decoded once here, to be sure, and again when used.
         image_size: Side of the square that the detector sees, in pixels.
-        batch: Images per step; all of them if there are fewer.
-        seed: Of their order. A step's images depend on (seed, step) only; every image is seen
+        adapt: Images per step (all if there are fewer), which entropy of which anchors, and the
+            seed of the order: a step's images depend on (seed, step) only, and every image is seen
             once before any is seen again.
-        kind: Which entropy, see `detection_entropy`.
-        share: Part of each image's anchors that counts.
-        least: At least so many anchors of an image count.
 
     Raises:
         DataError: There are no images, or some cannot be read (all are named).
@@ -63,9 +57,11 @@ def objective_from(
     scores = family.class_logits(state)
 
     def objective(parameters: Tensors, step: int) -> torch.Tensor:
-        chosen = [paths[index] for index in images_of(step, len(paths), batch, seed)]
+        chosen = [paths[index] for index in images_of(step, len(paths), adapt.batch, adapt.seed)]
         inputs = family.prepare([read_image(path) for path in chosen], image_size=image_size)
-        return detection_entropy(scores(parameters, inputs), kind=kind, share=share, least=least)
+        return detection_entropy(
+            scores(parameters, inputs), kind=adapt.kind, share=adapt.share, least=adapt.least
+        )
 
     return objective
 

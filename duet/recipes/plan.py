@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from duet.errors import ModelError, together
-from duet.increments.state import HeadForm
+from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.labels import LabelSpace
 from duet.merging.table import METHODS
 from duet.recipes.pairing import Head, pair
 from duet.recipes.recipe import Geometry, Recipe
 from duet.recipes.sources import REFINEMENT, Source, describe
+from duet.vectors.tensors import Tensors
 from duet.weights import find
 
 
@@ -46,6 +47,13 @@ class Plan:
     def merged(self) -> tuple[Source, ...]:
         """The sources that the method joins: all but the ancestor."""
         return tuple(s for number, s in enumerate(self.sources) if number != self.ancestor)
+
+    def state(
+        self, shared: Tensors, buffers: Tensors, parts: tuple[HeadPart, ...]
+    ) -> DetectorState:
+        """Return a detector of the models' architecture and head form."""
+        first = self.sources[0]
+        return DetectorState(first.family, first.architecture, first.head, shared, buffers, parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data for `--dry-run`."""

@@ -61,9 +61,8 @@ class Prepared:
         if self._found is None:
             return None
         size = max(source.image_size for source in self.plan.sources)
-        settings = self.plan.recipe.adapt.model_dump(exclude={"images"})
-        paths = self._found.paths
-        return lambda state: objective_from(state, paths, image_size=size, **settings)
+        paths, adapt = self._found.paths, self.plan.recipe.adapt
+        return lambda state: objective_from(state, paths, image_size=size, adapt=adapt)
 
     def rehearse(self) -> dict[str, Any]:
         """Look whether all fits together; return the plan and its cost, JSON-ready.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from duet.increments.store import Built, build_detector
 from duet.increments.tensorfile import Layout, mapped_output
 from duet.merging.chunks import Listen
 from duet.recipes.apply import MakeObjective, Remerged, merge_plan
-from duet.recipes.heads import head_layout
+from duet.recipes.heads import Allocate, head_layout
 from duet.recipes.plan import Plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import Opened, open_source
@@ -84,7 +84,7 @@ def write_detector(
     results: list[Remerged] = []
 
     def fill(flat: dict[str, torch.Tensor]) -> Built:
-        with _Workspace(folder, flat) as allocate:
+        with _workspace(folder, flat) as allocate:
             result = merge_plan(
                 plan, opened=opened, allocate=allocate,
                 make_objective=make_objective, listen=listen,
@@ -108,24 +108,19 @@ def _holds_recipe(folder: Path, recipe: dict[str, Any]) -> bool:
         return False
 
 
-class _Workspace:
-    """Memory for `merge_plan`: the result in the detector's file, the rest in temporary files."""
+@contextmanager
+def _workspace(target: Path, flat: Mapping[str, torch.Tensor]) -> Iterator[Allocate]:
+    """Yield memory for `merge_plan`: the result in the detector's file, the rest beside it."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(hidden_folder(target))
 
-    def __init__(self, target: Path, flat: Mapping[str, torch.Tensor]) -> None:
-        self._target, self._flat, self._stack = target, flat, ExitStack()
+        def allocate(purpose: str, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+            if purpose == "result":
+                return {name: flat[f"shared/{name}"] for name in shapes}
+            layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
+            return stack.enter_context(mapped_output(folder / purpose, layout))
 
-    def __enter__(self) -> _Workspace:
-        self._folder = self._stack.enter_context(hidden_folder(self._target))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def __call__(self, purpose: str, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
-        if purpose == "result":
-            return {name: self._flat[f"shared/{name}"] for name in shapes}
-        layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
-        return self._stack.enter_context(mapped_output(self._folder / purpose, layout))
+        yield allocate
 
 
 def _layout(plan: Plan, opened: Sequence[Opened]) -> Layout:

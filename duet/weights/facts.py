@@ -68,7 +68,7 @@ def _of_base(path: Path) -> dict[str, Any]:
 
     tensors, told = open_base(path)
     facts = {} if told is None else {
-        "architecture": told.architecture, "classes": told.classes, "licence": told.licence
+        "architecture": told.architecture, "classes": told.classes or None, "licence": told.licence
     }  # fmt: skip
     return {"kind": "base weights", "tensors": len(tensors), **facts}
 

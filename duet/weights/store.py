@@ -61,8 +61,7 @@ def read_record(file: Path) -> Record | None:
     if not path.is_file():
         return None
     try:
-        found = read_json(path, error=ModelError)
-        return parse_config(Record, found, where=str(path))
+        return parse_config(Record, read_json(path), where=str(path))
     except DuetError as error:
         raise ModelError(
             f"the record of the download cannot be read: {error.what}",

@@ -597,8 +597,10 @@ def test_base_without_sidecar_loads(tmp_path: Path) -> None:
     [
         pytest.param(lambda p: p.unlink(), "the file is missing", id="missing"),
         pytest.param(lambda p: p.write_bytes(p.read_bytes()[:-1]), "content changed", id="cut"),
-        pytest.param(lambda p: p.with_suffix(".json").write_text("{}"), "no SHA", id="sidecar"),
-        pytest.param(lambda p: p.with_suffix(".json").write_text("[]"), "no SHA", id="list"),
+        pytest.param(
+            lambda p: p.with_suffix(".json").write_text("{}"), "sha256: missing", id="side"
+        ),
+        pytest.param(lambda p: p.with_suffix(".json").write_text("[]"), "a JSON object", id="list"),
     ],
 )
 def test_damaged_base_is_refused(

@@ -67,11 +67,11 @@ def test_json_that_is_fine() -> None:
 
 
 WRONG = {
-    "no hash": ({}, "names no SHA-256"),
-    "hash is a number": ({"sha256": 1}, "names no SHA-256"),
-    "classes are a text": ({"sha256": "x", "classes": "cat"}, "list of names"),
-    "a class is a number": ({"sha256": "x", "classes": ["cat", 1]}, "list of names"),
-    "architecture": ({"sha256": "x", "architecture": ["a"]}, "expected text for: architecture"),
+    "no hash": ({}, "sha256: missing"),
+    "hash is a number": ({"sha256": 1}, "sha256: .*, got 1"),
+    "classes are a text": ({"sha256": "x", "classes": "cat"}, "classes: .*, got 'cat'"),
+    "a class is a number": ({"sha256": "x", "classes": ["cat", 1]}, "classes.1: .*, got 1"),
+    "architecture": ({"sha256": "x", "architecture": ["a"]}, "architecture: .*, got \\['a'\\]"),
 }
 
 

@@ -28,6 +28,7 @@ from duet.merging.mask import Mask
 from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
 from duet.recipes.objective import images_of, objective_from
+from duet.recipes.recipe import Adapt
 from duet.vectors.tensors import Tensors
 
 SHAPES = {"conv.weight": (3, 4, 2, 2), "bn.weight": (3,), "one": (1,)}
@@ -527,7 +528,9 @@ def test_every_image_is_seen_once_per_turn() -> None:
 @forms
 def test_a_detector_is_merged(form: str, tmp_path: Path) -> None:
     state = make_state(form)
-    objective = objective_from(state, photographs(tmp_path), image_size=64, batch=3, share=0.1)
+    objective = objective_from(
+        state, photographs(tmp_path), image_size=64, adapt=Adapt(batch=3, share=0.1)
+    )
     stages = tuple(Operand(f"t{k}", weights=shaken(state.shared, seed=k)) for k in (1, 2))
     given = Inputs(stages, start=state.shared, objective=objective)
     merged = merge("concrete", given, steps=6, lr=0.5)
@@ -543,7 +546,7 @@ def test_a_detector_is_merged(form: str, tmp_path: Path) -> None:
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(DataError, match="0 unlabelled images"):
-        objective_from(make_state("rows"), [], image_size=64)
+        objective_from(make_state("rows"), [], image_size=64, adapt=Adapt())
 
 
 def test_unreadable_images_are_all_named(tmp_path: Path) -> None:
@@ -551,6 +554,6 @@ def test_unreadable_images_are_all_named(tmp_path: Path) -> None:
     paths[1].write_bytes(paths[1].read_bytes()[:-200])
     paths[3].write_text("no image")
     with pytest.raises(DataError, match="2 problems") as caught:
-        objective_from(make_state("rows"), paths, image_size=64)
+        objective_from(make_state("rows"), paths, image_size=64, adapt=Adapt())
     assert all(str(paths[index]) in str(caught.value) for index in (1, 3))
     assert caught.value.remedy
