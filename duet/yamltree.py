@@ -30,21 +30,13 @@ class Plain(str):
 class Mapped(dict[str, Any]):
     """A mapping of `parse_yaml` that knows the lines of its keys."""
 
-    __slots__ = ("lines",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: dict[Any, int] = {}
+    lines: dict[Any, int]
 
 
 class Listed(list[Any]):
     """A list of `parse_yaml` that knows the lines of its items."""
 
-    __slots__ = ("lines",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: dict[Any, int] = {}
+    lines: dict[Any, int]
 
 
 def line_of(data: Any, place: Iterable[str | int]) -> int | None:
@@ -250,6 +242,7 @@ class _Open:
 
     def __init__(self, event: Any, data: Any) -> None:
         self.event, self.data, self.size = event, data, 1
+        data.lines = {}
         self.key: tuple[str, Any] | None = None  # and where it stands
         self.keys: dict[str, Any] = {}
         self.merged: list[Any] = []

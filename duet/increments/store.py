@@ -7,7 +7,6 @@ to its own files by SHA-256.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
     IncrementManifest,
-    M,
     PartEntry,
     read_manifest,
 )
@@ -140,6 +138,10 @@ class DetectorFile:
                 )
 
 
+Filled = tuple[DetectorFile, tuple[MergeTrace, ...]]
+"""A detector whose tensors were filled into the file on offer, and what each merge did."""
+
+
 def save_increment(
     folder: Path, increment: IncrementFile, *, overwrite: bool = False
 ) -> IncrementManifest:
@@ -166,14 +168,20 @@ def save_increment(
         if part is not None:
             flat |= {f"{place}/{name}": tensor for name, tensor in part.tensors.items()}
     metadata = {"identity": increment.manifest.identity()}
-
-    def write(target: Path) -> dict[str, str]:
-        digests = {INCREMENT: write_tensors(target / INCREMENT, flat, metadata=metadata)}
-        if increment.fisher is not None:
-            digests[FISHER] = write_fisher(target / FISHER, increment.fisher, metadata=metadata)
-        return digests
-
-    return _save(folder, write, increment.manifest, overwrite)
+    with new_folder(folder, "duet-increment", overwrite=overwrite) as temporary:
+        try:
+            files = {INCREMENT: write_tensors(temporary / INCREMENT, flat, metadata=metadata)}
+            if increment.fisher is not None:
+                files[FISHER] = write_fisher(
+                    temporary / FISHER, increment.fisher, metadata=metadata
+                )
+            saved = increment.manifest.model_copy(update={"files": files})
+            write_sealed(temporary / MANIFEST, saved.model_dump(mode="json"))
+        except DuetError as error:
+            # The temporary name means nothing to the user.
+            what = error.what.replace(str(temporary), str(folder))
+            raise type(error)(what, where=str(folder), remedy=error.remedy) from error
+    return saved
 
 
 def load_increment(folder: Path) -> IncrementFile:
@@ -216,21 +224,6 @@ def _part(manifest: IncrementManifest, tensors: Tensors) -> HeadPart | None:
     return HeadPart(manifest.held, tensors, manifest.name)
 
 
-@dataclass(frozen=True)
-class Built:
-    """A detector whose tensors were filled into the file that `build_detector` offered.
-
-    Attributes:
-        state: The detector; all its tensors are those of the file.
-        manifest: Describes it.
-        traces: What each merge did; may be empty.
-    """
-
-    state: DetectorState
-    manifest: DetectorManifest
-    traces: tuple[MergeTrace, ...] = ()
-
-
 def save_detector(
     folder: Path,
     state: DetectorState,
@@ -250,13 +243,12 @@ def save_detector(
         ModelError: The manifest does not describe ``state``, or tensors hold NaN or infinity.
         DuetError: The folder is in the way, or the file system refuses the write.
     """
-    DetectorFile(state, manifest)
-    tensors = state.to_tensors()
+    file, tensors = DetectorFile(state, manifest), state.to_tensors()
 
-    def fill(flat: dict[str, torch.Tensor]) -> Built:
+    def fill(flat: dict[str, torch.Tensor]) -> Filled:
         for name, tensor in tensors.items():
             flat[name].copy_(tensor.detach())
-        return Built(state, manifest, traces)
+        return file, traces
 
     again = _holds(folder, manifest.fingerprint)
     return build_detector(folder, layout_of(tensors), fill, overwrite=overwrite, again=again)
@@ -273,7 +265,7 @@ def _holds(folder: Path, fingerprint: str) -> bool:
 def build_detector(
     folder: Path,
     layout: Layout,
-    fill: Callable[[dict[str, torch.Tensor]], Built],
+    fill: Callable[[dict[str, torch.Tensor]], Filled],
     *,
     overwrite: bool = False,
     again: bool = False,
@@ -292,14 +284,13 @@ def build_detector(
     with new_folder(folder, "duet-detector", overwrite=overwrite, again=again) as temporary:
         path = temporary / MODEL
         with mapped_output(path, layout) as flat:
-            built = fill(flat)
+            file, traces = fill(flat)
             require_finite(flat, str(folder))
-            DetectorFile(built.state, built.manifest)
         files = {MODEL: sha256_file(path)}
-        if built.traces:
-            write_json(temporary / TRACE, [trace.as_dict() for trace in built.traces])
+        if traces:
+            write_json(temporary / TRACE, [trace.as_dict() for trace in traces])
             files[TRACE] = sha256_file(temporary / TRACE)
-        saved = built.manifest.model_copy(update={"files": files})
+        saved = file.manifest.model_copy(update={"files": files})
         write_sealed(temporary / MANIFEST, saved.model_dump(mode="json"))
     return saved
 
@@ -349,19 +340,6 @@ def load_detector(folder: Path) -> DetectorFile:
         return DetectorFile(state, manifest)
     except DuetError as error:
         raise _damaged(folder, error) from None
-
-
-def _save(folder: Path, write: Callable[[Path], dict[str, str]], manifest: M, overwrite: bool) -> M:
-    """Build ``folder``: ``write`` fills it and returns the SHA-256 of each file by name."""
-    with new_folder(folder, manifest.format, overwrite=overwrite) as temporary:
-        try:
-            saved = manifest.model_copy(update={"files": write(temporary)})
-            write_sealed(temporary / MANIFEST, saved.model_dump(mode="json"))
-        except DuetError as error:
-            # The temporary name means nothing to the user.
-            what = re.sub(re.escape(str(temporary)), str(folder), error.what)
-            raise type(error)(what, where=str(folder), remedy=error.remedy) from error
-    return saved
 
 
 def _hashes_of(files: dict[str, str], names: tuple[str, ...], folder: Path) -> dict[str, str]:

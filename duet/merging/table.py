@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from duet.config import Config
+from pydantic import Field, model_validator
+
+from duet.config import Config, Params, parse_config
+from duet.errors import ConfigError
 from duet.registry import Table
 
 if TYPE_CHECKING:
@@ -177,6 +180,27 @@ def resolve(name: str) -> MergeMethod:
     """
     METHODS.load(name)
     return METHODS[name]
+
+
+class MergeChoice(Config):
+    """Which merge method joins the shared tensors of several models."""
+
+    method: str = Field(default="duet", description="a name from `duet methods`")
+    params: Params = Field(default_factory=dict, description="see `duet methods NAME`")
+
+    @model_validator(mode="after")
+    def _known(self) -> MergeChoice:
+        # Now, not when the merge is reached: a typo must not cost a training.
+        try:
+            row = resolve(self.method)
+        except ConfigError as error:
+            raise ValueError(f"{error.what}; {error.remedy}") from None
+        try:
+            parse_config(row.params, self.params, where="params")
+        except ConfigError as error:
+            problems = [line.removeprefix("  - ") for line in error.what.splitlines()[1:]]
+            raise ValueError(f"parameters of '{self.method}': {'; '.join(problems)}") from None
+        return self
 
 
 def _describe(name: str, field: Any) -> Parameter:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from duet.config import Config, Schema, load_yaml, parse_config
 from duet.increments.manifest import Sha256, Text
 from duet.merging.batchnorm import BatchNormFusion
-from duet.merging.choice import MergeChoice
+from duet.merging.table import MergeChoice
 from duet.names import Name
 from duet.trees import resolved
 from duet.weights import name_or_below

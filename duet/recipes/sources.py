@@ -213,7 +213,11 @@ def open_source(source: Source) -> Opened:
     entry, name = source.entry, source.name
     if source.kind in (FOREIGN, "detector"):
         state = source.detector or load_detector(source.path).state
-        return _whole(source, state.shared, state.buffers, state.parts)
+        stage = Operand(name, weights=state.shared, scale=entry.scale, images=source.images)
+        kept = [part for one in state.parts if (part := _edit_part(source, one)) is not None]
+        if len(state.parts) == 1 and kept:
+            kept = [replace(kept[0], increment=name)]
+        return Opened(stage, state.buffers, tuple(kept), trained=state.parts)
     item = load_increment(source.path)
     stage = Operand(
         name, vector=item.vector.delta, correction=item.vector.correction, scale=entry.scale,
@@ -224,17 +228,6 @@ def open_source(source: Source) -> Opened:
     parts = (part,) if part is not None else ()
     trained = tuple(own for own in (item.refit or item.part,) if own is not None)
     return Opened(stage, item.buffers, parts, refit, item.refit_on, trained)
-
-
-def _whole(
-    source: Source, shared: Tensors, buffers: Tensors, parts: tuple[HeadPart, ...]
-) -> Opened:
-    stage = Operand(source.name, weights=shared, scale=source.entry.scale, images=source.images)
-    edited = [_edit_part(source, part) for part in parts]
-    kept = [part for part in edited if part is not None]
-    if len(parts) == 1 and kept:
-        kept = [replace(kept[0], increment=source.name)]
-    return Opened(stage, buffers, tuple(kept), trained=parts)
 
 
 def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:

@@ -14,7 +14,7 @@ from duet.errors import DuetError
 from duet.files import hidden_folder, relative_path
 from duet.increments.manifest import DetectorManifest, Lineage, read_manifest
 from duet.increments.state import DetectorState
-from duet.increments.store import Built, build_detector
+from duet.increments.store import DetectorFile, Filled, build_detector
 from duet.increments.tensorfile import Layout, mapped_output
 from duet.merging.chunks import Listen
 from duet.recipes.apply import MakeObjective, Remerged, merge_plan
@@ -83,7 +83,7 @@ def write_detector(
     opened = tuple(open_source(source) for source in plan.sources)
     results: list[Remerged] = []
 
-    def fill(flat: dict[str, torch.Tensor]) -> Built:
+    def fill(flat: dict[str, torch.Tensor]) -> Filled:
         with _workspace(folder, flat) as allocate:
             result = merge_plan(
                 plan, opened=opened, allocate=allocate,
@@ -91,7 +91,7 @@ def write_detector(
             )  # fmt: skip
         state = _moved(result.state, flat)
         results.append(Remerged(state, result.traces, result.remarks))
-        return Built(state, manifest_of(plan, state, folder), result.traces)
+        return DetectorFile(state, manifest_of(plan, state, folder)), result.traces
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     again = _holds_recipe(folder, stored_recipe(plan.recipe, folder))

@@ -17,7 +17,7 @@ from duet.errors import ConfigError, did_you_mean
 from duet.increments.forms import HeadForm
 from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
 from duet.merging.batchnorm import BatchNormFusion
-from duet.merging.choice import MergeChoice
+from duet.merging.table import MergeChoice
 from duet.names import Name
 from duet.training.losses.distillation.table import DISTILLATIONS
 

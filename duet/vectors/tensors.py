@@ -16,7 +16,7 @@ Tensors: TypeAlias = Mapping[str, torch.Tensor]
 _SHOWN = 8  # tensor names listed per kind of problem; the count of the others is always given
 
 
-def fingerprint(tensors: Tensors) -> str:
+def fingerprint(tensors: Tensors, *, upcast: bool = False) -> str:
     """Return the SHA-256 over sorted (name, dtype, shape, bytes).
 
     Two mappings have the same fingerprint exactly if they hold the same names with the same
@@ -24,6 +24,7 @@ def fingerprint(tensors: Tensors) -> str:
 
     Args:
         tensors: Tensors of any dtype and shape.
+        upcast: Floating ones count as float32, which one after the other becomes.
 
     Returns:
         64 hexadecimal digits.
@@ -31,6 +32,8 @@ def fingerprint(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
+        if upcast and tensor.is_floating_point():
+            tensor = tensor.float()
         header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
         # The newline ends the JSON header; the shape in it fixes how many bytes follow.
         digest.update(f"{header}\n".encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -34,10 +34,6 @@ class Facts:
     architecture: str | None = None
     classes: tuple[str, ...] | None = None
     licence: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data."""
-        return {**asdict(self), "classes": None if self.classes is None else list(self.classes)}
 
 
 def read_facts(path: Path) -> Facts:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.table import families, family_of, resolve_family, resolve_roles
@@ -189,21 +186,4 @@ def start_weights_of(state: DetectorState) -> StartWeights:
 
 def start_fingerprint(shared: Tensors) -> str:
     """Return the fingerprint of θ_0's shared tensors: that of their exact float32 upcast."""
-    return fingerprint(_Upcast(shared))
-
-
-class _Upcast(Mapping[str, torch.Tensor]):
-    """Float16 tensors as float32, one at a time."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self._tensors[name]
-        return tensor.float() if tensor.is_floating_point() else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    return fingerprint(shared, upcast=True)
