@@ -26,7 +26,8 @@ class KilledError(Exception):
 
 def check_learns(case: Case, folder: Path) -> None:
     """Two increments: losses fall, old rows stay to the bit, all of the job's files are there."""
-    from duet.increments.fisher import FISHER, read_fisher
+    from duet.increments.fisher import FISHER
+    from duet.increments.tensorfile import read_tensors
     from duet.vectors.tensors import require_finite
 
     form = case.forms[0]
@@ -55,7 +56,7 @@ def check_learns(case: Case, folder: Path) -> None:
         assert fell or told[1] > told[0] + 0.5, f"{job.name}: separation {told}, loss {losses}"
         assert outcome["images_seen"] == EPOCHS * IMAGES, outcome["images_seen"]
         assert outcome["fisher_images"] == 2, outcome["fisher_images"]
-        fisher, _ = read_fisher(job / FISHER)
+        fisher, _ = read_tensors(job / FISHER)
         assert fisher.keys() == state.shared.keys(), "the Fisher covers other tensors"
         require_finite(state.to_tensors(), job.name)
     assert not same(base.shared, trained.shared), "the increment trained nothing shared"

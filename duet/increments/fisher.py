@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from duet.errors import ModelError, together
-from duet.increments.tensorfile import read_tensors, write_tensors
+from duet.increments.tensorfile import write_tensors
 from duet.vectors.tensors import Tensors, require_finite
 
 FISHER = "fisher.safetensors"
@@ -32,17 +32,6 @@ def write_fisher(path: Path, fisher: Tensors, *, metadata: Mapping[str, str] | N
     """
     rounded = {name: tensor.to(torch.bfloat16) for name, tensor in fisher.items()}
     return write_tensors(path, rounded, metadata=metadata)
-
-
-def read_fisher(
-    path: Path, sha256: str | None = None
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Map a Fisher as it is stored, bfloat16, with its text metadata.
-
-    Raises:
-        ModelError: The file is missing, damaged, of another hash, or not finite.
-    """
-    return read_tensors(path, sha256)
 
 
 def sum_fishers(

@@ -80,11 +80,7 @@ def replacing(target: Path, *, ours: Collection[str] | None = None) -> Iterator[
 
 
 def _files_of(folder: Path, form: str) -> set[str]:
-    """Return the names of the files that duet wrote into a folder of a form.
-
-    Raises:
-        DuetError: It has no manifest of duet's: other programs write a manifest.json, too.
-    """
+    """Return the names of the files that duet wrote into a folder of a form."""
     manifest: dict[str, Any] = {}
     with contextlib.suppress(DuetError):
         manifest = read_json(folder / MANIFEST)
@@ -106,12 +102,7 @@ def _files_of(folder: Path, form: str) -> set[str]:
 
 
 def _keep_others(old: Path, fresh: Path, ours: Collection[str]) -> None:
-    """Let a new folder hold what is the user's in the old one, too: the same files, by hard links.
-
-    Raises:
-        DuetError: A name is taken.
-        OSError: The file system refuses.
-    """
+    """Let a new folder hold what is the user's in the old one, too, by hard links."""
     others = sorted(entry for entry in old.iterdir() if entry.name not in ours)
     if taken := [entry for entry in others if os.path.lexists(fresh / entry.name)]:
         raise DuetError(

@@ -15,7 +15,7 @@ import torch
 
 from duet.errors import DuetError, ModelError, named_in
 from duet.files import parse_json, read_bytes, sha256_file, write_json
-from duet.increments.fisher import FISHER, read_fisher, require_fisher, write_fisher
+from duet.increments.fisher import FISHER, require_fisher, write_fisher
 from duet.increments.folders import new_folder
 from duet.increments.manifest import (
     MANIFEST,
@@ -198,7 +198,7 @@ def load_increment(folder: Path) -> IncrementFile:
     flat, metadata = read_tensors(folder / INCREMENT, digests[INCREMENT])
     identities, fisher = {metadata.get("identity")}, None
     if FISHER in digests:
-        fisher, metadata = read_fisher(folder / FISHER, digests[FISHER])
+        fisher, metadata = read_tensors(folder / FISHER, digests[FISHER])
         identities.add(metadata.get("identity"))
     if identities != {manifest.identity()}:
         raise _damaged(folder, ModelError("the manifest is not the one that they were saved with"))

@@ -167,12 +167,7 @@ def read_tensors(
 
 
 def _require_plain(dtypes: Mapping[str, torch.dtype], where: str) -> None:
-    """Refuse numbers that detectors do not have, and names that are more than a name.
-
-    Raises:
-        ModelError: A type such as complex or float8; a name with a line end, say, which would
-            stand in messages.
-    """
+    """Refuse numbers that detectors do not have, and names that are more than a name."""
     problems = [
         f"{shown(name)}: {str(dtype).removeprefix('torch.')}"
         for name, dtype in dtypes.items()
@@ -186,11 +181,7 @@ def _require_plain(dtypes: Mapping[str, torch.dtype], where: str) -> None:
 
 
 def _require_modest_header(path: Path) -> None:
-    """Refuse a header so long that parsing it alone would take seconds and memory of its own.
-
-    Raises:
-        ValueError: It is longer than `LONGEST_HEADER`.
-    """
+    """Refuse a header so long that parsing it alone would take seconds and memory of its own."""
     require_file(path)
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -135,11 +135,7 @@ def rehearse(plan: Plan, theta_0: Tensors | None) -> None:
 
 
 def _require_unscaled(plan: Plan) -> None:
-    """Refuse factors that would shrink whole weights, not what training changed of them.
-
-    Raises:
-        ModelError: Such a factor is not 1.
-    """
+    """Refuse factors that would shrink whole weights, not what training changed of them."""
     folded = plan.geometry == "sequential"
     for source in plan.sources[:1] if folded else plan.sources:
         if source.entry.scale != 1:

@@ -170,11 +170,7 @@ def _start_of(sides: Sequence[Side]) -> Path | None:
 
 
 def _base(start: Path | None, sides: Sequence[Side], *, strict: bool) -> Tensors | None:
-    """Return θ_0's shared tensors; None if they are not known to belong to both sides.
-
-    Raises:
-        ModelError: ``strict``, and they do not.
-    """
+    """Return θ_0's shared tensors; None if they are not known to belong to both sides."""
     if start is None:
         return None
     whole = Start(start, sides[0].source.family)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from duet.errors import ConfigError, DuetError, did_you_mean, together
-from duet.families import rows
-from duet.families.table import resolve_roles
 from duet.increments.manifest import DetectorManifest, read_any_manifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_traces, save_detector
@@ -17,6 +15,7 @@ from duet.recipes.edits import kept_recipe
 from duet.recipes.model import Model
 from duet.recipes.pairing import group
 from duet.recipes.recipe import Entry, Recipe
+from duet.recipes.refined import cut_to
 from duet.recipes.words import entry_name
 from duet.recipes.write import stored_recipe
 from duet.trees import resolved
@@ -82,22 +81,16 @@ def without_classes(model: Model, names: Sequence[str], out: Path) -> Dropped:
     """
     state, manifest = model.state, model.manifest
     _require_droppable(names, tuple(state.labels), str(model.folder))
-    rules, parts, dropped = resolve_roles(state.family), [], dict[str, tuple[str, ...]]()
-    for part in state.parts:
-        lost = tuple(name for name in part.classes if name in names)
-        kept = rows.drop_classes(rules, part, lost)
-        if lost:
-            dropped[part.increment] = lost
-        if kept is not None:
-            parts.append(kept)
-    left = replace(state, parts=tuple(parts))
+    left = cut_to(state, [name for name in state.labels if name not in names])
+    lost = {one.increment: tuple(n for n in one.classes if n in names) for one in state.parts}
+    dropped = {increment: classes for increment, classes in lost.items() if classes}
     saved = DetectorManifest.for_state(
         left, lineage=manifest.lineage, image_size=manifest.image_size, licence=manifest.licence
     )
     recipe = _with_drops(manifest, model.folder, dropped, model.traces)
     if recipe is not None:
         saved = saved.model_copy(update={"recipe": stored_recipe(recipe, out)})
-    still = {part.increment for part in parts}
+    still = {part.increment for part in left.parts}
     gone = tuple(name for name in dropped if name not in still)
     return Dropped(left, saved, dropped, gone, tuple(_remarks(gone, manifest, saved)))
 

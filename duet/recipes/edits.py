@@ -215,11 +215,7 @@ def rescale(
 
 
 def _place(manifest: DetectorManifest, folder: Path, increment: str) -> tuple[Recipe, int]:
-    """Return the recipe that a manifest keeps, and the place of an entry in it.
-
-    Raises:
-        ConfigError: No entry has that name.
-    """
+    """Return the recipe that a manifest keeps, and the place of an entry in it."""
     recipe = kept_recipe(manifest, folder)
     names = [entry_name(entry) for entry in recipe.increments]
     if increment in names:

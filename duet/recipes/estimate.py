@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from duet.recipes.plan import Plan
 _SCALARS_PER_SECOND = 4e7
 """Of one stage, measured with TIES on two cores (`tools/bench_merge.py`), hashing included."""
 _SCRATCH_MB = 60.0
+_ROLES = {"vector": "shared", "shared": "shared", "buffers": "statistics", "part": "own"}
 
 
 def estimate(plan: Plan) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
     leads = {head.members[0][0] for head in plan.heads}  # others bring rows to a part of these
     for number, source in enumerate(plan.sources):
         for key, size in _header(source.path).items():
-            group = _role(key)
+            group = _ROLES.get(key.partition("/")[0])
             if group == "shared":
                 scalars += size
             if (group == "own" and number in leads) or (number == 0 and group is not None):
@@ -39,24 +41,11 @@ def estimate(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _role(key: str) -> str | None:
-    for prefix, role in (("vector", "shared"), ("shared", "shared"), ("buffers", "statistics"),
-                         ("part", "own")):  # fmt: skip
-        if key.startswith(f"{prefix}/"):
-            return role
-    return None
-
-
 def _header(path: Path) -> dict[str, int]:
     """Return the scalars of each stored tensor; empty for a `.pt` file."""
     for name in (INCREMENT, MODEL):
         if (path / name).is_file():
             with safe_open(path / name, framework="np") as stored:
-                found = {}
-                for key in stored.keys():  # noqa: SIM118
-                    size = 1
-                    for length in stored.get_slice(key).get_shape():
-                        size *= length
-                    found[key] = size
-                return found
+                keys = stored.keys()
+                return {key: math.prod(stored.get_slice(key).get_shape()) for key in keys}
     return {}

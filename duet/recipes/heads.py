@@ -48,14 +48,12 @@ class Joint:
 
     Attributes:
         head: Classes and members.
-        numbers: Position of each source that takes part.
-        parts: Its part.
+        parts: Of each source that takes part.
         rows: Names of the tensors with one row per class.
         start: What their training started from: own tensors of θ_0 and its classes; may be empty.
     """
 
     head: Head
-    numbers: tuple[int, ...]
     parts: tuple[HeadPart, ...]
     rows: frozenset[str]
     start: StartWeights = _NOTHING
@@ -151,7 +149,7 @@ def _joint(plan: Plan, head: Head, opened: Mapping[int, Opened] | Sequence[Opene
     rows = class_rows(resolve_roles(first.family), first.head, parts[0].tensors)
     for number, part in zip(head.owners, parts, strict=True):
         _require_alike(plan.sources[head.owners[0]], parts[0], plan.sources[number], part, rows)
-    return Joint(head, head.owners, tuple(parts), rows)
+    return Joint(head, tuple(parts), rows)
 
 
 def _require_alike(
@@ -231,7 +229,7 @@ def _merged(
     plan: Plan, joint: Joint, out: dict[str, torch.Tensor]
 ) -> tuple[HeadPart, list[MergeTrace]]:
     """Merge the blocks of a part into ``out``, and its statistics like those of shared layers."""
-    names, first = [plan.sources[k].name for k in joint.numbers], joint.parts[0]
+    names, first = [plan.sources[k].name for k in joint.head.owners], joint.parts[0]
     owned = dict(zip(names, (part.classes for part in joint.parts), strict=True))
     traces: list[MergeTrace] = []
     for block in _blocks(joint):
@@ -244,8 +242,8 @@ def _merged(
         for name in joint.rows if places else ():
             out[name][places] = merged[name]
         traces.append(replace(trace, part=first.increment, classes=owned))
-    fusion = _fusion(plan, joint.numbers)
-    images = [plan.sources[k].images for k in joint.numbers]
+    fusion = _fusion(plan, joint.head.owners)
+    images = [plan.sources[k].images for k in joint.head.owners]
     fused = fuse_buffers(
         [{name: part.tensors[name] for name in joint.statistics} for part in joint.parts],
         fusion,
@@ -285,7 +283,7 @@ def _merge_block(
     plan: Plan, joint: Joint, block: Block, out: Tensors
 ) -> tuple[MergeTrace, Tensors]:
     """Merge one block; whole tensors are written into ``out``, rows are only returned."""
-    numbers = [joint.numbers[k] for k in block.owners]
+    numbers = [joint.head.owners[k] for k in block.owners]
     stages, sources = [], [plan.sources[k] for k in numbers]
     for source, k in zip(sources, block.owners, strict=True):
         part = joint.parts[k]

@@ -159,11 +159,7 @@ def _require_fit(sources: Sequence[Source]) -> None:
 
 
 def _require_refinable(sources: Sequence[Source], geometry: Geometry) -> None:
-    """Refuse refined rows without a detector before them to be joined with.
-
-    Raises:
-        ModelError: With the refinements.
-    """
+    """Refuse refined rows without a detector before them to be joined with."""
     free = sources if geometry == "independent" else sources[:1]
     names = [source.name for source in free if source.kind == REFINEMENT]
     if names:
@@ -192,11 +188,7 @@ def _followed(sources: Sequence[Source]) -> tuple[Source, ...]:
 
 
 def _geometry(sources: Sequence[Source]) -> Geometry:
-    """Tell from the manifests how the sources were trained.
-
-    Raises:
-        ModelError: They are part of a chain with gaps, or out of order.
-    """
+    """Tell from the manifests how the sources were trained."""
     chained = [source for source in sources if source.parent is not None]
     if [source.kind for source in sources] == ["base"]:
         return "sequential"  # nothing to merge yet

@@ -244,11 +244,7 @@ def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:
 
 
 def _edited(source: Source, entry: Entry) -> tuple[tuple[str, ...], ...]:
-    """Return the class names that are left of each part; parts without any are gone.
-
-    Raises:
-        ConfigError: An alias or a drop names a class that the source does not have.
-    """
+    """Return the class names that are left of each part; parts without any are gone."""
     classes = (*source.classes, *source.refines)
     for word in (*entry.alias, *entry.drop):
         if word not in classes:

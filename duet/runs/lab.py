@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from duet.errors import DataError, ModelError
 from duet.files import OWN, atomic_path, sha256_json
-from duet.increments.fisher import FISHER, read_fisher
+from duet.increments.fisher import FISHER
+from duet.increments.tensorfile import read_tensors
 from duet.leftovers import leftovers_below, remove
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell
@@ -165,7 +166,7 @@ class Lab:
                 self._require_unchanged(folder, data)
             outcome = kept or read_outcome(folder, key)
             state = read_state(folder / TRAINED)
-            fisher = read_fisher(folder / FISHER)[0] if outcome.fisher_images else None
+            fisher = read_tensors(folder / FISHER)[0] if outcome.fisher_images else None
         self.listen(title, {"state": "finished" if kept is None else "reused"})
         return Trained(
             state, outcome.images_seen, outcome.seconds, outcome.history, key, kept is not None,

@@ -82,27 +82,21 @@ def place(row: WeightsRow, manifest: Manifest, cache: Path | None = None) -> Pat
     return (manifest.folder if row.url is None else cache or cache_folder()) / row.file
 
 
-def presence(row: WeightsRow, manifest: Manifest, cache: Path | None = None) -> Presence:
+def presence(row: WeightsRow, manifest: Manifest) -> Presence:
     """Say whether the file of a row is here; its bytes are not looked at."""
-    file = place(row, manifest, cache)
+    file = place(row, manifest)
     if not file.is_file() or (row.url is not None and not record_path(file).is_file()):
         return "not downloaded"
     return "shipped" if row.url is None else "cached"
 
 
-def find(
-    name_or_path: str | os.PathLike[str],
-    *,
-    manifest: Manifest | None = None,
-    cache: Path | None = None,
-) -> Path:
+def find(name_or_path: str | os.PathLike[str], *, manifest: Manifest | None = None) -> Path:
     """Return the file of start weights; never downloads.
 
     Args:
         name_or_path: A name of the manifest, such as ``yolo11n``, or the path of a file. A name
             of the manifest means that row even if a file of that name lies in the working folder.
         manifest: Default the one that comes with duet.
-        cache: Folder of downloaded weights; default the user's.
 
     Raises:
         ConfigError: No such name or file, or the weights are not downloaded yet.
@@ -113,8 +107,8 @@ def find(
     if text not in manifest:
         return _existing(Path(text), manifest)
     row = manifest.row(text)
-    file = place(row, manifest, cache)
-    if presence(row, manifest, cache) == "not downloaded":
+    file = place(row, manifest)
+    if presence(row, manifest) == "not downloaded":
         raise ConfigError(
             f"the start weights '{row.name}' are not on this machine",
             where=str(file),
