@@ -250,14 +250,14 @@ def save_detector(
             flat[name].copy_(tensor.detach())
         return file, traces
 
-    again = _holds(folder, manifest.fingerprint)
+    again = holds(folder, "fingerprint", manifest.fingerprint)
     return build_detector(folder, layout_of(tensors), fill, overwrite=overwrite, again=again)
 
 
-def _holds(folder: Path, fingerprint: str) -> bool:
-    """Tell whether the detector with that fingerprint lies there."""
+def holds(folder: Path, fact: str, value: object) -> bool:
+    """Tell whether a detector lies there whose manifest says that of itself."""
     try:
-        return read_manifest(folder, DetectorManifest).fingerprint == fingerprint
+        return bool(getattr(read_manifest(folder, DetectorManifest), fact) == value)
     except DuetError:
         return False
 

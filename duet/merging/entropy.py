@@ -10,8 +10,6 @@ from typing import Literal
 
 import torch
 
-from duet.errors import ConfigError
-
 Kind = Literal["scores", "classes"]
 
 
@@ -34,19 +32,12 @@ def detection_entropy(
         kind: See above.
         share: Part of the anchors that count, in (0, 1]: those with the largest logit of any
             class, chosen without gradient.
-        least: At least so many anchors of an image count, if it has them.
+        least: At least so many anchors of an image count, 1 or more, if it has them.
 
     Returns:
         A scalar in nats, differentiable in the logits: 0 to ln 2 for ``scores``, 0 to ln C for
         ``classes``.
-
-    Raises:
-        ConfigError: ``share`` or ``least`` is out of range.
     """
-    if not 0 < share <= 1:
-        raise ConfigError(f"share: must be > 0 and <= 1, got {share}")
-    if least < 1:
-        raise ConfigError(f"least: must be 1 or more, got {least}")
     anchors = logits_BCA.shape[2]
     count = min(anchors, max(least, math.ceil(share * anchors)))
     best = logits_BCA.detach().amax(1).topk(count, sorted=False).indices

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from duet.config import parse_config
 from duet.errors import ModelError
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.compare import compare
-from duet.merging.inputs import Inputs, require_mergeable
+from duet.merging.inputs import Inputs, Objective, require_mergeable
 from duet.merging.table import MergeMethod, resolve
 from duet.merging.trace import MergeTrace
 from duet.vectors.tensors import Tensors, require_finite
@@ -44,6 +44,7 @@ def merge_shared(
     buffers: Sequence[Tensors],
     fusion: BatchNormFusion | None = None,
     images: Sequence[int] | None = None,
+    objective: Callable[[Tensors], Objective] | None = None,
     out: Tensors | None = None,
 ) -> Merged:
     """Merge the shared part of several stages.
@@ -55,6 +56,7 @@ def merge_shared(
         buffers: Buffers of the shared layers, one mapping per model that the statistics describe.
         fusion: How buffers are fused; the default is a uniform mixture.
         images: Images behind each entry of ``buffers``, for `weights: images`.
+        objective: Makes what the method learns from, once the buffers are fused.
         out: float32 tensors to write into, such as a memory-mapped file; default new memory.
             They must not be inputs as well.
 
@@ -68,8 +70,10 @@ def merge_shared(
     fusion = fusion or BatchNormFusion()
     weights = fusion.weights_for(len(buffers), images)
     require_mergeable(inputs, method=method)
-    require_needs(row, inputs)
     fused = fuse_buffers(buffers, fusion, images)
+    if objective is not None:
+        inputs = replace(inputs, objective=objective(fused))
+    require_needs(row, inputs)
     tensors = allocate(inputs) if out is None else out
     notes = row.merge(inputs, settings, tensors)
     require_finite(tensors, f"merge '{method}', result")

@@ -12,7 +12,6 @@ from duet.errors import ModelError
 from duet.families.table import resolve_roles
 from duet.increments.fisher import sum_fishers
 from duet.increments.state import DetectorState, HeadPart
-from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.chunks import Listen, Scratch, Span
 from duet.merging.inputs import Inputs, Objective
 from duet.merging.operand import Operand
@@ -173,12 +172,11 @@ def _fold(
         stage = replace(item.stage, centre=shared)
         buffers, images = (fused, item.buffers), (seen, source.images)
         fusion = plan.recipe.batchnorm.with_one_more(number)
-        objective = _objective(plan, make_objective, shared, buffers, fusion, images, parts)
+        objective = _objective(plan, make_objective, shared, parts)
         shared = allocate("result" if number == last else f"fold {number}", inputs.shapes)
         merged = merge_shared(
-            plan.recipe.method, plan.recipe.params,
-            replace(inputs, stages=(previous, stage), objective=objective),
-            buffers=buffers, fusion=fusion, images=images, out=shared,
+            plan.recipe.method, plan.recipe.params, replace(inputs, stages=(previous, stage)),
+            buffers=buffers, fusion=fusion, images=images, objective=objective, out=shared,
         )  # fmt: skip
         seen += source.images
         traces.append(merged.trace)
@@ -214,27 +212,21 @@ def _join(
         inputs = replace(inputs, stages=moved, start=ancestor)
     buffers = tuple(item.buffers for item in opened)
     images = tuple(source.images for source in plan.sources)
-    fusion = plan.recipe.batchnorm
     shared = allocate("result", inputs.shapes)
-    objective = _objective(
-        plan, make_objective, opened[0].stage.tensors, buffers, fusion, images, parts
-    )
+    objective = _objective(plan, make_objective, opened[0].stage.tensors, parts)
     merged = merge_shared(
-        plan.recipe.method, plan.recipe.params, replace(inputs, objective=objective),
-        buffers=buffers, fusion=fusion, images=images, out=shared,
+        plan.recipe.method, plan.recipe.params, inputs, buffers=buffers,
+        fusion=plan.recipe.batchnorm, images=images, objective=objective, out=shared,
     )  # fmt: skip
     state = plan.state(shared, merged.buffers, parts)
     return Remerged(state, (merged.trace,), tuple(_strangers(plan, opened, inputs)))
 
 
 def _objective(
-    plan: Plan, make: MakeObjective | None, shared: Tensors, buffers: Sequence[Tensors],
-    fusion: BatchNormFusion, images: Sequence[int], parts: tuple[HeadPart, ...],
-) -> Objective | None:  # fmt: skip
-    """Return what to minimise on unlabelled images, for the detector with fused statistics."""
-    if make is None:
-        return None
-    return make(plan.state(shared, fuse_buffers(buffers, fusion, images), parts))
+    plan: Plan, make: MakeObjective | None, shared: Tensors, parts: tuple[HeadPart, ...]
+) -> Callable[[Tensors], Objective] | None:
+    """Return what makes the objective on unlabelled images from fused statistics."""
+    return None if make is None else lambda fused: make(plan.state(shared, fused, parts))
 
 
 def _weights_of(stage: Operand, inputs: Inputs, out: dict[str, torch.Tensor]) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from duet.errors import DuetError
 from duet.files import hidden_folder, relative_path
-from duet.increments.manifest import DetectorManifest, Lineage, read_manifest
+from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState
-from duet.increments.store import DetectorFile, Filled, build_detector
+from duet.increments.store import DetectorFile, Filled, build_detector, holds
 from duet.increments.tensorfile import Layout, mapped_output
 from duet.merging.chunks import Listen
 from duet.recipes.apply import MakeObjective, Remerged, merge_plan
@@ -94,18 +93,10 @@ def write_detector(
         return DetectorFile(state, manifest_of(plan, state, folder)), result.traces
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    again = _holds_recipe(folder, stored_recipe(plan.recipe, folder))
+    again = holds(folder, "recipe", stored_recipe(plan.recipe, folder))
     layout = _layout(plan, opened)
     manifest = build_detector(folder, layout, fill, overwrite=overwrite, again=again)
     return Written(folder, manifest, plan, results[0])
-
-
-def _holds_recipe(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Tell whether a detector lies there that was merged by that recipe."""
-    try:
-        return read_manifest(folder, DetectorManifest).recipe == recipe
-    except DuetError:
-        return False
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from factories_states import images, same_bits
 from factories_yolo import FORMS, YOLO11N, YOLOV8N, make_state, shaken
 
+from duet.config import parse_config
 from duet.errors import ConfigError, DataError, ModelError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model
@@ -436,12 +437,12 @@ def test_detecting_nothing_has_no_entropy_of_scores_but_of_classes() -> None:
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, math.nan])
 def test_impossible_shares_are_refused(share: float) -> None:
     with pytest.raises(ConfigError, match="share"):
-        detection_entropy(torch.zeros(1, 1, 5), share=share)
+        parse_config(Adapt, {"share": share}, where="adapt")
 
 
 def test_no_anchors_are_refused() -> None:
     with pytest.raises(ConfigError, match="least"):
-        detection_entropy(torch.zeros(1, 1, 5), least=0)
+        parse_config(Adapt, {"least": 0}, where="adapt")
 
 
 # ---- a detector ---------------------------------------------------------------------------------
