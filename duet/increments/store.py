@@ -21,7 +21,6 @@ from duet.increments.manifest import (
     MANIFEST,
     DetectorManifest,
     IncrementManifest,
-    PartEntry,
     read_manifest,
 )
 from duet.increments.state import DetectorState, HeadPart, require_full_precision
@@ -120,16 +119,12 @@ class DetectorFile:
     manifest: DetectorManifest
 
     def __post_init__(self) -> None:
-        state, manifest = self.state, self.manifest
-        parts = tuple(PartEntry(increment=p.increment, classes=p.classes) for p in state.parts)
-        facts = {
-            "family": (state.family, manifest.family),
-            "architecture": (state.architecture, manifest.architecture),
-            "head": (state.head, manifest.head),
-            "parts": (parts, manifest.parts),
-            "fingerprint": (state.fingerprint(), manifest.fingerprint),
-        }
-        for key, (got, expected) in facts.items():
+        told = self.manifest
+        own = DetectorManifest.for_state(
+            self.state, lineage=(), image_size=told.image_size, licence=told.licence
+        )
+        for key in ("family", "architecture", "head", "parts", "fingerprint"):
+            got, expected = getattr(own, key), getattr(told, key)
             if got != expected:
                 raise ModelError(
                     f"{key}: the detector has {got}, its manifest says {expected}",

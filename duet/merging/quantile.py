@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,13 +14,6 @@ _LARGEST = 0x7F800000  # bits of infinity: no finite magnitude has larger ones
 _SAMPLES = 1 << 18
 _GATHER = 1 << 22
 """At most this many candidates are copied (16 MB)."""
-
-
-@dataclass(frozen=True)
-class _Count:
-    below: int
-    inside: int
-    candidates: np.ndarray | None
 
 
 def kth_magnitude(inputs: Inputs, stage: int, names: Sequence[str], rank: int) -> float:
@@ -42,16 +34,16 @@ def kth_magnitude(inputs: Inputs, stage: int, names: Sequence[str], rank: int) -
     bracket = _bracket(_sample(inputs, stage, sizes), rank, sum(sizes.values()))
     while True:
         first, last = bracket
-        count = _count(inputs, stage, sizes, first, last)
-        if rank <= count.below:
+        below, inside, candidates = _count(inputs, stage, sizes, first, last)
+        if rank <= below:
             high = first - 1
-        elif rank > count.below + count.inside:
+        elif rank > below + inside:
             low = last + 1
         elif first == last:
             return _magnitude(first)
-        elif count.candidates is not None:
-            index = rank - count.below - 1
-            return _magnitude(int(np.partition(count.candidates, index)[index]))
+        elif candidates is not None:
+            index = rank - below - 1
+            return _magnitude(int(np.partition(candidates, index)[index]))
         else:
             low, high = first, last
         # Any half of what is left: at most 31 passes, for vectors with millions of equal scalars.
@@ -97,7 +89,7 @@ def _bracket(sample: np.ndarray, rank: int, count: int) -> tuple[int, int]:
 
 def _count(
     inputs: Inputs, stage: int, sizes: dict[str, int], first: int, last: int
-) -> _Count:  # fmt: skip
+) -> tuple[int, int, np.ndarray | None]:
     """Count the magnitudes below and inside a bracket, and copy those inside if they are few."""
     gathered = [0]
 
@@ -117,8 +109,5 @@ def _count(
     rows = each(spans(sizes), work, size=len, threads=inputs.threads)
     parts = [part for _, _, part in rows if part is not None]
     complete = len(parts) == len(rows)
-    return _Count(
-        sum(below for below, _, _ in rows),
-        sum(inside for _, inside, _ in rows),
-        np.concatenate(parts) if complete and parts else None,
-    )
+    candidates = np.concatenate(parts) if complete and parts else None
+    return sum(row[0] for row in rows), sum(row[1] for row in rows), candidates

@@ -84,12 +84,11 @@ def without_classes(model: Model, names: Sequence[str], out: Path) -> Dropped:
     left = cut_to(state, [name for name in state.labels if name not in names])
     lost = {one.increment: tuple(n for n in one.classes if n in names) for one in state.parts}
     dropped = {increment: classes for increment, classes in lost.items() if classes}
-    saved = DetectorManifest.for_state(
-        left, lineage=manifest.lineage, image_size=manifest.image_size, licence=manifest.licence
-    )
     recipe = _with_drops(manifest, model.folder, dropped, model.traces)
-    if recipe is not None:
-        saved = saved.model_copy(update={"recipe": stored_recipe(recipe, out)})
+    saved = DetectorManifest.for_state(
+        left, lineage=manifest.lineage, image_size=manifest.image_size, licence=manifest.licence,
+        recipe=None if recipe is None else stored_recipe(recipe, out),
+    )  # fmt: skip
     still = {part.increment for part in left.parts}
     gone = tuple(name for name in dropped if name not in still)
     return Dropped(left, saved, dropped, gone, tuple(_remarks(gone, manifest, saved)))
