@@ -99,16 +99,11 @@ def load_start(path: Path) -> StartWeights:
     return StartWeights(upcast, told.classes or () if told else ())
 
 
-def map_base(path: Path) -> dict[str, torch.Tensor]:
-    """Map base weights into memory as they are stored, float16 or float32; see `load_start`.
-
-    Tensors of other floating types are read, and become float32.
-    """
-    return open_base(path)[0]
-
-
 def open_base(path: Path) -> tuple[dict[str, torch.Tensor], Sidecar | None]:
-    """Map base weights as `map_base` does, and return what their sidecar says besides."""
+    """Map base weights as they are stored, float16 or float32, and return what is said of them.
+
+    See `load_start`. Tensors of other floating types are read, and become float32.
+    """
     if path.suffix != ".safetensors":
         raise ModelError(
             f"expected a .safetensors file, got {'a folder' if path.is_dir() else repr(path.name)}",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from duet.errors import ConfigError, MissingExtraError, ModelError
 from duet.families.table import families, family_of, resolve_family, resolve_roles
-from duet.increments.base import StartWeights, map_base, read_sidecar
+from duet.increments.base import StartWeights, open_base, read_sidecar
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector
@@ -63,7 +63,7 @@ class Start:
         Raises:
             ModelError: As `weights`.
         """
-        return map_base(self.path) if self.path.suffix == BASE else self.weights.tensors
+        return open_base(self.path)[0] if self.path.suffix == BASE else self.weights.tensors
 
     @property
     def classes(self) -> tuple[str, ...]:

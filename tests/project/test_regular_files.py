@@ -19,7 +19,7 @@ from duet.errors import ConfigError, DuetError
 from duet.evaluation.matches import load_matches
 from duet.files import read_json, sha256_file
 from duet.images import read_image
-from duet.increments.base import map_base
+from duet.increments.base import open_base
 from duet.increments.guard import load_pt
 from duet.increments.manifest import read_any_manifest
 from duet.increments.tensorfile import read_tensors
@@ -39,7 +39,7 @@ RAISING: list[tuple[str, Callable[[Path], Any]]] = [
     ("a.yaml", load_yaml),
     ("a.json", read_json),
     ("a.safetensors", read_tensors),
-    ("a.safetensors", map_base),
+    ("a.safetensors", open_base),
     ("a.pt", load_pt),
     ("a.npz", load_matches),
     ("a.png", read_image),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-Scalar = (str, int, float, bool, bytes, type(None))
-
 ALLOWANCE = 64 << 20
 """Bytes of plain data that any file may hold beyond its own size."""
 
