@@ -36,16 +36,7 @@ def _describe(method: Any) -> dict[str, Any]:
         "name": method.name,
         "summary": method.summary,
         "reference": method.reference,
-        "parameters": [
-            {
-                "name": p.name,
-                "default": p.default,
-                "range": p.range,
-                "source": p.source,
-                "description": p.description,
-            }
-            for p in method.parameters()
-        ],
+        "parameters": method.parameters(),
     }
 
 

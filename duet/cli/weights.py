@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +189,7 @@ def _tell(
     manifest: Manifest | None = None,
 ) -> None:
     """Print what the file is; the table fills in what the file does not say itself."""
-    facts = dataclasses.asdict(fetched.facts)
+    facts = dict(fetched.facts)
     if row is not None and manifest is not None:
         told = {
             "architecture": row.architecture, "licence": row.licence,

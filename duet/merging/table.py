@@ -24,25 +24,6 @@ Need = Literal["start", "fisher", "images"]
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One parameter of a method, for `duet methods` and the documentation.
-
-    Attributes:
-        name: Key in the configuration.
-        default: Default value.
-        range: Allowed values in words, such as ">= 0, <= 1"; empty if any.
-        source: Where the default comes from.
-        description: What it does.
-    """
-
-    name: str
-    default: Any
-    range: str
-    source: str
-    description: str
-
-
-@dataclass(frozen=True)
 class MergeMethod:
     """One row of the table; nothing is imported until a property is read.
 
@@ -76,9 +57,13 @@ class MergeMethod:
         """The merge function (it imports torch when called)."""
         return cast("MergeFunction", importlib.import_module(self.module).merge)
 
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Describe the parameters from the fields of the configuration class."""
-        return tuple(_describe(name, field) for name, field in self.params.model_fields.items())
+    def parameters(self) -> list[dict[str, Any]]:
+        """Describe the parameters, JSON-ready, from the fields of the configuration class.
+
+        Each has a ``name``, a ``default``, the allowed values in words (``range``, such as
+        ">= 0, <= 1"; empty if any), the ``source`` of its default, and a ``description``.
+        """
+        return [_describe(name, field) for name, field in self.params.model_fields.items()]
 
 
 _ROWS = (
@@ -203,7 +188,7 @@ class MergeChoice(Config):
         return self
 
 
-def _describe(name: str, field: Any) -> Parameter:
+def _describe(name: str, field: Any) -> dict[str, Any]:
     extra = field.json_schema_extra or {}
     signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
     limits = [
@@ -212,10 +197,10 @@ def _describe(name: str, field: Any) -> Parameter:
         for key, sign in signs
         if getattr(item, key, None) is not None
     ]
-    return Parameter(
-        name=name,
-        default=field.default,
-        range=extra.get("range", ", ".join(limits)),
-        source=extra.get("source", ""),
-        description=field.description or "",
-    )
+    return {
+        "name": name,
+        "default": field.default,
+        "range": extra.get("range", ", ".join(limits)),
+        "source": extra.get("source", ""),
+        "description": field.description or "",
+    }

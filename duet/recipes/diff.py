@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,12 +218,8 @@ def _recipe_changes(a: Recipe | None, b: Recipe | None) -> list[dict[str, Any]]:
     """Return every setting that differs; paths do not count, nor increments that one side lacks."""
     if a is None or b is None:
         return []
-    one, other = _settings(a), _settings(b)
-    names = [entry_name(entry) for entry in a.increments]
-    both = [name for name in names if name in map(entry_name, b.increments)]
-    for name in both:
-        for flat, recipe in ((one, a), (other, b)):
-            flat.update(_entry_settings(name, recipe))
+    both = {entry_name(entry) for entry in a.increments} & set(map(entry_name, b.increments))
+    one, other = _settings(a, both), _settings(b, both)
     return [
         {"setting": key, "a": one.get(key), "b": other.get(key)}
         for key in dict.fromkeys((*one, *other))
@@ -231,20 +227,20 @@ def _recipe_changes(a: Recipe | None, b: Recipe | None) -> list[dict[str, Any]]:
     ]
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
+def _settings(recipe: Recipe, names: Collection[str]) -> dict[str, Any]:
+    """Return the settings of a recipe, and of its increments of these names."""
     statistics = recipe.batchnorm.model_dump(mode="json")
-    return {
+    settings = {
         "method": recipe.method,
         "geometry": recipe.geometry,
         **{f"params.{key}": value for key, value in recipe.params.items()},
         **{f"batchnorm.{key}": value for key, value in statistics.items()},
     }
-
-
-def _entry_settings(name: str, recipe: Recipe) -> dict[str, Any]:
-    entry = next(entry for entry in recipe.increments if entry_name(entry) == name)
-    facts = entry.model_dump(mode="json", include={"scale", "alias", "drop", "fingerprint"})
-    return {f"{name}.{key}": value for key, value in facts.items()}
+    for entry in recipe.increments:
+        if (name := entry_name(entry)) in names:
+            facts = entry.model_dump(include={"scale", "alias", "drop", "fingerprint"}, mode="json")
+            settings |= {f"{name}.{key}": value for key, value in facts.items()}
+    return settings
 
 
 def _parts(a: Sequence[HeadPart], b: Sequence[HeadPart]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -13,37 +12,23 @@ from duet.labels import names_problem
 from duet.text import NAME_LENGTH, clipped
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the file says; None where it does not say it. None of it is a promise.
-
-    Attributes:
-        kind: "Ultralytics checkpoint", "state dict" or "base weights".
-        sha256: Hash of the file.
-        size: Bytes.
-        tensors: How many tensors it holds.
-        architecture: Architecture file, such as ``yolo11n.yaml``.
-        classes: Class names in the order of the outputs.
-        licence: As the file or its sidecar states it.
-    """
-
-    kind: str
-    sha256: str
-    size: int
-    tensors: int
-    architecture: str | None = None
-    classes: tuple[str, ...] | None = None
-    licence: str | None = None
-
-
-def read_facts(path: Path) -> Facts:
+def read_facts(path: Path) -> dict[str, Any]:
     """Open a `.pt`, `.pth` or `.safetensors` file and describe it.
+
+    Returns:
+        ``kind`` ("Ultralytics checkpoint", "state dict" or "base weights"), ``sha256``, ``size`` in
+        bytes, how many ``tensors`` it holds; and what it says, which is no promise, or None:
+        ``architecture``, such as ``yolo11n.yaml``, ``classes`` in the order of the outputs, and
+        ``licence``.
 
     Raises:
         ModelError: The file is missing, damaged, refused (it is a program), or holds no weights.
         MissingExtraError: It holds modules of an engine that is not installed.
     """
-    return Facts(sha256=sha256_file(path), size=path.stat().st_size, **_described(path))
+    digest, size, found = sha256_file(path), path.stat().st_size, _described(path)
+    said = {key: found.get(key) for key in ("architecture", "classes", "licence")}
+    about = {"kind": found["kind"], "sha256": digest, "size": size, "tensors": found["tensors"]}
+    return about | said
 
 
 def architecture_said(path: Path) -> str | None:

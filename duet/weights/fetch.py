@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from duet.errors import ConfigError, DuetError, ModelError
 from duet.files import atomic_path, run_lock, sha256_file
-from duet.weights.facts import Facts, read_facts
+from duet.weights.facts import read_facts
 from duet.weights.manifest import Manifest, WeightsRow
 from duet.weights.partial import forget, memory_of
 from duet.weights.store import (
@@ -74,14 +74,14 @@ class Fetched:
         path: The file.
         state: How it came here.
         checked: Who knew its hash beforehand; None for a local file without ``--sha256``.
-        facts: What it says about itself.
+        facts: What it says about itself, see `read_facts`.
         received: Bytes that came over the network.
     """
 
     path: Path
     state: Literal["shipped", "present", "downloaded", "local", "copied"]
     checked: Checked | None
-    facts: Facts
+    facts: dict[str, Any]
     received: int = 0
 
 
@@ -224,7 +224,7 @@ def take_local(path: Path, *, folder: Path | None = None, sha256: str | None = N
     return Fetched(target, "copied", checked, facts)
 
 
-def _inspect(plan: Plan) -> tuple[str, Facts]:
+def _inspect(plan: Plan) -> tuple[str, dict[str, Any]]:
     """Check the hash of the complete part, then its content; set a wrong file aside."""
     bad = plan.target.with_name(f"{plan.target.name}.bad")
     digest = sha256_file(plan.part)

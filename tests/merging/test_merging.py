@@ -317,9 +317,7 @@ def test_every_row_is_complete(name: str) -> None:
     assert method.summary.endswith(".")
     assert method.reference
     for parameter in method.parameters():
-        assert parameter.description
-        assert parameter.source
-        assert parameter.range
+        assert all(parameter[key] for key in ("description", "source", "range"))
     assert callable(resolve(name).merge)
     assert method.params().model_dump(mode="json") is not None
 

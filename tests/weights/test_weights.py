@@ -187,7 +187,11 @@ def test_a_download_is_checked_named_and_recorded(site: Site, tmp_path: Path) ->
     got = get(site, tmp_path)
     assert got.path.read_bytes() == BODY
     assert (got.state, got.checked, got.received) == ("downloaded", "manifest", len(BODY))
-    assert (got.facts.kind, got.facts.tensors, got.facts.sha256) == ("state dict", 1, site.sha256)
+    assert [got.facts[key] for key in ("kind", "tensors", "sha256")] == [
+        "state dict",
+        1,
+        site.sha256,
+    ]
     assert names(tmp_path) == {"tiny.pt", "tiny.pt.record.json"}
     again = get(site, tmp_path)
     assert (again.state, again.received, len(site.asked)) == ("present", 0, 1)
@@ -595,15 +599,15 @@ def test_a_local_state_dict(tmp_path: Path) -> None:
 
 def test_local_base_weights_travel_with_their_sidecar(tmp_path: Path) -> None:
     got = take_local(find("yolo11n-emoji"), folder=tmp_path)
-    assert (got.facts.kind, got.facts.architecture) == ("base weights", "yolo11n.yaml")
-    assert got.facts.classes is not None
-    assert got.facts.classes[0] == "apple"
+    assert (got.facts["kind"], got.facts["architecture"]) == ("base weights", "yolo11n.yaml")
+    assert got.facts["classes"][0] == "apple"
     assert {path.name for path in tmp_path.glob("yolo*")} == {
         "yolo11n-emoji.safetensors", "yolo11n-emoji.json",
     }  # fmt: skip
     save_file({"w": torch.ones(2)}, tmp_path / "bare.safetensors")
     bare = take_local(tmp_path / "bare.safetensors").facts
-    assert (bare.architecture, bare.classes, bare.licence, bare.tensors) == (None, None, None, 1)
+    assert [bare[key] for key in ("architecture", "classes", "licence")] == [None] * 3
+    assert bare["tensors"] == 1
 
 
 def circular(path: Path) -> None:
@@ -623,7 +627,7 @@ def circular(path: Path) -> None:
 def test_odd_contents(tmp_path: Path, write: Callable[[Path], None], match: str | None) -> None:
     write(tmp_path / "odd.pt")
     if match is None:
-        assert read_facts(tmp_path / "odd.pt").tensors == 1
+        assert read_facts(tmp_path / "odd.pt")["tensors"] == 1
         return
     with pytest.raises(ModelError, match=match):
         read_facts(tmp_path / "odd.pt")
@@ -638,9 +642,9 @@ def test_an_ultralytics_checkpoint_tells_what_it_is(tmp_path: Path) -> None:
     torch.save({"ema": None, "model": model, "license": licence}, tmp_path / "best.pt")
     with serving(Site((tmp_path / "best.pt").read_bytes())) as site:
         facts = get(site, tmp_path).facts
-    assert (facts.kind, facts.architecture) == ("Ultralytics checkpoint", "yolo11n.yaml")
-    assert (facts.classes, facts.licence) == (("cat", "dog"), licence)
-    assert facts.tensors == len(model.state_dict())
+    assert (facts["kind"], facts["architecture"]) == ("Ultralytics checkpoint", "yolo11n.yaml")
+    assert (facts["classes"], facts["licence"]) == (("cat", "dog"), licence)
+    assert facts["tensors"] == len(model.state_dict())
 
 
 # ---- the command --------------------------------------------------------------------------------
