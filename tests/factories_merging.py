@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
 from duet.merging.operand import Operand
-from duet.merging.shared import allocate
 from duet.merging.table import METHODS, resolve
 from duet.merging.trace import Notes
 
@@ -74,9 +73,8 @@ def inputs_of(base: Model | None, stages: Sequence[Model | Operand], **more: Any
 
 def merge_inputs(method: str, inputs: Inputs, **params: Any) -> tuple[Model, Notes]:
     row = resolve(method)
-    out = allocate(inputs)
-    for tensor in out.values():
-        tensor.fill_(torch.nan)  # what a method leaves out shows
+    # What a method leaves out shows.
+    out = {name: torch.full(shape, torch.nan) for name, shape in inputs.shapes.items()}
     return out, row.merge(inputs, row.params(**params), out)
 
 

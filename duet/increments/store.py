@@ -100,11 +100,6 @@ class IncrementFile:
         if self.fisher is not None:
             require_fisher(self.fisher, self.vector.delta, where)
 
-    @property
-    def refit_on(self) -> str | None:
-        """Fingerprint of the merged shared tensors that `refit` was made on."""
-        return self.manifest.refit_on
-
 
 @dataclass(frozen=True)
 class DetectorFile:

@@ -74,11 +74,12 @@ def merge_shared(
     if objective is not None:
         inputs = replace(inputs, objective=objective(fused))
     require_needs(row, inputs)
-    tensors = allocate(inputs) if out is None else out
-    notes = row.merge(inputs, settings, tensors)
-    require_finite(tensors, f"merge '{method}', result")
+    if out is None:
+        out = {name: torch.empty(shape) for name, shape in inputs.shapes.items()}
+    notes = row.merge(inputs, settings, out)
+    require_finite(out, f"merge '{method}', result")
     return Merged(
-        tensors=tensors,
+        tensors=out,
         buffers=fused,
         trace=MergeTrace(
             method=method,
@@ -89,11 +90,6 @@ def merge_shared(
             facts=dict(notes.facts),
         ),
     )
-
-
-def allocate(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """Return float32 memory for the result."""
-    return {name: torch.empty(shape) for name, shape in inputs.shapes.items()}
 
 
 def require_needs(method: MergeMethod, inputs: Inputs) -> None:

@@ -12,8 +12,9 @@ from duet.errors import ModelError
 from duet.families.table import resolve_roles
 from duet.increments.fisher import sum_fishers
 from duet.increments.state import DetectorState, HeadPart
-from duet.merging.chunks import Listen, Scratch, Span
+from duet.merging.chunks import Listen
 from duet.merging.inputs import Inputs, Objective
+from duet.merging.methods import newest
 from duet.merging.operand import Operand
 from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.table import METHODS
@@ -231,12 +232,7 @@ def _objective(
 
 def _weights_of(stage: Operand, inputs: Inputs, out: dict[str, torch.Tensor]) -> None:
     """Write the weights of one stage, bit for bit."""
-
-    def work(span: Span, scratch: Scratch) -> None:
-        base = inputs.theta_0(span, scratch)
-        span.of(out).copy_(stage.theta(span, base, scratch("theta", len(span))))
-
-    inputs.each_span(work)
+    newest.merge(replace(inputs, stages=(stage,)), newest.Params(), out)
 
 
 def _angle(a: Tensors, b: Tensors) -> float:

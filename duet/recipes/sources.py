@@ -227,7 +227,7 @@ def open_source(source: Source) -> Opened:
     part = _edit_part(source, item.part) if item.part is not None else None
     parts = (part,) if part is not None else ()
     trained = tuple(own for own in (item.refit or item.part,) if own is not None)
-    return Opened(stage, item.buffers, parts, refit, item.refit_on, trained)
+    return Opened(stage, item.buffers, parts, refit, item.manifest.refit_on, trained)
 
 
 def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:

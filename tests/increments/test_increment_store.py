@@ -70,7 +70,8 @@ def test_increment_round_trip_and_move(tmp_path: Path) -> None:
     assert same(loaded.buffers, BUFFERS)
     assert same(loaded.part.tensors, increment.part.tensors)
     assert (loaded.part.classes, loaded.part.increment) == (("cat", "dog"), "comic")
-    assert (loaded.refit, loaded.refit_on, loaded.manifest.bn_weight) == (None, None, 450.0)
+    assert (loaded.refit, loaded.manifest.refit_on) == (None, None)
+    assert loaded.manifest.bn_weight == 450.0
     assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == [
         "increment.safetensors",
         "manifest.json",
@@ -86,7 +87,7 @@ def test_refit_round_trip(tmp_path: Path) -> None:
     assert loaded.refit is not None
     assert same(loaded.refit.tensors, make_part(seed=5).tensors)
     assert same(loaded.part.tensors, make_part(seed=0).tensors)
-    assert loaded.refit_on == "4" * 64
+    assert loaded.manifest.refit_on == "4" * 64
 
 
 def test_detector_round_trip(tmp_path: Path) -> None:

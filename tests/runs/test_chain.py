@@ -399,7 +399,7 @@ def test_another_alpha_gives_another_detector(world: World) -> None:
 
 def test_refit_on_other_weights_is_remarked(world: World) -> None:
     files = increments(world, "refit")
-    assert files[1].refit_on == fingerprint(world.chains["refit"][1].merged.shared)
+    assert files[1].manifest.refit_on == fingerprint(world.chains["refit"][1].merged.shared)
     method = with_merge("refit", alpha_base=0.9, gamma=0)
     result = remerged(world, "refit", method=method)
     state, (remark,) = result.state, result.remarks
