@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -9,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from duet.errors import PROBLEMS_SHOWN, ConfigError, DuetError, did_you_mean, together
-from duet.files import require_file
 from duet.text import printable, shown, without_addresses
 from duet.yamltree import line_of, parse_yaml, resolved
 
@@ -164,7 +164,8 @@ _LARGEST = 64 << 20  # bytes of a document: class lists of a million names have 
 
 def _read_text(path: Path) -> str:
     try:
-        require_file(path)
+        if path.is_fifo() or path.is_char_device():  # may never end
+            raise OSError(errno.EINVAL, "neither a file nor a folder")
         with path.open("rb") as stream:
             content = stream.read(_LARGEST + 1)
     except OSError as error:
