@@ -74,22 +74,18 @@ def merge_shared(
     if objective is not None:
         inputs = replace(inputs, objective=objective(fused))
     require_needs(row, inputs)
-    if out is None:
-        out = {name: torch.empty(shape) for name, shape in inputs.shapes.items()}
+    out = out or {name: torch.empty(shape) for name, shape in inputs.shapes.items()}
     notes = row.merge(inputs, settings, out)
     require_finite(out, f"merge '{method}', result")
-    return Merged(
-        tensors=out,
-        buffers=fused,
-        trace=MergeTrace(
-            method=method,
-            params=settings.model_dump(mode="json"),
-            tensors=compare(inputs, notes),
-            batchnorm={"rule": fusion.rule, "weights": list(weights)},
-            stages=tuple(stage.name for stage in inputs.stages),
-            facts=dict(notes.facts),
-        ),
+    trace = MergeTrace(
+        method=method,
+        params=settings.model_dump(mode="json"),
+        tensors=compare(inputs, notes),
+        batchnorm={"rule": fusion.rule, "weights": list(weights)},
+        stages=tuple(stage.name for stage in inputs.stages),
+        facts=dict(notes.facts),
     )
+    return Merged(out, fused, trace)
 
 
 def require_needs(method: MergeMethod, inputs: Inputs) -> None:

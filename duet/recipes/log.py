@@ -1,4 +1,15 @@
-"""What went into a detector, as far as its manifest and the folders that are found can tell."""
+"""What went into a detector, as far as its manifest and the folders that are found can tell.
+
+Of each increment, and of each detector that was merged as a whole; None where it is not known:
+
+- ``kind``: ``base``, ``increment``, ``refinement``, ``independent``, ``detector`` or ``foreign``;
+  ``domain``, ``images`` and ``licence`` of its training
+- ``classes``: its classes that the detector has; ``adapts``: those that were known before it
+- ``method``, ``params`` and ``batchnorm``: how it was joined; None for the first one
+- ``scale``, ``alias`` and ``drop``: as the recipe says
+- ``path``: where it is, or was; ``found``: whether it is there; ``intact``: whether its files are
+  as they were written; ``problem``: what is wrong
+"""
 
 from __future__ import annotations
 
@@ -20,7 +31,7 @@ from duet.merging.trace import MergeTrace
 from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder, find_start
 from duet.recipes.model import Model, manifest_and_folder
-from duet.recipes.recipe import Entry
+from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.sources import FOREIGN
 from duet.recipes.words import entry_name
 
@@ -36,15 +47,7 @@ def read_history(detector: Path | Model, roots: Sequence[Path] = ()) -> dict[str
         JSON-ready data: facts of its manifest, what is wrong with its own files (``problems``),
         its recipe's method and geometry, and θ_0 (``weights``); a summary of each merge
         (``merges``); the ``increments``, oldest first; and whole ``models`` that were merged, whose
-        increments are among these. Of each of them, None where it is not known:
-
-        - ``kind``: ``base``, ``increment``, ``refinement``, ``independent``, ``detector`` or
-          ``foreign``; ``domain``, ``images`` and ``licence`` of its training
-        - ``classes``: Its classes that the detector has; ``adapts``: those known before it
-        - ``method``, ``params`` and ``batchnorm``: How it was joined; None for the first one
-        - ``scale``, ``alias`` and ``drop``: As the recipe says
-        - ``path``: Where it is, or was; ``found``: whether it is there; ``intact``: whether its
-          files are as they were written; ``problem``: what is wrong
+        increments are among these.
 
     Raises:
         ModelError: It is no detector folder, or its manifest is damaged.
@@ -67,10 +70,20 @@ def read_history(detector: Path | Model, roots: Sequence[Path] = ()) -> dict[str
     ]
     found = [Path(step["path"]) for step in steps if step["found"]]
     start = find_start(recipe, folder, found) if recipe is not None else None
-    named = recipe.weights if recipe is not None else None
+    whole = [entry for entry in entries if entry.fingerprint not in marks]
     return {
         "schema": 1,
         "detector": detector.place if isinstance(detector, Model) else str(detector),
+        **_about(manifest, problems),
+        **_merging(recipe, start),
+        "increments": steps,
+        "models": [_step(manifest, traces, finder, None, entry) for entry in whole],
+        "merges": [_merge(trace) for trace in traces],
+    }
+
+
+def _about(manifest: DetectorManifest, problems: list[str]) -> dict[str, Any]:
+    return {
         "fingerprint": manifest.fingerprint,
         "intact": not problems,
         "problems": problems,
@@ -80,26 +93,26 @@ def read_history(detector: Path | Model, roots: Sequence[Path] = ()) -> dict[str
         "image_size": manifest.image_size,
         "licence": manifest.licence,
         "classes": [name for part in manifest.parts for name in part.classes],
-        "recipe": recipe is not None,
-        "method": recipe.method if recipe is not None else None,
-        "geometry": recipe.geometry if recipe is not None else None,
-        "weights": {"path": str(start) if start is not None else named, "found": start is not None},
-        "increments": steps,
-        "models": [
-            _step(manifest, traces, finder, None, entry)
-            for entry in entries
-            if entry.fingerprint not in marks
-        ],
-        "merges": [
-            {
-                "method": trace.method,
-                "stages": list(trace.stages),
-                "part": trace.part,
-                "batchnorm": dict(trace.batchnorm),
-                "summary": asdict(trace.summary()),
-            }
-            for trace in traces
-        ],
+    }
+
+
+def _merging(recipe: Recipe | None, start: Path | None) -> dict[str, Any]:
+    method, geometry, named = (
+        (recipe.method, recipe.geometry, recipe.weights) if recipe is not None else (None,) * 3
+    )
+    weights = {"path": str(start) if start is not None else named, "found": start is not None}
+    return {
+        "recipe": recipe is not None, "method": method, "geometry": geometry, "weights": weights,
+    }  # fmt: skip
+
+
+def _merge(trace: MergeTrace) -> dict[str, Any]:
+    return {
+        "method": trace.method,
+        "stages": list(trace.stages),
+        "part": trace.part,
+        "batchnorm": dict(trace.batchnorm),
+        "summary": asdict(trace.summary()),
     }
 
 

@@ -61,7 +61,14 @@ def compare_weights(
     def work(name: str, scratch: Scratch) -> torch.Tensor:
         return _sums(inputs, name, scratch, sizes=sizes, vectors=vectors)
 
-    sums, layers = inputs.each_tensor(work), place(names)
+    rows = _rows(inputs.each_tensor(work), place(names), sizes=sizes, vectors=vectors)
+    return {**rows, "skipped": skipped}
+
+
+def _rows(
+    sums: Mapping[str, torch.Tensor], layers: Mapping[str, Layer], *, sizes: bool, vectors: bool
+) -> dict[str, Any]:
+    """Return a row for all tensors, and those of each role, each layer and each tensor."""
 
     def row(title: str, names: Iterable[str]) -> dict[str, Any]:
         total = sum((sums[name] for name in names), torch.zeros(8, dtype=torch.float64))
@@ -69,19 +76,18 @@ def compare_weights(
 
     by_layer: dict[Layer, list[str]] = {}
     by_role: dict[str, list[str]] = {}
-    for name in names:
+    for name in sums:
         by_layer.setdefault(layers[name], []).append(name)
     for layer, inner in by_layer.items():
         by_role.setdefault(layer.role, []).extend(inner)
     return {
-        "total": row("total", names),
+        "total": row("total", sums),
         "roles": [row(role, inner) for role, inner in by_role.items()],
         "layers": [
             {"role": layer.role, "depth": layer.depth, **row(_common(inner), inner)}
             for layer, inner in by_layer.items()
         ],
-        "tensors": [row(name, [name]) for name in names],
-        "skipped": skipped,
+        "tensors": [row(name, [name]) for name in sums],
     }
 
 
