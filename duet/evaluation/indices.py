@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
@@ -48,6 +48,12 @@ class Term(Config):
         return self.numerator / self.denominator
 
 
+Terms: TypeAlias = tuple[Term, ...]
+
+Compared: TypeAlias = Callable[[Pair], tuple[float, str]]
+"""Gives a pair's denominator, mAP50 as a fraction, and in words what it is of."""
+
+
 class Indices(Config):
     """All indices of one strategy; None where the series or the run defines no pair.
 
@@ -72,16 +78,16 @@ class Indices(Config):
     h: float | None
     forgetting: float | None
     bwt: float | None
-    ri_terms: tuple[Term, ...] = ()
-    gi_terms: tuple[Term, ...] = ()
-    pi_terms: tuple[Term, ...] = ()
+    ri_terms: Terms = ()
+    gi_terms: Terms = ()
+    pi_terms: Terms = ()
     left_out: tuple[str, ...] = ()
 
     def numbers(self) -> dict[str, float | None]:
         """Return name -> value, in the order of `INDICES`."""
         return {index.name: getattr(self, index.name) for index in INDICES}
 
-    def terms(self, index: Index) -> tuple[Term, ...]:
+    def terms(self, index: Index) -> Terms:
         """Return the ratios behind an index; none for one without."""
         return getattr(self, f"{index.name}_terms") if index.against else ()
 
@@ -106,70 +112,81 @@ def compute_indices(
     Raises:
         DataError: A cell or a reference is missing.
     """
-    nothing = {(domain, frozenset(classes)): why for (domain, classes), why in undefined.items()}
-    left_out: list[str] = []
-
-    def measurable(
-        name: str, pairs: Sequence[Pair], denominator: Callable[[Pair], float]
-    ) -> list[Pair]:
-        kept, reasons = _measurable(name, pairs, denominator, nothing)
-        left_out.extend(reasons)
-        return kept
-
-    retained = measurable(
-        "RI", ri_pairs(series), lambda pair: matrix.get(pair.increment, *pair.slice)
-    )
-    terms: dict[str, tuple[Term, ...]] = {"ri": (), "gi": (), "pi": ()}
-    terms["ri"] = tuple(_retention(matrix, pair) for pair in retained)
-    lasting = [pair for pair in ri_pairs(series) if _key(pair) not in nothing]
+    nothing = {_key(part): why for part, why in undefined.items()}
+    ri, left_out = _terms("RI", ri_pairs(series), matrix, _earlier(matrix), nothing)
+    found: dict[str, Terms] = {"ri": ri, "gi": (), "pi": ()}
     if references is None:
         left_out.append("GI and PI: no reference models were trained")
     else:
-        find = _finder(references)
         for name, pairs in (("gi", gi_pairs), ("pi", pi_pairs)):
-            kept = measurable(name.upper(), pairs(series), lambda pair: find(pair.slice))
-            terms[name] = tuple(_against_reference(matrix, pair, find) for pair in kept)
+            trained = _reference(references)
+            found[name], reasons = _terms(name.upper(), pairs(series), matrix, trained, nothing)
+            left_out += reasons
+    lasting = [pair for pair in ri_pairs(series) if _key(pair.slice) not in nothing]
     return Indices(
-        **combined({name: mean([t.ratio for t in found]) for name, found in terms.items()}),
-        **{f"{name}_terms": found for name, found in terms.items()},
+        **combined({name: mean([term.ratio for term in terms]) for name, terms in found.items()}),
+        **{f"{name}_terms": terms for name, terms in found.items()},
         forgetting=mean([forgetting(matrix, pair) for pair in lasting]),
         bwt=mean([_change(matrix, pair) for pair in lasting]),
         left_out=tuple(left_out),
     )
 
 
-def _measurable(
+def _terms(
     name: str,
     pairs: Sequence[Pair],
-    denominator: Callable[[Pair], float],
+    matrix: StageMatrix,
+    compared: Compared,
     nothing: Mapping[tuple[str, frozenset[str]], str],
-) -> tuple[list[Pair], list[str]]:
-    """Return the pairs that define a ratio, and a sentence for each that does not."""
+) -> tuple[Terms, list[str]]:
+    """Return the ratios of the pairs that define one, and a sentence for each that does not."""
     kept, reasons = [], []
     for pair in pairs:
         title = f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}"
-        if _key(pair) in nothing:
-            reasons.append(f"{title}: {nothing[_key(pair)]}")
-        elif denominator(pair) <= 0:
+        if _key(pair.slice) in nothing:
+            reasons.append(f"{title}: {nothing[_key(pair.slice)]}")
+            continue
+        denominator, what = compared(pair)
+        if denominator <= 0:
             # Not an error: hours of training would end without a report for one bad ratio.
             reasons.append(f"{title}: the model it is compared with has mAP50 0")
-        else:
-            kept.append(pair)
-    return kept, reasons
-
-
-def ratio(numerator: float, denominator: float, *, what: str) -> float:
-    """Return ``numerator / denominator``, unclamped.
-
-    Raises:
-        DataError: The denominator is 0.
-    """
-    if denominator <= 0:
-        raise DataError(
-            f"the index is not defined: its denominator, {what}, is {denominator:g}",
-            remedy="that model learned nothing; train it longer or check its images and labels",
+            continue
+        kept.append(
+            Term(
+                stage=pair.stage,
+                increment=pair.increment,
+                domain=pair.domain,
+                classes=pair.classes,
+                numerator=matrix.get(*pair.cell),
+                denominator=denominator,
+                compared_with=what,
+            )
         )
-    return numerator / denominator
+    return tuple(kept), reasons
+
+
+def _earlier(matrix: StageMatrix) -> Compared:
+    def compared(pair: Pair) -> tuple[float, str]:
+        value = matrix.get(pair.increment, *pair.slice)
+        return value, f"the model after stage {pair.increment}"
+
+    return compared
+
+
+def _reference(references: References) -> Compared:
+    known = {_key(part): value for part, value in references.items()}
+
+    def compared(pair: Pair) -> tuple[float, str]:
+        title = slice_title(*pair.slice)
+        if _key(pair.slice) not in known:
+            raise DataError(
+                f"no reference model for {title}",
+                remedy="train one on this slice only, or pass references=None to leave GI and PI "
+                "out",
+            )
+        return known[_key(pair.slice)], f"a model trained only on {title}"
+
+    return compared
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -207,59 +224,8 @@ def _change(matrix: StageMatrix, pair: Pair) -> float:
     return matrix.get(*pair.cell) - matrix.get(pair.increment, *pair.slice)
 
 
-def _key(pair: Pair) -> tuple[str, frozenset[str]]:
-    return pair.domain, frozenset(pair.classes)
-
-
-def _retention(matrix: StageMatrix, pair: Pair) -> Term:
-    return _term(
-        pair,
-        matrix.get(*pair.cell),
-        matrix.get(pair.increment, *pair.slice),
-        f"the model after stage {pair.increment}",
-    )
-
-
-def _against_reference(matrix: StageMatrix, pair: Pair, find: Callable[[Slice], float]) -> Term:
-    return _term(
-        pair,
-        matrix.get(*pair.cell),
-        find(pair.slice),
-        f"a model trained only on {slice_title(*pair.slice)}",
-    )
-
-
-def _term(pair: Pair, numerator: float, denominator: float, compared_with: str) -> Term:
-    ratio(
-        numerator,
-        denominator,
-        what=f"the mAP50 of {compared_with} on {slice_title(*pair.slice)}",
-    )
-    return Term(
-        stage=pair.stage,
-        increment=pair.increment,
-        domain=pair.domain,
-        classes=pair.classes,
-        numerator=numerator,
-        denominator=denominator,
-        compared_with=compared_with,
-    )
-
-
-def _finder(references: Mapping[Slice, float]) -> Callable[[Slice], float]:
-    known = {(domain, frozenset(classes)): value for (domain, classes), value in references.items()}
-
-    def find(wanted: Slice) -> float:
-        key = (wanted[0], frozenset(wanted[1]))
-        if key not in known:
-            raise DataError(
-                f"no reference model for {slice_title(*wanted)}",
-                remedy="train one on this slice only, or pass references=None to leave GI and PI "
-                "out",
-            )
-        return known[key]
-
-    return find
+def _key(part: Slice) -> tuple[str, frozenset[str]]:
+    return part[0], frozenset(part[1])
 
 
 def combined(measured: Mapping[str, float | None]) -> dict[str, Any]:

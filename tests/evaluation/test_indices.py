@@ -25,7 +25,6 @@ from duet.evaluation.indices import (
     arithmetic_mean,
     compute_indices,
     harmonic_mean,
-    ratio,
 )
 from duet.evaluation.matrix import MatrixRecord, StageMatrix
 from duet.evaluation.pairs import cells_needed, gi_pairs, pi_pairs, reference_slices, ri_pairs
@@ -357,12 +356,6 @@ def test_a_reference_that_learned_nothing_leaves_its_pair_out_by_name() -> None:
     result = compute_indices(TWO, _two_phase(0.4, 0.1, 0.2, 0.3), references)
     assert len(result.gi_terms) == 1
     assert any("B[c1" in line and "mAP50 0" in line for line in result.left_out)
-
-
-@pytest.mark.parametrize("denominator", [0.0, -1.0])
-def test_ratio_refuses_a_zero_denominator(denominator: float) -> None:
-    with pytest.raises(DataError, match="the reference of X"):
-        ratio(0.5, denominator, what="the reference of X")
 
 
 @given(st.lists(st.floats(0.01, 2), min_size=1, max_size=5))
