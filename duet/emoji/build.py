@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from duet.emoji import packages
-from duet.emoji.domains import PRETRAINING
 from duet.emoji.licences import ATTRIBUTION
-from duet.emoji.plan import Plan, Progress, check
+from duet.emoji.plan import PRETRAINING, Plan, Progress, check
 from duet.emoji.vocabulary import FOCI, MAIN, Variants
 from duet.emoji.vocabulary import PRETRAINING as PRETRAINING_CLASSES
 from duet.errors import DataError, together
@@ -76,7 +75,7 @@ def build(
         directory: Target; must be absent, empty, or a finished build with these parameters
             (which may hold more domains than asked for).
         seed: Any non-negative integer.
-        domains: Names from `duet.emoji.domains.DOMAINS`.
+        domains: Names from `duet.emoji.plan.DOMAINS`.
         train: Scenes per domain for training.
         val: Scenes per domain for tuning; drawn like test, with another seed.
         test: Scenes per domain for reporting.

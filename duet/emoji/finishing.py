@@ -1,4 +1,4 @@
-"""What happens to a composed picture: light, blur, print, drying paint. Nothing moves.
+"""What happens to a composed picture: light, weather, blur, print, drying paint. Nothing moves.
 
 Every finish is a function ``(rng, image, pool) -> image`` on ``(size, size, 3)`` uint8 RGB.
 """
@@ -15,6 +15,9 @@ import numpy as np
 from duet.emoji.backgrounds import noise_crop
 from duet.emoji.raster import Image, Rng, as_uint8
 from duet.emoji.vocabulary import Pool
+
+_PATCHES = 24  # of fog, a copy of the image each: 24 cost 0.5 ms at 160 px
+_LAMP = np.array([255.0, 214.0, 150.0], np.float32)
 
 
 def camera(rng: Rng, image: Image, pool: Pool) -> Image:
@@ -87,8 +90,41 @@ def graphite(rng: Rng, image: Image, pool: Pool) -> Image:
     return as_uint8(250 - white * pressure)
 
 
+def in_fog(rng: Rng, image: Image, pool: Pool) -> Image:
+    """Contrast lost to a pale veil that is thicker in patches."""
+    size = image.shape[0]
+    veil = rng.uniform(0.3, 0.5)
+    pale = np.float32(rng.uniform(195, 225)) + rng.uniform(-6, 6, 3).astype(np.float32)
+    hazy = (camera(rng, image, pool) * np.float32(1 - veil) + pale * np.float32(veil)).astype(
+        np.uint8
+    )
+    positions = [(int(x), int(y)) for x, y in rng.integers(0, size, (_PATCHES, 2))]
+    radii = [int(radius) for radius in rng.integers(size // 8, size // 3, _PATCHES)]
+    foggy: Image = _albumentations().add_fog(
+        hazy, float(rng.uniform(0.5, 0.8)), 0.1, positions, radii
+    )
+    return sensor_noise(rng, foggy, pool, 3.0)
+
+
+def at_night(rng: Rng, image: Image, pool: Pool) -> Image:
+    """Little bluish light, one or two lamps, the noise of a high ISO."""
+    functional = _albumentations()
+    dark = functional.gamma_transform(camera(rng, image, pool), float(rng.uniform(1.5, 2.1)))
+    size = image.shape[0]
+    light = np.full((size, size, 3), (0.34, 0.42, 0.62), np.float32) * rng.uniform(0.8, 1.1)
+    y, x = np.ogrid[0:size, 0:size]
+    for _ in range(int(rng.integers(1, 3))):
+        cx, cy = rng.uniform(0, size), rng.uniform(0, 0.6 * size)
+        radius = rng.uniform(0.2, 0.5) * size
+        glow = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * radius**2)).astype(np.float32)
+        light += glow[..., None] * (_LAMP / 255) * np.float32(rng.uniform(0.35, 0.7))
+    lit = as_uint8(dark * light)
+    # Not albumentations' iso_noise: on dark pictures its Poisson steps become white specks.
+    return sensor_noise(rng, lit, pool, rng.uniform(4, 9), colour=rng.uniform(2, 6))
+
+
 @functools.cache
-def albumentations_functional() -> Any:
+def _albumentations() -> Any:
     """Return albumentations' pure pixel functions (every parameter explicit, no global state)."""
     # Otherwise the import asks PyPI for a newer version; duet never goes online by itself.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"

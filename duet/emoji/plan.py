@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from duet.emoji.domains import DOMAINS, PRETRAINING
 from duet.emoji.vocabulary import Variants, Vocabulary
 from duet.errors import ConfigError, did_you_mean, together
 
 GENERATOR = 1
 """Version of what the code draws: raise it with every change that alters a single byte."""
+
+DOMAINS, PRETRAINING = ("flat", "comic", "watercolor", "sketch", "night", "fog"), "mixed"
+"""Domains of the series, and that of `build_pretraining`; `looks.LOOKS` says how they look."""
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
@@ -61,7 +63,7 @@ def check(plan: Plan) -> None:
         problems.append(f"size: expected 64 to 640 pixels, got {plan.size}")
     if plan.variants not in ("own", "shared"):
         problems.append(f"variants: expected 'own' or 'shared', got {plan.variants!r}")
-    known = (*DOMAINS, PRETRAINING) if plan.kind == "pretraining" else tuple(DOMAINS)
+    known = (*DOMAINS, PRETRAINING) if plan.kind == "pretraining" else DOMAINS
     if not plan.domains or len(set(plan.domains)) != len(plan.domains):
         problems.append(f"domains: expected different names, got {', '.join(plan.domains) or '-'}")
     problems += [

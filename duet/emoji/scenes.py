@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from duet.emoji.domains.base import Domain
 from duet.emoji.glyphs import Glyph, draw, glyph
+from duet.emoji.looks import Look
 from duet.emoji.raster import SOLID, Image, Rng, as_uint8
 from duet.emoji.vocabulary import Pool, Vocabulary
 
@@ -86,7 +86,7 @@ def scene_rng(seed: int, *key: str | int) -> Rng:
 
 def compose(
     rng: Rng,
-    domain: Domain,
+    look: Look,
     vocabulary: Vocabulary,
     *,
     size: int,
@@ -97,7 +97,7 @@ def compose(
 
     Args:
         rng: Source of every choice.
-        domain: The look.
+        look: Of the domain.
         vocabulary: Classes and clutter.
         size: Image side, pixels.
         pool: Which emoji and backgrounds may be used.
@@ -106,16 +106,16 @@ def compose(
     Returns:
         A scene with 1 to 5 labelled objects, at least one of them of class ``primary``.
     """
-    background = domain.background(rng, size, pool)
+    background = look.background(rng, size, pool)
     while True:  # an unlucky layout hides the primary object about once in 250 scenes
-        sprites, masks = _drop_hidden(_layout(rng, domain, vocabulary, size, pool, primary))
+        sprites, masks = _drop_hidden(_layout(rng, look, vocabulary, size, pool, primary))
         if any(sprite.class_index == primary for sprite in sprites):
             break
     canvas = background.astype(np.float32)
     light = (int(rng.integers(-3, 4)), int(rng.integers(1, 5)))
     for sprite in sprites:
-        _paint(canvas, sprite, rng, shadow=domain.shadow, light=light)
-    image = domain.finish(rng, as_uint8(canvas), pool)
+        _paint(canvas, sprite, rng, shadow=look.shadow, light=light)
+    image = look.finish(rng, as_uint8(canvas), pool)
     objects = tuple(
         SceneObject(sprite.class_index, sprite.code, _tight_box(mask), mask)
         for sprite, mask in zip(sprites, masks, strict=True)
@@ -126,7 +126,7 @@ def compose(
 
 
 def _layout(
-    rng: Rng, domain: Domain, vocabulary: Vocabulary, size: int, pool: Pool, primary: int
+    rng: Rng, look: Look, vocabulary: Vocabulary, size: int, pool: Pool, primary: int
 ) -> list[_Sprite]:
     """Place the objects and clutter of one attempt, in painting order (last on top)."""
     count = 1 + int(rng.choice(len(_COUNTS), p=_COUNTS))
@@ -147,20 +147,20 @@ def _layout(
         )
         code = draw(emoji, pool, rng)
         side = size * rng.uniform(_SIDE[0], largest)
-        patch = _warp(rng, _pick_glyph(rng, domain, code, size), side, domain.wobble)
+        patch = _warp(rng, _pick_glyph(rng, look, code, size), side, look.wobble)
         x, y = _place(rng, patch.shape[1], patch.shape[0], size, boxes)
         boxes.append((x, y, x + patch.shape[1], y + patch.shape[0]))
         sprites.append(_sprite(class_index, code, patch, x, y, size))
     return sprites
 
 
-def _pick_glyph(rng: Rng, domain: Domain, code: str, size: int) -> Glyph:
+def _pick_glyph(rng: Rng, look: Look, code: str, size: int) -> Glyph:
     chance, total = rng.random(), 0.0
-    for artwork, share in domain.artworks:
+    for artwork, share in look.artworks:
         total += share
         if chance < total:
             return glyph(code, artwork, round(size * 0.8))
-    return glyph(code, domain.artworks[-1][0], round(size * 0.8))  # the shares' rounding error
+    return glyph(code, look.artworks[-1][0], round(size * 0.8))  # the shares' rounding error
 
 
 def _warp(rng: Rng, drawing: Glyph, side: float, wobble: float) -> Image:

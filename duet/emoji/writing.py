@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 
-from duet.emoji.domains import resolve
+from duet.emoji.looks import LOOKS
 from duet.emoji.plan import Plan, Progress
 from duet.emoji.raster import Image
 from duet.emoji.scenes import Scene, SceneObject, compose, scene_rng
@@ -53,7 +53,7 @@ def write_domains(folder: Path, plan: Plan, progress: Progress | None) -> dict[s
 
 def scenes_of(plan: Plan, domain: str, split: str) -> Iterator[Scene]:
     """Yield the scenes of one split, in order."""
-    look = resolve(domain)
+    look = LOOKS[domain]
     names = plan.vocabulary.names
     focus = plan.focus.get(domain, ()) if split == "train" else ()
     deck = [names.index(name) for name in focus] or list(range(len(names)))

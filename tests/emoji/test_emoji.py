@@ -21,9 +21,8 @@ from places import REPO
 from duet.cli.main import _run
 from duet.emoji import packages
 from duet.emoji.build import STAMP, BuildReport, build, build_pretraining
-from duet.emoji.domains import DOMAINS
 from duet.emoji.glyphs import Artwork, glyph, svg_path
-from duet.emoji.plan import Plan
+from duet.emoji.plan import DOMAINS, Plan
 from duet.emoji.raster import SOLID
 from duet.emoji.scenes import CLUTTER as CLUTTER_INDEX
 from duet.emoji.scenes import (
@@ -95,7 +94,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BuildReport]:
 
 def test_importing_the_package_is_light() -> None:
     code = (
-        "import sys, duet.emoji, duet.emoji.domains, duet.emoji.vocabulary, duet.emoji.build\n"
+        "import sys, duet.emoji, duet.emoji.plan, duet.emoji.vocabulary, duet.emoji.build\n"
         "import duet.cli.data_emoji\n"
         "heavy = {'cv2', 'albumentations', 'skimage', 'resvg_py', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -175,12 +174,12 @@ def test_boxes_agree_with_the_painted_pixels() -> None:
     """Painted alone on black and on white, exactly the object's pixels differ little."""
     from dataclasses import replace
 
-    from duet.emoji.domains import resolve
+    from duet.emoji.looks import LOOKS
 
     def canvas(grey: int) -> Any:
         return lambda rng, size, pool: np.full((size, size, 3), grey, np.uint8)
 
-    flat = resolve("flat")
+    flat = LOOKS["flat"]
     for index in range(40):
         pictures = [
             compose(
@@ -203,11 +202,11 @@ def test_boxes_agree_with_the_painted_pixels() -> None:
 
 @pytest.mark.slow
 def test_visible_masks_are_disjoint_and_nothing_mostly_hidden_stays() -> None:
-    from duet.emoji.domains import resolve
+    from duet.emoji.looks import LOOKS
 
     dropped = 0
     for index in range(400):
-        sprites = _layout(scene_rng(5, index), resolve("comic"), MAIN, 160, "train", index % 20)
+        sprites = _layout(scene_rng(5, index), LOOKS["comic"], MAIN, 160, "train", index % 20)
         kept, masks = _drop_hidden(sprites)
         dropped += len(sprites) - len(kept)
         assert np.sum(masks, axis=0).max() <= 1
@@ -255,7 +254,7 @@ def test_domains_differ() -> None:
     looks = np.array([describe(scenes) for scenes in firsts.values()])
     distances = np.abs(looks[:, None] - looks[None]).max(axis=2)
     assert distances[~np.eye(len(looks), dtype=bool)].min() > 3
-    assert looks[list(DOMAINS).index("night"), 0] < looks[list(DOMAINS).index("flat"), 0] - 20
+    assert looks[DOMAINS.index("night"), 0] < looks[DOMAINS.index("flat"), 0] - 20
 
 
 # --- splits ---------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""The visual domains as rows of data: how objects are drawn, on what, and how the picture ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from duet.emoji.backgrounds import (
+    Background,
+    gradient,
+    halftone,
+    one_of,
+    panels,
+    paper,
+    photo,
+    rays,
+    washes,
+)
+from duet.emoji.finishing import at_night, camera, dried, graphite, in_fog, printed
+from duet.emoji.glyphs import Artwork
+from duet.emoji.raster import Image, Rng
+from duet.emoji.vocabulary import Pool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """One domain. The geometry of a scene is decided by `scenes`, never by a look."""
+
+    artworks: tuple[tuple[Artwork, float], ...]
+    """How objects are drawn, each with its probability (they sum to 1); one choice per object."""
+
+    background: Background
+    """``(rng, size, pool) -> (size, size, 3)`` uint8 RGB."""
+
+    finish: Callable[[Rng, Image, Pool], Image]
+    """Light, weather, noise: same shape in and out. It must not move anything (boxes are exact)."""
+
+    shadow: float = 0.0
+    """Darkness of the soft shadow under each object, in range [0, 1]."""
+
+    wobble: float = 0.0
+    """Amplitude of the hand-drawn distortion of each object, pixels."""
+
+
+_TWEMOJI = ((Artwork("twemoji"), 1.0),)
+
+LOOKS: Mapping[str, Look] = {
+    "flat": Look(artworks=_TWEMOJI, background=photo, finish=camera, shadow=0.45),
+    # The inked Twemoji share their shapes with `flat`, so that something can be transferred; the
+    # OpenMoji share only the meaning.
+    "comic": Look(
+        artworks=((Artwork("openmoji"), 0.6), (Artwork("twemoji", "inked"), 0.4)),
+        background=one_of(halftone, rays, panels),
+        finish=printed,
+    ),
+    "watercolor": Look(
+        artworks=((Artwork("twemoji", "painted"), 1.0),),
+        background=washes,
+        finish=dried,
+        wobble=1.6,
+    ),
+    "sketch": Look(
+        artworks=((Artwork("twemoji", "pencilled"), 0.6), (Artwork("openmoji", "pencilled"), 0.4)),
+        background=paper,
+        finish=graphite,
+        wobble=0.8,
+    ),
+    "night": Look(artworks=_TWEMOJI, background=photo, finish=at_night, shadow=0.2),
+    "fog": Look(artworks=_TWEMOJI, background=photo, finish=in_fog, shadow=0.25),
+    # For pretraining: every drawing style of the series. Photographs twice: the sharpest clutter
+    # teaches most about what is not an object. No halftone or paper: the series' later domains must
+    # be new to the pretrained detector.
+    "mixed": Look(
+        artworks=(
+            (Artwork("twemoji"), 0.35),
+            (Artwork("openmoji"), 0.3),
+            (Artwork("twemoji", "inked"), 0.2),
+            (Artwork("twemoji", "swapped"), 0.15),
+        ),
+        background=one_of(photo, photo, gradient),
+        finish=camera,
+        shadow=0.3,
+    ),
+}
+"""Every domain of `plan.DOMAINS`, and that of pretraining."""
