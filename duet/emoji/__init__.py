@@ -6,7 +6,7 @@ scikit-learn: nothing is downloaded. Equal parameters give equal bytes.
 
 * `vocabulary` says which emoji stand for which class, `glyphs` rasterises them, `styles` redraws.
 * `backgrounds` and `scenes` compose an image with exact boxes; `looks` holds one row per domain.
-* `build` writes the dataset in YOLO layout; `licences` writes the attribution that must travel
+* `build` writes the dataset in YOLO layout, and beside it `ATTRIBUTION.md`, which must travel
   with the images.
 
 Importing this package imports none of the drawing libraries.

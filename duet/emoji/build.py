@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from duet.emoji import packages
-from duet.emoji.licences import ATTRIBUTION
 from duet.emoji.plan import PRETRAINING, Plan, Progress, check
 from duet.emoji.vocabulary import FOCI, MAIN, Variants
 from duet.emoji.vocabulary import PRETRAINING as PRETRAINING_CLASSES
@@ -24,6 +24,9 @@ from duet.errors import DataError, together
 from duet.files import atomic_folder, read_json, sha256_json
 
 STAMP = "emoji.json"
+
+CREDITS = Path(__file__).with_name("ATTRIBUTION.md")
+"""The attribution text that must travel with the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ def _run(directory: Path, plan: Plan, progress: Progress | None) -> BuildReport:
                 "versions": packages.versions(),
                 "domains": {name: records[name] for name in sorted(records)},
             }
-            (temporary / "ATTRIBUTION.md").write_text(ATTRIBUTION, encoding="utf-8")
+            shutil.copyfile(CREDITS, temporary / CREDITS.name)
             (temporary / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     hashes = {name: str(records[name]["sha256"]) for name in plan.domains}
     return BuildReport(
