@@ -149,7 +149,7 @@ def _scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) 
     import numpy as np
     from PIL import Image
 
-    from duet.series import Slice
+    from duet.series import Annotation, Slice
 
     random = np.random.default_rng(seed)
     images = []
@@ -157,13 +157,10 @@ def _scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) 
         images.append(folder / f"{number}.png")
         noise = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(images[-1])
-    return Slice(
-        domain="noise", split="train", classes=tuple(classes), images=tuple(images),
-        boxes=tuple(np.hstack([random.uniform(0.3, 0.7, (3, 2)), random.uniform(0.1, 0.4, (3, 2))])
-                    for _ in images),
-        class_ids=tuple(random.integers(0, len(classes), 3) for _ in images),
-        sizes=((size, size),) * count,
-    )  # fmt: skip
+    boxes = [np.hstack([random.uniform(0.3, 0.7, (3, 2)), random.uniform(0.1, 0.4, (3, 2))])
+             for _ in images]  # fmt: skip
+    labelled = [Annotation(random.integers(0, len(classes), 3), one, size, size) for one in boxes]
+    return Slice("noise", "train", tuple(classes), tuple(images), tuple(labelled))
 
 
 def _step(trainer: Any, batch: dict[str, Any]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet.families.table import families, resolve_family, resolve_roles
-from duet.series import Slice
+from duet.series import Annotation, Slice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,15 +120,11 @@ def squares(folder: Path, classes: tuple[str, ...], *, count: int, size: int) ->
     from PIL import Image
 
     folder.mkdir(parents=True)
-    paths, boxes = [], []
+    paths, annotations = [], []
     for index in range(count):
-        image, box = scene(classes[index % len(classes)], size, seed=index)
+        label = index % len(classes)
+        image, box = scene(classes[label], size, seed=index)
         paths.append(folder / f"{index}.png")
         Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(paths[-1])
-        boxes.append(np.array([box]))
-    return Slice(
-        domain=folder.name, split="train", classes=classes, images=tuple(paths),
-        boxes=tuple(boxes),
-        class_ids=tuple(np.array([index % len(classes)]) for index in range(count)),
-        sizes=((size, size),) * count,
-    )  # fmt: skip
+        annotations.append(Annotation(np.array([label]), np.array([box]), size, size))
+    return Slice(folder.name, "train", classes, tuple(paths), tuple(annotations))

@@ -161,7 +161,7 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
             cuts[whole.split] = whole
         counts = {
             name: schema.SplitCount(
-                images=len(data), boxes=sum(int((~ignored).sum()) for ignored in data.ignored)
+                images=len(data), boxes=sum(len(found.object_ids) for found in data.annotations)
             )
             for name, data in cuts.items()
         }

@@ -44,12 +44,12 @@ EVIDENCE = "evidence"
 def truths(data: Slice) -> list[Truth]:
     """Return the labels of a slice as xyxy px of each original image, ignored ones marked."""
     found = []
-    columns = (data.boxes, data.class_ids, data.sizes, data.ignored, data.crowds)
-    for boxes, ids, (height, width), ignored, crowds in zip(*columns, strict=True):
-        centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    for item in data.annotations:
+        centre, half = item.boxes[:, :2], item.boxes[:, 2:] / 2
         unit = np.concatenate([centre - half, centre + half], 1)
-        xyxy = unit * np.array([width, height, width, height])
-        found.append(Truth(xyxy, ids, height, width, ignored, crowds))
+        xyxy = unit * np.array([item.width, item.height, item.width, item.height])
+        columns = (item.height, item.width, item.ignored, item.crowds)
+        found.append(Truth(xyxy, item.class_ids, *columns))
     return found
 
 
@@ -285,12 +285,5 @@ def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:
     new = np.full(len(data.classes), -1, dtype=np.int64)
     for position, name in enumerate(classes):
         new[data.classes.index(name)] = position
-    kept = [new[ids] >= 0 for ids in data.class_ids]
-    return replace(
-        data,
-        classes=classes,
-        class_ids=tuple(new[ids][keep] for ids, keep in zip(data.class_ids, kept, strict=True)),
-        boxes=tuple(boxes[keep] for boxes, keep in zip(data.boxes, kept, strict=True)),
-        ignored=tuple(flags[keep] for flags, keep in zip(data.ignored, kept, strict=True)),
-        crowds=tuple(flags[keep] for flags, keep in zip(data.crowds, kept, strict=True)),
-    )
+    annotations = tuple(found.renumbered(new) for found in data.annotations)
+    return replace(data, classes=classes, annotations=annotations)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,7 @@ import numpy as np
 
 from duet.errors import DataError
 from duet.labels import LabelSpace
-from duet.series.model import Slice
-
-_COLUMNS = ("boxes", "class_ids", "sizes", "ignored", "crowds")
+from duet.series.model import COLUMNS, Annotation, Slice
 
 
 def with_classes(data: Slice, classes: Sequence[str]) -> Slice:
@@ -27,9 +26,8 @@ def with_classes(data: Slice, classes: Sequence[str]) -> Slice:
         DataError: A class of the slice is not among them.
     """
     new_ids = np.array(LabelSpace(tuple(classes)).indices(data.classes), dtype=np.int64)
-    return replace(
-        data, classes=tuple(classes), class_ids=tuple(new_ids[ids] for ids in data.class_ids)
-    )
+    annotations = tuple(found.renumbered(new_ids) for found in data.annotations)
+    return replace(data, classes=tuple(classes), annotations=annotations)
 
 
 def join_slices(slices: Sequence[Slice], classes: Sequence[str]) -> Slice:
@@ -49,28 +47,22 @@ def join_slices(slices: Sequence[Slice], classes: Sequence[str]) -> Slice:
         raise DataError("expected one slice or more to join, got none")
     if len(slices) == 1:
         return with_classes(slices[0], classes)
-    rows: dict[Path, dict[str, Any]] = {}
-    known: dict[Path, set[int]] = {}
+    rows: dict[Path, Annotation] = {}
+    known: dict[Path, set[int]] = defaultdict(set)
     for data in slices:
         part = with_classes(data, classes)
         own = {classes.index(name) for name in data.classes}
-        for values in zip(part.images, *(getattr(part, name) for name in _COLUMNS), strict=True):
-            image, row = values[0], dict(zip(_COLUMNS, values[1:], strict=True))
-            rows[image] = _beside(rows[image], row, known[image]) if image in rows else row
-            known.setdefault(image, set()).update(own)
-    columns: dict[str, Any] = {name: tuple(row[name] for row in rows.values()) for name in _COLUMNS}
+        for image, found in zip(part.images, part.annotations, strict=True):
+            new = found.take(~np.isin(found.class_ids, list(known[image])))
+            rows[image] = _beside(rows[image], new) if image in rows else new
+            known[image] |= own
     domains = "+".join(dict.fromkeys(data.domain for data in slices))
-    return replace(slices[0], domain=domains, classes=tuple(classes), images=tuple(rows), **columns)
+    return Slice(domains, slices[0].split, tuple(classes), tuple(rows), tuple(rows.values()))
 
 
-def _beside(
-    first: Mapping[str, Any], second: Mapping[str, Any], known: Collection[int]
-) -> dict[str, Any]:
-    """Return the objects of one image in two slices, of the second those of other classes."""
-    new = np.array([index not in known for index in second["class_ids"].tolist()], np.bool_)
-    joined = {
-        name: np.concatenate([first[name], second[name][new]])
-        for name in _COLUMNS
-        if name != "sizes"
+def _beside(first: Annotation, second: Annotation) -> Annotation:
+    """Return all objects of two annotations of one image."""
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in COLUMNS
     }
-    return {**joined, "sizes": first["sizes"]}
+    return replace(first, **joined)

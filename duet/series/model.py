@@ -24,6 +24,10 @@ Boxes: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 
 
+COLUMNS = ("class_ids", "boxes", "ignored", "crowds")
+"""What an `Annotation` says of each object."""
+
+
 @lru_cache(maxsize=1024)
 def none_of(count: int) -> Flags:
     """Return ``(count,) bool``, all false; shared by all images with as many objects."""
@@ -69,8 +73,16 @@ class Annotation:
 
     def take(self, rows: NDArray[np.int64] | Flags) -> Annotation:
         """Return some of the objects, by position or by a mask."""
-        columns = ("class_ids", "boxes", "ignored", "crowds")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def renumbered(self, new_ids: Ids) -> Annotation:
+        """Return the objects of the classes that are kept, under their new ids.
+
+        Args:
+            new_ids: ``(classes,) int64``: the new id of each class, -1 for one that is left out.
+        """
+        ids = new_ids[self.class_ids]
+        return replace(self.take(ids >= 0), class_ids=ids[ids >= 0])
 
 
 @dataclass(frozen=True)
@@ -149,11 +161,8 @@ class Slice:
         split: The split they come from.
         classes: The classes whose labels are kept.
         images: Image files.
-        boxes: Per image ``(n, 4) float64`` cxcywh, normalised to 0..1.
-        class_ids: Per image ``(n,) int64`` indices into ``classes`` (not into the data set's).
-        sizes: Per image ``(height, width)`` in pixels, upright.
-        ignored: Per image ``(n,) bool``, see `Annotation`; a training slice has none.
-        crowds: Per image ``(n,) bool``, see `Annotation`.
+        annotations: Their objects; ids count in ``classes`` (not in the data set's). A training
+            slice has no ignored ones.
         labelled: Per image the classes that were labelled in its data set: for others it counts
             neither way. Empty: all of them on every image.
     """
@@ -162,37 +171,30 @@ class Slice:
     split: str
     classes: tuple[str, ...]
     images: tuple[Path, ...]
-    boxes: tuple[Boxes, ...]
-    class_ids: tuple[Ids, ...]
-    sizes: tuple[tuple[int, int], ...]
-    ignored: tuple[Flags, ...] = ()
-    crowds: tuple[Flags, ...] = ()
+    annotations: tuple[Annotation, ...]
     labelled: tuple[frozenset[str], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("ignored", "crowds"):
-            if not getattr(self, name):
-                none = tuple(none_of(len(ids)) for ids in self.class_ids)
-                object.__setattr__(self, name, none)
         _check_lengths(
             f"slice of '{self.domain}'",
             images=self.images,
-            boxes=self.boxes,
-            class_ids=self.class_ids,
-            sizes=self.sizes,
-            ignored=self.ignored,
-            crowds=self.crowds,
+            annotations=self.annotations,
             labelled=self.labelled or self.images,
         )
         LabelSpace(self.classes)
-        for columns in zip(self.class_ids, self.ignored, self.crowds, strict=True):
-            _check_flags(*columns)
-        for ids, boxes in zip(self.class_ids, self.boxes, strict=True):
-            _check_labels(ids, boxes)
-            if ids.size and ids.max() >= len(self.classes):
-                raise DataError(
-                    f"class_ids must be below {len(self.classes)}, got {int(ids.max())}"
-                )
+        highest = max((int(ids.max(initial=-1)) for ids in self.class_ids), default=-1)
+        if highest >= len(self.classes):
+            raise DataError(f"class_ids must be below {len(self.classes)}, got {highest}")
+
+    @property
+    def class_ids(self) -> tuple[Ids, ...]:
+        """Per image ``(n,) int64`` indices into ``classes``."""
+        return tuple(found.class_ids for found in self.annotations)
+
+    @property
+    def boxes(self) -> tuple[Boxes, ...]:
+        """Per image ``(n, 4) float64`` cxcywh, normalised to 0..1."""
+        return tuple(found.boxes for found in self.annotations)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -207,18 +209,17 @@ class Slice:
         Raises:
             OSError: An image cannot be read any more.
         """
-        flags = zip(self.ignored, self.crowds, self.labelled or [None] * len(self), strict=True)
         items = sorted(
             hashlib.sha256(
                 bytes.fromhex(image_sha256(image))
-                + len(ids).to_bytes(8, "little")
-                + ids.astype("<i8").tobytes()
-                + boxes.astype("<f8").tobytes()
-                + (ignored.tobytes() + crowds.tobytes() if ignored.any() else b"")
+                + len(found.class_ids).to_bytes(8, "little")
+                + found.class_ids.astype("<i8").tobytes()
+                + found.boxes.astype("<f8").tobytes()
+                + (found.ignored.tobytes() + found.crowds.tobytes() if found.ignored.any() else b"")
                 + (b"" if labelled is None else "\0".join(["", *sorted(labelled)]).encode())
             ).digest()
-            for image, ids, boxes, (ignored, crowds, labelled) in zip(
-                self.images, self.class_ids, self.boxes, flags, strict=True
+            for image, found, labelled in zip(
+                self.images, self.annotations, self.labelled or [None] * len(self), strict=True
             )
         )
         digest = hashlib.sha256("\0".join(self.classes).encode())

@@ -143,11 +143,12 @@ def write_slice(path: Path, data: Slice) -> None:
     import numpy as np
 
     counts = np.array([len(ids) for ids in data.class_ids], dtype=np.int64)
+    sizes = [(found.height, found.width) for found in data.annotations]
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
             images=np.array([str(resolved(Path(image))) for image in data.images]),
-            sizes=np.array(data.sizes, dtype=np.int64).reshape(-1, 2),
+            sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
             counts=counts,
             boxes=np.concatenate([*data.boxes, np.zeros((0, 4))]).astype(np.float32),
             class_ids=np.concatenate([*data.class_ids, np.zeros(0)]).astype(np.int64),

@@ -30,7 +30,7 @@ from duet.families.ultralytics import engine
 from duet.families.ultralytics.arguments import engine_overrides
 from duet.families.ultralytics.pseudo import extend_batch
 from duet.increments.state import DetectorState, HeadForm
-from duet.series import Slice
+from duet.series import Annotation, Slice
 from duet.training.config import PseudoLabels
 from duet.training.job import Job, JobPart, read_job, write_job, write_slice, write_state
 
@@ -239,11 +239,8 @@ def test_images_fill_the_square(tmp_path: Path) -> None:
 
     image = np.full((40, 80, 3), 200, np.uint8)
     Image.fromarray(image).save(tmp_path / "wide.png")
-    box = (np.array([[0.5, 0.5, 0.5, 0.5]]),)
-    data = Slice(
-        domain="d", split="train", classes=NEW, images=(tmp_path / "wide.png",), boxes=box,
-        class_ids=(np.array([0]),), sizes=((40, 80),),
-    )  # fmt: skip
+    labelled = Annotation(np.array([0]), np.array([[0.5, 0.5, 0.5, 0.5]]), 80, 40)
+    data = Slice("d", "train", NEW, (tmp_path / "wide.png",), (labelled,))
     trainer = ready(tmp_path / "job", CASE.grown("rows"), data)
     item = trainer.build_dataset("slice", mode="val", batch=1)[0]
     assert item["img"].shape[1:] == (64, 64)
