@@ -165,15 +165,9 @@ def meaning(name: str) -> str:
 
 def clashes(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Return the groups of two or more different names that mean the same."""
-    groups: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        groups.setdefault(meaning(name), []).append(name)
+    groups = _grouped(dict.fromkeys(names), meaning)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def _exactly(name: str) -> str:
-    return name
-
-
 _CANONICAL = {spelled(name): group[0] for group in GROUPS for name in group}
-_KEYS: tuple[_Key, ...] = (_exactly, spelled, canonical)
+_KEYS: tuple[_Key, ...] = (str, spelled, canonical)

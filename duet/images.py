@@ -1,6 +1,6 @@
 """Reading image files into arrays, and fitting them into the square that a network reads.
 
-Two ways to fit: `letterbox` keeps the aspect ratio and pads (YOLO), `stretch` does not (DETR).
+Two ways to fit: "letterbox" keeps the aspect ratio and pads (YOLO), "stretch" does not (DETR).
 """
 
 from __future__ import annotations
@@ -207,14 +207,13 @@ def fit_image(image_HWC: np.ndarray, size: int, fit: Fit) -> Fitted:
     Args:
         image_HWC: ``(H, W, 3)`` uint8, BGR.
         size: Side of the square in pixels, a multiple of 32.
-        fit: ``"letterbox"`` pads with grey, ``"stretch"`` scales x and y apart.
+        fit: ``"letterbox"`` keeps the aspect ratio and pads with grey, ``"stretch"`` scales x and y
+            apart.
     """
-    return letterbox(image_HWC, size) if fit == "letterbox" else stretch(image_HWC, size)
-
-
-def letterbox(image_HWC: np.ndarray, size: int) -> Fitted:
-    """Fit an image into a square, its aspect ratio kept; see `fit_image`."""
     height, width = image_HWC.shape[:2]
+    if fit == "stretch":
+        square = _resized(image_HWC, size, size)
+        return Fitted(square, (size / width, size / height), (0, 0), (height, width))
     scale = size / max(height, width)
     new_h, new_w = max(round(height * scale), 1), max(round(width * scale), 1)
     left, top = (size - new_w) // 2, (size - new_h) // 2
@@ -222,13 +221,6 @@ def letterbox(image_HWC: np.ndarray, size: int) -> Fitted:
     square[top : top + new_h, left : left + new_w] = _resized(image_HWC, new_h, new_w)
     # What the rounded sides really are, as the engine has it.
     return Fitted(square, (new_w / width, new_h / height), (left, top), (height, width))
-
-
-def stretch(image_HWC: np.ndarray, size: int) -> Fitted:
-    """Fit an image into a square, filling it; see `fit_image`."""
-    height, width = image_HWC.shape[:2]
-    square = _resized(image_HWC, size, size)
-    return Fitted(square, (size / width, size / height), (0, 0), (height, width))
 
 
 def _resized(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,17 +106,20 @@ def match(
         labels: The classes to evaluate.
         keys: ``(images,)`` uint64, see `Matches`.
     """
-    run = coco_run(predictions, truths, labels, [IOU])
-    if run is None:  # one side is empty: nothing was found, or nothing could be
-        counts = np.zeros((len(truths), len(labels)), np.int64)
-        for image, truth in enumerate(truths):
-            np.add.at(counts[image], truth.class_ids[~truth.ignored], 1)
-        columns = _Columns.empty()
-    else:
-        counts, columns = _truth_counts(run, len(truths), len(labels)), _columns(run)
-    return Matches(
-        np.asarray(keys, np.uint64), dict(zip(labels, columns.by_class(counts), strict=True))
-    )
+    counts = np.zeros((len(truths), len(labels)), np.int64)
+    for image, truth in enumerate(truths):
+        np.add.at(counts[image], truth.class_ids[~truth.ignored], 1)
+    columns = _columns(coco_run(predictions, truths, labels, [IOU]))
+    scores, classes = columns[0], columns[1]
+    order = np.lexsort((-scores, classes))  # stable: ties keep the image order
+    ends = np.searchsorted(classes[order], np.arange(1, len(labels)))
+    found = {
+        name: ClassMatches(
+            scores[rows], *(column[rows] for column in columns[2:]), counts[:, index]
+        )
+        for index, (name, rows) in enumerate(zip(labels, np.split(order, ends), strict=True))
+    }
+    return Matches(np.asarray(keys, np.uint64), found)
 
 
 def save_matches(path: Path, matches: Matches) -> None:
@@ -160,53 +163,30 @@ def load_matches(path: Path) -> Matches:
         ) from None
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Counted detections of all classes, in the order of images; one entry per detection."""
+def _columns(run: Any) -> tuple[npt.NDArray[Any], ...]:
+    """Return what `coco_run` found: scores, classes, images, hits, ignored; in order of images.
 
-    classes: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
-    images: npt.NDArray[np.int64]
-    hit: npt.NDArray[np.bool_]
-    ignored: npt.NDArray[np.bool_]
-
-    @classmethod
-    def empty(cls) -> _Columns:
-        whole, flags = np.zeros(0, np.int64), np.zeros(0, np.bool_)
-        return cls(whole, np.zeros(0, np.float32), whole, flags, flags)
-
-    def by_class(self, truths: npt.NDArray[np.int64]) -> Iterator[ClassMatches]:
-        """Yield the detections of each class; ``truths`` is ``(images, classes)``."""
-        order = np.lexsort((-self.scores, self.classes))  # stable: ties keep the image order
-        edges = np.searchsorted(self.classes[order], np.arange(truths.shape[1] + 1))
-        for index, (begin, end) in enumerate(itertools.pairwise(edges)):
-            rows = order[begin:end]
-            yield ClassMatches(
-                self.scores[rows], self.images[rows], self.hit[rows], self.ignored[rows],
-                truths[:, index],
-            )  # fmt: skip
-
-
-def _columns(run: Any) -> _Columns:
-    """Read the matches of a `COCOeval_faster` with one IoU threshold."""
-    found = run.cocoDt.dataset["annotations"]
+    Args:
+        run: With one IoU threshold; None where one side was empty, so that nothing is matched.
+    """
+    found = [] if run is None else run.cocoDt.dataset["annotations"]
     ids = np.array([item["id"] for item in found], np.int64)
     images = np.array([item["image_id"] for item in found], np.int64)
     classes = np.array([item["category_id"] for item in found], np.int64)
     scores = np.array([item["score"] for item in found], np.float32)
     area = np.array([item["area"] for item in found], np.float64)
     # The library gives its matches as "detection_truth" -> IoU.
-    pairs = np.array([key.split("_") for key in run.eval["matched"]], np.int64).reshape(-1, 2)
-    skipped = [truth["id"] for truth in run.cocoGt.dataset["annotations"] if truth["ignore"]]
+    matches = [] if run is None else [key.split("_") for key in run.eval["matched"]]
+    pairs = np.array(matches, np.int64).reshape(-1, 2)
+    truths = [] if run is None else run.cocoGt.dataset["annotations"]
+    skipped = [truth["id"] for truth in truths if truth["ignore"]]
     matched = np.isin(ids, pairs[:, 0])
     on_ignored = np.isin(ids, pairs[np.isin(pairs[:, 1], skipped), 0])
     outside = ~matched & ((area < EVERY_AREA[0]) | (area > EVERY_AREA[1]))
     ranked = np.lexsort((-scores, classes, images))  # stable: equal scores as they were found
     kept = ranked[_rank_in_group(images[ranked], classes[ranked]) < MAX_DETECTIONS]
-    return _Columns(
-        classes[kept], scores[kept], images[kept],
-        (matched & ~on_ignored)[kept], (on_ignored | outside)[kept],
-    )  # fmt: skip
+    columns = (scores, classes, images, matched & ~on_ignored, on_ignored | outside)
+    return tuple(column[kept] for column in columns)
 
 
 def _rank_in_group(
@@ -218,14 +198,6 @@ def _rank_in_group(
     new[1:] = (np.diff(images) != 0) | (np.diff(classes) != 0)
     ranks: npt.NDArray[np.int64] = rows - np.maximum.accumulate(np.where(new, rows, 0))
     return ranks
-
-
-def _truth_counts(run: Any, images: int, classes: int) -> npt.NDArray[np.int64]:
-    """Return ``(images, classes)``: labelled objects, ignored ones left out."""
-    counts = np.zeros((images, classes), np.int64)
-    for truth in run.cocoGt.dataset["annotations"]:
-        counts[truth["image_id"], truth["category_id"]] += not truth["ignore"]
-    return counts
 
 
 def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:

@@ -103,21 +103,20 @@ def reference_slices(series: SeriesSteps) -> tuple[Slice, ...]:
     return tuple(found.values())
 
 
-def history_pairs(series: SeriesSteps) -> tuple[Pair, ...]:
-    """Return D_i[C_i] after every stage j >= i: the history that forgetting and BWT look at."""
+def cells_needed(series: SeriesSteps) -> tuple[Cell, ...]:
+    """Return every cell of the stage matrix that the indices use, ordered by stage.
+
+    They are D_i[C_i] after every stage j >= i, the history that forgetting and BWT look at, and
+    those of GI.
+    """
     steps = _checked(series)
-    return tuple(
+    history = (
         Pair(stage, number, domain, classes)
         for stage in range(1, len(steps) + 1)
         for number, (domain, classes) in enumerate(steps[:stage], start=1)
     )
-
-
-def cells_needed(series: SeriesSteps) -> tuple[Cell, ...]:
-    """Return every cell of the stage matrix that the indices use, ordered by stage."""
-    pairs = (*history_pairs(series), *gi_pairs(series))
     found: dict[tuple[int, str, frozenset[str]], Cell] = {}
-    for pair in sorted(pairs, key=lambda pair: pair.stage):
+    for pair in sorted((*history, *gi_pairs(series)), key=lambda pair: pair.stage):
         found.setdefault((pair.stage, pair.domain, frozenset(pair.classes)), pair.cell)
     return tuple(found.values())
 

@@ -9,7 +9,7 @@ Units: every mAP, AP and ratio is a fraction (0.5 = 50 %); times are seconds; bo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -18,6 +18,7 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.indices import Indices
 from duet.evaluation.matrix import MatrixRecord, StageMatrix
 from duet.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
+from duet.series.expected import PublishedEntry
 
 if TYPE_CHECKING:  # merging imports torch; a report must not
     from duet.merging.trace import MergeTrace
@@ -208,32 +209,6 @@ class ReferenceEntry(Config):
     seconds: Seconds | None = None
     evidence: InnerPath | None = None
     """The matches that AP50 was computed from."""
-
-
-class PublishedEntry(Config):
-    """A model trained only on one slice, beside the value that a paper reports for such a model.
-
-    See `duet.series.expected`.
-    """
-
-    domain: str
-    classes: Names
-    measured: Fraction
-    published: Fraction
-    tolerance: Fraction
-    """Largest difference that is still called near."""
-    source: str
-    """Where the value was published."""
-
-    @property
-    def near(self) -> bool:
-        """Whether both values differ by no more than the tolerance."""
-        # mAP50 is reported to a tenth of a point; 1e-9 keeps 0.83 - 0.80 from counting as above.
-        return abs(self.measured - self.published) <= self.tolerance + 1e-9
-
-    def as_record(self) -> dict[str, Any]:
-        """Return JSON-ready data that says whether both are near."""
-        return {**self.model_dump(mode="json"), "near": self.near}
 
 
 class Environment(Config):

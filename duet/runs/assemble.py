@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,13 @@ from duet.families.table import resolve_family
 from duet.files import atomic_path
 from duet.images import seen_suffix, write_seen
 from duet.results import schema
-from duet.results.schema import KeptEntry, PublishedEntry
+from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.memo import Tell
 from duet.runs.setting import StageResult
 from duet.series import train_slice
-from duet.series.expected import compare
+from duet.series.expected import PublishedEntry, compare
 from duet.series.images import image_sha256
 from duet.text import shell_line
 from duet.training.config import Strategy
@@ -146,8 +146,7 @@ def _published(
     if plan.onto is None:
         trained.append((domain, classes, first.scores[1, domain]))
     measured = {(d, c): scores.map50(c) for d, c, scores in trained if scores.has_truth(c)}
-    found = compare(plan.series.expected, measured, architecture=plan.architecture)
-    return tuple(PublishedEntry(**asdict(item)) for item in found)
+    return compare(plan.series.expected, measured, architecture=plan.architecture)
 
 
 def _series_entry(plan: RunPlan) -> schema.SeriesEntry:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -76,12 +76,14 @@ class ImageFacts:
         height: Pixels, as `duet.images.read_image` gives them; 0 when unreadable.
         problem: Why the image cannot be used.
         remark: What is worth knowing of an image that can be used.
+        thumbnail: Of an image that was decoded within `thumbnails`.
     """
 
     width: int
     height: int
     problem: Problem | None = None
     remark: Problem | None = None
+    thumbnail: Thumbnail | None = field(default=None, repr=False, compare=False)
 
 
 @contextlib.contextmanager
@@ -110,16 +112,15 @@ def inspect_images(paths: Sequence[Path], *, verify: Verify) -> dict[Path, Image
     """
     distinct = list(dict.fromkeys(paths))
     collector = _collector.get()
-    small = collector is not None
     # Pillow decodes without the GIL, so threads scale; more than 8 only fight for the disk.
     workers = min(8, os.cpu_count() or 1)
-    facts: dict[Path, ImageFacts] = {}
     with strict_decoding(), ThreadPoolExecutor(workers) as pool:
-        seen = pool.map(lambda path: _inspect(path, verify, small=small), distinct)
-        for path, (fact, thumbnail) in zip(distinct, seen, strict=True):
-            facts[path] = fact
-            if collector is not None and thumbnail is not None:
-                collector[path] = thumbnail
+        seen = pool.map(lambda path: _inspect(path, verify, small=collector is not None), distinct)
+        facts = dict(zip(distinct, seen, strict=True))
+    if collector is not None:
+        collector |= {
+            path: one.thumbnail for path, one in facts.items() if one.thumbnail is not None
+        }
     return facts
 
 
@@ -138,7 +139,7 @@ def _sha256_of(path: str, _size: int, _mtime_ns: int, _ctime_ns: int) -> str:
     return sha256_file(Path(path))
 
 
-def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
+def _inspect(path: Path, verify: Verify, *, small: bool) -> ImageFacts:
     """Return the facts of one image; every failure becomes a problem of that file."""
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a name that is too long as absent
         remedy = "restore the file, or take it out of the list; duet never downloads"
@@ -146,11 +147,11 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Th
         what = f"no such image; the folder has '{other}'" if other else "no such image"
         if os.path.exists(path):
             what = "this is a folder or a device, expected an image file"
-        return ImageFacts(0, 0, error("image.missing", path, what, remedy)), None
+        return ImageFacts(0, 0, error("image.missing", path, what, remedy))
     return _judged(path, lambda: _looked_at(path, verify, small=small))
 
 
-def _looked_at(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
+def _looked_at(path: Path, verify: Verify, *, small: bool) -> ImageFacts:
     if not path.stat().st_size:
         raise NoImageError("the file is empty")
     if verify == "full":
@@ -158,7 +159,7 @@ def _looked_at(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, 
     if verify == "kind":
         with path.open("rb") as file, open_image(file) as image:
             _refuse_size(*image.size)
-            return ImageFacts(*image.size), None
+            return ImageFacts(*image.size)
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -166,21 +167,19 @@ def _looked_at(path: Path, verify: Verify, *, small: bool) -> tuple[ImageFacts, 
     ):
         facts = _facts(image, content, path)
         image.verify()
-        return facts, None
+        return facts
 
 
-def _judged(
-    path: Path, look: Callable[[], tuple[ImageFacts, Thumbnail | None]]
-) -> tuple[ImageFacts, Thumbnail | None]:
+def _judged(path: Path, look: Callable[[], ImageFacts]) -> ImageFacts:
     """Return what a look at a file returns, or the problem of the file that it raises."""
     try:
         return look()
     except DataError as failure:  # it is too large
-        return _unreadable(path, failure.what, "cut it into smaller images"), None
+        return _unreadable(path, failure.what, "cut it into smaller images")
     except NoImageError as failure:
-        return _unreadable(path, str(failure), failure.remedy), None
+        return _unreadable(path, str(failure), failure.remedy)
     except Exception as failure:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        return _unreadable(path, _reason(failure), DAMAGED), None
+        return _unreadable(path, _reason(failure), DAMAGED)
 
 
 def _unreadable(path: Path, reason: str, remedy: str) -> ImageFacts:
@@ -198,7 +197,7 @@ def read_sound(path: Path) -> Image:
         DataError: The file is gone, no readable image, damaged, or too large.
     """
     content = read_content(path)
-    facts, _ = _judged(path, lambda: (_sound(content, path), None))
+    facts = _judged(path, lambda: _sound(content, path))
     if facts.problem is not None:
         raise DataError(facts.problem.what, where=str(path), remedy=facts.problem.remedy)
     return decode_image(content, where=str(path))
@@ -215,10 +214,10 @@ def _sound(content: bytes, path: Path) -> ImageFacts:
             image.verify()  # the checksums of all its parts
         return ImageFacts(*image.size)
     with strict_decoding():
-        return _decode(content, path, small=False)[0]
+        return _decode(content, path, small=False)
 
 
-def _decode(content: bytes, path: Path, *, small: bool) -> tuple[ImageFacts, Thumbnail | None]:
+def _decode(content: bytes, path: Path, *, small: bool) -> ImageFacts:
     """Decode an image to its last byte; any failure is raised as the decoder raises it."""
     from PIL import Image
 
@@ -232,9 +231,10 @@ def _decode(content: bytes, path: Path, *, small: bool) -> tuple[ImageFacts, Thu
         if deep and facts.problem is None:
             facts = replace(facts, remark=_depth(content, path))
         if not small:
-            return facts, None
+            return facts
         turn = orientation(content) or 1
-        return facts, grey_square(image, full, THUMBNAIL_SIDE, Image.Resampling.BOX, turn)
+        thumbnail = grey_square(image, full, THUMBNAIL_SIDE, Image.Resampling.BOX, turn)
+        return replace(facts, thumbnail=thumbnail)
 
 
 def read_grey(path: Path, side: int) -> NDArray[np.uint8]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -78,25 +79,23 @@ class Problem:
         return {name: str(getattr(self, name)) for name in names}
 
 
-def error(code: str, where: Location | Path | str, what: str, remedy: str) -> Problem:
-    """Return a problem that stops the work; ``where`` in words if it is no file."""
-    return Problem("error", code, _location(where), what, remedy)
+def _problem(
+    severity: Severity, code: str, where: Location | Path | str, what: str, remedy: str
+) -> Problem:
+    """Return a problem; ``where`` in words if it is no file."""
+    if not isinstance(where, Location):
+        where = Location(where) if isinstance(where, Path) else Location(part=where)
+    return Problem(severity, code, where, what, remedy)
 
 
-def warning(code: str, where: Location | Path | str, what: str, remedy: str) -> Problem:
-    """Return a problem that the user should know of but that stops nothing."""
-    return Problem("warning", code, _location(where), what, remedy)
+error = partial(_problem, "error")
+"""Return a problem that stops the work."""
 
+warning = partial(_problem, "warning")
+"""Return a problem that the user should know of but that stops nothing."""
 
-def note(code: str, where: Location | Path | str, what: str, remedy: str) -> Problem:
-    """Return something worth knowing about sound data; never counted as a problem."""
-    return Problem("note", code, _location(where), what, remedy)
-
-
-def _location(where: Location | Path | str) -> Location:
-    if isinstance(where, Location):
-        return where
-    return Location(where) if isinstance(where, Path) else Location(part=where)
+note = partial(_problem, "note")
+"""Return something worth knowing about sound data; never counted as a problem."""
 
 
 def fatal(problems: Iterable[Problem], *, strict: bool = False) -> tuple[Problem, ...]:
@@ -105,34 +104,35 @@ def fatal(problems: Iterable[Problem], *, strict: bool = False) -> tuple[Problem
     return tuple(problem for problem in problems if problem.severity in stopping)
 
 
+def _by_code(problems: Iterable[Problem]) -> dict[str, list[Problem]]:
+    groups: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        groups[problem.code].append(problem)
+    return groups
+
+
 def first_of_each(problems: Iterable[Problem]) -> list[str]:
     """Return one line per code: its first problem, and how many more there are of it."""
-    by_code: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        by_code[problem.code].append(problem)
     return [
         f"{group[0]} (and {len(group) - 1} more of this kind)" if group[1:] else str(group[0])
-        for group in by_code.values()
+        for group in _by_code(problems).values()
     ]
 
 
-def listing(problems: Sequence[Problem], *, per_code: int = SHOWN_PER_CODE) -> list[str]:
-    """Return one line per problem, grouped by code, the first ``per_code`` of each code.
+def listing(problems: Iterable[Problem]) -> list[str]:
+    """Return one line per problem, grouped by code, the first `SHOWN_PER_CODE` of each code.
 
     A code with more problems ends in a line with the count of the rest; the remedy stands once
     below each run of problems that share it.
     """
-    by_code: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        by_code[problem.code].append(problem)
     lines: list[str] = []
-    for code, group in by_code.items():
-        shown = group[:per_code]
+    for code, group in _by_code(problems).items():
+        shown = group[:SHOWN_PER_CODE]
         for position, problem in enumerate(shown):
             last = position + 1 == len(shown) or shown[position + 1].remedy != problem.remedy
             lines.append(f"{problem}\n      {problem.remedy}" if last else str(problem))
-        if len(group) > per_code:
-            lines.append(f"[{code}] ... and {len(group) - per_code} more of this kind")
+        if group[SHOWN_PER_CODE:]:
+            lines.append(f"[{code}] ... and {len(group) - SHOWN_PER_CODE} more of this kind")
     return lines
 
 

@@ -28,10 +28,9 @@ from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import gi_pairs, reference_slices, ri_pairs
 from duet.report.markdown import render_markdown
 from duet.report.words import off_published
-from duet.results.schema import PublishedEntry
 from duet.runs.assemble import Reference, _published
 from duet.series.document import SeriesConfig
-from duet.series.expected import Comparison, Expected, compare
+from duet.series.expected import Expected, PublishedEntry, compare
 from duet.series.reader import read_config
 from duet.shipped import shipped
 
@@ -299,7 +298,9 @@ def test_values_are_compared_for_their_architecture_only() -> None:
     assert compare(None, measured, architecture="yolo11n.yaml") == ()
     assert compare(expected, measured, architecture="yolo11x.yaml") == ()
     assert compare(expected, measured, architecture="yolo11n.yaml") == (
-        Comparison("day", A, 0.75, 0.8, 0.03, "table 1"),
+        PublishedEntry(
+            domain="day", classes=A, measured=0.75, published=0.8, tolerance=0.03, source="table 1"
+        ),
     )
 
 
