@@ -85,8 +85,7 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
         (folder / name).mkdir()
         for image, annotation in zip(split.images, split.annotations, strict=True):
             placed = f"{name}/{placer.place(image, folder / name, scope=name).name}"
-            size = (annotation.width, annotation.height)
-            boxes = to_pixels(annotation.boxes, size, lambda edges: edges, lambda edges: edges)
+            boxes = to_pixels(annotation, lambda edges: edges, lambda edges: edges)
             named = [data.labels.names[index] for index in annotation.class_ids.tolist()]
             rows += [
                 [name, placed, label, *box]

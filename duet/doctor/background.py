@@ -200,13 +200,8 @@ def _look(
 ) -> Iterator[tuple[str, Sighting | None]]:
     """Yield the confident objects that the increment does not learn; None for a labelled one.
 
-    Args:
-        detector: Looks.
-        increment: What it learns covers an object of any class, also where it is ignored: the
-            detector mistook it for something else.
-        images: A few images.
-        annotations: All that the files hold of the same images.
-        confidence: Lowest score that counts.
+    What it learns covers an object of any class, also where it is ignored: the detector mistook it
+    for something else.
     """
     labels = increment.data.labels
     meanings = np.array([meaning(name) for name in labels], np.object_)
@@ -226,16 +221,9 @@ def _look(
             yield name, Sighting(image, (left, top, right, bottom), score)
 
 
-def _xyxy(boxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
-    """Return normalised cxcywh as left, top, right, bottom in pixels."""
-    scale = np.array([width, height, width, height], np.float64)
-    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
-    return np.asarray(np.concatenate([low, high], axis=1) * scale, np.float64)
-
-
 def _overlaps(found_N4: NDArray[np.float32], annotation: Annotation) -> NDArray[np.float64]:
     """Return ``(n, m) float64``: IoU with each label; of a crowd, the share that lies inside."""
-    labels_M4 = _xyxy(annotation.boxes, annotation.width, annotation.height)
+    labels_M4 = annotation.xyxy
     low = np.maximum(found_N4[:, None, :2], labels_M4[None, :, :2])
     high = np.minimum(found_N4[:, None, 2:], labels_M4[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)

@@ -127,11 +127,7 @@ def _is_lost(problem: Problem) -> bool:
 
 
 def _refuse(diagnosis: Diagnosis) -> None:
-    """Refuse data sets whose copy would lose what only a person can tell.
-
-    Raises:
-        DataError: The first of these problems.
-    """
+    """Refuse data sets whose copy would lose what only a person can tell."""
     for problem in diagnosis.problems:
         # In a row that is copied as text an unknown class stays what it is, an error.
         lost = problem.code in _LOST and _is_lost(problem)

@@ -43,14 +43,10 @@ EVIDENCE = "evidence"
 
 def truths(data: Slice) -> list[Truth]:
     """Return the labels of a slice as xyxy px of each original image, ignored ones marked."""
-    found = []
-    for item in data.annotations:
-        centre, half = item.boxes[:, :2], item.boxes[:, 2:] / 2
-        unit = np.concatenate([centre - half, centre + half], 1)
-        xyxy = unit * np.array([item.width, item.height, item.width, item.height])
-        columns = (item.height, item.width, item.ignored, item.crowds)
-        found.append(Truth(xyxy, item.class_ids, *columns))
-    return found
+    return [
+        Truth(item.xyxy, item.class_ids, item.height, item.width, item.ignored, item.crowds)
+        for item in data.annotations
+    ]
 
 
 def predict(

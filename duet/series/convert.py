@@ -229,11 +229,7 @@ def _check_renames(wanted: Conversion, known: Iterable[str]) -> None:
 
 
 def _new_names(names: Sequence[str], wanted: Conversion) -> dict[str, str]:
-    """Return the new name of each class.
-
-    Raises:
-        DataError: Several classes mean the same name of the vocabulary.
-    """
+    """Return the new name of each class."""
     renamed = {name: wanted.rename.get(name, name) for name in names}
     if wanted.vocabulary is None:
         return renamed
@@ -242,15 +238,9 @@ def _new_names(names: Sequence[str], wanted: Conversion) -> dict[str, str]:
 
 
 def _prepare(reading: Reading, wanted: Conversion, series: Sequence[str]) -> _Ready:
-    """Give the classes of a data set their new names; classes of one name become one.
+    """Give the classes of a data set their new names, those of ``series`` where there is one.
 
-    Args:
-        reading: What was read, without errors.
-        wanted: What to write.
-        series: The new names of the series' classes, which its data sets take over.
-
-    Raises:
-        DataError: No training image has an object, or the names of two classes clash.
+    Classes of one name become one.
     """
     _refuse_unlabelled(reading.data, reading.form)
     old = reading.data.labels

@@ -252,11 +252,7 @@ def read_grey(path: Path, side: int) -> NDArray[np.uint8]:
 
 
 def _facts(image: Any, content: Content, path: Path) -> ImageFacts:
-    """Return the facts of an open image; a problem where OpenCV sees another image or none.
-
-    Raises:
-        DataError: It is too large.
-    """
+    """Return the facts of an open image; a problem where OpenCV sees another image or none."""
     width, height = image.size
     _refuse_size(width, height)
     if image.format in _READ_ALIKE:
@@ -278,11 +274,7 @@ def upright_size(size: tuple[int, int], content: Content) -> tuple[int, int]:
 
 
 def _refuse_size(width: int, height: int) -> None:
-    """Refuse what OpenCV does not load, or what this machine has no memory for.
-
-    Raises:
-        DataError: The image is too large.
-    """
+    """Refuse what OpenCV does not load, or what this machine has no memory for."""
     pixels = width * height
     if pixels > MOST_PIXELS or max(width, height) > MOST_SIDE:
         raise DataError(

@@ -71,6 +71,13 @@ class Annotation:
         """``(m,) int64`` class ids of the objects that count: those that are not ignored."""
         return self.class_ids[~self.ignored]
 
+    @property
+    def xyxy(self) -> Boxes:
+        """``(n, 4) float64`` left, top, right, bottom in pixels of the upright image."""
+        centre, half = self.boxes[:, :2], self.boxes[:, 2:] / 2
+        scale = np.array([self.width, self.height] * 2, np.float64)
+        return np.concatenate([centre - half, centre + half], axis=1) * scale
+
     def take(self, rows: NDArray[np.int64] | Flags) -> Annotation:
         """Return some of the objects, by position or by a mask."""
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})

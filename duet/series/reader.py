@@ -167,11 +167,7 @@ class _Reader:
 
 
 def _require_other_name(start: StartDetector, config: SeriesConfig, names: Sequence[str]) -> None:
-    """Refuse a detector that is called as an increment: both become folders of one chain.
-
-    Raises:
-        ConfigError: It is.
-    """
+    """Refuse a detector that is called as an increment: both become folders of one chain."""
     taken = next((name for name in names if key(name) == key(start.name)), None)
     if taken is not None:
         raise ConfigError(

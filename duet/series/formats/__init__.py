@@ -50,11 +50,7 @@ def read(
 
 
 def _check_options(form: str, options: Options) -> None:
-    """Refuse a choice that a format does not have.
-
-    Raises:
-        DataError: The option is another format's, or has no such value.
-    """
+    """Refuse a choice that a format does not have."""
     for option, value in options.items():
         values = resolve(form).OPTIONS.get(option)
         if values is None:
@@ -111,11 +107,7 @@ def _said(description: Path) -> object:
 
 
 def _layout(folder: Path) -> str:
-    """Return the one format that a folder is laid out in.
-
-    Raises:
-        DataError: None or several fit.
-    """
+    """Return the one format that a folder is laid out in."""
     fitting = [name for name in FORMATS if resolve(name).recognises(folder)]
     if len(fitting) == 1:
         return fitting[0]

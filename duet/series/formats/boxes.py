@@ -178,8 +178,7 @@ def _by_image(objects: PixelBoxes, boxes: Boxes, sizes: NDArray[np.int64]) -> li
 
 
 def to_pixels(
-    boxes: Boxes,
-    size: Sequence[int],
+    annotation: Annotation,
     encode: Callable[[Boxes], Boxes],
     decode: Callable[[Boxes], Boxes],
 ) -> Boxes:
@@ -188,14 +187,12 @@ def to_pixels(
     So whole pixels stay whole numbers, although the normalised boxes are rounded.
 
     Args:
-        boxes: ``(n, 4) float64`` cxcywh, normalised.
-        size: Width and height of the image, pixels.
+        annotation: The boxes of one image.
         encode: From left, top, right, bottom edges in pixels to the numbers of the format.
         decode: Its inverse.
     """
-    scale = np.array([*size, *size], dtype=np.float64)
-    half = boxes[:, 2:] / 2
-    exact = encode(np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1) * scale)
+    boxes, scale = annotation.boxes, np.array([annotation.width, annotation.height] * 2, np.float64)
+    exact = encode(annotation.xyxy)
     result = exact.copy()
     open_rows = np.arange(len(boxes))
     for decimals in range(13):

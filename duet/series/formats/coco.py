@@ -308,8 +308,7 @@ def _write_annotations(stream: IO[str], split: Split) -> None:
     stream.write('],\n"annotations": [')
     number = 0
     for image, annotation in enumerate(split.annotations, start=1):
-        size = (annotation.width, annotation.height)
-        boxes = to_pixels(annotation.boxes, size, _to_xywh, _to_xyxy).tolist()
+        boxes = to_pixels(annotation, _to_xywh, _to_xyxy).tolist()
         columns = (annotation.class_ids.tolist(), boxes, annotation.ignored, annotation.crowds)
         for class_id, box, ignored, crowd in zip(*columns, strict=True):
             number += 1

@@ -94,11 +94,7 @@ class _Watched:
         self.tail = b""
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes.
-
-        Raises:
-            NoStreamError: More than `_DEPTH` brackets are open, or a list came twice.
-        """
+        """Return the next bytes."""
         block = self.file.read(size)
         self.depth += sum(block.count(sign) for sign in (b"[", b"{"))
         self.depth -= sum(block.count(sign) for sign in (b"]", b"}"))

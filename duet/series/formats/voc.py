@@ -334,7 +334,7 @@ def check_files(data: DomainData, broken: Collection[Path]) -> Iterator[Problem]
 def _xml_of(annotation: Annotation, image: str, labels: LabelSpace) -> str:
     size = (annotation.width, annotation.height)
     corners: Boxes = to_pixels(
-        annotation.boxes, size, lambda edges: edges + _FROM_ONE, lambda found: found - _FROM_ONE
+        annotation, lambda edges: edges + _FROM_ONE, lambda found: found - _FROM_ONE
     )
     columns = (annotation.class_ids, corners.tolist(), annotation.ignored, annotation.crowds)
     objects = [
