@@ -59,7 +59,7 @@ def read_content(path: Path) -> bytes:
 
 
 def write_image(target: Path, image_BGR: Image) -> None:
-    """Write an image atomically in the format of its suffix.
+    """Write an image atomically in the format of its suffix, JPEG in OpenCV's quality, 95.
 
     Raises:
         DuetError: The file system refuses the write.
@@ -73,25 +73,11 @@ def write_image(target: Path, image_BGR: Image) -> None:
         temporary.write_bytes(encoded.tobytes())
 
 
-def write_seen(path: Path, target: Path) -> None:
-    """Write an image so that every program shows it as a detector sees it.
-
-    Args:
-        path: An image.
-        target: With the suffix that `seen_suffix` returns for ``path``.
-
-    Raises:
-        DataError: ``path`` is not a readable image.
-    """
-    import cv2
-
-    image = read_image(path)
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if target.suffix == ".jpg" else []
-    target.write_bytes(cv2.imencode(target.suffix, image, options)[1].tobytes())
-
-
 def seen_suffix(path: Path) -> str:
-    """Return the suffix for `write_seen`: photographs stay JPEG, all else is kept to the bit."""
+    """Return the suffix for a copy of an image as a detector sees it, readable for every program.
+
+    Photographs stay JPEG, all else is kept to the bit.
+    """
     return ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
 
 

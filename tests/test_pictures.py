@@ -29,9 +29,10 @@ from factories_results import make_results
 from factories_series import make_dataset, make_series, write_image
 from PIL import Image, ImageOps, features
 
+from duet import images
 from duet.cli.main import cli
 from duet.errors import DataError
-from duet.images import MOST_PIXELS, decode_image, read_groups, read_image, seen_suffix, write_seen
+from duet.images import MOST_PIXELS, decode_image, read_groups, read_image, seen_suffix
 from duet.inference.sources import find_images
 from duet.orientation import orientation
 from duet.report.gallery import panes
@@ -388,7 +389,7 @@ def test_the_report_shows_what_the_detector_sees(tmp_path: Path, name: str) -> N
     assert shown.shape[0] * seen.shape[1] == pytest.approx(shown.shape[1] * seen.shape[0], rel=0.01)
     copy = tmp_path / f"copy{seen_suffix(tmp_path / name)}"
     (tmp_path / name).write_bytes(content)
-    write_seen(tmp_path / name, copy)
+    images.write_image(copy, read_image(tmp_path / name))
     with Image.open(copy) as opened:  # any other program's view
         displayed = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     assert displayed.shape == seen.shape

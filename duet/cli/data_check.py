@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,8 +154,8 @@ def _show_json(
         "series": diagnosis.series.name,
         "ok": not stopping,
         "domains": list(diagnosis.series.domains),
-        "increments": [count.as_dict() for count in summarise(diagnosis.series)],
-        "findings": [finding.as_dict() for finding in findings(diagnosis.problems)],
+        "increments": [asdict(count) for count in summarise(diagnosis.series)],
+        "findings": [asdict(finding) for finding in findings(diagnosis.problems)],
         "problems": [problem.as_dict() for problem in counted],
         "notes": [problem.as_dict() for problem in notes],
         "background": [shift.as_dict() for shift in diagnosis.shifts],

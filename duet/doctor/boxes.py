@@ -83,22 +83,19 @@ def box_problems(data: DomainData, *, overshoots: bool) -> Iterator[Problem]:
         remedy = "delete it, or draw it around the object"
         yield error("label.dummy", *_place(data, table, row, "a placeholder box"), remedy)
     for row in np.flatnonzero(tiny & ~dummy).tolist():
+        place = _place(data, table, row, "a side below one pixel, or just one pixel")
         remedy = "delete it: no detector can learn from less than a pixel"
-        yield warning(
-            "label.tiny",
-            *_place(data, table, row, "a side below one pixel, or just one pixel"),
-            remedy,
-        )
+        yield warning("label.tiny", *place, remedy)
     for row in np.flatnonzero(outside & ~dummy & overshoots).tolist():
         remedy = "draw it within the image"
         yield warning("label.outside", *_place(data, table, row, "sticks out"), remedy)
-    yield from _whole_images(data, table)
-    yield from _same_boxes(data, table)
+    whole = (table.boxes[:, 2:] >= WHOLE).all(axis=1)
+    yield from _whole_images(data, table, whole & ~dummy)
+    yield from _same_boxes(data, table, ~whole & ~dummy)
 
 
-def _whole_images(data: DomainData, table: BoxTable) -> Iterator[Problem]:
+def _whole_images(data: DomainData, table: BoxTable, whole: Flags) -> Iterator[Problem]:
     """Yield boxes that cover their whole image: a warning where that happens again and again."""
-    whole = _whole(table) & ~dummies(table.boxes, table.sizes)
     holding = len(np.unique(table.rows[whole]))
     many = holding >= WHOLE_MANY and holding > WHOLE_SHARE * len(table.images)
     kind = warning if many else note
@@ -108,9 +105,9 @@ def _whole_images(data: DomainData, table: BoxTable) -> Iterator[Problem]:
         yield kind("label.whole-image", *_place(data, table, row, what), remedy)
 
 
-def _same_boxes(data: DomainData, table: BoxTable) -> Iterator[Problem]:
+def _same_boxes(data: DomainData, table: BoxTable, drawn: Flags) -> Iterator[Problem]:
     """Yield boxes of a class that are the very same in many images: filled in, not drawn."""
-    rows = np.flatnonzero(~_whole(table) & ~dummies(table.boxes, table.sizes))
+    rows = np.flatnonzero(drawn)
     keys = np.column_stack([table.class_ids, np.round(table.boxes * 1e6)])[rows].astype(np.int64)
     _, groups, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     for group in np.flatnonzero(counts >= SAME_MANY).tolist():
@@ -124,11 +121,6 @@ def _same_boxes(data: DomainData, table: BoxTable) -> Iterator[Problem]:
         remedy = "look at some: were they drawn, or filled in? draw the objects"
         for row in same.tolist():
             yield kind("label.same-box", *_place(data, table, row, what), remedy)
-
-
-def _whole(table: BoxTable) -> Flags:
-    """Return ``(n,) bool``: boxes that cover their image."""
-    return np.asarray((table.boxes[:, 2:] >= WHOLE).all(axis=1), np.bool_)
 
 
 def _place(data: DomainData, table: BoxTable, row: int, what: str) -> tuple[Path, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import get_args
 
 from duet.series.problems import Problem, Severity
@@ -32,10 +32,6 @@ class Finding:
     examples: tuple[str, ...]
     what: str
     remedy: str
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the finding as JSON-ready data."""
-        return asdict(self)
 
 
 def findings(problems: Iterable[Problem]) -> tuple[Finding, ...]:

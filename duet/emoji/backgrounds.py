@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -207,7 +206,7 @@ def _noise_tile(kind: str, size: int) -> np.ndarray:
 
 @functools.cache
 def _photo_part(entry: Photo, pool: Pool) -> Image:
-    path = photo_path(entry)
+    path = packages.folder(entry.package) / _FOLDERS[entry.package] / entry.file
     bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     if bgr is None:
         raise DataError("cannot decode this sample photograph", where=str(path))
@@ -215,12 +214,3 @@ def _photo_part(entry: Photo, pool: Pool) -> Image:
     height, width = bgr.shape[:2]
     part = bgr[int(y0 * height) : int(y1 * height), int(x0 * width) : int(x1 * width), ::-1]
     return np.ascontiguousarray(part, dtype=np.uint8)
-
-
-def photo_path(entry: Photo) -> Path:
-    """Return the file of a sample photograph.
-
-    Raises:
-        MissingExtraError: The package that carries it is not installed.
-    """
-    return packages.folder(entry.package) / _FOLDERS[entry.package] / entry.file

@@ -15,8 +15,7 @@ from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
 from duet.families.table import resolve_family
-from duet.files import atomic_path
-from duet.images import seen_suffix, write_seen
+from duet.images import read_image, seen_suffix, write_image
 from duet.results import schema
 from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
@@ -293,8 +292,7 @@ def _copied(plan: RunPlan, image: Path, number: int) -> str:
     The name is its number and its content: several folders hold a ``000.png``.
     """
     name = f"gallery/{number:02d}-{image_sha256(image)[:12]}{seen_suffix(image)}"
-    with atomic_path(plan.out / name) as temporary:
-        write_seen(image, temporary)
+    write_image(plan.out / name, read_image(image))
     return name
 
 

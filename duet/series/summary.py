@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from duet.series.model import Split
 from duet.series.series import Increment, Series
@@ -38,10 +38,6 @@ class IncrementCounts:
     domain: str
     classes: tuple[str, ...]
     splits: Mapping[str, SplitCounts]
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the counts as JSON-ready data."""
-        return asdict(self)
 
 
 def summarise(series: Series) -> tuple[IncrementCounts, ...]:
