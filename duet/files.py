@@ -261,9 +261,7 @@ def parse_json(
         ValueError: As `read_json` says; the message is one line for the user.
     """
     try:
-        value = json.loads(
-            text if isinstance(text, str) else text.decode(), object_pairs_hook=_once
-        )
+        value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=once)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"not valid JSON: not UTF-8 text: {error.reason} at byte {error.start}"
@@ -272,7 +270,7 @@ def parse_json(
         raise ValueError(f"not valid JSON: {error}") from None
     except RecursionError:
         raise ValueError(f"not valid JSON: nested deeper than {JSON_DEPTH} levels") from None
-    except _TwiceError as error:
+    except TwiceError as error:
         raise ValueError(f"not valid JSON: {error}") from None
     except ValueError:  # the only other one: Python bounds the digits of whole numbers
         raise ValueError("not valid JSON: a number has too many digits") from None
@@ -284,16 +282,16 @@ def parse_json(
     return value
 
 
-class _TwiceError(ValueError):
+class TwiceError(ValueError):
     """An object has two values of one name."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object; Python would take the last of two values and say nothing."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise _TwiceError(f"the key {reprlib.repr(twice)} stands there twice")
+        raise TwiceError(f"the key {reprlib.repr(twice)} stands there twice")
     return found
 
 

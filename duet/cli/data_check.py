@@ -77,18 +77,19 @@ def check(
     Decodes every image, reads every label and shows all problems at once; the data are never
     changed. Exit code 3 means that the series (with --fix: its repaired copy) cannot be used.
     """
-    from duet.doctor.crops import check_empty, holds_crops, write_crops
+    from duet.doctor.crops import holds_crops, write_crops
     from duet.doctor.repair import is_copy
     from duet.errors import ConfigError
+    from duet.files import refuse_occupied
 
     if crops is not None and detector is None:
         remedy = "name the detector that knows the old classes"
         what = "there is nothing to cut out without --detector"
         raise ConfigError(what, where="--crops", remedy=remedy)
-    if crops is not None and not holds_crops(crops):
-        check_empty(crops, "--crops")
-    if fix is not None and not is_copy(fix):
-        check_empty(fix, "--fix")
+    if crops is not None:
+        refuse_occupied(crops, again=holds_crops(crops))
+    if fix is not None:
+        refuse_occupied(fix, again=is_copy(fix))
     diagnosis = _examine(series, data_root, detector, confidence, device)
     extra: dict[str, Any] = {}
     if crops is not None:

@@ -259,8 +259,7 @@ def _mean_cell(entry: Entry, pairs: Callable[[SeriesSteps], tuple[Pair, ...]]) -
     """Return the mean mAP50 over the pairs that have a cell."""
     matrix = entry.strategy.stage_matrix()
     cells = [pair.cell for pair in pairs(entry.run.results.series.steps)]
-    values = [matrix.get(*cell) for cell in cells if cell in matrix]
-    return statistics.fmean(values) if values else None
+    return _mean(matrix.get(*cell) for cell in cells if cell in matrix)
 
 
 def _retention(entries: Sequence[Entry]) -> dict[Slice, Value]:
@@ -275,14 +274,18 @@ def _cost(entries: Sequence[Entry]) -> Cost:
     strategies = [entry.strategy for entry in entries]
     seconds = [sum(cost.seconds for cost in m.costs[1:]) for m in strategies if m.costs]
     memory = [m.memory_mb for m in strategies if m.memory_mb is not None]
-    parameters = [m.parameters for m in strategies if m.parameters is not None]
-    latency = [m.latency_ms for m in strategies if m.latency_ms is not None]
     return Cost(
-        seconds=statistics.fmean(seconds) if seconds else None,
+        seconds=_mean(seconds),
         memory_mb=max(memory, default=None),
-        parameters=statistics.fmean(parameters) if parameters else None,
-        latency_ms=statistics.fmean(latency) if latency else None,
+        parameters=_mean(m.parameters for m in strategies),
+        latency_ms=_mean(m.latency_ms for m in strategies),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _value(values: Sequence[float], samples: Sampled | None = None) -> Value:

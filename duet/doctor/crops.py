@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from duet.doctor.background import Shift, Sighting
-from duet.errors import DuetError
-from duet.files import atomic_folder, is_occupied
+from duet.files import atomic_folder
 from duet.images import Image, read_image
 from duet.names import as_name
 
@@ -46,20 +45,6 @@ def write_crops(shifts: Sequence[Shift], folder: Path) -> int:
             _write(temporary / f"{increment}-{name}.png", _sheet(crops))
             count += len(crops)
     return count
-
-
-def check_empty(folder: Path, option: str) -> None:
-    """Refuse a target before the work, not after it.
-
-    Raises:
-        DuetError: The folder holds files, or is none.
-    """
-    if is_occupied(folder):
-        raise DuetError(
-            "already exists and is not empty",
-            where=f"{option} {folder}",
-            remedy="choose another folder or remove this one first",
-        )
 
 
 def holds_crops(folder: Path) -> bool:

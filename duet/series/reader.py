@@ -64,27 +64,18 @@ def read_config(path: Path) -> SeriesConfig:
     return parse_config(SeriesConfig, load_yaml(path), where=str(path))
 
 
-def read_series(
-    path: Path,
-    *,
-    data_root: Path | None = None,
-    verify: Verify | None = None,
-    only: str | None = None,
-) -> Series:
+def read_series(path: Path, *, data_root: Path | None = None) -> Series:
     """Read a series file and all its data.
 
     Args:
         path: The series' YAML file.
         data_root: Folder that replaces the file's ``root``.
-        verify: ``"full"`` decodes every image, ``"header"`` does not; by default as much as the
-            size of each data set allows.
-        only: Read just this increment: the data of earlier ones may be gone.
 
     Raises:
         ConfigError: The series file itself is missing or malformed.
         DataError: With every problem of the increments and of their data at once.
     """
-    inspection = inspect_series(path, data_root=data_root, verify=verify, only=only)
+    inspection = inspect_series(path, data_root=data_root)
     raise_problems(inspection.problems, where=str(path))
     return inspection.series
 
@@ -102,8 +93,9 @@ def inspect_series(
     Args:
         path: The series' YAML file.
         data_root: Folder that replaces the file's ``root``.
-        verify: See `read_series`.
-        only: See `read_series`.
+        verify: ``"full"`` decodes every image, ``"header"`` does not; by default as much as the
+            size of each data set allows.
+        only: Read just this increment: the data of earlier ones may be gone.
         start: The detector that the increments follow, which becomes the first of them; without
             it the detector that the file names is left out, and its data with it.
 

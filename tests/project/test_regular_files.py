@@ -130,4 +130,4 @@ def test_a_coco_key_that_stands_twice_is_told(tmp_path: Path) -> None:
     )
     problem = read_coco(tmp_path / "a.json")
     assert isinstance(problem, Problem)
-    assert "'category_id' stands 2 times" in problem.what
+    assert "the key 'category_id' stands there twice" in problem.what

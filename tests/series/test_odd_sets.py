@@ -146,7 +146,7 @@ def test_a_list_that_stands_there_twice_is_refused(tmp_path: Path, key: str, pad
 
     reading = coco.read(make_coco(tmp_path, change=change), domain="day")
     (problem,) = [item for item in reading.problems if item.code == "data.file"]
-    assert f"'{key}' stands 2 times" in problem.what
+    assert f"the key '{key}' stands there twice" in problem.what
 
 
 def test_a_list_that_is_named_in_a_text_is_not_twice(tmp_path: Path) -> None:

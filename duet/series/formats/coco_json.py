@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from duet.files import TwiceError, once
 from duet.series.formats.boxes import PixelBoxes, shortened
 from duet.series.formats.coco_stream import (
     NoStreamError,
-    TwiceError,
-    once,
     reason,
     stream,
     undecodable,

@@ -18,10 +18,6 @@ class NoStreamError(Exception):
     """A file is better read in one piece."""
 
 
-class TwiceError(Exception):
-    """An object has two values under one key."""
-
-
 def stream(path: Path, prefix: str) -> Iterator[Any]:
     """Yield what stands at a place of a file, such as ``images.item``.
 
@@ -70,14 +66,6 @@ def _noting(doubled: list[str]) -> type[dict[str, Any]]:
             super().__setitem__(key, value)
 
     return Noting
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of a JSON file; a list that is there twice must not be taken for one."""
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise TwiceError(f"'{key[:80]}' stands {count} times in one object")
-    return dict(pairs)
 
 
 class _Watched:
