@@ -11,7 +11,7 @@ import yaml
 from factories_series import write_image
 
 from duet.series import DomainData, eval_slice
-from duet.series.formats.base import Reading, Written
+from duet.series.formats.base import Reading
 from duet.series.formats.table import resolve
 
 NAMES = ("cat", "dog", "bus")
@@ -108,7 +108,7 @@ def describe(folder: Path, document: Mapping[str, Any], name: str = "described.y
     return path
 
 
-def written(data: DomainData, form: str, folder: Path) -> Written:
+def written(data: DomainData, form: str, folder: Path) -> int:
     """Write a data set with copied images."""
     folder.mkdir(parents=True)
     return resolve(form).write(data, folder, transfer="copy", progress=lambda count: None)

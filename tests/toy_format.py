@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from duet.labels import LabelSpace
-from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer
 from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
 from duet.series.formats.documents import (
     DESCRIPTION,
@@ -78,7 +78,7 @@ def read(
     return Reading(DomainData(domain, labels, splits, source), tuple(problems))
 
 
-def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
+def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> int:
     placer = Placer(transfer)
     rows: list[list[object]] = []
     for name, split in data.splits.items():
@@ -95,7 +95,7 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
     with (folder / TABLE).open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     write_yaml(folder / DESCRIPTION, {"format": "toy"})
-    return Written(placer.renamed)
+    return placer.renamed
 
 
 mend = by_objects(write)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,6 @@ class Diagnosis:
         problems: Errors, warnings and notes: of the files, then of the series as a whole.
         copies: Images that occur twice, exactly or nearly.
         shifts: What the detector saw; empty without one.
-        forms: Format of each data set, by its source.
     """
 
     path: Path
@@ -40,7 +39,6 @@ class Diagnosis:
     problems: tuple[Problem, ...]
     copies: tuple[Copy, ...]
     shifts: tuple[Shift, ...]
-    forms: Mapping[Path, str]
 
 
 def examine(
@@ -68,7 +66,6 @@ def examine(
             path, data_root=data_root, verify="full", start=_start_with_data(path)
         )
     series = inspection.series
-    forms = inspection.forms
     near = near_duplicates(series, small)
     shifts = (
         unlabelled(series, detector, confidence=confidence, progress=progress) if detector else ()
@@ -76,13 +73,13 @@ def examine(
     broken = {one for problem in inspection.problems if (one := problem.where.path)}
     problems = (
         *inspection.problems,
-        *_data_problems(series, forms, broken),
+        *_data_problems(series, broken),
         *near_problems(near),
         *balance_problems(series),
         *known_shift(series),
         *(shift.as_problem() for shift in shifts),
     )
-    return Diagnosis(path, series, problems, exact_copies(series) + near, shifts, forms)
+    return Diagnosis(path, series, problems, exact_copies(series) + near, shifts)
 
 
 def _start_with_data(path: Path) -> StartDetector | None:
@@ -97,12 +94,10 @@ def _start_with_data(path: Path) -> StartDetector | None:
     return StartDetector(path.parent / start.detector, start.name or "start", None)
 
 
-def _data_problems(
-    series: Series, forms: Mapping[Path, str], broken: Collection[Path]
-) -> Iterator[Problem]:
+def _data_problems(series: Series, broken: Collection[Path]) -> Iterator[Problem]:
     """Yield the problems of each data set alone; one that several increments share comes once."""
     for data in series.data_sets:
-        form = resolve(forms[data.source]) if data.source in forms else None
+        form = resolve(data.form) if data.form else None
         if form is not None:
             yield from same_but_for_capitals(data)
             yield from form.check_files(data, broken)

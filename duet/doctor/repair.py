@@ -90,7 +90,7 @@ def repair(diagnosis: Diagnosis, target: Path, *, progress: Progress = lambda _:
             places[data.source] = unused_name(data.name, places.values())
             folder = temporary / places[data.source]
             folder.mkdir()
-            form = resolve(diagnosis.forms[data.source])
+            form = resolve(data.form)
             kept, dropped = _without_images(diagnosis, data, form.label_file)
             transfer: Transfer = "link" if held else "copy"
             changes += dropped + form.mend(kept, folder, transfer=transfer, progress=progress)

@@ -177,9 +177,7 @@ def read_checked(
     found = inspect_series(path, data_root=data_root, only=only, start=start)
     raise_problems(found.problems, where=str(path))
     unpaired = (
-        resolve(found.forms[data.source]).check_files(data, ())
-        for data in found.series.data_sets
-        if data.source in found.forms
+        resolve(data.form).check_files(data, ()) for data in found.series.data_sets if data.form
     )
     problems = itertools.chain(found.problems, *unpaired)
     return found.series, tuple(one for one in problems if one.severity == "warning")

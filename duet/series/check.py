@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +19,15 @@ from duet.series.slices import eval_split
 from duet.text import short_list
 
 
-def check_series(series: Series, forms: Mapping[Path, str] | None = None) -> tuple[Problem, ...]:
+def check_series(series: Series) -> tuple[Problem, ...]:
     """Return what is wrong between the increments and their data.
 
     Problems inside the files themselves (rows, images, data.yaml) are found while reading them;
     a data set that could not be read at all is passed over here.
-
-    Args:
-        series: What was read.
-        forms: Format of each data set, by its source, for advice.
     """
     return (
         *_class_problems(series.increments),
-        *_slice_problems(series, forms or {}),
+        *_slice_problems(series),
         *_domain_notes(series),
         *_image_problems(series),
     )
@@ -98,13 +94,13 @@ def _domain_notes(series: Series) -> Iterator[Problem]:
             yield note("domain.joined", f"domain '{name}'", what, remedy)
 
 
-def _slice_problems(series: Series, forms: Mapping[Path, str]) -> Iterator[Problem]:
+def _slice_problems(series: Series) -> Iterator[Problem]:
     """Yield classes without training or evaluation objects."""
     for increment in series.increments:
         if not increment.data.splits:
             continue
         data, domain = increment.data, series.domain(increment.domain)
-        form = resolve(forms[data.source]) if data.source in forms else None
+        form = resolve(data.form) if data.form else None
         counted, lie = (form.COUNTED, form.LABELS_LIE) if form is not None else ("", "")
         known = [name for name in increment.classes if name in data.labels]
         where = f"increment '{increment.name}'"

@@ -242,7 +242,7 @@ def _prepare(reading: Reading, wanted: Conversion, series: Sequence[str]) -> _Re
 
     Classes of one name become one.
     """
-    _refuse_unlabelled(reading.data, reading.form)
+    _refuse_unlabelled(reading.data)
     old = reading.data.labels
     new = _new_names(tuple(old), wanted)
     labels = LabelSpace.of(dict.fromkeys(new.values()))
@@ -257,13 +257,13 @@ def _prepare(reading: Reading, wanted: Conversion, series: Sequence[str]) -> _Re
     return _Ready(aligned, renamed, joined, reading)
 
 
-def _refuse_unlabelled(data: DomainData, form: str) -> None:
+def _refuse_unlabelled(data: DomainData) -> None:
     """Raise if no training image has an object: its labels lie where nothing looks for them."""
     train = data.splits.get("train")  # a detector that is gone on from needs none
     found = train.annotations if train is not None else ()
     if train is not None and not any(len(annotation.class_ids) for annotation in found):
-        lie = resolve(form).LABELS_LIE
-        looked = f": those of {form.upper()} are looked for {lie}" if lie else ""
+        lie = resolve(data.form).LABELS_LIE
+        looked = f": those of {data.form.upper()} are looked for {lie}" if lie else ""
         raise DataError(
             f"none of the {len(found)} training images has an object",
             where=str(data.source),
@@ -316,24 +316,23 @@ def _write(ready: _Ready, folder: Path, name: str, wanted: Conversion, step: Ste
         done += images
         step(name or wanted.to, done, total)
 
-    written = resolve(wanted.to).write(
-        ready.data, folder, transfer=wanted.transfer, progress=progress
-    )
-    splits = ready.data.splits
+    form = resolve(wanted.to)
+    renamed = form.write(ready.data, folder, transfer=wanted.transfer, progress=progress)
+    splits, ignored = ready.data.splits, _ignored(ready.data)
     return Converted(
         source=ready.data.source,
         data=str(PurePosixPath(name, DESCRIPTION)),
-        read_as=ready.reading.form,
+        read_as=ready.data.form,
         images={key: len(split.images) for key, split in splits.items()},
         objects={
             key: sum(len(found.class_ids) for found in split.annotations)
             for key, split in splits.items()
         },
-        ignored=_ignored(ready.data),
+        ignored=ignored,
         classes=ready.data.labels.names,
         renamed_classes=ready.renamed,
-        renamed_images=written.renamed,
-        lost=written.lost,
+        renamed_images=renamed,
+        lost=0 if form.HOLDS_IGNORED else sum(ignored.values()),
         joined=ready.joined,
         unused=dict(ready.reading.unused),
         warnings=sum(problem.severity == "warning" for problem in ready.reading.problems),

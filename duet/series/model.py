@@ -113,12 +113,14 @@ class DomainData:
         labels: All classes of the data set, in the order of its label files.
         splits: ``train``, ``val`` and perhaps ``test``.
         source: The file that describes the data set.
+        form: Its format, one of `table.FORMATS`; empty where it cannot be told.
     """
 
     name: str
     labels: LabelSpace
     splits: Mapping[str, Split]
     source: Path
+    form: str = ""
 
     @cached_property
     def objects(self) -> Mapping[str, frozenset[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,12 +31,10 @@ class Inspection:
     Attributes:
         series: The series; parts with problems are missing from its data.
         problems: Errors and warnings, those of the files first.
-        forms: Format of each data set, by its source; without those whose format cannot be told.
     """
 
     series: Series
     problems: tuple[Problem, ...]
-    forms: Mapping[Path, str]
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,7 @@ def inspect_series(
             increments.append(Increment(name, item.domain, item.classes, data))
     series = Series(config.name, config.description, tuple(increments), config.expected)
     problems = (*reader.problems(series), *clashing_classes(config, known))
-    forms = {one.data.source: one.form for one in reader.found.values() if one.form}
-    return Inspection(series, problems + check_series(series, forms), forms)
+    return Inspection(series, problems + check_series(series))
 
 
 @dataclass

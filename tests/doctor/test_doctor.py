@@ -263,7 +263,7 @@ def test_repair_keeps_the_format(folder: Path, tmp_path: Path, form: str) -> Non
     assert sorted(change.action for change in repaired.changes) == ["clipped box", "dropped row"]
     after = examine(repaired.series)
     assert kinds(after.problems) == set()
-    assert set(after.forms.values()) == {form}
+    assert {data.form for data in after.series.data_sets} == {form}
 
 
 def test_data_sets_that_share_label_files_are_mended_each_by_its_own_classes(

@@ -67,7 +67,7 @@ def codes(path: Path) -> set[str]:
 def test_a_fourth_format_is_read_written_and_checked(folder: Path, toy: str) -> None:
     path = converted(folder, toy)
     found = examine(path)
-    assert set(found.forms.values()) == {toy}
+    assert {data.form for data in found.series.data_sets} == {toy}
     assert codes(path) == set()
     assert run("check", path, "--strict").exception is None
     pairs = zip(
@@ -76,7 +76,7 @@ def test_a_fourth_format_is_read_written_and_checked(folder: Path, toy: str) -> 
     for before, after in pairs:
         assert after.classes == before.classes
         assert len(after.data.images) == len(before.data.images)
-    assert read(path.parent / "day", form="auto", domain="day").form == toy
+    assert read(path.parent / "day", form="auto", domain="day").data.form == toy
 
 
 @pytest.mark.parametrize("other", FORMATS)
@@ -110,7 +110,7 @@ def test_a_fourth_format_is_mended(folder: Path, toy: str) -> None:
     result = run("check", path, "--fix", out, "--strict")
     assert result.exception is None, result.output
     assert codes(out / "series.yaml") == set()
-    assert set(examine(out / "series.yaml").forms.values()) == {toy}
+    assert {data.form for data in examine(out / "series.yaml").series.data_sets} == {toy}
     changes = json.loads((out / REPORT).read_text())["changes"]
     last = len(lines)
     told = {(item["action"], item["code"], item["file"].partition("day/")[2]) for item in changes}
@@ -170,7 +170,7 @@ def test_another_name_for_a_format_changes_nothing(
         item["format"] = "four"
     (folder / "series.yaml").write_text(yaml.safe_dump(document))
     named = examine(folder / "series.yaml")
-    assert set(named.forms.values()) == {"four"}
+    assert {data.form for data in named.series.data_sets} == {"four"}
     assert [problem.as_dict() for problem in named.problems] == [
         problem.as_dict() for problem in usual.problems
     ]

@@ -46,7 +46,7 @@ def read(
         return Reading(DomainData(domain, LabelSpace(()), {}, source), (problem,))
     found = resolve(name).read(place, domain=domain, verify=verify, options=options)
     problems = tuple(replace(problem, form=name) for problem in found.problems)
-    return replace(found, problems=problems, form=name)
+    return replace(found, data=replace(found.data, form=name), problems=problems)
 
 
 def _check_options(form: str, options: Options) -> None:

@@ -35,26 +35,11 @@ class Reading:
         problems: Errors, warnings and notes of this data set alone.
         unused: What the files hold beyond labelled boxes, such as outlines, with counts: duet does
             not use it and a conversion loses it.
-        form: The format, one of `table.FORMATS`; empty where it cannot be told.
     """
 
     data: DomainData
     problems: tuple[Problem, ...]
     unused: Mapping[str, int] = field(default_factory=Counter)
-    form: str = ""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a format could not write as it was.
-
-    Attributes:
-        renamed: Images whose file name had to change, because two would have been the same.
-        lost: Ignored objects that the format cannot mark and that were therefore left out.
-    """
-
-    renamed: int
-    lost: int = 0
 
 
 class Format(Protocol):
@@ -101,8 +86,12 @@ class Format(Protocol):
 
     def write(
         self, data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress
-    ) -> Written:
-        """Write a data set, described by a ``data.yaml``, into an empty folder."""
+    ) -> int:
+        """Write a data set, described by a ``data.yaml``, into an empty folder.
+
+        Returns:
+            How many images had to change their file name, because two would have been the same.
+        """
         ...
 
     def mend(

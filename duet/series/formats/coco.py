@@ -27,7 +27,7 @@ import numpy as np
 
 from duet.errors import did_you_mean
 from duet.labels import LabelSpace
-from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer
 from duet.series.formats.boxes import annotate, to_pixels
 from duet.series.formats.coco_json import CocoFile, read_json
 from duet.series.formats.documents import (
@@ -250,7 +250,7 @@ def _annotate(
     return [row for row, kept in zip(rows, usable, strict=True) if kept], problems
 
 
-def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
+def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> int:
     """Write ``images/SPLIT``, ``annotations/instances_SPLIT.json`` and ``data.yaml``.
 
     A single ignored object has ``difficult: 1`` beside ``iscrowd: 1``: other programs ignore it as
@@ -274,7 +274,7 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
     # Categories have an order of their own; the names are repeated for people.
     document["names"] = list(data.labels)
     write_yaml(folder / DESCRIPTION, document)
-    return Written(placer.renamed)
+    return placer.renamed
 
 
 mend = by_objects(write)

@@ -31,7 +31,7 @@ import numpy as np
 from duet.errors import DataError, did_you_mean
 from duet.files import read_bytes, write_text
 from duet.labels import LabelSpace
-from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer
 from duet.series.formats.boxes import PixelBoxes, annotate, to_pixels
 from duet.series.formats.documents import (
     DESCRIPTION,
@@ -287,7 +287,7 @@ def _pixel_boxes(files: Sequence[VocFile], labels: LabelSpace, difficult: str) -
     return replace(found, xyxy=found.xyxy - _FROM_ONE)
 
 
-def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
+def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> int:
     """Write VOC's three folders and a ``data.yaml`` into an empty folder.
 
     Ignored objects become `difficult`, crowds keep a mark of their own (see `voc_xml`).
@@ -315,7 +315,7 @@ def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progr
         document[name] = name
     document["names"] = list(data.labels)
     write_yaml(folder / DESCRIPTION, document)
-    return Written(placer.renamed)
+    return placer.renamed
 
 
 mend = by_objects(write)

@@ -11,7 +11,7 @@ from typing import Any
 
 from duet.files import write_text
 from duet.labels import LabelSpace
-from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer, Written
+from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer
 from duet.series.formats.documents import (
     DESCRIPTION,
     first_file,
@@ -124,10 +124,10 @@ def _path_notes(source: Path) -> Iterator[Problem]:
         yield note("data.path", source, what, remedy)
 
 
-def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> Written:
+def write(data: DomainData, folder: Path, *, transfer: Transfer, progress: Progress) -> int:
     """Write ``images/SPLIT``, ``labels/SPLIT`` and ``data.yaml`` into an empty folder.
 
-    The format cannot mark an object as ignored: such objects are left out and counted. A split
+    The format cannot mark an object as ignored: such objects are left out. A split
     whose images are not in the order of their names gets a list, ``SPLIT.txt``, that keeps it. A
     data set without a ``val`` names its ``test`` there, too: other programs ask for one.
     """
@@ -164,10 +164,9 @@ def _write(
     text: Callable[[Path, Annotation], str | None],
     placer: Placer,
     progress: Progress,
-) -> Written:
+) -> int:
     """Write a data set; ``text`` gives the content of an image's label file, None for no file."""
     document: dict[str, Any] = {}
-    lost = 0
     for name, split in data.splits.items():
         places = [folder / kind / name for kind in ("images", "labels")]
         for place in places:
@@ -179,14 +178,13 @@ def _write(
             if content is not None:  # not atomic one by one: the folder as a whole is
                 (places[1] / f"{placed.stem}.txt").write_text(content, encoding="utf-8")
             names.append(placed.name)
-            lost += int(annotation.ignored.sum())
             progress(1)
         document[name] = _listed(folder, name, names)
     if "val" not in document and "test" in document:
         document["val"] = document["test"]  # Ultralytics asks for it
     document["names"] = list(data.labels)
     write_yaml(folder / DESCRIPTION, document)
-    return Written(placer.renamed, lost)
+    return placer.renamed
 
 
 def _listed(folder: Path, split: str, names: Sequence[str]) -> str:
