@@ -6,14 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from duet.errors import DataError, did_you_mean
+from duet.errors import DataError
 from duet.labels import LabelSpace
 from duet.series.domains import Domain
 from duet.series.expected import Expected
 from duet.series.joining import join_slices
 from duet.series.model import DomainData, Slice
 from duet.series.slices import train_slice
-from duet.text import shown
 
 
 def known_among_new(classes: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
@@ -117,31 +116,8 @@ class Series:
         return Domain(name, tuple(parts.values()))
 
     def classes_until(self, t: int) -> tuple[str, ...]:
-        """Return the classes of increments 0 to ``t`` inclusive: all that are known after it.
-
-        Raises:
-            DataError: There is no increment ``t``.
-        """
-        self.increment(t)
+        """Return the classes of increments 0 to ``t`` inclusive: all that are known after it."""
         return tuple(dict.fromkeys(n for step in self.increments[: t + 1] for n in step.classes))
-
-    def increment(self, name_or_index: str | int) -> Increment:
-        """Return an increment by its name or by its index from 0.
-
-        Raises:
-            DataError: There is no such increment.
-        """
-        names = [increment.name for increment in self.increments]
-        if isinstance(name_or_index, str) and name_or_index in names:
-            return self.increments[names.index(name_or_index)]
-        if isinstance(name_or_index, int) and 0 <= name_or_index < len(names):
-            return self.increments[name_or_index]
-        hint = did_you_mean(name_or_index, names) if isinstance(name_or_index, str) else ""
-        raise DataError(
-            f"no increment {shown(name_or_index)}{hint}",
-            where=self.name,
-            remedy=f"increments from 0: {', '.join(names)}",
-        )
 
 
 def joint_slice(seen: tuple[Increment, ...], classes: tuple[str, ...], *, full: bool) -> Slice:

@@ -378,7 +378,6 @@ def test_clean_series_has_no_problem_and_nothing_is_written(tmp_path: Path) -> N
     assert series.labels.names == ("cat", "dog", "bus")
     assert series.domains == ("day", "night")
     assert series.classes_until(0) == ("cat", "dog")
-    assert series.increment("night") is series.increment(1)
     assert series.increments[1].data.splits["train"].annotations[0].width == 32
 
 
@@ -405,13 +404,6 @@ def test_data_root_replaces_root(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_series(path)
     assert read_series(path, data_root=tmp_path / "data").name == "toy"
-
-
-@pytest.mark.parametrize("key", [-1, 2, "dusk", "nigth"])
-def test_unknown_increment(tmp_path: Path, key: str | int) -> None:
-    series = read_series(make_clean_series(tmp_path))
-    with pytest.raises(DataError, match="no increment"):
-        series.increment(key)
 
 
 # -- problems --------------------------------------------------------------------------------------
