@@ -22,7 +22,7 @@ from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Trained, untrained
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
-from duet.series.joining import with_classes
+from duet.series.slices import with_classes
 from duet.training.config import Refit, Strategy
 from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from duet.series.joining import join_slices
 from duet.series.model import DomainData, Slice
-from duet.series.slices import eval_slice, eval_split, train_slice
+from duet.series.slices import eval_slice, eval_split, join_slices, train_slice
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from duet.errors import DataError
 from duet.labels import LabelSpace
 from duet.series.domains import Domain
 from duet.series.expected import Expected
-from duet.series.joining import join_slices
 from duet.series.model import DomainData, Slice
-from duet.series.slices import train_slice
+from duet.series.slices import join_slices, train_slice
 
 
 def known_among_new(classes: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

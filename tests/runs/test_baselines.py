@@ -35,9 +35,9 @@ from duet.runs.plan import RunPlan
 from duet.runs.repeat import repeats
 from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
-from duet.series.joining import join_slices, with_classes
 from duet.series.problems import DataError
 from duet.series.series import joint_slice
+from duet.series.slices import join_slices, with_classes
 from duet.training.config import Directional, Distillation, Ewc, PseudoLabels, Strategy
 from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
 from duet.training.losses.directional import directional_gradient
