@@ -31,28 +31,25 @@ CREDITS = Path(__file__).with_name("ATTRIBUTION.md")
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What lies on disk after a build."""
+    """What lies on disk after a build.
+
+    Attributes:
+        directory: The folder that was asked for.
+        counts: Images per domain and split.
+        objects: Labelled objects per domain, split and class name.
+        reused: True when a finished build with the same parameters was found and verified.
+        domain_sha256: Per domain: hash of its data.yaml, images and labels.
+        sha256: Hash over the domains asked for.
+        seconds: Time this call took.
+    """
 
     directory: Path
-    """The folder that was asked for."""
-
     counts: Mapping[str, Mapping[str, int]]
-    """Images per domain and split."""
-
     objects: Mapping[str, Mapping[str, Mapping[str, int]]]
-    """Labelled objects per domain, split and class name."""
-
     reused: bool
-    """True when a finished build with the same parameters was found and verified."""
-
     domain_sha256: Mapping[str, str]
-    """Per domain: hash of its data.yaml, images and labels."""
-
     sha256: str
-    """Hash over the domains asked for."""
-
     seconds: float
-    """Time this call took."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready data."""
@@ -121,21 +118,7 @@ def build_pretraining(
     """Build the one-domain dataset ``mixed``: sixty other classes in mixed styles.
 
     It shares no emoji with the series (`vocabulary.PRETRAINING`). Its data.yaml uses the test
-    images as val, too: there is nothing to tune on it.
-
-    Args:
-        directory: As for `build`.
-        seed: Any non-negative integer.
-        train: Scenes for training.
-        test: Scenes for testing, on backgrounds of their own.
-        size: Image side, pixels, in range [64, 640].
-        progress: As for `build`.
-
-    Raises:
-        ConfigError: A parameter is out of range.
-        DataError: The folder holds something else, or a damaged build.
-        MissingExtraError: A package is not installed.
-        DuetError: The file system refuses the write.
+    images as val, too: there is nothing to tune on it. Parameters and errors are those of `build`.
     """
     plan = Plan(
         kind="pretraining",

@@ -24,22 +24,23 @@ from duet.emoji.vocabulary import Pool
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """One domain. The geometry of a scene is decided by `scenes`, never by a look."""
+    """One domain. The geometry of a scene is decided by `scenes`, never by a look.
+
+    Attributes:
+        artworks: How objects are drawn, each with its probability (they sum to 1); one choice per
+            object.
+        background: ``(rng, size, pool) -> (size, size, 3)`` uint8 RGB.
+        finish: Light, weather, noise: same shape in and out. It must not move anything (boxes are
+            exact).
+        shadow: Darkness of the soft shadow under each object, in range [0, 1].
+        wobble: Amplitude of the hand-drawn distortion of each object, pixels.
+    """
 
     artworks: tuple[tuple[Artwork, float], ...]
-    """How objects are drawn, each with its probability (they sum to 1); one choice per object."""
-
     background: Background
-    """``(rng, size, pool) -> (size, size, 3)`` uint8 RGB."""
-
     finish: Callable[[Rng, Image, Pool], Image]
-    """Light, weather, noise: same shape in and out. It must not move anything (boxes are exact)."""
-
     shadow: float = 0.0
-    """Darkness of the soft shadow under each object, in range [0, 1]."""
-
     wobble: float = 0.0
-    """Amplitude of the hand-drawn distortion of each object, pixels."""
 
 
 _TWEMOJI = ((Artwork("twemoji"), 1.0),)

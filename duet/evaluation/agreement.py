@@ -41,7 +41,7 @@ class Agreement:
     kept: int
     renamed: int
     added: int
-    per_class: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    per_class: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def share(self) -> float | None:
@@ -79,19 +79,16 @@ def agreement(
     """
     if len(before) != len(after):
         raise DataError(f"expected detections of {len(before)} images, got {len(after)}")
-    counts: dict[str, list[int]] = {}
-    counted = None if classes is None else set(classes)
+    rows: dict[str, tuple[int, ...]] = {}
     for old, new in zip(before, after, strict=True):
         old, new = old.above(CONFIDENCE), new.above(CONFIDENCE)
         fresh = new.of([name for name in new.labels if name not in old.labels])
         for name in dict.fromkeys((*old.names, *new.names)):
-            if name in old.labels and (counted is None or name in counted):
-                found = counts.setdefault(name, [0, 0, 0, 0])
-                for place, number in enumerate(_matched(old.of([name]), new.of([name]), fresh)):
-                    found[place] += number
-    rows = {name: (a, b, c, d) for name, (a, b, c, d) in counts.items()}
+            if name in old.labels and (classes is None or name in classes):
+                found = _matched(old.of([name]), new.of([name]), fresh)
+                rows[name] = tuple(map(sum, zip(rows.get(name, (0,) * 4), found, strict=True)))
     totals = [sum(row[place] for row in rows.values()) for place in range(4)]
-    return Agreement(len(before), totals[0], totals[1], totals[2], totals[3], rows)
+    return Agreement(len(before), *totals, per_class=rows)
 
 
 def _matched(old: Detections, new: Detections, fresh: Detections) -> tuple[int, int, int, int]:

@@ -55,11 +55,6 @@ class Conversion:
 
     def __post_init__(self) -> None:
         resolve(self.to)
-        if self.vocabulary is not None and self.vocabulary not in VOCABULARIES:
-            raise ConfigError(
-                f"unknown vocabulary '{self.vocabulary}'",
-                remedy=f"known: {', '.join(VOCABULARIES)}",
-            )
 
 
 @dataclass(frozen=True)

@@ -188,13 +188,10 @@ def _load(parts: Sequence[_Part]) -> tuple[list[_File], list[Problem]]:
             problems.append(content)
             continue
         problems += content.problems
-        files.append(_File(part, content, [_image_path(part, name) for name in content.files]))
+        # Some tools name an image from the data set's folder.
+        paths = [first_file([part.images / name, part.base / name]) for name in content.files]
+        files.append(_File(part, content, paths))
     return files, problems
-
-
-def _image_path(part: _Part, name: str) -> Path:
-    """Return the path of an image; some tools name it from the data set's folder."""
-    return first_file([part.images / name, part.base / name])
 
 
 def _labels(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -119,11 +119,11 @@ def read(
     facts, unreadable = look_at([*pairs], verify)
     files = {image: read_xml(pair.xml) for image, pair in pairs.items()}
     problems += [*unreadable, *(item for file in files.values() for item in file.problems)]
-    labels, unnamed = (
-        read_names(document, source)
-        if "names" in document
-        else label_space(_collected(files.values()), source)
-    )
+    if "names" in document:
+        labels, unnamed = read_names(document, source)
+    else:
+        named = sorted({item.name for file in files.values() for item in file.objects})
+        labels, unnamed = label_space(named, source)
     problems += unnamed
     annotations, wrong = _annotate(pairs, files, facts, labels, options.get("difficult", choice))
     problems += wrong
@@ -210,10 +210,6 @@ def _files_by_stem(folder: Path) -> dict[str, str]:
     suffixes = {name: os.path.splitext(name)[1].lower() for name in names}
     names.sort(key=lambda name: (suffixes[name] in IMAGE_SUFFIXES, suffixes[name] == ".jpg"))
     return {composed(os.path.splitext(name)[0]): name for name in names}
-
-
-def _collected(files: Iterable[VocFile]) -> list[str]:
-    return sorted({item.name for file in files for item in file.objects})
 
 
 def _annotate(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from duet.errors import DataError
 from duet.files import read_bytes
 from duet.series.formats.boxes import DECIMALS, NOTHING, TOLERANCE, number, rounded, shortened
 from duet.series.model import Boxes, Ids
@@ -39,10 +38,6 @@ class LabelFile:
     boxes: Boxes
     problems: tuple[Problem, ...] = ()
     polygons: int = 0
-
-    def __post_init__(self) -> None:
-        if self.boxes.shape != (len(self.class_ids), 4):
-            raise DataError(f"boxes must be ({len(self.class_ids)}, 4), got {self.boxes.shape}")
 
 
 def read_labels(path: Path, *, class_count: int | None) -> LabelFile:
