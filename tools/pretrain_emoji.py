@@ -16,6 +16,36 @@ from typing import Any
 
 import click
 
+from duet.emoji.build import BuildReport, draw
+from duet.emoji.plan import Plan, Progress
+from duet.emoji.vocabulary import Emoji, Vocabulary
+
+_PRETRAINING = {
+    # food
+    "apple": "1f34e", "banana": "1f34c", "grapes": "1f347", "watermelon": "1f349",
+    "strawberry": "1f353", "cherries": "1f352", "pineapple": "1f34d", "carrot": "1f955",
+    "corn": "1f33d", "broccoli": "1f966", "avocado": "1f951", "aubergine": "1f346",
+    "mushroom": "1f344", "bread": "1f35e", "cheese": "1f9c0", "pizza": "1f355",
+    "hamburger": "1f354", "hot dog": "1f32d", "doughnut": "1f369", "ice cream": "1f366",
+    "cupcake": "1f9c1", "pretzel": "1f968",
+    # wild animals; none with the body of a dog, cat, horse or cow (fox, lion, zebra, giraffe, ...)
+    "elephant": "1f418", "turtle": "1f422", "whale": "1f40b", "octopus": "1f419",
+    "crab": "1f980", "snail": "1f40c", "butterfly": "1f98b", "bee": "1f41d", "frog": "1f438",
+    "kangaroo": "1f998", "crocodile": "1f40a", "snake": "1f40d", "fish": "1f41f",
+    "hedgehog": "1f994", "shark": "1f988", "spider": "1f577", "ladybird": "1f41e",
+    "squirrel": "1f43f",
+    # plants, none in a pot
+    "sunflower": "1f33b", "rose": "1f339", "maple leaf": "1f341", "fir tree": "1f332",
+    # things; no vehicle, furniture, screen or bottle
+    "key": "1f511", "hammer": "1f528", "scissors": "2702", "umbrella": "2602",
+    "guitar": "1f3b8", "trumpet": "1f3ba", "football": "26bd", "basketball": "1f3c0",
+    "gift": "1f381", "backpack": "1f392", "alarm clock": "23f0", "light bulb": "1f4a1",
+    "top hat": "1f3a9", "glasses": "1f453", "crown": "1f451", "bell": "1f514",
+}  # fmt: skip
+
+PRETRAINING = Vocabulary({name: Emoji((code,)) for name, code in _PRETRAINING.items()})
+"""Sixty classes that share no emoji with those of the series."""
+
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default="weights/yolo11n-emoji.safetensors")
@@ -55,14 +85,13 @@ def pretrain(
     threads: int,
 ) -> dict[str, Any]:
     """Return the manifest that was written beside the weights."""
-    from duet.emoji.build import build_pretraining
     from duet.families.table import resolve_family
     from duet.increments.base import save_base
     from duet.runs.evaluate import evaluate_state
     from duet.series import eval_slice
     from duet.series.formats.table import resolve
 
-    report = build_pretraining(work / "mixed", seed=seed, train=scenes)
+    report = build(work / "mixed", seed=seed, train=scenes)
     source = work / "mixed" / "mixed" / "data.yaml"
     data = resolve("yolo").read(source, domain="mixed", verify="header").data
     classes = data.labels.names
@@ -88,6 +117,44 @@ def pretrain(
     }
     save_base(out, flat, info=info)
     return info
+
+
+def build(
+    directory: Path, *, seed: int = 0, train: int = 5000, test: int = 400, size: int = 160,
+    progress: Progress | None = None,
+) -> BuildReport:  # fmt: skip
+    """Build the one-domain dataset ``mixed``: sixty other classes in mixed styles.
+
+    Its data.yaml uses the test images as val, too: there is nothing to tune on it.
+    """
+    plan = mixed({"train": train, "test": test}, seed=seed, size=size)
+    return draw(directory, plan, progress)
+
+
+def mixed(splits: dict[str, int], *, seed: int = 0, size: int = 160) -> Plan:
+    """Return what to draw: every style of the series, on photographs and gradients."""
+    from duet.emoji.backgrounds import gradient, one_of, photo
+    from duet.emoji.finishing import camera
+    from duet.emoji.glyphs import Artwork
+    from duet.emoji.looks import Look
+
+    look = Look(
+        artworks=(
+            (Artwork("twemoji"), 0.35),
+            (Artwork("openmoji"), 0.3),
+            (Artwork("twemoji", "inked"), 0.2),
+            (Artwork("twemoji", "swapped"), 0.15),
+        ),
+        # Photographs twice: the sharpest clutter teaches most about what is not an object. No
+        # halftone or paper: the series' later domains must be new to the pretrained detector.
+        background=one_of(photo, photo, gradient),
+        finish=camera,
+        shadow=0.3,
+    )
+    return Plan(
+        kind="pretraining", vocabulary=PRETRAINING, domains=("mixed",), splits=splits, seed=seed,
+        size=size, variants="own", focus={}, looks={"mixed": look},
+    )  # fmt: skip
 
 
 def train(

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from duet.emoji import packages
-from duet.emoji.plan import PRETRAINING, Plan, Progress, check
+from duet.emoji.plan import Plan, Progress, check
 from duet.emoji.vocabulary import FOCI, MAIN, Variants
-from duet.emoji.vocabulary import PRETRAINING as PRETRAINING_CLASSES
 from duet.errors import DataError, together
 from duet.files import atomic_folder, read_json, sha256_json
 
@@ -103,37 +102,11 @@ def build(
         variants=variants,
         focus={name: tuple(classes) for name, classes in foci.items()},
     )
-    return _run(directory, plan, progress)
+    return draw(directory, plan, progress)
 
 
-def build_pretraining(
-    directory: Path,
-    *,
-    seed: int = 0,
-    train: int = 5000,
-    test: int = 400,
-    size: int = 160,
-    progress: Progress | None = None,
-) -> BuildReport:
-    """Build the one-domain dataset ``mixed``: sixty other classes in mixed styles.
-
-    It shares no emoji with the series (`vocabulary.PRETRAINING`). Its data.yaml uses the test
-    images as val, too: there is nothing to tune on it. Parameters and errors are those of `build`.
-    """
-    plan = Plan(
-        kind="pretraining",
-        vocabulary=PRETRAINING_CLASSES,
-        domains=(PRETRAINING,),
-        splits={"train": train, "test": test},
-        seed=seed,
-        size=size,
-        variants="own",
-        focus={},
-    )
-    return _run(directory, plan, progress)
-
-
-def _run(directory: Path, plan: Plan, progress: Progress | None) -> BuildReport:
+def draw(directory: Path, plan: Plan, progress: Progress | None = None) -> BuildReport:
+    """Draw what a plan says, or reuse a finished build of it; arguments and errors as `build`."""
     started = time.perf_counter()
     check(plan)
     records = _finished(directory, plan)

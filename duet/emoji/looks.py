@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from duet.emoji.backgrounds import (
     Background,
-    gradient,
     halftone,
     one_of,
     panels,
@@ -68,19 +67,5 @@ LOOKS: Mapping[str, Look] = {
     ),
     "night": Look(artworks=_TWEMOJI, background=photo, finish=at_night, shadow=0.2),
     "fog": Look(artworks=_TWEMOJI, background=photo, finish=in_fog, shadow=0.25),
-    # For pretraining: every drawing style of the series. Photographs twice: the sharpest clutter
-    # teaches most about what is not an object. No halftone or paper: the series' later domains must
-    # be new to the pretrained detector.
-    "mixed": Look(
-        artworks=(
-            (Artwork("twemoji"), 0.35),
-            (Artwork("openmoji"), 0.3),
-            (Artwork("twemoji", "inked"), 0.2),
-            (Artwork("twemoji", "swapped"), 0.15),
-        ),
-        background=one_of(photo, photo, gradient),
-        finish=camera,
-        shadow=0.3,
-    ),
 }
-"""Every domain of `plan.DOMAINS`, and that of pretraining."""
+"""Every domain of `plan.DOMAINS`."""

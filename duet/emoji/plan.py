@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from duet.emoji.vocabulary import Variants, Vocabulary
 from duet.errors import ConfigError, did_you_mean, together
 
+if TYPE_CHECKING:  # imports what draws
+    from duet.emoji.looks import Look
+
 GENERATOR = 1
 """Version of what the code draws: raise it with every change that alters a single byte."""
 
-DOMAINS, PRETRAINING = ("flat", "comic", "watercolor", "sketch", "night", "fog"), "mixed"
-"""Domains of the series, and that of `build_pretraining`; `looks.LOOKS` says how they look."""
+DOMAINS = ("flat", "comic", "watercolor", "sketch", "night", "fog")
+"""Domains of the series; `looks.LOOKS` says how they look."""
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
@@ -21,7 +24,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to build; everything in it decides bytes."""
+    """What to build; everything in it decides bytes.
+
+    ``looks`` are those of domains beside `DOMAINS`.
+    """
 
     kind: str
     vocabulary: Vocabulary
@@ -31,6 +37,7 @@ class Plan:
     size: int
     variants: Variants
     focus: Mapping[str, tuple[str, ...]]
+    looks: Mapping[str, Look] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Any]:
         """Return what must agree for a finished build to be reused, domains aside."""
@@ -63,7 +70,7 @@ def check(plan: Plan) -> None:
         problems.append(f"size: expected 64 to 640 pixels, got {plan.size}")
     if plan.variants not in ("own", "shared"):
         problems.append(f"variants: expected 'own' or 'shared', got {plan.variants!r}")
-    known = (*DOMAINS, PRETRAINING) if plan.kind == "pretraining" else DOMAINS
+    known = (*DOMAINS, *plan.looks)
     if not plan.domains or len(set(plan.domains)) != len(plan.domains):
         problems.append(f"domains: expected different names, got {', '.join(plan.domains) or '-'}")
     problems += [

@@ -76,8 +76,8 @@ VOC: Mapping[str, Emoji] = {
 }
 """The PASCAL VOC names, in their usual (alphabetical) order."""
 
-# Neither one of the 20 classes nor one of the 60 pretraining classes: a detector pretrained on
-# `mixed` must not have learned that these are things to find.
+# Neither one of the 20 classes nor one of the 60 of `tools/pretrain_emoji.py`: a detector that was
+# pretrained on those must not have learned that these are things to find.
 CLUTTER = _emoji(
     "2764 2b50 2709 1f4cd 1f4ce 26a1 1f525 1f4a7 1f48e 1f48d 1f56f 1f512 1f319 2601 1f3b2 1f9e9",
     "1f9b4 1f9e6 1f9f9 1f9f1 1fa93 1fa9c 1f41a 1f34b 1f95d 1f954 1f9c5 1fa9d 1fab6 1f9f2 1faa8",
@@ -85,32 +85,6 @@ CLUTTER = _emoji(
 
 MAIN = Vocabulary(VOC, CLUTTER)
 """The 20 classes of the incremental series."""
-
-_PRETRAINING = {
-    # food
-    "apple": "1f34e", "banana": "1f34c", "grapes": "1f347", "watermelon": "1f349",
-    "strawberry": "1f353", "cherries": "1f352", "pineapple": "1f34d", "carrot": "1f955",
-    "corn": "1f33d", "broccoli": "1f966", "avocado": "1f951", "aubergine": "1f346",
-    "mushroom": "1f344", "bread": "1f35e", "cheese": "1f9c0", "pizza": "1f355",
-    "hamburger": "1f354", "hot dog": "1f32d", "doughnut": "1f369", "ice cream": "1f366",
-    "cupcake": "1f9c1", "pretzel": "1f968",
-    # wild animals; none with the body of a dog, cat, horse or cow (fox, lion, zebra, giraffe, ...)
-    "elephant": "1f418", "turtle": "1f422", "whale": "1f40b", "octopus": "1f419",
-    "crab": "1f980", "snail": "1f40c", "butterfly": "1f98b", "bee": "1f41d", "frog": "1f438",
-    "kangaroo": "1f998", "crocodile": "1f40a", "snake": "1f40d", "fish": "1f41f",
-    "hedgehog": "1f994", "shark": "1f988", "spider": "1f577", "ladybird": "1f41e",
-    "squirrel": "1f43f",
-    # plants, none in a pot
-    "sunflower": "1f33b", "rose": "1f339", "maple leaf": "1f341", "fir tree": "1f332",
-    # things; no vehicle, furniture, screen or bottle
-    "key": "1f511", "hammer": "1f528", "scissors": "2702", "umbrella": "2602",
-    "guitar": "1f3b8", "trumpet": "1f3ba", "football": "26bd", "basketball": "1f3c0",
-    "gift": "1f381", "backpack": "1f392", "alarm clock": "23f0", "light bulb": "1f4a1",
-    "top hat": "1f3a9", "glasses": "1f453", "crown": "1f451", "bell": "1f514",
-}  # fmt: skip
-
-PRETRAINING = Vocabulary({name: Emoji((code,)) for name, code in _PRETRAINING.items()})
-"""Sixty classes that share no emoji with `MAIN`, for training a first detector."""
 
 _FIRST, _OTHER = tuple(VOC)[:10], tuple(VOC)[10:]
 

@@ -53,7 +53,7 @@ def write_domains(folder: Path, plan: Plan, progress: Progress | None) -> dict[s
 
 def scenes_of(plan: Plan, domain: str, split: str) -> Iterator[Scene]:
     """Yield the scenes of one split, in order."""
-    look = LOOKS[domain]
+    look = {**LOOKS, **plan.looks}[domain]
     names = plan.vocabulary.names
     focus = plan.focus.get(domain, ()) if split == "train" else ()
     deck = [names.index(name) for name in focus] or list(range(len(names)))

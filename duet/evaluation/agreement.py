@@ -88,7 +88,7 @@ def agreement(
                 found = _matched(old.of([name]), new.of([name]), fresh)
                 rows[name] = tuple(map(sum, zip(rows.get(name, (0,) * 4), found, strict=True)))
     totals = [sum(row[place] for row in rows.values()) for place in range(4)]
-    return Agreement(len(before), *totals, per_class=rows)
+    return Agreement(len(before), totals[0], totals[1], totals[2], totals[3], rows)
 
 
 def _matched(old: Detections, new: Detections, fresh: Detections) -> tuple[int, int, int, int]:

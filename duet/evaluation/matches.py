@@ -109,15 +109,13 @@ def match(
     counts = np.zeros((len(truths), len(labels)), np.int64)
     for image, truth in enumerate(truths):
         np.add.at(counts[image], truth.class_ids[~truth.ignored], 1)
-    columns = _columns(coco_run(predictions, truths, labels, [IOU]))
-    scores, classes = columns[0], columns[1]
+    run = coco_run(predictions, truths, labels, [IOU])
+    scores, classes, images, hit, ignored = _columns(run)
     order = np.lexsort((-scores, classes))  # stable: ties keep the image order
-    ends = np.searchsorted(classes[order], np.arange(1, len(labels)))
+    parts = np.split(order, np.searchsorted(classes[order], np.arange(1, len(labels))))
     found = {
-        name: ClassMatches(
-            scores[rows], *(column[rows] for column in columns[2:]), counts[:, index]
-        )
-        for index, (name, rows) in enumerate(zip(labels, np.split(order, ends), strict=True))
+        name: ClassMatches(scores[rows], images[rows], hit[rows], ignored[rows], counts[:, index])
+        for index, (name, rows) in enumerate(zip(labels, parts, strict=True))
     }
     return Matches(np.asarray(keys, np.uint64), found)
 

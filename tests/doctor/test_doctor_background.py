@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pretrain_emoji
 import pytest
 import torch
 import yaml
@@ -19,7 +20,6 @@ from duet.cli.main import cli
 from duet.detections import Detections
 from duet.doctor import examine
 from duet.doctor.background import Shift, Sighting, old_classes, unlabelled
-from duet.emoji.build import build_pretraining
 from duet.families.yolo.adapter import FAMILY
 from duet.increments.base import load_start
 from duet.increments.manifest import DetectorManifest, Lineage
@@ -55,7 +55,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes with all objects labelled."""
     folder = tmp_path_factory.mktemp("scenes") / "emoji"
-    build_pretraining(folder, train=60, test=4, size=SIZE, seed=99)
+    pretrain_emoji.build(folder, train=60, test=4, size=SIZE, seed=99)
     return folder / "mixed"
 
 

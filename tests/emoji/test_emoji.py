@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pretrain_emoji as pretraining
 import pytest
 import yaml
 from places import REPO
 
 from duet.cli.main import _run
 from duet.emoji import packages
-from duet.emoji.build import STAMP, BuildReport, build, build_pretraining
+from duet.emoji.build import STAMP, BuildReport, build
 from duet.emoji.glyphs import Artwork, glyph, svg_path
 from duet.emoji.plan import DOMAINS, Plan
 from duet.emoji.raster import SOLID
@@ -34,7 +36,7 @@ from duet.emoji.scenes import (
     compose,
     scene_rng,
 )
-from duet.emoji.vocabulary import CLUTTER, FOCI, MAIN, PRETRAINING, Vocabulary
+from duet.emoji.vocabulary import CLUTTER, FOCI, MAIN, Vocabulary
 from duet.emoji.writing import label_line, scenes_of
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError
 
@@ -43,15 +45,18 @@ SMALL: dict[str, Any] = {"train": 24, "val": 6, "test": 8}
 
 
 def _vocabulary(domain: str) -> Vocabulary:
-    return PRETRAINING if domain == "mixed" else MAIN
+    return pretraining.PRETRAINING if domain == "mixed" else MAIN
 
 
 def _plan(domain: str, **changes: Any) -> Plan:
+    splits = {"train": 60, "val": 60, "test": 60}
+    if domain == "mixed":
+        return dataclasses.replace(pretraining.mixed(splits), **changes)
     values: dict[str, Any] = {
-        "kind": "pretraining" if domain == "mixed" else "series",
-        "vocabulary": _vocabulary(domain),
+        "kind": "series",
+        "vocabulary": MAIN,
         "domains": (domain,),
-        "splits": {"train": 60, "val": 60, "test": 60},
+        "splits": splits,
         "seed": 0,
         "size": 160,
         "variants": "own",
@@ -117,15 +122,18 @@ def test_each_class_is_learned_once(protocol: str) -> None:
 
 
 def test_no_emoji_means_two_things() -> None:
-    pools = [e.seen + e.held for e in (*MAIN.emoji.values(), *PRETRAINING.emoji.values(), CLUTTER)]
+    pools = [
+        e.seen + e.held
+        for e in (*MAIN.emoji.values(), *pretraining.PRETRAINING.emoji.values(), CLUTTER)
+    ]
     codes = [code for pool in pools for code in pool]
     assert len(codes) == len(set(codes))
-    assert len(PRETRAINING.names) == 60
+    assert len(pretraining.PRETRAINING.names) == 60
 
 
 @pytest.mark.parametrize("source", ["twemoji", "openmoji"])
 def test_every_emoji_is_in_the_artwork(source: Any) -> None:
-    for emoji in (*MAIN.emoji.values(), *PRETRAINING.emoji.values(), CLUTTER):
+    for emoji in (*MAIN.emoji.values(), *pretraining.PRETRAINING.emoji.values(), CLUTTER):
         for code in emoji.seen + emoji.held:
             assert svg_path(source, code).is_file()
 
@@ -511,7 +519,7 @@ def test_the_extra_holds_what_is_required() -> None:
 @pytest.mark.slow
 def test_pretraining(tmp_path: Path) -> None:
     steps: list[int] = []
-    report = build_pretraining(
+    report = pretraining.build(
         tmp_path / "pre", train=70, test=5, progress=lambda done, _: steps.append(done)
     )
     assert steps == list(range(1, 76))
@@ -520,7 +528,7 @@ def test_pretraining(tmp_path: Path) -> None:
     data = yaml.safe_load((tmp_path / "pre/mixed/data.yaml").read_text())
     assert len(data["names"]) == 60
     assert data["val"] == data["test"] == "images/test"
-    assert build_pretraining(tmp_path / "pre", train=70, test=5).reused
+    assert pretraining.build(tmp_path / "pre", train=70, test=5).reused
     with pytest.raises(DataError, match="kind"):
         build(tmp_path / "pre", train=70)
 

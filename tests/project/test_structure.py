@@ -14,7 +14,7 @@ from places import REPO
 
 from duet.cli.main import COMMANDS, DATA_COMMANDS
 from duet.emoji.looks import LOOKS
-from duet.emoji.plan import DOMAINS, PRETRAINING
+from duet.emoji.plan import DOMAINS
 from duet.families.table import FAMILIES, resolve_family
 from duet.merging import table as merging
 from duet.recipes.recipe import load_recipe
@@ -94,7 +94,7 @@ def test_every_merge_method_resolves(name: str) -> None:
 
 
 def test_every_domain_has_a_look() -> None:
-    assert list(LOOKS) == [*DOMAINS, PRETRAINING]
+    assert list(LOOKS) == [*DOMAINS]
 
 
 @pytest.mark.parametrize("name", FORMATS)
