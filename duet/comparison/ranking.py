@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from duet.comparison.runs import Entry, Key, Run, differences, grouped, require_equal
-from duet.comparison.samples import NoEvidenceError, Sampler
+from duet.comparison.samples import Sampler
 from duet.errors import ConfigError
 from duet.evaluation.bootstrap import Sampled
 from duet.evaluation.definitions import RANKED
@@ -160,62 +160,29 @@ def compare(
         require_equal(differing)
     groups = grouped(runs, apart=bool(differing))
     chosen = _chosen(metric, groups)
-    measured = _Measured(Sampler(bootstrap, seed))
-    measured.read(groups)  # without resamples too: only the matches tell which images these were
-    other_images = measured.sampler.other_images()
+    sampler = Sampler(bootstrap, seed)
+    # Without resamples too: only the matches tell which images these were.
+    sampler.read(entry for entries in groups.values() for entry in entries)
+    other_images = sampler.other_images()
     if other_images:
         differing += other_images
         if not force:
             require_equal(differing)
         groups = grouped(runs, apart=True)
-    rows = _ranked([_row(label, entries, measured) for label, entries in groups.items()], chosen)
+    rows = _ranked([_row(label, entries, sampler) for label, entries in groups.items()], chosen)
     best = rows[0]
     told = [
         row
         if row is best or chosen not in row.values
         else replace(
-            row, to_best=_difference(groups[row.label], groups[best.label], chosen, measured)
+            row, to_best=_difference(groups[row.label], groups[best.label], chosen, sampler)
         )
         for row in rows
     ]
     return Comparison(
-        chosen, tuple(told), tuple(runs), bootstrap, seed, measured.undefined(),
-        tuple(measured.lacking) if bootstrap else (), differing,
+        chosen, tuple(told), tuple(runs), bootstrap, seed, sampler.undefined(),
+        tuple(sampler.lacking) if bootstrap else (), differing,
     )  # fmt: skip
-
-
-@dataclass
-class _Measured:
-    """Resampled indices of every strategy and run, as far as matches are kept."""
-
-    sampler: Sampler
-    samples: dict[tuple[Path, str], dict[str, Sampled]] = field(default_factory=dict)
-    lacking: dict[Path, None] = field(default_factory=dict)
-
-    def read(self, groups: Mapping[str, Sequence[Entry]]) -> None:
-        """Resample every strategy of every run that keeps its matches."""
-        for entry in (entry for entries in groups.values() for entry in entries):
-            try:
-                found = self.sampler.indices(entry)
-            except NoEvidenceError:
-                self.lacking[entry.run.folder] = None
-            else:
-                self.samples[entry.run.folder, entry.strategy.name] = found
-
-    def pooled(self, entries: Iterable[Entry], name: str) -> Sampled | None:
-        """Return the mean over runs of an index, per resample; None if a run lacks it."""
-        found = [
-            self.samples.get((entry.run.folder, entry.strategy.name), {}).get(name)
-            for entry in entries
-        ]
-        known = [values for values in found if values is not None]
-        return np.mean(known, axis=0) if known and len(known) == len(found) else None
-
-    def undefined(self) -> float:
-        """Return the largest share of resamples that left an index of a run undefined."""
-        columns = (values for row in self.samples.values() for values in row.values())
-        shares = (float(np.isnan(values[1:]).mean()) for values in columns if len(values) > 1)
-        return max(shares, default=0.0)
 
 
 def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
@@ -234,13 +201,13 @@ def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
     return metric
 
 
-def _row(label: str, entries: Sequence[Entry], measured: _Measured) -> Row:
+def _row(label: str, entries: Sequence[Entry], sampler: Sampler) -> Row:
     values: dict[str, Value] = {}
     for name in METRICS:
         defined = list(_by_key(entries, name).values())
         if defined:
             found = [getattr(entry.strategy.indices, name) for entry in defined]
-            values[name] = _value(found, measured.pooled(defined, name))
+            values[name] = _value(found, sampler.pooled(defined, name))
     for name, pairs in (("old", ri_pairs), ("new", pi_pairs)):
         known = [v for entry in entries if (v := _mean_cell(entry, pairs)) is not None]
         if known:
@@ -322,7 +289,7 @@ def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
 
 
 def _difference(
-    entries: Sequence[Entry], others: Sequence[Entry], metric: str, measured: _Measured
+    entries: Sequence[Entry], others: Sequence[Entry], metric: str, sampler: Sampler
 ) -> Difference:
     """Return ``entries`` less ``others``, run by run, or over all runs if they share none."""
     ours, theirs = _by_key(entries, metric), _by_key(others, metric)
@@ -332,7 +299,7 @@ def _difference(
     yours = [other for _, other in pairs] or list(theirs.values())
     values = [[getattr(e.strategy.indices, metric) for e in side] for side in (mine, yours)]
     mean = statistics.fmean(values[0]) - statistics.fmean(values[1])
-    one, other = measured.pooled(mine, metric), measured.pooled(yours, metric)
+    one, other = sampler.pooled(mine, metric), sampler.pooled(yours, metric)
     low, high = _interval(None if one is None or other is None else one - other)
     spread = _half_width(values[0], values[1], paired=bool(pairs))
     return Difference(mean, low, high, spread, _is_noise(mean, low, high, spread), len(pairs))

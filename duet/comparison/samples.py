@@ -8,7 +8,7 @@ speak of the choice of test images, the spread over seeds speaks of training.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,38 @@ class Sampler:
         count: Number of resamples.
         seed: Of the resamples.
         images: Per file of matches, its set of images: domain and content.
+        lacking: Folders of the runs that do not keep the matches behind their numbers.
     """
 
     count: int
     seed: int
     images: dict[Path, tuple[str, bytes]] = field(default_factory=dict)
+    lacking: dict[Path, None] = field(default_factory=dict)
+    _samples: dict[tuple[Path, str], dict[str, Sampled]] = field(default_factory=dict)
     _weights: dict[tuple[str, bytes], Weights] = field(default_factory=dict)
     _matches: dict[Path, Matches] = field(default_factory=dict)
     _ap50: dict[tuple[Path, str], Sampled] = field(default_factory=dict)
+
+    def read(self, entries: Iterable[Entry]) -> None:
+        """Resample every strategy of every run that keeps its matches."""
+        for entry in entries:
+            try:
+                self._samples[entry.run.folder, entry.strategy.name] = self.indices(entry)
+            except NoEvidenceError:
+                self.lacking[entry.run.folder] = None
+
+    def pooled(self, entries: Sequence[Entry], name: str) -> Sampled | None:
+        """Return the mean over runs of an index, per resample; None if a run lacks it."""
+        keys = [(entry.run.folder, entry.strategy.name) for entry in entries]
+        found = [self._samples.get(key, {}).get(name) for key in keys]
+        known = [values for values in found if values is not None]
+        return np.mean(known, axis=0) if known and len(known) == len(found) else None
+
+    def undefined(self) -> float:
+        """Return the largest share of resamples that left an index of a run undefined."""
+        columns = (values for row in self._samples.values() for values in row.values())
+        shares = (float(np.isnan(values[1:]).mean()) for values in columns if len(values) > 1)
+        return max(shares, default=0.0)
 
     def indices(self, entry: Entry) -> dict[str, Sampled]:
         """Return the indices of one strategy in one run that are ratios, by name.
