@@ -137,13 +137,14 @@ def mixed(splits: dict[str, int], *, seed: int = 0, size: int = 160) -> Plan:
     from duet.emoji.finishing import camera
     from duet.emoji.glyphs import Artwork
     from duet.emoji.looks import Look
+    from duet.emoji.styles import inked, swapped
 
     look = Look(
         artworks=(
             (Artwork("twemoji"), 0.35),
             (Artwork("openmoji"), 0.3),
-            (Artwork("twemoji", "inked"), 0.2),
-            (Artwork("twemoji", "swapped"), 0.15),
+            (Artwork("twemoji", inked), 0.2),
+            (Artwork("twemoji", swapped), 0.15),
         ),
         # Photographs twice: the sharpest clutter teaches most about what is not an object. No
         # halftone or paper: the series' later domains must be new to the pretrained detector.

@@ -12,7 +12,7 @@ import numpy as np
 
 from duet.emoji import packages
 from duet.emoji.raster import SOLID, Image
-from duet.emoji.styles import STYLES
+from duet.emoji.styles import Style, plain
 from duet.emoji.vocabulary import HELD_SHARE, Emoji, Pool
 from duet.errors import DataError
 
@@ -25,10 +25,10 @@ _LEVELS = 3  # halvings kept per glyph: warping below half size would alias
 
 @dataclass(frozen=True, slots=True)
 class Artwork:
-    """One way to draw an emoji: whose drawing, and which entry of `styles.STYLES` redraws it."""
+    """One way to draw an emoji: whose drawing, and how it is redrawn."""
 
     source: Source
-    style: str = "plain"
+    style: Style = plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def glyph(code: str, artwork: Artwork, raster: int) -> Glyph:
     rgba = np.pad(
         _rasterise(svg_path(artwork.source, code), raster), ((margin,) * 2,) * 2 + ((0, 0),)
     )
-    styled = _tight(STYLES[artwork.style](rgba), where=f"{artwork.source} {code}")
+    styled = _tight(artwork.style(rgba), where=f"{artwork.source} {code}")
     level = _premultiply(styled)
     levels = [level]
     for _ in range(_LEVELS - 1):

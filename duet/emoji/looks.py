@@ -18,6 +18,7 @@ from duet.emoji.backgrounds import (
 from duet.emoji.finishing import at_night, camera, dried, graphite, in_fog, printed
 from duet.emoji.glyphs import Artwork
 from duet.emoji.raster import Image, Rng
+from duet.emoji.styles import inked, painted, pencilled
 from duet.emoji.vocabulary import Pool
 
 
@@ -49,18 +50,18 @@ LOOKS: Mapping[str, Look] = {
     # The inked Twemoji share their shapes with `flat`, so that something can be transferred; the
     # OpenMoji share only the meaning.
     "comic": Look(
-        artworks=((Artwork("openmoji"), 0.6), (Artwork("twemoji", "inked"), 0.4)),
+        artworks=((Artwork("openmoji"), 0.6), (Artwork("twemoji", inked), 0.4)),
         background=one_of(halftone, rays, panels),
         finish=printed,
     ),
     "watercolor": Look(
-        artworks=((Artwork("twemoji", "painted"), 1.0),),
+        artworks=((Artwork("twemoji", painted), 1.0),),
         background=washes,
         finish=dried,
         wobble=1.6,
     ),
     "sketch": Look(
-        artworks=((Artwork("twemoji", "pencilled"), 0.6), (Artwork("openmoji", "pencilled"), 0.4)),
+        artworks=((Artwork("twemoji", pencilled), 0.6), (Artwork("openmoji", pencilled), 0.4)),
         background=paper,
         finish=graphite,
         wobble=0.8,

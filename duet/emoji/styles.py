@@ -6,12 +6,15 @@ is cached, so it may be slow; it must use no randomness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 
 from duet.emoji.raster import SOLID, Image
+
+Style: TypeAlias = Callable[[Image], Image]
 
 
 def plain(rgba: Image) -> Image:
@@ -64,15 +67,6 @@ def swapped(rgba: Image) -> Image:
     hsv = cv2.cvtColor(np.ascontiguousarray(_filled(rgba)), cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0].astype(np.int64) + 55) % 180
     return _rgba(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), rgba[..., 3])
-
-
-STYLES: Mapping[str, Callable[[Image], Image]] = {
-    "plain": plain,
-    "inked": inked,
-    "painted": painted,
-    "pencilled": pencilled,
-    "swapped": swapped,
-}
 
 
 def _filled(rgba: Image) -> Image:

@@ -21,7 +21,7 @@ import yaml
 from places import REPO
 
 from duet.cli.main import _run
-from duet.emoji import packages
+from duet.emoji import packages, styles
 from duet.emoji.build import STAMP, BuildReport, build
 from duet.emoji.glyphs import Artwork, glyph, svg_path
 from duet.emoji.plan import DOMAINS, Plan
@@ -148,7 +148,7 @@ def test_unknown_emoji_is_an_error() -> None:
 
 @pytest.mark.parametrize("style", ["plain", "inked", "painted", "pencilled", "swapped"])
 def test_glyphs_are_tight_and_premultiplied(style: str) -> None:
-    drawing = glyph("1f6b2", Artwork("twemoji", style), 128)
+    drawing = glyph("1f6b2", Artwork("twemoji", getattr(styles, style)), 128)
     for picture in drawing.levels:
         assert picture.dtype == np.uint8
         assert (picture[..., :3] <= picture[..., 3:]).all()

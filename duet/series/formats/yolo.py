@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from duet.errors import DataError
 from duet.files import write_text
 from duet.labels import LabelSpace
 from duet.series.formats.base import NO_OPTIONS, Options, Progress, Reading, Transfer
@@ -258,8 +259,8 @@ def _list_images(
     if os.path.isdir(target):
         try:
             pictures = sorted(_pictures_below(target))
-        except _SystemError as failure:
-            return [], [error("data.images", where, str(failure), "name a folder of images")]
+        except DataError as failure:
+            return [], [error("data.images", where, failure.what, "name a folder of images")]
         images, passed_over = [p for p in pictures if is_image(p.name)], unread(pictures)
         if images:
             return images, list(unread_problems(passed_over))
@@ -305,23 +306,19 @@ def _target(base: Path, place: str) -> Path:
     return given if beside else real
 
 
-class _SystemError(Exception):
-    """A folder of images is a whole system."""
-
-
 def _pictures_below(folder: Path) -> Iterator[Path]:
     """Yield the pictures of a folder, read or not, all levels, those of linked folders too.
 
     Hidden folders were left behind by other programs (.ipynb_checkpoints).
 
     Raises:
-        _SystemError: It is a whole drive, or a link in it leads to one.
+        DataError: It is a whole drive, or a link in it leads to one.
     """
     entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if is_whole_system(Path(real)):
-            raise _SystemError(f"{place} leads to {real}, which is no folder of images")
+            raise DataError(f"{place} leads to {real}, which is no folder of images")
         fresh = real not in entered
         entered.add(real)
         # Links come last: what is in the folder itself goes by its own name.
