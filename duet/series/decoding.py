@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from duet.errors import DataError
 from duet.images import decode_image, upright
 
 if TYPE_CHECKING:
@@ -29,18 +30,6 @@ DAMAGED = "copy it again from its source, or remove it together with its label f
 """What to do about an image that cannot be decoded."""
 
 
-class NoImageError(Exception):
-    """A file is no image that a detector could load; the message is the reason.
-
-    Attributes:
-        remedy: What to do about it.
-    """
-
-    def __init__(self, reason: str, remedy: str = DAMAGED) -> None:
-        super().__init__(reason)
-        self.remedy = remedy
-
-
 def open_image(source: Any) -> Any:
     """Open an image with Pillow, whatever its size.
 
@@ -52,7 +41,7 @@ def open_image(source: Any) -> Any:
         source: An open binary file.
 
     Raises:
-        NoImageError: Its content has none of these formats.
+        DataError: Its content has none of these formats.
     """
     from PIL import Image
 
@@ -74,12 +63,12 @@ def open_image(source: Any) -> Any:
             raise _unloadable(name)
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIC:
         raise _unloadable("HEIC")
-    raise NoImageError("its content is no image format")
+    raise DataError("its content is no image format")
 
 
-def _unloadable(name: str) -> NoImageError:
+def _unloadable(name: str) -> DataError:
     reason = f"OpenCV, which loads images for detectors, cannot read {name}"
-    return NoImageError(reason, "save it as JPEG or PNG")
+    return DataError(reason, remedy="save it as JPEG or PNG")
 
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

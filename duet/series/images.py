@@ -24,7 +24,6 @@ from duet.images import MOST_PIXELS, MOST_SIDE, Image, decode_image, read_conten
 from duet.orientation import Content, orientation
 from duet.series.decoding import (
     DAMAGED,
-    NoImageError,
     grey_square,
     is_whole_jpeg,
     load_reduced,
@@ -153,7 +152,7 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> ImageFacts:
 
 def _looked_at(path: Path, verify: Verify, *, small: bool) -> ImageFacts:
     if not path.stat().st_size:
-        raise NoImageError("the file is empty")
+        raise DataError("the file is empty")
     if verify == "full":
         return _decode(path.read_bytes(), path, small=small)
     if verify == "kind":
@@ -174,10 +173,8 @@ def _judged(path: Path, look: Callable[[], ImageFacts]) -> ImageFacts:
     """Return what a look at a file returns, or the problem of the file that it raises."""
     try:
         return look()
-    except DataError as failure:  # it is too large
-        return _unreadable(path, failure.what, "cut it into smaller images")
-    except NoImageError as failure:
-        return _unreadable(path, str(failure), failure.remedy)
+    except DataError as failure:
+        return _unreadable(path, failure.what, failure.remedy or DAMAGED)
     except Exception as failure:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         return _unreadable(path, _reason(failure), DAMAGED)
 
@@ -207,7 +204,7 @@ def _sound(content: bytes, path: Path) -> ImageFacts:
     """Look at an image only as closely as tells that nothing is missing; raises as `_decode`."""
     if content.startswith(b"\xff\xd8"):
         if not is_whole_jpeg(content):
-            raise NoImageError("it is cut off")
+            raise DataError("it is cut off")
         return ImageFacts(0, 0)  # the decoder tells its size
     if content.startswith(b"\x89PNG"):
         with open_image(io.BytesIO(content)) as image:
@@ -279,13 +276,15 @@ def _refuse_size(width: int, height: int) -> None:
     if pixels > MOST_PIXELS or max(width, height) > MOST_SIDE:
         raise DataError(
             f"{width} x {height} pixels: OpenCV, which loads images for detectors, takes at most "
-            f"{MOST_PIXELS} in all and {MOST_SIDE} a side"
+            f"{MOST_PIXELS} in all and {MOST_SIDE} a side",
+            remedy="cut it into smaller images",
         )
     needed, memory = 8 * pixels, _memory()  # decoded twice: here (4 bytes a pixel), and in BGR
     if memory is not None and needed > memory:
         raise DataError(
             f"{width} x {height} pixels need {needed / 1e9:.1f} GB to be looked at, and this "
-            f"machine has {memory / 1e9:.1f} GB"
+            f"machine has {memory / 1e9:.1f} GB",
+            remedy="cut it into smaller images",
         )
 
 
