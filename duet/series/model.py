@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,8 @@ class Annotation:
             new_ids: ``(classes,) int64``: the new id of each class, -1 for one that is left out.
         """
         ids = new_ids[self.class_ids]
-        return replace(self.take(ids >= 0), class_ids=ids[ids >= 0])
+        columns: dict[str, Any] = {name: getattr(self, name)[ids >= 0] for name in COLUMNS}
+        return replace(self, **{**columns, "class_ids": ids[ids >= 0]})
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ def with_classes(data: Slice, classes: Sequence[str]) -> Slice:
     Raises:
         DataError: A class of the slice is not among them.
     """
+    if data.classes == tuple(classes):
+        return data
     new_ids = np.array(LabelSpace(tuple(classes)).indices(data.classes), dtype=np.int64)
     annotations = tuple(found.renumbered(new_ids) for found in data.annotations)
     return replace(data, classes=tuple(classes), annotations=annotations)
