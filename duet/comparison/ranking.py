@@ -283,9 +283,9 @@ def _interval(samples: Sampled | None) -> tuple[float | None, float | None]:
 
 
 def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
-    known = [row for row in rows if metric in row.values]
-    ordered = sorted(known, key=lambda row: -row.values[metric].mean)
-    return [*ordered, *(row for row in rows if metric not in row.values)]
+    return sorted(
+        rows, key=lambda row: -row.values[metric].mean if metric in row.values else math.inf
+    )
 
 
 def _difference(

@@ -147,12 +147,14 @@ def evaluate_ap(
             a detector shares no class name with ``labels``.
     """
     _check(predictions, truths, labels)
-    precision = _precision(predictions, truths, labels)
+    run = coco_run(predictions, truths, labels)
+    precision = np.zeros((10, 101, len(labels)))  # IoU threshold, recall point, class
+    if run is not None:  # (..., areas, maxDets)
+        precision = np.asarray(run.eval["precision"], np.float64)[..., 0, 0]
     labelled = {int(i) for truth in truths for i in truth.class_ids[~truth.ignored]}
     ap50: dict[str, float | None] = {}
     ap: dict[str, float | None] = {}
     for index, name in enumerate(labels):
-        # (IoU threshold, recall point) of one class; every area, MAX_DETECTIONS.
         table = precision[:, :, index] if index in labelled else None
         ap50[name] = None if table is None else float(table[0].mean())
         ap[name] = None if table is None else float(table.mean())
@@ -207,17 +209,6 @@ def _check(predictions: Sequence[Detections], truths: Sequence[Truth], labels: L
                 f"{', '.join(known) or 'no class'}; evaluated are {', '.join(labels)}",
                 remedy="classes are matched by name: rename the classes of one side",
             )
-
-
-def _precision(
-    predictions: Sequence[Detections], truths: Sequence[Truth], labels: LabelSpace
-) -> npt.NDArray[np.float64]:
-    """Return ``(IoU thresholds, recall points, classes)`` float64; -1 where nothing is labelled."""
-    run = coco_run(predictions, truths, labels)
-    if run is None:
-        return np.zeros((10, 101, len(labels)))
-    precision = np.asarray(run.eval["precision"], np.float64)  # (T, R, K, areas, maxDets)
-    return precision[:, :, :, 0, 0]
 
 
 def coco_run(

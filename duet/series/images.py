@@ -176,7 +176,8 @@ def _judged(path: Path, look: Callable[[], ImageFacts]) -> ImageFacts:
     except DataError as failure:
         return _unreadable(path, failure.what, failure.remedy or DAMAGED)
     except Exception as failure:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        return _unreadable(path, _reason(failure), DAMAGED)
+        reason = " ".join(str(failure).split()) or type(failure).__name__
+        return _unreadable(path, reason, DAMAGED)
 
 
 def _unreadable(path: Path, reason: str, remedy: str) -> ImageFacts:
@@ -223,7 +224,8 @@ def _decode(content: bytes, path: Path, *, small: bool) -> ImageFacts:
         deep = _is_deep(image, content)
         if image.format not in ("JPEG", "MPO"):
             image.verify()  # PNG checksums, which load() does not look at
-    with _one_at_a_time(facts):
+    large = facts.width * facts.height > _LARGE_PIXELS
+    with _LARGE if large else contextlib.nullcontext():
         image, full = load_reduced(io.BytesIO(content), THUMBNAIL_SIDE)  # verify() spoils the other
         if deep and facts.problem is None:
             facts = replace(facts, remark=_depth(content, path))
@@ -343,15 +345,3 @@ def _depth(content: bytes, path: Path) -> Problem | None:
         return note("image.depth", path, what, remedy)
     remedy = "spread the values over all bits, or save 8-bit images: these are all but black"
     return warning("image.depth", path, what, remedy)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(facts: ImageFacts) -> Iterator[None]:
-    """Hold back other large images while one is decoded."""
-    with _LARGE if facts.width * facts.height > _LARGE_PIXELS else contextlib.nullcontext():
-        yield
-
-
-def _reason(failure: Exception) -> str:
-    """Return why an image cannot be read, in one line."""
-    return " ".join(str(failure).split()) or type(failure).__name__

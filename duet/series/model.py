@@ -58,11 +58,26 @@ class Annotation:
     crowds: Flags = field(default_factory=lambda: none_of(0))
 
     def __post_init__(self) -> None:
-        _check_labels(self.class_ids, self.boxes)
+        ids, boxes = self.class_ids, self.boxes
+        if ids.ndim != 1 or ids.dtype != np.int64:
+            raise DataError(f"class_ids must be (n,) int64, got {ids.shape} {ids.dtype}")
+        if boxes.shape != (len(ids), 4) or boxes.dtype != np.float64:
+            raise DataError(
+                f"boxes must be ({len(ids)}, 4) float64, got {boxes.shape} {boxes.dtype}"
+            )
+        # A NaN fails this comparison too.
+        if ids.size and not (ids.min() >= 0 and boxes.min() >= 0 and boxes.max() <= 1):
+            raise DataError("class_ids must be >= 0 and boxes cxcywh within 0..1")
         for name in ("ignored", "crowds"):
-            if not len(getattr(self, name)):
-                object.__setattr__(self, name, none_of(len(self.class_ids)))
-        _check_flags(self.class_ids, self.ignored, self.crowds)
+            flags = getattr(self, name)
+            if not len(flags):
+                object.__setattr__(self, name, none_of(len(ids)))
+            elif flags.shape != ids.shape or flags.dtype != np.bool_:
+                raise DataError(f"{name} must be {ids.shape} bool, got {flags.shape} {flags.dtype}")
+        if (self.crowds & ~self.ignored).any():
+            raise DataError(
+                "a crowd is an ignored region: 'ignored' must be true where 'crowds' is"
+            )
         if self.width < 0 or self.height < 0:
             raise DataError(f"image size must not be negative, got {self.width}x{self.height}")
 
@@ -244,27 +259,3 @@ def _check_lengths(owner: str, **columns: tuple[object, ...]) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"expected one item per image in each column, got {lengths}", where=owner)
-
-
-def _check_labels(class_ids: Ids, boxes: Boxes) -> None:
-    """Raise unless the arrays are ``(n,) int64 >= 0`` and ``(n, 4) float64`` in 0..1."""
-    if class_ids.ndim != 1 or class_ids.dtype != np.int64:
-        raise DataError(f"class_ids must be (n,) int64, got {class_ids.shape} {class_ids.dtype}")
-    if boxes.shape != (len(class_ids), 4) or boxes.dtype != np.float64:
-        raise DataError(
-            f"boxes must be ({len(class_ids)}, 4) float64, got {boxes.shape} {boxes.dtype}"
-        )
-    # A NaN fails this comparison too.
-    if class_ids.size and not (class_ids.min() >= 0 and boxes.min() >= 0 and boxes.max() <= 1):
-        raise DataError("class_ids must be >= 0 and boxes cxcywh within 0..1")
-
-
-def _check_flags(class_ids: Ids, ignored: Flags, crowds: Flags) -> None:
-    """Raise unless both are ``(n,) bool`` and every crowd is ignored."""
-    for name, flags in (("ignored", ignored), ("crowds", crowds)):
-        if flags.shape != class_ids.shape or flags.dtype != np.bool_:
-            raise DataError(
-                f"{name} must be {class_ids.shape} bool, got {flags.shape} {flags.dtype}"
-            )
-    if (crowds & ~ignored).any():
-        raise DataError("a crowd is an ignored region: 'ignored' must be true where 'crowds' is")
