@@ -94,11 +94,7 @@ def convert(source: Path, out: Path, as_json: bool, difficult: str | None, **opt
 
 
 def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return old names and new.
-
-    Raises:
-        ConfigError: A pair is not written as OLD=NEW, or a class gets two names.
-    """
+    """Return old names and new."""
     from duet.errors import ConfigError
 
     found: dict[str, str] = {}

@@ -65,11 +65,7 @@ def check_out(out: Path, source: Source, formats: Sequence[str] = ()) -> None:
 
 
 def _refuse_shared(names: Sequence[Path], formats: Sequence[str]) -> None:
-    """Refuse images of which two would share a file of results.
-
-    Raises:
-        ConfigError: Two do; both are named.
-    """
+    """Refuse images of which two would share a file of results."""
     kinds: list[tuple[str, Callable[[Path], Path], dict[Path, str]]] = [("--out", copy_name, {})]
     if "txt" in formats:
         kinds.append(("--save txt", label_name, {Path(CLASSES): "the list of classes"}))

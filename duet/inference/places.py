@@ -69,11 +69,7 @@ def find_place(source: str | Path | int) -> Place:
 
 
 def _checked(text: str) -> str:
-    """Return an address that can be opened.
-
-    Raises:
-        DataError: Its scheme is not known, or it has none.
-    """
+    """Return an address that can be opened."""
     address = text.strip()
     found = _URL.match(address)
     known = f"expected one of {', '.join(SCHEMES)}, a path, or the number of a webcam"

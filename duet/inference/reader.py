@@ -169,11 +169,7 @@ class Reader:
             yield Picture(picture.image, picture.time, time.monotonic())
 
     def _rejoin(self, why: str) -> bool:
-        """Connect again, however long it takes; False if stopped meanwhile.
-
-        Raises:
-            DataError: The patience of `Retry` is over.
-        """
+        """Connect again, however long it takes; False if stopped meanwhile."""
         self._capture.close()
         self._damaged += self._capture.damaged
         if not self._tries:  # a source that returns without a picture has been announced

@@ -102,11 +102,7 @@ def read_inputs(
 
 
 def _same_architecture(onto: Onto, asked: str | None) -> str:
-    """Return the architecture of a detector that is gone on from.
-
-    Raises:
-        ConfigError: Another one was asked for.
-    """
+    """Return the architecture of a detector that is gone on from."""
     own = onto.state.architecture
     if asked not in (None, own):
         raise ConfigError(
@@ -135,11 +131,7 @@ def _schedule(file: Path | None, onto: Onto | None, changes: Mapping[str, object
 
 
 def _split(changes: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
-    """Return which keys are the schedule's, and which the strategies'.
-
-    Raises:
-        ConfigError: A key is neither.
-    """
+    """Return which keys are the schedule's, and which the strategies'."""
     known = {**dict.fromkeys(Strategy.model_fields, 1), **dict.fromkeys(Schedule.model_fields, 0)}
     parts: tuple[dict[str, object], dict[str, object]] = ({}, {})
     for key_, value in changes.items():
@@ -226,11 +218,7 @@ def read_strategies(
 def _opened(
     weights: str | Path | None, architecture: str | None, default: str | None, where: str
 ) -> tuple[Path, str]:
-    """Open the start weights of a series; return where they are, and their architecture.
-
-    Raises:
-        ConfigError: None are named; or see `open_start`.
-    """
+    """Open the start weights of a series; return where they are, and their architecture."""
     if weights is None:
         raise ConfigError(
             "no start weights",

@@ -158,11 +158,7 @@ def _refine(
 
 
 def _importance(strategy: Strategy, increment: Increment, before: Before) -> Tensors | None:
-    """Return F of EWC, the Fishers of all earlier increments; None if the strategy needs none.
-
-    Raises:
-        ConfigError: An earlier increment was trained without one.
-    """
+    """Return F of EWC, the Fishers of all earlier increments; None if the strategy needs none."""
     if not strategy.ewc.weight:
         return None
     if before.fisher is None:

@@ -136,11 +136,7 @@ def open_onto(path: Path, *, name: str | None = None) -> Onto:
 
 
 def _exported_from(path: Path) -> Path:
-    """Return the detector folder that a file in its `export` folder was written from.
-
-    Raises:
-        ModelError: It is not there, or is another one.
-    """
+    """Return the detector folder that a file in its `export` folder was written from."""
     folder = path.absolute().parent.parent
     if not (folder / MANIFEST).is_file():
         raise ModelError(

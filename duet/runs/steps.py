@@ -180,12 +180,7 @@ def _learn_on(
 def _require_same_start(
     setting: Setting, strategy: Strategy, last: DetectorState, done: Sequence[IncrementManifest]
 ) -> None:
-    """Refuse another θ_0 or head form than the one of the chain: its parts would not fit together.
-
-    Raises:
-        ModelError: Names the stage.
-        ConfigError: The strategy has another head form now.
-    """
+    """Refuse another θ_0 or head form than the chain has: its parts would not fit together."""
     if last.head != strategy.head:
         raise ConfigError(
             f"asks for head: {strategy.head}, but its chain in this run folder has {last.head}",

@@ -141,11 +141,7 @@ def _require_possible(plan: RunPlan, strategy: Strategy) -> None:
 
 
 def _require_data(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
-    """Refuse a run that would train on nothing.
-
-    Raises:
-        DataError: With every stage concerned.
-    """
+    """Refuse a run that would train on nothing."""
     found = Collected()
     for stage in stages:
         if not stage.images:
@@ -160,12 +156,7 @@ def _require_data(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
 
 
 def _opened(plan: RunPlan) -> StartWeights:
-    """Read θ_0; without a file it is the detector that the first increment is.
-
-    Raises:
-        ModelError: It is damaged, refused, not finite, or its class names are not usable.
-        MissingExtraError: The engine of the family is not installed.
-    """
+    """Read θ_0; without a file it is the detector that the first increment is."""
     if plan.weights is None:
         assert plan.onto is not None
         return plan.onto.theta_0
@@ -188,11 +179,7 @@ def _opened(plan: RunPlan) -> StartWeights:
 
 
 def _require_space(plan: RunPlan, stages: Sequence[PlannedStage], theta_0: StartWeights) -> None:
-    """Refuse a run that needs more space than there is, what it wrote before counted as free.
-
-    Raises:
-        DuetError: It needs more.
-    """
+    """Refuse a run that needs more space than there is, what it wrote before counted as free."""
     size = sum(tensor.numel() * 4 for tensor in theta_0.tensors.values())
     needed, free = estimated_bytes(plan, stages, size), shutil.disk_usage(_nearest(plan.out)).free
     if needed > free:  # only then: a finished run has many files
@@ -206,11 +193,7 @@ def _require_space(plan: RunPlan, stages: Sequence[PlannedStage], theta_0: Start
 
 
 def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
-    """Do all that a run does but training: grow head parts, build, look, and merge.
-
-    Raises:
-        DuetError: What could not be done.
-    """
+    """Do all that a run does but training: grow head parts, build, look, and merge."""
     family, found = resolve_family(plan.family), Collected()
     setting = Setting(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed,
@@ -234,11 +217,7 @@ def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
 
 
 def _first_state(plan: RunPlan, theta_0: StartWeights, family: Family) -> DetectorState:
-    """Return the detector of the first increment: the one that stands for it, or an untrained one.
-
-    Raises:
-        ModelError: It cannot be built, or not look at pictures.
-    """
+    """Return the first increment's detector: the one that stands for it, or an untrained one."""
     if plan.onto is not None:
         _require_runs(family, plan.onto.state, plan.image_size)
         return plan.onto.state
@@ -288,11 +267,7 @@ def _grown(
 
 
 def _require_runs(family: Family, state: DetectorState, image_size: int) -> None:
-    """Build a detector and let it look at an empty picture.
-
-    Raises:
-        ModelError: It cannot be built, or not look at pictures of this size.
-    """
+    """Build a detector and let it look at an empty picture."""
     detector = family.detector(state, image_size=image_size)
     try:
         detector([np.full((image_size, image_size, 3), 114, np.uint8)])
@@ -312,11 +287,7 @@ def _require_runs(family: Family, state: DetectorState, image_size: int) -> None
 def _require_mergeable(
     plan: RunPlan, strategy: Strategy, theta_0: StartWeights, state: DetectorState
 ) -> None:
-    """Merge two small stand-ins: one number a tensor, under the true names.
-
-    Raises:
-        DuetError: The strategy's parameters do not fit this detector.
-    """
+    """Merge two small stand-ins: one number a tensor, under the true names."""
     rules = resolve_roles(plan.family)
     before = rules.split_roles(theta_0.tensors, strategy.head).shared
     one = replace(state, shared=_small(state.shared), buffers=_small(state.buffers))
