@@ -11,7 +11,7 @@ import pytest
 from factories_series import make_dataset
 
 from duet.cli.main import _run
-from duet.cli.settings import parse_settings
+from duet.cli.options import parse_settings
 from duet.config import load_yaml, parse_config
 from duet.errors import ConfigError
 from duet.recipes.recipe import load_recipe

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +19,8 @@ from duet.text import for_people, is_address, masked, printable, shell_line
 
 if TYPE_CHECKING:
     from duet.series import Problem, Series
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 LEFT = "note: {} was left by a command that was killed: remove it"
 WHOLE = "note: {} held this very result already and stays as it is"
@@ -46,6 +49,11 @@ PATH = LocalPath(path_type=Path)
 NAME_OR_PATH = LocalPath(path_type=str)  # names that come with duet, and NAME=PATH
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+def several(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Return one decorator for options that commands share, in the order of their help."""
+    return lambda command: functools.reduce(lambda made, add: add(made), reversed(options), command)
 
 
 def emit(result: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +31,6 @@ Examples:
 """
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of one export; the names are those of the command line."""
-
-    form: str
-    out: Path | None
-    check: str | None
-    dynamic: bool
-    device: str | None
-    trust: bool
-    overwrite: bool
-    dry_run: bool
-    as_json: bool
-
-
 @click.command("export", epilog=EPILOG)
 @click.argument("model", type=PATH, metavar="MODEL", required=False)
 @click.option("--to", "form", metavar="FORM", help=f"{', '.join(FORMATS)}; see --formats.")
@@ -70,7 +54,9 @@ class Options:
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @click.option("--formats", "--list", "formats", is_flag=True, help="List the formats and stop.")
 @json_option
-def export(model: Path | None, form: str | None, formats: bool, **options: Any) -> None:
+def export(
+    model: Path | None, form: str | None, formats: bool, as_json: bool, **options: Any
+) -> None:
     """Write a detector as one file and prove that it computes the same.
 
     MODEL is a detector folder, or a model of another program as `duet import` takes it. The file is
@@ -79,7 +65,7 @@ def export(model: Path | None, form: str | None, formats: bool, **options: Any) 
     measured differences go to parity.json beside it.
     """
     if formats:
-        _list(options["as_json"])
+        _list(as_json)
         return
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
@@ -88,38 +74,40 @@ def export(model: Path | None, form: str | None, formats: bool, **options: Any) 
             f"Missing option '--to'. Choose from: {', '.join(FORMATS)}.",
             click.get_current_context(),
         )
-    _export(model, Options(form, **options))
+    _export(model, form, as_json, **options)
 
 
-def _export(model: Path, options: Options) -> None:
+def _export(
+    model: Path, form: str, as_json: bool, *, out: Path | None, check: str | None, dry_run: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     from duet.export.model import export_model, target_of
     from duet.families.runtimes import PARITY
     from duet.inference.load import detector_folder
     from duet.inference.sources import find_images
 
-    model, form = detector_folder(model), options.form
-    target = target_of(model, form, options.out)
+    model = detector_folder(model)
+    target = target_of(model, form, out)
     images: Sequence[Path] = ()
-    if options.check is not None:
-        found = find_images(options.check)
+    if check is not None:
+        found = find_images(check)
         images = found.paths
         if omission := found.omission():
             note(omission)
     tell_leftovers(target, target.parent / PARITY)
     with counting(f"exporting {form}") as step:
         done = export_model(
-            model, target, form, images=images, dynamic=options.dynamic, device=options.device,
-            overwrite=options.overwrite, trust=options.trust, dry_run=options.dry_run,
-            notify=note, progress=step,
+            model, target, form, images=images, dry_run=dry_run, notify=note, progress=step,
+            **options,
         )  # fmt: skip
     result = {"schema": 1, **done.document}
     if done.held:
-        emit(result, options.as_json, _text)
+        emit(result, as_json, _text)
         note(WHOLE.format(target))
-    elif options.dry_run:
-        emit(result, options.as_json, lambda _: f"would write {target} and parity.json")
+    elif dry_run:
+        emit(result, as_json, lambda _: f"would write {target} and parity.json")
     else:
-        emit(result, options.as_json, _text)
+        emit(result, as_json, _text)
         hint(*_next(target, form, result["image_size"]))
 
 

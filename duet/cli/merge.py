@@ -19,7 +19,7 @@ from duet.cli.common import (
     writing,
 )
 from duet.cli.names import merge_methods, weights_option
-from duet.cli.settings import parse_settings
+from duet.cli.options import parse_settings
 from duet.progress import counting, note
 
 if TYPE_CHECKING:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from duet.cli.common import NAME_OR_PATH
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from duet.cli.common import NAME_OR_PATH, Command
 
 
 def merge_methods(

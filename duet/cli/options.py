@@ -1,22 +1,20 @@
-"""Options of the training commands: those of a schedule come from its model, one a field."""
+"""Options that set keys: those of a schedule come from its model, one a field; any by KEY=VALUE."""
 
 from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from duet.cli.common import PATH
+from duet.cli.common import PATH, several
 from duet.cli.names import weights_option
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 SEED = click.IntRange(min=0, max=2**31 - 1)  # NumPy takes no more
 _SCHEDULE = "Schedule (each replaces the file's)"
@@ -88,30 +86,47 @@ def _type_of(field: FieldInfo) -> Any:
     return {float: click.FLOAT, str: click.STRING}.get(kind)
 
 
-def training_options(command: Command) -> Command:
-    """Add the options that every training command takes, beside those of the schedule."""
-    options = [
-        click.option("--data-root", type=PATH, help="Folder of the data."),
-        click.option("--train", type=PATH, help="Schedule YAML."),
-        weights_option("θ_0"),
-        click.option("--architecture", help="For example yolo11n.yaml."),
-        click.option(
-            "--set", "settings", multiple=True, metavar="KEY=VALUE",
-            help="Any other key of the schedule or the strategy, such as augmentation.mosaic=1 or "
-            "refit.epochs=8.",
-        ),
-        click.option("--seed", type=SEED, default=0, show_default=True),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+training_options = several(
+    click.option("--data-root", type=PATH, help="Folder of the data."),
+    click.option("--train", type=PATH, help="Schedule YAML."),
+    weights_option("θ_0"),
+    click.option("--architecture", help="For example yolo11n.yaml."),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE",
+        help="Any other key of the schedule or the strategy, such as augmentation.mosaic=1 or "
+        "refit.epochs=8.",
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True),
+)  # fmt: skip
+"""What every training command takes, beside the options of the schedule."""
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Return what of a training command's options is told to `duet.runs.inputs.read_inputs`."""
-    from duet.cli.settings import parse_settings
-
     names = [option.name for option in _schedule_options()]
     changes = {name: options[name] for name in names if options.get(name) is not None}
     taken = {name: options.get(name) for name in ("data_root", "train", "weights", "architecture")}
     return {**taken, "changes": changes | parse_settings(options.get("settings", ()))}
+
+
+def parse_settings(words: Sequence[str], *, option: str = "--set") -> dict[str, Any]:
+    """Read the `KEY=VALUE` words of `--set`, or of `--sweep`; values are YAML.
+
+    Raises:
+        ConfigError: A word is not of that form.
+    """
+    from duet.errors import ConfigError
+    from duet.text import clipped
+    from duet.yamltree import parse_yaml, resolved
+
+    parsed: dict[str, Any] = {}
+    for item in words:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"expected KEY=VALUE, got '{item}'", where=option)
+        try:
+            parsed[key.strip()] = resolved(parse_yaml(value, where=option))
+        except ConfigError as error:
+            what = f"not a YAML value in '{clipped(item, 200)}': {error.what}"
+            raise ConfigError(what, where=option) from None
+    return parsed

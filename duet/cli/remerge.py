@@ -1,14 +1,13 @@
-"""What `duet revert` and `duet scale` share: their options, and merging a detector again."""
+"""`duet revert` and `duet scale`: a detector merged again in another way; no training, no data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PATH, emit, hint, json_option, trust_option, writing
+from duet.cli.common import PATH, emit, hint, json_option, several, trust_option, writing
 from duet.cli.names import weights_option
 from duet.progress import counting, note
 from duet.text import printable
@@ -16,9 +15,19 @@ from duet.text import printable
 if TYPE_CHECKING:
     from duet.recipes.edits import Edit
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_OPTIONS = (
+REVERT_EPILOG = """\b
+Examples:
+  duet revert runs/demo/models/duet-plus/2-comic comic --out runs/demo/without-comic
+  duet revert DETECTOR INCREMENT --out DIR --weights W --increments old/increments
+  duet revert DETECTOR INCREMENT --out DIR --dry-run --json
+"""
+SCALE_EPILOG = """\b
+Examples:
+  duet scale runs/demo/models/duet-plus/2-comic comic 0.7 --out runs/demo/less-comic
+  duet scale runs/demo/less-comic comic 1 --out runs/demo/as-before
+  duet scale --out DIR DETECTOR INCREMENT -- -0.5
+"""
+_remerge_options = several(
     click.option("--out", type=PATH, required=True, help="Detector folder."),
     click.option("--overwrite", is_flag=True, help="Replace an older detector in --out."),
     weights_option("θ_0, if not what the detector's recipe names"),
@@ -36,14 +45,44 @@ _OPTIONS = (
 )
 
 
-def remerge_options(command: Command) -> Command:
-    """Add the options of a command that merges a detector again."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+@click.command("revert", epilog=REVERT_EPILOG)
+@click.argument("detector", type=PATH, metavar="DETECTOR")
+@click.argument("increment", metavar="INCREMENT")
+@_remerge_options
+def revert(
+    detector: Path, increment: str, out: Path, roots: tuple[Path, ...], weights: str | None,
+    trust: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Merge DETECTOR again without INCREMENT: its classes and its weights go.
+
+    Says whether that is exact. What later increments took from it stays in them.
+    """
+    from duet.recipes import edits
+
+    edit = edits.revert(detector, increment, roots=roots, weights=weights, trust=trust)
+    _merge_again(edit, out, **options)
 
 
-def merge_again(
+@click.command("scale", epilog=SCALE_EPILOG)
+@click.argument("detector", type=PATH, metavar="DETECTOR")
+@click.argument("increment", metavar="INCREMENT")
+@click.argument("factor", type=click.FloatRange(-2, 2), metavar="FACTOR")
+@_remerge_options
+def scale(
+    detector: Path, increment: str, factor: float, out: Path, roots: tuple[Path, ...],
+    weights: str | None, trust: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Merge DETECTOR again with FACTOR times what INCREMENT changed of the shared weights.
+
+    FACTOR replaces the factor so far; 1 is as it was trained. Negative ones stand after `--`.
+    """
+    from duet.recipes import edits
+
+    edit = edits.rescale(detector, increment, factor, roots=roots, weights=weights, trust=trust)
+    _merge_again(edit, out, **options)
+
+
+def _merge_again(
     edit: Edit, out: Path, *, overwrite: bool, images: Path | None, dry_run: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
