@@ -38,7 +38,7 @@ from duet.runs.inputs import read_inputs
 from duet.runs.lab import Listener
 from duet.runs.plan import plan_run
 from duet.runs.run import learn as learn_plan
-from duet.runs.stage import base_stage, increment_stage
+from duet.runs.stage import learn_stage
 from duet.series import Problem
 from duet.series.problems import first_of_each
 from duet.text import shell_line
@@ -150,15 +150,12 @@ def learn_increment(
     """
     given = series_of(series)
     base = given.config.start is None and given.config.increment_names()[0] == increment
-    told: dict[str, Any] = {"method": strategy, "seed": seed, "weights": start}
-    told |= Options.of(options).inputs(given)
+    name = None if base and onto is None and not independent else increment
     with shown(progress) as show:
-        told["warn"] = lambda problems, _: _warn(show, problems)
-        if base and onto is None and not independent:
-            return Stage(base_stage(given.path, Path(out), listen=show, **told))
-        report = increment_stage(
-            given.path, increment, Path(out), independent=independent, onto=_path(onto),
-            listen=show, **told,
+        report = learn_stage(
+            given.path, name, Path(out), strategy=strategy, independent=independent,
+            onto=_path(onto), seed=seed, weights=start, listen=show,
+            warn=lambda problems, _: _warn(show, problems), **Options.of(options).inputs(given),
         )  # fmt: skip
     return Stage(report)
 

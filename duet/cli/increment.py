@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from duet.cli.names import strategies
 from duet.cli.options import TrainingCommand, given, training_options
 from duet.progress import stages
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
-
-if TYPE_CHECKING:
-    from duet.runs.steps import StepReport
 
 FIRST = DEFAULT_STRATEGIES[0]
 EPILOG = """\b
@@ -38,19 +35,7 @@ Examples:
 @json_option
 def base(series: Path, strategy: str, out: Path, seed: int, as_json: bool, **options: Any) -> None:
     """Train the first increment of a series and keep it as an increment folder."""
-    from duet.runs.stage import base_stage
-
-    with stages() as show:
-        report = base_stage(
-            series,
-            out,
-            strategy=strategy,
-            seed=seed,
-            listen=show,
-            warn=tell_warnings,
-            **given(options),
-        )
-    _tell(report, as_json)
+    _learn(series, None, out, as_json, strategy=strategy, seed=seed, **given(options))
 
 
 @click.command("increment", cls=TrainingCommand, epilog=EPILOG)
@@ -80,17 +65,18 @@ def increment(
 
     Only this increment's images are read; those of earlier increments may be gone.
     """
-    from duet.runs.stage import increment_stage
+    _learn(
+        series, name, out, as_json, strategy=strategy, independent=independent, onto=onto,
+        seed=seed, **given(options),
+    )  # fmt: skip
+
+
+def _learn(series: Path, name: str | None, out: Path, as_json: bool, **asked: Any) -> None:
+    """Train one stage and say what came out."""
+    from duet.runs.stage import learn_stage
 
     with stages() as show:
-        report = increment_stage(
-            series, name, out, strategy=strategy, independent=independent, onto=onto, seed=seed,
-            listen=show, warn=tell_warnings, **given(options),
-        )  # fmt: skip
-    _tell(report, as_json)
-
-
-def _tell(report: StepReport, as_json: bool) -> None:
+        report = learn_stage(series, name, out, listen=show, warn=tell_warnings, **asked)
     emit(report.as_dict(), as_json, lambda _: report.as_text())
     if report.detector is None:
         words = ("OTHER", "--weights", "W", "--method", "ties", "--out", "DIR")

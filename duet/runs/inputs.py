@@ -30,11 +30,11 @@ class Inputs:
 
     Attributes:
         series: Increments and data.
-        schedule: How long every stage trains.
+        schedule: How long every stage trains; shared by all.
         weights: θ_0; None if it is ``onto``.
         architecture: Architecture; its name tells the family.
         family: Detector family.
-        onto: The detector that stands for the first increment.
+        onto: The detector that stands for the first increment, which is then not trained.
         changes: Keys of every strategy to replace, see `read_strategies`.
         warnings: What is odd about the data and stops nothing, see `read_checked`.
     """

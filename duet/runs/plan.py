@@ -18,12 +18,11 @@ from duet.runs.evaluate import require_split
 from duet.runs.inputs import Inputs, read_strategies
 from duet.runs.known import require_learnable
 from duet.runs.lone import coarsest_stride, require_company
-from duet.runs.onto import Onto
-from duet.series import Increment, Series, Slice, train_slice
+from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import short_list
-from duet.training.config import Schedule, Strategy
+from duet.training.config import Strategy
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""
@@ -35,17 +34,12 @@ DISTILLATION = 1.46
 """Cost of a step with the old detector running beside, against a plain step (bench_train.py)."""
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """What to run.
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(Inputs):
+    """What to run: checked inputs, and what is done with them.
 
     Attributes:
-        series: Increments and data, already checked.
         strategies: The first is the one that the report is about.
-        schedule: Shared by all stages.
-        weights: θ_0; None if it is ``onto``.
-        architecture: Architecture file of the family.
-        family: Detector family.
         seed: Of everything random.
         out: Run folder.
         jobs: Training processes at a time.
@@ -53,15 +47,9 @@ class RunPlan:
         split: Split to evaluate on; empty = test if there is one, else val.
         command: The shell line, for the report.
         lab: Folder of the trainings, for runs that share them; default one in ``out``.
-        onto: The detector that stands for the first increment, which is then not trained.
     """
 
-    series: Series
     strategies: tuple[Strategy, ...]
-    schedule: Schedule
-    weights: Path | None
-    architecture: str
-    family: str
     seed: int
     out: Path
     jobs: int = 1
@@ -69,7 +57,6 @@ class RunPlan:
     split: str = ""
     command: str = ""
     lab: Path | None = None
-    onto: Onto | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training could finish; see `require_learnable`, `require_company`.
@@ -160,23 +147,12 @@ def plan_run(
         DuetError: A strategy is unknown or does not fit, or see `RunPlan`.
     """
     chosen = tuple(strategies) or (ONTO_STRATEGIES if inputs.onto else DEFAULT_STRATEGIES)
+    read = read_strategies(chosen, family=inputs.family, onto=inputs.onto, changes=inputs.changes)
     return RunPlan(
-        series=inputs.series,
-        strategies=read_strategies(
-            chosen, family=inputs.family, onto=inputs.onto, changes=inputs.changes
-        ),
-        schedule=inputs.schedule,
-        weights=inputs.weights,
-        architecture=inputs.architecture,
-        family=inputs.family,
-        seed=seed,
-        out=out or Path("runs") / inputs.series.name,
-        jobs=jobs or min(2, os.cpu_count() or 1),
-        references=references,
-        split=split,
-        command=command,
-        onto=inputs.onto,
-    )
+        **vars(inputs), strategies=read, seed=seed,
+        out=out or Path("runs") / inputs.series.name, jobs=jobs or min(2, os.cpu_count() or 1),
+        references=references, split=split, command=command,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -30,48 +30,9 @@ def unheard(problems: Sequence[Problem], series: Path) -> None:
     """Take warnings and tell nobody."""
 
 
-def base_stage(
+def learn_stage(
     series: Path,
-    out: Path,
-    *,
-    strategy: str | None = None,
-    seed: int = 0,
-    listen: Listener = silent,
-    warn: Warn = unheard,
-    run: RunJob = run_worker,
-    **given: Any,
-) -> StepReport:
-    """Train the first increment of a series and keep it as an increment folder.
-
-    Args:
-        series: Series YAML.
-        out: Run folder.
-        strategy: Shipped name or path; decides the head form.
-        seed: Of everything random.
-        listen: Progress and notes, see `duet.runs.lab.Lab`.
-        warn: Told what is odd about the data.
-        run: Where it is trained, see `duet.runs.lab.Lab`.
-        given: What `duet.runs.inputs.read_inputs` takes.
-
-    Raises:
-        DuetError: Something is wrong with what was given, or the training failed.
-    """
-    config = read_config(series)
-    if config.start is not None:
-        raise ConfigError(
-            f"the series goes on from a detector, {config.start.detector}: it has no base to train",
-            where=str(series),
-            remedy="use `duet increment` for its first increment, or remove 'start'",
-        )
-    inputs = read_inputs(series, only=config.increment_names()[0], **given)
-    warn(inputs.warnings, series)
-    setting, chosen = _setting(inputs, strategy or DEFAULT_STRATEGIES[0], out, seed, listen, run)
-    return learn_base(out, setting, chosen)
-
-
-def increment_stage(
-    series: Path,
-    name: str,
+    name: str | None,
     out: Path,
     *,
     strategy: str | None = None,
@@ -87,7 +48,7 @@ def increment_stage(
 
     Args:
         series: Series YAML.
-        name: The increment; only its images are read.
+        name: The increment; only its images are read. None for the base, which begins a chain.
         out: Run folder.
         strategy: Shipped name or path; default that of a kept chain, else what suits the beginning.
         independent: Train from θ_0 alone and merge nothing.
@@ -102,19 +63,34 @@ def increment_stage(
         DuetError: Something is wrong with what was given, or the training failed.
     """
     _require_either(independent=independent, onto=onto)
-    strategy = strategy or _default_strategy(series, out, independent=independent, onto=onto)
-    if independent:
-        inputs = read_inputs(series, only=name, **given)
-        warn(inputs.warnings, series)
-        setting, chosen = _setting(inputs, strategy, out, seed, listen, run)
-        return learn_independent(out, setting, chosen)
-    found, begins = _begun(series, name, strategy, out, onto, given.pop("weights", None))
-    inputs = read_inputs(series, only=name, **given, **found)
+    begins = False
+    if name is None:
+        name, learn = _base_of(series), learn_base
+        strategy = strategy or DEFAULT_STRATEGIES[0]
+    elif independent:
+        learn, strategy = learn_independent, strategy or DEFAULT_STRATEGIES[0]
+    else:
+        learn, strategy = learn_increment, strategy or _default_strategy(series, out, onto=onto)
+        found, begins = _begun(series, name, strategy, out, onto, given.get("weights"))
+        given |= found
+    inputs = read_inputs(series, only=name, **given)
     warn(inputs.warnings, series)
     setting, chosen = _setting(inputs, strategy, out, seed, listen, run)
     if begins:
         setting = replace(setting, onto=inputs.onto)
-    return learn_increment(out, setting, chosen)
+    return learn(out, setting, chosen)
+
+
+def _base_of(series: Path) -> str:
+    """Return the first increment of a series, unless a detector stands for it."""
+    config = read_config(series)
+    if config.start is not None:
+        raise ConfigError(
+            f"the series goes on from a detector, {config.start.detector}: it has no base to train",
+            where=str(series),
+            remedy="use `duet increment` for its first increment, or remove 'start'",
+        )
+    return config.increment_names()[0]
 
 
 def _require_either(*, independent: bool, onto: Path | None) -> None:
@@ -127,10 +103,8 @@ def _require_either(*, independent: bool, onto: Path | None) -> None:
         )
 
 
-def _default_strategy(series: Path, out: Path, *, independent: bool, onto: Path | None) -> str:
+def _default_strategy(series: Path, out: Path, *, onto: Path | None) -> str:
     """Return the one strategy of a kept chain on a detector, else what suits the beginning."""
-    if independent:
-        return DEFAULT_STRATEGIES[0]
     kept = strategies_with_start(out)
     if len(kept) == 1:
         return kept[0]
@@ -166,10 +140,7 @@ def _setting(
     strategies = read_strategies(
         (name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes
     )
-    plan = RunPlan(
-        inputs.series, strategies, inputs.schedule, inputs.weights, inputs.architecture,
-        inputs.family, seed, out, references=False, onto=inputs.onto,
-    )  # fmt: skip
+    plan = RunPlan(**vars(inputs), strategies=strategies, seed=seed, out=out, references=False)
     only = inputs.series.increments[-1].name
     seconds = estimated_seconds(plan, planned_stages(plan))
     listen(only, {"note": f"about {in_words(seconds)} on one CPU thread"})

@@ -544,8 +544,9 @@ def test_another_order_may_not_mix_new_classes_and_known_ones(
     first, second = setting[0].series.increments
     again = Increment(second.name, second.domain, first.classes[:1], second.data)
     plan = RunPlan(
-        Series("again", "", (first, again)), read_strategies(("duet-plus",), family="yolo"),
-        setting[0].schedule, Path("w"), "yolo11n.yaml", "yolo", 0, setting[1] / "orders",
+        Series("again", "", (first, again)), setting[0].schedule, Path("w"), "yolo11n.yaml", "yolo",
+        strategies=read_strategies(("duet-plus",), family="yolo"), seed=0,
+        out=setting[1] / "orders",
     )  # fmt: skip
     with pytest.raises(DataError, match="brings new classes and known ones"):
         repeats(plan, seeds=1, orders=2)
