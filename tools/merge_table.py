@@ -165,10 +165,9 @@ def train_all(setting: Setting, folder: Path) -> dict[str, DetectorState]:
     """Train and keep both increments in both geometries, and return what ratios are made of."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from duet.runs.chain import run_chain
     from duet.runs.inputs import read_strategies
     from duet.runs.keep import keep_chain, keep_independent
-    from duet.runs.learn import run_independent, train_alone
+    from duet.runs.learn import run_chain, run_independent, train_alone
     from duet.series import train_slice
     from duet.training.config import Refit
 

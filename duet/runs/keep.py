@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from duet.errors import ModelError
-from duet.families.table import resolve_family, resolve_roles
 from duet.files import relative_path
 from duet.increments.manifest import (
     MANIFEST,
@@ -215,7 +214,7 @@ def keep_stage(
         result.merged,
         lineage=tuple(lineage),
         image_size=size,
-        licence=resolve_family(setting.family).licence,
+        licence=setting.engine.licence,
         recipe=_recipe(setting, strategy, lineage, before.start, increment.parent, detector),
     )
     traces = (result.trace,) if result.trace is not None else ()
@@ -292,12 +291,10 @@ def _increment_file(
     previous: DetectorState | None,
     kind: Literal["base", "increment", "refinement", "independent"],
 ) -> IncrementFile:
-    family, rules = resolve_family(setting.family), resolve_roles(setting.family)
-    theta_0 = rules.split_roles(setting.theta_0.tensors, strategy.head).shared
     own = result.trained.state
     if previous is None:
-        own = family.recast(own, strategy.head)
-    vector = TaskVector.between(theta_0, own.shared)
+        own = setting.engine.recast(own, strategy.head)
+    vector = TaskVector.between(setting.shared_start(strategy.head), own.shared)
     increment = result.increment
     adapts = previous is not None and all(n in previous.labels for n in increment.classes)
     part = own.parts[-1]
@@ -327,7 +324,7 @@ def _increment_file(
         bn_weight=float(result.trained.images_seen),
         refit_on=fingerprint(result.merged.shared) if refit else None,
         fisher_images=result.trained.fisher_images,
-        licence=family.licence,
+        licence=setting.engine.licence,
     )
     fisher = result.trained.fisher
     if fisher is not None:  # a base is trained as rows; other forms share fewer tensors

@@ -1,8 +1,8 @@
-"""One stage of a chain: train it, merge it with the detector before it, re-fit its head part.
+"""A chain: one strategy over one series, every stage in its order, each on the one before it.
 
 θ_t starts from the previous merged detector, its shared tensors are merged with it, its head part
-is added (docs/method.md, "One increment"). Everything trained comes from the lab, so a stage only
-computes what is not on disk yet.
+is added and perhaps re-fitted (docs/method.md, "One increment"). Everything trained comes from the
+lab, so a stage only computes what is not on disk yet.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from duet.errors import ConfigError
 from duet.families.table import resolve_roles
+from duet.increments.fisher import sum_fishers
 from duet.increments.state import DetectorState, HeadForm
 from duet.merging.inputs import Inputs
 from duet.merging.operand import Operand
@@ -22,10 +23,46 @@ from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Trained, untrained
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
+from duet.series.series import joint_slice
 from duet.series.slices import with_classes
 from duet.training.config import Refit, Strategy
 from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors
+
+
+def run_chain(setting: Setting, strategy: Strategy) -> list[StageResult]:
+    """Learn the whole series with one strategy, oldest increment first."""
+    if strategy.data != "increment":
+        return _joint(setting, strategy)
+    results = [run_base(setting, strategy)]
+    earlier = setting.shared_start(strategy.head)
+    for increment in setting.series.increments[1:]:
+        images = sum(result.trained.images_seen for result in results)
+        previous = results[-1].merged
+        fisher = sum_fishers([result.trained.fisher for result in results], previous.shared)
+        before = Before(previous, earlier, len(results), images, fisher)
+        results.append(run_increment(setting, strategy, increment, before))
+        earlier = before.merged.shared
+    return results
+
+
+def _joint(setting: Setting, strategy: Strategy) -> list[StageResult]:
+    """Train one detector per stage on all images so far, from θ_0: the yardstick of the field.
+
+    It breaks the rule that old images are gone, on purpose. With partial labels each image carries
+    the labels of its own increment, as it did when it came. With full labels it carries every class
+    known so far that its data set labels, and images that hold such classes alone join: the
+    ceiling.
+    """
+    results = [run_base(setting, strategy)]
+    increments = setting.series.increments
+    for stage, increment in enumerate(increments[1:], start=2):
+        classes = setting.series.classes_until(stage - 1)
+        data = joint_slice(increments[:stage], classes, full=strategy.data == "joint-full")
+        title = f"{strategy.name}: {increment.name}"
+        trained = train_alone(setting, data, increment.name, title)
+        results.append(_lone(setting, strategy, increment, trained))
+    return results
 
 
 def train_alone(
@@ -84,6 +121,7 @@ def run_independent(setting: Setting, strategy: Strategy, increment: Increment) 
 def _lone(
     setting: Setting, strategy: Strategy, increment: Increment, trained: Trained
 ) -> StageResult:
+    """Return a stage that was trained on its own, as a detector of the strategy's head form."""
     state = setting.engine.recast(trained.state, strategy.head)
     return StageResult(increment, trained, state)
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from duet.evaluation.agreement import Agreement
-from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.files import run_lock
 from duet.report.markdown import REPORT_FILE, write_report
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble, gallery
-from duet.runs.chain import run_chain
 from duet.runs.evaluate import Evaluator
 from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.lab import Lab, Listener, RunJob, silent, tidy
-from duet.runs.learn import train_alone
+from duet.runs.learn import run_chain, train_alone
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, left_out
-from duet.runs.setting import Setting, StageResult
+from duet.runs.setting import Setting
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
 from duet.training.config import Strategy
@@ -124,7 +121,10 @@ def _all(
         chains = [pool.submit(_chain, plan, setting, evaluator, m) for m in plan.strategies]
         others = [pool.submit(_reference, plan, setting, evaluator, cut) for cut in wanted]
         try:
-            _wait([*chains, *others])
+            futures: list[Future[Any]] = [*chains, *others]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
         except BaseException:  # Ctrl-C too: no training may outlive the command
             pool.shutdown(wait=False, cancel_futures=True)
             setting.lab.stop()
@@ -132,45 +132,29 @@ def _all(
         return [f.result() for f in chains], [f.result() for f in others]
 
 
-def _wait(futures: Sequence[Future[Any]]) -> None:
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-
-
 def _chain(
     plan: RunPlan, setting: Setting, evaluator: Evaluator, strategy: Strategy
 ) -> StrategyOutcome:
+    """Learn a chain, keep it, and measure every stage of it on every domain."""
     began = time.perf_counter()
     results = run_chain(setting, strategy)
     keep_chain(plan.out, setting, strategy, results)
-    scores: dict[tuple[int, str], ClassAP] = {}
-    for stage, result in enumerate(results, start=1):
-        for domain in plan.series.domains:
-            scores[stage, domain] = _score(plan, setting, evaluator, result, domain)
-    setting.lab.listen(strategy.name, {"state": "evaluated"})
-    kept = _kept(plan, evaluator, results) if plan.onto is not None else {}
-    return StrategyOutcome(strategy, tuple(results), scores, kept, time.perf_counter() - began)
-
-
-def _kept(
-    plan: RunPlan, evaluator: Evaluator, results: Sequence[StageResult]
-) -> dict[str, Agreement]:
-    """Compare the last detector of a chain with the one that was brought, domain by domain."""
-    first, last = results[0].merged, results[-1].merged
-    cuts = {name: plan.series.domain(name) for name in plan.series.domains}
-    return {
-        name: evaluator.kept(first, last, domain.evaluate((), plan.split))
-        for name, domain in cuts.items()
+    labels, split = plan.series.labels, plan.split
+    domains = [plan.series.domain(name) for name in plan.series.domains]
+    scores = {
+        (stage, domain.name): evaluator(
+            result.merged, domain.evaluate(domain.known(labels), split)
+        ).covering(labels)
+        for stage, result in enumerate(results, start=1)
+        for domain in domains
     }
-
-
-def _score(
-    plan: RunPlan, setting: Setting, evaluator: Evaluator, result: StageResult, domain: str
-) -> ClassAP:
-    data = plan.series.domain(domain)
-    cut = data.evaluate(data.known(plan.series.labels), plan.split)
-    return evaluator(result.merged, cut).covering(plan.series.labels)
+    setting.lab.listen(strategy.name, {"state": "evaluated"})
+    first, last = results[0].merged, results[-1].merged
+    kept = {
+        domain.name: evaluator.kept(first, last, domain.evaluate((), split))
+        for domain in (domains if plan.onto is not None else ())
+    }
+    return StrategyOutcome(strategy, tuple(results), scores, kept, time.perf_counter() - began)
 
 
 def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:

@@ -10,7 +10,6 @@ from typing import Any
 
 from duet.devices import parse_device
 from duet.errors import ConfigError, ModelError
-from duet.families.table import resolve_roles
 from duet.files import run_lock
 from duet.increments.fisher import sum_fishers
 from duet.increments.manifest import IncrementManifest
@@ -165,11 +164,9 @@ def _learn_on(
     _require_same_start(setting, strategy, last.state, done)
     lineage = start_lineage(start) if start == models[-1] else last.manifest.lineage
     behind = Behind(last.state, lineage, len(models), start, last.manifest.image_size)
-    rules = resolve_roles(setting.family)
+    several = len(models) > 1
     earlier = (
-        load_detector(models[-2]).state.shared
-        if len(models) > 1
-        else rules.split_roles(setting.theta_0.tensors, strategy.head).shared
+        load_detector(models[-2]).state.shared if several else setting.shared_start(strategy.head)
     )
     images = sum(manifest.images for manifest in done)
     fisher = None if start is not None else _fisher(out, strategy, models, last.state.shared)
@@ -187,10 +184,7 @@ def _require_same_start(
             where=f"strategy '{strategy.name}'",
             remedy="take the strategy as it was, or name another folder with --out",
         )
-    shared = (
-        resolve_roles(setting.family).split_roles(setting.theta_0.tensors, strategy.head).shared
-    )
-    if done and start_fingerprint(shared) != done[-1].base:
+    if done and start_fingerprint(setting.shared_start(strategy.head)) != done[-1].base:
         raise ModelError(
             f"other start weights than those that '{done[-1].name}' was trained with: a chain has "
             "one θ_0",

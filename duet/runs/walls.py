@@ -20,7 +20,6 @@ import torch
 
 from duet.devices import parse_device, require_device
 from duet.errors import Collected, ConfigError, DataError, DuetError, ModelError
-from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.merging.table import resolve
 from duet.runs.lab import Lab
@@ -194,11 +193,11 @@ def _require_space(plan: RunPlan, stages: Sequence[PlannedStage], theta_0: Start
 
 def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
     """Do all that a run does but training: grow head parts, build, look, and merge."""
-    family, found = resolve_family(plan.family), Collected()
     setting = Setting(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed,
         Lab(plan.out / "lab"), plan.weights, plan.onto,
     )  # fmt: skip
+    family, found = setting.engine, Collected()
     plain = _first_state(plan, theta_0, family)
     seen: dict[str, DetectorState] = {}
     for strategy in plan.strategies:
@@ -212,7 +211,7 @@ def _rehearse(plan: RunPlan, theta_0: StartWeights) -> None:
             grown = seen[strategy.head]
             if strategy.data == "increment" and len(grown.parts) > len(base.parts):
                 family.require_trainable(stage_job(setting, strategy, grown, "increment"))
-                _require_mergeable(plan, strategy, theta_0, grown)
+                _require_mergeable(setting, strategy, grown)
     found.raise_all("strategies cannot be carried out")
 
 
@@ -284,16 +283,13 @@ def _require_runs(family: Family, state: DetectorState, image_size: int) -> None
         ) from error
 
 
-def _require_mergeable(
-    plan: RunPlan, strategy: Strategy, theta_0: StartWeights, state: DetectorState
-) -> None:
+def _require_mergeable(setting: Setting, strategy: Strategy, state: DetectorState) -> None:
     """Merge two small stand-ins: one number a tensor, under the true names."""
-    rules = resolve_roles(plan.family)
-    before = rules.split_roles(theta_0.tensors, strategy.head).shared
+    before = setting.shared_start(strategy.head)
     one = replace(state, shared=_small(state.shared), buffers=_small(state.buffers))
     moved = {name: tensor + 0.01 for name, tensor in one.shared.items()}
     fisher = {name: torch.ones_like(tensor) for name, tensor in one.shared.items()}
-    known = fisher if plan.schedule.fisher_images else None
+    known = fisher if setting.schedule.fisher_images else None
     merge_states(
         strategy, _small(before), one, replace(one, shared=moved), 1, (1, 1), (known, known),
         name=state.parts[-1].increment,

@@ -45,9 +45,9 @@ from duet.increments.store import load_detector
 from duet.merging.inputs import Inputs
 from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
-from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab
+from duet.runs.learn import run_chain
 from duet.runs.setting import Setting
 from duet.series import Increment, Series, Slice, train_slice
 from duet.training.config import (

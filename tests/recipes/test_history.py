@@ -51,10 +51,10 @@ from duet.recipes.log import read_history
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector
-from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain
 from duet.runs.kept import kept_models, require_line
 from duet.runs.lab import Lab
+from duet.runs.learn import run_chain
 from duet.runs.setting import Setting
 from duet.series import Increment, Series
 from duet.training.config import Directional, Distillation, MergeChoice, Refit, Strategy

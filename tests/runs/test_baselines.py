@@ -26,11 +26,11 @@ from duet.increments.tensorfile import write_tensors
 from duet.recipes.apply import merge_plan
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
-from duet.runs.chain import run_chain
 from duet.runs.inputs import read_strategies
 from duet.runs.keep import keep_chain
 from duet.runs.known import require_learnable
 from duet.runs.lab import Lab
+from duet.runs.learn import run_chain
 from duet.runs.plan import RunPlan
 from duet.runs.repeat import repeats
 from duet.runs.setting import Setting, StageResult

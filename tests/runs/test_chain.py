@@ -27,11 +27,10 @@ from duet.recipes.apply import Remerged, merge_plan
 from duet.recipes.plan import Plan, make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector
-from duet.runs.chain import run_chain
 from duet.runs.keep import keep_chain, keep_independent
 from duet.runs.kept import kept_models, require_whole
 from duet.runs.lab import Lab
-from duet.runs.learn import run_independent, train_alone
+from duet.runs.learn import run_chain, run_independent, train_alone
 from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Refit, Strategy

@@ -17,10 +17,10 @@ from duet.cli.main import cli
 from duet.emoji.build import build
 from duet.emoji.vocabulary import FOCI
 from duet.increments.base import StartWeights
-from duet.runs.chain import run_chain
 from duet.runs.evaluate import evaluate_state
 from duet.runs.inputs import read_strategies
 from duet.runs.lab import Lab
+from duet.runs.learn import run_chain
 from duet.runs.setting import Setting
 from duet.series import Series, eval_slice, read_series, train_slice
 from duet.training.job import read_slice
