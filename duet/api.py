@@ -23,12 +23,11 @@ from duet.config import parse_config
 from duet.errors import ConfigError
 from duet.objects.detector import Detector, merged
 from duet.objects.evaluation import Evaluation
+from duet.objects.grid import Told
 from duet.objects.increment import Increment
 from duet.objects.opening import load as load
-from duet.objects.run import Run
+from duet.objects.run import Run, Stage
 from duet.objects.series import SeriesFile, series_of
-from duet.objects.stage import Stage
-from duet.objects.told import Told
 from duet.progress import Progress, shown
 from duet.recipes.defaults import recipe_of
 from duet.recipes.plan import make_plan

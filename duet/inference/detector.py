@@ -51,15 +51,10 @@ class DetectorFacts:
         """Class names in the order of the detector's outputs."""
         return tuple(name for _, classes in self.increments for name in classes)
 
-    @property
-    def owners(self) -> tuple[str, ...]:
-        """Increment of each class, in the order of ``classes``."""
-        return tuple(increment for increment, classes in self.increments for _ in classes)
-
 
 @dataclass(frozen=True)
 class LoadedDetector:
-    """A detector, ready to look at images; what `duet.load` returns.
+    """A detector, ready to look at images.
 
     Attributes:
         detector: Looks at images: ``detector(images, confidence=, iou=)``.
@@ -77,7 +72,7 @@ class LoadedDetector:
     @functools.cached_property
     def increments(self) -> tuple[str, ...]:
         """Increment that each class came with, in the order of ``labels``."""
-        return self.facts.owners
+        return tuple(name for name, classes in self.facts.increments for _ in classes)
 
     def __call__(
         self, image: Image | str | Path, *, confidence: float = 0.25, iou: float = 0.7

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from duet.devices import one_place
 from duet.families.foreign import is_foreign, open_model
+from duet.families.table import resolve_family
+from duet.increments.store import DetectorFile
 from duet.inference.detector import DetectorFacts, LoadedDetector
 
 EXPORTED_SUFFIXES = (".onnx", ".torchscript")
@@ -21,29 +23,31 @@ def load(
     trust: bool = False,
     notify: Callable[[str], None] | None = None,
 ) -> LoadedDetector:
-    """Open a detector.
-
-    Args:
-        model: A detector folder or a file in it; an exported ``.onnx`` or ``.torchscript`` file or
-            ``*_openvino_model`` folder; or a model that Ultralytics (``.pt``) or transformers (a
-            folder) saved, which is opened as `duet import` would keep it.
-        device: ``"cpu"``, ``"mps"``, ``"cuda"``, or a GPU: ``"1"`` or ``"cuda:1"``.
-        trust: **Dangerous**: also run a ``.torchscript`` file that duet did not export for this
-            user, and unpickle a ``.pt`` file unchecked. They are programs, and could do anything
-            that you can.
-        notify: Called with one line when a foreign model was opened.
-
-    Raises:
-        ModelError: It is missing, incomplete or damaged, or a program that duet did not write.
-        ConfigError: There is no such device.
-        MissingExtraError: The packages that an exported file needs are not installed.
-    """
+    """Open a detector as what looks at images; arguments and errors are those of `duet.load`."""
     path = Path(model)
     if is_exported(path):
         from duet.inference.exported import load_exported
 
         return load_exported(path, device, trust=trust)
-    return _load_model(path, device, trust, notify)
+    return running(open_model(detector_folder(path), trust=trust, notify=notify), device)
+
+
+def running(file: DetectorFile, device: str) -> LoadedDetector:
+    """Return what looks at images with a detector; ``device`` as in `duet.devices.parse_device`.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    size, place = file.manifest.image_size, one_place(device)
+    detector = resolve_family(file.state.family).detector(file.state, image_size=size, device=place)
+    return LoadedDetector(detector, facts_of(file))
+
+
+def facts_of(file: DetectorFile) -> DetectorFacts:
+    """Return what a detector's manifest says of it."""
+    parts = tuple((part.increment, part.classes) for part in file.state.parts)
+    own = file.manifest
+    return DetectorFacts(own.fingerprint, own.licence, own.image_size, parts)
 
 
 def is_exported(path: Path) -> bool:
@@ -55,18 +59,3 @@ def detector_folder(model: Path) -> Path:
     """Return the detector folder that ``model`` names: itself, or the folder of a file of it."""
     inside = model.is_file() and (model.parent / "manifest.json").is_file()
     return model.parent if inside and not is_foreign(model) else model
-
-
-def _load_model(
-    path: Path, device: str, trust: bool, notify: Callable[[str], None] | None
-) -> LoadedDetector:
-    from duet.families.table import resolve_family
-
-    file = open_model(detector_folder(path), trust=trust, notify=notify)
-    place = one_place(device)
-    size = file.manifest.image_size
-    family = resolve_family(file.state.family)
-    detector = family.detector(file.state, image_size=size, device=place)
-    increments = tuple((part.increment, part.classes) for part in file.state.parts)
-    facts = DetectorFacts(file.manifest.fingerprint, file.manifest.licence, size, increments)
-    return LoadedDetector(detector, facts)

@@ -10,16 +10,15 @@ from typing import Any, overload
 from duet.detections import Detections
 from duet.devices import one_place
 from duet.errors import ModelError
-from duet.families.table import resolve_family
 from duet.images import Image
 from duet.increments.store import DetectorFile, save_detector
 from duet.inference.detector import DetectorFacts, LoadedDetector
+from duet.inference.load import facts_of, running
 from duet.inference.stream import Stream
 from duet.merging.trace import MergeTrace
 from duet.objects.evaluation import Evaluation
-from duet.objects.grid import Grid, Shown, some
+from duet.objects.grid import Grid, Shown, Told, some
 from duet.objects.series import SeriesFile, series_of
-from duet.objects.told import Told
 from duet.progress import Progress, counted
 from duet.recipes import edits
 from duet.recipes.diff import compare_models
@@ -61,7 +60,7 @@ class Detector(Shown):
         if self.model is None:
             assert self.loaded is not None
             return self.loaded.facts
-        return _facts(self.model)
+        return facts_of(self.model.file)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,12 +104,7 @@ class Detector(Shown):
     def _runtime(self) -> LoadedDetector:
         if self.loaded is not None:
             return self.loaded
-        model = self._model("running")
-        family = resolve_family(model.state.family)
-        size, place = model.manifest.image_size, one_place(self.device)
-        return LoadedDetector(
-            family.detector(model.state, image_size=size, device=place), self.facts
-        )
+        return running(self._model("running").file, self.device)
 
     @overload
     def __call__(
@@ -359,9 +353,3 @@ def merged(
     told = (*remarks, *result.remarks, *omitted)
     file = DetectorFile(result.state, manifest)
     return Detector(Model(file, folder, False, result.traces, told), device)
-
-
-def _facts(model: Model) -> DetectorFacts:
-    parts = tuple((part.increment, part.classes) for part in model.state.parts)
-    manifest = model.manifest
-    return DetectorFacts(manifest.fingerprint, manifest.licence, manifest.image_size, parts)

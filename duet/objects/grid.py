@@ -1,13 +1,14 @@
-"""A small table that a prompt shows as text and a notebook as HTML."""
+"""What shows itself, as text in a prompt and as HTML in a notebook: a small table, or a text."""
 
 from __future__ import annotations
 
 import abc
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from duet.text import printable, short_list
+from duet.text import for_people, printable, short_list
 
 NAMES_SHOWN = 6
 """Class names in one cell: a row of a table stays a line of a terminal."""
@@ -70,3 +71,35 @@ class Shown(abc.ABC):
 def some(names: Sequence[str]) -> str:
     """Return a few names of many."""
     return short_list(tuple(names), limit=NAMES_SHOWN)
+
+
+class Told(Mapping[str, Any]):
+    """The data of `duet log`, `diff` or `compare`: a mapping that shows itself as they do.
+
+    Args:
+        value: What was found.
+        data: It, JSON-ready, as ``--json`` prints it.
+        text: Makes the text of the data.
+    """
+
+    def __init__(
+        self, value: Any, data: dict[str, Any], text: Callable[[dict[str, Any]], str]
+    ) -> None:
+        self.value, self.data, self._text = value, data, text
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        """Return the text for a prompt."""
+        return printable(self._text(for_people(self.data)), lines=True)
+
+    def _repr_html_(self) -> str:
+        """Return the text for a notebook."""
+        return f"<pre>{html.escape(repr(self))}</pre>"

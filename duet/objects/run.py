@@ -1,4 +1,4 @@
-"""A finished run as a user holds it: numbers, report, detectors, increments."""
+"""What learning left, as a user holds it: a finished run, or one learned increment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from duet.errors import DataError, did_you_mean
+from duet.errors import DataError, ModelError, did_you_mean
 from duet.evaluation.indices import Indices
 from duet.increments.manifest import MANIFEST
 from duet.objects.detector import Detector
@@ -19,6 +19,7 @@ from duet.report.markdown import REPORT_FILE
 from duet.report.tables import summary_table
 from duet.results.files import load_results
 from duet.results.schema import Results
+from duet.runs.steps import StepReport
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,3 +101,38 @@ class Run(Shown):
         table: Any = summary_table(self.results)
         title = f"run of '{self.results.series.name}' ({self.path}), in %"
         return Grid(title, table.header, table.rows, table.words, (f"report: {self.report}",))
+
+
+@dataclass(frozen=True, repr=False)
+class Stage:
+    """What `duet.learn_increment` left behind.
+
+    Attributes:
+        report: Names, folders, seconds, and what the detectors before and after it find.
+    """
+
+    report: StepReport
+
+    @cached_property
+    def increment(self) -> Increment:
+        """What the training taught."""
+        return Increment(self.report.increment)
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The merged detector after it.
+
+        Raises:
+            ModelError: The increment was trained apart, and nothing was merged.
+        """
+        if self.report.detector is None:
+            raise ModelError(
+                "an independent increment has no detector of its own",
+                where=self.report.name,
+                remedy="join it with others: duet.merge([one, other])",
+            )
+        return load(self.report.detector)
+
+    def __repr__(self) -> str:
+        """Return what `duet increment` prints."""
+        return self.report.as_text()

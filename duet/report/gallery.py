@@ -33,23 +33,18 @@ Picture = npt.NDArray[np.uint8]
 """``(height, width, 3)`` uint8, RGB."""
 
 
-def missing_images(run_folder: Path, results: Results) -> tuple[str, ...]:
-    """Return the gallery files that are not in the run folder."""
-    return tuple(item.file for item in results.gallery if not (run_folder / item.file).is_file())
-
-
-def damaged_images(run_folder: Path, results: Results) -> tuple[str, ...]:
-    """Return the gallery files that are in the run folder but cannot be read as images."""
-    there = (item.file for item in results.gallery if (run_folder / item.file).is_file())
-    return tuple(file for file in there if not _readable(run_folder / file))
-
-
-def _readable(path: Path) -> bool:
-    try:
-        _scaled_image(path)
-    except DataError:
-        return False
-    return True
+def unusable_images(run_folder: Path, results: Results) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the gallery files that are not in the run folder, and those that are no images."""
+    missing, damaged = [], []
+    for file in (item.file for item in results.gallery):
+        if not (run_folder / file).is_file():
+            missing.append(file)
+            continue
+        try:
+            _scaled_image(run_folder / file)
+        except DataError:
+            damaged.append(file)
+    return tuple(missing), tuple(damaged)
 
 
 def panes(run_folder: Path, results: Results, item: GalleryImage) -> tuple[Picture, ...]:

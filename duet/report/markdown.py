@@ -11,7 +11,7 @@ from typing import Any
 from duet.files import refuse_links, write_text
 from duet.report import tables, words
 from duet.report.figures import figures, save_figure
-from duet.report.gallery import damaged_images, gallery_figure, missing_images
+from duet.report.gallery import gallery_figure, unusable_images
 from duet.report.tables import Table
 from duet.results.files import CSV_FILE, RESULTS_FILE, load_results
 from duet.results.schema import Results
@@ -49,7 +49,7 @@ def write_report(run_folder: Path) -> Path:
     """
     results = load_results(run_folder)
     refuse_links(run_folder)
-    missing, damaged = missing_images(run_folder, results), damaged_images(run_folder, results)
+    missing, damaged = unusable_images(run_folder, results)
     plots = _write_figures(run_folder, results)
     gallery = _write_gallery(run_folder, results, {*missing, *damaged})
     if gallery:
@@ -87,28 +87,9 @@ def render_markdown(
     )
     environment.filters |= _FILTERS
     text = environment.get_template("report.md.j2").render(
-        results=results,
-        plots=plots,
-        gallery=gallery,
-        missing=missing,
-        damaged=damaged,
-        answer=words.answer(results),
-        kept=words.kept(results),
-        gained=words.gained(results),
-        lost=words.lost(results),
-        cautions=words.cautions(results),
-        summary=tables.summary_table(results),
-        series=tables.series_table(results),
-        classes=tables.class_table(results),
-        terms=tables.terms_table(results),
-        matrix=tables.matrix_table(results),
-        merges=tables.merge_table(results),
-        protocol=tables.protocol_table(results),
-        definitions=tables.definition_table(),
-        costs=tables.cost_table(results),
-        results_file=RESULTS_FILE,
-        csv_file=CSV_FILE,
-    )
+        results=results, words=words, tables=tables, plots=plots, gallery=gallery, missing=missing,
+        damaged=damaged, results_file=RESULTS_FILE, csv_file=CSV_FILE,
+    )  # fmt: skip
     return _tidy(text)
 
 

@@ -47,10 +47,6 @@ class Table:
         )
         return "\n".join(padded)
 
-    def as_records(self) -> list[dict[str, str]]:
-        """Return one mapping of column title to text per row."""
-        return [dict(zip(self.header, row, strict=True)) for row in self.rows]
-
 
 def ordered_strategies(results: Results) -> tuple[StrategyResult, ...]:
     """Return the main strategy first, then the others as they were run."""

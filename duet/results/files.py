@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from duet.config import parse_config
 from duet.errors import ConfigError, DataError
+from duet.evaluation.definitions import INDICES
 from duet.files import read_json, sha256_json, write_json, write_text
-from duet.results.csv import results_csv
-from duet.results.schema import Results
+from duet.results.schema import Results, StrategyResult
 from duet.sealed import SEAL
-from duet.text import shown
+from duet.text import shown, spreadsheet
 
 RESULTS_FILE, CSV_FILE = "results.json", "results.csv"
 SCHEMA_VERSION = 1
@@ -86,3 +88,51 @@ def was_changed(results_file: Path) -> bool:
 def _seal_of(document: Mapping[str, Any]) -> str:
     """Return the hash of what was measured: all but where, when and by which command."""
     return sha256_json({key: value for key, value in document.items() if key not in _ASIDE})
+
+
+def results_csv(results: Results) -> str:
+    """Return every number in long form, for spreadsheets: one row per strategy and value.
+
+    Columns: strategy, quantity, stage, domain, classes (joined with ";"), value. Fractions and
+    seconds are written in full precision; a value that does not exist is an empty field. A name
+    that a spreadsheet would take for a formula has a leading apostrophe (`duet.text.spreadsheet`);
+    `results.json` holds it as it is.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["strategy", "quantity", "stage", "domain", "classes", "value"])
+    rows: list[tuple[object, ...]] = [
+        (strategy.name, *row) for strategy in results.strategies for row in _strategy_rows(strategy)
+    ]
+    rows += [
+        ("reference", "map50", "", item.domain, ";".join(item.classes), item.map50)
+        for item in results.references
+    ]
+    writer.writerows(map(spreadsheet, row) for row in rows)
+    return stream.getvalue()
+
+
+_Row = tuple[str, int | str, str, str, float | None]
+
+
+def _strategy_rows(strategy: StrategyResult) -> Iterator[_Row]:
+    for name, value in strategy.indices.numbers().items():
+        yield name, "", "", "", value
+    for index in INDICES:
+        for term in strategy.indices.terms(index):
+            yield f"{index.name}_term", term.stage, term.domain, ";".join(term.classes), term.ratio
+    for cell in strategy.matrix:
+        yield "map50", cell.stage, cell.domain, ";".join(cell.classes), cell.map50
+    for scores in strategy.class_scores:
+        for name, value in scores.ap50.items():
+            yield "ap50", scores.stage, scores.domain, name, value
+        for name, value in scores.ap.items():
+            yield "ap", scores.stage, scores.domain, name, value
+    for merge in strategy.merges:
+        for tensor in merge.tensors:
+            if tensor.alpha is not None:
+                yield "alpha", merge.increment, "", tensor.name, tensor.alpha
+            if tensor.sign_conflict is not None:
+                yield "sign_conflict", merge.increment, "", tensor.name, tensor.sign_conflict
+    for cost in strategy.costs:
+        yield f"seconds: {cost.title}", "", "", "", cost.seconds
