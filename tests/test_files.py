@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from factories_compare import write_run
@@ -97,6 +99,10 @@ def hard(link: Path, target: Path) -> None:
     link.hardlink_to(target)
 
 
+LOOKS: Any = SimpleNamespace(increments=())
+"""A detector as far as a file of detections asks for it."""
+
+
 @pytest.fixture(params=[symbolic, hard], ids=["symbolic", "hard"])
 def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Path]:
     """Return a function that leaves a link to the user's file under a name, and the file."""
@@ -119,7 +125,7 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], P
     [
         ("results.json", lambda path: write_text(path, "ours")),
         ("stderr.log", lambda path: vacated(path).open("x").close()),
-        ("detections.jsonl", lambda path: JsonLines(path, ()).close()),
+        ("detections.jsonl", lambda path: JsonLines(path.parent, LOOKS).close()),
     ],
 )
 def test_what_a_link_leads_to_is_not_written(

@@ -89,10 +89,8 @@ def _walk(stream: BinaryIO, size: int, step: Step, first: int = 0) -> bool | Non
     place = first
     while place < size:
         following = step(stream, place, size)
-        if following is None:
-            return (
-                None if place == first else True
-            )  # bytes behind the last piece, of another program
+        if following is None:  # bytes behind the last piece are of another program
+            return None if place == first else True
         place = following
     return place <= size
 

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from duet.inference.latency import Latency
 from duet.inference.options import Look, Notify, Options
 from duet.inference.places import Place, find_place
 from duet.inference.reader import Reader, Retry
-
-if TYPE_CHECKING:
-    from duet.inference.tracking import Tracker
+from duet.inference.tracking import LOW, Tracker
+from duet.inference.video import TIMEOUT, VideoCapture
+from duet.inference.webcam import WebcamCapture
 
 
 class Stream:
@@ -40,7 +39,9 @@ class Stream:
     def __init__(self, look: Look, image_size: int, reader: Reader, options: Options) -> None:
         self._detect, self._image_size = look, image_size
         self._reader, self._options = reader, options
-        self._tracker = _tracker(options, reader.fps)
+        self._tracker = (
+            Tracker(confidence=options.confidence, fps=reader.fps) if options.track else None
+        )
         self.latency = Latency()
         self.looked_at = 0
         self.finite, self.newest, self.fps = reader.finite, reader.newest, reader.fps
@@ -70,7 +71,9 @@ class Stream:
             while options.frames is None or self.looked_at < options.frames:
                 asked = time.monotonic()
                 frame = self._reader.read(deadline)
-                if frame is None or _later(frame.time, options.seconds):
+                if frame is None:
+                    return
+                if options.seconds is not None and frame.time >= options.seconds:
                     return
                 if options.seconds is not None and not self.finite and deadline is None:
                     deadline = frame.captured + options.seconds
@@ -96,8 +99,6 @@ class Stream:
         options = self._options
         confidence = options.confidence
         if self._tracker is not None:
-            from duet.inference.tracking import LOW
-
             confidence = min(confidence, LOW)
         (found,) = self._detect([frame.image], confidence=confidence, iou=options.iou)
         done = time.monotonic()
@@ -155,7 +156,7 @@ def open_stream(
         raise _cannot_keep_all(place)
     reader = Reader(
         place, lambda: _connect(place, timeout), newest=options.newest,
-        retry=retry if retry is not None else Retry(), notify=notify or _silent,
+        retry=retry if retry is not None else Retry(), notify=notify or (lambda line: None),
     )  # fmt: skip
     try:
         if options.newest is False and not reader.finite:
@@ -168,24 +169,8 @@ def open_stream(
 
 def _connect(place: Place, timeout: float | None) -> Capture:
     if place.kind == "webcam":
-        from duet.inference.webcam import WebcamCapture
-
         return WebcamCapture(int(place.target))
-    from duet.inference.video import TIMEOUT, VideoCapture
-
     return VideoCapture(place, timeout=TIMEOUT if timeout is None else timeout)
-
-
-def _tracker(options: Options, fps: float | None) -> Tracker | None:
-    if not options.track:
-        return None
-    from duet.inference.tracking import Tracker
-
-    return Tracker(confidence=options.confidence, fps=fps)
-
-
-def _later(seconds: float, limit: float | None) -> bool:
-    return limit is not None and seconds >= limit
 
 
 def _cannot_keep_all(place: Place) -> ConfigError:
@@ -194,7 +179,3 @@ def _cannot_keep_all(place: Place) -> ConfigError:
         where=place.shown,
         remedy="leave the option away, or record the stream first and look at the file",
     )
-
-
-def _silent(_: str) -> None:
-    """Nobody wants to know."""

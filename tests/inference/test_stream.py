@@ -769,15 +769,17 @@ def test_dry_run_of_a_video(folder: Path, clip: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_movie_takes_odd_sizes_and_changing_ones(tmp_path: Path) -> None:
-    movie = Movie(tmp_path / "x.mp4")
+def test_a_movie_takes_odd_sizes_and_changing_ones(
+    detector: LoadedDetector, tmp_path: Path
+) -> None:
+    movie = Movie(tmp_path, detector)
     for number, (height, width) in enumerate(((51, 33), (51, 33), (80, 60))):
         image = np.full((height, width, 3), 60 * number, np.uint8)
         found = Detections.empty(LABELS)
         movie.add(Shot(f"{number}", width, height, found, image, number, 0.0))
     movie.close()
     movie.close()
-    with av.open(str(tmp_path / "x.mp4")) as container:
+    with av.open(str(tmp_path / "video.mp4")) as container:
         shapes = [(frame.height, frame.width) for frame in container.decode(video=0)]
     assert shapes == [(50, 32)] * 3
 

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -297,8 +298,10 @@ def test_long_names_are_drawn_clipped() -> None:
 
 def test_one_class_a_line(tmp_path: Path) -> None:
     names = ["cat", "two\nlines", "a\u2028b", "c\rd", "é"]
-    YoloText(tmp_path, names)
-    assert len((tmp_path / "classes.txt").read_text(encoding="utf-8").splitlines()) == len(names)
+    detector: Any = SimpleNamespace(facts=SimpleNamespace(classes=names))
+    YoloText(tmp_path, detector)
+    written = (tmp_path / "labels" / "classes.txt").read_text(encoding="utf-8")
+    assert len(written.splitlines()) == len(names)
 
 
 # --- secrets --------------------------------------------------------------------------------------

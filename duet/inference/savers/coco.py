@@ -20,12 +20,12 @@ class Coco:
     """One COCO document: images, categories, and annotations with a score (and ``track_id``).
 
     Args:
-        target: File to write at the end.
+        out: Folder that gets ``coco.json`` at the end.
         detector: Its classes become the categories, from 1; their increment the supercategory.
     """
 
-    def __init__(self, target: Path, detector: LoadedDetector) -> None:
-        self._target = target
+    def __init__(self, out: Path, detector: LoadedDetector) -> None:
+        self._target = out / "coco.json"
         pairs = zip(detector.labels, detector.increments, strict=True)
         self._categories = [
             {"id": number, "name": name, "supercategory": increment}
@@ -82,8 +82,3 @@ class _Spool:
         self._file.seek(0)
         shutil.copyfileobj(self._file, target)
         self._file.close()
-
-
-def open_saver(out: Path, detector: LoadedDetector) -> Coco:
-    """Return what writes ``coco.json`` in ``out``."""
-    return Coco(out / "coco.json", detector)

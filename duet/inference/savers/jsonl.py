@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,16 +15,18 @@ class JsonLines:
     """One line per frame, written through at once.
 
     Args:
-        target: File to create, or an open text stream (left open).
-        increments: Increment of each class.
+        out: Folder that gets ``detections.jsonl``, or an open text stream (left open).
+        detector: Whose increments these are.
     """
 
-    def __init__(self, target: Path | IO[str], increments: Sequence[str]) -> None:
-        self._own = isinstance(target, Path)
+    def __init__(self, out: Path | IO[str], detector: LoadedDetector) -> None:
+        self._own = isinstance(out, Path)
         self._stream = (
-            vacated(target).open("x", encoding="utf-8") if isinstance(target, Path) else target
+            vacated(out / "detections.jsonl").open("x", encoding="utf-8")
+            if isinstance(out, Path)
+            else out
         )
-        self._increments = increments
+        self._increments = detector.increments
 
     def add(self, shot: Shot) -> None:
         """Write a line."""
@@ -41,8 +42,3 @@ class JsonLines:
         """Close the file."""
         if self._own:
             self._stream.close()
-
-
-def open_saver(out: Path, detector: LoadedDetector) -> JsonLines:
-    """Return what writes ``detections.jsonl`` in ``out``."""
-    return JsonLines(out / "detections.jsonl", detector.increments)

@@ -29,16 +29,16 @@ _KEY_FRAMES = 60  # frames from one to the next: where a player can jump to
 
 
 class Movie:
-    """An MP4 in the making; H.264 if PyAV has the encoder, else MPEG-4 Part 2.
+    """The MP4 ``video.mp4`` in the making; H.264 if PyAV has the encoder, else MPEG-4 Part 2.
 
     A process that is killed leaves a playable file without its last second or so.
 
     Args:
-        target: File to create.
+        out: Folder that it is made in.
     """
 
-    def __init__(self, target: Path) -> None:
-        self._target = target
+    def __init__(self, out: Path, _detector: LoadedDetector) -> None:
+        self._target = out / "video.mp4"
         self._container: Any = None
         self._stream: Any = None
         self._ticks = -1
@@ -110,8 +110,3 @@ class Movie:
             where=str(self._target),
             remedy=write_remedy(error, "another folder for --out"),
         )
-
-
-def open_saver(out: Path, _detector: LoadedDetector) -> Movie:
-    """Return what writes ``video.mp4`` in ``out``."""
-    return Movie(out / "video.mp4")

@@ -10,10 +10,10 @@ from duet.inference.savers.base import Shot
 
 
 class Frames:
-    """Drawn pictures as JPEG files."""
+    """Drawn pictures as JPEG files in the folder ``frames`` of ``out``."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, out: Path, _detector: LoadedDetector) -> None:
+        self._folder = out / "frames"
 
     def add(self, shot: Shot) -> None:
         """Write one picture."""
@@ -22,8 +22,3 @@ class Frames:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def open_saver(out: Path, _detector: LoadedDetector) -> Frames:
-    """Return what fills the folder ``frames`` in ``out``."""
-    return Frames(out / "frames")

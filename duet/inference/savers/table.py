@@ -19,11 +19,13 @@ class Row:
     """One format.
 
     Attributes:
-        module: Has ``open_saver(out, detector)``, which returns its `Saver`.
+        module: Holds its `Saver`.
+        kind: The class of it, made as ``kind(out, detector)``.
         drawn: Whether it needs pictures with the boxes on them.
     """
 
     module: str
+    kind: str
     drawn: bool = False
 
 
@@ -31,11 +33,11 @@ SAVERS = Table(
     "format",
     "formats",
     {
-        "video": Row("duet.inference.savers.movie", drawn=True),
-        "frames": Row("duet.inference.savers.pictures", drawn=True),
-        "txt": Row("duet.inference.savers.txt"),
-        "coco": Row("duet.inference.savers.coco"),
-        "jsonl": Row("duet.inference.savers.jsonl"),
+        "video": Row("duet.inference.savers.movie", "Movie", drawn=True),
+        "frames": Row("duet.inference.savers.pictures", "Frames", drawn=True),
+        "txt": Row("duet.inference.savers.txt", "YoloText"),
+        "coco": Row("duet.inference.savers.coco", "Coco"),
+        "jsonl": Row("duet.inference.savers.jsonl", "JsonLines"),
     },
     module=lambda row: row.module,
 )
@@ -62,9 +64,9 @@ def open_savers(
     if lines is not None:
         from duet.inference.savers.jsonl import JsonLines
 
-        return [JsonLines(lines, detector.increments)]
+        return [JsonLines(lines, detector)]
     return [
-        SAVERS.load(name).open_saver(out, detector)
+        getattr(SAVERS.load(name), SAVERS[name].kind)(out, detector)
         for name in dict.fromkeys(formats)
         if out is not None
     ]

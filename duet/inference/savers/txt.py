@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,15 @@ class YoloText:
     """One text file per picture: ``class cx cy w h score [track]``, relative to the picture.
 
     Args:
-        folder: Gets one file per picture, and `CLASSES`.
-        classes: Class names in order.
+        out: Its folder ``labels`` gets one file per picture, and `CLASSES`.
+        detector: Whose classes these are.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
-        self._folder = folder
+    def __init__(self, out: Path, detector: LoadedDetector) -> None:
+        self._folder = out / "labels"
         # One name a line: one that holds a line end is written with an escape instead.
-        lines = (n if len(n.splitlines()) == 1 else printable(n) for n in classes)
-        write_text(folder / CLASSES, "".join(f"{line}\n" for line in lines))
+        lines = (n if len(n.splitlines()) == 1 else printable(n) for n in detector.facts.classes)
+        write_text(self._folder / CLASSES, "".join(f"{line}\n" for line in lines))
 
     def add(self, shot: Shot) -> None:
         """Write a file; an empty one where nothing was found."""
@@ -55,8 +54,3 @@ class YoloText:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def open_saver(out: Path, detector: LoadedDetector) -> YoloText:
-    """Return what fills the folder ``labels`` in ``out``."""
-    return YoloText(out / "labels", detector.facts.classes)
