@@ -28,13 +28,12 @@ from duet.objects.increment import Increment
 from duet.objects.opening import load as load
 from duet.objects.run import Run, Stage
 from duet.objects.series import SeriesFile, series_of
-from duet.progress import Progress, shown
+from duet.progress import Listener, Progress, shown
 from duet.recipes.defaults import recipe_of
 from duet.recipes.plan import make_plan
 from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Entry
 from duet.runs.inputs import read_inputs
-from duet.runs.lab import Listener
 from duet.runs.plan import plan_run
 from duet.runs.run import learn as learn_plan
 from duet.runs.stage import learn_stage

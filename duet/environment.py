@@ -25,6 +25,8 @@ def environment() -> dict[str, Any]:
 
     Paths below the user's home begin with ``~``: what is pasted somewhere names nobody.
     """
+    from duet.families.table import families
+
     packages, extras = _packages()
     return {
         "schema": 1,
@@ -36,7 +38,7 @@ def environment() -> dict[str, Any]:
         "threads": _threads(),
         "packages": packages,
         "extras": extras,
-        "families": _families(),
+        "families": sorted(families()),
         "folders": _folders(),
     }
 
@@ -110,12 +112,6 @@ def _threads() -> dict[str, Any]:
 
     asked = {name: os.environ.get(name) for name in _THREADS}
     return {"torch": torch.get_num_threads(), "between": torch.get_num_interop_threads(), **asked}
-
-
-def _families() -> list[str]:
-    from duet.families.table import families
-
-    return sorted(families())
 
 
 def _folders() -> dict[str, str]:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
@@ -23,15 +23,14 @@ def note(text: str) -> None:
     click.echo(printable(text, lines=True), err=True)
 
 
-class Stages(Protocol):
-    """Progress of several stages at once, each known by its title."""
+Listener = Callable[[str, dict[str, Any]], None]
+"""``listen(title, record)``: a state, a note, or steps done of a total, of one stage of several."""
 
-    def __call__(self, title: str, record: dict[str, Any]) -> None:
-        """Take one record of `duet.runs.lab.Lab`: a state, a note, or steps done of a total."""
-        ...
+Progress = bool | Listener
+"""What a caller wants to see: bars, nothing, or every record: ``progress(title, record)``."""
 
 
-class _Plain(Stages):
+class _Plain:
     def __init__(self, in_bytes: bool) -> None:
         self.lock, self.in_bytes = threading.Lock(), in_bytes
         self.last: dict[str, float] = {}
@@ -57,7 +56,7 @@ class _Plain(Stages):
             note(f"{title}: {told}{loss}{left}")
 
 
-class _Bars(Stages):
+class _Bars:
     def __init__(self, progress: Any) -> None:
         self.progress, self.lock = progress, threading.Lock()
         self.tasks: dict[str, Any] = {}
@@ -96,7 +95,7 @@ def megabytes(size: int | None) -> str:
 
 
 @contextmanager
-def stages(*, in_bytes: bool = False) -> Iterator[Stages]:
+def stages(*, in_bytes: bool = False) -> Iterator[Listener]:
     """Yield a progress display for long work: bars with ETA where they can be drawn, else lines.
 
     Args:
@@ -125,25 +124,14 @@ def stages(*, in_bytes: bool = False) -> Iterator[Stages]:
 
 
 @contextmanager
-def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield ``step(done, total)`` for one countable piece of work."""
-    with counted(title, True) as step:
-        yield step
-
-
-@contextmanager
 def downloading(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Yield ``step(done, total)`` for the bytes of a file; nobody may know the total."""
     with stages(in_bytes=True) as show:
         yield lambda done, total: show(title, {"done": done, "total": total})
 
 
-Progress = bool | Callable[[str, dict[str, Any]], None]
-"""What a caller wants to see: bars, nothing, or every record: ``progress(title, record)``."""
-
-
 @contextmanager
-def shown(progress: Progress) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+def shown(progress: Progress) -> Iterator[Listener]:
     """Yield what takes the records of long work: a display, nobody, or the caller's function."""
     if progress is True:
         with stages() as show:
@@ -153,7 +141,7 @@ def shown(progress: Progress) -> Iterator[Callable[[str, dict[str, Any]], None]]
 
 
 @contextmanager
-def counted(title: str, progress: Progress) -> Iterator[Callable[[int, int], None]]:
+def counted(title: str, progress: Progress = True) -> Iterator[Callable[[int, int], None]]:
     """Yield ``step(done, total)`` for one countable piece of work, told as ``progress`` asks."""
     with shown(progress) as show:
         yield lambda done, total: show(title, {"done": done, "total": total})

@@ -107,13 +107,13 @@ def _examine(
     series: Path, data_root: Path | None, detector: Path | None, confidence: float, device: str
 ) -> Diagnosis:
     from duet.doctor import examine
-    from duet.progress import counting
+    from duet.progress import counted
 
     if detector is None:
         return examine(series, data_root=data_root)
     from duet.inference.load import load
 
-    with counting("looking for old objects") as step:
+    with counted("looking for old objects") as step:
         return examine(
             series,
             data_root=data_root,
@@ -126,10 +126,10 @@ def _examine(
 def _repair(diagnosis: Diagnosis, folder: Path) -> Repair:
     from duet.cli.common import writing
     from duet.doctor.repair import repair
-    from duet.progress import counting
+    from duet.progress import counted
 
     total, done = sum(len(data.images) for data in diagnosis.series.data_sets), 0
-    with writing(folder), counting("copying images") as show:
+    with writing(folder), counted("copying images") as show:
 
         def step(images: int) -> None:
             nonlocal done

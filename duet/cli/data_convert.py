@@ -33,6 +33,7 @@ Examples:
 )
 @click.option(
     "--images",
+    "transfer",
     type=click.Choice(["copy", "link"]),
     default="copy",
     show_default=True,
@@ -46,6 +47,7 @@ Examples:
 )
 @click.option(
     "--aliases",
+    "vocabulary",
     type=click.Choice([*VOCABULARIES]),
     help="Spell classes as this data set does where they mean the same.",
 )
@@ -57,7 +59,10 @@ Examples:
 )
 @click.option("--lossy", is_flag=True, help="Leave out objects that the format cannot hold.")
 @json_option
-def convert(source: Path, out: Path, as_json: bool, difficult: str | None, **options: Any) -> None:
+def convert(
+    source: Path, out: Path, rename: tuple[str, ...], difficult: str | None, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Write a data set, or all data sets of a series, in another format.
 
     SOURCE is a data.yaml, a folder in VOC's or COCO's layout, or a series.yaml. OUT must not exist,
@@ -67,15 +72,8 @@ def convert(source: Path, out: Path, as_json: bool, difficult: str | None, **opt
     from duet.series.convert import Conversion, is_series
     from duet.series.convert import convert as run
 
-    wanted = Conversion(
-        to=options["to"],
-        form=options["form"],
-        transfer=options["images"],
-        rename=_renames(options["rename"]),
-        vocabulary=options["aliases"],
-        options={"difficult": difficult} if difficult else {},
-        lossy=options["lossy"],
-    )
+    choices = {"difficult": difficult} if difficult else {}
+    wanted = Conversion(rename=_renames(rename), options=choices, **options)
     note(f"reading {source}")
     with writing(out), stages() as show:
         done = run(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from duet.cli.common import PATH, emit, json_option, tell_leftovers
-from duet.progress import counting
+from duet.progress import counted
 
 EPILOG = """\b
 Examples:
@@ -41,15 +41,7 @@ Examples:
 )
 @json_option
 def emoji(
-    directory: Path,
-    seed: int,
-    domains: str | None,
-    protocol: str,
-    train: int,
-    val: int,
-    test: int,
-    variants: str,
-    as_json: bool,
+    directory: Path, domains: str | None, protocol: str, as_json: bool, **options: Any
 ) -> None:
     """Draw the Emoji series: 20 classes in domains that really differ, with exact boxes.
 
@@ -61,18 +53,11 @@ def emoji(
 
     chosen = [name.strip() for name in domains.split(",")] if domains else list(FOCI[protocol])
     tell_leftovers(directory)
-    with counting("drawing scenes") as step:
+    with counted("drawing scenes") as step:
         report = build(
-            directory,
-            seed=seed,
-            domains=chosen or ["flat", "comic"],
-            train=train,
-            val=val,
-            test=test,
-            focus=FOCI[protocol],
-            variants="shared" if variants == "shared" else "own",
-            progress=step,
-        )
+            directory, domains=chosen or ["flat", "comic"], focus=FOCI[protocol], progress=step,
+            **options,
+        )  # fmt: skip
     emit({"schema": 1, **report.as_dict()}, as_json, _text)
 
 

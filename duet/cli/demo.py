@@ -10,7 +10,7 @@ from duet.cli.common import NAME_OR_PATH, PATH, json_option
 from duet.cli.names import strategies, weights_option
 from duet.cli.options import SEED
 from duet.cli.running import perform
-from duet.progress import counting
+from duet.progress import counted
 from duet.shipped import DEFAULT_STRATEGIES
 
 EPILOG = """\b
@@ -54,7 +54,7 @@ def demo(
     """
     from duet.runs.demo import plan_demo
 
-    with counting("drawing scenes") as step:
+    with counted("drawing scenes") as step:
         plan = plan_demo(
             out, strategies, train=train_scenes, test=test_scenes, jobs=jobs, weights=weights,
             epochs=epochs, seed=seed, listen=step,

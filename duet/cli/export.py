@@ -19,7 +19,7 @@ from duet.cli.common import (
     trust_option,
 )
 from duet.export.formats import FORMATS
-from duet.progress import counting, note
+from duet.progress import counted, note
 
 EPILOG = """\b
 Examples:
@@ -95,7 +95,7 @@ def _export(
         if omission := found.omission():
             note(omission)
     tell_leftovers(target, target.parent / PARITY)
-    with counting(f"exporting {form}") as step:
+    with counted(f"exporting {form}") as step:
         done = export_model(
             model, target, form, images=images, dry_run=dry_run, notify=note, progress=step,
             **options,

@@ -12,15 +12,14 @@ from duet.cli.common import (
     PATH,
     architecture_option,
     emit,
-    hint,
     json_option,
     read_told,
     trust_option,
-    writing,
 )
 from duet.cli.names import merge_methods, weights_option
 from duet.cli.options import parse_settings
-from duet.progress import counting, note
+from duet.cli.running import write_merge
+from duet.progress import counted, note
 
 if TYPE_CHECKING:
     from duet.recipes.prepared import Prepared
@@ -85,7 +84,7 @@ def merge(
     from duet.errors import named_in
     from duet.recipes.plan import make_plan
     from duet.recipes.prepared import Prepared
-    from duet.recipes.texts import plan_text, written_text
+    from duet.recipes.texts import plan_text
 
     with named_in(options["recipe"]):
         recipe = _recipe(options)
@@ -102,15 +101,10 @@ def merge(
         raise click.UsageError("missing --out: name a detector folder")
     if merge.omission:
         note(merge.omission)
-    trials = None
+    extra: dict[str, Any] = {}
     if options["sweep"]:
-        merge, trials = _swept(merge, options)
-    with writing(out, overwrite=overwrite), counting(f"{recipe.method} merge") as step:
-        written = merge.write(out, overwrite=overwrite, listen=step)
-    for remark in written.remarks:
-        note(f"note: {remark}")
-    emit(written.as_dict() | ({"sweep": trials} if trials else {}), as_json, written_text)
-    hint("duet", "predict", out, "IMAGES")
+        merge, extra["sweep"] = _swept(merge, options)
+    write_merge(merge, out, extra, overwrite=overwrite, as_json=as_json)
 
 
 def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Prepared, list[Any]]:
@@ -126,7 +120,7 @@ def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Prepared, list[Any
         )
     grid = grid_of(parse_settings(options["sweep"], option="--sweep"))
     series = read_told(options["series"], options["data_root"])
-    with counting("sweep") as step:
+    with counted("sweep") as step:
         best, trials = sweep(merge, grid, series, split=options["split"], listen=step)
     for trial in trials:
         cells = ", ".join(f"{name} {100 * value:.1f}" for name, value in trial.map50.items())

@@ -23,7 +23,7 @@ from duet.cli.common import (
 )
 from duet.errors import ConfigError
 from duet.inference.savers.table import SAVERS
-from duet.progress import PLAIN_EVERY, counting, note
+from duet.progress import PLAIN_EVERY, counted, note
 from duet.text import printable
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ Examples:
 """
 
 _LISTED = 20  # images that the summary names one by one
-_MOVING_ONLY = {
-    "track": "--track", "show": "--show", "frames": "--frames", "seconds": "--seconds",
-}  # fmt: skip
+_MOVING_ONLY = ("track", "show", "frames", "seconds")
 
 
 @dataclass(frozen=True)
@@ -172,9 +170,7 @@ def predict(model: Path, source: str, every: bool | None, **options: Any) -> Non
 def _check(job: Job, place: Place) -> None:
     """Refuse options that do not fit together or the source."""
     if not place.moving:
-        given = [
-            flag for key, flag in _MOVING_ONLY.items() if getattr(job, key) not in (None, False)
-        ]
+        given = [f"--{key}" for key in _MOVING_ONLY if getattr(job, key) not in (None, False)]
         given += ["--every-frame/--newest-frame"] if job.newest is not None else []
         given += ["--save video"] if "video" in job.save else []
         if given:
@@ -208,7 +204,7 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
         text = f"would look at {_number(len(images.paths), 'image')}; nothing was done"
         emit(plan, job.as_json, lambda _: text)
         return
-    with counting("detecting") as step:
+    with counted("detecting") as step:
         found = predict_source(
             job.opener(model), source, confidence=job.conf, iou=job.iou, out=out, formats=job.save,
             lines=job.lines, tell=bool(job.tell), progress=step, notify=note,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import PATH, emit, hint, json_option, several, trust_option, writing
+from duet.cli.common import PATH, emit, json_option, several, trust_option
 from duet.cli.names import weights_option
-from duet.progress import counting, note
+from duet.cli.running import write_merge
+from duet.progress import note
 from duet.text import printable
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ def _merge_again(
 ) -> None:  # fmt: skip
     """Do an edited merge, and say how exact it is."""
     from duet.recipes.prepared import Prepared
-    from duet.recipes.texts import written_text
 
     merge = Prepared(edit.plan, images)
     planned = merge.rehearse() if dry_run else None
@@ -101,9 +101,4 @@ def _merge_again(
         words = f"would merge {names} -> {out}; nothing was written"
         emit({**planned, **verdict}, as_json, lambda _: words)
         return
-    with writing(out, overwrite=overwrite), counting(f"{edit.plan.recipe.method} merge") as step:
-        written = merge.write(out, overwrite=overwrite, listen=step)
-    for remark in written.remarks:
-        note(f"note: {remark}")
-    emit({**written.as_dict(), **verdict}, as_json, written_text)
-    hint("duet", "predict", out, "IMAGES")
+    write_merge(merge, out, verdict, overwrite=overwrite, as_json=as_json)

@@ -1,14 +1,16 @@
-"""What `duet run` and `duet demo` share: doing a plan and saying what came out."""
+"""What several commands do: a run or a merge, and saying what came out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from duet.cli.common import emit
-from duet.progress import note, stages
+from duet.cli.common import emit, hint, writing
+from duet.progress import counted, note, stages
 from duet.text import printable
 
 if TYPE_CHECKING:
+    from duet.recipes.prepared import Prepared
     from duet.runs.plan import RunPlan
 
 
@@ -34,3 +36,17 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
     emit(summary(results, plan.out), as_json, lambda _: summary_text(results, report))
     for line in results.commands.next:
         note(f"next: {printable(line)}")
+
+
+def write_merge(
+    merge: Prepared, out: Path, extra: dict[str, Any], *, overwrite: bool, as_json: bool
+) -> None:
+    """Do a merge and print what came out, and ``extra`` with it in JSON."""
+    from duet.recipes.texts import written_text
+
+    with writing(out, overwrite=overwrite), counted(f"{merge.plan.recipe.method} merge") as step:
+        written = merge.write(out, overwrite=overwrite, listen=step)
+    for remark in written.remarks:
+        note(f"note: {remark}")
+    emit(written.as_dict() | extra, as_json, written_text)
+    hint("duet", "predict", out, "IMAGES")

@@ -147,8 +147,10 @@ def _described(row: WeightsRow, manifest: Manifest) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
+    from duet.report.tables import Table
+
     head = ("name", "family", "architecture", "classes", "size", "licence", "hash", "here")
-    lines = [
+    lines = tuple(
         (
             row["name"], row["family"], row["architecture"],
             f"{row['classes']} {row['class_list']}",
@@ -156,12 +158,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
             row["presence"],
         )
         for row in rows
-    ]  # fmt: skip
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (head, *lines)
-    )
+    )  # fmt: skip
+    return Table(head, lines, words=len(head)).as_text()
 
 
 def _plan_text(plan: Plan) -> str:

@@ -139,12 +139,12 @@ class MergeEntry(Config):
 
     @classmethod
     def of(cls, increment: int, trace: MergeTrace) -> MergeEntry:
-        """Keep of a merge trace what the report shows."""
+        """Keep of a merge trace what the report shows, by name: safetensors' order is chance."""
         rows = tuple(
             TensorEntry(
                 name=name, scalars=row.scalars, alpha=row.alpha, sign_conflict=row.sign_conflict
             )
-            for name, row in trace.tensors.items()
+            for name, row in sorted(trace.tensors.items())
         )
         return cls(
             increment=increment, method=trace.method, params=dict(trace.params), tensors=rows
@@ -194,8 +194,8 @@ class StrategyResult(Config):
 
     def scores_at(self, stage: int, domain: str) -> ClassScores | None:
         """Return the per-class scores after ``stage`` on ``domain``, if they were recorded."""
-        found = [s for s in self.class_scores if (s.stage, s.domain) == (stage, domain)]
-        return found[0] if found else None
+        wanted = (stage, domain)
+        return next((s for s in self.class_scores if (s.stage, s.domain) == wanted), None)
 
 
 class ReferenceEntry(Config):

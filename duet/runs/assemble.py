@@ -7,8 +7,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from duet.detections import Detections
 from duet.evaluation.agreement import CONFIDENCE, IOU, Agreement
 from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
@@ -21,18 +21,14 @@ from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.evaluate import predict, truths
 from duet.runs.memo import Tell
+from duet.runs.plan import RunPlan
 from duet.runs.setting import StageResult
-from duet.series import train_slice
+from duet.series import Slice, train_slice
 from duet.series.expected import PublishedEntry, compare
 from duet.series.images import image_sha256
 from duet.text import shell_line
 from duet.training.config import Strategy
 from duet.training.outcome import versions
-
-if TYPE_CHECKING:
-    from duet.detections import Detections
-    from duet.runs.plan import RunPlan
-    from duet.series import Slice
 
 SHOWN_CONFIDENCE = 0.25
 """Detections below it are not drawn (the engine's default for prediction)."""
@@ -174,12 +170,12 @@ def _strategy_entry(
 ) -> schema.StrategyResult:
     matrix, indices = indices_of(plan, outcome, references)
     merges = tuple(
-        _sorted(schema.MergeEntry.of(number, result.trace))
+        schema.MergeEntry.of(number, result.trace)
         for number, result in enumerate(outcome.results, start=1)
         if result.trace is not None
     )
     costs = tuple(
-        schema.StageCost(title=f"{result.increment.name}", seconds=result.seconds)
+        schema.StageCost(title=result.increment.name, seconds=result.seconds)
         for result in outcome.results
     )
     final = outcome.results[-1].merged
@@ -223,12 +219,6 @@ def _latest_images(plan: RunPlan) -> tuple[Path, ...]:
     """Return the evaluation images of the last domain: what the detector will meet next."""
     last = plan.series.domain(plan.series.increments[-1].domain)
     return last.evaluate((), plan.split).images
-
-
-def _sorted(entry: schema.MergeEntry) -> schema.MergeEntry:
-    """Order the tensors by name: safetensors gives them back in an order of chance."""
-    ordered = sorted(entry.tensors, key=lambda tensor: tensor.name)
-    return entry.model_copy(update={"tensors": tuple(ordered)})
 
 
 def _commands(plan: RunPlan, main: StrategyOutcome) -> schema.Commands:

@@ -14,15 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from duet.families.table import resolve_family
 from duet.images import read_image
+from duet.increments.state import DetectorState
 from duet.runs.memo import Tell, recall, remember
-
-if TYPE_CHECKING:
-    from duet.increments.state import DetectorState
-    from duet.runs.setting import StageResult
+from duet.runs.setting import StageResult
 
 IMAGES, WARM_UP = 20, 3
 """Images that are timed, and that are looked at before."""

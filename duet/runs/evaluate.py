@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from duet.detections import Detections
 from duet.devices import one_place
 from duet.errors import DataError, DuetError, did_you_mean
 from duet.evaluation.agreement import CONFIDENCE as AT_LEAST
@@ -18,21 +20,16 @@ from duet.evaluation.agreement import IOU as OVERLAP
 from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
+from duet.families.protocol import Detector
 from duet.families.table import resolve_family
 from duet.files import sha256_file, sha256_json
 from duet.images import read_groups
+from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell, recall, remember
+from duet.series import Series, Slice
 from duet.series.images import image_sha256
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from duet.detections import Detections
-    from duet.families.protocol import Detector
-    from duet.increments.state import DetectorState
-    from duet.series import Series, Slice
 
 CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 """Candidate confidence, suppression overlap and detections per image: the engine's validation."""
@@ -89,10 +86,15 @@ def _sides(
     detector: Detector, data: Slice, stopped: threading.Event | None = None
 ) -> tuple[list[Detections], list[Truth], LabelSpace]:
     """Return what `evaluate_ap` compares: detections, labels, and the classes of ``data``."""
-    found = predict(detector, data.images, stopped)
-    if data.labelled:  # what nobody looked for is neither a hit nor a false alarm
-        found = [one.of(names) for one, names in zip(found, data.labelled, strict=True)]
+    found = looked_for(predict(detector, data.images, stopped), data)
     return found, truths(data), LabelSpace(data.classes)
+
+
+def looked_for(found: list[Detections], data: Slice) -> list[Detections]:
+    """Leave out what nobody looked for: it is neither a hit nor a false alarm."""
+    if not data.labelled:
+        return found
+    return [one.of(names) for one, names in zip(found, data.labelled, strict=True)]
 
 
 def image_keys(images: Sequence[Path]) -> npt.NDArray[np.uint64]:
@@ -276,8 +278,6 @@ class Evaluator:
 
 def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:
     """Return the slice with only the labels of ``classes``, all images kept."""
-    from dataclasses import replace
-
     new = np.full(len(data.classes), -1, dtype=np.int64)
     for position, name in enumerate(classes):
         new[data.classes.index(name)] = position

@@ -205,7 +205,8 @@ def keep_stage(
         kind: Literal["base", "increment"] = "increment" if previous else "base"
         item = _increment_file(setting, strategy, result, before.stages, previous, kind)
         saved = save_increment(_vacate(setting, increment), item, overwrite=True)
-        merge = _merge_config(strategy) if previous else None
+        how = strategy.model_dump(mode="json", include={"merge", "batchnorm"})
+        merge = how if previous else None
         lineage = (
             *lineage, Lineage(increment=saved.name, manifest=saved.fingerprint(), merge=merge)
         )  # fmt: skip
@@ -331,8 +332,3 @@ def _increment_file(
         fisher = {name: fisher[name] for name in vector.delta}
     held = part if manifest.held else None
     return IncrementFile(manifest, vector, own.buffers, held, refit, fisher)
-
-
-def _merge_config(strategy: Strategy) -> dict[str, Any]:
-    dumped = strategy.model_dump(mode="json")
-    return {key: dumped[key] for key in ("merge", "batchnorm")}

@@ -13,16 +13,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from duet.errors import DataError, ModelError
 from duet.files import OWN, atomic_path, sha256_json
 from duet.increments.fisher import FISHER
+from duet.increments.state import DetectorState
 from duet.increments.tensorfile import read_tensors
 from duet.leftovers import leftovers_below, remove
+from duet.progress import Listener
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell
 from duet.runs.worker import run_worker
+from duet.series import Slice
 from duet.training.checkpoint import CHECKPOINT, HASHES, is_whole
 from duet.training.job import (
     DIRECTION,
@@ -38,11 +41,6 @@ from duet.training.job import (
 from duet.training.outcome import OUTCOME, Outcome, read_outcome
 from duet.vectors.tensors import Tensors, fingerprint
 
-if TYPE_CHECKING:
-    from duet.increments.state import DetectorState
-    from duet.series import Slice
-
-Listener = Callable[[str, dict[str, Any]], None]
 RunJob = Callable[[Path, Callable[[dict[str, Any]], None], threading.Event], None]
 """``run(folder, listen, stopped)`` trains a job folder until `outcome.json` is there, or raises."""
 
@@ -78,11 +76,6 @@ class Trained:
     fisher_images: int = 0
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-
-
-def untrained(state: DetectorState) -> Trained:
-    """Return the result of a stage that may change nothing."""
-    return Trained(state, 0, 0.0, (), "", reused=True)
 
 
 def tidy(folder: Path, tell: Tell) -> None:

@@ -20,7 +20,7 @@ from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.trace import MergeTrace
 from duet.recipes.refined import cut_to, refined, rows_of
 from duet.runs.known import adapts, require_adaptable
-from duet.runs.lab import Trained, untrained
+from duet.runs.lab import Trained
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
@@ -100,7 +100,7 @@ def run_base(setting: Setting, strategy: Strategy) -> StageResult:
     first = setting.series.increments[0]
     if setting.onto is not None:
         state = setting.onto.in_form(strategy.head)
-        return StageResult(first, untrained(state), state)
+        return StageResult(first, Trained(state, 0, 0.0, (), "", reused=True), state)
     data = train_slice(first.data, first.classes)
     return _lone(setting, strategy, first, train_alone(setting, data, first.name))
 

@@ -17,7 +17,8 @@ from duet.comparison.runs import find_runs
 from duet.comparison.tables import as_dict
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
-from duet.runs.lab import Listener, RunJob, silent, tidy
+from duet.progress import Listener
+from duet.runs.lab import RunJob, silent, tidy
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
 from duet.runs.run import learn, require_chains
 from duet.runs.walls import require_runnable
@@ -152,10 +153,7 @@ def execute_repeats(
 
 
 def _titled(name: str, listen: Listener) -> Listener:
-    def told(title: str, record: dict[str, Any]) -> None:
-        listen(f"{name} {title}", record)
-
-    return told
+    return lambda title, record: listen(f"{name} {title}", record)
 
 
 def repeats_as_dict(plans: Sequence[RunPlan]) -> dict[str, Any]:

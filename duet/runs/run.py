@@ -11,13 +11,14 @@ from typing import Any
 
 from duet.evaluation.matrix import Slice as Cut
 from duet.files import run_lock
+from duet.progress import Listener
 from duet.report.markdown import REPORT_FILE, write_report
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble, gallery
 from duet.runs.evaluate import Evaluator
 from duet.runs.keep import keep_chain, require_chain, require_place
-from duet.runs.lab import Lab, Listener, RunJob, silent, tidy
+from duet.runs.lab import Lab, RunJob, silent, tidy
 from duet.runs.learn import run_chain, train_alone
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, left_out

@@ -6,22 +6,19 @@ the others the earlier detector tells: what it found must still be found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from duet.detections import Detections
 from duet.evaluation.agreement import CONFIDENCE, Agreement, agreement
 from duet.evaluation.ap import evaluate_ap
 from duet.evaluation.matches import match
+from duet.families.protocol import Detector
 from duet.families.table import resolve_family
+from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
-from duet.runs.evaluate import image_keys, predict, truths
-
-if TYPE_CHECKING:
-    from duet.detections import Detections
-    from duet.families.protocol import Detector
-    from duet.increments.state import DetectorState
-    from duet.series import Slice
+from duet.runs.evaluate import image_keys, looked_for, predict, truths
+from duet.series import Slice
 
 
 @dataclass(frozen=True)
@@ -111,12 +108,12 @@ def look_again(
     )
 
 
-def _found(detector: Detector, seen: Sequence[Detections], data: Slice) -> Found:
+def _found(detector: Detector, seen: list[Detections], data: Slice) -> Found:
     """Count what users see of an increment's classes; AP wants every class of a place besides."""
     labels, labelled = LabelSpace(data.classes), truths(data)
-    every = _counted(predict(detector, data.images), data)
+    every = looked_for(predict(detector, data.images), data)
     keys = image_keys(data.images)
-    matches = match(_counted(seen, data), labelled, labels, keys).classes.values()
+    matches = match(looked_for(seen, data), labelled, labels, keys).classes.values()
     sure = [one.scores >= CONFIDENCE for one in matches]
     right = [one.hit & at for one, at in zip(matches, sure, strict=True)]
     wrong = [~one.hit & ~one.ignored & at for one, at in zip(matches, sure, strict=True)]
@@ -128,11 +125,3 @@ def _found(detector: Detector, seen: Sequence[Detections], data: Slice) -> Found
         wrong=sum(int(one.sum()) for one in wrong),
         map50=scores.map50(there) if there else None,
     )
-
-
-def _counted(detections: Sequence[Detections], data: Slice) -> Sequence[Detections]:
-    """Leave out what nobody looked for: it is neither a hit nor a false alarm."""
-    if not data.labelled:
-        return detections
-    pairs = zip(detections, data.labelled, strict=True)
-    return [one.of(names) for one, names in pairs]

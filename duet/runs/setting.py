@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from duet.families.family import Family
+from duet.families.protocol import RoleRules
 from duet.families.table import resolve_family, resolve_roles
 from duet.increments.base import StartWeights
 from duet.increments.state import DetectorState, HeadForm
@@ -16,10 +17,6 @@ from duet.runs.onto import Onto
 from duet.series import Increment, Series
 from duet.training.config import Schedule
 from duet.vectors.tensors import Tensors
-
-if TYPE_CHECKING:
-    from duet.families.family import Family
-    from duet.families.protocol import RoleRules
 
 
 @dataclass(frozen=True)

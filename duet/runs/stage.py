@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from duet.errors import ConfigError
+from duet.progress import Listener
 from duet.runs.inputs import Inputs, read_inputs, read_strategies
 from duet.runs.kept import chain_kept, strategies_with_start
-from duet.runs.lab import Lab, Listener, RunJob, silent
+from duet.runs.lab import Lab, RunJob, silent
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
 from duet.runs.setting import Setting

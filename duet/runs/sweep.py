@@ -10,7 +10,6 @@ from typing import Any
 
 from duet.config import parse_config
 from duet.errors import ConfigError, DataError
-from duet.increments.state import DetectorState
 from duet.merging.table import resolve
 from duet.recipes.apply import merge_plan
 from duet.recipes.plan import Plan
@@ -18,7 +17,7 @@ from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import open_source
 from duet.runs.evaluate import evaluate_state, require_split
-from duet.series import Series
+from duet.series import Series, Slice
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,10 @@ def sweep(
     trials: list[Trial] = []
     for number, (point, plan) in enumerate(zip(grid, plans, strict=True), start=1):
         state = merge_plan(plan, opened=opened, make_objective=objective).state
-        map50 = {name: _map50(state, data, size) for name, data in slices.items()}
+        map50 = {
+            name: evaluate_state(state, data, image_size=size).map50(data.classes)
+            for name, data in slices.items()
+        }
         low = min(map50.values())
         score = statistics.harmonic_mean(list(map50.values())) if low > 0 else 0.0
         trials.append(Trial(point, map50, score))
@@ -94,7 +96,7 @@ def _with(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
     return recipe.model_copy(update={"params": params})
 
 
-def _slices(plan: Plan, series: Series, split: str) -> dict[str, Any]:
+def _slices(plan: Plan, series: Series, split: str) -> dict[str, Slice]:
     if not split:
         raise ConfigError("a sweep needs a declared split to choose on", remedy="give --split val")
     require_split(series, split)
@@ -110,7 +112,3 @@ def _slices(plan: Plan, series: Series, split: str) -> dict[str, Any]:
             remedy=f"merged classes: {', '.join(plan.labels)}",
         )
     return found
-
-
-def _map50(state: DetectorState, data: Any, image_size: int) -> float:
-    return evaluate_state(state, data, image_size=image_size).map50(data.classes)

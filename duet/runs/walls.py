@@ -10,38 +10,34 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from duet.devices import parse_device, require_device
 from duet.errors import Collected, ConfigError, DataError, DuetError, ModelError
+from duet.families.family import Family
 from duet.increments.base import StartWeights
+from duet.increments.state import DetectorState
 from duet.merging.table import resolve
 from duet.runs.lab import Lab
 from duet.runs.learn import merge_states, stage_job
 from duet.runs.plan import (
     PlannedStage,
+    RunPlan,
     estimated_bytes,
     estimated_seconds,
     in_words,
     planned_stages,
 )
 from duet.runs.setting import Setting
-from duet.series import Increment
+from duet.training.config import Strategy
 from duet.trees import refuse_among
 from duet.vectors.tensors import Tensors, require_finite
 from duet.weights.start import Start, recognise
-
-if TYPE_CHECKING:
-    from duet.families.family import Family
-    from duet.increments.state import DetectorState
-    from duet.runs.plan import RunPlan
-    from duet.training.config import Strategy
 
 
 def require_runnable(plan: RunPlan) -> StartWeights:
@@ -246,22 +242,17 @@ def _unfit(plan: RunPlan, theta_0: StartWeights, error: ModelError) -> ModelErro
     )
 
 
-def _new(plan: RunPlan) -> Iterator[Increment]:
-    """Yield the increments after the first that bring classes of their own."""
-    known = set(plan.series.increments[0].classes)
-    for item in plan.series.increments[1:]:
-        if not known.issuperset(item.classes):
-            yield item
-        known.update(item.classes)
-
-
 def _grown(
     plan: RunPlan, family: Family, state: DetectorState, theta_0: StartWeights
 ) -> DetectorState:
-    for item in _new(plan):
-        state = family.grow(
-            state, classes=item.classes, increment=item.name, seed=plan.seed, source=theta_0
-        )
+    """Return a detector with a head part for every later increment that brings classes."""
+    known = set(plan.series.increments[0].classes)
+    for item in plan.series.increments[1:]:
+        if not known.issuperset(item.classes):
+            state = family.grow(
+                state, classes=item.classes, increment=item.name, seed=plan.seed, source=theta_0
+            )
+        known.update(item.classes)
     return state
 
 
