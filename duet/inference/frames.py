@@ -77,13 +77,8 @@ class Channel:
         self._newest = newest
         self._items: deque[tuple[int, Picture]] = deque(maxlen=1 if newest else None)
         self._changed = threading.Condition()
-        self._put = 0
+        self.received = 0  # pictures put in so far
         self._closed, self._error = False, None  # type: tuple[bool, BaseException | None]
-
-    @property
-    def received(self) -> int:
-        """Pictures put in so far."""
-        return self._put
 
     def put(self, picture: Picture) -> bool:
         """Add a picture; returns False once the channel is closed."""
@@ -92,8 +87,8 @@ class Channel:
                 self._changed.wait_for(lambda: self._closed or len(self._items) < _AHEAD)
             if self._closed:
                 return False
-            self._items.append((self._put, picture))
-            self._put += 1
+            self._items.append((self.received, picture))
+            self.received += 1
             self._changed.notify_all()
             return True
 
@@ -129,8 +124,7 @@ class Channel:
         """Say that nobody takes pictures any more."""
         with self._changed:
             self._items.clear()
-            self._closed = True
-            self._changed.notify_all()
+            self.end()
 
 
 _AHEAD = 2  # pictures decoded ahead of the caller

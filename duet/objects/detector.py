@@ -196,9 +196,7 @@ class Detector(Shown):
             ModelError: It keeps no recipe, parts of it cannot be found, or others were trained on
                 top of the increment and on nothing else.
         """
-        model = self._model("editing")
-        edit = edits.revert(model, increment)
-        return self._merged(edit, progress)
+        return self._merged(edits.revert(self._model("editing"), increment), progress)
 
     def scale(self, increment: str, factor: float, *, progress: Progress = True) -> Detector:
         """Return it merged with ``factor`` times what an increment changed of the shared weights.
@@ -212,9 +210,7 @@ class Detector(Shown):
             ConfigError: No such increment, or the factor is out of range.
             ModelError: It keeps no recipe, or parts of it cannot be found.
         """
-        model = self._model("editing")
-        edit = edits.rescale(model, increment, factor)
-        return self._merged(edit, progress)
+        return self._merged(edits.rescale(self._model("editing"), increment, factor), progress)
 
     def _merged(self, edit: edits.Edit, progress: Progress) -> Detector:
         verdict = f"{'exact' if edit.exact else 'not exact'}: {edit.why}"

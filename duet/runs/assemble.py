@@ -14,12 +14,11 @@ from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
-from duet.families.table import resolve_family
 from duet.images import read_image, seen_suffix, write_image
 from duet.results import schema
 from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
-from duet.runs.evaluate import predict, truths
+from duet.runs.evaluate import detector_of, predict, truths
 from duet.runs.memo import Tell
 from duet.runs.plan import RunPlan
 from duet.runs.setting import StageResult
@@ -236,11 +235,8 @@ def _commands(plan: RunPlan, main: StrategyOutcome) -> schema.Commands:
 
 def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.GalleryImage]:
     """Copy a few evaluation images and run the first and the last detector over them."""
-    family = resolve_family(plan.family)
-    detectors = [
-        family.detector(state, image_size=plan.image_size, device=plan.device)
-        for state in (results[0].merged, results[-1].merged)
-    ]
+    states = (results[0].merged, results[-1].merged)
+    detectors = [detector_of(state, plan.image_size, plan.device) for state in states]
     pictures: list[schema.GalleryImage] = []
     for name in plan.series.domains:
         domain = plan.series.domain(name)

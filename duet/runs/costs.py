@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from duet.families.table import resolve_family
 from duet.images import read_image
 from duet.increments.state import DetectorState
+from duet.runs.evaluate import detector_of
 from duet.runs.memo import Tell, recall, remember
 from duet.runs.setting import StageResult
 
@@ -77,7 +77,7 @@ def latency_ms(
 
 
 def _measure(state: DetectorState, images: Sequence[Path], image_size: int) -> float:
-    detector = resolve_family(state.family).detector(state, image_size=image_size)
+    detector = detector_of(state, image_size)
     pictures = [read_image(path) for path in images]
     spent = []
     with _one_thread():

@@ -78,8 +78,12 @@ def evaluate_state(
     state: DetectorState, data: Slice, *, image_size: int, device: str = "cpu"
 ) -> ClassAP:
     """Return the AP of every class of ``data`` for one detector; ``device`` is torch's name."""
-    detector = resolve_family(state.family).detector(state, image_size=image_size, device=device)
-    return evaluate_ap(*_sides(detector, data))
+    return evaluate_ap(*_sides(detector_of(state, image_size, device), data))
+
+
+def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> Detector:
+    """Return what runs a detector on images of that side; ``device`` is torch's name."""
+    return resolve_family(state.family).detector(state, image_size=image_size, device=device)
 
 
 def _sides(
@@ -243,15 +247,9 @@ class Evaluator:
     def _agreement(
         self, before: DetectorState, after: DetectorState, images: Sequence[Path]
     ) -> Agreement:
-        was, now = (
-            predict(self._detector(one), images, self.stopped, multi_label=False)
-            for one in (before, after)
-        )
+        both = (detector_of(one, self.image_size, self.device) for one in (before, after))
+        was, now = (predict(one, images, self.stopped, multi_label=False) for one in both)
         return agreement(was, now)
-
-    def _detector(self, state: DetectorState) -> Detector:
-        family = resolve_family(state.family)
-        return family.detector(state, image_size=self.image_size, device=self.device)
 
     def _kept(self, path: Path, evidence: Path, key: str) -> dict[str, Any] | None:
         """Return an evaluation that was done before, if both of its files are whole."""
@@ -268,7 +266,7 @@ class Evaluator:
         return None
 
     def _evaluate(self, state: DetectorState, data: Slice, evidence: Path) -> dict[str, Any]:
-        sides = _sides(self._detector(state), data, self.stopped)
+        sides = _sides(detector_of(state, self.image_size, self.device), data, self.stopped)
         result = evaluate_ap(*sides)
         save_matches(evidence, match(*sides, image_keys(data.images)))
         return {

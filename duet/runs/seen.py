@@ -14,10 +14,9 @@ from duet.evaluation.agreement import CONFIDENCE, Agreement, agreement
 from duet.evaluation.ap import evaluate_ap
 from duet.evaluation.matches import match
 from duet.families.protocol import Detector
-from duet.families.table import resolve_family
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
-from duet.runs.evaluate import image_keys, looked_for, predict, truths
+from duet.runs.evaluate import detector_of, image_keys, looked_for, predict, truths
 from duet.series import Slice
 
 
@@ -92,10 +91,8 @@ def look_again(
         sizes: Side of the square that each fits images into, pixels.
         device: Where they run, torch's name.
     """
-    family, pairs = resolve_family(after.family), zip((before, after), sizes, strict=True)
-    earlier, later = (
-        family.detector(state, image_size=size, device=device) for state, size in pairs
-    )
+    pairs = zip((before, after), sizes, strict=True)
+    earlier, later = (detector_of(state, size, device) for state, size in pairs)
     was, now = (predict(one, data.images, multi_label=False) for one in (earlier, later))
     again = all(name in before.labels for name in data.classes)
     others = [name for name in before.labels if name not in data.classes]

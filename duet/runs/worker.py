@@ -190,15 +190,13 @@ def main(job: str, parent: int) -> int:
 
     try:
         resolve_family(read_job(folder).family).train(folder, send)
+        return 0
     except DuetError as error:
         failure = _without_traceback(error)
-        send(failure.as_dict())
-        return failure.exit_code
     except OSError as error:
         failure = _explained(error, folder)
-        send(failure.as_dict())
-        return failure.exit_code
-    return 0
+    send(failure.as_dict())
+    return failure.exit_code
 
 
 def _without_traceback(error: DuetError) -> DuetError:
