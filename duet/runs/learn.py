@@ -19,8 +19,8 @@ from duet.merging.operand import Operand
 from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.trace import MergeTrace
 from duet.recipes.refined import cut_to, refined, rows_of
-from duet.runs.known import adapts, require_adaptable
 from duet.runs.lab import Trained
+from duet.runs.learnable import adapts, require_adaptable
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice

@@ -16,8 +16,7 @@ from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.runs.evaluate import require_split
 from duet.runs.inputs import Inputs, read_strategies
-from duet.runs.known import require_learnable
-from duet.runs.lone import coarsest_stride, require_company
+from duet.runs.learnable import coarsest_stride, require_company, require_learnable
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES

@@ -36,7 +36,7 @@ from duet.runs.kept import (
 )
 from duet.runs.lab import tidy
 from duet.runs.learn import run_base, run_increment, run_independent
-from duet.runs.lone import require_company
+from duet.runs.learnable import require_company
 from duet.runs.seen import Seen, look_again
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, train_slice

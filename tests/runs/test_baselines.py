@@ -28,9 +28,9 @@ from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.runs.inputs import read_strategies
 from duet.runs.keep import keep_chain
-from duet.runs.known import require_learnable
 from duet.runs.lab import Lab
 from duet.runs.learn import run_chain
+from duet.runs.learnable import require_learnable
 from duet.runs.plan import RunPlan
 from duet.runs.repeat import repeats
 from duet.runs.setting import Setting, StageResult

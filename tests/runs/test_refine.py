@@ -27,7 +27,7 @@ from duet.recipes.edits import kept_recipe, located
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.refined import cut_to, refined, rows_of
-from duet.runs.known import require_adaptable
+from duet.runs.learnable import require_adaptable
 from duet.series import Increment
 from duet.training.config import Strategy
 

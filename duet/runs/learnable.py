@@ -1,14 +1,19 @@
-"""Increments of known classes: who can learn them in a new domain, asked before any training."""
+"""What nobody could learn, refused before any training.
+
+An increment of known classes asks much of a strategy and of a family; and a batch may be one image
+that is too small to learn from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from duet.errors import ConfigError, DataError
+from duet.errors import ConfigError, DataError, together
 from duet.families.table import leaves_out
 from duet.series import Increment
 from duet.series.series import known_among_new
-from duet.training.config import Strategy
+from duet.training.config import Schedule, Strategy
 
 
 def adapts(increment: Increment, known: Collection[str]) -> bool:
@@ -67,7 +72,7 @@ def require_adaptable(
 def require_learnable(
     strategies: Iterable[Strategy], family: str, series: Iterable[Increment]
 ) -> None:
-    """Ask all of the above for every increment of a series, before anything is trained.
+    """Ask `adapts` and `require_adaptable` for every increment of a series.
 
     Raises:
         DataError: An increment brings new classes and known ones.
@@ -83,3 +88,50 @@ def require_learnable(
         else:
             parts.append(increment.classes)
         known |= dict.fromkeys(increment.classes)
+
+
+def coarsest_stride(architecture: str) -> int:
+    """Return the pixels of one cell of the coarsest feature map that an architecture trains on."""
+    return 64 if re.search(r"([nslmxtceb]6|-p6)\.yaml$", architecture) else 32
+
+
+def require_company(images: Mapping[str, int], schedule: Schedule, architecture: str) -> None:
+    """Refuse trainings whose last batch is one image with a single cell of features.
+
+    Batch normalisation has nothing to compare such a cell with; the engine raises when it sees one
+    (`BaseTrainer._build_train_pipeline`), perhaps at the last increment of a long series.
+
+    Args:
+        images: Training -> its number of images.
+        schedule: Of all of them.
+        architecture: What is trained.
+
+    Raises:
+        ConfigError: With every training concerned.
+    """
+    stride = coarsest_stride(architecture)
+    if schedule.image_size >= 2 * stride:
+        return
+    batch = schedule.batch
+    alone = [title for title, count in images.items() if (count % batch or batch) == 1]
+    if not alone:
+        return
+    fitting = next(
+        (
+            size
+            for size in range(max(batch, 2), 4 * batch + 8)
+            if all((count % size or size) > 1 for count in images.values())
+        ),
+        None,
+    )
+    other = f"--batch {fitting}, or " if fitting else ""
+    listed = [f"{title}: {images[title]} images" for title in alone]
+    raise ConfigError(
+        together(
+            listed,
+            summary=f"the last batch of {batch} would be one image, from which nothing is learned "
+            f"at {schedule.image_size} px",
+        ),
+        where="batch",
+        remedy=f"{other}image_size: {2 * stride} or more",
+    )
