@@ -118,7 +118,8 @@ def _annotated(
         return plain
     found = supervision.Detections(
         xyxy=np.array([box.xyxy for box in boxes], np.float32) * scale,
-        class_id=np.array([_increment_of(results, box.name) for box in boxes]),
+        # The increment that teaches a class; 0 for one that the series does not know.
+        class_id=np.array([next(iter(owners(results, [box.name])), 0) for box in boxes]),
     )
     colours = [GREY, *(increment_colour(n) for n in range(1, results.final_stage + 1))]
     look: dict[str, Any] = {
@@ -130,11 +131,6 @@ def _annotated(
         text_scale=0.42, text_padding=3, smart_position=True, **look
     ).annotate(scene, found, labels=[_text(box) for box in boxes])
     return np.ascontiguousarray(labels[:, :, ::-1])
-
-
-def _increment_of(results: Results, name: str) -> int:
-    """Return the increment that teaches a class; 0 for a class that the series does not know."""
-    return next(iter(owners(results, [name])), 0)
 
 
 def _text(box: TruthBox) -> str:

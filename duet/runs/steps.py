@@ -67,15 +67,10 @@ class StepReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
-        return {
-            "schema": 1,
-            "name": self.name,
-            "increment": str(self.increment),
-            "detector": str(self.detector) if self.detector else None,
-            "classes": list(self.classes),
-            "seconds": self.seconds,
-            "seen": self.seen.as_dict() if self.seen else None,
-        }
+        detector = str(self.detector) if self.detector else None
+        seen = self.seen.as_dict() if self.seen else None
+        told = {"increment": str(self.increment), "detector": detector, "seen": seen}
+        return {"schema": 1, **vars(self), **told}
 
     def as_text(self) -> str:
         """Return the same for people."""
