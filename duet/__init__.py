@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from duet.detections import Detections
     from duet.errors import DuetError
     from duet.inference.frames import Frame
-    from duet.inference.reader import Retry
+    from duet.inference.options import Retry
     from duet.objects.detector import Detector
     from duet.objects.increment import Increment
     from duet.objects.run import Run
@@ -40,7 +40,7 @@ _HOME = {
     "DuetError": "duet.errors",
     "Frame": "duet.inference.frames",
     "Increment": "duet.objects.increment",
-    "Retry": "duet.inference.reader",
+    "Retry": "duet.inference.options",
     "Run": "duet.objects.run",
     "compare": "duet.api",
     "evaluate": "duet.api",

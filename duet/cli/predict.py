@@ -221,26 +221,20 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
 
 
 def _predict_stream(model: Path, place: Place, job: Job) -> None:
-    from duet.inference.options import Options
-    from duet.inference.reader import Retry
+    from duet.inference.options import Options, Retry
     from duet.inference.watch import Watch
 
     out, formats = job.folder, job.save or ("video",)
     if out is not None:
         tell_leftovers_in(out)
+    options = Options(
+        job.conf, job.iou, job.track, job.newest, job.frames, job.seconds, job.timeout,
+        Retry(attempts=job.max_retries, give_up_after=job.give_up_after), note,
+    )  # fmt: skip
     watch = Watch(
-        Options(job.conf, job.iou, job.track, job.newest, job.frames, job.seconds),
-        out=out,
-        formats=formats,
-        lines=job.lines,
-        show=job.show,
-        tell=job.tell,
-        timeout=job.timeout,
-        retry=Retry(attempts=job.max_retries, give_up_after=job.give_up_after),
-        notify=note,
-        progress=_now_and_then(),
-        ended=lambda tally, summary: _sum_up(tally, summary, job),
-    )
+        options, out=out, formats=formats, lines=job.lines, show=job.show, tell=job.tell,
+        progress=_now_and_then(), ended=lambda tally, summary: _sum_up(tally, summary, job),
+    )  # fmt: skip
     if job.dry_run:
         detector, stream = watch.open(job.opener(model), place)
         stream.close()

@@ -6,19 +6,18 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from duet.detections import Detections
 from duet.errors import DataError, ModelError
 from duet.images import Image
-from duet.inference.options import Look, Notify, Options, check_thresholds
+from duet.inference.options import Look, Options, check_thresholds
 from duet.labels import LabelSpace
 from duet.series.images import read_sound
 
 if TYPE_CHECKING:
-    from duet.inference.reader import Retry
     from duet.inference.stream import Stream
 
 
@@ -109,34 +108,12 @@ class LoadedDetector:
         """Detect objects in several BGR uint8 images at once."""
         return self.detector(images, confidence=confidence, iou=iou)
 
-    def stream(
-        self,
-        source: str | Path | int,
-        *,
-        confidence: float = 0.25,
-        iou: float = 0.7,
-        track: bool = False,
-        newest: bool | None = None,
-        frames: int | None = None,
-        seconds: float | None = None,
-        timeout: float | None = None,
-        retry: Retry | None = None,
-        notify: Notify | None = None,
-    ) -> Stream:
+    def stream(self, source: str | Path | int, **options: Any) -> Stream:
         """Detect objects in a video, webcam or network stream, frame by frame.
 
         Args:
             source: Path of a video, number of a webcam, or URL.
-            confidence: Lowest score that counts, ``[0, 1]``.
-            iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
-            track: Give objects track ids (needs the extra ``track``).
-            newest: Skip frames that came while the detector was busy. None: for live sources, not
-                for recordings. A recording with ``newest=True`` plays at its own speed.
-            frames: Stop after so many frames.
-            seconds: Stop after so many seconds, of the recording or of real time if live.
-            timeout: Seconds of silence after which a network source is lost [5].
-            retry: How to come back to a lost live source.
-            notify: Called with one line when a source is lost or back.
+            options: Fields of `Options`.
 
         Returns:
             An iterable of ``(frame, detections)``, which ends by itself with a recording.
@@ -148,11 +125,7 @@ class LoadedDetector:
         """
         from duet.inference.stream import open_stream
 
-        options = Options(confidence, iou, track, newest, frames, seconds)
-        return open_stream(
-            self.detector, self.facts.image_size, source, options,
-            timeout=timeout, retry=retry, notify=notify,
-        )  # fmt: skip
+        return open_stream(self.detector, self.facts.image_size, source, Options(**options))
 
 
 Model = LoadedDetector | Callable[[], LoadedDetector]

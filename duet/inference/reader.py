@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from duet.errors import ConfigError, DataError
+from duet.errors import DataError
 from duet.inference.frames import Capture, Channel, Frame, Picture
-from duet.inference.options import Notify
+from duet.inference.options import Notify, Retry
 from duet.inference.places import Place
 
 _GRACE = 2.0  # seconds that closing waits for a thread which is about to see the signal
-
-
-@dataclass(frozen=True)
-class Retry:
-    """How to come back to a live source that was lost.
-
-    Attributes:
-        first: Seconds before the first try.
-        longest: Seconds between two tries at most; each wait doubles until there.
-        attempts: Tries in a row before giving up; None for no limit.
-        give_up_after: Seconds without a frame before giving up; None for no limit.
-    """
-
-    first: float = 0.5
-    longest: float = 10.0
-    attempts: int | None = None
-    give_up_after: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("first", "longest", "attempts", "give_up_after"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} must not be negative, but got {value}", where=name)
-
-    def wait(self, attempt: int) -> float:
-        """Return the seconds before try ``attempt`` (from 0), with jitter.
-
-        The jitter of up to a half keeps a hundred clients from returning in the same instant.
-        """
-        return float(
-            min(self.longest, self.first * 2.0 ** min(attempt, 30)) * random.uniform(0.5, 1)
-        )
-
-    def over(self, attempt: int, lost: float) -> bool:
-        """Return whether to stop trying, ``lost`` seconds after the last frame."""
-        tries = self.attempts is not None and attempt >= self.attempts
-        return tries or (self.give_up_after is not None and lost >= self.give_up_after)
 
 
 class Reader:

@@ -13,9 +13,9 @@ from duet.detections import Detections
 from duet.errors import ConfigError, DataError
 from duet.inference.frames import Capture, Frame
 from duet.inference.latency import Latency
-from duet.inference.options import Look, Notify, Options
+from duet.inference.options import Look, Options, Retry
 from duet.inference.places import Place, find_place
-from duet.inference.reader import Reader, Retry
+from duet.inference.reader import Reader
 from duet.inference.tracking import LOW, Tracker
 from duet.inference.video import TIMEOUT, VideoCapture
 from duet.inference.webcam import WebcamCapture
@@ -119,14 +119,7 @@ class Stream:
 
 
 def open_stream(
-    look: Look,
-    image_size: int,
-    source: str | Path | int | Place,
-    options: Options,
-    *,
-    timeout: float | None = None,
-    retry: Retry | None = None,
-    notify: Notify | None = None,
+    look: Look, image_size: int, source: str | Path | int | Place, options: Options
 ) -> Stream:
     """Open a moving source for a detector; see `LoadedDetector.stream`.
 
@@ -135,9 +128,6 @@ def open_stream(
         image_size: Side of its input in pixels: what it is warmed up with.
         source: What to look at.
         options: How.
-        timeout: Seconds of silence after which a network source is lost.
-        retry: How to come back to a lost live source.
-        notify: Called with one line when a source is lost or back.
     """
     place = source if isinstance(source, Place) else find_place(source)
     if not place.moving:
@@ -149,8 +139,8 @@ def open_stream(
     if options.newest is False and place.kind == "webcam":
         raise _cannot_keep_all(place)
     reader = Reader(
-        place, lambda: _connect(place, timeout), newest=options.newest,
-        retry=retry if retry is not None else Retry(), notify=notify or (lambda line: None),
+        place, lambda: _connect(place, options.timeout), newest=options.newest,
+        retry=options.retry or Retry(), notify=options.notify or (lambda line: None),
     )  # fmt: skip
     try:
         if options.newest is False and not reader.finite:

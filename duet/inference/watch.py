@@ -15,10 +15,9 @@ from duet.files import refuse_occupied, write_json
 from duet.inference.annotate import annotate, write_status
 from duet.inference.detector import LoadedDetector, Model, opened
 from duet.inference.frames import Frame
-from duet.inference.options import Notify, Options
+from duet.inference.options import Options
 from duet.inference.outputs import SUMMARY, make_out
 from duet.inference.places import Place
-from duet.inference.reader import Retry
 from duet.inference.savers.base import Saver, Shot
 from duet.inference.savers.table import SAVERS, open_savers
 from duet.inference.stream import Stream, open_stream
@@ -98,15 +97,12 @@ class Watch:
     """How a moving source is looked at, and where what is found goes.
 
     Attributes:
-        options: How the detector looks.
+        options: How the detector looks, and who is told when a source is lost, back or stopped.
         out: Folder for results, new or empty; None keeps none.
         formats: Of `duet.inference.savers.table.SAVERS`.
         lines: Where ``jsonl`` goes in place of a file.
         show: Open a window.
         tell: Write the increment of its class at each box; None: if there are several.
-        timeout: Seconds of silence after which a network source is lost.
-        retry: How to come back to a lost live source.
-        notify: Called with one line when a source is lost, back or stopped.
         progress: Called after each frame.
         ended: Called at the end, a bad one too, with the counts and the content of `summary.json`.
     """
@@ -117,9 +113,6 @@ class Watch:
     lines: IO[str] | None = None
     show: bool = False
     tell: bool | None = None
-    timeout: float | None = None
-    retry: Retry | None = None
-    notify: Notify | None = None
     progress: Callable[[Tally], None] | None = None
     ended: Callable[[Tally, dict[str, Any]], None] | None = None
 
@@ -138,15 +131,8 @@ class Watch:
         if self.out is not None:
             refuse_occupied(self.out)  # what a camera saw cannot be recorded again
         detector = opened(model)
-        return detector, open_stream(
-            detector.detector,
-            detector.facts.image_size,
-            place,
-            self.options,
-            timeout=self.timeout,
-            retry=self.retry,
-            notify=self.notify,
-        )
+        side = detector.facts.image_size
+        return detector, open_stream(detector.detector, side, place, self.options)
 
     def __call__(self, model: Model, place: Place) -> Tally:
         """Look until the source ends, a limit is reached, or its window is closed.
@@ -174,8 +160,8 @@ class Watch:
             except KeyboardInterrupt:
                 if stream.finite:
                     raise
-                if self.notify is not None:
-                    self.notify("stopped")  # the way to end a camera
+                if self.options.notify is not None:
+                    self.options.notify("stopped")  # the way to end a camera
             finally:
                 summary = _summary(tally, detector, place, self.options)
                 if self.out is not None:

@@ -150,8 +150,8 @@ class Detector(Shown):
 
         Args:
             source: Path of a video, number of a webcam, or URL.
-            options: See `duet.inference.detector.LoadedDetector.stream`: ``confidence``, ``iou``,
-                ``track``, ``newest``, ``frames``, ``seconds``, ``timeout``, ``retry``, ``notify``.
+            options: See `duet.inference.options.Options`: ``confidence``, ``iou``, ``track``,
+                ``newest``, ``frames``, ``seconds``, ``timeout``, ``retry``, ``notify``.
 
         Returns:
             An iterable of ``(frame, detections)``, which ends by itself with a recording.

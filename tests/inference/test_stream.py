@@ -29,8 +29,9 @@ from duet.inference.annotate import annotate, labels_of
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.inference.frames import Channel, Picture
 from duet.inference.load import load
+from duet.inference.options import Retry
 from duet.inference.places import find_place, masked
-from duet.inference.reader import Reader, Retry
+from duet.inference.reader import Reader
 from duet.inference.savers.base import Shot
 from duet.inference.savers.movie import Movie
 from duet.inference.tracking import NO_TRACK, TrackedDetections, Tracker
