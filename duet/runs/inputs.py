@@ -192,16 +192,12 @@ def read_strategies(
             such head form.
         ModelError: The detector's head form does not fit a strategy.
     """
-    loaded = (load_strategy(name, folder=shipped("configs", "strategy")) for name in names)
-    altered = [
-        changed(strategy, changes or {}, where=f"strategy {strategy.name}") for strategy in loaded
-    ]
-    strategies = tuple(
-        strategy.model_copy(update={"head": head_form(family, strategy.head)})
-        for strategy in altered
-    )
-    if onto is not None:
-        strategies = tuple(onto.fitted(strategy) for strategy in strategies)
+    strategies = []
+    for name in names:
+        read = load_strategy(name, folder=shipped("configs", "strategy"))
+        altered = changed(read, changes or {}, where=f"strategy {read.name}")
+        built = altered.model_copy(update={"head": head_form(family, altered.head)})
+        strategies.append(built if onto is None else onto.fitted(built))
     counts = Counter(key(strategy.name) for strategy in strategies)
     doubled = {strategy.name for strategy in strategies if counts[key(strategy.name)] > 1}
     if doubled:
@@ -209,7 +205,7 @@ def read_strategies(
             f"strategies occur twice: {', '.join(sorted(doubled))}",
             remedy="give each strategy file a name of its own",
         )
-    return strategies
+    return tuple(strategies)
 
 
 def _opened(

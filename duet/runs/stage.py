@@ -27,10 +27,6 @@ Warn = Callable[[Sequence[Problem], Path], None]
 """``warn(problems, series)``: what is odd about the data of a series and stops nothing."""
 
 
-def unheard(problems: Sequence[Problem], series: Path) -> None:
-    """Take warnings and tell nobody."""
-
-
 def learn_stage(
     series: Path,
     name: str | None,
@@ -41,7 +37,7 @@ def learn_stage(
     onto: Path | None = None,
     seed: int = 0,
     listen: Listener = silent,
-    warn: Warn = unheard,
+    warn: Warn = lambda problems, series: None,
     run: RunJob = run_worker,
     **given: Any,
 ) -> StepReport:
