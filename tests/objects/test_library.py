@@ -26,6 +26,7 @@ from duet.objects.grid import Grid
 from duet.recipes.find import start_of
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import stored_recipe
+from duet.shipped import shipped
 
 FUNCTIONS = (
     duet.read_series, duet.learn, duet.learn_increment, duet.load, duet.load_increment, duet.merge,
@@ -292,6 +293,17 @@ def test_names_of_strangers_are_text_in_a_notebook() -> None:
     assert "<script>" not in grid.html()
     assert "<b>&lt;b&gt;</b>" in grid.html()
     assert len(grid.text().splitlines()) == 4  # the name made no line of its own
+
+
+@pytest.mark.parametrize("name", ["flat", "comic"])
+def test_an_increment_is_refused_for_its_data_alone(name: str, tmp_path: Path) -> None:
+    path = shipped("configs", "series", "emoji-2phase.yaml")
+    series = duet.read_series(path, data_root=tmp_path / "nowhere")
+    with pytest.raises(DuetError, match=r"emoji-2phase\.yaml: 1 problem"):
+        duet.learn_increment(
+            series, name, out=tmp_path / "run", strategy="duet-plus", epochs=1, progress=False
+        )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
