@@ -86,8 +86,7 @@ def read_inputs(
     with found.noted():
         begun = open_onto(onto, name=start.name if start else None) if onto else None
     with found.noted():
-        own = folder / defaults.train if defaults.train else None
-        schedule = _schedule(train or own, begun, ours)
+        schedule = _schedule(train or _below(folder, defaults.train), begun, ours)
     with found.noted():
         if onto is None:
             there, chosen = _opened(weights, architecture, defaults.architecture, str(path))
@@ -112,6 +111,10 @@ def _same_architecture(onto: Onto, asked: str | None) -> str:
             remedy="leave out --architecture: what goes on from a detector is built as it is",
         )
     return own
+
+
+def _below(folder: Path, name: str | None) -> Path | None:
+    return folder / name if name else None
 
 
 def _schedule(file: Path | None, onto: Onto | None, changes: Mapping[str, object]) -> Schedule:

@@ -97,8 +97,7 @@ def finds_everything(monkeypatch: pytest.MonkeyPatch) -> DetectorState:
         def detector(state: DetectorState, *, image_size: int, device: str) -> Everything:
             return Everything(state)
 
-    for module in (evaluate_module, assemble_module):
-        monkeypatch.setattr(module, "resolve_family", lambda name: Family)
+    monkeypatch.setattr(evaluate_module, "resolve_family", lambda name: Family)
     state = make_state("rows", (3,))
     part = replace(state.parts[0], classes=SHARED)
     return replace(state, parts=(part,))
