@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -27,7 +26,7 @@ from duet.families.table import resolve_family
 from duet.families.vouching import remember
 from duet.files import read_json, sha256_file, sha256_json, sha256_path, write_json
 from duet.images import Image, read_image
-from duet.increments.manifest import DetectorManifest, Lineage, Sha256
+from duet.increments.manifest import Lineage, Sha256
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
 
@@ -38,96 +37,28 @@ Step = Callable[[int, int], None]
 """Called with steps done and steps in all."""
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    """What was exported and how well it was reproduced.
+class ExportReport(Config):
+    """What was exported and how well it was reproduced: an entry of `parity.json`."""
 
-    Attributes:
-        file: The exported file or folder.
-        form: Name of the format.
-        bytes: Its size.
-        sha256: Of its bytes; of a folder, of the JSON that maps its files to theirs.
-        checked_on: SHA-256 of the hashes of the images that it was compared on; None: synthetic.
-        image_size: Side of its input, pixels.
-        classes: Class names in the order of its outputs.
-        dynamic: Whether it takes batches of any size.
-        needs_duet: Whether loading it needs duet installed (`pt` with `parallel` heads).
-        parity: Difference to the detector in memory; None where duet cannot run the format.
-        manifest: Where the detector comes from.
-    """
-
-    file: Path
-    form: str
+    file: str = Field(description="Name of the exported file or folder.")
+    form: str = Field(description="Name of the format.")
     bytes: int
-    sha256: str
-    checked_on: str | None
-    image_size: int
-    classes: tuple[str, ...]
-    dynamic: bool
-    needs_duet: bool
-    parity: Parity | None
-    manifest: DetectorManifest
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data: an entry of `parity.json`."""
-        lineage = [item.model_dump(mode="json") for item in self.manifest.lineage]
-        return {
-            "file": self.file.name,
-            "form": self.form,
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "checked_on": self.checked_on,
-            "model": self.manifest.fingerprint,
-            "licence": self.manifest.licence,
-            "image_size": self.image_size,
-            "classes": list(self.classes),
-            "dynamic": self.dynamic,
-            "needs_duet": self.needs_duet,
-            "parity": self.parity.as_dict() if self.parity is not None else None,
-            "lineage": lineage,
-        }
-
-
-class _Difference(Config):
-    """`Parity` as it lies on the disk, where anybody may have edited it."""
-
-    max_box_px: float = Field(ge=0)
-    max_score: float = Field(ge=0)
-    images: int = Field(ge=1)
-    tolerance_box_px: float
-    tolerance_score: float
-    tolerance_why: str = ""
-    noise: dict[Literal["max_box_px", "max_score", "factor"], float] | None = None
-    lowered: dict[Literal["precision", "max_box_px", "max_score"], str | float] | None = None
-
-
-class _Entry(Config):
-    """An entry of `parity.json` as it lies on the disk."""
-
-    file: str
-    form: str
-    bytes: int
-    sha256: Sha256
-    checked_on: Sha256 | None
-    model: Sha256
+    sha256: Sha256 = Field(description="Of a folder, of the JSON that maps its files to theirs.")
+    checked_on: Sha256 | None = Field(
+        description="SHA-256 of the hashes of the images that it was compared on; None: synthetic."
+    )
+    model: Sha256 = Field(description="Fingerprint of the detector.")
     licence: str
-    image_size: int
-    classes: tuple[str, ...]
-    dynamic: bool
-    needs_duet: bool
-    parity: _Difference | None
+    image_size: int = Field(description="Side of its input, pixels.")
+    classes: tuple[str, ...] = Field(description="In the order of its outputs.")
+    dynamic: bool = Field(description="Whether it takes batches of any size.")
+    needs_duet: bool = Field(
+        description="Whether loading it needs duet installed (`pt` with `parallel` heads)."
+    )
+    parity: Parity | None = Field(
+        description="Difference to the detector in memory; None where duet cannot run the format."
+    )
     lineage: tuple[Lineage, ...]
-
-    @classmethod
-    def describes(cls, entry: dict[str, Any]) -> bool:
-        """Tell whether an entry is one that duet writes about a file that it keeps."""
-        try:
-            found = cls.model_validate(entry).parity
-        except ValidationError:
-            return False
-        return found is None or (
-            found.max_box_px <= found.tolerance_box_px and found.max_score <= found.tolerance_score
-        )
 
 
 def export_detector(
@@ -176,7 +107,9 @@ def export_detector(
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
         report = _report(opened, temporary, target, facts, row, parity, images)
-        _record(report)  # before the file: without an entry it could be somebody else's
+        _record(
+            report, target.parent
+        )  # before the file: without an entry it could be somebody else's
     step(3, 3)
     return report
 
@@ -206,15 +139,15 @@ def _compare(
     return parity
 
 
-def _record(report: ExportReport) -> None:
-    """Put an entry into the folder's `parity.json`, in place of an older one of that name."""
+def _record(report: ExportReport, folder: Path) -> None:
+    """Put an entry into a folder's `parity.json`, in place of an older one of that name."""
     if report.form == "torchscript":  # else the user would be asked whether to trust it
         remember(report.sha256)
-    folder = report.file.parent
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
     with user_lock(folder / PARITY):  # two exports into one folder would each drop the other's
-        others = [item for item in _kept(folder) or [] if item.get("file") != report.file.name]
-        write_json(folder / PARITY, document | {"exports": [*others, report.as_dict()]})
+        others = [item for item in _kept(folder) or [] if item.get("file") != report.file]
+        entry = report.model_dump(mode="json")
+        write_json(folder / PARITY, document | {"exports": [*others, entry]})
 
 
 def exportable_of(state: DetectorState) -> Exportable:
@@ -233,17 +166,19 @@ def _report(
     state = detector.state
     files = [path for path in written.rglob("*") if path.is_file()] if row.folder else [written]
     return ExportReport(
-        file=target,
+        file=target.name,
         form=row.name,
         bytes=sum(path.stat().st_size for path in files),
         sha256=sha256_path(written),
         checked_on=_checked_on(images),
+        model=detector.manifest.fingerprint,
+        licence=detector.manifest.licence,
         image_size=facts.image_size,
         classes=facts.classes,
         dynamic=facts.dynamic,
         needs_duet=row.name == "pt" and state.head == "parallel" and len(state.parts) > 1,
         parity=parity,
-        manifest=detector.manifest,
+        lineage=detector.manifest.lineage,
     )
 
 
@@ -273,9 +208,16 @@ def whole_export(
         "model": _opened(model).manifest.fingerprint, "checked_on": _checked_on(images),
     }  # fmt: skip
     entries = _kept(target.parent) or []
-    return next(
-        (one for one in entries if wanted.items() <= one.items() and _Entry.describes(one)), None
-    )
+    return next((one for one in entries if wanted.items() <= one.items() and _is_kept(one)), None)
+
+
+def _is_kept(entry: dict[str, Any]) -> bool:
+    """Tell whether an entry, which anybody may have edited, is one of a file that duet keeps."""
+    try:
+        parity = ExportReport.model_validate(entry).parity
+    except ValidationError:
+        return False
+    return parity is None or parity.ok
 
 
 def check_export(

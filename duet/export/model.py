@@ -95,7 +95,7 @@ def export_model(
         check_export(opened, target, form, **how)
         return Exported(_plan(opened, target, form, dynamic, len(images)))
     report = export_detector(opened, target, form, images=images, progress=progress, **how)
-    return Exported({"path": str(target), **report.as_dict()})
+    return Exported({"path": str(target), **report.model_dump(mode="json")})
 
 
 def _plan(

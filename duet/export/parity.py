@@ -3,81 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, model_serializer
 
+from duet.config import Config
 from duet.errors import DataError, ModelError
 from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import differences
-from duet.export.reference import FACTOR, Noise, Reference, allowed, as_function
+from duet.export.reference import Noise, Reference, allowed, as_function
 from duet.families.exportable import Exportable, ExportFacts
 from duet.families.images import batches, prepare_batch
 from duet.families.runtimes import Run, open_file, open_openvino
 from duet.images import Image
 
 
-@dataclass(frozen=True)
-class Lowered:
-    """What the program would compute if it chose the number format itself; for information.
+class Lowered(Config):
+    """What the program would compute if it chose the number format itself; for information."""
 
-    Attributes:
-        precision: Its choice on this machine, such as ``"bf16"``.
-        max_box_px: As in `Parity`.
-        max_score: As in `Parity`.
-    """
-
-    precision: str
+    precision: str = Field(description='Its choice on this machine, such as "bf16".')
     max_box_px: float
     max_score: float
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far an exported file is from the detector in memory, before suppression.
+class Parity(Config):
+    """How far an exported file is from the detector in memory, before suppression."""
 
-    Attributes:
-        max_box_px: Largest difference of a box coordinate, pixels of the detector's input.
-        max_score: Largest difference of a class score.
-        images: How many images were compared.
-        tolerance: What is allowed.
-        noise: How far rounding alone moves the detector in memory; None if it was not measured.
-        lowered: The same in the number format that the program prefers, if it is another.
-    """
+    model_config = ConfigDict(allow_inf_nan=True)
 
-    max_box_px: float
-    max_score: float
-    images: int
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    noise: Noise | None = None
-    lowered: Lowered | None = None
+    max_box_px: float = Field(description="Largest difference of a box coordinate, input pixels.")
+    max_score: float = Field(description="Largest difference of a class score.")
+    images: int = Field(ge=1, description="How many were compared.")
+    tolerance_box_px: float = Field(description="The most that is allowed.")
+    tolerance_score: float
+    noise: Noise | None = Field(default=None, description="None if it was not measured.")
+    tolerance_why: str | None = Field(default=None, description="None for the usual tolerance.")
+    lowered: Lowered | None = Field(
+        default=None, description="In the format that the program prefers, if it is another."
+    )
 
     @property
     def ok(self) -> bool:
         """Whether both differences are within tolerance; NaN is not."""
-        allowed = self.tolerance
-        return self.max_box_px <= allowed.box_px and self.max_score <= allowed.score
+        box, score = self.max_box_px, self.max_score
+        return 0 <= box <= self.tolerance_box_px and 0 <= score <= self.tolerance_score
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data; the tolerances come along."""
-        data: dict[str, Any] = {
-            "max_box_px": self.max_box_px,
-            "max_score": self.max_score,
-            "images": self.images,
-            "tolerance_box_px": self.tolerance.box_px,
-            "tolerance_score": self.tolerance.score,
-        }
-        if self.noise is not None:
-            data["noise"] = {
-                "max_box_px": self.noise.box_px, "max_score": self.noise.score, "factor": FACTOR,
-            }  # fmt: skip
-        if self.tolerance.why:
-            data["tolerance_why"] = self.tolerance.why
-        if self.lowered is not None:
-            data["lowered"] = vars(self.lowered)
-        return data
+    @model_serializer(mode="wrap")
+    def _what_there_is(self, whole: Any) -> dict[str, Any]:
+        return {key: value for key, value in whole(self).items() if value is not None}
 
 
 def measure(
@@ -116,8 +91,12 @@ def measure(
         session = open_openvino(path, "cpu", precision=None)
         if session.precision != "f32":
             off = _compare(session.run, reference, facts, tolerance)
-            lowered = Lowered(session.precision, *off)
-    return Parity(box, score, len(images), tolerance, reference.noise, lowered)
+            lowered = Lowered(precision=session.precision, max_box_px=off[0], max_score=off[1])
+    return Parity(
+        max_box_px=box, max_score=score, images=len(images), noise=reference.noise,
+        tolerance_box_px=tolerance.box_px, tolerance_score=tolerance.score,
+        tolerance_why=tolerance.why or None, lowered=lowered,
+    )  # fmt: skip
 
 
 def _open(exportable: Exportable, facts: ExportFacts, path: Path, form: str) -> Run:
@@ -172,17 +151,17 @@ def require(parity: Parity, where: str) -> None:
     """
     if parity.ok:
         return
-    limit, noise = parity.tolerance, parity.noise
+    noise = parity.noise
     what = (
         f"the exported file is not the same detector: boxes differ by up to "
-        f"{parity.max_box_px:.2g} px (tolerance {limit.box_px:.2g}), scores by up to "
-        f"{parity.max_score:.2g} (tolerance {limit.score:.2g}) on {parity.images} images"
+        f"{parity.max_box_px:.2g} px (tolerance {parity.tolerance_box_px:.2g}), scores by up to "
+        f"{parity.max_score:.2g} (tolerance {parity.tolerance_score:.2g}) on {parity.images} images"
     )
     remedy = "report this with the versions of torch and of the program that runs the file"
     if noise is not None and noise.decides:
         what += (
             f"; but the detector in memory, too, differs from itself in float64, by "
-            f"{noise.box_px:.2g} px and {noise.score:.2g}: rounding decides what it answers"
+            f"{noise.max_box_px:.2g} px and {noise.max_score:.2g}: rounding decides what it answers"
         )
         remedy = (
             "a detector that was hardly trained answers so, on these images or on all: train it, "

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from duet.config import Config
 from duet.export.formats import Tolerance
 from duet.export.matching import apart, differences
 from duet.families.decode import Layout
@@ -30,30 +31,25 @@ CEILING = Tolerance(box_px=0.03, score=3e-4)
 """The most that noise can allow: a file that is wrong by 0.05 px is refused whatever the noise."""
 
 
-@dataclass(frozen=True)
-class Noise:
-    """How far the detector in memory is from itself in float64.
+class Noise(Config):
+    """How far the detector in memory is from itself in float64: as `duet.export.parity.Parity`."""
 
-    Attributes:
-        box_px: Largest difference of a box coordinate, pixels of the detector's input.
-        score: Largest difference of a class score.
-    """
-
-    box_px: float = 0.0
-    score: float = 0.0
+    max_box_px: float
+    max_score: float
+    factor: int = FACTOR
 
     @property
     def decides(self) -> bool:
         """Whether it is more than `CEILING`: such answers are chance, as where all scores tie."""
-        return not (self.box_px <= CEILING.box_px and self.score <= CEILING.score)
+        return not (self.max_box_px <= CEILING.box_px and self.max_score <= CEILING.score)
 
 
 def allowed(usual: Tolerance, noise: Noise | None) -> Tolerance:
     """Return how far an exported file may differ: the usual, or more where the noise is more."""
     if noise is None:
         return usual
-    box_px = max(usual.box_px, min(FACTOR * noise.box_px, CEILING.box_px))
-    score = max(usual.score, min(FACTOR * noise.score, CEILING.score))
+    box_px = max(usual.box_px, min(FACTOR * noise.max_box_px, CEILING.box_px))
+    score = max(usual.score, min(FACTOR * noise.max_score, CEILING.score))
     if (box_px, score) == (usual.box_px, usual.score):
         return usual
     why = f"{FACTOR} times what float32 rounding alone moves (see noise)"
@@ -120,7 +116,7 @@ def _noise(
                 else differences(one, other, layout, size=batch.shape[-1], tolerance=Tolerance())
             )  # fmt: skip
             box, score = max(box, off[0]), max(score, off[1])
-    return Noise(box, score)
+    return Noise(max_box_px=box, max_score=score)
 
 
 def as_function(module: Any) -> Run:

@@ -104,23 +104,25 @@ def check_cell(architecture: str, head: Any, sizes: tuple[int, ...], form: str, 
     state = make_state(architecture, head, sizes)
     file = kept(state)
     save_detector(tmp / "detector", state, file.manifest)
-    report = export_detector(file, tmp / f"model{FORMATS[form].suffix}", form)
+    target = tmp / f"model{FORMATS[form].suffix}"
+    report = export_detector(file, target, form)
     assert report.parity is not None
     assert report.parity.ok
+    limit = Tolerance(report.parity.tolerance_box_px, report.parity.tolerance_score)
     detector = duet.load(tmp / "detector")
     if form == "pt" and head == "parallel" and len(sizes) > 1:
         return  # a head of duet's own: the guarded door stays narrow
-    opened = duet.load(report.file)
+    opened = duet.load(target)
     assert opened.classes == detector.classes
     found = 0
     for picture in pictures():
         one, other = (d(picture, confidence=0.3, iou=1.0) for d in (detector, opened))
-        require_equal(one, other, report.parity.tolerance)
+        require_equal(one, other, limit)
         found += len(one)
     assert found > 0
     if form in ("onnx", "pt"):
         batch = prepare_batch(pictures()[:1], SIZE, "letterbox")
-        shape = run_plainly(report.file, form, batch)
+        shape = run_plainly(target, form, batch)
         assert shape[0] == 1
         assert form == "onnx" or shape[1] == sum(sizes)
 
@@ -154,7 +156,15 @@ def compared(run: Any, reference: Reference, state: DetectorState, size: int) ->
     exportable = exportable_of(state)
     facts = ExportFacts.of(state, exportable, image_size=size, licence="x")
     tolerance = allowed(Tolerance(), reference.noise)
-    return Parity(*parity._compare(run, reference, facts, tolerance), 1, tolerance, reference.noise)
+    off = parity._compare(run, reference, facts, tolerance)
+    return parity_of(*off, tolerance, reference.noise)
+
+
+def parity_of(box: float, score: float, tolerance: Tolerance, noise: Noise | None) -> Parity:
+    return Parity(
+        max_box_px=box, max_score=score, images=1, noise=noise, tolerance_box_px=tolerance.box_px,
+        tolerance_score=tolerance.score, tolerance_why=tolerance.why or None,
+    )  # fmt: skip
 
 
 def shifted(output: torch.Tensor, place: int, by: float) -> torch.Tensor:
@@ -169,7 +179,7 @@ def test_rounding_passes_and_a_changed_weight_does_not(architecture: str) -> Non
     state = make_state(architecture, "rows", (2,))
     reference = reference_of(state, SIZE)
     assert reference.noise is not None
-    assert 0 < reference.noise.box_px < CEILING.box_px
+    assert 0 < reference.noise.max_box_px < CEILING.box_px
     exact = as_function(exportable_of(state).build().eval().double())
     got = compared(lambda batch: exact(batch.double()).float(), reference, state, SIZE)
     assert got.ok
@@ -205,23 +215,24 @@ def test_a_yolov8s_at_640_px_is_wrong_by_a_twentieth_of_a_pixel() -> None:
 def test_the_limit_is_the_usual_one_or_what_the_noise_explains() -> None:
     usual = Tolerance()
     assert allowed(usual, None) is usual
-    assert allowed(usual, Noise(usual.box_px / FACTOR, 0.0)) is usual
-    more = allowed(usual, Noise(2e-3, 1e-7))
+    assert allowed(usual, Noise(max_box_px=usual.box_px / FACTOR, max_score=0.0)) is usual
+    noise = Noise(max_box_px=2e-3, max_score=1e-7)
+    more = allowed(usual, noise)
     assert (more.box_px, more.score) == (2e-3 * FACTOR, usual.score)
     assert "rounding" in more.why
-    most = allowed(usual, Noise(300.0, 0.5))
+    most = allowed(usual, Noise(max_box_px=300.0, max_score=0.5))
     assert (most.box_px, most.score) == (CEILING.box_px, CEILING.score)
     assert CEILING.box_px < 0.05
-    said = Parity(2e-3, 1e-7, 3, more, Noise(2e-3, 1e-7)).as_dict()
+    said = parity_of(2e-3, 1e-7, more, noise).model_dump(mode="json")
     assert said["noise"] == {"max_box_px": 2e-3, "max_score": 1e-7, "factor": FACTOR}
     assert said["tolerance_box_px"] == 2e-3 * FACTOR
     assert said["tolerance_why"]
 
 
 def test_answers_that_rounding_decides_are_refused_with_the_reason() -> None:
-    noise = Noise(300.0, 0.006)
+    noise = Noise(max_box_px=300.0, max_score=0.006)
     with pytest.raises(ModelError, match="rounding decides what it answers") as caught:
-        require(Parity(200.0, 0.006, 3, allowed(Tolerance(), noise), noise), "file")
+        require(parity_of(200.0, 0.006, allowed(Tolerance(), noise), noise), "file")
     assert "--check" in str(caught.value.remedy)
 
 
@@ -236,7 +247,8 @@ def test_a_network_that_does_not_run_in_float64_keeps_the_usual_limit() -> None:
     exportable = Exportable(Single, "queries", "letterbox")
     reference = Reference.of(exportable, [torch.rand(1, 3, 8, 8)])
     assert reference.noise is None
-    assert Parity(0.0, 0.0, 1, noise=None).as_dict().get("noise") is None
+    said = parity_of(0.0, 0.0, Tolerance(), None).model_dump(mode="json")
+    assert "noise" not in said
 
 
 # ---- picked rows and their places ---------------------------------------------------------------

@@ -45,7 +45,8 @@ def files(folder: Path) -> dict[str, Path]:
     made = {}
     for form in RUN:
         target = folder / "export" / f"model{FORMATS[form].suffix}"
-        made[form] = export_detector(folder, target, form, dynamic=form == "openvino").file
+        export_detector(folder, target, form, dynamic=form == "openvino")
+        made[form] = target
     return made
 
 
