@@ -172,6 +172,11 @@ def write_remedy(error: BaseException | None, elsewhere: str = "another folder")
     return f"free some disk space or choose {elsewhere}"
 
 
+def in_short(error: Exception) -> str:
+    """Return the type and the text of another program's error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the nearest known word, or an empty string.
 

@@ -79,6 +79,13 @@ def _untold(load: "Callable[[], None]") -> None:
     load()
 
 
+def _mute(load: "Callable[[], None]") -> None:
+    # Its converter sends events to a statistics service unless the user has opted out, and does
+    # nothing where the package for it is missing. Here it is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    load()
+
+
 def _in_own_cache(load: "Callable[[], None]") -> None:
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         from duet.ownfolder import own_folder
@@ -99,6 +106,7 @@ _TAMED: "dict[str, Callable[[Callable[[], None]], None]]" = {
     "matplotlib": _elsewhere,  # reads the matplotlibrc that lies there
     "cv2": _without_gaps,  # has programs look for libraries there: ends their path in a colon
     "onnxruntime": _untold,  # names this machine to its maker
+    "openvino": _mute,  # reports each conversion to its maker
     "torch._inductor": _in_own_cache,  # wants a name in /tmp that anybody may have taken
 }
 

@@ -12,6 +12,7 @@ from factories_dfine import TINY as DFINE
 from factories_dfine import theta_0 as dfine_start
 
 from duet.export.parity import sample_images
+from duet.families.exportable import Exportable
 from duet.families.images import prepare_batch
 from duet.families.rtdetr import build as rtdetr
 from duet.families.table import family_of, resolve_family
@@ -62,6 +63,11 @@ def make_state(architecture: str, head: HeadForm, sizes: Sequence[int]) -> Detec
         )
     parts = tuple(_lively(part, seed) for seed, part in enumerate(state.parts))
     return replace(state, parts=parts)
+
+
+def exportable_of(state: DetectorState) -> Exportable:
+    """Return how a detector is exported: its family says it."""
+    return resolve_family(state.family).exportable(state)
 
 
 def _lively(part: HeadPart, seed: int) -> HeadPart:

@@ -36,30 +36,21 @@ def new_export(target: Path, *, folder: bool, room: int = 0) -> Iterator[Path]:
         DuetError: The file system refuses the write.
     """
     if not folder:
-        with atomic_path(target) as temporary:
-            _require(room, temporary)
-            yield temporary
-        return
-    if not target.is_dir() or not any(target.iterdir()):
-        with atomic_folder(target) as temporary:
-            _require(room, temporary)
-            yield temporary
-        return
-    # A mistyped path must not delete somebody's data.
-    if not any((target / name).is_file() for name in _OWN):
+        place = atomic_path(target)
+    elif not target.is_dir() or not any(target.iterdir()):
+        place = atomic_folder(target)
+    elif any((target / name).is_file() for name in _OWN):
+        place = replacing(target)
+    else:  # a mistyped path must not delete somebody's data
         raise ConfigError(
             f"this folder is no export: it holds none of {', '.join(_OWN)}",
             where=str(target),
             remedy="choose another --out, or remove it first",
         )
-    with replacing(target) as temporary:
-        _require(room, temporary)
+    with place as temporary:
+        if shutil.disk_usage(temporary.parent).free < room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary))
         yield temporary
-
-
-def _require(room: int, place: Path) -> None:
-    if shutil.disk_usage(place.parent).free < room:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from duet.errors import ModelError
+from duet.errors import ModelError, in_short
 from duet.families.exportable import Exportable, ExportFacts
 
 
@@ -30,10 +30,7 @@ def trace(exportable: Exportable, facts: ExportFacts) -> Any:
             module = exportable.build().eval()
             return jit.trace(module, example(facts), strict=False, check_trace=False)
     except Exception as error:  # tracing runs the engine's code: any type may come out
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"this detector cannot be traced: {type(error).__name__}: {reason}"
-        ) from error
+        raise ModelError(f"this detector cannot be traced: {in_short(error)}") from error
 
 
 @contextmanager

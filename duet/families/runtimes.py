@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from duet.config import load_yaml
-from duet.errors import ConfigError, MissingExtraError, ModelError
+from duet.errors import ConfigError, MissingExtraError, ModelError, in_short
 from duet.families.exportable import STAMP
 from duet.families.vouching import is_ours
 from duet.files import parse_json, require_file
@@ -41,16 +40,6 @@ METADATA = "metadata.yaml"
 
 PARITY = "parity.json"
 """What was measured of the exports of a folder, and their hashes."""
-
-
-def mute_openvino() -> None:
-    """Keep OpenVINO from reporting each conversion to its maker; call it before its import.
-
-    Its converter sends events to a statistics service unless the user has opted out, and uses a
-    stand-in that does nothing where the package for it is missing. Here it is missing.
-    """
-    if "openvino_telemetry" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -116,9 +105,8 @@ def open_file(path: Path, form: str, device: str = "cpu", *, trust: bool = False
     except (ModelError, ConfigError):
         raise
     except Exception as error:  # foreign loaders raise half a dozen types: all mean the same
-        reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"the exported file does not load: {type(error).__name__}: {reason}",
+            f"the exported file does not load: {in_short(error)}",
             where=str(path),
             remedy="it is truncated, damaged or no such file: export the detector again",
         ) from error
@@ -183,11 +171,9 @@ def _open_torchscript(path: Path, device: str, trust: bool) -> Session:
     return Session(run, _text(metadata.get(STAMP)))
 
 
-def _open_openvino(path: Path, device: str, _trust: bool) -> Session:
-    return open_openvino(path, device)
-
-
-def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Session:
+def open_openvino(
+    path: Path, device: str, _trust: bool = False, precision: str | None = "f32"
+) -> Session:
     """Load an OpenVINO folder.
 
     Args:
@@ -200,7 +186,6 @@ def open_openvino(path: Path, device: str, precision: str | None = "f32") -> Ses
         ModelError: The folder does not hold one model.
         ConfigError: Another device.
     """
-    mute_openvino()
     import openvino
 
     _require_device(device == "cpu", device, None)
@@ -243,7 +228,7 @@ RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
     {
         "onnx": Runtime(".onnx", "onnxruntime", "onnx", _open_onnx),
         "torchscript": Runtime(".torchscript", "torch", "torch", _open_torchscript),
-        "openvino": Runtime("_openvino_model", "openvino", "openvino", _open_openvino),
+        "openvino": Runtime("_openvino_model", "openvino", "openvino", open_openvino),
     }
 )
 

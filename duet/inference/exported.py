@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from duet.devices import parse_device, require_device
-from duet.errors import ModelError
+from duet.errors import ModelError, in_short
 from duet.families.detector import ImageDetector
 from duet.families.exportable import ExportFacts
 from duet.families.runtimes import PARITY, RUNTIMES, Session, open_file
@@ -158,10 +158,7 @@ def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> torc
     except TimeoutError:
         raise _endless(f"does not look at an image within {seconds:.0f} s", path) from None
     except Exception as error:  # foreign programs: every failure means the same
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{what}: {type(error).__name__}: {reason}", where=str(path), remedy=_AGAIN
-        ) from error
+        raise ModelError(f"{what}: {in_short(error)}", where=str(path), remedy=_AGAIN) from error
 
 
 def _endless(what: str, path: Path) -> ModelError:

@@ -21,6 +21,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from factories_detectors import SIZE, make_detector, make_state
+from factories_exports import exportable_of
 from factories_series import write_image
 from places import REPO
 
@@ -28,7 +29,7 @@ from duet.cli.main import cli
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError, ModelError
 from duet.export import export as export_module
 from duet.export import formats
-from duet.export.export import export_detector, exportable_of, whole_export
+from duet.export.export import export_detector, whole_export
 from duet.export.formats import FORMATS, Tolerance
 from duet.export.formats.machines import require_coreml
 from duet.export.matching import FLOOR, differences

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories_exports import SIZE, make_state
+from factories_exports import SIZE, exportable_of, make_state
 
 import duet
 from duet.detections import Detections
 from duet.errors import ModelError
 from duet.export import parity
-from duet.export.export import export_detector, exportable_of
+from duet.export.export import export_detector
 from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import differences
 from duet.export.parity import Parity, require, sample_images

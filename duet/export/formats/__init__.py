@@ -47,7 +47,6 @@ class Format:
             ``write(exportable, target, facts)``; empty where only engines can.
         gpu: Whether it is made on, and for, one NVIDIA GPU; all others are written on the CPU.
         check: Raises a `ConfigError` on a machine that cannot write it, before any work.
-        tame: Called before the library of the format is first imported.
         folder: Whether it is a folder.
         dynamic: Whether it can take batches of any size.
         tolerance: For the comparison with the detector in memory; None where duet cannot run it.
@@ -62,7 +61,6 @@ class Format:
     writer: str = ""
     gpu: bool = False
     check: Callable[[], None] | None = None
-    tame: Callable[[], None] | None = None
     folder: bool = False
     dynamic: bool = False
     tolerance: Tolerance | None = None
@@ -89,12 +87,6 @@ class Format:
             "tolerance_score": tolerance.score if tolerance else None,
             "tolerance_why": tolerance.why if tolerance else "",
         }
-
-
-def _mute_openvino() -> None:
-    from duet.families.runtimes import mute_openvino
-
-    mute_openvino()
 
 
 _FORMATS = (
@@ -129,7 +121,6 @@ _FORMATS = (
         packages=("openvino",),
         install='"duet-detect[openvino]"',
         writer="duet.export.formats.openvino",
-        tame=_mute_openvino,
         folder=True,
         dynamic=True,
         tolerance=Tolerance(
@@ -256,8 +247,6 @@ def write(
         ModelError: The detector cannot be written in this format.
     """
     require_offered(exportable, form.name, facts.family)
-    if form.tame is not None:
-        form.tame()
     engine = exportable.written_by_engine(form.name)
     if engine is not None:  # its files carry what the engine's users expect
         engine.write(form.name, target, facts, device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from duet.errors import ModelError
+from duet.errors import ModelError, in_short
 from duet.export.tracing import example, quiet
 from duet.families.exportable import STAMP, Exportable, ExportFacts
 
@@ -27,10 +27,7 @@ def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
             )  # fmt: skip
             graph = onnxslim.slim(onnx.load(str(target)))
     except Exception as error:  # torch, onnx and onnxslim raise half a dozen types
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"this detector cannot be written as ONNX: {type(error).__name__}: {reason}"
-        ) from error
+        raise ModelError(f"this detector cannot be written as ONNX: {in_short(error)}") from error
     stamp = {
         "description": facts.description,
         "names": str(dict(enumerate(facts.classes))),

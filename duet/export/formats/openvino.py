@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from duet.errors import ModelError
+from duet.errors import ModelError, in_short
 from duet.export.tracing import example, trace
 from duet.families.exportable import STAMP, Exportable, ExportFacts
 from duet.families.runtimes import METADATA
@@ -26,9 +26,8 @@ def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
         graph = openvino.convert_model(trace(exportable, facts), input=shape, example_input=images)
         openvino.save_model(graph, target / "model.xml", compress_to_fp16=False)
     except Exception as error:  # the converter raises half a dozen types
-        reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"this detector cannot be written for OpenVINO: {type(error).__name__}: {reason}"
+            f"this detector cannot be written for OpenVINO: {in_short(error)}"
         ) from error
     stamp = {
         "description": facts.description,

@@ -19,7 +19,7 @@ from torch import nn
 from ultralytics import __version__
 from ultralytics.nn.tasks import load_checkpoint
 
-from duet.errors import ModelError
+from duet.errors import ModelError, in_short
 from duet.families.exportable import STAMP, ExportFacts
 from duet.files import hidden_folder, refused_by_disk
 
@@ -90,9 +90,8 @@ class UltralyticsEngine:
         except Exception as error:  # the exporter raises whatever torch, onnx and others raise
             if refused_by_disk(error) and not isinstance(error, FileNotFoundError):
                 raise  # told by `duet.files.atomic_path`, in which every export is written
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"the engine cannot export this detector: {type(error).__name__}: {reason}"
+                f"the engine cannot export this detector: {in_short(error)}"
             ) from error
         return Path(made)
 
