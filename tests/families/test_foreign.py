@@ -254,7 +254,7 @@ def test_a_claim_of_classes_is_checked_before_memory_goes_into_it(
 ) -> None:
     path = stored(tmp_path / "m.pt", change=claims_rows)
     built: list[object] = []
-    monkeypatch.setattr("duet.families.yolo.foreign.stock_model", lambda *a: built.append(a))
+    monkeypatch.setattr("duet.families.yolo.build.stock_model", lambda *a: built.append(a))
     with pytest.raises(ModelError, match="its head has no rows"):
         FAMILY.foreign(ForeignModel(path), name="a")
     assert not built
@@ -270,7 +270,7 @@ def test_a_claimed_architecture_is_not_built(
         built.append(architecture)
         return stock_model(architecture, *rest)
 
-    monkeypatch.setattr("duet.families.yolo.foreign.stock_model", build)
+    monkeypatch.setattr("duet.families.yolo.build.stock_model", build)
     FAMILY.foreign(ForeignModel(path), name="a")
     assert built == [YOLO11N]
 

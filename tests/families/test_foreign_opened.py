@@ -18,7 +18,7 @@ import duet
 from duet.cli.main import cli
 from duet.errors import ConfigError, DuetError, ModelError
 from duet.families import opened
-from duet.families.ultralytics import foreign
+from duet.families.ultralytics import family
 from duet.increments import guard
 from duet.increments.store import load_detector
 
@@ -100,7 +100,7 @@ def test_a_file_is_read_compared_and_hashed_once(
 
     counted(guard, "read_archive", lambda path: path)
     counted(opened, "sha256_file", lambda path: path)
-    counted(foreign, "require_same_network", lambda *_, where, **__: where)
+    counted(family, "require_same_network", lambda *_, where, **__: where)
     other = stored(model.parent / "other.pt", change=rename, train_args={"imgsz": 64})
     make_dataset(Path("day"), names=CLASSES)
     item = {"domain": "day", "data": "day/data.yaml", "classes": list(CLASSES)}

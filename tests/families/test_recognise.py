@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +30,6 @@ from duet.families.rtdetr.roles import architecture_file as rtdetr_file
 from duet.families.yolo import roles
 from duet.families.yolo.adapter import FAMILY, YoloFamily
 from duet.families.yolo.build import inference_model
-from duet.families.yolo.foreign import KIND
 from duet.families.yolo.roles import architecture_file
 from duet.increments.state import DetectorState
 from duet.recipes.plan import make_plan
@@ -144,12 +142,6 @@ def test_a_fork_is_told_by_the_layer_that_its_code_builds_otherwise(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_of_equal_tensors_the_one_that_agrees_is_taken(mode: str, tmp_path: Path) -> None:
-    def stock(architecture: str, parts: Any) -> Any:
-        model = KIND.stock(YOLO11N, parts)
-        if architecture == "twin.yaml":
-            model.model[11].mode = "bilinear"
-        return model
-
     class Twins(YoloFamily):
         rules: Any = SimpleNamespace(
             **vars(roles)
@@ -158,7 +150,15 @@ def test_of_equal_tensors_the_one_that_agrees_is_taken(mode: str, tmp_path: Path
                 "architecture_file": lambda _: architecture_file(YOLO11N),
             }
         )
-        kind = replace(KIND, said=lambda _: "twin.yaml", stock=stock)
+
+        def said(self, checkpoint: Any) -> str:
+            return "twin.yaml"
+
+        def stock_of(self, architecture: str, parts: Any) -> Any:
+            model = super().stock_of(YOLO11N, parts)
+            if architecture == "twin.yaml":
+                model.model[11].mode = "bilinear"
+            return model
 
     path = stored(tmp_path / "m.pt", change=lambda model: setattr(model.model[11], "mode", mode))
     state, _ = Twins().foreign(ForeignModel(path), name="a")

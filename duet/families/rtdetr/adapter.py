@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from duet.errors import ModelError
 from duet.families.rtdetr import build, roles
-from duet.families.rtdetr.foreign import KIND
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, QueryScores
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
+from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.family import UltralyticsFamily
-from duet.increments.state import DetectorState
+from duet.increments.state import DetectorState, HeadPart
 from duet.training.job import Job, Progress
 from duet.vectors.tensors import Tensors
 
@@ -26,7 +28,34 @@ class RTDETRFamily(UltralyticsFamily):
     fit = "stretch"
     layout = "picked-n"
     heads = (ParallelRTDETRDecoder,)
-    kind = KIND
+
+    def owns(self, head: str) -> bool:
+        """Tell whether a head, by the name of its class, is an RT-DETR's."""
+        return "RTDETR" in head
+
+    def require_kind(self, checkpoint: Checkpoint) -> None:
+        """Refuse all but RT-DETR detectors.
+
+        Raises:
+            ModelError: It is of another kind.
+        """
+        head = head_kind(checkpoint)
+        if head != "RTDETRDecoder":
+            raise ModelError(
+                "expected an RT-DETR detector, got a network with "
+                f"{f'a {head}' if head else 'no'} head",
+                where=checkpoint.where,
+                remedy="give an RT-DETR detector that Ultralytics saved",
+            )
+
+    def said(self, checkpoint: Checkpoint) -> str:
+        """Return what a file says, such as ``rtdetr-l.yaml``."""
+        named, size = file_architecture(checkpoint)
+        return f"yolov8{size}-rtdetr.yaml" if named == "yolov8-rtdetr.yaml" else named
+
+    def stock_of(self, architecture: str, parts: tuple[HeadPart, ...]) -> Any:
+        """Build the network of a file anew."""
+        return build.stock_model(architecture, len(parts[0].classes))
 
     def random_tensors(self, architecture: str, classes: int) -> Tensors:
         """Return a stock detector as the engine starts it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +16,10 @@ from duet.errors import ModelError
 from duet.families.exportable import Exportable
 from duet.families.family import Family
 from duet.families.opened import ForeignModel
+from duet.families.tensors import require_fit
+from duet.families.ultralytics.agreement import require_same_network
 from duet.families.ultralytics.checkpoint import (
+    Checkpoint,
     class_names,
     facts,
     float_tensors,
@@ -22,7 +27,6 @@ from duet.families.ultralytics.checkpoint import (
     open_checkpoint,
 )
 from duet.families.ultralytics.export import UltralyticsEngine
-from duet.families.ultralytics.foreign import Kind, agreed_parts, candidates
 from duet.families.ultralytics.models import Build
 from duet.families.ultralytics.names import EngineRules, layer_number
 from duet.families.ultralytics.recognise import architectures_of, unknown
@@ -39,14 +43,38 @@ class UltralyticsFamily(Family):
     Attributes:
         rules: What it knows about names of tensors and about architectures.
         build: Builds its detectors.
-        kind: How it knows its own among the engine's networks.
         heads: Classes of duet's own that a `.pt` file may hold.
     """
 
     rules: EngineRules
     build: Build
-    kind: Kind
     heads: tuple[type, ...]
+
+    # ---- how it knows its own among the engine's networks -----------------------------------
+
+    @abstractmethod
+    def owns(self, head: str) -> bool:
+        """Tell whether a head, by the name of its class, may be one of the family's."""
+
+    @abstractmethod
+    def require_kind(self, checkpoint: Checkpoint) -> None:
+        """Refuse a network of another kind by a `ModelError`."""
+
+    @abstractmethod
+    def said(self, checkpoint: Checkpoint) -> str:
+        """Return what a file says that its architecture is; any text."""
+
+    def parts_of(
+        self, checkpoint: Checkpoint, architecture: str, part: HeadPart, head: HeadForm
+    ) -> tuple[HeadPart, ...]:
+        """Split the head part of a file that duet exported into those of its increments."""
+        return (part,)
+
+    @abstractmethod
+    def stock_of(self, architecture: str, parts: tuple[HeadPart, ...]) -> Any:
+        """Build the network of a file anew."""
+
+    # ---- see `Family` -----------------------------------------------------------------------
 
     def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
         """Return fresh class rows; see `Family.fresh_rows`."""
@@ -95,7 +123,7 @@ class UltralyticsFamily(Family):
 
     def recognises(self, model: ForeignModel) -> bool:
         """Tell whether a `.pt` file of the engine holds one of this family's heads."""
-        return self.kind.owns(head_kind(model.once(open_checkpoint)))
+        return self.owns(head_kind(model.once(open_checkpoint)))
 
     def foreign(
         self,
@@ -107,8 +135,10 @@ class UltralyticsFamily(Family):
     ) -> tuple[DetectorState, dict[str, Any]]:
         """Read a detector, and what its file says about itself.
 
-        Its architecture is the one that builds its tensors and agrees with it layer by layer; what
-        the file calls itself decides nothing, only what is tried first.
+        The network in the file is never made: its tensors move into a detector that duet builds
+        from the engine's architecture file, and both must agree layer by layer. So what duet merges
+        is what the file computes, also where another version of the engine wrote it; what the file
+        calls itself decides nothing, only what is tried first.
 
         Args:
             model: A detection `.pt` file of Ultralytics, or one that duet exported.
@@ -126,16 +156,15 @@ class UltralyticsFamily(Family):
                 nearest and the first difference are named).
         """
         checkpoint, form, rules = model.once(open_checkpoint), self._form(head), self.rules
-        self.kind.require(checkpoint)
+        self.require_kind(checkpoint)
         tensors, classes = float_tensors(checkpoint), class_names(checkpoint)
-        said = self.kind.said(checkpoint)
-        tried = [architecture] if architecture else candidates(rules, said)
+        tried = [architecture] if architecture else self._candidates(self.said(checkpoint))
         refused: ModelError | None = None
         for found in architectures_of(tensors, tried, rules):
             try:
                 roles = rules.split_roles(tensors, form)
                 part = HeadPart(classes, roles.own, name)
-                parts = agreed_parts(self.kind, checkpoint, tensors, found, part, form)
+                parts = self._agreed_parts(checkpoint, tensors, found, part, form)
             except ModelError as error:
                 where, remedy = checkpoint.where, error.remedy
                 refused = refused or ModelError(error.what, where=where, remedy=remedy)
@@ -144,6 +173,37 @@ class UltralyticsFamily(Family):
             about = {"sha256": model.fingerprint, "licence": self.licence}
             return state, facts(checkpoint) | about
         raise refused or unknown(checkpoint, tensors, tried, rules)
+
+    def _candidates(self, said: str) -> list[str]:
+        """Return the names of all architectures, first the one that a file says."""
+        known = list(self.rules.known_architectures())
+        with contextlib.suppress(ModelError):
+            self.rules.architecture_file(said)
+            known = [said, *(name for name in known if name != said)]
+        return known
+
+    def _agreed_parts(
+        self,
+        checkpoint: Checkpoint,
+        tensors: Tensors,
+        architecture: str,
+        part: HeadPart,
+        head: HeadForm,
+    ) -> tuple[HeadPart, ...]:
+        """Return the head parts of a file whose network is what duet builds of them, or raise."""
+        classes = len(part.classes)
+        if classes not in {tensor.shape[0] for tensor in part.tensors.values() if tensor.ndim}:
+            raise ModelError(  # before such a head is built
+                f"the file names {classes} classes, but its head has no rows for them",
+                remedy="the file is damaged, or its class list belongs to another model",
+            )
+        parts = self.parts_of(checkpoint, architecture, part, head)
+        stock = self.stock_of(architecture, parts)
+        require_fit(tensors, stock.state_dict(), f"tensors do not fit {architecture}")
+        require_same_network(
+            checkpoint.network, stock, architecture=architecture, where=checkpoint.where
+        )
+        return parts
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; nothing is built yet.

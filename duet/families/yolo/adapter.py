@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,24 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from duet.errors import ModelError
 from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
+from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, head_kind
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.yolo import build, roles
-from duet.families.yolo.foreign import KIND
 from duet.families.yolo.heads import ClassScores, ParallelDetect, unpick
-from duet.families.yolo.stock import stock_detector
+from duet.families.yolo.stock import join_heads, stock_detector
 from duet.families.yolo.towers import join
+from duet.families.yolo.unjoin import split_part
 from duet.increments.base import StartWeights
-from duet.increments.state import DetectorState
+from duet.increments.door.values import told
+from duet.increments.forms import HeadForm
+from duet.increments.state import DetectorState, HeadPart
 from duet.training.job import Progress
 from duet.vectors.tensors import Tensors
 
@@ -37,7 +42,53 @@ class YoloFamily(UltralyticsFamily):
     build = build
     fit = "letterbox"
     heads = (ParallelDetect,)
-    kind = KIND
+
+    def owns(self, head: str) -> bool:
+        """Tell whether a head, by the name of its class, is no RT-DETR's."""
+        return "RTDETR" not in head
+
+    def require_kind(self, checkpoint: Checkpoint) -> None:
+        """Refuse all but plain detectors.
+
+        Raises:
+            ModelError: It is of another kind.
+        """
+        head, task = head_kind(checkpoint), checkpoint.says("task")
+        if head not in {kind.__name__ for kind in build.PLAIN_HEADS} or task not in (
+            None,
+            "detect",
+        ):
+            raise ModelError(
+                f"expected a detector with a plain Detect head, got {checkpoint.network.root.kind}"
+                f"{f' with {head}' if head else ''}"
+                f"{f' for the task {told(task)!r}' if task is not None else ''}",
+                where=checkpoint.where,
+                remedy="segmentation, pose, oriented-box, open-vocabulary and RT-DETR models "
+                "cannot be merged with YOLO detectors; give a detection model (v8, v9, v10, 11, "
+                "12, 26)",
+            )
+
+    def said(self, checkpoint: Checkpoint) -> str:
+        """Return what a file says, with the size in its name, such as ``yolo11n.yaml``."""
+        named, scale = file_architecture(checkpoint)
+        plain = re.fullmatch(r"(yolov?\d+)((-p2|-p6)?\.yaml)", named)
+        return f"{plain[1]}{scale}{plain[2]}" if plain else named
+
+    def parts_of(
+        self, checkpoint: Checkpoint, architecture: str, part: HeadPart, head: HeadForm
+    ) -> tuple[HeadPart, ...]:
+        """Take joined class towers apart; see `duet.families.yolo.unjoin`."""
+        return split_part(checkpoint, architecture, part, head)
+
+    def stock_of(self, architecture: str, parts: tuple[HeadPart, ...]) -> Any:
+        """Build the network of a file anew, the class towers of several parts joined."""
+        model, *others = (
+            build.stock_model(architecture, len(part.classes), roles.tower_width(part.tensors))
+            for part in parts
+        )
+        if others:
+            join_heads([one.model[-1] for one in (model, *others)])
+        return model
 
     def random_tensors(self, architecture: str, classes: int) -> Tensors:
         """Return a stock detector as the engine starts it; its class towers are the narrowest."""
