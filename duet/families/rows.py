@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from duet.errors import ModelError, did_you_mean, together
+from duet.errors import ModelError, did_you_mean
 from duet.families.family import Family
 from duet.families.protocol import RoleRules, Roles
+from duet.families.tensors import split_tensors
 from duet.increments.base import StartWeights, load_start
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.vectors.tensors import Tensors
@@ -87,28 +88,14 @@ def split_by_name(
     Raises:
         ModelError: A tensor has no role (all are named) or several, or there are no class rows.
     """
-    found: tuple[dict[str, torch.Tensor], ...] = ({}, {}, {})
-    problems = []
-    for name, tensor in tensors.items():
-        matching = [
-            group
-            for group, pattern in zip(found, (shared, buffers, own), strict=True)
-            if pattern.fullmatch(name)
-        ]
-        if len(matching) == 1:
-            matching[0][name] = tensor
-        else:
-            told = "several roles" if matching else "no role"
-            problems.append(f"{name} {tuple(tensor.shape)} has {told}")
-    if problems or not found[2]:
-        raise ModelError(
-            together(
-                sorted(problems) or ["there are no class rows"],
-                summary="tensors that duet does not know how to merge",
-            ),
-            remedy="the tensors belong to another family, or the file is damaged",
-        )
-    return Roles(*found)
+    patterns = {"shared": shared, "buffers": buffers, "own": own}
+
+    def role_of(name: str) -> str:
+        roles = [role for role, pattern in patterns.items() if pattern.fullmatch(name)]
+        return roles[0] if len(roles) == 1 else "several roles" if roles else "no role"
+
+    remedy = "the tensors belong to another family, or the file is damaged"
+    return split_tensors(tensors, role_of, remedy=remedy)
 
 
 def join_rows(parts: Sequence[HeadPart]) -> dict[str, torch.Tensor]:

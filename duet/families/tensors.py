@@ -1,10 +1,15 @@
-"""Tensors of engines' modules."""
+"""Tensors of engines' modules, and what their names tell."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import torch
 from torch import nn
 
 from duet.errors import ModelError, together
+from duet.families.protocol import Roles
+from duet.merging.layers import Layer, Role
 from duet.text import printable
 from duet.vectors.tensors import Tensors
 
@@ -37,3 +42,65 @@ def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:
             remedy="the file belongs to another architecture, is damaged, or was written with "
             "another version of the engine",
         )
+
+
+def split_tensors(
+    tensors: Tensors, role_of: Callable[[str], str], *, prefix: str = "", remedy: str
+) -> Roles:
+    """Give every tensor of a one-increment detector one role, told by its name.
+
+    Args:
+        tensors: The detector.
+        role_of: Returns ``shared``, ``buffers`` or ``own`` of a name; else what is wrong with it.
+        prefix: What own tensors lose from their names.
+        remedy: Of the error.
+
+    Raises:
+        ModelError: A tensor has another role (all are named), or none is an increment's own.
+    """
+    found: dict[str, dict[str, torch.Tensor]] = {"shared": {}, "buffers": {}, "own": {}}
+    problems = []
+    for name, tensor in tensors.items():
+        role = role_of(name)
+        if role in found:
+            found[role][name.removeprefix(prefix) if role == "own" else name] = tensor
+        else:
+            problems.append(f"{name} {tuple(tensor.shape)} has {role}")
+    if problems or not found["own"]:
+        raise ModelError(
+            together(
+                sorted(problems) or ["there are no class rows"],
+                summary="tensors that duet does not know how to merge",
+            ),
+            remedy=remedy,
+        )
+    return Roles(**found)
+
+
+def place_tensors(
+    names: Iterable[str],
+    place: Callable[[str], tuple[Role, int] | None],
+    *,
+    count: int,
+    architecture: str,
+) -> dict[str, Layer]:
+    """Return where each tensor sits: its part of the detector, and its depth.
+
+    Args:
+        names: Of the tensors.
+        place: Returns role and layer, from 0, that a name tells; None if it tells none.
+        count: Number of layers.
+        architecture: For the message.
+
+    Raises:
+        ModelError: A tensor lies outside of the architecture.
+    """
+    places = {name: place(name) for name in names}
+    inside = {name: at for name, at in places.items() if at is not None and at[1] < count}
+    if outside := sorted(places.keys() - inside.keys()):
+        raise ModelError(
+            together(outside, summary=f"tensors outside the {count} layers"),
+            where=architecture,
+            remedy="the tensors belong to another architecture",
+        )
+    return {name: Layer(role, layer / (count - 1)) for name, (role, layer) in inside.items()}

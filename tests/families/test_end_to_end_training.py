@@ -19,7 +19,7 @@ from duet.families.ultralytics import pseudo
 from duet.families.ultralytics.arguments import restore_frozen
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model, trained_state
-from duet.families.yolo.roles import head_of
+from duet.families.yolo.roles import RULES
 from duet.increments.state import DetectorState
 from duet.series import Slice
 from duet.training.config import Distillation, PseudoLabels
@@ -52,7 +52,7 @@ def new_slice(tmp_path_factory: pytest.TempPathFactory) -> Slice:
 
 def groups(state: DetectorState) -> dict[str, Tensors]:
     """Sort all tensors of a state by what they do; `1:1` marks the one-to-one branch."""
-    prefix = head_of(state.architecture)
+    prefix = RULES.head_of(state.architecture)
     stock = {**state.shared, **state.buffers}
     stock |= {prefix + name: tensor for name, tensor in state.parts[-1].tensors.items()}
     found: dict[str, dict[str, torch.Tensor]] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,12 +143,10 @@ def test_a_fork_is_told_by_the_layer_that_its_code_builds_otherwise(tmp_path: Pa
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_of_equal_tensors_the_one_that_agrees_is_taken(mode: str, tmp_path: Path) -> None:
     class Twins(YoloFamily):
-        rules: Any = SimpleNamespace(
-            **vars(roles)
-            | {
-                "known_architectures": lambda: ["twin.yaml", YOLO11N],
-                "architecture_file": lambda _: architecture_file(YOLO11N),
-            }
+        rules = replace(
+            roles.RULES,
+            known_architectures=lambda: ["twin.yaml", YOLO11N],
+            architecture_file=lambda _: architecture_file(YOLO11N),
         )
 
         def said(self, checkpoint: Any) -> str:

@@ -94,7 +94,7 @@ def test_every_architecture_splits(architecture: str) -> None:
     with torch.device("meta"):
         small, large = (stock_model(architecture, count).state_dict() for count in (6, 8))
     grown = {name for name in small if small[name].shape != large[name].shape}
-    prefix = roles.head_of(architecture)
+    prefix = roles.RULES.head_of(architecture)
     layers = 2 if architecture == TINY else 6
     assert len(grown) == 3 + 2 * layers  # 15 in RT-DETR-l, which has six decoder layers
     for form in FORMS:
@@ -110,7 +110,7 @@ def test_every_architecture_splits(architecture: str) -> None:
 @pytest.mark.parametrize("name", ["model.24.enc_score_head.weight", "model.3.conv.weight"])
 def test_a_tensor_without_a_role_is_named(name: str) -> None:
     tensors = dict(FAMILY.fresh(TINY, OLD, seed=0).tensors)
-    head = roles.head_of(TINY)
+    head = roles.RULES.head_of(TINY)
     odd = f"{head}mask_head.weight" if "enc" in name else name.replace("weight", "scale")
     with pytest.raises(ModelError, match=rf"{odd}.* has no role"):
         roles.split_roles({**tensors, odd: torch.zeros(2)}, "rows")
@@ -187,7 +187,7 @@ def lively_boxes(state: DetectorState) -> DetectorState:
     name = "enc_bbox_head.layers.2.weight"
     noise = 0.3 * torch.randn((4, 64), generator=torch.Generator().manual_seed(8))
     if state.head == "rows":
-        return replace(state, shared={**state.shared, roles.head_of(TINY) + name: noise})
+        return replace(state, shared={**state.shared, roles.RULES.head_of(TINY) + name: noise})
     parts = [replace(part, tensors={**part.tensors, name: noise.clone()}) for part in state.parts]
     return replace(state, parts=tuple(parts))
 
@@ -396,6 +396,6 @@ def test_class_rows_of_start_weights_are_found_by_name(tmp_path: Path) -> None:
         start, architecture="yolov8n-rtdetr.yaml", head="rows", classes=("dog", "sofa"),
         increment="base", seed=0,
     )  # fmt: skip
-    head = roles.head_of("yolov8n-rtdetr.yaml")
+    head = roles.RULES.head_of("yolov8n-rtdetr.yaml")
     rows = state.parts[0].tensors["dec_score_head.5.weight"]
     assert torch.equal(rows[1], start.tensors[f"{head}dec_score_head.5.weight"][0])

@@ -19,13 +19,15 @@ from collections.abc import Iterable
 
 import torch
 
-from duet.errors import ModelError, together
+from duet.errors import ModelError
 from duet.families.dfine.architectures import architecture as read_architecture
 from duet.families.protocol import Roles
+from duet.families.tensors import place_tensors, split_tensors
 from duet.merging.layers import Layer, Role
 from duet.vectors.tensors import Tensors
 
 PREFIX = "model."
+CLASSES = "model.enc_score_head.weight"
 EMBEDDING = "model.denoising_class_embed.weight"
 PADDING = "model.denoising_class_embed.padding"
 ALIAS = re.compile(r"(class_embed|bbox_embed)\.")
@@ -68,30 +70,21 @@ def split_roles(tensors: Tensors, form: str) -> Roles:
         ModelError: Tensors have no role (all named), doubles differ, or rows are missing.
     """
     head_form(form)
-    single = without_aliases(tensors)
-    shared, buffers, own, unknown = {}, {}, {}, []
-    for name, tensor in single.items():
-        if MODULE.match(name) is None:
-            unknown.append(name)
-        elif CLASS_ROWS.match(local := name.removeprefix(PREFIX)):
-            own[local] = tensor
-        elif STATISTIC.search(name) or CONSTANT.search(name):
-            buffers[name] = tensor
-        elif PARAMETER.search(name):
-            shared[name] = tensor
-        else:
-            unknown.append(name)
-    if unknown or "enc_score_head.weight" not in own:
-        raise ModelError(
-            together(
-                [f"{name} {tuple(single[name].shape)} has no role" for name in sorted(unknown)]
-                or ["there is no model.enc_score_head.weight"],
-                summary="not the tensors of a D-FINE detector",
-            ),
-            remedy="expected the state of transformers' DFineForObjectDetection",
-        )
-    _part_padding(own, buffers)
-    return Roles(shared, buffers, own)
+    single, remedy = without_aliases(tensors), "expected the state of DFineForObjectDetection"
+    roles = split_tensors(single, _role_of, prefix=PREFIX, remedy=remedy)
+    if CLASSES not in single:
+        raise ModelError(f"there is no {CLASSES}", remedy=remedy)
+    return _without_padding(roles)
+
+
+def _role_of(name: str) -> str:
+    if MODULE.match(name) is None:
+        return "no role"
+    if CLASS_ROWS.match(name.removeprefix(PREFIX)):
+        return "own"
+    if STATISTIC.search(name) or CONSTANT.search(name):
+        return "buffers"
+    return "shared" if PARAMETER.search(name) else "no role"
 
 
 def without_aliases(tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -126,20 +119,20 @@ def stock_names(tensors: Tensors) -> dict[str, torch.Tensor]:
     return {**stock, **doubles}
 
 
-def _part_padding(own: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> None:
+def _without_padding(roles: Roles) -> Roles:
     """Move the padding row of the denoising embedding from the own tensors to the buffers."""
     name = EMBEDDING.removeprefix(PREFIX)
-    classes = len(own["enc_score_head.weight"])
-    if name not in own or PADDING in buffers:
-        return
-    if len(own[name]) != classes + 1:
+    rows, classes = roles.own.get(name), len(roles.own[CLASSES.removeprefix(PREFIX)])
+    if rows is None or PADDING in roles.buffers:
+        return roles
+    if len(rows) != classes + 1:
         raise ModelError(
-            f"'{EMBEDDING}' has {len(own[name])} rows, expected {classes + 1}, one per class and "
+            f"'{EMBEDDING}' has {len(rows)} rows, expected {classes + 1}, one per class and "
             "one for padding",
             remedy="the file is damaged: take it from its source again",
         )
-    buffers[PADDING] = own[name][-1].clone()
-    own[name] = own[name][:-1].clone()
+    padding, own = {PADDING: rows[-1].clone()}, {name: rows[:-1].clone()}
+    return Roles(roles.shared, {**roles.buffers, **padding}, {**roles.own, **own})
 
 
 def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
@@ -153,29 +146,18 @@ def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
     """
     settings = read_architecture(architecture)
     stages = len(settings["backbone_config"]["stage_in_channels"])
-    last = stages + 3 + settings.get("decoder_layers", 6)
-    found, outside = {}, []
-    for name in names:
-        role, position = _place(name, stages)
-        if role is None or position > last:
-            outside.append(name)
-        else:
-            found[name] = Layer(role, position / last)
-    if outside:
-        raise ModelError(
-            together(sorted(outside), summary=f"tensors outside the {last + 1} layers"),
-            where=architecture,
-            remedy="the tensors belong to another architecture",
-        )
-    return found
+    count = stages + 4 + settings.get("decoder_layers", 6)
+    return place_tensors(
+        names, lambda name: _place(name, stages), count=count, architecture=architecture
+    )
 
 
-def _place(name: str, stages: int) -> tuple[Role | None, int]:
+def _place(name: str, stages: int) -> tuple[Role, int] | None:
     """Return the role of a tensor and its layer; None if no layer has such a name."""
     stage = re.match(r"model\.backbone\.model\.encoder\.stages\.([0-9]{1,4})\.", name)
     repeated = re.match(r"model\.decoder\.(?:layers|bbox_embed|lqe_layers)\.([0-9]{1,4})\.", name)
     if stage is not None:
-        return ("backbone", 1 + int(stage[1])) if int(stage[1]) < stages else (None, 0)
+        return ("backbone", 1 + int(stage[1])) if int(stage[1]) < stages else None
     if repeated is not None:
         return "head", stages + 4 + int(repeated[1])
     starts: tuple[tuple[str, Role, int], ...] = (
@@ -190,4 +172,4 @@ def _place(name: str, stages: int) -> tuple[Role | None, int]:
     for start, role, position in starts:
         if name.startswith(start):
             return role, position
-    return None, 0
+    return None

@@ -23,7 +23,7 @@ class RTDETRFamily(UltralyticsFamily):
 
     name = "rtdetr"
     row = FAMILIES["rtdetr"]
-    rules = roles
+    rules = roles.RULES
     build = build
     fit = "stretch"
     layout = "picked-n"

@@ -8,45 +8,18 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from duet.errors import MissingExtraError, ModelError, together
-from duet.families.protocol import RoleRules, Roles
+from duet.errors import MissingExtraError, ModelError
+from duet.families.protocol import Roles
+from duet.families.tensors import place_tensors, split_tensors
 from duet.merging.layers import Layer, Role
 from duet.text import shown
 from duet.vectors.tensors import Tensors
-
-
-class EngineRules(RoleRules, Protocol):
-    """The module ``roles`` of a family on this engine.
-
-    Attributes:
-        VARYING: Matches what differs between detectors of one architecture, named relative to the
-            head: what follows their classes.
-    """
-
-    VARYING: re.Pattern[str]
-
-    def head_of(self, architecture: str) -> str:
-        """Return the name prefix of the head, such as ``model.23.``; needs no tensors."""
-        ...
-
-    def architecture_file(self, architecture: str) -> Path:
-        """Find the description of an architecture, without importing the engine.
-
-        Raises:
-            ModelError: There is no such architecture.
-            MissingExtraError: Ultralytics is not installed.
-        """
-        ...
-
-    def known_architectures(self) -> Iterable[str]:
-        """Return the names of the architectures, the likely ones first."""
-        ...
-
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 
@@ -83,48 +56,6 @@ def head_prefix(tensors: Iterable[str]) -> str:
     return f"model.{last}."
 
 
-def split_layers(
-    tensors: Tensors,
-    *,
-    own: re.Pattern[str],
-    head: re.Pattern[str],
-    parameter: re.Pattern[str],
-    expected: str,
-) -> Roles:
-    """Split the state of a stock one-increment detector; every tensor lands exactly once.
-
-    Args:
-        tensors: Full state in the engine's names, such as ``model.0.conv.weight``.
-        own: Matches an increment's own tensors, named relative to the head.
-        head: Matches all tensors that a head may have, named likewise.
-        parameter: Found in the names of trainable tensors.
-        expected: What the tensors should have been, for the message.
-
-    Raises:
-        ModelError: Tensors have no role (all named), or there is no numbered layer.
-    """
-    prefix = head_prefix(tensors)
-    shared, buffers, parts, unknown = {}, {}, {}, []
-    for name, tensor in tensors.items():
-        local = name.removeprefix(prefix)
-        in_head, statistic = local != name, STATISTIC.search(name) is not None
-        known = name.startswith("model.") and (statistic or parameter.search(name) is not None)
-        if not known or (in_head and not head.match(local)):
-            unknown.append(f"{name} {tuple(tensor.shape)} has no role")
-        elif in_head and own.match(local):
-            parts[local] = tensor
-        elif statistic:
-            buffers[name] = tensor
-        else:
-            shared[name] = tensor
-    if unknown:
-        raise ModelError(
-            together(sorted(unknown), summary="tensors that duet does not know how to merge"),
-            remedy=f"expected {expected}, as training leaves them",
-        )
-    return Roles(shared, buffers, parts)
-
-
 def description(file: Path, architecture: str) -> dict[str, Any]:
     """Return an architecture as the engine's models take it, read from ``file`` alone.
 
@@ -156,37 +87,96 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def layers_in(names: Iterable[str], file: Path, architecture: str) -> dict[str, Layer]:
-    """Return where each tensor sits: its part of the detector, and its depth.
-
-    Args:
-        names: Tensor names, such as ``model.0.conv.weight``.
-        file: Description of the architecture.
-        architecture: Its name, for messages.
-
-    Raises:
-        ModelError: A tensor lies outside of the architecture.
-    """
-    backbone, count = layer_counts(file)
-    found: dict[str, Layer] = {}
-    outside = []
-    for name in names:
-        number = layer_number(name)
-        if number is None or number >= count:
-            outside.append(name)
-            continue
-        role: Role = "backbone" if number < backbone else "neck"
-        found[name] = Layer("head" if number == count - 1 else role, number / (count - 1))
-    if outside:
-        raise ModelError(
-            together(sorted(outside), summary=f"tensors outside the {count} layers"),
-            where=architecture,
-            remedy="the tensors belong to another architecture",
-        )
-    return found
-
-
 def layer_number(name: str) -> int | None:
     """Return the number of the layer that a tensor is in; None if no number is written so."""
     found = re.match(r"model\.(0|[1-9][0-9]{0,4})\.", name)
     return int(found[1]) if found else None
+
+
+@dataclass
+class EngineRules:
+    """What a family on this engine knows about its tensors and architectures (`RoleRules`).
+
+    Trainable shared tensors are merged, BatchNorm statistics of shared layers are fused, counters
+    are added, and each increment's own head tensors are kept as they are. A tensor that no rule
+    names is an error.
+
+    Attributes:
+        title: Of the family, for messages.
+        CLASS_ROWS: See `RoleRules`.
+        own: For each head form, matches an increment's own tensors, named relative to the head.
+        head: Matches all tensors that a head may have, named likewise.
+        parameter: Found in the names of trainable tensors.
+        varying: Matches what differs between detectors of one architecture, named likewise: what
+            follows their classes.
+        architecture_file: Finds the description of an architecture, without importing the engine;
+            a `ModelError` if there is none, a `MissingExtraError` without Ultralytics.
+        known_architectures: Returns the names of the architectures, the likely ones first.
+    """
+
+    title: str
+    CLASS_ROWS: re.Pattern[str]
+    own: Mapping[str, re.Pattern[str]]
+    head: re.Pattern[str]
+    parameter: re.Pattern[str]
+    varying: re.Pattern[str]
+    architecture_file: Callable[[str], Path]
+    known_architectures: Callable[[], Iterable[str]]
+
+    def own_pattern(self, form: str) -> re.Pattern[str]:
+        """Return what matches an increment's own tensors, named relative to the head.
+
+        Raises:
+            ModelError: The family has no such head form.
+        """
+        if form not in self.own:
+            raise ModelError(
+                f"{self.title} has no head form '{form}'",
+                remedy=f"known forms: {', '.join(self.own)}",
+            )
+        return self.own[form]
+
+    def split_roles(self, tensors: Tensors, form: str) -> Roles:
+        """Split the state of a stock one-increment detector; every tensor lands exactly once.
+
+        Args:
+            tensors: Full state in the engine's names, such as ``model.0.conv.weight``.
+            form: Head form.
+
+        Raises:
+            ModelError: Tensors have no role (all named), or there is no numbered layer.
+        """
+        prefix, own = head_prefix(tensors), self.own_pattern(form)
+
+        def role_of(name: str) -> str:
+            local, statistic = name.removeprefix(prefix), STATISTIC.search(name) is not None
+            in_head = local != name
+            known = name.startswith("model.") and (statistic or self.parameter.search(name))
+            if not known or (in_head and not self.head.match(local)):
+                return "no role"
+            if in_head and own.match(local):
+                return "own"
+            return "buffers" if statistic else "shared"
+
+        remedy = f"expected the tensors of a {self.title} detector, as training leaves them"
+        return split_tensors(tensors, role_of, prefix=prefix, remedy=remedy)
+
+    def head_of(self, architecture: str) -> str:
+        """Return the name prefix of the head, such as ``model.23.``.
+
+        Unlike `head_prefix` it needs no tensors: the shared ones may hold none of the head.
+        """
+        return f"model.{layer_counts(self.architecture_file(architecture))[1] - 1}."
+
+    def layers(self, names: Iterable[str], architecture: str) -> dict[str, Layer]:
+        """Return where each tensor sits; errors as `architecture_file` and `place_tensors`."""
+        backbone, count = layer_counts(self.architecture_file(architecture))
+
+        def place(name: str) -> tuple[Role, int] | None:
+            number = layer_number(name)
+            if number is None:
+                return None
+            trunk: Role = "backbone" if number < backbone else "neck"
+            return ("head" if number == count - 1 else trunk), number
+
+        return place_tensors(names, place, count=count, architecture=architecture)

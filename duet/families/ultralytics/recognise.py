@@ -50,13 +50,13 @@ def architectures_of(
         prefix = head_prefix(tensors)
     except DuetError:
         return
-    wanted = _shapes(_of_all(tensors, prefix, rules.VARYING))
+    wanted = _shapes(_of_all(tensors, prefix, rules.varying))
     for name in candidates:
         file = rules.architecture_file(name)
         if not _may_be(name, file, prefix, wanted):
             continue
         layers = _laid_out(description(file, name))
-        if _shapes(_of_all(_tensors_of(layers), prefix, rules.VARYING)) == wanted:
+        if _shapes(_of_all(_tensors_of(layers), prefix, rules.varying)) == wanted:
             yield name
 
 
@@ -74,7 +74,7 @@ def unknown(
         candidates: See `architectures_of`; must name one.
         rules: Of the family.
     """
-    prefix, own = head_prefix(tensors), rules.VARYING
+    prefix, own = head_prefix(tensors), rules.varying
     wanted = _of_all(tensors, prefix, own)
     files = {name: rules.architecture_file(name) for name in candidates}
     alike = [name for name in files if _may_be(name, files[name], prefix, _shapes(wanted))]

@@ -38,7 +38,7 @@ class YoloFamily(UltralyticsFamily):
 
     name = "yolo"
     row = FAMILIES["yolo"]
-    rules = roles
+    rules = roles.RULES
     build = build
     fit = "letterbox"
     heads = (ParallelDetect,)

@@ -1,9 +1,7 @@
 """Which tensor of a YOLO detector belongs to whom, and where it sits: told by name, never by shape.
 
-Trainable shared tensors are merged, BatchNorm statistics of shared layers are fused, counters are
-added, and each increment's own head tensors are kept as they are. What is an increment's own
-depends on the form: the last class convolutions (`rows`), the class towers (`towers`), or the head
-(`parallel`). A tensor that no rule names is an error.
+What is an increment's own depends on the form: the last class convolutions (`rows`), the class
+towers (`towers`), or the head (`parallel`).
 
 The module implements `duet.families.protocol.RoleRules`. It must stay free of the engine, so that
 files can be merged without loading one.
@@ -13,18 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from duet.errors import ModelError
-from duet.families.protocol import Roles
-from duet.families.ultralytics import names as engine_names
-from duet.families.ultralytics.names import engine_models
-from duet.merging.layers import Layer
+from duet.families.ultralytics.names import EngineRules, engine_models
 from duet.text import shown
-from duet.vectors.tensors import Tensors
 
 # End-to-end heads (v10, 26) have each branch twice: `one2one_cv2` beside `cv2`.
 OWN = {
@@ -38,47 +32,6 @@ PARAMETER = re.compile(r"\.(weight|bias|gamma)$")
 # The branches of a head; dfl is a constant that travels with the shared tensors (absent from
 # heads with reg_max = 1).
 HEAD = re.compile(r"(one2one_)?cv[23]\.|dfl\.conv\.weight$")
-CLASS_ROWS = OWN["rows"]
-VARYING = OWN["towers"]  # the engine makes class towers as wide as classes are many
-
-
-def split_roles(tensors: Tensors, form: str) -> Roles:
-    """Split the state of a stock one-increment detector; every tensor lands exactly once.
-
-    Args:
-        tensors: Full state in the engine's names, such as ``model.0.conv.weight``.
-        form: Head form: "rows", "towers" or "parallel".
-
-    Raises:
-        ModelError: Tensors have no role (all named), or there is no numbered layer.
-    """
-    return engine_names.split_layers(
-        tensors, own=OWN[form], head=HEAD, parameter=PARAMETER,
-        expected="weights, biases and BatchNorm statistics of a YOLO detector "
-        "(v8, v9, v10, 11, 12, 26)",
-    )  # fmt: skip
-
-
-def head_of(architecture: str) -> str:
-    """Return the name prefix of the head of an architecture; errors as `architecture_file`.
-
-    Unlike `head_prefix` it needs no tensors: the shared ones may hold none of the head.
-    """
-    return f"model.{engine_names.layer_counts(architecture_file(architecture))[1] - 1}."
-
-
-def layers(names: Iterable[str], architecture: str) -> dict[str, Layer]:
-    """Return where each tensor sits: its part of the detector, and its depth.
-
-    Args:
-        names: Tensor names, such as ``model.0.conv.weight``.
-        architecture: Architecture file of the engine, such as ``yolo11n.yaml``.
-
-    Raises:
-        ModelError: The engine has no such architecture, or a tensor lies outside of it.
-        MissingExtraError: Ultralytics is not installed.
-    """
-    return engine_names.layers_in(names, architecture_file(architecture), architecture)
 
 
 def architecture_file(architecture: str) -> Path:
@@ -128,3 +81,16 @@ def tower_width(part: Mapping[str, torch.Tensor]) -> int:
             remedy="the file belongs to another family or is damaged",
         )
     return int(part[name].shape[1])
+
+
+RULES = EngineRules(
+    "YOLO",
+    OWN["rows"],
+    OWN,
+    HEAD,
+    PARAMETER,
+    varying=OWN["towers"],  # the engine makes class towers as wide as classes are many
+    architecture_file=architecture_file,
+    known_architectures=known_architectures,
+)
+CLASS_ROWS, split_roles, layers = RULES.CLASS_ROWS, RULES.split_roles, RULES.layers

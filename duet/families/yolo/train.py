@@ -55,7 +55,7 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
     @functools.cached_property
     def _prefix(self) -> str:
         """Name prefix of the head; `held` is asked for every tensor."""
-        return roles.head_of(self.start.architecture)
+        return roles.RULES.head_of(self.start.architecture)
 
     def silence(self, model: Any, classes: list[int]) -> None:
         """Take classes out of the detector loss: its class term weighs them with 0."""
