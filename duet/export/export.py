@@ -20,12 +20,12 @@ from duet.export.formats import (
 )
 from duet.export.parity import Parity, measure, require, sample_images
 from duet.export.placing import new_export, user_lock
-from duet.families.exportable import ExportFacts
+from duet.families.exportable import Exportable, ExportFacts
 from duet.families.runtimes import PARITY
 from duet.families.table import resolve_family
 from duet.families.vouching import remember
 from duet.files import read_json, sha256_file, sha256_json, sha256_path, write_json
-from duet.images import read_image
+from duet.images import Image, read_image
 from duet.increments.manifest import Lineage, Sha256
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
@@ -95,35 +95,48 @@ def export_detector(
     step, row = progress or (lambda _done, _total: None), FORMATS.find(form)
     opened = check_export(model, target, form, dynamic=dynamic, overwrite=overwrite, device=device)
     exportable = resolve_family(opened.state.family).exportable(opened.state)
-    facts = ExportFacts.of(
-        opened.state, exportable, image_size=opened.manifest.image_size,
-        licence=opened.manifest.licence, lineage=opened.manifest.lineage, dynamic=dynamic,
-    )  # fmt: skip
+    facts = _facts(opened, exportable, dynamic=dynamic)
     pictures = [read_image(path) for path in images] or sample_images(facts.image_size)
     step(1, 3)
     with new_export(target, folder=row.folder, room=_room(opened.state)) as temporary:
         try:
             write(row, exportable, temporary, facts, device=device_for(row, device))
             step(2, 3)
-            parity = None
-            if row.tolerance is not None:
-                parity = measure(exportable, facts, temporary, form, pictures)
-                require(parity, str(target))
+            parity = _compare(row, exportable, facts, temporary, target, pictures)
         except DuetError as error:  # the temporary name means nothing to the user
             what = error.what.replace(str(temporary), str(target))
             raise type(error)(what, where=str(target), remedy=error.remedy) from error
         report = _report(opened, temporary, target, facts, row, parity, images)
-        _record(
-            report, target.parent
-        )  # before the file: without an entry it could be somebody else's
+        # Before the file: without an entry it could be somebody else's.
+        _record(report, target.parent)
     step(3, 3)
     return report
+
+
+def _facts(opened: DetectorFile, exportable: Exportable, *, dynamic: bool) -> ExportFacts:
+    manifest = opened.manifest
+    return ExportFacts.of(
+        opened.state, exportable, image_size=manifest.image_size, licence=manifest.licence,
+        lineage=manifest.lineage, dynamic=dynamic,
+    )  # fmt: skip
 
 
 def _room(state: DetectorState) -> int:
     """Return the bytes that a file of a detector needs, with a quarter more than its tensors."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.to_tensors().values())
     return size + size // 4
+
+
+def _compare(
+    row: Format, exportable: Exportable, facts: ExportFacts, file: Path, target: Path,
+    images: Sequence[Image],
+) -> Parity | None:  # fmt: skip
+    """Return how a written file differs; None where duet cannot run it; errors as `require`."""
+    if row.tolerance is None:
+        return None
+    parity = measure(exportable, facts, file, row.name, images)
+    require(parity, str(target))
+    return parity
 
 
 def _record(report: ExportReport, folder: Path) -> None:

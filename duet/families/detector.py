@@ -18,7 +18,7 @@ from duet.labels import LabelSpace
 
 @dataclass(frozen=True)
 class ImageDetector:
-    """A network that is ready to look at images (`duet.families.protocol.Detector`).
+    """A network that is ready to look at images.
 
     Attributes:
         module: Maps ``(B, 3, S, S)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
@@ -49,7 +49,11 @@ class ImageDetector:
         limit: int = 300,
         multi_label: bool = False,
     ) -> list[Detections]:
-        """Detect on BGR uint8 images of any size; see `duet.families.protocol.Detector`."""
+        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image.
+
+        ``multi_label``: one place of an image may be several classes, which AP is computed from;
+        else the best of them alone, which is what users see.
+        """
         found = []
         place = torch.device(self.device)
         for group in batches(images, self.batch):

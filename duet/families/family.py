@@ -24,7 +24,7 @@ from duet.families.images import prepare_batch
 from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
 from duet.images import Fit
-from duet.increments.base import StartWeights
+from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
 from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
@@ -45,13 +45,14 @@ class Family(ABC):
         row: Of the table.
         rules: What the family knows about names of tensors.
         fit: How images become squares: in training, for inference and in exported files.
+            Stretched, unless a family says otherwise.
         layout: What the outputs of `network` mean.
     """
 
     name: str
     row: FamilyRow
     rules: RoleRules
-    fit: Fit
+    fit: Fit = "stretch"
     layout: Layout
 
     # ---- what a family writes ---------------------------------------------------------------
@@ -77,10 +78,6 @@ class Family(ABC):
         """Build the network as it runs, see `Exportable.build`."""
 
     @abstractmethod
-    def require_trainable(self, job: Job) -> None:
-        """Refuse a job that `train` would refuse, before anything is written."""
-
-    @abstractmethod
     def train(self, folder: Path, progress: Progress) -> None:
         """Run the job in ``folder``; leaves the files of a finished job (`duet.training.job`)."""
 
@@ -93,15 +90,24 @@ class Family(ABC):
         state's statistics and leaves them as they are.
         """
 
-    @abstractmethod
+    def require_trainable(self, job: Job) -> None:
+        """Refuse a job that `train` would refuse, before anything is written.
+
+        Raises:
+            ConfigError: `duet.training.loop` refuses it.
+        """
+        from duet.training.loop import require_trainable
+
+        require_trainable(job)
+
     def weights(self, path: Path) -> StartWeights:
         """Read start weights (θ_0): base safetensors, or the engine's own file, guarded."""
+        return load_start(path)
 
-    @abstractmethod
     def recognises(self, model: ForeignModel) -> bool:
         """Tell whether a file of a kind that several families read is one of this family."""
+        return False
 
-    @abstractmethod
     def foreign(
         self,
         model: ForeignModel,
@@ -114,7 +120,15 @@ class Family(ABC):
 
         Returns the state, of several increments if duet exported the file so, and JSON-ready facts
         about the file. ``architecture`` is the only one to try where the file has to be recognised.
+
+        Raises:
+            ModelError: It is none, or the engine writes no files of its own.
         """
+        raise ModelError(
+            f"the family {self.name} reads no files but duet's own",
+            where=str(model.path),
+            remedy="give a detector folder or an increment folder of duet",
+        )
 
     def head_of(self, architecture: str) -> str:
         """Return what the engine's names of own tensors begin with, beyond those of a part."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from duet.detections import Detections
     from duet.merging.layers import Layer
     from duet.vectors.tensors import Tensors
 
@@ -46,29 +42,4 @@ class RoleRules(Protocol):
 
     def layers(self, names: Iterable[str], architecture: str) -> dict[str, Layer]:
         """Return the place of each tensor in the detector."""
-        ...
-
-
-class Detector(Protocol):
-    """A detector in memory, ready to look at images."""
-
-    def __call__(
-        self,
-        images: Sequence[np.ndarray],
-        *,
-        confidence: float = ...,
-        iou: float = ...,
-        limit: int = ...,
-        multi_label: bool = ...,
-    ) -> list[Detections]:
-        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image.
-
-        ``multi_label``: one place of an image may be several classes, which AP is computed from;
-        else the best of them alone, which is what users see.
-        """
-        ...
-
-    @property
-    def module(self) -> Callable[[torch.Tensor], Any]:
-        """The network itself."""
         ...

@@ -1,8 +1,7 @@
 """For families in which an increment owns class rows and nothing else.
 
 A class is one row (the first dimension) of every tensor of a head part. The functions sort
-tensors by name, and join, cut, drop and rename rows; `RowsFamily` needs no more than that. None of
-it loads an engine.
+tensors by name, and join, cut, drop and rename rows. None of it loads an engine.
 """
 
 from __future__ import annotations
@@ -10,64 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from duet.errors import ModelError, did_you_mean
-from duet.families.family import Family
 from duet.families.protocol import RoleRules, Roles
 from duet.families.tensors import split_tensors
-from duet.increments.base import StartWeights, load_start
-from duet.increments.state import DetectorState, HeadForm, HeadPart
+from duet.increments.state import HeadPart
 from duet.vectors.tensors import Tensors
-
-if TYPE_CHECKING:
-    from duet.families.opened import ForeignModel
-    from duet.training.job import Job
-
-
-class RowsFamily(Family):
-    """A family whose head form is `rows`, and whose engine writes no files of its own.
-
-    A head part names its tensors as the engine does, less `head_of`.
-    """
-
-    fit = "stretch"
-
-    def weights(self, path: Path) -> StartWeights:
-        """Read θ_0 as duet stores it; errors as `load_start`."""
-        return load_start(path)
-
-    def require_trainable(self, job: Job) -> None:
-        """Refuse what `duet.training.loop` would refuse."""
-        from duet.training.loop import require_trainable
-
-        require_trainable(job)
-
-    def recognises(self, model: ForeignModel) -> bool:
-        """Tell that no file is of this family; its row in the table names no ``files``."""
-        return False
-
-    def foreign(
-        self,
-        model: ForeignModel,
-        *,
-        name: str,
-        head: HeadForm = "rows",
-        architecture: str | None = None,
-    ) -> tuple[DetectorState, dict[str, Any]]:
-        """Refuse: the engine writes no files.
-
-        Raises:
-            ModelError: Always.
-        """
-        raise ModelError(
-            f"the family {self.name} reads no files but duet's own",
-            where=str(model.path),
-            remedy="give a detector folder or an increment folder of duet",
-        )
 
 
 def split_by_name(

@@ -209,19 +209,27 @@ def open_openvino(
             os.environ[_ISA] = limit
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     request = compiled.create_infer_request()
-    described = path / METADATA
-    try:
-        metadata = load_yaml(described) if described.is_file() else None
-    except ConfigError as error:
-        again = "the folder was edited or damaged: export the detector again"
-        raise ModelError(error.what, where=error.where, remedy=again) from None
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         # A copy: the next call writes into the same memory.
         return torch.from_numpy(request.infer(batch.cpu().numpy())[0].copy())
 
-    stamp = _text(metadata.get(STAMP)) if isinstance(metadata, dict) else None
-    return Session(run, stamp, used, _sides(compiled.input(0).partial_shape), request.cancel)
+    return Session(
+        run,
+        _stamp_of(path / METADATA),
+        used,
+        _sides(compiled.input(0).partial_shape),
+        request.cancel,
+    )
+
+
+def _stamp_of(metadata: Path) -> str | None:
+    try:
+        told = load_yaml(metadata) if metadata.is_file() else None
+    except ConfigError as error:
+        again = "the folder was edited or damaged: export the detector again"
+        raise ModelError(error.what, where=error.where, remedy=again) from None
+    return _text(told.get(STAMP)) if isinstance(told, dict) else None
 
 
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType(

@@ -20,7 +20,7 @@ from duet.evaluation.agreement import IOU as OVERLAP
 from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.matches import match, save_matches
-from duet.families.protocol import Detector
+from duet.families.detector import ImageDetector
 from duet.families.table import resolve_family
 from duet.files import sha256_file, sha256_json
 from duet.images import read_groups
@@ -47,7 +47,7 @@ def truths(data: Slice) -> list[Truth]:
 
 
 def predict(
-    detector: Detector,
+    detector: ImageDetector,
     images: Sequence[Path],
     stopped: threading.Event | None = None,
     *,
@@ -59,7 +59,7 @@ def predict(
         detector: Runs over them.
         images: The files.
         stopped: Ends it early when set.
-        multi_label: See `duet.families.protocol.Detector`: for AP, not for what users see.
+        multi_label: See `duet.families.detector.ImageDetector`: for AP, not for what users see.
 
     Raises:
         DuetError: ``stopped`` was set.
@@ -81,13 +81,13 @@ def evaluate_state(
     return evaluate_ap(*_sides(detector_of(state, image_size, device), data))
 
 
-def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> Detector:
+def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> ImageDetector:
     """Return what runs a detector on images of that side; ``device`` is torch's name."""
     return resolve_family(state.family).detector(state, image_size=image_size, device=device)
 
 
 def _sides(
-    detector: Detector, data: Slice, stopped: threading.Event | None = None
+    detector: ImageDetector, data: Slice, stopped: threading.Event | None = None
 ) -> tuple[list[Detections], list[Truth], LabelSpace]:
     """Return what `evaluate_ap` compares: detections, labels, and the classes of ``data``."""
     found = looked_for(predict(detector, data.images, stopped), data)

@@ -13,7 +13,7 @@ from duet.detections import Detections
 from duet.evaluation.agreement import CONFIDENCE, Agreement, agreement
 from duet.evaluation.ap import evaluate_ap
 from duet.evaluation.matches import match
-from duet.families.protocol import Detector
+from duet.families.detector import ImageDetector
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
 from duet.runs.evaluate import detector_of, image_keys, looked_for, predict, truths
@@ -105,7 +105,7 @@ def look_again(
     )
 
 
-def _found(detector: Detector, seen: list[Detections], data: Slice) -> Found:
+def _found(detector: ImageDetector, seen: list[Detections], data: Slice) -> Found:
     """Count what users see of an increment's classes; AP wants every class of a place besides."""
     labels, labelled = LabelSpace(data.classes), truths(data)
     every = looked_for(predict(detector, data.images), data)

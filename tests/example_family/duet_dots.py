@@ -23,9 +23,10 @@ from torch.nn.functional import softplus
 
 from duet.errors import ModelError
 from duet.families.decode import corners
+from duet.families.family import Family
 from duet.families.protocol import Roles
 from duet.families.row import FamilyRow
-from duet.families.rows import RowsFamily, cut_rows, join_rows, split_by_name
+from duet.families.rows import cut_rows, join_rows, split_by_name
 from duet.families.scores import ClassLogits, class_scores
 from duet.increments.state import DetectorState
 from duet.merging.layers import Layer
@@ -233,8 +234,8 @@ def found(seen: tuple[torch.Tensor, torch.Tensor]) -> list[Found]:
 # ---- the family ------------------------------------------------------------------------------
 
 
-class DotsFamily(RowsFamily):
-    """See `duet.families.family.Family`; what is not here comes from `RowsFamily`."""
+class DotsFamily(Family):
+    """See `duet.families.family.Family`."""
 
     name = "dots"
     row = ROW

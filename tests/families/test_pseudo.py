@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from duet.training.config import PseudoLabels
-from duet.training.losses.distillation.proposals import query_box_distillation
+from duet.training.losses.distillation.duet import query_box_distillation
 from duet.training.pseudo import Found, Target, add_pseudo_labels, overlap
 
 LEFT, RIGHT, SHIFTED = (0.25, 0.5, 0.2, 0.2), (0.75, 0.5, 0.2, 0.2), (0.27, 0.5, 0.2, 0.2)

@@ -120,7 +120,7 @@ def test_unknown_architectures_and_forms_are_refused() -> None:
     with pytest.raises(ModelError, match=r"rtdetr-tiny\.yaml"):
         roles.architecture_file("rtdetr-huge.yaml")
     with pytest.raises(ModelError, match="no head form 'towers'"):
-        roles.own_pattern("towers")
+        roles.RULES.own_pattern("towers")
 
 
 def test_fresh_rows_are_quiet_beside_trained_ones() -> None:

@@ -12,8 +12,8 @@ from duet.families.detector import ImageDetector
 from duet.families.dfine import build, roles
 from duet.families.dfine.architectures import require_queries
 from duet.families.dfine.foreign import CONFIG, is_dfine, read_detector, read_folder
+from duet.families.family import Family
 from duet.families.opened import ForeignModel
-from duet.families.rows import RowsFamily
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.increments.base import StartWeights, load_start
@@ -22,7 +22,7 @@ from duet.training.job import Progress
 from duet.vectors.tensors import Tensors
 
 
-class DFineFamily(RowsFamily):
+class DFineFamily(Family):
     """See `duet.families.family.Family`. The head form is `rows`; `towers` means the same."""
 
     name = "dfine"

@@ -25,7 +25,6 @@ class RTDETRFamily(UltralyticsFamily):
     row = FAMILIES["rtdetr"]
     rules = roles.RULES
     build = build
-    fit = "stretch"
     layout = "picked-n"
     heads = (ParallelRTDETRDecoder,)
 

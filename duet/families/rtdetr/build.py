@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,12 +11,11 @@ from ultralytics.nn.modules.head import RTDETRDecoder
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from duet.errors import ModelError
-from duet.families.rows import cut_rows, join_rows
+from duet.families.rows import join_rows
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, TrainingRTDETRDecoder, resize_classes
-from duet.families.rtdetr.roles import CLASS_ROWS, architecture_file, own_pattern, split_roles
-from duet.families.tensors import plain_tensors
-from duet.families.ultralytics.models import load_part, load_stock, set_classes
-from duet.families.ultralytics.names import description, head_prefix
+from duet.families.rtdetr.roles import CLASS_ROWS, RULES, architecture_file
+from duet.families.ultralytics.models import load_part, load_stock, read_back, set_classes
+from duet.families.ultralytics.names import description
 from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
 
@@ -120,23 +118,7 @@ def require_separable(*, mask_old: bool) -> None:
 
 def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     """Read the state back from a trained `training_model`, float32 on the CPU."""
-    tensors = plain_tensors(model)
-    stock = {name: tensor for name, tensor in tensors.items() if ".old_heads." not in name}
-    roles = split_roles(stock, start.head)
-    *old, new = start.parts
-    if start.head == "rows":
-        parts = cut_rows(roles.own, start.parts)
-    else:
-        kept = [_old_head(tensors, part, index) for index, part in enumerate(old)]
-        parts = (*kept, replace(new, tensors=roles.own))
-    return replace(start, shared=roles.shared, buffers=roles.buffers, parts=parts)
-
-
-def _old_head(tensors: Tensors, part: HeadPart, index: int) -> HeadPart:
-    """Return an old decoder as trained along; where it did not run, as it was."""
-    place = f"{head_prefix(tensors)}old_heads.{index}."
-    found = {k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
-    return replace(part, tensors=found or part.tensors)
+    return read_back(model, start, RULES)
 
 
 def joined_model(state: DetectorState) -> RTDETRDetectionModel:
@@ -151,5 +133,5 @@ def head_with(model: RTDETRDetectionModel, state: DetectorState, part: HeadPart)
     """Return a copy of a stock decoder that carries another increment's part (`parallel`)."""
     other = copy.deepcopy(model.model[-1])
     resize_classes(other, len(part.classes))
-    load_part(other, part, own_pattern(state.head))
+    load_part(other, part, RULES.own_pattern(state.head))
     return other

@@ -63,4 +63,4 @@ RULES = EngineRules(
     architecture_file=architecture_file,
     known_architectures=lambda: KNOWN,
 )
-split_roles, layers, own_pattern = RULES.split_roles, RULES.layers, RULES.own_pattern
+split_roles, layers = RULES.split_roles, RULES.layers

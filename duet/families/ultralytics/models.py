@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import nn
 
-from duet.families.tensors import require_fit
+from duet.families.rows import cut_rows
+from duet.families.tensors import plain_tensors, require_fit
+from duet.families.ultralytics.names import EngineRules, head_prefix
 from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
 
@@ -61,6 +64,34 @@ def load_part(head: nn.Module, part: HeadPart, own: re.Pattern[str]) -> None:
     expected = {name: tensor for name, tensor in stock.items() if own.match(name)}
     require_fit(part.tensors, expected, f"the head part of '{part.increment}' does not fit")
     head.load_state_dict({**stock, **part.tensors})
+
+
+OLD_PLACES = {"old_towers": "cv3.", "old_one2one_towers": "one2one_cv3.", "old_heads": ""}
+"""Attributes of a training head that hold old parts -> where their tensors are in a stock head."""
+
+
+def read_back(model: nn.Module, start: DetectorState, rules: EngineRules) -> DetectorState:
+    """Read the state back from a trained model, float32 on the CPU; old parts as trained along."""
+    tensors = plain_tensors(model)
+    prefix = head_prefix(tensors)
+    stock = {k: v for k, v in tensors.items() if not k.startswith(f"{prefix}old_")}
+    roles, own = rules.split_roles(stock, start.head), rules.own_pattern(start.head)
+
+    def old_part(index: int) -> HeadPart:
+        part, found = start.parts[index], {}
+        for attribute, local in OLD_PLACES.items():
+            place = f"{prefix}{attribute}.{index}."
+            for name in (name for name in tensors if name.startswith(place)):
+                found[local + name.removeprefix(place)] = tensors[name]
+        kept = {name: tensor for name, tensor in found.items() if own.match(name)}
+        return replace(part, tensors=kept or part.tensors)  # none if it did not run
+
+    if start.head == "rows":
+        parts = cut_rows(roles.own, start.parts)
+    else:
+        old = (old_part(index) for index in range(len(start.parts) - 1))
+        parts = (*old, replace(start.parts[-1], tensors=roles.own))
+    return replace(start, shared=roles.shared, buffers=roles.buffers, parts=parts)
 
 
 def set_classes(model: Any, names: Sequence[str]) -> None:

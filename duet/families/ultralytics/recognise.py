@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -50,13 +49,13 @@ def architectures_of(
         prefix = head_prefix(tensors)
     except DuetError:
         return
-    wanted = _shapes(_of_all(tensors, prefix, rules.varying))
+    wanted = _compared(tensors, prefix, rules)
     for name in candidates:
         file = rules.architecture_file(name)
         if not _may_be(name, file, prefix, wanted):
             continue
         layers = _laid_out(description(file, name))
-        if _shapes(_of_all(_tensors_of(layers), prefix, rules.varying)) == wanted:
+        if _compared(_tensors_of(layers), prefix, rules) == wanted:
             yield name
 
 
@@ -74,16 +73,14 @@ def unknown(
         candidates: See `architectures_of`; must name one.
         rules: Of the family.
     """
-    prefix, own = head_prefix(tensors), rules.varying
-    wanted = _of_all(tensors, prefix, own)
+    prefix = head_prefix(tensors)
+    wanted = _compared(tensors, prefix, rules)
     files = {name: rules.architecture_file(name) for name in candidates}
-    alike = [name for name in files if _may_be(name, files[name], prefix, _shapes(wanted))]
+    alike = [name for name in files if _may_be(name, files[name], prefix, wanted)]
     laid = {name: _laid_out(description(files[name], name)) for name in alike or files}
-    expected = {name: _of_all(_tensors_of(layers), prefix, own) for name, layers in laid.items()}
+    expected = {name: _compared(_tensors_of(laid[name]), prefix, rules) for name in laid}
     # Of equally near ones the first, which is what the file says that it is.
-    nearest = min(
-        laid, key=lambda name: len(_shapes(expected[name]).items() ^ _shapes(wanted).items())
-    )
+    nearest = min(laid, key=lambda name: len(expected[name].items() ^ wanted.items()))
     other = _other_code(checkpoint.network, laid[nearest])
     told_of = other or _first_difference(wanted, expected[nearest])
     none = f"no architecture of Ultralytics {__version__} is this network: the nearest is"
@@ -99,17 +96,13 @@ def unknown(
     )
 
 
-def _of_all(tensors: Tensors, prefix: str, own: re.Pattern[str]) -> Tensors:
-    """Return the tensors that do not belong to an increment."""
+def _compared(tensors: Tensors, prefix: str, rules: EngineRules) -> Shapes:
+    """Return the shapes of the tensors that do not belong to an increment."""
     return {
-        name: tensor
+        name: tuple(tensor.shape)
         for name, tensor in tensors.items()
-        if not (name.startswith(prefix) and own.match(name.removeprefix(prefix)))
+        if not (name.startswith(prefix) and rules.varying.match(name.removeprefix(prefix)))
     }
-
-
-def _shapes(tensors: Tensors) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _may_be(name: str, file: Path, prefix: str, wanted: Shapes) -> bool:
@@ -139,9 +132,8 @@ def _tensors_of(layers: nn.Sequential) -> Tensors:
     return {f"model.{name}": tensor for name, tensor in layers.state_dict().items()}
 
 
-def _first_difference(found: Tensors, expected: Tensors) -> str:
+def _first_difference(got: Shapes, wanted: Shapes) -> str:
     """Return the first tensor in which a network is not the expected one."""
-    got, wanted = _shapes(found), _shapes(expected)
     names = [*wanted, *(name for name in got if name not in wanted)]
     differing = (name for name in names if got.get(name) != wanted.get(name))
     name = min(differing, key=lambda name: layer_number(name) or 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,18 +12,16 @@ from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
 from duet.families.decode import Layout
-from duet.families.rows import cut_rows
-from duet.families.tensors import plain_tensors
-from duet.families.ultralytics.models import load_part, load_stock, set_classes
-from duet.families.ultralytics.names import description, head_prefix
+from duet.families.rows import join_rows
+from duet.families.ultralytics.models import load_part, load_stock, read_back, set_classes
+from duet.families.ultralytics.names import description
 from duet.families.yolo.heads import (
     ParallelDetect,
     TrainingDetect,
-    class_layers,
     is_end_to_end,
     resize_classes,
 )
-from duet.families.yolo.roles import OWN, architecture_file, split_roles, tower_width
+from duet.families.yolo.roles import RULES, architecture_file, tower_width
 from duet.families.yolo.towers import ClassTowers
 from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
@@ -95,14 +92,10 @@ def inference_model(state: DetectorState) -> DetectionModel:
         ModelError: Tensors are missing, unexpected or of another shape (all named), or rows of
             towers of different widths would have to share one.
     """
-    first, *others = state.parts
-    model = stock_model(state.architecture, len(first.classes), tower_width(first.tensors))
-    load_stock(model, state, first.tensors)
+    model = _joined(state)
     head = model.model[-1]
-    if others and state.head == "rows":
-        _join_rows(head, state)
-    elif others:
-        heads = [head, *(_head_with(head, state, part) for part in others)]
+    if len(state.parts) > 1 and state.head != "rows":
+        heads = [_head_with(head, state, part) for part in state.parts]
         if state.head == "towers":
             for name in ("cv3", "one2one_cv3") if is_end_to_end(head) else ("cv3",):
                 levels = zip(*(getattr(one, name) for one in heads), strict=True)
@@ -132,14 +125,11 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
         run_old: Also compute the old parts' outputs.
     """
     *old, new = state.parts
-    model = stock_model(state.architecture, len(new.classes), tower_width(new.tensors))
-    load_stock(model, state, new.tensors)
+    model = _joined(state)
     if old:
         head = model.model[-1]
         sizes = [len(part.classes) for part in state.parts]
         olds = [] if state.head == "rows" else [_head_with(head, state, part) for part in old]
-        if state.head == "rows":
-            _join_rows(head, state)
         model.model[-1] = TrainingDetect.of(
             head, state.head, olds, sizes, mask_old=mask_old, run_old=run_old
         )
@@ -150,48 +140,23 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> De
 
 def trained_state(model: nn.Module, start: DetectorState) -> DetectorState:
     """Read the state back from a trained `training_model`, float32 on the CPU."""
-    tensors = plain_tensors(model)
-    prefix = head_prefix(tensors)
-    stock = {k: v for k, v in tensors.items() if not k.startswith(f"{prefix}old_")}
-    roles = split_roles(stock, start.head)
-    *old, new = start.parts
-    if start.head == "rows":
-        parts = cut_rows(roles.own, start.parts)
-    else:
-        trained = [_old_part(tensors, start, index) for index in range(len(old))]
-        parts = (*trained, replace(new, tensors=roles.own))
-    return replace(start, shared=roles.shared, buffers=roles.buffers, parts=parts)
+    return read_back(model, start, RULES)
 
 
-OLD_PLACES = {"old_towers": "cv3.", "old_one2one_towers": "one2one_cv3.", "old_heads": ""}
-"""Attributes of `TrainingDetect` that hold old parts -> where their tensors are in a head."""
-
-
-def _old_part(tensors: Tensors, start: DetectorState, index: int) -> HeadPart:
-    """Return an old part, read from the names that `TrainingDetect` gives its tensors."""
-    prefix = head_prefix(tensors)
-    own: dict[str, torch.Tensor] = {}
-    for attribute, local in OLD_PLACES.items():
-        place = f"{prefix}{attribute}.{index}."
-        own |= {local + k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
-    kept = {name: tensor for name, tensor in own.items() if OWN[start.head].match(name)}
-    return replace(start.parts[index], tensors=kept)
-
-
-def _join_rows(head: Detect, state: DetectorState) -> None:
-    widths = {part.increment: tower_width(part.tensors) for part in state.parts}
+def _joined(state: DetectorState) -> DetectionModel:
+    """Build a stock detector with the rows of all parts, or with the last head or towers."""
+    parts = state.parts if state.head == "rows" else state.parts[-1:]
+    widths = {part.increment: tower_width(part.tensors) for part in parts}
     if len(set(widths.values())) > 1:
         listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
         raise ModelError(
             f"class rows read the same tower, but these want different widths ({listed} channels)",
             remedy="use the head form 'towers', in which each increment keeps its own tower",
         )
-    heads = [_head_with(head, state, part) for part in state.parts]
-    resize_classes(head, len(state.labels))
-    for joined, *layers in zip(class_layers(head), *map(class_layers, heads), strict=True):
-        for kind in ("weight", "bias"):
-            rows = torch.cat([getattr(layer, kind).detach() for layer in layers])
-            getattr(joined, kind).data.copy_(rows)
+    classes = sum(len(part.classes) for part in parts)
+    model = stock_model(state.architecture, classes, widths[parts[-1].increment])
+    load_stock(model, state, join_rows(parts) if state.head == "rows" else parts[0].tensors)
+    return model
 
 
 def _head_with(head: Detect, state: DetectorState, part: HeadPart) -> Detect:
@@ -204,5 +169,5 @@ def _head_with(head: Detect, state: DetectorState, part: HeadPart) -> Detect:
         if is_end_to_end(wide):
             other.one2one_cv3 = wide.one2one_cv3
     resize_classes(other, len(part.classes))
-    load_part(other, part, OWN[state.head])
+    load_part(other, part, RULES.own_pattern(state.head))
     return other

@@ -10,11 +10,6 @@ from __future__ import annotations
 import torch
 
 
-def directional_loss(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-    """Return L_DC of one tensor as a scalar (autograd form, used to check the closed form)."""
-    return torch.relu(-(p - q) * d).sum()
-
-
 def directional_gradient(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """Return ∂L_DC/∂p = −d where (p − q)·d < 0, else 0: the closed form, no graph needed.
 

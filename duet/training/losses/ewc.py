@@ -9,11 +9,6 @@ from __future__ import annotations
 import torch
 
 
-def ewc_loss(p: torch.Tensor, q: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
-    """Return Σ F (p − q)² / 2 of one tensor as a scalar (used to check the closed form)."""
-    return (importance * (p - q).square()).sum() / 2
-
-
 def ewc_gradient(p: torch.Tensor, q: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
     """Return ∂L_EWC/∂p = F (p − q), no graph needed; 0 at p = q.
 

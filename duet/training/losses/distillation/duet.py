@@ -2,7 +2,8 @@
 
 The equations are in docs/method.md, Distillation.
 
-Shapes: B images, C old classes, A anchors, R bins per box side (DFL; R = 1 means no bins).
+Shapes: B images, C old classes, A anchors, N places of an encoder, R bins per box side (DFL; R = 1
+means no bins).
 Computed in float32: squared logits overflow float16 under AMP. The teacher never gets a gradient.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import kl_div
 
-from duet.training.losses.distillation.proposals import query_box_distillation
 from duet.training.losses.distillation.responses import (
     Anchors,
     Losses,
@@ -100,5 +100,34 @@ def box_distillation(
     return masked_mean(divergence.sum(2).mean(1), selected_BA)
 
 
+def query_box_distillation(
+    student_BN4: torch.Tensor,
+    teacher_BN4: torch.Tensor,
+    teacher_scores_BN: torch.Tensor,
+    quantile: float,
+) -> torch.Tensor:
+    """Mean over the selected places of the L1 distance between an encoder's boxes.
+
+    Queries of two detectors are not aligned: each picks its own places of an image. The encoder
+    is: its head makes one proposal at every place of the feature maps, in the same order in both
+    detectors. Selected are, image by image, the places whose teacher score is at or above its
+    ``quantile``; the distance sums over the four coordinates.
+
+    Args:
+        student_BN4: ``(B, N, 4)`` cxcywh of the model in training, normalised to [0, 1] (after the
+            sigmoid).
+        teacher_BN4: ``(B, N, 4)`` of the previous detector, likewise, without gradient.
+        teacher_scores_BN: ``(B, N)`` largest old-class logit or score of the previous detector.
+        quantile: 0..1.
+
+    Returns:
+        Scalar.
+    """
+    scores_BN = teacher_scores_BN.detach().float()
+    selected_BN = scores_BN >= _quantile(scores_BN, quantile)
+    distance_BN = (student_BN4.float() - teacher_BN4.detach().float()).abs().sum(-1)
+    return masked_mean(distance_BN, selected_BN)
+
+
 def _quantile(values_BA: torch.Tensor, quantile: float) -> torch.Tensor:
-    return torch.quantile(values_BA.float(), quantile, dim=1, keepdim=True)
+    return torch.quantile(values_BA, quantile, dim=1, keepdim=True)
