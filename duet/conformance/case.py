@@ -70,6 +70,16 @@ class Case:
         )
         return replace(state, parts=(state.parts[0], lively(state.parts[1], seed=5)))
 
+    def keep(self, state: DetectorState, folder: Path) -> None:
+        """Save a detector folder."""
+        from duet.increments.manifest import DetectorManifest
+        from duet.increments.store import save_detector
+
+        manifest = DetectorManifest.for_state(
+            state, lineage=(), image_size=self.image_size, licence=self.engine.licence
+        )
+        save_detector(folder, state, manifest)
+
     def batch(self, count: int = 2) -> torch.Tensor:
         """Return noise as the network reads it."""
         import torch

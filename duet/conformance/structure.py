@@ -110,16 +110,12 @@ def check_rows_survive(case: Case, folder: Path) -> None:
 
 def check_stored(case: Case, folder: Path) -> None:
     """A detector folder gives back the same bits and finds the same objects."""
-    from duet.increments.manifest import DetectorManifest
-    from duet.increments.store import load_detector, save_detector
+    from duet.increments.store import load_detector
 
     wide = [scene(OLD[0], case.image_size, seed=1)[0][: case.image_size // 2]]
     for form in case.forms:
         state = case.grown(form)
-        manifest = DetectorManifest.for_state(
-            state, lineage=(), image_size=case.image_size, licence=case.engine.licence
-        )
-        save_detector(folder / form, state, manifest)
+        case.keep(state, folder / form)
         loaded = load_detector(folder / form).state
         assert same(loaded.to_tensors(), state.to_tensors()), form
         assert loaded.fingerprint() == state.fingerprint(), form

@@ -141,16 +141,11 @@ def check_exported(case: Case, folder: Path) -> None:
     """Exported files compute what the detector computes."""
     from duet.export.export import export_detector
     from duet.export.formats import FORMATS
-    from duet.increments.manifest import DetectorManifest
-    from duet.increments.store import save_detector
 
     form: HeadForm
     for form in case.forms:
         state = case.grown(form)
-        manifest = DetectorManifest.for_state(
-            state, lineage=(), image_size=case.image_size, licence=case.engine.licence
-        )
-        save_detector(folder / form, state, manifest)
+        case.keep(state, folder / form)
         for name in case.formats:
             target = folder / f"{form}-{name}" / f"model{FORMATS[name].suffix}"
             report = export_detector(folder / form, target, name)  # keeps equal files only

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from duet.errors import ModelError
 from duet.families.opened import ForeignModel
 from duet.families.row import FamilyRow
-from duet.families.table import families, head_form, resolve_family
+from duet.families.table import families, resolve_family, row_of
 from duet.names import as_name
 from duet.text import shell_line
 
@@ -70,7 +70,7 @@ def read_foreign(
         ModelError: It is damaged, refused, or no detector that duet can rebuild.
     """
     family = family_of_file(model)
-    name, form = name or file_name(model.path), head_form(family, head)
+    name, form = name or file_name(model.path), row_of(family).head_form(head, family)
     return resolve_family(family).foreign(model, name=name, head=form, architecture=architecture)
 
 

@@ -6,8 +6,9 @@ tensors by name, and join, cut, drop and rename rows. None of it loads an engine
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,13 @@ from duet.families.protocol import RoleRules, Roles
 from duet.families.tensors import split_tensors
 from duet.increments.state import HeadPart
 from duet.vectors.tensors import Tensors
+
+PRIOR = 0.01
+"""Score that a fresh class row gives to everything.
+
+The engines' own (RT-DETR: C / 80, which for ten classes is a score of 0.36; D-FINE: 1 / (C + 1))
+would have few new rows win most queries beside trained ones.
+"""
 
 
 def split_by_name(
@@ -75,6 +83,32 @@ def cut_rows(own: Tensors, like: Sequence[HeadPart]) -> tuple[HeadPart, ...]:
         replace(part, tensors={name: rows[index].clone() for name, rows in cut.items()})
         for index, part in enumerate(like)
     )
+
+
+def quiet_rows(
+    like: Tensors,
+    classes: int,
+    *,
+    seed: int,
+    draw: Callable[[str, torch.Tensor, torch.Generator], object],
+) -> dict[str, torch.Tensor]:
+    """Return class rows that have learned nothing and score `PRIOR`; see `Family.fresh_rows`.
+
+    Args:
+        like: Class rows of another part.
+        classes: Number of rows.
+        seed: Of what is drawn.
+        draw: ``draw(name, rows, generator)`` fills the rows of a weight.
+    """
+    # A generator of its own: chains run in threads, and the global one would mix their draws.
+    generator = torch.Generator().manual_seed(seed)
+    fresh = {}
+    for name in sorted(like):
+        rows = torch.full((classes, *like[name].shape[1:]), -math.log(1 / PRIOR - 1))
+        if rows.ndim > 1:
+            draw(name, rows, generator)
+        fresh[name] = rows
+    return fresh
 
 
 def drop_classes(rules: RoleRules, part: HeadPart, names: Iterable[str]) -> HeadPart | None:

@@ -64,6 +64,15 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
 )
 
 
+def row_of(name: str) -> FamilyRow:
+    """Return what is known of a family before its engine is loaded.
+
+    Raises:
+        ConfigError: No such family; with the nearest name.
+    """
+    return FAMILIES[name] if name in FAMILIES else families().find(name)
+
+
 def resolve_family(name: str) -> Family:
     """Import and return a family.
 
@@ -71,7 +80,7 @@ def resolve_family(name: str) -> Family:
         ConfigError: No such family; with the nearest name.
         MissingExtraError: Its engine is not installed, or too old.
     """
-    row = _row(name)
+    row = row_of(name)
     try:
         return cast("Family", importlib.import_module(row.module).FAMILY)
     except ImportError as error:
@@ -89,7 +98,7 @@ def resolve_roles(name: str) -> RoleRules:
     Raises:
         ConfigError: No such family; with the nearest name.
     """
-    return cast("RoleRules", importlib.import_module(_row(name).roles))
+    return cast("RoleRules", importlib.import_module(row_of(name).roles))
 
 
 def family_of(architecture: str) -> str:
@@ -107,15 +116,6 @@ def family_of(architecture: str) -> str:
     )
 
 
-def head_form(family: str, wanted: str) -> HeadForm:
-    """Return the head form that a family builds where a strategy asks for ``wanted``.
-
-    Raises:
-        ConfigError: It has none.
-    """
-    return _row(family).head_form(wanted, family)
-
-
 def class_rows(rules: RoleRules, head: HeadForm, names: Iterable[str]) -> frozenset[str]:
     """Return the tensors of a head part that hold one row per class: under `rows` all of them.
 
@@ -127,11 +127,6 @@ def class_rows(rules: RoleRules, head: HeadForm, names: Iterable[str]) -> frozen
     if head == "rows":
         return frozenset(names)
     return frozenset(name for name in names if rules.CLASS_ROWS.match(name))
-
-
-def leaves_out(family: str) -> bool:
-    """Tell whether a family's loss can leave known classes out that nobody labelled."""
-    return _row(family).leaves_out
 
 
 def families() -> Table[FamilyRow]:
@@ -165,7 +160,3 @@ def _offered(entry: EntryPoint) -> FamilyRow:
             remedy="see docs/new_family.md",
         )
     return row
-
-
-def _row(name: str) -> FamilyRow:
-    return FAMILIES[name] if name in FAMILIES else families().find(name)

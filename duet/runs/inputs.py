@@ -10,7 +10,7 @@ from pathlib import Path
 
 from duet.config import changed
 from duet.errors import Collected, ConfigError, did_you_mean
-from duet.families.table import family_of, head_form
+from duet.families.table import family_of, row_of
 from duet.names import key
 from duet.runs.onto import Onto, open_onto
 from duet.series import Problem, Series, inspect_series, raise_problems
@@ -195,11 +195,11 @@ def read_strategies(
             such head form.
         ModelError: The detector's head form does not fit a strategy.
     """
-    strategies = []
+    strategies, row = [], row_of(family)
     for name in names:
         read = load_strategy(name, folder=shipped("configs", "strategy"))
         altered = changed(read, changes or {}, where=f"strategy {read.name}")
-        built = altered.model_copy(update={"head": head_form(family, altered.head)})
+        built = altered.model_copy(update={"head": row.head_form(altered.head, family)})
         strategies.append(built if onto is None else onto.fitted(built))
     counts = Counter(key(strategy.name) for strategy in strategies)
     doubled = {strategy.name for strategy in strategies if counts[key(strategy.name)] > 1}

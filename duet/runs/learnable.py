@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from duet.errors import ConfigError, DataError, together
-from duet.families.table import leaves_out
+from duet.families.table import row_of
 from duet.series import Increment
 from duet.series.series import known_among_new
 from duet.training.config import Schedule, Strategy
@@ -58,7 +58,7 @@ def require_adaptable(
     if strategy.refines:
         return  # on the detector of these classes alone
     missing = [name for part in parts for name in part if name not in increment.classes]
-    if strategy.old_negatives == "mask" and missing and not leaves_out(family):
+    if strategy.old_negatives == "mask" and missing and not row_of(family).leaves_out:
         raise ConfigError(
             f"known classes that nobody labelled there would count as background: "
             f"{', '.join(missing)}; detectors of the family '{family}' cannot leave them out of "

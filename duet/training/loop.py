@@ -79,15 +79,13 @@ def run_job(folder: Path, build: Build, progress: Progress, fit: Fit = "stretch"
         ConfigError: The device is not there, or is several.
         ModelError: The training diverged, or the checkpoint cannot be used.
     """
-    Loop(folder, build, progress, fit).run()
+    _Loop(folder, build, progress, fit).run()
 
 
-class Loop:
-    """One job in training. Use `run_job`."""
+class _Loop:
+    """One job in training."""
 
-    def __init__(
-        self, folder: Path, build: Build, progress: Progress, fit: Fit = "stretch"
-    ) -> None:
+    def __init__(self, folder: Path, build: Build, progress: Progress, fit: Fit) -> None:
         self.session = session = Session(folder)
         self._build, self._progress = build, progress
         self.job, self.schedule = session.job, session.job.schedule

@@ -7,7 +7,10 @@ a damaged, exchanged or missing file is noticed before it becomes a detector.
 from __future__ import annotations
 
 import platform
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -18,8 +21,7 @@ from duet.increments.fisher import FISHER
 from duet.increments.manifest import Sha256
 from duet.sealed import unsealed, write_sealed
 from duet.training.checkpoint import remove_checkpoint
-from duet.training.job import TRAINED, Job
-from duet.training.memory import peak_memory
+from duet.training.job import TRAINED
 
 OUTCOME = "outcome.json"
 
@@ -37,6 +39,27 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def peak_memory() -> int | None:
+    """Return the largest resident size of this process so far, in bytes; None on Windows.
+
+    Linux tells it per address space. ``ru_maxrss``, which other systems have to do with, starts a
+    child with the size of the parent that launched it.
+    """
+    status = Path("/proc/self/status")
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.M)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
 
 
 class Outcome(Config):
@@ -63,17 +86,15 @@ class Outcome(Config):
     files: dict[str, Sha256]
 
 
-def finish_job(
-    folder: Path, job: Job, *, images_seen: int, seconds: float,
-    history: list[dict[str, float]], fisher_images: int,
-) -> None:  # fmt: skip
-    """Vouch for the results that lie in ``folder``, and forget the checkpoint."""
-    outcome = Outcome(
-        key=job.key, images_seen=images_seen, seconds=round(seconds, 3), history=tuple(history),
-        fisher_images=fisher_images, peak_memory=peak_memory(),
-        versions=versions(),
-        files={name: sha256_file(folder / name) for name in _results(fisher_images)},
-    )  # fmt: skip
+def write_outcome(folder: Path, **facts: Any) -> None:
+    """Vouch for the results that lie in ``folder``, and forget the checkpoint.
+
+    Args:
+        folder: Job folder.
+        facts: Of the `Outcome`; versions, memory and hashes are found here.
+    """
+    files = {name: sha256_file(folder / name) for name in _results(facts["fisher_images"])}
+    outcome = Outcome(**facts, peak_memory=peak_memory(), versions=versions(), files=files)
     write_sealed(folder / OUTCOME, outcome.model_dump(mode="json"))
     remove_checkpoint(folder)
 

@@ -91,6 +91,12 @@ def _extended(target: Target, found: Found, choice: PseudoLabels, classes: Seque
     )
 
 
+def inside(xyxy_N4: torch.Tensor) -> torch.Tensor:
+    """Cut normalised corner boxes at the image's border, as labels are; return cxcywh."""
+    cut = xyxy_N4.clamp(0, 1)
+    return torch.cat(((cut[:, :2] + cut[:, 2:]) / 2, cut[:, 2:] - cut[:, :2]), 1)
+
+
 def overlap(one_N4: torch.Tensor, other_M4: torch.Tensor) -> torch.Tensor:
     """Return the ``(N, M)`` IoU of cxcywh boxes; a box without area overlaps nothing."""
     from torchvision.ops import box_convert, box_iou

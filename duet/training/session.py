@@ -34,8 +34,8 @@ from duet.training.job import (
     read_state,
     write_state,
 )
-from duet.training.outcome import finish_job
-from duet.training.pulls import Pull, read_pulls
+from duet.training.losses.weights import Pull, read_pulls
+from duet.training.outcome import write_outcome
 from duet.vectors.tensors import Tensors
 
 OwnLoss = Callable[[DetectorState], tuple[nn.Module, Callable[[int, int], torch.Tensor]]]
@@ -128,10 +128,10 @@ class Session:
         """
         self._require_finite(trained.to_tensors(), "the trained weights", epoch)
         write_state(self.folder / TRAINED, trained)
-        finish_job(
-            self.folder, self.job, images_seen=self.images_seen * processes, history=self.history,
-            fisher_images=self._write_fisher(trained, epoch, own_loss),
-            seconds=time.perf_counter() - self._began,
+        write_outcome(
+            self.folder, key=self.job.key, images_seen=self.images_seen * processes,
+            history=self.history, fisher_images=self._write_fisher(trained, epoch, own_loss),
+            seconds=round(time.perf_counter() - self._began, 3),
         )  # fmt: skip
 
     def _write_fisher(self, trained: DetectorState, epoch: int, own_loss: OwnLoss) -> int:

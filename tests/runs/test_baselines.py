@@ -40,12 +40,10 @@ from duet.series.series import joint_slice
 from duet.series.slices import join_slices, with_classes
 from duet.training.config import Directional, Distillation, Ewc, PseudoLabels, Strategy
 from duet.training.job import DIRECTION, IMPORTANCE, Job, JobPart, identity, unlabelled_classes
-from duet.training.losses.directional import directional_gradient
 from duet.training.losses.distillation import duet, erd, lwf
 from duet.training.losses.distillation.responses import Anchors, Places, Quantiles
 from duet.training.losses.distillation.table import DISTILLATIONS, resolve_distillation
-from duet.training.losses.ewc import ewc_gradient
-from duet.training.pulls import read_pulls
+from duet.training.losses.weights import directional_gradient, ewc_gradient, read_pulls
 
 BASELINES = (
     "seq-ft", "masked", "frozen", "lwf", "erd", "pseudo", "ewc", "joint-partial", "joint-full",

@@ -25,7 +25,7 @@ from duet.runs.inputs import read_inputs, read_strategies
 from duet.runs.plan import RunPlan
 from duet.runs.repeat import execute_repeats, ordered, repeats
 from duet.series import eval_slice
-from duet.training.memory import peak_memory
+from duet.training.outcome import peak_memory
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_evaluations_keep_their_matches(plan: RunPlan, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_process() -> None:
     """A child of a large parent is small; ``ru_maxrss`` would tell the parent's size."""
-    program = "from duet.training.memory import peak_memory; print(peak_memory())"
+    program = "from duet.training.outcome import peak_memory; print(peak_memory())"
     ballast = np.ones(50_000_000)
     small = int(subprocess.check_output([sys.executable, "-c", program]))
     assert peak_memory() > ballast.nbytes

@@ -14,6 +14,7 @@ from duet.families.dfine.architectures import require_queries
 from duet.families.dfine.foreign import CONFIG, is_dfine, read_detector, read_folder
 from duet.families.family import Family
 from duet.families.opened import ForeignModel
+from duet.families.rows import quiet_rows
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.increments.base import StartWeights, load_start
@@ -47,9 +48,11 @@ class DFineFamily(Family):
 
     def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
         """Return quiet class rows; see `Family.fresh_rows`."""
-        # A generator of its own: chains run in threads, and the global one would mix their draws.
-        generator = torch.Generator().manual_seed(seed)
-        return {name: build.fresh_row(like[name], classes, generator) for name in sorted(like)}
+
+        def draw(name: str, rows: torch.Tensor, generator: torch.Generator) -> None:
+            nn.init.xavier_uniform_(rows, generator=generator)
+
+        return quiet_rows(like, classes, seed=seed, draw=draw)
 
     def network(self, state: DetectorState, device: str = "cpu") -> nn.Module:
         """Build ``(B, 3, S, S)`` in, ``(B, Q, 4 + C)`` out; see `Queries`."""

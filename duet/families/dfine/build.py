@@ -5,7 +5,6 @@ Shapes: B images, S pixels, N places of the encoder, Q queries, C classes of all
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -18,9 +17,6 @@ from duet.families.rows import cut_rows, join_rows
 from duet.families.tensors import require_fit
 from duet.increments.state import DetectorState
 from duet.vectors.tensors import Tensors
-
-PRIOR = 0.01
-"""Score of a fresh class row. The engine's own 1 / (C + 1) would make few new classes shout."""
 
 
 def stock_config(architecture: str, classes: int) -> DFineConfig:
@@ -39,14 +35,6 @@ def stock_model(architecture: str, classes: int) -> DFineForObjectDetection:
         ModelError: No such architecture.
     """
     return DFineForObjectDetection(stock_config(architecture, classes))
-
-
-def fresh_row(like: torch.Tensor, classes: int, generator: torch.Generator) -> torch.Tensor:
-    """Return the rows of one tensor for classes that nothing is known of yet."""
-    if like.ndim == 1:
-        return torch.full((classes,), -math.log((1 - PRIOR) / PRIOR))
-    rows = torch.empty((classes, like.shape[1]))
-    return nn.init.xavier_uniform_(rows, generator=generator)
 
 
 def model_of(state: DetectorState) -> DFineForObjectDetection:

@@ -27,7 +27,7 @@ from duet.increments.state import DetectorState
 from duet.training.job import Job, old_part_count, refines, unlabelled_classes
 from duet.training.losses.distillation.responses import Places, Quantiles
 from duet.training.losses.distillation.table import resolve_distillation
-from duet.training.pseudo import Found, Target, add_pseudo_labels
+from duet.training.pseudo import Found, Target, add_pseudo_labels, inside
 from duet.vectors.tensors import Tensors
 
 CLIP_NORM = 0.1
@@ -133,14 +133,12 @@ class DFineLearner:
 
     def _found(self, seen: Any) -> list[Found]:
         """Return what the previous detector finds in each image, cut at its border."""
-        from torchvision.ops import box_convert
-
         scores = seen.intermediate_logits[:, -1].float().sigmoid()
         rows = torch.cat((seen.intermediate_reference_points[:, -1].float(), scores), -1)
         found = []
         for row in rows:
             objects = pick(row, len(row))
-            boxes = box_convert(corners(objects[:, :4]).clamp(0, 1), "xyxy", "cxcywh")
+            boxes = inside(corners(objects[:, :4]))
             solid = (boxes[:, 2:] > 0).all(1)
             scores, labels = objects[solid, 4], objects[solid, 5].long()
             found.append(Found(boxes[solid], scores, labels))

@@ -11,20 +11,13 @@ from ultralytics.nn.modules.head import RTDETRDecoder
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from duet.errors import ModelError
-from duet.families.rows import join_rows
+from duet.families.rows import join_rows, quiet_rows
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, TrainingRTDETRDecoder, resize_classes
 from duet.families.rtdetr.roles import CLASS_ROWS, RULES, architecture_file
 from duet.families.ultralytics.models import load_part, load_stock, read_back, set_classes
 from duet.families.ultralytics.names import description
 from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
-
-PRIOR = 0.01
-"""Score that a fresh class row gives to everything.
-
-The engine scales the logit of it by C / 80, which for ten classes is a score of 0.36: as new rows
-beside trained ones they would win most queries.
-"""
 
 
 def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
@@ -42,24 +35,15 @@ def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
 
 def fresh_rows(like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
     """Return quiet class rows; see `Family.fresh_rows`."""
-    # A generator of its own: chains run in threads, and the global one would mix their draws.
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: _fresh_row(name, classes, like[name].shape[1:], generator)
-        for name in sorted(like)
-        if CLASS_ROWS.match(name)
-    }
+    rows = {name: tensor for name, tensor in like.items() if CLASS_ROWS.match(name)}
+    return quiet_rows(rows, classes, seed=seed, draw=_draw)
 
 
-def _fresh_row(
-    name: str, count: int, shape: torch.Size, generator: torch.Generator
-) -> torch.Tensor:
-    if name.endswith(".bias"):
-        return torch.full((count,), -math.log(1 / PRIOR - 1))
-    rows = torch.empty(count, *shape)
+def _draw(name: str, rows: torch.Tensor, generator: torch.Generator) -> None:
     if name.startswith("denoising_class_embed"):
-        return nn.init.normal_(rows, generator=generator)
-    return nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
+        nn.init.normal_(rows, generator=generator)
+    else:
+        nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
 
 
 def inference_model(state: DetectorState) -> RTDETRDetectionModel:

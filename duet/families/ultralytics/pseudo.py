@@ -9,7 +9,7 @@ import torch
 
 from duet.families.decode import Objects
 from duet.training.config import PseudoLabels
-from duet.training.pseudo import Found, Target, add_pseudo_labels
+from duet.training.pseudo import Found, Target, add_pseudo_labels, inside
 
 
 def extend_batch(
@@ -36,8 +36,7 @@ def extend_batch(
         for image in range(len(found))
     ]
     objects = [
-        Found(_inside(xyxy / size).to(boxes), scores, class_ids)
-        for xyxy, scores, class_ids in found
+        Found(inside(xyxy / size).to(boxes), scores, class_ids) for xyxy, scores, class_ids in found
     ]
     extended = add_pseudo_labels(targets, objects, choice, classes)
     batch["bboxes"] = torch.cat([target.boxes for target in extended])
@@ -45,9 +44,3 @@ def extend_batch(
     counts = torch.tensor([len(target.labels) for target in extended], device=owner.device)
     images = torch.arange(len(found), device=owner.device)
     batch["batch_idx"] = images.repeat_interleave(counts).to(owner)
-
-
-def _inside(xyxy_N4: torch.Tensor) -> torch.Tensor:
-    """Cut normalised corner boxes at the image's border, as labels are; return cxcywh."""
-    cut = xyxy_N4.clamp(0, 1)
-    return torch.cat(((cut[:, :2] + cut[:, 2:]) / 2, cut[:, 2:] - cut[:, :2]), 1)

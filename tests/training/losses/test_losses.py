@@ -8,8 +8,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from duet.training.losses.directional import directional_gradient
 from duet.training.losses.distillation.duet import box_distillation, class_distillation
+from duet.training.losses.weights import directional_gradient
 
 quick = settings(deadline=None, max_examples=200)
 # Up to 2^60 the product of two differences stays finite in float32.

