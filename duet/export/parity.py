@@ -13,10 +13,10 @@ from duet.config import Config
 from duet.errors import DataError, ModelError
 from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import differences
-from duet.export.reference import Noise, Reference, allowed, as_function
+from duet.export.reference import Noise, Reference, allowed
 from duet.families.exportable import Exportable, ExportFacts
 from duet.families.images import batches, prepare_batch
-from duet.families.runtimes import Run, open_file, open_openvino
+from duet.families.runtimes import Run, as_function, open_file, open_openvino
 from duet.images import Image
 
 

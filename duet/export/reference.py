@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from duet.export.formats import Tolerance
 from duet.export.matching import apart, differences
 from duet.families.decode import Layout
 from duet.families.exportable import Exportable
-from duet.families.runtimes import Run
+from duet.families.runtimes import as_function
 
 FACTOR = 4
 """So many times the measured noise may an exported file differ."""
@@ -117,15 +116,3 @@ def _noise(
             )  # fmt: skip
             box, score = max(box, off[0]), max(score, off[1])
     return Noise(max_box_px=box, max_score=score)
-
-
-def as_function(module: Any) -> Run:
-    """Return a network as a function of a batch; of a tuple the first item counts."""
-
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            output = module(batch)
-        first: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return first
-
-    return run

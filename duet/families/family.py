@@ -150,7 +150,7 @@ class Family(ABC):
         return self.row.licence
 
     def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
-        """Return a stock detector with random weights, its class rows as in `initial_part`."""
+        """Return a stock detector with random weights, its class rows fresh."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             start = StartWeights(self.random_tensors(architecture, len(classes)))
@@ -159,31 +159,6 @@ class Family(ABC):
             seed=seed,
         )  # fmt: skip
         return StartWeights({**start.tensors, **self.whole(state)}, tuple(classes))
-
-    def initial_part(
-        self,
-        start: StartWeights,
-        head: HeadForm,
-        classes: Sequence[str],
-        *,
-        architecture: str,
-        seed: int,
-    ) -> Tensors:
-        """Return the tensors of a new head part, as named by `RoleRules.split_roles`.
-
-        Args:
-            start: A stock detector; rows of classes that it knows by name come from it, and all
-                that is no class row.
-            head: Head form that is built.
-            classes: Classes of the part.
-            architecture: Of the detector.
-            seed: Of what is random; the global generator stays untouched.
-        """
-        own = self.rules.split_roles(start.tensors, head).own
-        fresh = self.fresh_rows(own, len(classes), architecture=architecture, seed=seed)
-        rows = start_rows(fresh, own, classes=classes, known_classes=start.classes)
-        is_row = self.rules.CLASS_ROWS.match
-        return {name: rows[name] if is_row(name) else t.clone() for name, t in own.items()}
 
     def whole(self, state: DetectorState) -> Tensors:
         """Return the tensors of a stock detector with the last part of a state as its head."""
@@ -209,8 +184,9 @@ class Family(ABC):
             ModelError: The tensors are not a detector's, or there is no such head form.
         """
         roles, form = self.rules.split_roles(start.tensors, head), self._form(head)
-        own = self.initial_part(start, form, classes, architecture=architecture, seed=seed)
-        part = HeadPart(tuple(classes), own, increment)
+        part = self._new_part(
+            start, form, classes, architecture=architecture, increment=increment, seed=seed
+        )
         return DetectorState(self.name, architecture, form, roles.shared, roles.buffers, (part,))
 
     def grow(
@@ -224,10 +200,11 @@ class Family(ABC):
     ) -> DetectorState:
         """Append a head part that starts as the last one's, or as ``source``'s (θ_0)."""
         start = source if source is not None else StartWeights(self.whole(state))
-        own = self.initial_part(
-            start, state.head, classes, architecture=state.architecture, seed=seed
-        )
-        return replace(state, parts=(*state.parts, HeadPart(tuple(classes), own, increment)))
+        part = self._new_part(
+            start, state.head, classes, architecture=state.architecture, increment=increment,
+            seed=seed,
+        )  # fmt: skip
+        return replace(state, parts=(*state.parts, part))
 
     def recast(self, state: DetectorState, head: HeadForm) -> DetectorState:
         """Return a one-increment state in another head form: the same tensors, other owners.
@@ -263,33 +240,27 @@ class Family(ABC):
         """
         return Exportable(functools.partial(self.network, state), self.layout_of(state), self.fit)
 
+    def _new_part(
+        self, start: StartWeights, head: HeadForm, classes: Sequence[str], *, architecture: str,
+        increment: str, seed: int,
+    ) -> HeadPart:  # fmt: skip
+        """Return a part that has from ``start`` its known class rows, and all that is none."""
+        own = self.rules.split_roles(start.tensors, head).own
+        tensors = {name: tensor.clone() for name, tensor in own.items()}
+        for name, rows in self.fresh_rows(
+            own, len(classes), architecture=architecture, seed=seed
+        ).items():
+            if start.classes and len(own[name]) != len(start.classes):
+                raise ModelError(
+                    f"the start weights have {len(own[name])} rows in '{name}', but name "
+                    f"{len(start.classes)} classes",
+                    remedy="the file is damaged: take it from its source again",
+                )
+            tensors[name] = rows.clone()
+            for wanted, found in match_classes(classes, start.classes).items():
+                row = own[name][start.classes.index(found)]
+                tensors[name][list(classes).index(wanted)] = row
+        return HeadPart(tuple(classes), tensors, increment)
+
     def _form(self, wanted: str) -> HeadForm:
         return self.row.head_form(wanted, self.name)
-
-
-def start_rows(
-    fresh: Tensors, known: Tensors, *, classes: Sequence[str], known_classes: Sequence[str]
-) -> dict[str, torch.Tensor]:
-    """Return fresh rows, those of classes that are known by name (`duet.aliases`) taken over.
-
-    Args:
-        fresh: One row per class of ``classes``.
-        known: Has tensors of the same names, one row per class of ``known_classes``.
-        classes: Classes of the new part.
-        known_classes: Classes of the start weights; empty if they are not known.
-
-    Raises:
-        ModelError: The start weights have other rows than classes.
-    """
-    for name in fresh if known_classes else ():
-        if len(known[name]) != len(known_classes):
-            raise ModelError(
-                f"the start weights have {len(known[name])} rows in '{name}', but name "
-                f"{len(known_classes)} classes",
-                remedy="the file is damaged: take it from its source again",
-            )
-    rows = {name: tensor.clone() for name, tensor in fresh.items()}
-    for wanted, found in match_classes(classes, known_classes).items():
-        for name, tensor in rows.items():
-            tensor[list(classes).index(wanted)] = known[name][list(known_classes).index(found)]
-    return rows

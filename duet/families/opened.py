@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from duet.errors import DataError, ModelError
 from duet.files import sha256_file, sha256_json
+from duet.labels import LabelSpace
 
 Content = TypeVar("Content")
 
@@ -39,6 +41,20 @@ class ForeignModel:
     def fingerprint(self) -> str:
         """SHA-256 of the file, or one over the names and contents of a folder's files."""
         return foreign_fingerprint(self.path)
+
+
+def stated_classes(names: Sequence[object], where: str, remedy: str) -> tuple[str, ...]:
+    """Return the class names that a file states; numbers become their text, as in YAML.
+
+    Raises:
+        ModelError: Names are blank or not unique.
+    """
+    classes = tuple(str(one).strip() if isinstance(one, (str, int)) else "" for one in names)
+    try:
+        LabelSpace(classes)
+    except DataError as error:
+        raise ModelError(error.what, where=where, remedy=remedy) from None
+    return classes
 
 
 def foreign_fingerprint(path: Path) -> str:

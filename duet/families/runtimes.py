@@ -163,12 +163,8 @@ def _open_torchscript(path: Path, device: str, trust: bool) -> Session:
     except ValueError:  # another program's: without a stamp
         metadata = {}
 
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            output = module(batch.to(place))
-        return _first(output).float().cpu()
-
-    return Session(run, _text(metadata.get(STAMP)))
+    run = as_function(module)
+    return Session(lambda batch: run(batch.to(place)).float().cpu(), _text(metadata.get(STAMP)))
 
 
 def open_openvino(
@@ -260,6 +256,13 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _first(output: Any) -> torch.Tensor:
-    tensor: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
-    return tensor
+def as_function(module: Any) -> Run:
+    """Return a network as a function of a batch; of several outputs the first counts."""
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            output = module(batch)
+        first: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
+        return first
+
+    return run

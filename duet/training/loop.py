@@ -90,7 +90,7 @@ class _Loop:
         self._build, self._progress = build, progress
         self.job, self.schedule = session.job, session.job.schedule
         _use_threads(self.schedule.threads)
-        self.device = device_of(self.schedule.device)
+        self.device = torch.device(one_place(self.schedule.device, ALONE))
         self.images = SquareImages(session.slice, self.schedule, seed=self.job.seed, fit=fit)
         seed_all(self.job.seed, 0)
         self.learner = build(self.job, session.start, self.device)
@@ -100,7 +100,8 @@ class _Loop:
         self._kept = KeptRows((module.get_parameter(name), index) for name, index in rows)
         self._pulls = session.pulls(module, self.device)
         self.optimizer = make_optimizer(module, self.job)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half())
+        self.half = self.schedule.amp and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
         self.ema = Ema(module)
         self.order = EpochOrder(len(self.images), self.schedule.batch, self.job.seed)
 
@@ -140,7 +141,8 @@ class _Loop:
         for step, batch in enumerate(batches):
             images, targets = to_device(batch, self.device)
             self.session.images_seen += len(images)
-            losses = self._losses(images, targets)
+            with torch.autocast(self.device.type, enabled=self.half):
+                losses = self.learner.losses(images, targets)
             total = torch.stack(list(losses.values())).sum()
             value = float(total.detach())
             self.session.require_finite_loss(value, epoch)
@@ -154,10 +156,6 @@ class _Loop:
             done |= {"done": epoch * steps + step + 1, "total": self.schedule.epochs * steps}
             self._progress({**done, "loss": round(value, 4)})
         return sums
-
-    def _losses(self, images: torch.Tensor, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
-        with torch.autocast(self.device.type, enabled=self._half()):
-            return self.learner.losses(images, targets)
 
     def _optimizer_step(self, done: int, steps: int) -> None:
         """Add the gradients of the losses of the weights, clip, step, and put kept rows back."""
@@ -188,20 +186,8 @@ class _Loop:
 
         return learner.module, loss
 
-    def _half(self) -> bool:
-        return self.schedule.amp and self.device.type == "cuda"
-
 
 ALONE = "this detector family trains"
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device that a schedule names.
-
-    Raises:
-        ConfigError: It is not there, or several are named.
-    """
-    return torch.device(one_place(name, ALONE))
 
 
 def require_trainable(job: Job) -> None:

@@ -22,6 +22,7 @@ from factories_toy import data as data
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from duet.devices import one_place
 from duet.errors import ConfigError, DuetError, ModelError
 from duet.families.images import prepare_batch
 from duet.images import Fit, fit_image, read_image
@@ -40,7 +41,7 @@ from duet.training.job import (
     write_job,
     write_slice,
 )
-from duet.training.loop import device_of, run_job
+from duet.training.loop import ALONE, run_job
 from duet.training.optimizer import learning_rate
 from duet.training.pseudo import Target
 
@@ -190,7 +191,7 @@ def test_divergence_is_told(tmp_path: Path, data: Slice) -> None:
 )
 def test_devices_that_are_refused(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        device_of(name)
+        one_place(name, ALONE)
 
 
 @pytest.mark.parametrize("name", ["mosaic", "mixup"])

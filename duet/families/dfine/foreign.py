@@ -12,15 +12,14 @@ from typing import Any
 
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 
-from duet.errors import DataError, ModelError, together
+from duet.errors import ModelError, together
 from duet.families.dfine.architectures import known_architectures
 from duet.families.dfine.build import stock_config
 from duet.families.dfine.roles import split_roles, without_aliases
-from duet.families.opened import ForeignModel
+from duet.families.opened import ForeignModel, stated_classes
 from duet.files import read_json
 from duet.increments.state import DetectorState, HeadPart
 from duet.increments.tensorfile import read_tensors
-from duet.labels import LabelSpace
 from duet.text import shown
 from duet.vectors.tensors import Tensors
 
@@ -151,12 +150,7 @@ def _classes(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
         raise ModelError(
             "id2label names no classes 0, 1, 2, …", where=str(path / CONFIG), remedy=remedy
         )
-    classes = tuple(str(one).strip() if isinstance(one, (str, int)) else "" for one in found)
-    try:
-        LabelSpace(classes)
-    except DataError as error:
-        raise ModelError(error.what, where=str(path / CONFIG), remedy=remedy) from None
-    return classes
+    return stated_classes(found, str(path / CONFIG), remedy)
 
 
 def _architecture(settings: dict[str, Any], path: Path) -> str:

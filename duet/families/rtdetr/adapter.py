@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from duet.errors import ModelError
+from duet.families.rows import quiet_rows
 from duet.families.rtdetr import build, roles
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, QueryScores
 from duet.families.scores import ClassLogits, class_scores
@@ -59,6 +64,18 @@ class RTDETRFamily(UltralyticsFamily):
     def random_tensors(self, architecture: str, classes: int) -> Tensors:
         """Return a stock detector as the engine starts it."""
         return plain_tensors(build.stock_model(architecture, classes))
+
+    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+        """Return quiet class rows; see `Family.fresh_rows`."""
+
+        def draw(name: str, rows: torch.Tensor, generator: torch.Generator) -> None:
+            if name.startswith("denoising_class_embed"):
+                nn.init.normal_(rows, generator=generator)
+            else:
+                nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
+
+        rows = {name: tensor for name, tensor in like.items() if roles.CLASS_ROWS.match(name)}
+        return quiet_rows(rows, classes, seed=seed, draw=draw)
 
     def require_trainable(self, job: Job) -> None:
         """Refuse decoders in parallel whose loss would need each other's classes.

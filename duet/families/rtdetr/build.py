@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
 
-import torch
 from torch import nn
 from ultralytics.nn.modules.head import RTDETRDecoder
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from duet.errors import ModelError
-from duet.families.rows import join_rows, quiet_rows
+from duet.families.rows import join_rows
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, TrainingRTDETRDecoder, resize_classes
-from duet.families.rtdetr.roles import CLASS_ROWS, RULES, architecture_file
+from duet.families.rtdetr.roles import RULES, architecture_file
 from duet.families.ultralytics.models import load_part, load_stock, read_back, set_classes
 from duet.families.ultralytics.names import description
 from duet.increments.state import DetectorState, HeadPart
-from duet.vectors.tensors import Tensors
 
 
 def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
@@ -31,19 +28,6 @@ def stock_model(architecture: str, classes: int) -> RTDETRDetectionModel:
     # The engine compares layer numbers against the description; the class count is in the head.
     model.nc = classes
     return model
-
-
-def fresh_rows(like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
-    """Return quiet class rows; see `Family.fresh_rows`."""
-    rows = {name: tensor for name, tensor in like.items() if CLASS_ROWS.match(name)}
-    return quiet_rows(rows, classes, seed=seed, draw=_draw)
-
-
-def _draw(name: str, rows: torch.Tensor, generator: torch.Generator) -> None:
-    if name.startswith("denoising_class_embed"):
-        nn.init.normal_(rows, generator=generator)
-    else:
-        nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
 
 
 def inference_model(state: DetectorState) -> RTDETRDetectionModel:
@@ -61,12 +45,7 @@ def inference_model(state: DetectorState) -> RTDETRDetectionModel:
 
 
 def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> RTDETRDetectionModel:
-    """Build the detector of a state for training its last part.
-
-    Args:
-        state: The part to train comes last.
-        mask_old: The detector loss sees only the new classes.
-        run_old: Old decoders are needed too (`parallel`).
+    """Build the detector of a state for training its last part; see `Build.training_model`.
 
     Raises:
         ModelError: ``parallel`` without ``mask_old``: a new decoder has no old classes.

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from duet.errors import DataError, ModelError
+from duet.errors import ModelError
+from duet.families.opened import stated_classes
 from duet.families.ultralytics.names import layer_number
 from duet.increments.base import exact_float32, plain_names
 from duet.increments.door.network import Network, is_network, read_network
 from duet.increments.door.values import Stub, told
 from duet.increments.guard import load_pt
 from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
-from duet.labels import LabelSpace
 from duet.vectors.tensors import Tensors, require_finite
 
 RENAME = "set model.names in Ultralytics, one different name per class, and save the file again"
@@ -128,12 +128,7 @@ def class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
             where=where,
             remedy=RENAME,
         )
-    names = tuple(str(one).strip() if isinstance(one, (str, int)) else "" for one in found)
-    try:
-        LabelSpace(names)
-    except DataError as error:
-        raise ModelError(error.what, where=where, remedy=RENAME) from error
-    return names
+    return stated_classes(found, where, RENAME)
 
 
 def file_architecture(checkpoint: Checkpoint) -> tuple[str, str]:

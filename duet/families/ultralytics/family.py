@@ -76,10 +76,6 @@ class UltralyticsFamily(Family):
 
     # ---- see `Family` -----------------------------------------------------------------------
 
-    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
-        """Return fresh class rows; see `Family.fresh_rows`."""
-        return self.build.fresh_rows(like, classes, architecture=architecture, seed=seed)
-
     def head_of(self, architecture: str) -> str:
         """Return the name prefix of the head, such as ``model.23.``."""
         return self.rules.head_of(architecture)

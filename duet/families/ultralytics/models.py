@@ -19,10 +19,6 @@ from duet.vectors.tensors import Tensors
 class Build(Protocol):
     """The module ``build`` of a family on this engine: from tensors to modules and back."""
 
-    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
-        """Return fresh class rows; see `Family.fresh_rows`."""
-        ...
-
     def inference_model(self, state: DetectorState) -> Any:
         """Build the detector of a state for inference: stock where one head suffices."""
         ...

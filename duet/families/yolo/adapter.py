@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -94,6 +95,24 @@ class YoloFamily(UltralyticsFamily):
         """Return a stock detector as the engine starts it; its class towers are the narrowest."""
         width = build.narrowest_towers(architecture)
         return plain_tensors(build.stock_model(architecture, classes, width))
+
+    def fresh_rows(self, like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
+        """Return fresh class rows; their bias starts at the engine's prior."""
+        stock = build.stock_model(architecture, classes, roles.tower_width(like)).model[-1]
+        # A generator of its own: chains run in threads, and the global one would mix their draws.
+        generator = torch.Generator().manual_seed(seed)
+        fresh: dict[str, torch.Tensor] = {}
+        for level, stride in enumerate(stock.stride.tolist()):
+            weight = torch.empty_like(stock.cv3[level][-1].weight)
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            # The engine's prior: about 0.01 objects per cell of a 640 px image.
+            prior = math.log(5 / classes / (640 / stride) ** 2)
+            bias = torch.full((classes,), prior)
+            for branch in ("", "one2one_"):  # of an end-to-end head start alike, as in the engine
+                name = f"{branch}cv3.{level}.2"
+                if f"{name}.weight" in like:
+                    fresh |= {f"{name}.weight": weight.detach(), f"{name}.bias": bias}
+        return fresh
 
     def fresh(self, architecture: str, classes: Sequence[str], *, seed: int) -> StartWeights:
         """Return a stock detector with random weights, class rows too."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import nn
@@ -24,7 +23,6 @@ from duet.families.yolo.heads import (
 from duet.families.yolo.roles import RULES, architecture_file, tower_width
 from duet.families.yolo.towers import ClassTowers
 from duet.increments.state import DetectorState, HeadPart
-from duet.vectors.tensors import Tensors
 
 PLAIN_HEADS = (Detect, v10Detect)
 """The engine's heads that find boxes and nothing else."""
@@ -60,25 +58,6 @@ def narrowest_towers(architecture: str) -> int:
     with torch.random.fork_rng(devices=[]):  # what is drawn here is thrown away
         head = DetectionModel(described, nc=1, verbose=False).model[-1]
     return int(head.cv3[0][-1].in_channels)
-
-
-def fresh_rows(like: Tensors, classes: int, *, architecture: str, seed: int) -> Tensors:
-    """Return fresh class rows, whose bias starts at the engine's prior; see `Family.fresh_rows`."""
-    stock = stock_model(architecture, classes, tower_width(like)).model[-1]
-    # A generator of its own: chains run in threads, and the global one would mix their draws.
-    generator = torch.Generator().manual_seed(seed)
-    fresh: dict[str, torch.Tensor] = {}
-    for level, stride in enumerate(stock.stride.tolist()):
-        weight = torch.empty_like(stock.cv3[level][-1].weight)
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-        # The engine's prior: about 0.01 objects per cell of a 640 px image.
-        prior = math.log(5 / classes / (640 / stride) ** 2)
-        bias = torch.full((classes,), prior)
-        for branch in ("", "one2one_"):  # of an end-to-end head start alike, as in the engine
-            name = f"{branch}cv3.{level}.2"
-            if f"{name}.weight" in like:
-                fresh |= {f"{name}.weight": weight.detach(), f"{name}.bias": bias}
-    return fresh
 
 
 def inference_model(state: DetectorState) -> DetectionModel:
@@ -117,13 +96,7 @@ def layout_of(state: DetectorState) -> Layout:
 
 
 def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> DetectionModel:
-    """Build the detector of a state for training its last part.
-
-    Args:
-        state: The part to train comes last.
-        mask_old: The detector loss sees only the new classes.
-        run_old: Also compute the old parts' outputs.
-    """
+    """Build the detector of a state for training its last part; see `Build.training_model`."""
     *old, new = state.parts
     model = _joined(state)
     if old:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from duet.errors import ModelError
 from duet.families.exportable import STAMP
@@ -70,11 +70,8 @@ def _entries(checkpoint: Checkpoint) -> list[PartEntry]:
     stamp = checkpoint.content.get(STAMP)
     if not isinstance(stamp, Mapping) or stamp.get("head") != "towers":
         return []
-    told = stamp.get("increments")
-    if not isinstance(told, (list, tuple)):
-        return []
     try:
-        return [PartEntry.model_validate(one) for one in told]
+        return TypeAdapter(list[PartEntry]).validate_python(stamp.get("increments"))
     except ValidationError:
         return []
 
