@@ -9,7 +9,8 @@ where the schedule asks for it, and ``outcome.json`` last (`duet.training.outcom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -113,29 +114,23 @@ def old_part_count(job: Job) -> int:
 
 @dataclass(frozen=True)
 class SliceFile:
-    """Images and labels of a slice as flat arrays.
+    """Images and labels of a slice.
 
     Attributes:
         images: Absolute paths, one per image.
         sizes: ``(n, 2)`` int64 height and width in pixels.
-        counts: ``(n,)`` int64 boxes per image.
-        boxes: ``(sum(counts), 4)`` float32 cxcywh, normalised to the image.
-        class_ids: ``(sum(counts),)`` int64.
+        boxes: ``(count, 4)`` float32 cxcywh of each image, normalised to it.
+        class_ids: ``(count,)`` int64 of each image.
     """
 
     images: tuple[Path, ...]
     sizes: np.ndarray
-    counts: np.ndarray
-    boxes: np.ndarray
-    class_ids: np.ndarray
+    boxes: Sequence[np.ndarray]
+    class_ids: Sequence[np.ndarray]
 
-    def rows(self) -> Iterator[tuple[Path, Any, np.ndarray, np.ndarray]]:
+    def rows(self) -> Iterator[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield ``(image, (height, width), boxes, class ids)`` per image."""
-        start = 0
-        for image, size, count in zip(self.images, self.sizes, self.counts, strict=True):
-            end = start + int(count)
-            yield image, tuple(size), self.boxes[start:end], self.class_ids[start:end]
-            start = end
+        return zip(self.images, self.sizes, self.boxes, self.class_ids, strict=True)
 
 
 def write_slice(path: Path, data: Slice) -> None:
@@ -165,7 +160,8 @@ def read_slice(path: Path) -> SliceFile:
 
     with np.load(path, allow_pickle=False) as stored:
         images = tuple(Path(str(name)) for name in stored["images"])
-        arrays = [stored[key] for key in ("sizes", "counts", "boxes", "class_ids")]
+        sizes, ends = stored["sizes"], np.cumsum(stored["counts"])
+        boxes, class_ids = (np.split(stored[key], ends)[:-1] for key in ("boxes", "class_ids"))
     gone = [str(image) for image in images if not image.is_file()]
     if gone:
         raise DataError(
@@ -173,7 +169,7 @@ def read_slice(path: Path) -> SliceFile:
             where=str(path),
             remedy="put the images back, or start the run anew",
         )
-    return SliceFile(images, *arrays)
+    return SliceFile(images, sizes, boxes, class_ids)
 
 
 def write_job(folder: Path, job: Job) -> None:
@@ -183,16 +179,12 @@ def write_job(folder: Path, job: Job) -> None:
 
 def read_job(folder: Path) -> Job:
     """Read ``job.json``."""
-    import json
-
     path = folder / "job.json"
     return parse_config(Job, json.loads(path.read_text()), where=str(path))
 
 
 def write_state(path: Path, state: DetectorState) -> None:
     """Store a detector state in one safetensors file: a job's start and its result."""
-    import json
-
     from safetensors.torch import save_file
 
     about = {
@@ -208,8 +200,6 @@ def write_state(path: Path, state: DetectorState) -> None:
 
 def read_state(path: Path) -> DetectorState:
     """Read a state written by `write_state`."""
-    import json
-
     from safetensors import safe_open
 
     from duet.increments.state import DetectorState

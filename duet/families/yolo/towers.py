@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ from ultralytics.nn.modules.conv import Conv
 CACHE_BYTES = 1 << 21
 """Towers share calls while the features between their layers together stay below this, about a
 core's second-level cache; beyond it, one tower after another is faster."""
+
+
+_Step = Callable[[torch.Tensor], torch.Tensor]
+"""From `channels_last` features to such."""
 
 
 class ClassTowers(nn.Module):
@@ -140,7 +144,7 @@ class _Stack:
         even: The same as ``(T, classes, width)`` where the counts agree.
     """
 
-    layers: tuple[_Layer, ...]
+    layers: tuple[_Step, ...]
     repeats: int
     rows: tuple[torch.Tensor, ...]
     even: torch.Tensor | None
@@ -151,8 +155,8 @@ class _Stack:
         first, *others, last = zip(*map(_layers, towers), strict=True)
         # Dense layers over the same features are one dense layer with more outputs.
         repeats = 1 if first[0].groups == 1 else len(towers)
-        layers = [_Layer.of(first, shape, groups=repeats)]
-        layers += [_Layer.of(group, shape, groups=len(towers)) for group in others]
+        layers = [_layer(first, shape, groups=repeats)]
+        layers += [_layer(group, shape, groups=len(towers)) for group in others]
         rows = tuple(layer.weight.detach().flatten(1) for layer in last)
         even = torch.stack(rows) if len(set(map(len, rows))) == 1 else None
         return cls(tuple(layers), repeats, rows, even)
@@ -172,38 +176,25 @@ class _Stack:
                 torch.mm(rows, own, out=place)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One convolution of several towers at once, and its SiLU.
+def _layer(layers: Sequence[nn.Conv2d], shape: torch.Size, *, groups: int) -> _Step:
+    """Return one convolution of several towers at once, and its SiLU.
 
-    Attributes:
-        weight: Packed by oneDNN.
-        bias: ``(channels of all towers,)``.
-        geometry: Padding, stride and dilation.
-        groups: Of the joined convolution.
+    Layers of one shape become ``groups`` times the groups that each of them has.
     """
+    geometry: Any = (layers[0].padding, layers[0].stride, layers[0].dilation)
+    groups *= layers[0].groups
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    bias = torch.cat([_bias(layer) for layer in layers])
+    size = [shape[0], weight.shape[1] * groups, *shape[2:]]
+    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, groups, size)
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    geometry: tuple[tuple[int, ...], ...]
-    groups: int
-
-    @classmethod
-    def of(cls, layers: Sequence[nn.Conv2d], shape: torch.Size, *, groups: int) -> _Layer:
-        """Join layers of one shape as ``groups`` times the groups that each of them has."""
-        geometry: Any = (layers[0].padding, layers[0].stride, layers[0].dilation)
-        groups *= layers[0].groups
-        weight = torch.cat([layer.weight.detach() for layer in layers])
-        size = [shape[0], weight.shape[1] * groups, *shape[2:]]
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, groups, size)
-        return cls(packed, torch.cat([_bias(layer) for layer in layers]), geometry, groups)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Map `channels_last` features to such."""
+    def run(x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *self.geometry, self.groups, "swish", [], ""
+            x, packed, bias, *geometry, groups, "swish", [], ""
         )
         return y
+
+    return run
 
 
 def _shapes(tower: nn.Module) -> list[tuple[Any, ...]]:

@@ -19,6 +19,7 @@ from duet.training.losses.distillation.responses import (
     Losses,
     Places,
     Quantiles,
+    logit_distance,
     masked_mean,
 )
 
@@ -39,7 +40,7 @@ def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Loss
     too, and the sides' squared distance takes the place of the divergence.
     """
     sure_BA = stands_out(teacher.scores.detach().float().amax(1))
-    classes = _class_loss(student.scores, teacher.scores, sure_BA)
+    classes = masked_mean(logit_distance(student, teacher), sure_BA)
     raw_s, raw_t = student.boxes.float(), teacher.boxes.detach().float()
     batch, channels, anchors = raw_t.shape
     if teacher.bins == 1:
@@ -59,20 +60,14 @@ def of_places(student: Places, teacher: Places, quantiles: Quantiles) -> Losses:
     """Return the same of an encoder's proposals, whose boxes the certain classes choose."""
     sure_BA = stands_out(teacher.scores.detach().float().amax(1))
     distance_BA = (student.boxes.float() - teacher.boxes.detach().float()).abs().sum(-1)
-    return _class_loss(student.scores, teacher.scores, sure_BA), masked_mean(distance_BA, sure_BA)
+    classes = masked_mean(logit_distance(student, teacher), sure_BA)
+    return classes, masked_mean(distance_BA, sure_BA)
 
 
 def stands_out(responses_BA: torch.Tensor) -> torch.Tensor:
     """Return ``(B, A)`` bool: above the image's mean + 2 standard deviations."""
     mean = responses_BA.mean(1, keepdim=True)
     return responses_BA > mean + DEVIATIONS * responses_BA.std(1, keepdim=True)
-
-
-def _class_loss(
-    student_BCA: torch.Tensor, teacher_BCA: torch.Tensor, sure_BA: torch.Tensor
-) -> torch.Tensor:
-    distance = (student_BCA.float() - teacher_BCA.detach().float()).square().sum(1)
-    return masked_mean(distance, sure_BA)
 
 
 def _suppressed(kept_BA: torch.Tensor, teacher: Anchors) -> torch.Tensor:

@@ -6,7 +6,13 @@ arXiv 1708.06977) use for logits and boxes of a detector; the baseline "LwF" of 
 
 from __future__ import annotations
 
-from duet.training.losses.distillation.responses import Anchors, Losses, Places, Quantiles
+from duet.training.losses.distillation.responses import (
+    Anchors,
+    Losses,
+    Places,
+    Quantiles,
+    logit_distance,
+)
 
 
 def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Losses:
@@ -14,13 +20,11 @@ def of_anchors(student: Anchors, teacher: Anchors, quantiles: Quantiles) -> Loss
 
     The distance of the logits sums over classes, that of the boxes is a mean over their outputs.
     """
-    scores = (student.scores.float() - teacher.scores.detach().float()).square().sum(1)
     boxes = (student.boxes.float() - teacher.boxes.detach().float()).square().mean(1)
-    return scores.mean(), boxes.mean()
+    return logit_distance(student, teacher).mean(), boxes.mean()
 
 
 def of_places(student: Places, teacher: Places, quantiles: Quantiles) -> Losses:
     """Return the same of an encoder's proposals; boxes are normalised coordinates."""
-    scores = (student.scores.float() - teacher.scores.detach().float()).square().sum(1)
     boxes = (student.boxes.float() - teacher.boxes.detach().float()).square().sum(-1)
-    return scores.mean(), boxes.mean()
+    return logit_distance(student, teacher).mean(), boxes.mean()

@@ -57,6 +57,11 @@ class Quantiles:
     boxes: float = 0.75
 
 
+def logit_distance(student: Anchors | Places, teacher: Anchors | Places) -> torch.Tensor:
+    """Return the squared distance of class logits, summed over classes: ``(B, A)`` float32."""
+    return (student.scores.float() - teacher.scores.detach().float()).square().sum(1)
+
+
 def masked_mean(values_BA: torch.Tensor, mask_BA: torch.Tensor) -> torch.Tensor:
     """Return the mean of the values that a bool mask selects, a scalar; 0 where it selects none."""
     return (values_BA * mask_BA).sum() / mask_BA.sum().clamp_(min=1)
