@@ -12,8 +12,8 @@ from factories_dfine import TINY as DFINE
 from factories_dfine import theta_0 as dfine_start
 
 from duet.export.parity import sample_images
+from duet.families.detector import prepare_batch
 from duet.families.exportable import Exportable
-from duet.families.images import prepare_batch
 from duet.families.rtdetr import build as rtdetr
 from duet.families.table import family_of, resolve_family
 from duet.families.yolo import build as yolo

@@ -14,8 +14,8 @@ from duet.errors import DataError, ModelError
 from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import differences
 from duet.export.reference import Noise, Reference, allowed
+from duet.families.detector import batches, prepare_batch
 from duet.families.exportable import Exportable, ExportFacts
-from duet.families.images import batches, prepare_batch
 from duet.families.runtimes import Run, as_function, open_file, open_openvino
 from duet.images import Image
 

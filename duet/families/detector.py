@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 
 from duet.detections import Detections
 from duet.families.decode import Layout, decode
-from duet.families.images import batches, to_batch
 from duet.images import Fit, fit_image
 from duet.labels import LabelSpace
 
@@ -69,3 +68,20 @@ class ImageDetector:
                 scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
                 found.append(Detections(xyxy, *scored, self.labels))
         return found
+
+
+def to_batch(squares: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Stack BGR uint8 squares into ``(B, 3, S, S)`` float32 RGB in [0, 1]."""
+    batch = np.stack(squares)[..., ::-1].transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).float() / 255
+
+
+def prepare_batch(images: Sequence[np.ndarray], size: int, fit: Fit) -> torch.Tensor:
+    """Fit BGR uint8 images of any size: ``(B, 3, S, S)`` float32 RGB in [0, 1] on the CPU."""
+    return to_batch([fit_image(image, size, fit).square for image in images], torch.device("cpu"))
+
+
+def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Yield consecutive runs of at most ``size`` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

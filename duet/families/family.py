@@ -18,9 +18,8 @@ from torch import nn
 
 from duet.aliases import match_classes
 from duet.errors import ModelError
-from duet.families.detector import ImageDetector
+from duet.families.detector import ImageDetector, prepare_batch
 from duet.families.exportable import Exportable
-from duet.families.images import prepare_batch
 from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
 from duet.images import Fit

@@ -34,8 +34,8 @@ from duet.export.formats import FORMATS, Tolerance
 from duet.export.formats.machines import require_coreml
 from duet.export.matching import FLOOR, differences
 from duet.export.parity import Parity, as_function, measure, sample_images
+from duet.families.detector import prepare_batch
 from duet.families.exportable import ExportFacts
-from duet.families.images import prepare_batch
 from duet.families.ultralytics.checkpoint import open_checkpoint
 from duet.families.yolo import build
 from duet.families.yolo.adapter import FAMILY

@@ -15,7 +15,7 @@ from factories_trainer import InterruptionError, backward, ready, silent, stop_i
 from factories_training import settled
 from factories_yolo import class_groups, make_job, make_slice, make_state, micro_schedule
 
-from duet.families.ultralytics import pseudo
+from duet.families.ultralytics import data
 from duet.families.ultralytics.arguments import restore_frozen
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model, trained_state
@@ -268,7 +268,7 @@ def test_previous_detector_labels_old_objects(
     plain = next(iter(trainer.train_loader))
     labels = len(plain["cls"])
     seen: list[Any] = []
-    extend = pseudo.extend_batch
+    extend = data.extend_batch
 
     def spy(batch: dict[str, Any], found: Any, *rest: Any, **options: Any) -> None:
         seen.extend(found)

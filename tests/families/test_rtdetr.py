@@ -28,7 +28,7 @@ from duet.families.rtdetr.train import RTDETRStageTrainer
 from duet.families.table import family_of
 from duet.families.ultralytics import engine
 from duet.families.ultralytics.arguments import engine_overrides
-from duet.families.ultralytics.pseudo import extend_batch
+from duet.families.ultralytics.data import extend_batch
 from duet.increments.state import DetectorState, HeadForm
 from duet.series import Annotation, Slice
 from duet.training.config import PseudoLabels

@@ -24,7 +24,7 @@ from torch import nn
 
 from duet.devices import one_place
 from duet.errors import ConfigError, DuetError, ModelError
-from duet.families.images import prepare_batch
+from duet.families.detector import prepare_batch
 from duet.images import Fit, fit_image, read_image
 from duet.increments.state import DetectorState
 from duet.series import Slice

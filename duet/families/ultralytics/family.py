@@ -136,15 +136,9 @@ class UltralyticsFamily(Family):
         is what the file computes, also where another version of the engine wrote it; what the file
         calls itself decides nothing, only what is tried first.
 
-        Args:
-            model: A detection `.pt` file of Ultralytics, or one that duet exported.
-            name: Name that its classes get as an increment, unless it is an export of several.
-            head: Head form that is asked for.
-            architecture: The only one to try; None: all that there are.
-
         Returns:
-            The state, and facts as in `duet.families.ultralytics.checkpoint.facts`, with `sha256`
-            and `licence`.
+            As `Family.foreign`; facts as in `duet.families.ultralytics.checkpoint.facts`, with
+            `sha256` and `licence`.
 
         Raises:
             ModelError: The file is damaged, refused, fused or not finite, or holds a network of

@@ -21,10 +21,9 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.families.decode import Layout, decode
 from duet.families.ultralytics.arguments import engine_overrides, frozen_names, restore_frozen
-from duet.families.ultralytics.data import SliceDataset
+from duet.families.ultralytics.data import SliceDataset, extend_batch
 from duet.families.ultralytics.engine import set_threads
 from duet.families.ultralytics.models import Build
-from duet.families.ultralytics.pseudo import extend_batch
 from duet.images import Fit
 from duet.increments.state import DetectorState
 from duet.training.job import Progress, read_job, refines, unlabelled_classes
