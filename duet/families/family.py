@@ -246,9 +246,8 @@ class Family(ABC):
         """Return a part that has from ``start`` its known class rows, and all that is none."""
         own = self.rules.split_roles(start.tensors, head).own
         tensors = {name: tensor.clone() for name, tensor in own.items()}
-        for name, rows in self.fresh_rows(
-            own, len(classes), architecture=architecture, seed=seed
-        ).items():
+        fresh = self.fresh_rows(own, len(classes), architecture=architecture, seed=seed)
+        for name, rows in fresh.items():
             if start.classes and len(own[name]) != len(start.classes):
                 raise ModelError(
                     f"the start weights have {len(own[name])} rows in '{name}', but name "

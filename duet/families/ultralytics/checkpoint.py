@@ -14,7 +14,7 @@ from typing import Any
 
 from duet.errors import ModelError
 from duet.families.opened import stated_classes
-from duet.families.ultralytics.names import layer_number
+from duet.families.ultralytics.names import last_layer
 from duet.increments.base import exact_float32, plain_names
 from duet.increments.door.network import Network, is_network, read_network
 from duet.increments.door.values import Stub, told
@@ -78,8 +78,7 @@ def _unwrapped(module: Stub) -> Stub:
 
 def head_layer(checkpoint: Checkpoint) -> str:
     """Return the path of the last of the network's numbered layers; empty if it has none."""
-    numbers = [layer_number(f"{path}.") for path in checkpoint.network.layers]
-    last = max((number for number in numbers if number is not None), default=None)
+    last = last_layer(f"{path}." for path in checkpoint.network.layers)
     return "" if last is None else f"model.{last}"
 
 

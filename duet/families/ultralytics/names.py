@@ -45,8 +45,7 @@ def head_prefix(tensors: Iterable[str]) -> str:
         ModelError: No tensor is named ``model.<number>.…``.
     """
     names = list(tensors)
-    numbers = [layer_number(name) for name in names]
-    last = max((number for number in numbers if number is not None), default=None)
+    last = last_layer(names)
     if last is None:
         first = shown(names[0]) if names else "missing"
         raise ModelError(
@@ -85,6 +84,11 @@ def _read(file: Path) -> dict[str, Any]:
 
     content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return content
+
+
+def last_layer(names: Iterable[str]) -> int | None:
+    """Return the number of the last layer that a name tells; None if none does."""
+    return max((n for n in map(layer_number, names) if n is not None), default=None)
 
 
 def layer_number(name: str) -> int | None:
