@@ -55,10 +55,14 @@ def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> RT
         require_separable(mask_old=mask_old)
     model = joined_model(state)
     if old:
-        apart, count = state.head == "parallel", sum(len(part.classes) for part in old)
-        olds = [head_with(model, state, part) for part in old] if apart and run_old else []
-        first = count if mask_old and not apart else 0
-        model.model[-1] = TrainingRTDETRDecoder.of(model.model[-1], olds, first=first)
+        # Built under `rows`, too: the denoising of the Fisher draws what comes after them.
+        olds = [head_with(model, state, part) for part in old] if run_old else []
+        count = sum(len(part.classes) for part in old) if state.head == "rows" else 0
+        model.model[-1] = TrainingRTDETRDecoder.of(
+            model.model[-1],
+            olds if state.head == "parallel" else [],
+            first=count if mask_old else 0,
+        )
     set_classes(model, new.classes if mask_old else state.labels.names)
     return model
 
