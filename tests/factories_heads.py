@@ -115,4 +115,5 @@ def exported(state: DetectorState, target: Path, *, image_size: int) -> Path:
         state, lineage=(), image_size=image_size, licence=FAMILY.licence
     )
     save_detector(target.parent / "detector", state, manifest)
-    return export_detector(target.parent / "detector", target, "pt").file
+    export_detector(target.parent / "detector", target, "pt")
+    return target
