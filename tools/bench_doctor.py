@@ -130,8 +130,8 @@ def scene(
         kind = int(rng.integers(len(CLASSES)))
         w, h = (int(side * rng.uniform(0.12, 0.35)) for side in size)
         x, y = int(rng.integers(size[0] - w)), int(rng.integers(size[1] - h))
-        piece = part(rng, photos[rng.integers(len(photos))], (w, h)).astype(np.float32)
-        piece = piece * rng.uniform(0.5, 1.3) + rng.uniform(-60, 60, 3)
+        cut = part(rng, photos[rng.integers(len(photos))], (w, h)).astype(np.float32)
+        piece = cut * rng.uniform(0.5, 1.3) + rng.uniform(-60, 60, 3)
         mask = shape(kind, w, h)[..., None]
         area = picture[y : y + h, x : x + w]
         area += mask * (piece - area)

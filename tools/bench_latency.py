@@ -18,11 +18,14 @@ import platform
 import random
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-FORMS = ("rows", "towers", "parallel")
+if TYPE_CHECKING:
+    from duet.increments.forms import HeadForm
+
+FORMS: tuple[HeadForm, ...] = ("rows", "towers", "parallel")
 PLAIN = "plain"
 
 
@@ -41,7 +44,7 @@ def main(
 ) -> None:  # fmt: skip
     """Measure and print."""
     from duet.families.ultralytics import engine
-    from duet.runs.keep import versions
+    from duet.training.outcome import versions
 
     engine.set_threads(1)
     rows = [
@@ -135,7 +138,7 @@ def _plain(architecture: str, classes: int) -> tuple[Any, Any]:
     return model.requires_grad_(False), model
 
 
-def _detector(architecture: str, form: str, sizes: list[int], seed: int) -> tuple[Any, Any]:
+def _detector(architecture: str, form: HeadForm, sizes: list[int], seed: int) -> tuple[Any, Any]:
     """Return a fused detector with random weights and ``sizes[t]`` classes per increment.
 
     The second module is the same one layer by layer, whose operations can be counted.

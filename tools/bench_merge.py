@@ -113,15 +113,15 @@ def ties_ours(count: int) -> dict[str, Any]:
     """Merge with `duet.merging`, into new memory."""
     from duet.merging.inputs import Inputs
     from duet.merging.operand import Operand
-    from duet.merging.shared import allocate
     from duet.merging.table import resolve
+    from duet.recipes.apply import in_memory
 
     stages = tuple(Operand(f"s{k}", vector=tensors(k + 1, 1e-3)) for k in range(count))
     inputs = Inputs(stages, start=tensors(0, 0.02))
     row = resolve("ties")
 
     def work() -> dict[str, torch.Tensor]:
-        out = allocate(inputs)
+        out = in_memory("result", inputs.shapes)
         row.merge(inputs, row.params(), out)
         return out
 
@@ -215,10 +215,10 @@ def against_floor(inputs: Any, names: dict[str, str]) -> dict[str, Any]:
     import torch
 
     from duet.merging.chunks import Scratch, Span
-    from duet.merging.shared import allocate
     from duet.merging.table import resolve
+    from duet.recipes.apply import in_memory
 
-    out = allocate(inputs)
+    out = in_memory("result", inputs.shapes)
 
     def touch(span: Span, scratch: Scratch) -> None:
         base = inputs.theta_0(span, scratch)
@@ -242,9 +242,9 @@ def against_floor(inputs: Any, names: dict[str, str]) -> dict[str, Any]:
 
 
 def _into_new(merge: Callable[..., Any], inputs: Any) -> None:
-    from duet.merging.shared import allocate
+    from duet.recipes.apply import in_memory
 
-    merge(allocate(inputs))
+    merge(in_memory("result", inputs.shapes))
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -18,9 +18,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from duet.increments.forms import HeadForm
 
 LIMIT = 1.30  # the goal for the ratio of CPU times
 
@@ -51,11 +54,11 @@ def main(as_json: bool, **options: Any) -> None:
 
 
 def measure(
-    folder: Path, *, architecture: str, head: str, image_size: int, batch: int, classes: int,
+    folder: Path, *, architecture: str, head: HeadForm, image_size: int, batch: int, classes: int,
     steps: int, warmup: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Return medians per kind of step and the median of the ratios of neighbouring steps."""
-    from duet.runs.keep import versions
+    from duet.training.outcome import versions
 
     trainers = {
         name: _trainer(folder / name, architecture, head, image_size, batch, classes, seed, losses)
@@ -97,7 +100,7 @@ def measure(
 
 
 def _trainer(
-    folder: Path, architecture: str, head: str, image_size: int, batch: int, classes: int,
+    folder: Path, architecture: str, head: HeadForm, image_size: int, batch: int, classes: int,
     seed: int, losses: bool,
 ) -> Any:  # fmt: skip
     """Set a real trainer up from a job folder, with or without the losses."""

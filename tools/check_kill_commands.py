@@ -214,8 +214,8 @@ def serving(file: Path) -> Iterator[str]:
             self.send_header("Content-Length", str(len(content) - start))
             self.send_header("ETag", '"one"')
             if start:
-                place = f"bytes {start}-{len(content) - 1}/{len(content)}"
-                self.send_header("Content-Range", place)
+                part = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send_header("Content-Range", part)
             self.end_headers()
             with contextlib.suppress(OSError):  # the other side was killed
                 for place in range(start, len(content), PIECE):

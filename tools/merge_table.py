@@ -140,6 +140,7 @@ def prepare(
     series = shipped("configs", "series", "emoji-2phase.yaml")
     changes: dict[str, object] | None = {"epochs": epochs} if epochs else None
     inputs = read_inputs(series, data_root=data, changes=changes)
+    assert inputs.weights is not None  # the series begins with start weights
     with stages() as show:
         setting = Setting(
             inputs.series, inputs.family, inputs.architecture,

@@ -276,7 +276,9 @@ def _blocks(joint: Joint) -> list[Block]:
 def _rows(joint: Joint, part: HeadPart, classes: Sequence[str]) -> dict[str, torch.Tensor]:
     """Return the rows of some classes of a part."""
     places = [part.classes.index(name) for name in classes]
-    return {name: part.tensors[name][places] for name in joint.rows} if classes else {}
+    # In the order of the part's tensors: that of a set changes from process to process.
+    own = {name: tensor for name, tensor in part.tensors.items() if name in joint.rows}
+    return {name: tensor[places] for name, tensor in own.items()} if classes else {}
 
 
 def _merge_block(

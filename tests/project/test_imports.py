@@ -8,6 +8,7 @@ be read, tested or moved alone.
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -105,3 +106,22 @@ def test_nothing_but_the_entry_imports_commands() -> None:
         if name in COMMAND_MODULES
     }
     assert not found
+
+
+@pytest.mark.slow
+def test_what_tools_import_is_there() -> None:
+    """A tool imports when it runs, and nothing else in the suite runs the benchmarks."""
+    wanted = {
+        (path.name, node.module, alias.name)
+        for path in (REPO / "tools").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "duet"
+        for alias in node.names
+    }
+    assert len(wanted) > 100
+    gone = {
+        f"{tool}: {module}.{name}"
+        for tool, module, name in wanted
+        if f"{module}.{name}" not in MODULES and not hasattr(importlib.import_module(module), name)
+    }
+    assert not gone
