@@ -230,5 +230,6 @@ def test_peak_memory_is_that_of_the_process() -> None:
     program = "from duet.training.outcome import peak_memory; print(peak_memory())"
     ballast = np.ones(50_000_000)
     small = int(subprocess.check_output([sys.executable, "-c", program]))
-    assert peak_memory() > ballast.nbytes
-    assert 5e6 < small < 200e6
+    mine = peak_memory()
+    assert mine > ballast.nbytes
+    assert 5e6 < small < mine - ballast.nbytes / 2

@@ -9,7 +9,6 @@ from ultralytics.nn.modules.head import RTDETRDecoder
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from duet.errors import ModelError
-from duet.families.rows import join_rows
 from duet.families.rtdetr.heads import ParallelRTDETRDecoder, TrainingRTDETRDecoder, resize_classes
 from duet.families.rtdetr.roles import RULES, architecture_file
 from duet.families.ultralytics.models import load_part, load_stock, read_back, set_classes
@@ -89,7 +88,7 @@ def joined_model(state: DetectorState) -> RTDETRDetectionModel:
     """Build a stock detector with the rows of all parts, or (`parallel`) the last decoder."""
     parts = state.parts if state.head == "rows" else state.parts[-1:]
     model = stock_model(state.architecture, sum(len(part.classes) for part in parts))
-    load_stock(model, state, join_rows(parts) if state.head == "rows" else parts[0].tensors)
+    load_stock(model, state, parts, RULES)
     return model
 
 

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from duet.families.rows import cut_rows
+from duet.families.rows import cut_rows, join_rows
 from duet.families.tensors import plain_tensors, require_fit
 from duet.families.ultralytics.names import EngineRules, head_prefix
 from duet.increments.state import DetectorState, HeadPart
-from duet.vectors.tensors import Tensors
 
 
 class Build(Protocol):
@@ -38,16 +37,28 @@ class Build(Protocol):
         ...
 
 
-def load_stock(model: Any, state: DetectorState, own: Tensors) -> None:
-    """Load the shared tensors and buffers of a state, and ``own`` ones into the head.
+def load_stock(
+    model: Any, state: DetectorState, parts: Sequence[HeadPart], rules: EngineRules
+) -> None:
+    """Load the shared tensors and buffers of a state, and ``parts`` into the head: rows, or one.
 
     Raises:
         ModelError: Tensors are missing, unexpected or of another shape (all named).
     """
-    prefix = f"model.{len(model.model) - 1}."
+    prefix, own = f"model.{len(model.model) - 1}.", parts[0].tensors
+    if state.head == "rows":
+        for part in parts:
+            _require_rows(model.model[-1], part, rules)
+        own = join_rows(parts)
     tensors = {**state.shared, **state.buffers, **{prefix + k: v for k, v in own.items()}}
     require_fit(tensors, model.state_dict(), f"tensors do not fit {state.architecture}")
     model.load_state_dict(tensors)
+
+
+def _require_rows(head: nn.Module, part: HeadPart, rules: EngineRules) -> None:
+    mine, count = rules.own_pattern("rows"), len(part.classes)
+    expected = {name: rows[:count] for name, rows in head.state_dict().items() if mine.match(name)}
+    require_fit(part.tensors, expected, f"the head part of '{part.increment}' does not fit")
 
 
 def load_part(head: nn.Module, part: HeadPart, own: re.Pattern[str]) -> None:

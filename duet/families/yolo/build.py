@@ -11,7 +11,6 @@ from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
 from duet.families.decode import Layout
-from duet.families.rows import join_rows
 from duet.families.ultralytics.models import load_part, load_stock, read_back, set_classes
 from duet.families.ultralytics.names import description
 from duet.families.yolo.heads import (
@@ -128,7 +127,7 @@ def _joined(state: DetectorState) -> DetectionModel:
         )
     classes = sum(len(part.classes) for part in parts)
     model = stock_model(state.architecture, classes, widths[parts[-1].increment])
-    load_stock(model, state, join_rows(parts) if state.head == "rows" else parts[0].tensors)
+    load_stock(model, state, parts, RULES)
     return model
 
 
