@@ -132,8 +132,9 @@ def _compare(
                 f"the exported file gives outputs of shape {tuple(got.shape)}, "
                 f"expected {tuple(wanted.shape)}"
             )
-        if not bool(got.isfinite().all()):
-            raise ModelError("the exported file gives NaN or infinite outputs")
+        for who, outputs in (("detector", wanted), ("exported file", got)):
+            if not bool(outputs.isfinite().all()):
+                raise ModelError(f"the {who} gives NaN or infinite outputs")
         for number, (one, other) in enumerate(zip(wanted, got, strict=True)):
             off = differences(
                 one, other, facts.layout, size=facts.image_size, tolerance=tolerance,

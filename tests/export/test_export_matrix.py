@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,19 @@ def shifted(output: torch.Tensor, place: int, by: float) -> torch.Tensor:
     moved = output.clone()
     moved[0, 2, place] += by
     return moved
+
+
+@pytest.mark.parametrize("who", ["detector", "exported file"])
+def test_what_is_no_number_equals_nothing(who: str) -> None:
+    state = make_state("yolov8n.yaml", "rows", (2,))
+    reference = reference_of(state, SIZE)
+    (good,) = reference.outputs
+    nan = good.clone()
+    nan[0, 0, 0] = torch.nan
+    if who == "detector":
+        reference = replace(reference, outputs=(nan,))
+    with pytest.raises(ModelError, match=f"the {who} gives NaN"):
+        compared(lambda _: good if who == "detector" else nan, reference, state, SIZE)
 
 
 @pytest.mark.parametrize("architecture", ["yolov8n.yaml", "yolo26n.yaml", "rtdetr-tiny.yaml"])
