@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from duet.config import Config, Schema, parse_config
+from duet.config import Config, Schema, load_yaml, parse_config
 from duet.errors import ConfigError, DataError, did_you_mean
 from duet.files import read_json
 from duet.labels import LabelSpace
@@ -124,14 +124,17 @@ def load_manifest(path: Path | None = None) -> Manifest:
     """Read a manifest.
 
     Args:
-        path: A JSON file; default the one that comes with duet.
+        path: A JSON or YAML file; default the one that comes with duet.
 
     Raises:
         ConfigError: The file is missing or not valid, or a class list holds a name twice; with
             all problems.
     """
     source = path or shipped("weights", "manifest.json")
-    data = read_json(source, error=ConfigError, remedy="check the path")
+    if source.suffix.lower() in (".yaml", ".yml"):
+        data = load_yaml(source)
+    else:
+        data = read_json(source, error=ConfigError, remedy="check the path")
     document = parse_config(_Document, data, where=str(source))
     try:
         lists = {name: LabelSpace(names) for name, names in document.class_lists.items()}

@@ -138,6 +138,14 @@ def test_wrong_rows(tmp_path: Path, change: dict[str, Any], match: str) -> None:
         load_manifest(write_manifest(tmp_path, PLAIN | change))
 
 
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_a_manifest_may_be_yaml(tmp_path: Path, suffix: str) -> None:
+    path = write_manifest(tmp_path, PLAIN)
+    other = path.with_suffix(suffix)
+    other.write_text(yaml.safe_dump(json.loads(path.read_text())))
+    assert load_manifest(other) == load_manifest(path)
+
+
 def test_wrong_manifests(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="same name: tiny"):
         load_manifest(write_manifest(tmp_path, PLAIN, PLAIN | {"file": "other.pt"}))
