@@ -23,6 +23,8 @@ from duet.weights.store import find
 BASE = ".safetensors"
 """Suffix of duet's own files of start weights."""
 
+_FINGERPRINTS: dict[tuple[Path, str, str, tuple[int, ...]], str] = {}
+
 
 @dataclass(frozen=True)
 class Start:
@@ -37,6 +39,13 @@ class Start:
     path: Path
     family: str
     architecture: str = ""
+
+    def __post_init__(self) -> None:
+        _ = self._state  # before anything is read
+
+    @functools.cached_property
+    def _state(self) -> tuple[int, ...] | None:
+        return stamp(self.path) if self.path.is_file() else None
 
     @functools.cached_property
     def weights(self) -> StartWeights:
@@ -78,16 +87,16 @@ class Start:
         return resolve_roles(self.family).split_roles(self.tensors, head).shared
 
     def fingerprint(self, head: str) -> str:
-        """Return what increments with this head form that were trained from these weights note."""
-        if not self.path.is_file():
+        """Return what increments with this head form that were trained from these weights note.
+
+        A file is hashed once for each of its states: a merge asks to find θ_0 and to check it.
+        """
+        if self._state is None:
             return start_fingerprint(self.shared(head))
-        return _fingerprint(self.path, self.family, head, stamp(self.path))
-
-
-@functools.lru_cache(maxsize=64)
-def _fingerprint(path: Path, family: str, head: str, _state: tuple[int, ...]) -> str:
-    """Hash a file once for each of its states: a merge asks for it to find θ_0 and to check it."""
-    return start_fingerprint(Start(path, family).shared(head))
+        key = (self.path, self.family, head, self._state)
+        if key not in _FINGERPRINTS:
+            _FINGERPRINTS[key] = start_fingerprint(self.shared(head))
+        return _FINGERPRINTS[key]
 
 
 def open_start(

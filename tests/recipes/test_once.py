@@ -52,7 +52,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             return found
 
     monkeypatch.setattr(tensors, "hashlib", SimpleNamespace(sha256=Counted))
-    start._fingerprint.cache_clear()
+    start._FINGERPRINTS.clear()
     return counts
 
 

@@ -15,7 +15,7 @@ from factories_series import make_clean_series
 from factories_yolo import YOLO11N, write_increment
 
 from duet.errors import ConfigError, ModelError
-from duet.increments.base import load_start
+from duet.increments.base import load_start, open_base
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import load_recipe
 from duet.runs.inputs import read_inputs
@@ -144,6 +144,23 @@ def test_tensors_are_as_they_are_stored_and_weights_as_they_are_trained_from() -
         assert start.weights.tensors[name].dtype == torch.float32
         assert torch.equal(start.weights.tensors[name], tensor.float())
     assert start.weights.classes == load_start(FILE).classes
+
+
+def test_tensors_that_were_read_are_not_read_again_to_be_hashed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[Path] = []
+
+    def counted(path: Path) -> Any:
+        opened.append(path)
+        return open_base(path)
+
+    monkeypatch.setattr("duet.weights.start.open_base", counted)
+    file = Path(shutil.copy(FILE, tmp_path))
+    start = Start(file, "yolo")
+    mark = start_fingerprint(start.shared("towers"))
+    assert start.fingerprint("towers") == Start(file, "yolo").fingerprint("towers") == mark
+    assert opened == [file]
 
 
 def test_what_the_user_says_wins_and_nothing_is_guessed(detector: Path, tmp_path: Path) -> None:
