@@ -131,8 +131,10 @@ def _describe(model: type[BaseModel], item: Mapping[str, Any]) -> str:
     scalar = item["input"] is None or isinstance(item["input"], (bool, int, float))
     if item["type"] == "string_type" and scalar:
         advice = " (put such a text in quotes)"
+    # Who writes YAML or JSON knows no tuples.
+    problem = "Input should be a list" if item["type"] == "tuple_type" else item["msg"]
     got = without_addresses(shown(item["input"]))
-    return f"{path}: {item['msg']}, got {got}{advice}"
+    return f"{path}: {problem}, got {got}{advice}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -69,7 +69,7 @@ def test_json_that_is_fine() -> None:
 WRONG = {
     "no hash": ({}, "sha256: missing"),
     "hash is a number": ({"sha256": 1}, "sha256: .*, got 1"),
-    "classes are a text": ({"sha256": "x", "classes": "cat"}, "classes: .*, got 'cat'"),
+    "classes are a text": ({"sha256": "x", "classes": "cat"}, "classes: .* a list, got 'cat'"),
     "a class is a number": ({"sha256": "x", "classes": ["cat", 1]}, "classes.1: .*, got 1"),
     "architecture": ({"sha256": "x", "architecture": ["a"]}, "architecture: .*, got \\['a'\\]"),
 }
