@@ -107,7 +107,7 @@ def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False)
 
 
 def require_weights(plan: Plan) -> None:
-    """Refuse a plan that needs θ_0 and does not name it; for callers that have none in memory.
+    """Refuse a plan that needs θ_0 and does not name it.
 
     Raises:
         ModelError: Names who needs it.
