@@ -220,7 +220,7 @@ def _join(
         fusion=plan.recipe.batchnorm, images=images, objective=objective, out=shared,
     )  # fmt: skip
     state = plan.state(shared, merged.buffers, parts)
-    return Remerged(state, (merged.trace,), tuple(_strangers(plan, opened, inputs)))
+    return Remerged(state, (merged.trace,), tuple(_strangers(opened, inputs)))
 
 
 def _objective(
@@ -247,7 +247,7 @@ def _angle(a: Tensors, b: Tensors) -> float:
     return cosine({name: a[name].float() for name in kernels}, {name: b[name] for name in kernels})
 
 
-def _strangers(plan: Plan, opened: Sequence[Opened], inputs: Inputs) -> list[str]:
+def _strangers(opened: Sequence[Opened], inputs: Inputs) -> list[str]:
     """Warn of whole models that do not descend from one start: their mean is no detector.
 
     Weights that were trained from one start stay close to it in angle; those of independent starts
