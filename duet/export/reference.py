@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from duet.config import Config
+from duet.errors import ModelError
 from duet.export.formats import Tolerance
 from duet.export.matching import apart, differences
 from duet.families.decode import Layout
@@ -74,19 +75,33 @@ class Reference:
 
     @classmethod
     def of(cls, exportable: Exportable, inputs: Sequence[torch.Tensor]) -> Reference:
-        """Run a detector on ``(B, 3, S, S)`` float32 inputs on the CPU."""
+        """Run a detector on ``(B, 3, S, S)`` float32 inputs on the CPU.
+
+        Raises:
+            ModelError: It answers NaN or infinity.
+        """
         whole = model = exportable.build().eval()
         if exportable.unpick is not None:
             whole = copy.deepcopy(model)
             exportable.unpick(whole)
         exact = copy.deepcopy(whole).double()  # before it runs: networks keep tensors of a run
-        outputs = tuple(as_function(model)(batch) for batch in inputs)
+        outputs = _answers(model, inputs)
         if whole is model:
             return cls(
                 tuple(inputs), outputs, None, _noise(exact, inputs, outputs, exportable.layout)
             )
-        places = tuple(as_function(whole)(batch) for batch in inputs)
+        places = _answers(whole, inputs)
         return cls(tuple(inputs), outputs, places, _noise(exact, inputs, places, None))
+
+
+def _answers(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    outputs = tuple(as_function(model)(batch) for batch in inputs)
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise ModelError(
+            "the detector gives NaN or infinite outputs",
+            remedy="its weights are too large for float32: train or merge it again",
+        )
+    return outputs
 
 
 def _noise(
