@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import platform
 import re
@@ -443,6 +444,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "odd size": lambda entry: entry.update(bytes="many"),
     "odd parity": lambda entry: entry.update(parity=[1]),
     "another detector": lambda entry: entry["parity"].update(max_box_px=12345),
+    "no limit": lambda entry: entry["parity"].update(tolerance_box_px=math.inf),
 }  # fmt: skip
 
 
