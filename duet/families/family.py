@@ -184,8 +184,9 @@ class Family(ABC):
         """
         roles, form = self.rules.split_roles(start.tensors, head), self._form(head)
         part = self._new_part(
-            start, form, classes, architecture=architecture, increment=increment, seed=seed
-        )
+            roles.own, start.classes, classes, architecture=architecture, increment=increment,
+            seed=seed,
+        )  # fmt: skip
         return DetectorState(self.name, architecture, form, roles.shared, roles.buffers, (part,))
 
     def grow(
@@ -199,8 +200,9 @@ class Family(ABC):
     ) -> DetectorState:
         """Append a head part that starts as the last one's, or as ``source``'s (θ_0)."""
         start = source if source is not None else StartWeights(self.whole(state))
+        own = self.rules.split_roles(start.tensors, state.head).own
         part = self._new_part(
-            start, state.head, classes, architecture=state.architecture, increment=increment,
+            own, start.classes, classes, architecture=state.architecture, increment=increment,
             seed=seed,
         )  # fmt: skip
         return replace(state, parts=(*state.parts, part))
@@ -240,24 +242,29 @@ class Family(ABC):
         return Exportable(functools.partial(self.network, state), self.layout_of(state), self.fit)
 
     def _new_part(
-        self, start: StartWeights, head: HeadForm, classes: Sequence[str], *, architecture: str,
+        self, own: Tensors, known: Sequence[str], classes: Sequence[str], *, architecture: str,
         increment: str, seed: int,
     ) -> HeadPart:  # fmt: skip
-        """Return a part that has from ``start`` its known class rows, and all that is none."""
-        own = self.rules.split_roles(start.tensors, head).own
+        """Return a part with fresh class rows, but those of ``known`` classes as in ``own``.
+
+        What is no class row is as in ``own``, too. No names are known of some start weights.
+        """
         tensors = {name: tensor.clone() for name, tensor in own.items()}
         fresh = self.fresh_rows(own, len(classes), architecture=architecture, seed=seed)
+        taken = [
+            (list(classes).index(wanted), list(known).index(found))
+            for wanted, found in match_classes(classes, known).items()
+        ]
         for name, rows in fresh.items():
-            if start.classes and len(own[name]) != len(start.classes):
+            if known and len(own[name]) != len(known):
                 raise ModelError(
                     f"the start weights have {len(own[name])} rows in '{name}', but name "
-                    f"{len(start.classes)} classes",
+                    f"{len(known)} classes",
                     remedy="the file is damaged: take it from its source again",
                 )
             tensors[name] = rows.clone()
-            for wanted, found in match_classes(classes, start.classes).items():
-                row = own[name][start.classes.index(found)]
-                tensors[name][list(classes).index(wanted)] = row
+            for row, old in taken:
+                tensors[name][row] = own[name][old]
         return HeadPart(tuple(classes), tensors, increment)
 
     def _form(self, wanted: str) -> HeadForm:

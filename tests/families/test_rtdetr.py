@@ -116,6 +116,15 @@ def test_a_tensor_without_a_role_is_named(name: str) -> None:
         roles.split_roles({**tensors, odd: torch.zeros(2)}, "rows")
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_decoder_without_class_rows_is_refused(form: HeadForm) -> None:
+    tensors = FAMILY.fresh(TINY, OLD, seed=0).tensors
+    head = roles.RULES.head_of(TINY)
+    rest = {k: v for k, v in tensors.items() if not roles.CLASS_ROWS.match(k.removeprefix(head))}
+    with pytest.raises(ModelError, match="there are no class rows"):
+        roles.split_roles(rest, form)
+
+
 def test_unknown_architectures_and_forms_are_refused() -> None:
     with pytest.raises(ModelError, match=r"rtdetr-tiny\.yaml"):
         roles.architecture_file("rtdetr-huge.yaml")

@@ -148,7 +148,8 @@ class EngineRules:
             form: Head form.
 
         Raises:
-            ModelError: Tensors have no role (all named), or there is no numbered layer.
+            ModelError: Tensors have no role (all named), there is no numbered layer, or the last
+                one has no class rows.
         """
         prefix, own = head_prefix(tensors), self.own_pattern(form)
 
@@ -163,7 +164,10 @@ class EngineRules:
             return "buffers" if statistic else "shared"
 
         remedy = f"expected the tensors of a {self.title} detector, as training leaves them"
-        return split_tensors(tensors, role_of, prefix=prefix, remedy=remedy)
+        roles = split_tensors(tensors, role_of, prefix=prefix, remedy=remedy)
+        if not any(self.CLASS_ROWS.match(name) for name in roles.own):
+            raise ModelError("there are no class rows in the last layer", remedy=remedy)
+        return roles
 
     def head_of(self, architecture: str) -> str:
         """Return the name prefix of the head, such as ``model.23.``.
