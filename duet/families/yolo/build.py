@@ -70,10 +70,10 @@ def inference_model(state: DetectorState) -> DetectionModel:
         ModelError: Tensors are missing, unexpected or of another shape (all named), or rows of
             towers of different widths would have to share one.
     """
-    model = _joined(state)
+    model, old = _joined(state), state.parts[:-1]
     head = model.model[-1]
-    if len(state.parts) > 1 and state.head != "rows":
-        heads = [_head_with(head, state, part) for part in state.parts]
+    if old and state.head != "rows":
+        heads = [*(_head_with(head, state, part) for part in old), head]
         if state.head == "towers":
             for name in ("cv3", "one2one_cv3") if is_end_to_end(head) else ("cv3",):
                 levels = zip(*(getattr(one, name) for one in heads), strict=True)
