@@ -22,7 +22,6 @@ from factories_toy import data as data
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from duet.devices import one_place
 from duet.errors import ConfigError, DuetError, ModelError
 from duet.families.detector import prepare_batch
 from duet.images import Fit, fit_image, read_image
@@ -41,7 +40,7 @@ from duet.training.job import (
     write_job,
     write_slice,
 )
-from duet.training.loop import ALONE, run_job
+from duet.training.loop import run_job
 from duet.training.optimizer import learning_rate
 from duet.training.pseudo import Target
 
@@ -189,9 +188,11 @@ def test_divergence_is_told(tmp_path: Path, data: Slice) -> None:
     ("name", "words"),
     [("0,1", "one device"), ("toaster", "no device"), ("97", "no GPU|no cuda:97")],
 )
-def test_devices_that_are_refused(name: str, words: str) -> None:
+def test_devices_that_are_refused(tmp_path: Path, data: Slice, name: str, words: str) -> None:
+    device = schedule().model_copy(update={"device": name})  # as somebody may write into job.json
+    folder = make_job(tmp_path / "job", data, schedule=device)
     with pytest.raises(ConfigError, match=words):
-        one_place(name, ALONE)
+        trained(folder)
 
 
 @pytest.mark.parametrize("name", ["mosaic", "mixup"])
