@@ -1,1 +1,1 @@
-"""Losses of incremental training: pure functions over tensors."""
+"""Losses of incremental training: functions of outputs, and what a loss of weights adds."""
