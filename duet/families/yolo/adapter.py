@@ -55,10 +55,8 @@ class YoloFamily(UltralyticsFamily):
             ModelError: It is of another kind.
         """
         head, task = head_kind(checkpoint), checkpoint.says("task")
-        if head not in {kind.__name__ for kind in build.PLAIN_HEADS} or task not in (
-            None,
-            "detect",
-        ):
+        plain = {kind.__name__ for kind in build.PLAIN_HEADS}
+        if head not in plain or task not in (None, "detect"):
             raise ModelError(
                 f"expected a detector with a plain Detect head, got {checkpoint.network.root.kind}"
                 f"{f' with {head}' if head else ''}"
