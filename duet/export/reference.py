@@ -99,7 +99,7 @@ def _answers(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Te
     if not all(bool(output.isfinite().all()) for output in outputs):
         raise ModelError(
             "the detector gives NaN or infinite outputs",
-            remedy="its weights are too large for float32: train or merge it again",
+            remedy="its weights diverged or are damaged: train or merge it again",
         )
     return outputs
 
