@@ -192,7 +192,9 @@ def _copied(diagnosis: Diagnosis, data: DomainData) -> dict[Path, tuple[str, str
     A copy within training that holds objects of its own is none of them: they would be lost.
     """
     train = data.splits.get("train", Split("train", (), ()))
-    labels = dict(zip(train.images, train.annotations, strict=True))
+    listings: dict[Path, list[Annotation]] = defaultdict(list)
+    for image, annotation in zip(train.images, train.annotations, strict=True):
+        listings[image].append(annotation)
     copied: dict[Path, tuple[str, str]] = {}
     for copy in diagnosis.copies:
         first, second = copy.first, copy.second
@@ -202,7 +204,8 @@ def _copied(diagnosis: Diagnosis, data: DomainData) -> dict[Path, tuple[str, str
         doubled = copy.exact and first.source == second.source == data.source
         doubled &= first.trains and second.trains
         doubled &= first.image != second.image  # else it is only listed twice
-        if doubled and _holds(labels[first.image], labels[second.image]):
+        kept = listings[first.image]
+        if doubled and all(any(_holds(a, b) for a in kept) for b in listings[second.image]):
             what = f"the same image as {first.image}"
             copied.setdefault(second.image, ("image.duplicate", what))
     return copied

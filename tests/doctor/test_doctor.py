@@ -335,6 +335,27 @@ def test_a_copy_with_objects_of_its_own_is_kept(folder: Path, tmp_path: Path) ->
     ]
 
 
+def test_a_copy_that_is_listed_twice_keeps_objects_of_its_own(folder: Path, tmp_path: Path) -> None:
+    path = convert(folder, "coco")
+    data = folder / "day-coco"
+    document = json.loads((data / "annotations" / "instances_train.json").read_text())
+    shared = document["annotations"][0]
+    original = next(item for item in document["images"] if item["id"] == shared["image_id"])
+    copy = {**original, "file_name": f"copy-{original['file_name']}"}
+    images = data / "images" / "train"
+    shutil.copyfile(images / original["file_name"], images / copy["file_name"])
+    for name, row in (("own", {**shared, "bbox": [1, 2, 9, 8]}), ("shared", shared)):
+        text = json.dumps({**document, "images": [copy], "annotations": [row]})
+        (data / f"{name}.json").write_text(text)
+    described = yaml.safe_load((data / "data.yaml").read_text())
+    described["train"] = [
+        {"images": "images/train", "annotations": f"{name}.json"}
+        for name in ("annotations/instances_train", "own", "shared")
+    ]
+    (data / "data.yaml").write_text(yaml.safe_dump(described))
+    assert repair(examine(path), tmp_path / "out").changes == ()
+
+
 def test_every_data_set_loses_its_copy_of_an_evaluated_picture(
     folder: Path, tmp_path: Path
 ) -> None:
