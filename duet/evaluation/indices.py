@@ -118,8 +118,8 @@ def compute_indices(
     if references is None:
         left_out.append("GI and PI: no reference models were trained")
     else:
+        trained = _reference(references)
         for name, pairs in (("gi", gi_pairs), ("pi", pi_pairs)):
-            trained = _reference(references)
             found[name], reasons = _terms(name.upper(), pairs(series), matrix, trained, nothing)
             left_out += reasons
     lasting = [pair for pair in ri_pairs(series) if _key(pair.slice) not in nothing]
