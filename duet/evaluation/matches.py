@@ -112,7 +112,7 @@ def match(
     run = coco_run(predictions, truths, labels, [IOU])
     scores, classes, images, hit, ignored = _columns(run)
     order = np.lexsort((-scores, classes))  # stable: ties keep the image order
-    parts = np.split(order, np.searchsorted(classes[order], np.arange(1, len(labels))))
+    parts = np.split(order, np.searchsorted(classes[order], np.arange(len(labels))))[1:]
     found = {
         name: ClassMatches(scores[rows], images[rows], hit[rows], ignored[rows], counts[:, index])
         for index, (name, rows) in enumerate(zip(labels, parts, strict=True))

@@ -19,6 +19,7 @@ from duet.errors import ConfigError, DataError
 from duet.evaluation.ap import Truth, evaluate_ap
 from duet.evaluation.bootstrap import resamples, weighted_ap50
 from duet.evaluation.matches import ClassMatches, Matches, load_matches, match, save_matches
+from duet.labels import LabelSpace
 
 KEYS = np.arange(100, 200, dtype=np.uint64)
 
@@ -185,6 +186,11 @@ def test_empty_sides(tmp_path: Path, predictions: Detections, truth: Truth) -> N
     save_matches(tmp_path / "a.npz", match([predictions], [truth], LABELS, keys(1)))
     found = ap50_of(load_matches(tmp_path / "a.npz"), np.ones((1, 1), np.float32))
     assert found["bee"] == [evaluate_ap([predictions], [truth], LABELS).ap50["bee"]]
+
+
+def test_no_classes_are_no_matches() -> None:
+    nothing = LabelSpace(())
+    assert match([Detections.empty(LABELS)], [make_truth()], nothing, keys(1)).classes == {}
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])
