@@ -106,8 +106,11 @@ def join_slices(slices: Sequence[Slice], classes: Sequence[str]) -> Slice:
         part = with_classes(data, classes)
         own = {classes.index(name) for name in data.classes}
         for image, found in zip(part.images, part.annotations, strict=True):
-            new = found.take(~np.isin(found.class_ids, list(known[image])))
-            rows[image] = _beside(rows[image], new) if image in rows else new
+            if image in rows:
+                new = found.take(~np.isin(found.class_ids, list(known[image])))
+                rows[image] = _beside(rows[image], new)
+            else:
+                rows[image] = found
             known[image] |= own
     domains = "+".join(dict.fromkeys(data.domain for data in slices))
     return Slice(domains, slices[0].split, tuple(classes), tuple(rows), tuple(rows.values()))
