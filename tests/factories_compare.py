@@ -186,7 +186,7 @@ def _drawn(
     flags = order < len(hits)
     return ClassMatches(
         scores[order].astype(np.float32), images[order], flags, np.zeros(len(order), np.bool_),
-        truths,
+        truths, np.where(flags, np.float32(0.75), 0),
     )  # fmt: skip
 
 
@@ -197,7 +197,12 @@ def _reordered(matches: Matches, order: npt.NDArray[np.int64]) -> Matches:
         matches.keys[order],
         {
             name: ClassMatches(
-                item.scores, place[item.images], item.hit, item.ignored, item.truths[order]
+                item.scores,
+                place[item.images],
+                item.hit,
+                item.ignored,
+                item.truths[order],
+                item.iou,
             )
             for name, item in matches.classes.items()
         },

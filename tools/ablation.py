@@ -85,7 +85,7 @@ def run_seed(
 def numbers(method: Any, results: Any) -> dict[str, float]:
     """Return one row: indices, mAP50 of the new classes, sign conflicts, seconds."""
     last = results.series.increments[-1]
-    found = {name: getattr(method.indices, name) for name in (index.name for index in RATIOS)}
+    found = {index.name: method.indices.value(index.name) for index in RATIOS}
     final = method.stage_matrix().get(results.final_stage, last.domain, last.classes)
     # Joint training merges nothing.
     conflict = (method.merges[-1].sign_conflict or 0.0) if method.merges else 0.0

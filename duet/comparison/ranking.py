@@ -189,7 +189,7 @@ def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
     entries = [entry for group in groups.values() for entry in group]
     defined = [
         name for name in METRICS
-        if any(getattr(entry.strategy.indices, name) is not None for entry in entries)
+        if any(entry.strategy.indices.value(name) is not None for entry in entries)
     ]  # fmt: skip
     if metric is None:
         return defined[0] if defined else METRICS[0]
@@ -206,7 +206,7 @@ def _row(label: str, entries: Sequence[Entry], sampler: Sampler) -> Row:
     for name in METRICS:
         defined = list(_by_key(entries, name).values())
         if defined:
-            found = [getattr(entry.strategy.indices, name) for entry in defined]
+            found = _known(defined, name)
             values[name] = _value(found, sampler.pooled(defined, name))
     for name, pairs in (("old", ri_pairs), ("new", pi_pairs)):
         known = [v for entry in entries if (v := _mean_cell(entry, pairs)) is not None]
@@ -297,7 +297,7 @@ def _difference(
     pairs = [(ours[key], theirs[key]) for key in shared]
     mine = [one for one, _ in pairs] or list(ours.values())
     yours = [other for _, other in pairs] or list(theirs.values())
-    values = [[getattr(e.strategy.indices, metric) for e in side] for side in (mine, yours)]
+    values = [_known(side, metric) for side in (mine, yours)]
     mean = statistics.fmean(values[0]) - statistics.fmean(values[1])
     one, other = sampler.pooled(mine, metric), sampler.pooled(yours, metric)
     low, high = _interval(None if one is None or other is None else one - other)
@@ -334,5 +334,10 @@ def _is_noise(
     return any(tests) if tests else None
 
 
+def _known(entries: Iterable[Entry], metric: str) -> list[float]:
+    values = (entry.strategy.indices.value(metric) for entry in entries)
+    return [value for value in values if value is not None]
+
+
 def _by_key(entries: Sequence[Entry], metric: str) -> dict[Key, Entry]:
-    return {e.run.key: e for e in entries if getattr(e.strategy.indices, metric) is not None}
+    return {e.run.key: e for e in entries if e.strategy.indices.value(metric) is not None}

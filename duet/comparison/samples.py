@@ -19,14 +19,18 @@ import numpy.typing as npt
 from duet.comparison.runs import Entry
 from duet.errors import DataError
 from duet.evaluation.bootstrap import Sampled, Weights, resamples, weighted_ap50
-from duet.evaluation.definitions import INDICES
+from duet.evaluation.definitions import INDICES, Index
+from duet.evaluation.deployment import Retained, load_deployed, pooled, retained
 from duet.evaluation.indices import Term
-from duet.evaluation.matches import Matches, load_matches
+from duet.evaluation.matches import ClassMatches, Matches, load_matches
 from duet.report.phrases import listed
 from duet.trees import resolved
 
 CLOSE = 1e-6
 """How far the indices from the matches may be from those of `results.json`: rounding alone."""
+
+
+_ANEW = "give the `duet run` command of this run again; it evaluates anew"
 
 
 class NoEvidenceError(Exception):
@@ -52,6 +56,7 @@ class Sampler:
     _weights: dict[tuple[str, bytes], Weights] = field(default_factory=dict)
     _matches: dict[Path, Matches] = field(default_factory=dict)
     _ap50: dict[tuple[Path, str], Sampled] = field(default_factory=dict)
+    _recalls: dict[tuple[Any, ...], Retained] = field(default_factory=dict)
 
     def read(self, entries: Iterable[Entry]) -> None:
         """Resample every strategy of every run that keeps its matches."""
@@ -88,7 +93,7 @@ class Sampler:
         for index in INDICES:
             terms = entry.strategy.indices.terms(index)
             if terms:
-                ratios = [self._ratio(entry, term, index.against == "earlier") for term in terms]
+                ratios = [self._ratio(entry, term, index) for term in terms]
                 found[index.name] = np.mean(ratios, axis=0)
             elif index.parts and set(index.parts) <= set(found):
                 parts = np.stack([found[name] for name in index.parts])
@@ -109,10 +114,14 @@ class Sampler:
             if len(paths) > 1
         )
 
-    def _ratio(self, entry: Entry, term: Term, retention: bool) -> Sampled:
+    def _ratio(self, entry: Entry, term: Term, index: Index) -> Sampled:
+        if index.of == "recall":
+            kept = self._retained(entry, term)
+            after = kept.at_precision if index.at_precision else kept.after
+            return _divided(after, kept.before)
         classes, domain = term.classes, term.domain
         after = self._map50(entry, _scores_file(entry, term.stage, domain), domain, classes)
-        if retention:
+        if index.against == "earlier":
             other = _scores_file(entry, term.increment, domain)
         else:
             reference = entry.run.results.reference(domain, classes)
@@ -120,21 +129,46 @@ class Sampler:
         before = self._map50(entry, other, domain, classes)
         return _divided(after, before)
 
+    def _retained(self, entry: Entry, term: Term) -> Retained:
+        """Return what of the objects of a term is found by the detectors of both its sides."""
+        stages = (term.increment, term.stage)
+        key = (entry.run.folder, entry.strategy.name, term.domain, *stages, term.classes)
+        if key in self._recalls:
+            return self._recalls[key]
+        (earlier, keys), (later, others) = (self._shown(entry, stage, term) for stage in stages)
+        if not np.array_equal(keys, others):
+            raise DataError(
+                f"two evaluations of {term.domain} speak of other images",
+                where=str(entry.run.folder),
+                remedy=_ANEW,
+            )
+        self._recalls[key] = retained(earlier, later, self._weights_for(term.domain, keys))
+        return self._recalls[key]
+
+    def _shown(
+        self, entry: Entry, stage: int, term: Term
+    ) -> tuple[ClassMatches, npt.NDArray[np.uint64]]:
+        """Return what a stage shows of a term's classes, and which images these are."""
+        scores = entry.strategy.scores_at(stage, term.domain)
+        deployed = scores.deployed if scores else None
+        path = _existing(entry, deployed.evidence if deployed else None)
+        assert deployed is not None
+        matches = load_deployed(path).matches
+        limits = {name: row.threshold for name, row in deployed.classes.items()}
+        return pooled(matches, term.classes, limits), matches.keys
+
     def _map50(
         self, entry: Entry, evidence: str | None, domain: str, classes: Sequence[str]
     ) -> Sampled:
         """Return the mean AP50 of those classes that the resample holds, ``(count + 1,)``."""
-        path = entry.run.folder / evidence if evidence else None
-        if path is None or not os.path.lexists(path):  # what is there, but no file, is damage
-            raise NoEvidenceError(str(entry.run.folder))
-        path = resolved(path)
+        path = _existing(entry, evidence)
         known = self._read(path, domain).classes
         found = [self._class(path, name) for name in classes if name in known]
         if not found:
             raise DataError(
                 f"the matches hold none of the classes {listed(list(classes))}",
                 where=str(path),
-                remedy="remove the file and give the `duet run` command again; it evaluates anew",
+                remedy=f"remove the file and {_ANEW}",
             )
         values = np.stack(found)
         there = ~np.isnan(values)
@@ -166,6 +200,18 @@ class Sampler:
         return self._weights[files]
 
 
+def _existing(entry: Entry, evidence: str | None) -> Path:
+    """Return a file of a run that its numbers come from.
+
+    Raises:
+        NoEvidenceError: It is not there.
+    """
+    path = entry.run.folder / evidence if evidence else None
+    if path is None or not os.path.lexists(path):  # what is there, but no file, is damage
+        raise NoEvidenceError(str(entry.run.folder))
+    return resolved(path)
+
+
 def _divided(above: Sampled, below: npt.NDArray[Any]) -> Sampled:
     """Return the quotient, NaN where ``below`` is 0 or NaN."""
     quotient = np.full_like(above, np.nan)
@@ -187,11 +233,11 @@ def _harmonic(values: npt.NDArray[np.float64]) -> Sampled:
 
 def _require_equal(entry: Entry, found: Mapping[str, Sampled]) -> None:
     for name, values in found.items():
-        stored = getattr(entry.strategy.indices, name)
+        stored = entry.strategy.indices.value(name)
         if stored is None or not abs(values[0] - stored) <= CLOSE:  # NaN is not close
             raise DataError(
                 f"the matches of {entry.strategy.name} give {name.upper()} {values[0]:.6f}, "
                 f"results.json says {stored}",
                 where=str(entry.run.folder),
-                remedy="give the `duet run` command of this run again; it evaluates anew",
+                remedy=_ANEW,
             )

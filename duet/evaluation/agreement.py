@@ -95,16 +95,16 @@ def _matched(old: Detections, new: Detections, fresh: Detections) -> tuple[int, 
     """Return how many detections of one class there were, are kept, are another class, are new."""
     from scipy.optimize import linear_sum_assignment
 
-    overlaps = _overlaps(old, new)
+    shared = overlaps(old, new)
     # As many pairs as possible first, then the closest.
-    rows, columns = linear_sum_assignment((overlaps >= IOU) + overlaps / 1e4, maximize=True)
-    kept = rows[overlaps[rows, columns] >= IOU]
+    rows, columns = linear_sum_assignment((shared >= IOU) + shared / 1e4, maximize=True)
+    kept = rows[shared[rows, columns] >= IOU]
     lost = np.setdiff1d(np.arange(len(old)), kept)
-    renamed = np.count_nonzero((_overlaps(old, fresh)[lost] >= IOU).any(axis=1))
+    renamed = np.count_nonzero((overlaps(old, fresh)[lost] >= IOU).any(axis=1))
     return len(old), len(kept), int(renamed), len(new) - len(kept)
 
 
-def _overlaps(old: Detections, new: Detections) -> npt.NDArray[np.float64]:
+def overlaps(old: Detections, new: Detections) -> npt.NDArray[np.float64]:
     """Return the ``(n, m)`` IoU of two sets of boxes."""
     from supervision import box_iou_batch
 

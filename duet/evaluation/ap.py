@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,11 +87,13 @@ class ClassAP:
         ap: Class name -> AP averaged over IoU 0.50:0.05:0.95.
         evidence: File of the matches behind it (`duet.evaluation.matches`), relative to the run
             folder; None where they are not kept.
+        seen: File of what users are shown (`duet.evaluation.deployment`), likewise.
     """
 
     ap50: Mapping[str, float | None]
     ap: Mapping[str, float | None] = field(repr=False)
     evidence: str | None = None
+    seen: str | None = None
 
     def map50(self, names: Iterable[str]) -> float:
         """Return the mean AP50 over those of ``names`` that have labelled objects.
@@ -114,7 +116,7 @@ class ClassAP:
     def covering(self, names: Iterable[str]) -> ClassAP:
         """Return the same with None for those of ``names`` that the data set does not have."""
         absent: dict[str, float | None] = dict.fromkeys(names)
-        return ClassAP({**absent, **self.ap50}, {**absent, **self.ap}, self.evidence)
+        return replace(self, ap50={**absent, **self.ap50}, ap={**absent, **self.ap})
 
     def has_truth(self, names: Iterable[str]) -> bool:
         """Tell whether at least one of ``names`` has a labelled object."""

@@ -1,4 +1,4 @@
-"""AP50 over resampled images: a paired bootstrap that needs no detector.
+"""AP50 and recall over resampled images: a paired bootstrap that needs no detector.
 
 A resample draws as many images as there are, with replacement; it is a row of weights, how often
 each image was drawn. All models that are compared get the same rows, so that what makes an image
@@ -15,6 +15,7 @@ Shape legend: B resamples, I images, P true positives of a class.
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,45 @@ def weighted_ap50(found: ClassMatches, weights: Weights) -> Sampled:
             ap50[rows] = _interpolated(found, positives, weights[rows], objects)
     ap50[truths == 0] = np.nan
     return ap50
+
+
+def weighted_share(part: npt.NDArray[Any], whole: npt.NDArray[Any], weights: Weights) -> Sampled:
+    """Return ``(B,)``: a count over another one, each summed over images; NaN where that is 0.
+
+    Args:
+        part: ``(I,)`` counts per image.
+        whole: ``(I,)`` counts per image.
+        weights: ``(B, I)`` whole numbers.
+    """
+    above, below = (weights @ counts.astype(np.float64) for counts in (part, whole))
+    share = np.full(len(weights), np.nan)
+    np.divide(above, below, out=share, where=below > 0)
+    return share
+
+
+def recall_at_precision(found: ClassMatches, weights: Weights, precision: Sampled) -> Sampled:
+    """Return ``(B,)``: the largest recall of any threshold whose precision is that or higher.
+
+    0 where no threshold reaches it, NaN where no object was drawn or no precision is asked for.
+
+    Args:
+        found: Detections.
+        weights: ``(B, I)`` whole numbers.
+        precision: ``(B,)`` wanted.
+    """
+    truths = weights @ found.truths.astype(np.float64)
+    recall = np.zeros(len(weights))
+    positives = np.flatnonzero(found.hit)  # cuts elsewhere have the recall of the one before
+    if len(positives):
+        step = max(ROWS // len(positives), 1)
+        for begin in range(0, len(weights), step):
+            rows = slice(begin, begin + step)
+            hits = np.cumsum(weights[rows][:, found.images[positives]], axis=1, dtype=np.float64)
+            counted = _counted_before(found, positives, weights[rows])
+            reached = hits >= precision[rows, None] * counted - np.spacing(counted)
+            recall[rows] = np.where(reached, hits, 0).max(axis=1)
+    undefined = (truths == 0) | np.isnan(precision)
+    return np.where(undefined, np.nan, recall / np.maximum(truths, 1))
 
 
 def _interpolated(

@@ -21,8 +21,10 @@ class Index:
         formula: In the notation of `duet.evaluation.indices`.
         source: Who defined it.
         panel: Title in a figure, after ``title``.
-        against: What each of its terms (``<name>_terms``) is divided by: mAP50 of the model right
-            after the classes were learned, or of a reference; None without terms.
+        against: What each of its terms (``<name>_terms``) is divided by: the same of the model
+            right after the classes were learned, or of a reference; None without terms.
+        of: What its terms are ratios of.
+        at_precision: Whether the later recall is that at the precision of the earlier one.
         parts: Indices that it is the mean of.
         mean: Which mean.
     """
@@ -36,6 +38,8 @@ class Index:
     against: Literal["earlier", "reference"] | None = None
     parts: tuple[str, ...] = ()
     mean: Literal["arithmetic", "harmonic"] = "arithmetic"
+    of: Literal["mAP50", "recall"] = "mAP50"
+    at_precision: bool = False
 
 
 _DUET = "DuET, ICCV 2025 (arXiv 2506.21260)"
@@ -87,6 +91,27 @@ INDICES = (
         panel="all three together",
         parts=("ri", "gi", "pi"),
         mean="harmonic",
+    ),
+    Index(
+        name="fr",
+        title="FR",
+        meaning="found retention: known objects that are still found at the threshold in use",
+        formula="mean over i < T of recall[T, D_i, C_i] / recall[i, D_i, C_i]",
+        source="duet",
+        panel="known objects still found",
+        against="earlier",
+        of="recall",
+    ),
+    Index(
+        name="or",
+        title="OR",
+        meaning="the same at equal precision: what is lost beyond scores that moved",
+        formula="mean over i < T of recall[T, D_i, C_i, precision of i] / recall[i, D_i, C_i]",
+        source="duet",
+        panel="the same at equal precision",
+        against="earlier",
+        of="recall",
+        at_precision=True,
     ),
     Index(
         name="forgetting",

@@ -8,10 +8,11 @@ exceed 1 and are never clamped. RI's denominator is R[i, D_i, C_i] itself: it ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from duet.config import Config
 from duet.errors import DataError
@@ -29,8 +30,8 @@ class Term(Config):
         increment: Increment i whose domain is meant, 1..T.
         domain: Name of D_i.
         classes: Class set of both sides.
-        numerator: mAP50 fraction of the model.
-        denominator: mAP50 fraction of what it is compared with; above 0.
+        numerator: mAP50 (`Index.of`: or recall) of the model, a fraction.
+        denominator: That of what it is compared with; above 0.
         compared_with: The denominator in words.
     """
 
@@ -48,10 +49,29 @@ class Term(Config):
         return self.numerator / self.denominator
 
 
+_AFTER = "the model after stage {}"
+_OF = {index.title: index.of for index in INDICES}
+
 Terms: TypeAlias = tuple[Term, ...]
 
-Compared: TypeAlias = Callable[[Pair], tuple[float, str]]
-"""Gives a pair's denominator, mAP50 as a fraction, and in words what it is of."""
+Compared: TypeAlias = Callable[[Pair], tuple[float, float, str]]
+"""Gives both sides of a pair's ratio, fractions, and in words what the denominator is of."""
+
+
+@dataclass(frozen=True)
+class Recalls:
+    """Recall of the objects of one increment in its domain, fractions; see `deployment.Retained`.
+
+    Attributes:
+        before: Of the detector right after the increment, at its thresholds; None where nothing is
+            labelled, or it shows nothing.
+        after: Of the final detector at its thresholds.
+        at_precision: Of the final one at the precision of the earlier one.
+    """
+
+    before: float | None
+    after: float | None
+    at_precision: float | None
 
 
 class Indices(Config):
@@ -63,29 +83,44 @@ class Indices(Config):
         pi: Average plasticity index, a fraction.
         rai: Mean of ``ri`` and ``gi``.
         h: Harmonic mean of ``ri``, ``gi`` and ``pi``.
+        fr: Found retention, a fraction; None in files of older versions, as the next.
+        or_: The same at equal precision; in files ``or``, as everywhere but in Python.
         forgetting: Mean drop from the best earlier value, in mAP50 (0.1 = 10 points lost).
         bwt: Mean change since the classes were learned, in mAP50 (negative = lost).
         ri_terms: One term per RI pair.
         gi_terms: One term per GI pair.
         pi_terms: One term per PI pair.
+        fr_terms: One term per RI pair.
+        or_terms: One term per RI pair.
         left_out: Why a pair of the protocol has no term, one sentence each.
     """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     ri: float | None
     gi: float | None
     pi: float | None
     rai: float | None
     h: float | None
+    fr: float | None = None
+    or_: Annotated[float | None, Field(alias="or")] = None
     forgetting: float | None
     bwt: float | None
     ri_terms: Terms = ()
     gi_terms: Terms = ()
     pi_terms: Terms = ()
+    fr_terms: Terms = ()
+    or_terms: Terms = ()
     left_out: tuple[str, ...] = ()
 
     def numbers(self) -> dict[str, float | None]:
         """Return name -> value, in the order of `INDICES`."""
-        return {index.name: getattr(self, index.name) for index in INDICES}
+        return {index.name: self.value(index.name) for index in INDICES}
+
+    def value(self, name: str) -> float | None:
+        """Return an index by name."""
+        found: float | None = self.or_ if name == "or" else getattr(self, name)
+        return found
 
     def terms(self, index: Index) -> Terms:
         """Return the ratios behind an index; none for one without."""
@@ -98,6 +133,7 @@ def compute_indices(
     references: References | None,
     *,
     undefined: Mapping[Slice, str] = MappingProxyType({}),
+    recalls: Mapping[Slice, Recalls] = MappingProxyType({}),
 ) -> Indices:
     """Compute every index of one strategy.
 
@@ -108,19 +144,26 @@ def compute_indices(
             leaves GI and PI out.
         undefined: Slices that cannot be measured, or that no reference can be trained on, and why;
             their pairs are left out and named in `Indices.left_out`.
+        recalls: What is still found of each of `pairs.ri_pairs`; FR and OR are over those given.
 
     Raises:
         DataError: A cell or a reference is missing.
     """
     nothing = {_key(part): why for part, why in undefined.items()}
-    ri, left_out = _terms("RI", ri_pairs(series), matrix, _earlier(matrix), nothing)
+    ri, left_out = _terms("RI", ri_pairs(series), _earlier(matrix), nothing)
     found: dict[str, Terms] = {"ri": ri, "gi": (), "pi": ()}
+    known = {_key(part): value for part, value in recalls.items()}
+    seen = [pair for pair in ri_pairs(series) if _key(pair.slice) in known]
+    for index in (one for one in INDICES if one.of == "recall"):
+        side = "at_precision" if index.at_precision else "after"
+        found[index.name], reasons = _terms(index.title, seen, _recalled(known, side), nothing)
+        left_out += reasons
     if references is None:
         left_out.append("GI and PI: no reference models were trained")
     else:
-        trained = _reference(references)
+        trained = _reference(matrix, references)
         for name, pairs in (("gi", gi_pairs), ("pi", pi_pairs)):
-            found[name], reasons = _terms(name.upper(), pairs(series), matrix, trained, nothing)
+            found[name], reasons = _terms(name.upper(), pairs(series), trained, nothing)
             left_out += reasons
     lasting = [pair for pair in ri_pairs(series) if _key(pair.slice) not in nothing]
     return Indices(
@@ -135,7 +178,6 @@ def compute_indices(
 def _terms(
     name: str,
     pairs: Sequence[Pair],
-    matrix: StageMatrix,
     compared: Compared,
     nothing: Mapping[tuple[str, frozenset[str]], str],
 ) -> tuple[Terms, list[str]]:
@@ -146,10 +188,10 @@ def _terms(
         if _key(pair.slice) in nothing:
             reasons.append(f"{title}: {nothing[_key(pair.slice)]}")
             continue
-        denominator, what = compared(pair)
+        numerator, denominator, what = compared(pair)
         if denominator <= 0:
             # Not an error: hours of training would end without a report for one bad ratio.
-            reasons.append(f"{title}: the model it is compared with has mAP50 0")
+            reasons.append(f"{title}: the model it is compared with has {_OF[name]} 0")
             continue
         kept.append(
             Term(
@@ -157,7 +199,7 @@ def _terms(
                 increment=pair.increment,
                 domain=pair.domain,
                 classes=pair.classes,
-                numerator=matrix.get(*pair.cell),
+                numerator=numerator,
                 denominator=denominator,
                 compared_with=what,
             )
@@ -166,17 +208,26 @@ def _terms(
 
 
 def _earlier(matrix: StageMatrix) -> Compared:
-    def compared(pair: Pair) -> tuple[float, str]:
-        value = matrix.get(pair.increment, *pair.slice)
-        return value, f"the model after stage {pair.increment}"
+    def compared(pair: Pair) -> tuple[float, float, str]:
+        before = matrix.get(pair.increment, *pair.slice)
+        return matrix.get(*pair.cell), before, _AFTER.format(pair.increment)
 
     return compared
 
 
-def _reference(references: References) -> Compared:
+def _recalled(known: Mapping[tuple[str, frozenset[str]], Recalls], side: str) -> Compared:
+    def compared(pair: Pair) -> tuple[float, float, str]:
+        recalls = known[_key(pair.slice)]
+        sides = getattr(recalls, side) or 0.0, recalls.before or 0.0
+        return *sides, _AFTER.format(pair.increment)
+
+    return compared
+
+
+def _reference(matrix: StageMatrix, references: References) -> Compared:
     known = {_key(part): value for part, value in references.items()}
 
-    def compared(pair: Pair) -> tuple[float, str]:
+    def compared(pair: Pair) -> tuple[float, float, str]:
         title = slice_title(*pair.slice)
         if _key(pair.slice) not in known:
             raise DataError(
@@ -184,7 +235,8 @@ def _reference(references: References) -> Compared:
                 remedy="train one on this slice only, or pass references=None to leave GI and PI "
                 "out",
             )
-        return known[_key(pair.slice)], f"a model trained only on {title}"
+        trained = known[_key(pair.slice)]
+        return matrix.get(*pair.cell), trained, f"a model trained only on {title}"
 
     return compared
 

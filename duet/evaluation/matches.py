@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ _DAMAGE = (
     OSError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError, RuntimeError,
     zipfile.BadZipFile, zlib.error, DataError,
 )  # fmt: skip
+
+Parsed = TypeVar("Parsed")
 
 IOU = 0.5
 """Smallest overlap of a detection with the object that it finds."""
@@ -47,6 +49,7 @@ class ClassMatches:
         hit: ``(n,)`` bool, whether it found a labelled object at IoU 0.5.
         ignored: ``(n,)`` bool, neither right nor wrong: it lies on an ignored object.
         truths: ``(images,)`` int64, labelled objects per image, ignored ones left out.
+        iou: ``(n,)`` float32, overlap with the object that it found; 0 where it found none.
     """
 
     scores: npt.NDArray[np.float32]
@@ -54,10 +57,11 @@ class ClassMatches:
     hit: npt.NDArray[np.bool_]
     ignored: npt.NDArray[np.bool_]
     truths: npt.NDArray[np.int64]
+    iou: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        lengths = {len(self.images), len(self.hit), len(self.ignored)}
+        lengths = {len(self.images), len(self.hit), len(self.ignored), len(self.iou)}
         if lengths != {n} or (n and not 0 <= self.images.min() <= self.images.max() < self.total):
             raise DataError(
                 f"matches need equally long columns ({n}) and images below {self.total}"
@@ -110,11 +114,13 @@ def match(
     for image, truth in enumerate(truths):
         np.add.at(counts[image], truth.class_ids[~truth.ignored], 1)
     run = coco_run(predictions, truths, labels, [IOU])
-    scores, classes, images, hit, ignored = _columns(run)
+    scores, classes, images, hit, ignored, iou = _columns(run)
     order = np.lexsort((-scores, classes))  # stable: ties keep the image order
     parts = np.split(order, np.searchsorted(classes[order], np.arange(len(labels))))[1:]
     found = {
-        name: ClassMatches(scores[rows], images[rows], hit[rows], ignored[rows], counts[:, index])
+        name: ClassMatches(
+            scores[rows], images[rows], hit[rows], ignored[rows], counts[:, index], iou[rows]
+        )
         for index, (name, rows) in enumerate(zip(labels, parts, strict=True))
     }
     return Matches(np.asarray(keys, np.uint64), found)
@@ -122,9 +128,21 @@ def match(
 
 def save_matches(path: Path, matches: Matches) -> None:
     """Write the matches as one compressed ``.npz``, atomically."""
+    save_arrays(path, match_arrays(matches))
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays as one compressed ``.npz``, atomically."""
+    named: dict[str, Any] = dict(arrays)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **named)
+
+
+def match_arrays(matches: Matches) -> dict[str, npt.NDArray[Any]]:
+    """Return the matches as arrays, see `parse_matches`."""
     found = list(matches.classes.values())
     total = len(matches.keys)
-    arrays: dict[str, Any] = {
+    return {
         "keys": matches.keys,
         "classes": np.array(list(matches.classes), dtype=np.str_),
         "counts": np.array([len(item.scores) for item in found], np.int64),
@@ -133,13 +151,17 @@ def save_matches(path: Path, matches: Matches) -> None:
         "images": _small(_joined([item.images for item in found], np.int64), total),
         "hit": np.packbits(_joined([item.hit for item in found], np.bool_)),
         "ignored": np.packbits(_joined([item.ignored for item in found], np.bool_)),
+        "iou": _joined([item.iou for item in found], np.float32),
     }
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
 
 
 def load_matches(path: Path) -> Matches:
-    """Read what `save_matches` wrote.
+    """Read what `save_matches` wrote; errors as `load_arrays`."""
+    return load_arrays(path, parse_matches)
+
+
+def load_arrays(path: Path, parse: Callable[[Mapping[str, npt.NDArray[Any]]], Parsed]) -> Parsed:
+    """Return what ``parse`` makes of the arrays that `save_arrays` wrote.
 
     Raises:
         DataError: The file is missing, damaged or something else.
@@ -152,7 +174,7 @@ def load_matches(path: Path) -> Matches:
                 raise DataError("an array stands there twice")
             if odd := [name for name, item in arrays.items() if not isinstance(item, np.ndarray)]:
                 raise DataError(f"'{odd[0]}' is no array")  # numpy hands out other members as bytes
-            return _parse(arrays)
+            return parse(arrays)
     except _DAMAGE as error:
         raise DataError(
             f"the matches cannot be read: {error.what if isinstance(error, DataError) else error}",
@@ -162,7 +184,7 @@ def load_matches(path: Path) -> Matches:
 
 
 def _columns(run: Any) -> tuple[npt.NDArray[Any], ...]:
-    """Return what `coco_run` found: scores, classes, images, hits, ignored; in order of images.
+    """Return what `coco_run` found: scores, classes, images, hits, ignored, IoU; by image.
 
     Args:
         run: With one IoU threshold; None where one side was empty, so that nothing is matched.
@@ -174,8 +196,8 @@ def _columns(run: Any) -> tuple[npt.NDArray[Any], ...]:
     scores = np.array([item["score"] for item in found], np.float32)
     area = np.array([item["area"] for item in found], np.float64)
     # The library gives its matches as "detection_truth" -> IoU.
-    matches = [] if run is None else [key.split("_") for key in run.eval["matched"]]
-    pairs = np.array(matches, np.int64).reshape(-1, 2)
+    matched_iou = {} if run is None else run.eval["matched"]
+    pairs = np.array([key.split("_") for key in matched_iou], np.int64).reshape(-1, 2)
     truths = [] if run is None else run.cocoGt.dataset["annotations"]
     skipped = [truth["id"] for truth in truths if truth["ignore"]]
     matched = np.isin(ids, pairs[:, 0])
@@ -183,7 +205,10 @@ def _columns(run: Any) -> tuple[npt.NDArray[Any], ...]:
     outside = ~matched & ((area < EVERY_AREA[0]) | (area > EVERY_AREA[1]))
     ranked = np.lexsort((-scores, classes, images))  # stable: equal scores as they were found
     kept = ranked[_rank_in_group(images[ranked], classes[ranked]) < MAX_DETECTIONS]
-    columns = (scores, classes, images, matched & ~on_ignored, on_ignored | outside)
+    hit = matched & ~on_ignored
+    iou = np.zeros(len(ids), np.float32)
+    iou[np.searchsorted(ids, pairs[:, 0])] = list(matched_iou.values())  # ids rise
+    columns = (scores, classes, images, hit, on_ignored | outside, np.where(hit, iou, 0))
     return tuple(column[kept] for column in columns)
 
 
@@ -208,7 +233,8 @@ def _small(values: npt.NDArray[np.int64], limit: int | None = None) -> npt.NDArr
     return values.astype(np.min_scalar_type(largest))
 
 
-def _parse(stored: Mapping[str, npt.NDArray[Any]]) -> Matches:
+def parse_matches(stored: Mapping[str, npt.NDArray[Any]]) -> Matches:
+    """Return the matches of `match_arrays`; files of older versions hold no IoU."""
     keys, names, counts = stored["keys"], stored["classes"], stored["counts"]
     truths = stored["truths"].astype(np.int64).reshape(len(names), len(keys))
     total = len(stored["scores"])
@@ -218,13 +244,14 @@ def _parse(stored: Mapping[str, npt.NDArray[Any]]) -> Matches:
         np.unpackbits(stored[name], count=total).astype(np.bool_) for name in ("hit", "ignored")
     )
     images = stored["images"].astype(np.int64)
+    iou = stored.get("iou", np.zeros(total, np.float32))
     edges = np.concatenate([[0], np.cumsum(counts)])
     cuts = [slice(begin, end) for begin, end in itertools.pairwise(edges)]
     return Matches(
         keys,
         {
             str(name): ClassMatches(
-                stored["scores"][cut], images[cut], hit[cut], ignored[cut], truths[index]
+                stored["scores"][cut], images[cut], hit[cut], ignored[cut], truths[index], iou[cut]
             )
             for index, (name, cut) in enumerate(zip(names, cuts, strict=True))
         },

@@ -16,6 +16,24 @@ from duet.labels import LabelSpace
 
 
 @dataclass(frozen=True)
+class View:
+    """Which of a network's outputs are shown.
+
+    Attributes:
+        confidence: Detections must score above it.
+        iou: Boxes of one class that overlap more are one object.
+        limit: At most this many detections of an image, best first.
+        multi_label: One place of an image may be several classes, which AP is computed from; else
+            the best of them alone, which is what users see.
+    """
+
+    confidence: float = 0.001
+    iou: float = 0.7
+    limit: int = 300
+    multi_label: bool = False
+
+
+@dataclass(frozen=True)
 class ImageDetector:
     """A network that is ready to look at images.
 
@@ -38,7 +56,6 @@ class ImageDetector:
     device: str = "cpu"
     batch: int = 32
 
-    @torch.no_grad()
     def __call__(
         self,
         images: Sequence[np.ndarray],
@@ -48,25 +65,26 @@ class ImageDetector:
         limit: int = 300,
         multi_label: bool = False,
     ) -> list[Detections]:
-        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image.
+        """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image."""
+        return self.views(images, View(confidence, iou, limit, multi_label))[0]
 
-        ``multi_label``: one place of an image may be several classes, which AP is computed from;
-        else the best of them alone, which is what users see.
-        """
-        found = []
+    @torch.no_grad()
+    def views(self, images: Sequence[np.ndarray], *views: View) -> tuple[list[Detections], ...]:
+        """Return what each of several views shows of the images, which are looked at once."""
+        found: tuple[list[Detections], ...] = tuple([] for _ in views)
         place = torch.device(self.device)
         for group in batches(images, self.batch):
             fitted = [fit_image(image, self.image_size, self.fit) for image in group]
             output = self.module(to_batch([one.square for one in fitted], place))
             rows = output[0] if isinstance(output, tuple) else output
             for row, one in zip(rows, fitted, strict=True):
-                boxes, scores, class_ids = decode(
-                    row, self.layout, size=self.image_size,
-                    confidence=confidence, iou=iou, limit=limit, multi_label=multi_label,
-                )  # fmt: skip
-                xyxy = one.to_original(boxes.cpu().numpy())
-                scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
-                found.append(Detections(xyxy, *scored, self.labels))
+                for view, seen in zip(views, found, strict=True):
+                    boxes, scores, class_ids = decode(
+                        row, self.layout, size=self.image_size, **vars(view)
+                    )
+                    xyxy = one.to_original(boxes.cpu().numpy())
+                    scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
+                    seen.append(Detections(xyxy, *scored, self.labels))
         return found
 
 

@@ -123,14 +123,14 @@ def indices_figure(results: Results) -> Figure:
     # What was kept and what was learned stand side by side: the question of the report.
     panels = sorted(RATIOS, key=lambda index: index.name not in ("ri", "pi"))
     strategies = ordered_strategies(results)
-    shown = [p for p in panels if any(getattr(m.indices, p.name) is not None for m in strategies)]
+    shown = [p for p in panels if any(m.indices.value(p.name) is not None for m in strategies)]
     shown = shown or panels[:1]
     figure, grid = figure_grid(
         1, len(shown), width=2.3 * len(shown) + 1.8, height=0.36 * len(strategies) + 1.2,
         sharey=True,
     )  # fmt: skip
     for axes, index in zip(grid, shown, strict=True):
-        values = [getattr(strategy.indices, index.name) for strategy in strategies]
+        values = [strategy.indices.value(index.name) for strategy in strategies]
         colours = [BLUE if m.name == results.main_strategy else GREY for m in strategies]
         bars = axes.barh(
             range(len(strategies)), [v or 0 for v in values], color=colours, height=0.68

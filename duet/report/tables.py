@@ -70,7 +70,7 @@ def _summary_row(strategy: StrategyResult) -> tuple[str, ...]:
     indices = strategy.indices
     before, after = average_sides(indices.ri_terms)
     reference, reached = average_sides(indices.pi_terms)
-    shown = (getattr(indices, index.name) for index in RATIOS)
+    shown = (indices.value(index.name) for index in RATIOS)
     values = (*shown, before, after, reached, reference)
     return (strategy.title, *(percent(value, unit=False) for value in values))
 

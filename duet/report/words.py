@@ -247,8 +247,8 @@ def _compared_in_one(results: Results) -> str:
     for index in RANKED:
         if index.against == "reference":  # alone it says nothing of what was kept
             continue
-        own = getattr(main.indices, index.name)
-        scores = [(getattr(m.indices, index.name), m) for m in others]
+        own = main.indices.value(index.name)
+        scores = [(m.indices.value(index.name), m) for m in others]
         known = [(value, m) for value, m in scores if value is not None]
         if own is None or not known:
             continue

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from duet.config import Config
 from duet.evaluation.ap import ClassAP
+from duet.evaluation.deployment import Deployment
 from duet.evaluation.indices import Indices
 from duet.evaluation.matrix import MatrixRecord, StageMatrix
 from duet.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
@@ -86,13 +87,17 @@ class ClassScores(Config):
     ap: dict[str, Fraction | None]
     evidence: InnerPath | None = None
     """The matches that AP50 was computed from (`duet.evaluation.matches`)."""
+    deployed: Deployment | None = None
+    """What users are shown; None in files of older versions."""
 
     @classmethod
-    def of(cls, stage: int, domain: str, scores: ClassAP) -> ClassScores:
+    def of(
+        cls, stage: int, domain: str, scores: ClassAP, deployed: Deployment | None = None
+    ) -> ClassScores:
         """Convert the result of `duet.evaluation.evaluate_ap`."""
         return cls(
             stage=stage, domain=domain, ap50=dict(scores.ap50), ap=dict(scores.ap),
-            evidence=scores.evidence,
+            evidence=scores.evidence, deployed=deployed,
         )  # fmt: skip
 
 

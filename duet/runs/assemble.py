@@ -15,9 +15,11 @@ from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
 from duet.images import read_image, seen_suffix, write_image
+from duet.increments.state import DetectorState
 from duet.results import schema
 from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
+from duet.runs.deployed import deployments, recalls
 from duet.runs.evaluate import detector_of, predict, truths
 from duet.runs.memo import Tell
 from duet.runs.plan import RunPlan
@@ -54,6 +56,11 @@ class StrategyOutcome:
     kept: Mapping[str, Agreement]
     seconds: float
 
+    @property
+    def states(self) -> dict[int, DetectorState]:
+        """Stage -> the detector to deploy after it."""
+        return {stage: result.merged for stage, result in enumerate(self.results, start=1)}
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -76,7 +83,11 @@ def indices_of(
             matrix = matrix.with_value(stage, domain, classes, scores.map50(classes))
     known = {(r.domain, r.classes): r.scores.map50(r.classes) for r in references}
     return matrix, compute_indices(
-        plan.steps, matrix, known if plan.references else None, undefined=plan.left_out
+        plan.steps,
+        matrix,
+        known if plan.references else None,
+        undefined=plan.left_out,
+        recalls=recalls(plan.out, plan.steps, outcome.states, outcome.scores),
     )
 
 
@@ -178,13 +189,14 @@ def _strategy_entry(
         for result in outcome.results
     )
     final = outcome.results[-1].merged
+    shown = deployments(plan.out, plan.steps, outcome.states, outcome.scores)
     return schema.StrategyResult(
         name=outcome.strategy.name,
         title=outcome.strategy.title or outcome.strategy.name,
         indices=indices,
         matrix=matrix.as_records(),
         class_scores=tuple(
-            schema.ClassScores.of(stage, domain, scores)
+            schema.ClassScores.of(stage, domain, scores, shown.get((stage, domain)))
             for (stage, domain), scores in outcome.scores.items()
         ),
         kept=tuple(

@@ -19,8 +19,10 @@ from duet.evaluation.agreement import CONFIDENCE as AT_LEAST
 from duet.evaluation.agreement import IOU as OVERLAP
 from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
+from duet.evaluation.deployment import Deployed, save_deployed
+from duet.evaluation.doubles import find_doubles
 from duet.evaluation.matches import match, save_matches
-from duet.families.detector import ImageDetector
+from duet.families.detector import ImageDetector, View
 from duet.families.table import resolve_family
 from duet.files import sha256_file, sha256_json
 from duet.images import read_groups
@@ -34,8 +36,8 @@ from duet.series.images import image_sha256
 CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 """Candidate confidence, suppression overlap and detections per image: the engine's validation."""
 
-EVIDENCE = "evidence"
-"""Key of the SHA-256 of the matches in a kept evaluation."""
+EVIDENCE = {"evidence": ".npz", "seen": ".seen.npz"}
+"""Files of a kept evaluation: key of their SHA-256 in it, and how their names end."""
 
 
 def truths(data: Slice) -> list[Truth]:
@@ -46,31 +48,47 @@ def truths(data: Slice) -> list[Truth]:
     ]
 
 
+FOR_AP = View(CONFIDENCE, IOU, LIMIT, multi_label=True)
+FOR_USERS = View(CONFIDENCE, IOU, LIMIT)
+"""What is looked at: every class of a place; and the best one, down to scores nobody is shown, so
+that what any threshold shows can be told."""
+
+
 def predict(
     detector: ImageDetector,
     images: Sequence[Path],
     stopped: threading.Event | None = None,
     *,
-    multi_label: bool = True,
+    view: View = FOR_AP,
 ) -> list[Detections]:
-    """Run a detector over image files, a few dozen at a time.
+    """Run a detector over image files; see `predict_views`."""
+    return predict_views(detector, images, stopped, views=(view,))[0]
+
+
+def predict_views(
+    detector: ImageDetector,
+    images: Sequence[Path],
+    stopped: threading.Event | None = None,
+    *,
+    views: Sequence[View] = (FOR_AP, FOR_USERS),
+) -> tuple[list[Detections], ...]:
+    """Run a detector over image files, a few dozen at a time; return what each view shows.
 
     Args:
         detector: Runs over them.
         images: The files.
         stopped: Ends it early when set.
-        multi_label: See `duet.families.detector.ImageDetector`: for AP, not for what users see.
+        views: See `View`.
 
     Raises:
         DuetError: ``stopped`` was set.
     """
-    found: list[Detections] = []
+    found: tuple[list[Detections], ...] = tuple([] for _ in views)
     for _, group in read_groups(images, 64):
         if stopped is not None and stopped.is_set():
             raise DuetError("stopped", remedy="the same command resumes")
-        found += detector(
-            group, confidence=CONFIDENCE, iou=IOU, limit=LIMIT, multi_label=multi_label
-        )
+        for every, some in zip(found, detector.views(group, *views), strict=True):
+            every += some
     return found
 
 
@@ -78,7 +96,8 @@ def evaluate_state(
     state: DetectorState, data: Slice, *, image_size: int, device: str = "cpu"
 ) -> ClassAP:
     """Return the AP of every class of ``data`` for one detector; ``device`` is torch's name."""
-    return evaluate_ap(*_sides(detector_of(state, image_size, device), data))
+    found = predict(detector_of(state, image_size, device), data.images)
+    return evaluate_ap(*_sides(found, data))
 
 
 def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> ImageDetector:
@@ -87,11 +106,10 @@ def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> I
 
 
 def _sides(
-    detector: ImageDetector, data: Slice, stopped: threading.Event | None = None
+    found: list[Detections], data: Slice
 ) -> tuple[list[Detections], list[Truth], LabelSpace]:
     """Return what `evaluate_ap` compares: detections, labels, and the classes of ``data``."""
-    found = looked_for(predict(detector, data.images, stopped), data)
-    return found, truths(data), LabelSpace(data.classes)
+    return looked_for(found, data), truths(data), LabelSpace(data.classes)
 
 
 def looked_for(found: list[Detections], data: Slice) -> list[Detections]:
@@ -219,15 +237,15 @@ class Evaluator:
             [state.fingerprint(), data.sha256, known, self.image_size, CONFIDENCE, IOU, LIMIT]
         )
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
-        evidence = path.with_suffix(".npz")
         with self._lock:  # one at a time: evaluation uses torch in this process
-            stored = self._kept(path, evidence, key)
+            stored = self._kept(path, key)
             if stored is None:
                 with self.slots:  # after the lock: who waits for it must not hold up a training
-                    stored = self._evaluate(state, _reduce(data, known), evidence)
+                    stored = self._evaluate(state, _reduce(data, known), path)
                 self.look.require_unchanged(data.images)
                 remember(path, key, stored)
-        return ClassAP(stored["ap50"], stored["ap"], f"{self.folder.name}/{evidence.name}")
+        files = {name: f"{self.folder.name}/{path.stem}{end}" for name, end in EVIDENCE.items()}
+        return ClassAP(stored["ap50"], stored["ap"], **files)
 
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
@@ -248,30 +266,42 @@ class Evaluator:
         self, before: DetectorState, after: DetectorState, images: Sequence[Path]
     ) -> Agreement:
         both = (detector_of(one, self.image_size, self.device) for one in (before, after))
-        was, now = (predict(one, images, self.stopped, multi_label=False) for one in both)
+        was, now = (predict(one, images, self.stopped, view=FOR_USERS) for one in both)
         return agreement(was, now)
 
-    def _kept(self, path: Path, evidence: Path, key: str) -> dict[str, Any] | None:
-        """Return an evaluation that was done before, if both of its files are whole."""
-        stored = recall(path, key, self.tell)
-        if stored is None and evidence.exists() and not path.exists():
-            self.tell(f"{path} is missing; computed again")
-        try:
-            if stored is None or stored[EVIDENCE] == sha256_file(evidence):
-                return stored
-            why = "its content is not the one that was written"
-        except OSError as error:
-            why = f"cannot read: {error.strerror or error}"
-        self.tell(f"{evidence}: {why}; computed again")
-        return None
+    def _kept(self, path: Path, key: str) -> dict[str, Any] | None:
+        """Return an evaluation that was done before, if all of its files are whole."""
+        stored, files = recall(path, key, self.tell), _files(path)
+        if stored is None:
+            if not path.exists() and any(file.exists() for file in files.values()):
+                self.tell(f"{path} is missing; computed again")
+            return None
+        for name, file in files.items():
+            try:
+                if stored.get(name) == sha256_file(file):
+                    continue
+                why = "its content is not the one that was written"
+            except OSError as error:
+                why = f"cannot read: {error.strerror or error}"
+            self.tell(f"{file}: {why}; computed again")
+            return None
+        return stored
 
-    def _evaluate(self, state: DetectorState, data: Slice, evidence: Path) -> dict[str, Any]:
-        sides = _sides(detector_of(state, self.image_size, self.device), data, self.stopped)
+    def _evaluate(self, state: DetectorState, data: Slice, path: Path) -> dict[str, Any]:
+        """Look at the images, and write what is found of each view beside ``path``."""
+        detector, files = detector_of(state, self.image_size, self.device), _files(path)
+        every, shown = predict_views(detector, data.images, self.stopped)
+        keys, sides = image_keys(data.images), _sides(every, data)
         result = evaluate_ap(*sides)
-        save_matches(evidence, match(*sides, image_keys(data.images)))
-        return {
-            "ap50": dict(result.ap50), "ap": dict(result.ap), EVIDENCE: sha256_file(evidence),
-        }  # fmt: skip
+        save_matches(files["evidence"], match(*sides, keys))
+        doubles = find_doubles(shown, state.labels.names)
+        save_deployed(files["seen"], Deployed(match(*_sides(shown, data), keys), doubles))
+        hashes = {name: sha256_file(file) for name, file in files.items()}
+        return {"ap50": dict(result.ap50), "ap": dict(result.ap), **hashes}
+
+
+def _files(path: Path) -> dict[str, Path]:
+    return {name: path.with_suffix(end) for name, end in EVIDENCE.items()}
 
 
 def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:

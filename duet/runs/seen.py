@@ -16,7 +16,7 @@ from duet.evaluation.matches import match
 from duet.families.detector import ImageDetector
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
-from duet.runs.evaluate import detector_of, image_keys, looked_for, predict, truths
+from duet.runs.evaluate import FOR_USERS, detector_of, image_keys, looked_for, predict, truths
 from duet.series import Slice
 
 
@@ -93,7 +93,7 @@ def look_again(
     """
     pairs = zip((before, after), sizes, strict=True)
     earlier, later = (detector_of(state, size, device) for state, size in pairs)
-    was, now = (predict(one, data.images, multi_label=False) for one in (earlier, later))
+    was, now = (predict(one, data.images, view=FOR_USERS) for one in (earlier, later))
     again = all(name in before.labels for name in data.classes)
     others = [name for name in before.labels if name not in data.classes]
     return Seen(

@@ -93,7 +93,8 @@ def one_class(n: int, images: int, random: np.random.Generator) -> ClassMatches:
     picked = random.integers(0, images, n)
     truths = np.bincount(picked[kind == 0], minlength=images) + random.integers(0, 2, images)
     scores = np.sort(random.uniform(0, 1, n).astype(np.float32))[::-1]
-    return ClassMatches(scores, picked, kind == 0, kind == 2, truths)
+    iou = np.where(kind == 0, 0.8, 0).astype(np.float32)
+    return ClassMatches(scores, picked, kind == 0, kind == 2, truths, iou)
 
 
 def direct_ap50(found: ClassMatches, weights: npt.NDArray[np.float32]) -> float:
@@ -123,17 +124,18 @@ def test_ignored_detections_count_neither_way() -> None:
     found = ClassMatches(
         np.array([0.9, 0.8, 0.7], np.float32), np.array([0, 1, 1]),
         np.array([False, True, False]), np.array([True, False, False]), np.array([0, 1]),
+        np.array([0, 0.8, 0], np.float32),
     )  # fmt: skip
     ones = np.ones((1, 2), np.float32)
     assert weighted_ap50(found, ones) == pytest.approx([1.0])
-    wrong = ClassMatches(found.scores, found.images, found.hit, flags[1], found.truths)
+    wrong = ClassMatches(found.scores, found.images, found.hit, flags[1], found.truths, found.iou)
     assert weighted_ap50(wrong, ones) == pytest.approx([0.5])
 
 
 def test_a_class_of_which_no_object_is_drawn_has_no_ap() -> None:
     found = ClassMatches(
         np.array([0.9], np.float32), np.array([1]), np.array([True]), np.array([False]),
-        np.array([0, 1]),
+        np.array([0, 1]), np.array([0.8], np.float32),
     )  # fmt: skip
     rows = np.array([[2, 0], [1, 1], [0, 2]], np.float32)
     assert weighted_ap50(found, rows) == pytest.approx([np.nan, 1, 1], nan_ok=True)

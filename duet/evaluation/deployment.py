@@ -1,0 +1,326 @@
+"""What a person with a camera sees of a detector: objects found, wrong and missed at a threshold.
+
+AP looks at the order of scores alone. A detector whose scores all fall keeps its AP and finds
+nothing any more at the threshold in use. Everything here follows from matches at IoU 0.5 of what
+users are shown: one class a place, scores as deployed, one threshold per class.
+
+Shape legend: n detections, I images, B resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from duet.config import Config
+from duet.evaluation.bootstrap import Sampled, Weights, recall_at_precision, weighted_share
+from duet.evaluation.doubles import Doubles
+from duet.evaluation.matches import (
+    IOU,
+    ClassMatches,
+    Matches,
+    load_arrays,
+    match_arrays,
+    parse_matches,
+    save_arrays,
+)
+from duet.fields import Count, Fraction, InnerPath
+
+THRESHOLD = 0.25
+"""Lowest score that is shown of a class without a threshold of its own (the engine's default)."""
+
+BINS, SURE = 10, 0.05
+"""Of the calibration error: bins of equal width, and the lowest score that it looks at. Below it
+lie thousands of detections that nobody is shown and that would drown the others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """What a detector shows its users on one domain.
+
+    Attributes:
+        matches: Its detections of the labelled classes, one class a place.
+        doubles: Detections of all its classes that lie on each other.
+    """
+
+    matches: Matches
+    doubles: Doubles
+
+
+class Counted(Config):
+    """Objects and detections.
+
+    Attributes:
+        objects: Labelled objects, ignored ones left out.
+        found: Those of them that are found.
+        wrong: Detections that find none.
+    """
+
+    objects: Count
+    found: Count
+    wrong: Count
+
+    @property
+    def missed(self) -> int:
+        """Objects that are not found."""
+        return self.objects - self.found
+
+    @property
+    def precision(self) -> float | None:
+        """Found over all that is shown; None where nothing is."""
+        shown = self.found + self.wrong
+        return self.found / shown if shown else None
+
+    @property
+    def recall(self) -> float | None:
+        """Found over all objects; None where nothing is labelled."""
+        return self.found / self.objects if self.objects else None
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall; None where nothing is labelled nor shown."""
+        both = self.objects + self.found + self.wrong
+        return 2 * self.found / both if both else None
+
+
+class ClassDeployment(Counted):
+    """One class at its threshold.
+
+    Attributes:
+        threshold: Lowest score that is shown.
+        lrp: Localisation recall precision error; None where nothing is labelled nor shown.
+        olrp: The lowest LRP of any threshold; None where nothing is labelled.
+        olrp_threshold: Where it is; None if no detection lowers it.
+    """
+
+    threshold: Fraction
+    lrp: Fraction | None
+    olrp: Fraction | None
+    olrp_threshold: Fraction | None
+
+
+class Deployment(Config):
+    """A detector on one domain at its thresholds.
+
+    Attributes:
+        images: Images that it looked at.
+        classes: Class name -> what is found of it; of the classes that are labelled here.
+        ece: Expected calibration error of the scores of all these classes; None of nothing.
+        doubles_within: Pairs of boxes that lie on each other, of classes of one increment.
+        doubles_between: The same of two increments.
+        evidence: File that it was computed from, relative to the run folder.
+    """
+
+    images: Count
+    classes: dict[str, ClassDeployment]
+    ece: Fraction | None
+    doubles_within: Count
+    doubles_between: Count
+    evidence: InnerPath | None = None
+
+    @property
+    def doubles(self) -> float | None:
+        """Pairs of both kinds per 100 images; None without images."""
+        pairs = self.doubles_within + self.doubles_between
+        return 100 * pairs / self.images if self.images else None
+
+    def total(self, names: Iterable[str]) -> Counted:
+        """Return the counts of several classes together; classes that are not labelled add none."""
+        rows = [self.classes[name] for name in names if name in self.classes]
+        return Counted(
+            **{key: sum(getattr(row, key) for row in rows) for key in Counted.model_fields}
+        )
+
+
+def deployment(
+    seen: Deployed,
+    thresholds: Mapping[str, float],
+    increments: Mapping[str, object],
+    evidence: str | None = None,
+) -> Deployment:
+    """Return what a detector shows at its thresholds.
+
+    Args:
+        seen: Its detections on one domain.
+        thresholds: Class name -> lowest score that is shown; `THRESHOLD` where it has none.
+        increments: Class name -> the increment that brought it.
+        evidence: Where ``seen`` is kept.
+    """
+    every = {name: thresholds.get(name, THRESHOLD) for name in seen.doubles.classes}
+    found = seen.matches.classes
+    within, between = seen.doubles.count(every, increments)
+    return Deployment(
+        images=seen.doubles.images,
+        classes={name: _of_class(one, every.get(name, THRESHOLD)) for name, one in found.items()},
+        ece=calibration_error(found.values()),
+        doubles_within=within,
+        doubles_between=between,
+        evidence=evidence,
+    )
+
+
+def _of_class(found: ClassMatches, threshold: float) -> ClassDeployment:
+    objects = int(found.truths.sum())
+    errors = lrp(found)
+    shown = int((found.scores >= np.float32(threshold)).sum())
+    best = int(errors.argmin())
+    return ClassDeployment(
+        threshold=threshold,
+        objects=objects,
+        found=int(found.hit[:shown].sum()),
+        wrong=int(_counts(found)[:shown].sum()) - int(found.hit[:shown].sum()),
+        lrp=None if np.isnan(errors[shown]) else float(errors[shown]),
+        olrp=float(errors[best]) if objects else None,
+        olrp_threshold=float(found.scores[best - 1]) if objects and best else None,
+    )
+
+
+def lrp(found: ClassMatches) -> npt.NDArray[np.float64]:
+    """Return ``(n + 1,)`` LRP errors: of no detection, of the surest one, of the two surest, ...
+
+    (sum over what is found of (1 - IoU) / (1 - 0.5), plus wrong, plus missed) over the number of
+    all three, so in ``[0, 1]``, lower is better; NaN where there is nothing. Source: Oksuz et al.,
+    Localization Recall Precision, ECCV 2018 and TPAMI 2021 (arXiv 2011.10772). Cuts between equal
+    scores are not told from others.
+    """
+    objects = int(found.truths.sum())
+    steps = np.arange(len(found.scores) + 1)
+    right, counted, apart = np.zeros((3, len(steps)))
+    right[1:] = np.cumsum(found.hit)
+    counted[1:] = np.cumsum(_counts(found))
+    apart[1:] = np.cumsum(np.where(found.hit, 1 - found.iou.astype(np.float64), 0)) / (1 - IOU)
+    every = objects + counted - right
+    errors = np.full(len(steps), np.nan)
+    np.divide(apart + every - right, every, out=errors, where=every > 0)
+    bounded: npt.NDArray[np.float64] = np.clip(errors, 0, 1)
+    return bounded
+
+
+def calibration_error(found: Iterable[ClassMatches]) -> float | None:
+    """Return how far scores are from the share of detections that are right; None of nothing.
+
+    The expected calibration error: detections that score `SURE` or more in `BINS` bins of equal
+    width, |share that finds an object - mean score| weighted by how many there are (Naeini et al.,
+    AAAI 2015; for detections Küppers et al., CVPRW 2020, without the position).
+    """
+    rows = list(found)
+    used = [_counts(one) & (one.scores >= np.float32(SURE)) for one in rows]
+    scores = np.concatenate(
+        [np.zeros(0), *(one.scores[at] for one, at in zip(rows, used, strict=True))]
+    )
+    right = np.concatenate(
+        [np.zeros(0), *(one.hit[at] for one, at in zip(rows, used, strict=True))]
+    )
+    if not len(scores):
+        return None
+    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, right - scores, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(scores))
+
+
+def pooled(found: Matches, names: Iterable[str], thresholds: Mapping[str, float]) -> ClassMatches:
+    """Return the detections of several classes together, the surest first.
+
+    How sure is the distance of a score to its class's threshold, as log-odds, so that what is shown
+    has 0 or more. That stands in place of the scores.
+
+    Args:
+        found: Of one detector.
+        names: Classes; those that are not labelled are left out.
+        thresholds: Class name -> lowest score that is shown, of all of them.
+    """
+    rows = {name: found.classes[name] for name in names if name in found.classes}
+    margins = [
+        _log_odds(one.scores) - _log_odds(np.float32(thresholds[name]))
+        for name, one in rows.items()
+    ]
+    order = np.argsort(-np.concatenate([np.zeros(0), *margins]), kind="stable")
+
+    def joined(parts: Iterable[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+        return np.concatenate([np.zeros(0, dtype), *parts])[order]
+
+    return ClassMatches(
+        joined(margins, np.float32),
+        joined((one.images for one in rows.values()), np.int64),
+        joined((one.hit for one in rows.values()), np.bool_),
+        joined((one.ignored for one in rows.values()), np.bool_),
+        sum((one.truths for one in rows.values()), np.zeros(len(found.keys), np.int64)),
+        joined((one.iou for one in rows.values()), np.float32),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Retained:
+    """What an earlier and a later detector find of the same objects, once per resample.
+
+    Attributes:
+        before: ``(B,)`` recall of the earlier one at its thresholds.
+        after: ``(B,)`` recall of the later one at its thresholds.
+        at_precision: ``(B,)`` highest recall of the later one, its thresholds all raised or lowered
+            by the same log-odds, at the precision that the earlier one had at its own or better.
+    """
+
+    before: Sampled
+    after: Sampled
+    at_precision: Sampled
+
+
+def retained(earlier: ClassMatches, later: ClassMatches, weights: Weights) -> Retained:
+    """Return what is still found; NaN where no object was drawn or the earlier one shows nothing.
+
+    Args:
+        earlier: `pooled` detections of the earlier detector.
+        later: Those of the later one on the same images, in the same order.
+        weights: ``(B, I)``, how often each image counts.
+    """
+    hits, shown = (_per_image(earlier, kind) for kind in (earlier.hit, _counts(earlier)))
+    precision = weighted_share(hits, shown, weights)
+    return Retained(
+        before=weighted_share(hits, earlier.truths, weights),
+        after=weighted_share(_per_image(later, later.hit), later.truths, weights),
+        at_precision=recall_at_precision(later, weights, precision),
+    )
+
+
+def save_deployed(path: Path, seen: Deployed) -> None:
+    """Write detections as one compressed ``.npz``, atomically."""
+    pairs = seen.doubles
+    arrays = {
+        "detector_classes": np.array(pairs.classes, dtype=np.str_),
+        "pairs": pairs.pairs.astype(np.int32),
+        "pair_scores": pairs.scores,
+        "looked_at": np.array(pairs.images),
+    }
+    save_arrays(path, {**match_arrays(seen.matches), **arrays})
+
+
+def load_deployed(path: Path) -> Deployed:
+    """Read what `save_deployed` wrote; errors as `duet.evaluation.matches.load_arrays`."""
+    return load_arrays(path, _parse)
+
+
+def _parse(stored: Mapping[str, npt.NDArray[Any]]) -> Deployed:
+    classes = tuple(str(name) for name in stored["detector_classes"])
+    pairs = stored["pairs"].astype(np.int64)
+    doubles = Doubles(classes, pairs, stored["pair_scores"], int(stored["looked_at"]))
+    return Deployed(parse_matches(stored), doubles)
+
+
+def _per_image(found: ClassMatches, kind: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return ``(I,)``: how many detections of a kind are shown in each image."""
+    shown = found.images[kind & (found.scores >= 0)]
+    return np.bincount(shown, minlength=found.total)
+
+
+def _log_odds(scores: npt.NDArray[np.float32] | np.float32) -> npt.NDArray[np.float64]:
+    bounded = np.clip(np.asarray(scores, np.float64), 1e-9, 1 - 1e-9)
+    return np.log(bounded / (1 - bounded))
+
+
+def _counts(found: ClassMatches) -> npt.NDArray[np.bool_]:
+    return ~found.ignored

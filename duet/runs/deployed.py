@@ -1,0 +1,83 @@
+"""What the detectors of a chain show their users, stage by stage, and what is still found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from duet.evaluation.ap import ClassAP
+from duet.evaluation.deployment import (
+    THRESHOLD,
+    Deployed,
+    Deployment,
+    deployment,
+    load_deployed,
+    pooled,
+    retained,
+)
+from duet.evaluation.indices import Recalls
+from duet.evaluation.matrix import Slice
+from duet.evaluation.pairs import SeriesSteps, ri_pairs
+from duet.increments.state import DetectorState
+
+Scores = Mapping[tuple[int, str], ClassAP]
+"""(stage, domain) -> what was measured there."""
+
+
+def thresholds_of(state: DetectorState) -> dict[str, float]:
+    """Return the lowest score that is shown of each class."""
+    return dict.fromkeys(state.labels, THRESHOLD)
+
+
+def deployments(
+    out: Path, steps: SeriesSteps, states: Mapping[int, DetectorState], scores: Scores
+) -> dict[tuple[int, str], Deployment]:
+    """Return what each stage's detector shows on each domain.
+
+    Args:
+        out: Run folder, which holds the files that ``scores`` names.
+        steps: (domain, classes) of every increment.
+        states: Stage -> its detector.
+        scores: What was measured; cells without files are left out.
+    """
+    came = {name: number for number, (_, names) in enumerate(steps) for name in names}
+    return {
+        (stage, domain): deployment(
+            load_deployed(out / one.seen), thresholds_of(states[stage]), came, one.seen
+        )
+        for (stage, domain), one in scores.items()
+        if one.seen is not None
+    }
+
+
+def recalls(
+    out: Path, steps: SeriesSteps, states: Mapping[int, DetectorState], scores: Scores
+) -> dict[Slice, Recalls]:
+    """Return what of each increment but the last is still found; arguments as `deployments`."""
+    found: dict[Slice, Recalls] = {}
+    for pair in ri_pairs(steps):
+        sides = [scores.get((stage, pair.domain)) for stage in (pair.increment, pair.stage)]
+        files = [one.seen for one in sides if one is not None and one.seen is not None]
+        if len(files) == len(sides):
+            earlier, later = (load_deployed(out / file) for file in files)
+            limits = (thresholds_of(states[stage]) for stage in (pair.increment, pair.stage))
+            found[pair.slice] = _recalls(earlier, later, pair.classes, *limits)
+    return found
+
+
+def _recalls(
+    earlier: Deployed,
+    later: Deployed,
+    classes: tuple[str, ...],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> Recalls:
+    sides = pooled(earlier.matches, classes, before), pooled(later.matches, classes, after)
+    every_image = np.ones((1, sides[0].total), np.float32)
+    values = (
+        None if np.isnan(value[0]) else float(value[0])
+        for value in vars(retained(*sides, every_image)).values()
+    )
+    return Recalls(*values)
