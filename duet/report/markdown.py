@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.files import refuse_links, write_text
-from duet.report import tables, words
+from duet.report import deployed, tables, words
 from duet.report.figures import figures, save_figure
 from duet.report.gallery import gallery_figure, unusable_images
 from duet.report.tables import Table
@@ -87,8 +87,9 @@ def render_markdown(
     )
     environment.filters |= _FILTERS
     text = environment.get_template("report.md.j2").render(
-        results=results, words=words, tables=tables, plots=plots, gallery=gallery, missing=missing,
-        damaged=damaged, results_file=RESULTS_FILE, csv_file=CSV_FILE,
+        results=results, words=words, tables=tables, deployed=deployed, plots=plots,
+        gallery=gallery, missing=missing, damaged=damaged, results_file=RESULTS_FILE,
+        csv_file=CSV_FILE,
     )  # fmt: skip
     return _tidy(text)
 

@@ -12,7 +12,7 @@ from duet.config import parse_config
 from duet.errors import ConfigError, DataError
 from duet.evaluation.definitions import INDICES
 from duet.files import read_json, sha256_json, write_json, write_text
-from duet.results.schema import Results, StrategyResult
+from duet.results.schema import ClassScores, Results, StrategyResult
 from duet.sealed import SEAL
 from duet.text import shown, spreadsheet
 
@@ -128,6 +128,7 @@ def _strategy_rows(strategy: StrategyResult) -> Iterator[_Row]:
             yield "ap50", scores.stage, scores.domain, name, value
         for name, value in scores.ap.items():
             yield "ap", scores.stage, scores.domain, name, value
+        yield from _deployed_rows(scores)
     for merge in strategy.merges:
         for tensor in merge.tensors:
             if tensor.alpha is not None:
@@ -136,3 +137,18 @@ def _strategy_rows(strategy: StrategyResult) -> Iterator[_Row]:
                 yield "sign_conflict", merge.increment, "", tensor.name, tensor.sign_conflict
     for cost in strategy.costs:
         yield f"seconds: {cost.title}", "", "", "", cost.seconds
+
+
+_SHOWN = (
+    "threshold", "objects", "found", "wrong", "missed", "precision", "recall", "f1", "lrp", "olrp",
+)  # fmt: skip
+
+
+def _deployed_rows(scores: ClassScores) -> Iterator[_Row]:
+    if scores.deployed is None:
+        return
+    for name in ("ece", "doubles_within", "doubles_between"):
+        yield name, scores.stage, scores.domain, "", getattr(scores.deployed, name)
+    for name, found in scores.deployed.classes.items():
+        for key in _SHOWN:
+            yield key, scores.stage, scores.domain, name, getattr(found, key)
