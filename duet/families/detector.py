@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
 from duet.families.decode import Layout, decode
+from duet.families.doubles import groups_of, one_each
 from duet.images import Fit, fit_image
 from duet.labels import LabelSpace
 
@@ -23,6 +26,7 @@ class ImageDetector:
         module: Maps ``(B, 3, S, S)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
             alone or as the first item of a tuple.
         labels: Class names in the order of the outputs.
+        increments: Increment that each class came with, in the same order.
         image_size: S, pixels.
         fit: How images become squares.
         layout: What the outputs mean.
@@ -32,6 +36,7 @@ class ImageDetector:
 
     module: Callable[[torch.Tensor], Any]
     labels: LabelSpace
+    increments: tuple[str, ...]
     image_size: int
     fit: Fit
     layout: Layout
@@ -43,30 +48,36 @@ class ImageDetector:
         self,
         images: Sequence[np.ndarray],
         *,
-        confidence: float = 0.001,
-        iou: float = 0.7,
+        confidence: Confidence = 0.001,
+        iou: float = IOU,
         limit: int = 300,
         multi_label: bool = False,
+        agnostic: Agnostic = "off",
     ) -> list[Detections]:
         """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image.
 
         ``multi_label``: one place of an image may be several classes, which AP is computed from;
-        else the best of them alone, which is what users see.
+        else the best of them alone, which is what users see. ``agnostic``: classes that suppress
+        each other's boxes, see `duet.families.doubles.one_each`.
         """
         found = []
+        groups = groups_of(agnostic, self.labels, self.increments)
+        most = limit if groups is None else sys.maxsize  # the limit is for what remains
         place = torch.device(self.device)
         for group in batches(images, self.batch):
             fitted = [fit_image(image, self.image_size, self.fit) for image in group]
             output = self.module(to_batch([one.square for one in fitted], place))
             rows = output[0] if isinstance(output, tuple) else output
+            least = rows.new_tensor(confidence) if isinstance(confidence, tuple) else confidence
             for row, one in zip(rows, fitted, strict=True):
                 boxes, scores, class_ids = decode(
                     row, self.layout, size=self.image_size,
-                    confidence=confidence, iou=iou, limit=limit, multi_label=multi_label,
+                    confidence=least, iou=iou, limit=most, multi_label=multi_label,
                 )  # fmt: skip
                 xyxy = one.to_original(boxes.cpu().numpy())
                 scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
-                found.append(Detections(xyxy, *scored, self.labels))
+                seen = Detections(xyxy, *scored, self.labels)
+                found.append(seen if groups is None else one_each(seen, groups, limit))
         return found
 
 
