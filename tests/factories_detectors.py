@@ -59,9 +59,32 @@ def _lively(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torc
     return tensor + 0.02 * torch.randn(tensor.shape, generator=generator)
 
 
-def make_detector(folder: Path, *, head: str = "rows", increments: int = 2) -> Path:
-    """Write a detector folder and return it."""
-    state = make_state(head, increments)
+def doubled() -> DetectorState:
+    """Return a detector of two increments whose towers answer alike: a bus is what a cat is."""
+    state = make_state("towers", 2)
+    (old, new), generator = state.parts, torch.Generator().manual_seed(2)
+    tensors = {
+        name: old.tensors[name][: len(tensor)] if tensor.ndim else old.tensors[name]
+        for name, tensor in new.tensors.items()
+    }
+    moved = {
+        name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator)
+        if tensor.is_floating_point() and "running_" not in name
+        else tensor.clone()
+        for name, tensor in tensors.items()
+    }
+    return replace(state, parts=(old, replace(new, tensors=moved)))
+
+
+def make_detector(
+    folder: Path,
+    *,
+    head: str = "rows",
+    increments: int = 2,
+    state: DetectorState | None = None,
+) -> Path:
+    """Write a detector folder, of ``state`` or a new one, and return it."""
+    state = state or make_state(head, increments)
     lineage = tuple(
         Lineage(increment=part.increment, manifest="0" * 64, merge={"method": "duet"})
         for part in state.parts

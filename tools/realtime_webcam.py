@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 import duet
+from duet.defaults import AGNOSTIC, Agnostic
 from duet.inference.annotate import annotate
 from duet.inference.window import Window
 
@@ -15,14 +16,18 @@ from duet.inference.window import Window
 @click.command()
 @click.argument("model")
 @click.option("--camera", default=0, show_default=True, help="Number of the webcam.")
-@click.option("--conf", default=0.25, show_default=True, help="Lowest score that counts.")
+@click.option("--conf", type=float, help="Lowest score that counts [the detector's own].")
+@click.option("--agnostic-nms", default=AGNOSTIC, show_default=True, help="all, increments or off.")
 @click.option("--track", is_flag=True, help="Give objects track ids.")
 @click.option("--show/--no-show", default=True, show_default=True, help="Open a window.")
-def main(model: str, camera: int, conf: float, track: bool, show: bool) -> None:
+def main(
+    model: str, camera: int, conf: float | None, agnostic_nms: Agnostic, track: bool, show: bool
+) -> None:
     """Show what the webcam sees; without a window, print it. q or Ctrl-C ends."""
     detector = duet.load(model)
     window = Window(f"webcam {camera}") if show else None
-    with detector.stream(camera, confidence=conf, track=track) as stream:
+    options = {"confidence": conf, "agnostic": agnostic_nms, "track": track}
+    with detector.stream(camera, **options) as stream:
         try:
             for frame, detections in stream:
                 if window is None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -21,6 +21,7 @@ from duet.cli.common import (
     tell_leftovers_in,
     trust_option,
 )
+from duet.defaults import AGNOSTIC, CONFIDENCE, IOU, Agnostic
 from duet.errors import ConfigError
 from duet.inference.savers.table import SAVERS
 from duet.progress import PLAIN_EVERY, counted, note
@@ -51,8 +52,9 @@ _MOVING_ONLY = ("track", "show", "frames", "seconds")
 class Job:
     """The options of one call."""
 
-    conf: float
+    conf: float | None
     iou: float
+    agnostic_nms: Agnostic
     out: Path | None
     save: tuple[str, ...]
     device: str
@@ -97,16 +99,21 @@ class Job:
 @click.option(
     "--conf",
     type=click.FloatRange(0, 1),
-    default=0.25,
-    show_default=True,
-    help="Lowest score that counts.",
+    help=f"Lowest score that counts [the detector's own of each class, else {CONFIDENCE}].",
 )
 @click.option(
     "--iou",
     type=click.FloatRange(0, 1),
-    default=0.7,
+    default=IOU,
     show_default=True,
     help="Boxes of one class that overlap more are one object.",
+)
+@click.option(
+    "--agnostic-nms",
+    type=click.Choice(get_args(Agnostic)),
+    default=AGNOSTIC,
+    show_default=True,
+    help="Keep one box per object: of all classes, or of those of different increments.",
 )
 @click.option("--out", type=PATH, help="Folder for results; - is stdout.")
 @click.option(
@@ -206,12 +213,13 @@ def _predict_images(model: Path, source: str, job: Job) -> None:
         return
     with counted("detecting") as step:
         found = predict_source(
-            job.opener(model), source, confidence=job.conf, iou=job.iou, out=out, formats=job.save,
-            lines=job.lines, tell=bool(job.tell), progress=step, notify=note,
+            job.opener(model), source, confidence=job.conf, iou=job.iou, agnostic=job.agnostic_nms,
+            out=out, formats=job.save, lines=job.lines, tell=bool(job.tell), progress=step,
+            notify=note,
         )  # fmt: skip
     if not job.to_stdout:
         document = {"schema": 1, **found.as_dict()}
-        emit(document, job.as_json, lambda _: _text(found.detector, found.results))
+        emit(document, job.as_json, lambda _: _text(document, found.detector, found.results))
     if out is None:
         note("next: add --out DIR for annotated images")
     else:
@@ -228,8 +236,8 @@ def _predict_stream(model: Path, place: Place, job: Job) -> None:
     if out is not None:
         tell_leftovers_in(out)
     options = Options(
-        job.conf, job.iou, job.track, job.newest, job.frames, job.seconds, job.timeout,
-        Retry(attempts=job.max_retries, give_up_after=job.give_up_after), note,
+        job.conf, job.iou, job.agnostic_nms, job.track, job.newest, job.frames, job.seconds,
+        job.timeout, Retry(attempts=job.max_retries, give_up_after=job.give_up_after), note,
     )  # fmt: skip
     watch = Watch(
         options, out=out, formats=formats, lines=job.lines, show=job.show, tell=job.tell,
@@ -282,6 +290,7 @@ def _summary_text(tally: Tally, summary: dict[str, Any]) -> str:
         tracks = sorted(tally.tracks.items())
         found = ", ".join(f"{len(ids)} {printable(name)}" for name, ids in tracks)
         lines.append(f"tracks: {found}")
+    lines += _own_thresholds(summary)
     if stream.looked_at:
         lines.append(stream.latency.table())
     return "\n".join(lines)
@@ -296,7 +305,9 @@ def _plan(detector: LoadedDetector, out: Path | None) -> dict[str, Any]:
     }
 
 
-def _text(detector: LoadedDetector, results: Sequence[ImageResult]) -> str:
+def _text(
+    document: dict[str, Any], detector: LoadedDetector, results: Sequence[ImageResult]
+) -> str:
     """Return one line per image (of a few) and one per class found."""
     lines = [f"{printable(str(r.image))}: {_found(r)}" for r in results[:_LISTED]]
     if len(results) > _LISTED:
@@ -304,7 +315,16 @@ def _text(detector: LoadedDetector, results: Sequence[ImageResult]) -> str:
     counts = Counter(name for result in results for name in result.detections.names)
     total = sum(counts.values())
     lines.append(f"{_number(total, 'object')} in {_number(len(results), 'image')}")
-    return "\n".join([*lines, *_counted(detector.facts.increments, counts)])
+    found = _counted(detector.facts.increments, counts)
+    return "\n".join([*lines, *found, *_own_thresholds(document)])
+
+
+def _own_thresholds(document: dict[str, Any]) -> list[str]:
+    """Return a line where not all classes count from the same score."""
+    pairs = document["thresholds"].items()
+    shown = ", ".join(f"{printable(name)} {value:.2f}" for name, value in [*pairs][:_LISTED])
+    more = f", and {len(pairs) - _LISTED} more" if len(pairs) > _LISTED else ""
+    return [f"counted from: {shown}{more}"] if len(set(document["thresholds"].values())) > 1 else []
 
 
 def _counted(increments: Sequence[tuple[str, Sequence[str]]], counts: Counter[str]) -> list[str]:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from duet.defaults import CONFIDENCE
 from duet.detections import Detections
 from duet.errors import DataError
 
-CONFIDENCE, IOU = 0.25, 0.5
-"""Lowest score that counts, as when predicting; smallest overlap of two boxes of one object."""
+IOU = 0.5
+"""Smallest overlap of two boxes of one object."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.config import Config
+from duet.defaults import CONFIDENCE
 from duet.evaluation.bootstrap import Sampled, Weights, recall_at_precision, weighted_share
 from duet.evaluation.doubles import Doubles
 from duet.evaluation.matches import (
@@ -30,9 +31,6 @@ from duet.evaluation.matches import (
     save_arrays,
 )
 from duet.fields import Count, Fraction, InnerPath
-
-THRESHOLD = 0.25
-"""Lowest score that is shown of a class without a threshold of its own (the engine's default)."""
 
 BINS, SURE = 10, 0.05
 """Of the calibration error: bins of equal width, and the lowest score that it looks at. Below it
@@ -147,16 +145,16 @@ def deployment(
 
     Args:
         seen: Its detections on one domain.
-        thresholds: Class name -> lowest score that is shown; `THRESHOLD` where it has none.
+        thresholds: Class name -> lowest score that is shown; the default where it has none.
         increments: Class name -> the increment that brought it.
         evidence: Where ``seen`` is kept.
     """
-    every = {name: thresholds.get(name, THRESHOLD) for name in seen.doubles.classes}
+    every = {name: thresholds.get(name, CONFIDENCE) for name in seen.doubles.classes}
     found = seen.matches.classes
     within, between = seen.doubles.count(every, increments)
     return Deployment(
         images=seen.doubles.images,
-        classes={name: _of_class(one, every.get(name, THRESHOLD)) for name, one in found.items()},
+        classes={name: _of_class(one, every.get(name, CONFIDENCE)) for name, one in found.items()},
         ece=calibration_error(found.values()),
         doubles_within=within,
         doubles_between=between,

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from duet.defaults import DOUBLE_IOU
 from duet.detections import Detections
 from duet.errors import DataError
 from duet.evaluation.agreement import overlaps
-
-OVERLAP = 0.7
-"""Boxes of two classes with a larger IoU are one object seen twice."""
 
 FLOOR = 0.05
 """Detections with a lower score are not looked at: no detector is deployed at such a threshold."""
@@ -25,7 +23,7 @@ FLOOR = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Doubles:
-    """Pairs of detections in one image, of different classes, that overlap by more than `OVERLAP`.
+    """Pairs of detections in one image, of different classes, that overlap by more than `DOUBLE_IOU`.
 
     Attributes:
         classes: Class names of the detector.
@@ -75,7 +73,7 @@ def find_doubles(predictions: Sequence[Detections], classes: Sequence[str]) -> D
         sure = found.above(FLOOR)
         shared = np.triu(overlaps(sure, sure), 1)
         shared[sure.class_ids[:, None] == sure.class_ids] = 0
-        rows = np.argwhere(shared > OVERLAP)
+        rows = np.argwhere(shared > DOUBLE_IOU)
         pairs.append(sure.class_ids[rows])
         scores.append(sure.scores[rows])
     return Doubles(tuple(classes), np.concatenate(pairs), np.concatenate(scores), len(predictions))

@@ -23,8 +23,8 @@ Objects = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def decode(
-    output: torch.Tensor, layout: Layout, *, size: int, confidence: float, iou: float, limit: int,
-    multi_label: bool = True,
+    output: torch.Tensor, layout: Layout, *, size: int, confidence: float | torch.Tensor,
+    iou: float, limit: int, multi_label: bool = True,
 ) -> Objects:  # fmt: skip
     """Return the objects in one image's output.
 
@@ -32,7 +32,7 @@ def decode(
         output: Without the batch dimension, see the table above.
         layout: What the numbers mean.
         size: Side of the square in pixels.
-        confidence: Objects must score above it.
+        confidence: Objects must score above it; ``(C,)`` for a value per class.
         iou: Boxes of one class that overlap more are suppressed; used by ``anchors`` only.
         limit: At most this many objects remain.
         multi_label: See `suppress`.
@@ -42,18 +42,22 @@ def decode(
             output, confidence=confidence, iou=iou, limit=limit, multi_label=multi_label
         )
     if layout == "queries":
-        output = pick(output, limit)
+        every = isinstance(confidence, torch.Tensor)  # the best need not be those that count
+        output = pick(output, output[:, 4:].numel() if every else limit)
     boxes, scores, class_ids = output[:, :4], output[:, 4], output[:, 5].long()
     if layout != "picked":
         boxes = corners(boxes) * size
+    if isinstance(confidence, torch.Tensor):  # `Detections` refuses ids that no class has
+        confidence = confidence[class_ids.clamp(0, len(confidence) - 1)]
     order = scores.argsort(descending=True, stable=True)
-    order = order[scores[order] > confidence][:limit]
+    order = order[(scores > confidence)[order]][:limit]
     return boxes[order], scores[order], class_ids[order]
 
 
 def suppress(
-    y_CA: torch.Tensor, *, confidence: float, iou: float, limit: int, multi_label: bool = True
-) -> Objects:
+    y_CA: torch.Tensor, *, confidence: float | torch.Tensor, iou: float, limit: int,
+    multi_label: bool = True,
+) -> Objects:  # fmt: skip
     """Class-wise non-maximum suppression of the ``anchors`` layout.
 
     Ultralytics' own function stops after a time limit and would silently lose boxes on a loaded
@@ -61,17 +65,19 @@ def suppress(
 
     Args:
         y_CA: ``(4 + C, A)``: cxcywh in square pixels, then class scores in [0, 1].
-        confidence: Candidates must score above it.
+        confidence: Candidates must score above it; ``(C,)`` for a value per class.
         iou: Boxes of one class that overlap more are suppressed.
         limit: At most this many detections remain, best first.
         multi_label: One anchor may be several classes, as the engine has it for validation; else
-            its best one alone, as for prediction.
+            the best one of those that score enough, as for prediction.
     """
     from torchvision.ops import batched_nms
 
+    if isinstance(confidence, torch.Tensor):
+        confidence = confidence[:, None]
     candidates = y_CA[4:] > confidence
     if not multi_label:
-        best = y_CA[4:].argmax(0, keepdim=True)
+        best = (y_CA[4:] * candidates).argmax(0, keepdim=True)
         candidates &= torch.zeros_like(candidates).scatter_(0, best, True)
     class_ids, anchors = torch.where(candidates)
     scores = y_CA[4:][class_ids, anchors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
 from duet.families.decode import Layout, decode
-from duet.images import Fit, fit_image
+from duet.families.doubles import groups_of, one_each
+from duet.images import Fit, Fitted, fit_image
 from duet.labels import LabelSpace
 
 
@@ -20,17 +23,19 @@ class View:
     """Which of a network's outputs are shown.
 
     Attributes:
-        confidence: Detections must score above it.
+        confidence: Detections must score above it; one number, or one per class.
         iou: Boxes of one class that overlap more are one object.
         limit: At most this many detections of an image, best first.
         multi_label: One place of an image may be several classes, which AP is computed from; else
             the best of them alone, which is what users see.
+        agnostic: Classes that suppress each other's boxes, see `duet.families.doubles.one_each`.
     """
 
-    confidence: float = 0.001
-    iou: float = 0.7
+    confidence: Confidence = 0.001
+    iou: float = IOU
     limit: int = 300
     multi_label: bool = False
+    agnostic: Agnostic = "off"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class ImageDetector:
         module: Maps ``(B, 3, S, S)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
             alone or as the first item of a tuple.
         labels: Class names in the order of the outputs.
+        increments: Increment that each class came with, in the same order.
         image_size: S, pixels.
         fit: How images become squares.
         layout: What the outputs mean.
@@ -50,6 +56,7 @@ class ImageDetector:
 
     module: Callable[[torch.Tensor], Any]
     labels: LabelSpace
+    increments: tuple[str, ...]
     image_size: int
     fit: Fit
     layout: Layout
@@ -60,32 +67,44 @@ class ImageDetector:
         self,
         images: Sequence[np.ndarray],
         *,
-        confidence: float = 0.001,
-        iou: float = 0.7,
+        confidence: Confidence = 0.001,
+        iou: float = IOU,
         limit: int = 300,
         multi_label: bool = False,
+        agnostic: Agnostic = "off",
     ) -> list[Detections]:
         """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image."""
-        return self.views(images, View(confidence, iou, limit, multi_label))[0]
+        return self.views(images, View(confidence, iou, limit, multi_label, agnostic))[0]
 
     @torch.no_grad()
     def views(self, images: Sequence[np.ndarray], *views: View) -> tuple[list[Detections], ...]:
         """Return what each of several views shows of the images, which are looked at once."""
         found: tuple[list[Detections], ...] = tuple([] for _ in views)
+        groups = [groups_of(view.agnostic, self.labels, self.increments) for view in views]
         place = torch.device(self.device)
         for group in batches(images, self.batch):
             fitted = [fit_image(image, self.image_size, self.fit) for image in group]
             output = self.module(to_batch([one.square for one in fitted], place))
             rows = output[0] if isinstance(output, tuple) else output
             for row, one in zip(rows, fitted, strict=True):
-                for view, seen in zip(views, found, strict=True):
-                    boxes, scores, class_ids = decode(
-                        row, self.layout, size=self.image_size, **vars(view)
-                    )
-                    xyxy = one.to_original(boxes.cpu().numpy())
-                    scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
-                    seen.append(Detections(xyxy, *scored, self.labels))
+                for view, apart, seen in zip(views, groups, found, strict=True):
+                    seen.append(self._seen(row, one, view, apart))
         return found
+
+    def _seen(
+        self, row: torch.Tensor, one: Fitted, view: View, groups: torch.Tensor | None
+    ) -> Detections:
+        least = view.confidence
+        boxes, scores, class_ids = decode(
+            row, self.layout, size=self.image_size,
+            confidence=row.new_tensor(least) if isinstance(least, tuple) else least,
+            iou=view.iou, multi_label=view.multi_label,
+            limit=view.limit if groups is None else sys.maxsize,  # it is for what remains
+        )  # fmt: skip
+        xyxy = one.to_original(boxes.cpu().numpy())
+        scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
+        found = Detections(xyxy, *scored, self.labels)
+        return found if groups is None else one_each(found, groups, view.limit)
 
 
 def to_batch(squares: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:

@@ -228,7 +228,8 @@ class Family(ABC):
     ) -> ImageDetector:
         """Build a detector for inference."""
         module, layout = self.network(state, device), self.layout_of(state)
-        return ImageDetector(module, state.labels, image_size, self.fit, layout, device)
+        increments = tuple(part.increment for part in state.parts for _ in part.classes)
+        return ImageDetector(module, state.labels, increments, image_size, self.fit, layout, device)
 
     def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
         """Return BGR uint8 images of any size as ``(B, 3, S, S)`` float32 in [0, 1] on the CPU."""

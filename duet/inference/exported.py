@@ -51,6 +51,7 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
     detector = ImageDetector(
         lambda batch: apart(lambda: session.run(batch), stop=session.stop),
         LabelSpace(facts.classes),
+        tuple(part.increment for part in facts.increments for _ in part.classes),
         facts.image_size,
         facts.fit,
         facts.layout,

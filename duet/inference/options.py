@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
+from duet.defaults import AGNOSTIC, IOU, Agnostic
 from duet.detections import Detections
-from duet.errors import ConfigError
+from duet.errors import ConfigError, did_you_mean
 
 Look = Callable[..., list[Detections]]
-"""``look(images, confidence=, iou=)``: BGR uint8 images of any size in, one result each."""
+"""``look(images, confidence=, iou=, agnostic=)``: BGR uint8 images in, one result each."""
 
 Notify = Callable[[str], None]
 """Called with one line for people."""
@@ -58,8 +60,10 @@ class Options:
     """How to look at a video, webcam or network stream.
 
     Attributes:
-        confidence: Lowest score that counts, ``[0, 1]``.
+        confidence: Lowest score that counts, ``[0, 1]``; None: the detector's own of each class,
+            else `duet.defaults.CONFIDENCE`.
         iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
+        agnostic: Which classes suppress each other's boxes, see `duet.defaults.Agnostic`.
         track: Give objects track ids (needs the extra ``track``).
         newest: Skip frames that came while the detector was busy. None: for live sources, not for
             recordings. A recording with ``newest=True`` plays at its own speed.
@@ -70,8 +74,9 @@ class Options:
         notify: Called with one line when a source is lost or back.
     """
 
-    confidence: float = 0.25
-    iou: float = 0.7
+    confidence: float | None = None
+    iou: float = IOU
+    agnostic: Agnostic = AGNOSTIC
     track: bool = False
     newest: bool | None = None
     frames: int | None = None
@@ -81,18 +86,25 @@ class Options:
     notify: Notify | None = None
 
     def __post_init__(self) -> None:
-        check_thresholds(self.confidence, self.iou)
+        check_looking(self.confidence, self.iou, self.agnostic)
         for key, value in (("frames", self.frames), ("seconds", self.seconds)):
             if value is not None and value <= 0:
                 raise ConfigError(f"{key} must be above 0, but got {value}", where=key)
 
 
-def check_thresholds(confidence: float, iou: float) -> None:
-    """Check that both are in ``[0, 1]``.
+def check_looking(confidence: float | None, iou: float, agnostic: str) -> None:
+    """Check that both numbers are in ``[0, 1]``, and that there is such a suppression.
 
     Raises:
         ConfigError: One is not.
     """
     for key, value in (("confidence", confidence), ("iou", iou)):
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"{key} must be in [0, 1], but got {value}", where=key)
+    known = get_args(Agnostic)
+    if agnostic not in known:
+        raise ConfigError(
+            f"agnostic must be one of {', '.join(known)}, but got {agnostic!r}"
+            f"{did_you_mean(str(agnostic), known)}",
+            where="agnostic",
+        )

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from duet.defaults import AGNOSTIC, IOU, Agnostic
 from duet.detections import Detections
 from duet.errors import DataError, together
 from duet.files import write_json
 from duet.images import Image, read_groups, write_image
 from duet.inference.annotate import annotate
 from duet.inference.detector import LoadedDetector, Model, opened
-from duet.inference.options import Notify, check_thresholds
+from duet.inference.options import Notify, check_looking
 from duet.inference.outputs import FORMAT, PREDICTIONS, UNFINISHED, check_out, copy_name, make_out
 from duet.inference.savers.base import Shot, records
 from duet.inference.savers.table import SAVERS, open_savers
@@ -65,21 +66,23 @@ class Predicted:
 
     Attributes:
         detector: What looked.
-        confidence: Lowest score that counted.
+        confidence: Lowest score that counted; None: see `LoadedDetector.thresholds`.
         iou: Overlap from which two boxes of a class were one object.
+        agnostic: Which classes suppressed each other.
         results: Of every image that could be read, in order.
         damaged: Why each of the others could not be read.
     """
 
     detector: LoadedDetector
-    confidence: float
+    confidence: float | None
     iou: float
+    agnostic: Agnostic
     results: list[ImageResult] = field(default_factory=list)
     damaged: dict[Path, DataError] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of `predictions.json`."""
-        facts = self.detector.facts
+        facts, thresholds = self.detector.facts, self.detector.thresholds(self.confidence)
         classes = [
             {"name": name, "increment": increment}
             for increment, names in facts.increments
@@ -91,8 +94,10 @@ class Predicted:
             "model": facts.fingerprint,
             "licence": facts.licence,
             "classes": classes,
-            "confidence": self.confidence,
+            "confidence": min(thresholds.values()),
+            "thresholds": thresholds,
             "iou": self.iou,
+            "agnostic_nms": self.agnostic,
             "image_size": facts.image_size,
             "boxes": "xyxy, pixels of the original upright image",
             "images": [result.as_record() for result in self.results],
@@ -141,8 +146,9 @@ def predict_source(
     model: Model,
     source: Path | str,
     *,
-    confidence: float = 0.25,
-    iou: float = 0.7,
+    confidence: float | None = None,
+    iou: float = IOU,
+    agnostic: Agnostic = AGNOSTIC,
     out: Path | None = None,
     formats: Sequence[str] = (),
     lines: IO[str] | None = None,
@@ -158,8 +164,10 @@ def predict_source(
     Args:
         model: What `duet.load` returned, or what opens it once all else is checked.
         source: An image, a folder or a glob, see `find_images`.
-        confidence: Only detections that score above it, ``[0, 1]``.
+        confidence: Only detections that score above it, ``[0, 1]``; None: above the detector's own
+            thresholds, see `LoadedDetector.thresholds`.
         iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
+        agnostic: Which classes suppress each other's boxes, see `LoadedDetector`.
         out: Folder for annotated copies and `predictions.json`; nothing is written without it.
         formats: Of `duet.inference.savers.table.SAVERS`, written beside them.
         lines: Where ``jsonl`` goes in place of a file.
@@ -173,10 +181,10 @@ def predict_source(
         DataError: Images are missing, of no kind that is read, or all damaged: nothing is written.
         DuetError: ``out`` cannot be written, or holds files that are not predictions.
     """
-    check_thresholds(confidence, iou)
+    check_looking(confidence, iou, agnostic)
     # What kind of files these are takes a second for thousands, and tells most mistakes.
     images = _checked(source, out, formats, "kind", notify)
-    predicted = Predicted(opened(model), confidence, iou)
+    predicted = Predicted(opened(model), confidence, iou, agnostic)
     _detect(predicted, images, out, tell, progress)
     if not predicted.results:
         predicted.require_all()
@@ -204,7 +212,10 @@ def _detect(
     for group, pictures in read_groups(images.paths, _GROUP, lambda path: _sound(path, damaged)):
         if out is not None and not results:  # nothing is left where no image can be read
             _begin(out)
-        found = detector.many(pictures, confidence=predicted.confidence, iou=predicted.iou)
+        found = detector.many(
+            pictures, confidence=predicted.confidence, iou=predicted.iou,
+            agnostic=predicted.agnostic,
+        )  # fmt: skip
         for path, picture, detections in zip(group, pictures, found, strict=True):
             height, width = picture.shape[:2]
             name = images.name_of(path)

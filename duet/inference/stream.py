@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from duet.defaults import Confidence
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError
 from duet.inference.frames import Capture, Frame
@@ -16,7 +18,7 @@ from duet.inference.latency import Latency
 from duet.inference.options import Look, Options, Retry
 from duet.inference.places import Place, find_place
 from duet.inference.reader import Reader
-from duet.inference.tracking import LOW, Tracker
+from duet.inference.tracking import Tracker, low
 from duet.inference.video import TIMEOUT, VideoCapture
 from duet.inference.webcam import WebcamCapture
 
@@ -35,12 +37,15 @@ class Stream:
         fps: Frames per second that the source declares, or None.
     """
 
-    def __init__(self, look: Look, image_size: int, reader: Reader, options: Options) -> None:
-        self._detect, self._image_size = look, image_size
-        self._reader, self._options = reader, options
-        self._tracker = (
-            Tracker(confidence=options.confidence, fps=reader.fps) if options.track else None
-        )
+    def __init__(
+        self, look: Look, image_size: int, reader: Reader, options: Options, least: Confidence
+    ) -> None:
+        self._image_size, self._reader, self._options = image_size, reader, options
+        self._tracker = Tracker(confidence=least, fps=reader.fps) if options.track else None
+        self._detect = functools.partial(
+            look, confidence=low(least) if options.track else least, iou=options.iou,
+            agnostic=options.agnostic,
+        )  # fmt: skip
         self.latency = Latency()
         self.looked_at = 0
         self.finite, self.newest, self.fps = reader.finite, reader.newest, reader.fps
@@ -90,16 +95,10 @@ class Stream:
 
     def _warm_up(self) -> None:
         """Look at nothing once: a network's first call takes longer than a hundred others."""
-        side, options = self._image_size, Options()
-        nothing = np.zeros((side, side, 3), np.uint8)
-        self._detect([nothing], confidence=options.confidence, iou=options.iou)
+        self._detect([np.zeros((self._image_size, self._image_size, 3), np.uint8)])
 
     def _look(self, frame: Frame, taken: float) -> Detections:
-        options = self._options
-        confidence = options.confidence
-        if self._tracker is not None:
-            confidence = min(confidence, LOW)
-        (found,) = self._detect([frame.image], confidence=confidence, iou=options.iou)
+        (found,) = self._detect([frame.image])
         done = time.monotonic()
         self.latency.add("inference", done - taken)
         if self._tracker is not None:
@@ -119,7 +118,11 @@ class Stream:
 
 
 def open_stream(
-    look: Look, image_size: int, source: str | Path | int | Place, options: Options
+    look: Look,
+    image_size: int,
+    source: str | Path | int | Place,
+    options: Options,
+    least: Confidence,
 ) -> Stream:
     """Open a moving source for a detector; see `LoadedDetector.stream`.
 
@@ -127,7 +130,8 @@ def open_stream(
         look: The detector.
         image_size: Side of its input in pixels: what it is warmed up with.
         source: What to look at.
-        options: How.
+        options: How; ``least`` is said in place of their confidence.
+        least: Lowest score that counts.
     """
     place = source if isinstance(source, Place) else find_place(source)
     if not place.moving:
@@ -145,7 +149,7 @@ def open_stream(
     try:
         if options.newest is False and not reader.finite:
             raise _cannot_keep_all(place)
-        return Stream(look, image_size, reader, options)
+        return Stream(look, image_size, reader, options, least)
     except BaseException:  # Ctrl-C too must let go of the camera
         reader.close()
         raise

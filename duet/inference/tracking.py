@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from duet.defaults import Confidence
 from duet.detections import Detections, frozen_array
 from duet.errors import DataError, MissingExtraError
 
@@ -59,6 +60,13 @@ class TrackedDetections(Detections):
         return found
 
 
+def low(confidence: Confidence) -> Confidence:
+    """Return what scores must reach to be of use for a `Tracker` of that confidence."""
+    if isinstance(confidence, tuple):
+        return tuple(min(one, LOW) for one in confidence)
+    return min(confidence, LOW)
+
+
 class Tracker:
     """Gives detections track ids.
 
@@ -66,14 +74,14 @@ class Tracker:
     class. Where the detector wavers between two classes, two tracks appear, and the wavering shows.
 
     Args:
-        confidence: Score from which a detection may begin a track.
+        confidence: Score from which a detection may begin a track, of all classes or of each.
         fps: Frames per second that the motion model thinks in.
 
     Raises:
         MissingExtraError: The package `trackers` is not installed.
     """
 
-    def __init__(self, *, confidence: float, fps: float | None) -> None:
+    def __init__(self, *, confidence: Confidence, fps: float | None) -> None:
         try:
             from trackers import ByteTrackTracker
         except ImportError as error:
@@ -82,13 +90,8 @@ class Tracker:
                 where="--track",
                 remedy='pip install "duet-detect[track]"',
             ) from error
-        self._new: Callable[[], Any] = functools.partial(
-            ByteTrackTracker,
-            frame_rate=fps or 30.0,
-            track_activation_threshold=confidence,
-            high_conf_det_threshold=confidence,
-        )
-        self._confidence = np.float32(confidence)
+        self._new: Callable[..., Any] = functools.partial(ByteTrackTracker, frame_rate=fps or 30.0)
+        self._confidence = np.asarray(confidence, np.float32)
         self._trackers: dict[int, Any] = {}
         self._ids: dict[tuple[int, int], int] = {}
         self._time: float | None = None
@@ -110,11 +113,14 @@ class Tracker:
         for class_id in {*self._trackers, *map(int, detections.class_ids)}:
             rows = np.flatnonzero(detections.class_ids == class_id)
             ids[rows] = self._of_class(class_id, detections, rows, seconds)
-        keep = (detections.scores >= self._confidence) | (ids != NO_TRACK)
+        keep = (detections.scores >= self._least(detections.class_ids)) | (ids != NO_TRACK)
         return TrackedDetections(
             detections.xyxy[keep], detections.scores[keep], detections.class_ids[keep],
             detections.labels, ids[keep],
         )  # fmt: skip
+
+    def _least(self, class_ids: Any) -> Any:
+        return self._confidence[class_ids] if self._confidence.ndim else self._confidence
 
     def _of_class(
         self, class_id: int, detections: Detections, rows: npt.NDArray[np.int64], seconds: float
@@ -123,7 +129,10 @@ class Tracker:
 
         tracker = self._trackers.get(class_id)
         if tracker is None:
-            tracker = self._trackers[class_id] = self._new()
+            least = float(self._least(class_id))
+            tracker = self._trackers[class_id] = self._new(
+                track_activation_threshold=least, high_conf_det_threshold=least
+            )
         found = supervision.Detections(
             xyxy=detections.xyxy[rows].copy(),
             confidence=detections.scores[rows].copy(),

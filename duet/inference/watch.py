@@ -131,8 +131,8 @@ class Watch:
         if self.out is not None:
             refuse_occupied(self.out)  # what a camera saw cannot be recorded again
         detector = opened(model)
-        side = detector.facts.image_size
-        return detector, open_stream(detector.detector, side, place, self.options)
+        least, side = detector.least(self.options.confidence), detector.facts.image_size
+        return detector, open_stream(detector.detector, side, place, self.options, least)
 
     def __call__(self, model: Model, place: Place) -> Tally:
         """Look until the source ends, a limit is reached, or its window is closed.
@@ -204,7 +204,7 @@ def _summary(
     tally: Tally, detector: LoadedDetector, place: Place, options: Options
 ) -> dict[str, Any]:
     """Return the content of `summary.json`."""
-    facts = detector.facts
+    facts, thresholds = detector.facts, detector.thresholds(options.confidence)
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -212,8 +212,10 @@ def _summary(
         "model": facts.fingerprint,
         "licence": facts.licence,
         "increments": [{"name": name, "classes": list(names)} for name, names in facts.increments],
-        "confidence": options.confidence,
+        "confidence": min(thresholds.values()),
+        "thresholds": thresholds,
         "iou": options.iou,
+        "agnostic_nms": options.agnostic,
         **tally.as_dict(),
     }
 

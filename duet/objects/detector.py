@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
+from duet.defaults import AGNOSTIC, IOU, Agnostic
 from duet.detections import Detections
 from duet.devices import one_place
 from duet.errors import ModelError
@@ -108,50 +109,53 @@ class Detector(Shown):
 
     @overload
     def __call__(
-        self, images: Image | str | Path, *, confidence: float = ..., iou: float = ...
-    ) -> Detections: ...
+        self, images: Image | str | Path, *, confidence: float | None = ..., iou: float = ...,
+        agnostic: Agnostic = ...,
+    ) -> Detections: ...  # fmt: skip
 
     @overload
     def __call__(
-        self, images: list[Any] | tuple[Any, ...], *, confidence: float = ..., iou: float = ...
-    ) -> list[Detections]: ...
+        self, images: list[Any] | tuple[Any, ...], *, confidence: float | None = ...,
+        iou: float = ..., agnostic: Agnostic = ...,
+    ) -> list[Detections]: ...  # fmt: skip
 
     def __call__(
         self,
         images: Image | str | Path | list[Any] | tuple[Any, ...],
         *,
-        confidence: float = 0.25,
-        iou: float = 0.7,
+        confidence: float | None = None,
+        iou: float = IOU,
+        agnostic: Agnostic = AGNOSTIC,
     ) -> Detections | list[Detections]:
         """Detect objects in one image or in many.
 
         Args:
             images: ``(H, W, 3)`` uint8 BGR as OpenCV gives it, the path of an image file, or a
                 list of either.
-            confidence: Lowest score that counts, ``[0, 1]``.
+            confidence: Lowest score that counts, ``[0, 1]``; by default the detector's own of each
+                class (``facts.thresholds``), and 0.25 where it has none.
             iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
+            agnostic: Which classes suppress each other's boxes where they overlap by more than
+                0.7: ``"all"``, those of different ``"increments"``, or ``"off"``.
 
         Returns:
             `Detections` with boxes as ``xyxy`` px of the image; a list of them for a list.
 
         Raises:
-            ConfigError: A threshold is out of range.
+            ConfigError: A threshold is out of range, or there is no such ``agnostic``.
             DataError: Not an image.
         """
-        if isinstance(images, (list, tuple)):
-            return [self._one(image, confidence, iou) for image in images]
-        return self._one(images, confidence, iou)
-
-    def _one(self, image: Any, confidence: float, iou: float) -> Detections:
-        return self._runtime(image, confidence=confidence, iou=iou)
+        look = functools.partial(self._runtime, confidence=confidence, iou=iou, agnostic=agnostic)
+        return [*map(look, images)] if isinstance(images, (list, tuple)) else look(images)
 
     def stream(self, source: str | Path | int, **options: Any) -> Stream:
         """Detect objects in a video, webcam or network stream, frame by frame.
 
         Args:
             source: Path of a video, number of a webcam, or URL.
-            options: See `duet.inference.options.Options`: ``confidence``, ``iou``, ``track``,
-                ``newest``, ``frames``, ``seconds``, ``timeout``, ``retry``, ``notify``.
+            options: See `duet.inference.options.Options`: ``confidence``, ``iou``,
+                ``agnostic``, ``track``, ``newest``, ``frames``, ``seconds``, ``timeout``,
+                ``retry``, ``notify``.
 
         Returns:
             An iterable of ``(frame, detections)``, which ends by itself with a recording.

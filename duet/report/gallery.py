@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from duet.defaults import CONFIDENCE
 from duet.errors import DataError
 from duet.images import read_image
 from duet.report.figures import GREY, drawn, figure_grid, increment_colour
@@ -22,9 +23,6 @@ from duet.text import plot_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SHOWN_SCORE = 0.25
-"""Detections below this confidence are not drawn (the usual default of detectors)."""
 
 PANE_WIDTH = 480
 """Pixels to which every image is scaled before drawing, so that text is readable on small ones."""
@@ -91,7 +89,7 @@ def gallery_figure(run_folder: Path, results: Results, items: Sequence[GalleryIm
 
 
 def _confident(boxes: Sequence[FoundBox]) -> tuple[FoundBox, ...]:
-    return tuple(box for box in boxes if box.score >= SHOWN_SCORE)
+    return tuple(box for box in boxes if box.score >= CONFIDENCE)
 
 
 def _scaled_image(path: Path) -> Picture:
@@ -153,6 +151,6 @@ def _legend(figure: Figure, results: Results) -> None:
     figure.legend(
         handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=9,
         title=f"colour: the increment that teaches the class; number: score in %, "
-        f"shown from {100 * SHOWN_SCORE:.0f}",
+        f"shown from {100 * CONFIDENCE:.0f}",
         title_fontsize=9, alignment="left",
     )  # fmt: skip

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from duet.defaults import CONFIDENCE
 from duet.detections import Detections
-from duet.evaluation.agreement import CONFIDENCE, IOU, Agreement
+from duet.evaluation.agreement import IOU, Agreement
 from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
@@ -30,9 +31,6 @@ from duet.series.images import image_sha256
 from duet.text import shell_line
 from duet.training.config import Strategy
 from duet.training.outcome import versions
-
-SHOWN_CONFIDENCE = 0.25
-"""Detections below it are not drawn (the engine's default for prediction)."""
 
 PICTURES_PER_DOMAIN = 3
 
@@ -295,7 +293,7 @@ def _copied(plan: RunPlan, image: Path, number: int) -> str:
 
 
 def _side(title: str, found: Detections) -> schema.GallerySide:
-    records = found.above(SHOWN_CONFIDENCE).as_records()
+    records = found.above(CONFIDENCE).as_records()
     return schema.GallerySide(
         title=title, detections=tuple(schema.FoundBox(**record) for record in records)
     )

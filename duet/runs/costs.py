@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from duet.defaults import AGNOSTIC, CONFIDENCE, IOU
 from duet.images import read_image
 from duet.increments.state import DetectorState
 from duet.runs.evaluate import detector_of
@@ -23,9 +24,6 @@ from duet.runs.setting import StageResult
 
 IMAGES, WARM_UP = 20, 3
 """Images that are timed, and that are looked at before."""
-
-CONFIDENCE, IOU, LIMIT = 0.25, 0.7, 300
-"""As `duet predict` by default."""
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -83,7 +81,7 @@ def _measure(state: DetectorState, images: Sequence[Path], image_size: int) -> f
     with _one_thread():
         for picture in [*pictures[:WARM_UP], *pictures]:
             began = time.thread_time()
-            detector([picture], confidence=CONFIDENCE, iou=IOU, limit=LIMIT)
+            detector([picture], confidence=CONFIDENCE, iou=IOU, agnostic=AGNOSTIC)
             spent.append(time.thread_time() - began)
     return round(1000 * statistics.median(spent[min(WARM_UP, len(pictures)) :]), 3)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from duet.defaults import CONFIDENCE
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import (
-    THRESHOLD,
     Deployed,
     Deployment,
     deployment,
@@ -28,7 +28,7 @@ Scores = Mapping[tuple[int, str], ClassAP]
 
 def thresholds_of(state: DetectorState) -> dict[str, float]:
     """Return the lowest score that is shown of each class."""
-    return dict.fromkeys(state.labels, THRESHOLD)
+    return dict.fromkeys(state.labels, CONFIDENCE)
 
 
 def deployments(

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from duet.defaults import CONFIDENCE as AT_LEAST
 from duet.detections import Detections
 from duet.devices import one_place
 from duet.errors import DataError, DuetError, did_you_mean
-from duet.evaluation.agreement import CONFIDENCE as AT_LEAST
 from duet.evaluation.agreement import IOU as OVERLAP
 from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap

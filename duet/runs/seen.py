@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from duet.defaults import CONFIDENCE
 from duet.detections import Detections
-from duet.evaluation.agreement import CONFIDENCE, Agreement, agreement
+from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import evaluate_ap
 from duet.evaluation.matches import match
 from duet.families.detector import ImageDetector

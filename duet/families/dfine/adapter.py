@@ -99,7 +99,7 @@ class DFineFamily(Family):
     def detector(
         self, state: DetectorState, *, image_size: int, device: str = "cpu"
     ) -> ImageDetector:
-        """Build a detector for inference; it suppresses nothing, so ``iou`` has no effect."""
+        """Build a detector for inference; boxes of one class all stay, ``iou`` has no effect."""
         require_queries(state.architecture, image_size)
         return super().detector(state, image_size=image_size, device=device)
 

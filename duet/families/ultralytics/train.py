@@ -19,6 +19,7 @@ from torch import nn
 from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from duet.defaults import IOU
 from duet.families.decode import Layout, decode
 from duet.families.ultralytics.arguments import engine_overrides, frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset, extend_batch
@@ -138,7 +139,7 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
             size, asked = batch["img"].shape[-1], self.ask_teacher(batch["img"])[0]
             least = choice.confidence  # iou as users' detectors have it
             found = [
-                decode(row, self.layout, size=size, confidence=least, iou=0.7, limit=100)
+                decode(row, self.layout, size=size, confidence=least, iou=IOU, limit=100)
                 for row in asked
             ]
             classes = unlabelled_classes(self.job)

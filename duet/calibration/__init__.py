@@ -1,0 +1,1 @@
+"""Scores that mean the same before and after an increment: maps of log-odds, and thresholds."""

@@ -1,0 +1,125 @@
+"""Monotone maps of scores, fitted to few detections: pure mathematics over log-odds.
+
+A map is s' = sigmoid(scale · logit(s) + offset) with scale > 0: it never changes an order, so that
+no AP changes. Shape legend: n detections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+STEEPEST = 8.0
+"""Largest factor by which a map stretches or shrinks log-odds."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """An increasing map of log-odds.
+
+    Attributes:
+        scale: Factor, above 0.
+        offset: Added after it.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, log_odds: Floats) -> Floats:
+        """Return the mapped log-odds."""
+        return self.scale * log_odds + self.offset
+
+    def after(self, first: Map) -> Map:
+        """Return the map that is ``first`` and then this one."""
+        return Map(self.scale * first.scale, self.scale * first.offset + self.offset)
+
+
+def fit_probability(log_odds: Floats, right: npt.NDArray[np.bool_], *, prior: float = 4.0) -> Map:
+    """Return the map after which scores are the share of detections that are right.
+
+    Platt's: logistic regression on the log-odds (Platt, 1999), drawn towards the map that changes
+    nothing by so many detections as ``prior`` says, so that a handful changes little.
+
+    Args:
+        log_odds: ``(n,)`` of the scores.
+        right: ``(n,)``, whether each found an object.
+        prior: Weight of changing nothing.
+    """
+    from scipy.optimize import minimize
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        scale = math.exp(theta[0])
+        mapped = scale * log_odds + theta[1]
+        # log(1 + exp(-m)) for what is right, log(1 + exp(m)) for what is wrong
+        value = np.logaddexp(0, np.where(right, -mapped, mapped)).sum()
+        error = 1 / (1 + np.exp(-mapped)) - right
+        slope = np.array([(error * scale * log_odds).sum(), error.sum()])
+        return float(value + prior * (theta**2).sum() / 2), slope + prior * theta
+
+    bounds = [(-math.log(STEEPEST), math.log(STEEPEST)), (None, None)]
+    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return Map(math.exp(found[0]), float(found[1]))
+
+
+def fit_distribution(before: Floats, after: Floats, *, prior: float = 4.0) -> Map:
+    """Return the map that gives later log-odds the mean and the spread of earlier ones.
+
+    Both are of the same places, so pairs count, but a regression of one on the other would shrink
+    towards the mean by as much as the two disagree: the ratio of spreads does not (reduced major
+    axis). Drawn towards the map that changes nothing.
+
+    Args:
+        before: ``(n,)`` log-odds of the earlier detector.
+        after: ``(n,)`` of the later one at the same places.
+        prior: Number of places that change nothing, in effect.
+    """
+    count = len(before)
+    if not count:
+        return Map()
+    spread, other = (float(side.std()) for side in (before, after))
+    ratio = spread / other if spread > 0 and other > 0 else 1.0
+    trust = count / (count + prior)
+    scale = math.exp(trust * math.log(min(max(ratio, 1 / STEEPEST), STEEPEST)))
+    return Map(scale, trust * float(before.mean() - scale * after.mean()))
+
+
+def best_threshold(scores: Floats, right: npt.NDArray[np.bool_], objects: int) -> float | None:
+    """Return the score at which F1 is highest; None where nothing is right.
+
+    It lies in the middle between the last score that is kept and the next one.
+
+    Args:
+        scores: ``(n,)``, falling.
+        right: ``(n,)``, whether each found an object.
+        objects: How many there are.
+    """
+    hits = np.cumsum(right)
+    if not len(scores) or not hits[-1]:
+        return None
+    f1 = 2 * hits / (np.arange(1, len(scores) + 1) + objects)
+    best = int(f1.argmax())
+    return _between(scores, best)
+
+
+def threshold_of_precision(
+    scores: Floats, right: npt.NDArray[np.bool_], wanted: float
+) -> float | None:
+    """Return the lowest score down to which the wanted precision holds; None if none does.
+
+    Arguments as `best_threshold`; ``wanted`` in ``(0, 1]``.
+    """
+    reached = np.flatnonzero(
+        right & (np.cumsum(right) >= wanted * np.arange(1, len(scores) + 1) - 1e-9)
+    )
+    return _between(scores, int(reached[-1])) if len(reached) else None
+
+
+def _between(scores: Sequence[float] | Floats, last: int) -> float:
+    following = scores[last + 1] if last + 1 < len(scores) else 0.0
+    return (float(scores[last]) + float(following)) / 2

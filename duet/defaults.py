@@ -1,0 +1,23 @@
+"""How a detector answers where nobody says otherwise: the values that all users' paths share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Agnostic = Literal["all", "increments", "off"]
+"""Which classes suppress each other's boxes: all, those of different increments, or none."""
+
+Confidence = float | tuple[float, ...]
+"""Lowest score that counts, ``[0, 1]``: of all classes, or of each in the order of the labels."""
+
+CONFIDENCE = 0.25
+"""Lowest score that counts of a class for which the detector keeps no threshold of its own."""
+
+IOU = 0.7
+"""Boxes of one class that overlap more are one object."""
+
+DOUBLE_IOU = 0.7
+"""Boxes of two classes that overlap more answer one object twice."""
+
+AGNOSTIC: Agnostic = "off"
+"""Which classes suppress each other's boxes when users look; AP is measured with ``off``."""
