@@ -23,7 +23,7 @@ FLOOR = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Doubles:
-    """Pairs of detections in one image, of different classes, that overlap by more than `DOUBLE_IOU`.
+    """Pairs of detections in one image, of two classes, that overlap by more than `DOUBLE_IOU`.
 
     Attributes:
         classes: Class names of the detector.
