@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ FOUR_PHASE: Steps = (
     ("voc", ("horse", "motorbike", "pottedplant", "sheep", "sofa", "train", "tvmonitor")),
 )
 
+METHODS_OF_TREES = (("duet-plus", "DuET+"), ("seq-ft", "Plain fine-tuning"))
+
 METHODS = (
     ("duet-plus", "DuET+", 0.9, 0.8),
     ("duet", "DuET (paper)", 0.85, 0.6),
@@ -83,6 +86,67 @@ def make_results(
         commands=Commands(
             reproduce=("duet run series.yaml --out RUN --seed 0",), next=("duet predict RUN img",)
         ),
+    )  # fmt: skip
+
+
+TREES: Steps = (("yellowstone", ("Tree",)), ("sierra", ("Dead", "Alive")))
+"""Two increments that a stranger learned from few pictures."""
+
+
+def exact_results(
+    value: Callable[[int, str, str], float | None],
+    steps: Steps = TREES,
+    *,
+    reference: Callable[[str, str], float] | None = lambda domain, name: 0.8,
+    objects: Mapping[str, int] | None = None,
+    strategies: Sequence[tuple[str, str]] = METHODS_OF_TREES,
+) -> Results:
+    """Return results with given numbers, the same for every strategy.
+
+    Args:
+        value: AP50 of (stage, domain, class); None where no object is labelled.
+        steps: (domain, classes) per increment.
+        reference: AP50 of (domain, class) of the models trained only on a slice; None for none.
+        objects: Class -> labelled objects in every domain, 0 where ``value`` is None; default 100.
+        strategies: (name, title) of each, the main one first.
+    """
+    matrix, scores = StageMatrix(), []
+    every = [name for _, classes in steps for name in classes]
+    cells = cells_needed(steps)
+    for stage, domain in dict.fromkeys((s, d) for s, d, _ in cells):
+        here = [name for s, d, c in cells if (s, d) == (stage, domain) for name in c]
+        ap50 = {name: value(stage, domain, name) if name in here else None for name in every}
+        counts = {n: 0 if ap50[n] is None else (objects or {}).get(n, 100) for n in here}
+        scores.append(ClassScores(stage=stage, domain=domain, ap50=ap50, ap=ap50, objects=counts))
+        for s, d, classes in cells:
+            known = [ap for name in classes if (ap := ap50[name]) is not None]
+            if (s, d) == (stage, domain) and known:
+                matrix = matrix.with_value(s, d, classes, sum(known) / len(known))
+    known_references = {
+        (domain, classes): sum(reference(domain, name) for name in classes) / len(classes)
+        for domain, classes in reference_slices(steps)
+    } if reference else None  # fmt: skip
+    undefined = {cell[1:]: "no labelled object" for cell in cells if cell not in matrix}
+    indices = compute_indices(steps, matrix, known_references, undefined=undefined)
+    plain = make_results(steps, references=False)
+    return plain.model_copy(
+        update={
+            "strategies": tuple(
+                StrategyResult(
+                    name=name, title=title, indices=indices, matrix=matrix.as_records(),
+                    class_scores=tuple(scores),
+                )
+                for name, title in strategies
+            ),
+            "references": tuple(
+                ReferenceEntry(
+                    domain=domain, classes=classes, map50=map50,
+                    ap50={name: reference(domain, name) for name in classes},
+                )
+                for (domain, classes), map50 in (known_references or {}).items()
+                if reference
+            ),
+        }
     )  # fmt: skip
 
 

@@ -88,12 +88,14 @@ class ClassAP:
         evidence: File of the matches behind it (`duet.evaluation.matches`), relative to the run
             folder; None where they are not kept.
         seen: File of what users are shown (`duet.evaluation.deployment`), likewise.
+        objects: Class name -> labelled objects, ignored ones left out; empty where nobody counted.
     """
 
     ap50: Mapping[str, float | None]
     ap: Mapping[str, float | None] = field(repr=False)
     evidence: str | None = None
     seen: str | None = None
+    objects: Mapping[str, int] = field(default_factory=dict)
 
     def map50(self, names: Iterable[str]) -> float:
         """Return the mean AP50 over those of ``names`` that have labelled objects.
@@ -142,7 +144,8 @@ def evaluate_ap(
         labels: The classes to evaluate.
 
     Returns:
-        AP50 and AP50-95 per class as fractions; None for classes without a labelled object.
+        AP50 and AP50-95 per class as fractions, None for classes without a labelled object; and how
+        many of these there are.
 
     Raises:
         DataError: The two sequences differ in length, are empty, a truth id is out of range, or
@@ -153,14 +156,15 @@ def evaluate_ap(
     precision = np.zeros((10, 101, len(labels)))  # IoU threshold, recall point, class
     if run is not None:  # (..., areas, maxDets)
         precision = np.asarray(run.eval["precision"], np.float64)[..., 0, 0]
-    labelled = {int(i) for truth in truths for i in truth.class_ids[~truth.ignored]}
+    labelled = Counter(int(i) for truth in truths for i in truth.class_ids[~truth.ignored])
     ap50: dict[str, float | None] = {}
     ap: dict[str, float | None] = {}
     for index, name in enumerate(labels):
         table = precision[:, :, index] if index in labelled else None
         ap50[name] = None if table is None else float(table[0].mean())
         ap[name] = None if table is None else float(table.mean())
-    return ClassAP(ap50, ap)
+    objects = {name: labelled[index] for index, name in enumerate(labels)}
+    return ClassAP(ap50, ap, objects=objects)
 
 
 def backend() -> dict[str, Any]:

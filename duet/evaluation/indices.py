@@ -191,7 +191,7 @@ def _terms(
         numerator, denominator, what = compared(pair)
         if denominator <= 0:
             # Not an error: hours of training would end without a report for one bad ratio.
-            reasons.append(f"{title}: the model it is compared with has {_OF[name]} 0")
+            reasons.append(f"{title}: {what} has {_OF[name]} 0")
             continue
         kept.append(
             Term(

@@ -128,6 +128,8 @@ def _strategy_rows(strategy: StrategyResult) -> Iterator[_Row]:
             yield "ap50", scores.stage, scores.domain, name, value
         for name, value in scores.ap.items():
             yield "ap", scores.stage, scores.domain, name, value
+        for name, value in scores.objects.items():
+            yield "objects", scores.stage, scores.domain, name, value
         yield from _deployed_rows(scores)
     for merge in strategy.merges:
         for tensor in merge.tensors:

@@ -89,6 +89,8 @@ class ClassScores(Config):
     """The matches that AP50 was computed from (`duet.evaluation.matches`)."""
     deployed: Deployment | None = None
     """What users are shown; None in files of older versions."""
+    objects: dict[str, Count] = Field(default_factory=dict)
+    """Class name -> labelled objects, ignored ones left out; empty in files of older versions."""
 
     @classmethod
     def of(
@@ -97,7 +99,7 @@ class ClassScores(Config):
         """Convert the result of `duet.evaluation.evaluate_ap`."""
         return cls(
             stage=stage, domain=domain, ap50=dict(scores.ap50), ap=dict(scores.ap),
-            evidence=scores.evidence, deployed=deployed,
+            evidence=scores.evidence, deployed=deployed, objects=dict(scores.objects),
         )  # fmt: skip
 
 
@@ -227,14 +229,21 @@ class Environment(Config):
     """ISO 8601, passed in by whoever runs the series."""
 
 
-class TruthBox(Config):
-    """One labelled object of a gallery image."""
+class NamedBox(Config):
+    """A box in a gallery image."""
 
     name: str
     xyxy: Pixels
 
 
-class FoundBox(TruthBox):
+class TruthBox(NamedBox):
+    """One labelled object of a gallery image."""
+
+    ignored: bool = False
+    """Whether it counts neither way, found or not."""
+
+
+class FoundBox(NamedBox):
     """One detection in a gallery image; same fields as `Detections.as_records`."""
 
     score: Fraction
@@ -246,6 +255,8 @@ class GallerySide(Config):
     title: str
     """The model in words, e.g. "after stage 1"."""
     detections: tuple[FoundBox, ...]
+    classes: tuple[str, ...] = ()
+    """Those that the model knows; empty in files of older versions, which stands for all."""
 
 
 class GalleryImage(Config):
@@ -256,7 +267,12 @@ class GalleryImage(Config):
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     truths: tuple[TruthBox, ...]
+    labelled: tuple[str, ...] = ()
+    """Classes whose objects are labelled in it: of others nobody knows what is wrong. Empty in
+    files of older versions."""
     before: GallerySide
+    beside: GallerySide | None = None
+    """Plain fine-tuning at the end, if it was run beside the main strategy."""
     after: GallerySide
 
 

@@ -245,7 +245,8 @@ class Evaluator:
                 self.look.require_unchanged(data.images)
                 remember(path, key, stored)
         files = {name: f"{self.folder.name}/{path.stem}{end}" for name, end in EVIDENCE.items()}
-        return ClassAP(stored["ap50"], stored["ap"], **files)
+        objects = stored.get("objects", {})  # an older duet did not count them
+        return ClassAP(stored["ap50"], stored["ap"], **files, objects=objects)
 
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
@@ -297,7 +298,8 @@ class Evaluator:
         doubles = find_doubles(shown, state.labels.names)
         save_deployed(files["seen"], Deployed(match(*_sides(shown, data), keys), doubles))
         hashes = {name: sha256_file(file) for name, file in files.items()}
-        return {"ap50": dict(result.ap50), "ap": dict(result.ap), **hashes}
+        numbers = {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
+        return {**numbers, **hashes}
 
 
 def _files(path: Path) -> dict[str, Path]:

@@ -142,6 +142,8 @@ def test_a_class_with_only_ignored_objects_has_no_ap() -> None:
     result = evaluate_ap([found], [truth], LABELS)
     assert (result.ap50["bee"], result.ap["bee"], result.ap50["ant"]) == (None, None, 0.0)
     assert not result.has_truth(["bee"])
+    assert (result.objects["bee"], result.objects["ant"]) == (0, 1)
+    assert result.covering(["wasp"]).objects == result.objects
 
 
 @pytest.mark.parametrize(
