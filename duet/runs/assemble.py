@@ -1,4 +1,4 @@
-"""From chains and references to `results.json`: indices, matrices, costs, a gallery."""
+"""From chains and references to `results.json`: indices, matrices, costs."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duet.defaults import CONFIDENCE
-from duet.detections import Detections
 from duet.evaluation.agreement import IOU, Agreement
 from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
-from duet.images import read_image, seen_suffix, write_image
 from duet.increments.state import DetectorState
 from duet.results import schema
 from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.deployed import deployments, recalls
-from duet.runs.evaluate import detector_of, predict, truths
 from duet.runs.memo import Tell
 from duet.runs.plan import RunPlan
 from duet.runs.setting import StageResult
-from duet.series import Slice, train_slice
+from duet.series import train_slice
 from duet.series.expected import PublishedEntry, compare
-from duet.series.images import image_sha256
 from duet.text import shell_line
 from duet.training.config import Strategy
 from duet.training.outcome import versions
-
-PICTURES_PER_DOMAIN = 3
 
 
 @dataclass(frozen=True)
@@ -240,60 +234,4 @@ def _commands(plan: RunPlan, main: StrategyOutcome) -> schema.Commands:
             shell_line("duet", "predict", model, "IMAGES"),
             shell_line("duet", "export", model, "--to", "onnx"),
         ),
-    )
-
-
-def gallery(plan: RunPlan, results: Sequence[StageResult]) -> list[schema.GalleryImage]:
-    """Copy a few evaluation images and run the first and the last detector over them."""
-    states = (results[0].merged, results[-1].merged)
-    detectors = [detector_of(state, plan.image_size, plan.device) for state in states]
-    pictures: list[schema.GalleryImage] = []
-    for name in plan.series.domains:
-        domain = plan.series.domain(name)
-        cut = domain.evaluate(domain.known(plan.series.labels), plan.split)
-        chosen = _telling(cut)
-        files = [cut.images[i] for i in chosen]
-        before, after = (predict(detector, files) for detector in detectors)
-        labelled = truths(cut)
-        for index, file, was, now in zip(chosen, files, before, after, strict=True):
-            truth = labelled[index]
-            boxes = tuple(
-                schema.TruthBox(name=cut.classes[c], xyxy=tuple(map(float, box)))
-                for c, box in zip(truth.class_ids, truth.xyxy, strict=True)
-            )
-            pictures.append(
-                schema.GalleryImage(
-                    file=_copied(plan, file, len(pictures) + 1),
-                    domain=name,
-                    width=truth.width,
-                    height=truth.height,
-                    truths=boxes,
-                    before=_side("after increment 1", was),
-                    after=_side(f"after increment {len(results)}", now),
-                )
-            )
-    return pictures
-
-
-def _telling(cut: Slice) -> list[int]:
-    """Return the positions of a few images that show much: many classes, else any object."""
-    rich = [i for i, ids in enumerate(cut.class_ids) if len(set(ids.tolist())) >= 3]
-    rich = rich or [i for i, ids in enumerate(cut.class_ids) if len(ids)]
-    return rich[:: max(len(rich) // PICTURES_PER_DOMAIN, 1)][:PICTURES_PER_DOMAIN]
-
-
-def _copied(plan: RunPlan, image: Path, number: int) -> str:
-    """Put an image into the gallery, as the detector sees it, and return its path there.
-
-    The name is its number and its content: several folders hold a ``000.png``.
-    """
-    name = f"gallery/{number:02d}-{image_sha256(image)[:12]}{seen_suffix(image)}"
-    write_image(plan.out / name, read_image(image))
-    return name
-
-
-def _side(title: str, found: Detections) -> schema.GallerySide:
-    records = found.above(CONFIDENCE).as_records()
-    return schema.GallerySide(
-        title=title, detections=tuple(schema.FoundBox(**record) for record in records)
     )

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,15 @@ from PIL import Image
 
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError
+from duet.evaluation.ap import ClassAP
 from duet.evaluation.indices import compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.families.detector import View
 from duet.increments.state import DetectorState
-from duet.runs import assemble as assemble_module
 from duet.runs import evaluate as evaluate_module
 from duet.runs.evaluate import evaluate_cells, evaluate_state
+from duet.runs.gallery import gallery
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text, planned_stages
 from duet.runs.sweep import _slices
 from duet.series import eval_slice, inspect_series, read_series, train_slice
@@ -75,7 +78,7 @@ class Everything:
     def __init__(self, state: DetectorState) -> None:
         self.labels = state.labels
 
-    def __call__(self, images: Sequence[np.ndarray], **_: float) -> list[Detections]:
+    def views(self, images: Sequence[np.ndarray], *views: View) -> tuple[list[Detections], ...]:
         found = []
         for height, width in (image.shape[:2] for image in images):
             box = np.array([3, 2, 5, 6]) / 8 * np.array([width, height, width, height])
@@ -85,7 +88,7 @@ class Everything:
                     np.tile(box, (count, 1)), np.full(count, 0.5), np.arange(count), self.labels
                 )
             )
-        return found
+        return (found,) * len(views)
 
 
 @pytest.fixture
@@ -354,10 +357,13 @@ def test_equal_file_names_do_not_share_a_picture(
             labels.write_text(f"{camera} 0.5 0.5 0.25 0.5\n")
     plan = make_plan(make_series(tmp_path, [step("one", "hall", "hall", "cup", "plate")]))
 
-    class Result:
-        merged = finds_everything
-
-    pictures = assemble_module.gallery(plan, [Result, Result])  # type: ignore[list-item]
+    outcome: Any = SimpleNamespace(
+        strategy=SimpleNamespace(name="duet-plus"),
+        results=[SimpleNamespace(merged=finds_everything)] * 2,
+        states=dict.fromkeys([1, 2], finds_everything),
+        scores=dict.fromkeys([(1, "hall"), (2, "hall")], ClassAP({}, {})),
+    )
+    pictures = gallery(plan, [outcome])
     assert len({item.file for item in pictures}) == 2
     for item in pictures:
         assert Image.open(plan.out / item.file).size == (item.width, item.height)
