@@ -14,9 +14,10 @@ from duet.comparison.runs import Entry, Key, Run, differences, grouped, require_
 from duet.comparison.samples import Sampler
 from duet.errors import ConfigError
 from duet.evaluation.bootstrap import Sampled
-from duet.evaluation.definitions import RANKED
+from duet.evaluation.definitions import INDICES, RANKED
 from duet.evaluation.matrix import Slice
 from duet.evaluation.pairs import Pair, SeriesSteps, pi_pairs, ri_pairs
+from duet.results.measured import Measured, few_behind, measured
 
 METRICS = tuple(index.name for index in RANKED)
 """What strategies can be ranked by; without a wish, the first that the runs define."""
@@ -35,6 +36,8 @@ class Value:
         low: Lower end of the 95 % interval over test images; None without matches.
         high: Upper end.
         runs: Runs behind the mean: those that define it.
+        few: Whether it hangs on a class with few objects in one of them, see
+            `duet.results.measured`.
     """
 
     mean: float
@@ -42,6 +45,7 @@ class Value:
     low: float | None = None
     high: float | None = None
     runs: int = 1
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,11 +207,13 @@ def _chosen(metric: str | None, groups: Mapping[str, Sequence[Entry]]) -> str:
 
 def _row(label: str, entries: Sequence[Entry], sampler: Sampler) -> Row:
     values: dict[str, Value] = {}
-    for name in METRICS:
+    for index in RANKED:
+        name = index.name
         defined = list(_by_key(entries, name).values())
         if defined:
+            few = any(few_behind(entry.run.results, entry.strategy, index) for entry in defined)
             found = _known(defined, name)
-            values[name] = _value(found, sampler.pooled(defined, name))
+            values[name] = replace(_value(found, sampler.pooled(defined, name)), few=few)
     for name, pairs in (("old", ri_pairs), ("new", pi_pairs)):
         known = [v for entry in entries if (v := _mean_cell(entry, pairs)) is not None]
         if known:
@@ -230,11 +236,20 @@ def _mean_cell(entry: Entry, pairs: Callable[[SeriesSteps], tuple[Pair, ...]]) -
 
 
 def _retention(entries: Sequence[Entry]) -> dict[Slice, Value]:
-    found: dict[tuple[str, frozenset[str]], tuple[Slice, list[float]]] = {}
-    for term in (term for entry in entries for term in entry.strategy.indices.ri_terms):
-        key = term.domain, frozenset(term.classes)
-        found.setdefault(key, ((term.domain, term.classes), []))[1].append(term.ratio)
-    return {part: _value(ratios) for part, ratios in found.values()}
+    found: dict[tuple[str, frozenset[str]], tuple[Slice, list[Measured]]] = {}
+    retention = next(index for index in INDICES if index.name == "ri")
+    for entry in entries:
+        for item in measured(entry.run.results, entry.strategy, retention):
+            if item.ratio is not None:
+                key = item.pair.domain, frozenset(item.pair.classes)
+                found.setdefault(key, (item.pair.slice, []))[1].append(item)
+    return {
+        part: replace(
+            _value([item.ratio for item in items if item.ratio is not None]),
+            few=any(item.few for item in items),
+        )
+        for part, items in found.values()
+    }
 
 
 def _cost(entries: Sequence[Entry]) -> Cost:

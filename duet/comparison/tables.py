@@ -8,8 +8,19 @@ from typing import Any
 
 from duet.comparison.ranking import METRICS, Comparison, Cost, Difference, Row, Value
 from duet.evaluation.definitions import RANKED, RATIOS
-from duet.report.phrases import MISSING, count_of, duration, listed, percent, points, where
+from duet.report.phrases import (
+    MISSING,
+    count_of,
+    duration,
+    few_named,
+    listed,
+    marked,
+    percent,
+    points,
+    where,
+)
 from duet.report.tables import Table
+from duet.results.measured import FEW_OBJECTS, Counts, few_anywhere, object_counts
 from duet.text import printable
 
 TITLES = {index.name: index.title for index in RANKED}
@@ -94,7 +105,7 @@ def sentences(found: Comparison) -> tuple[str, ...]:
     if value is None:  # too few increments, or a detector that learned nothing
         return ("No index is defined in these runs: see their reports.", *cautions(found))
     over = f", 95 % interval over test images {_interval(value)}" if value.low is not None else ""
-    lines = [f"Highest {name}: {best.label} with {_mean_sd(value)} %{over}."]
+    lines = [f"Highest {name}: {best.label} with {_mean_sd(value, ' %')}{over}."]
     groups: dict[str, list[str]] = {}
     for row in found.rows[1:]:
         if row.to_best is not None:
@@ -110,7 +121,7 @@ def _other_half(found: Comparison) -> Iterator[str]:
         most = max(learned, key=lambda row: row.values["pi"].mean)
         yield (
             "RI says nothing of what was learned: who never changes has 100 %. Highest PI: "
-            f"{most.label} with {_mean_sd(most.values['pi'])} %."
+            f"{most.label} with {_mean_sd(most.values['pi'], ' %')}."
         )
 
 
@@ -133,6 +144,15 @@ def cautions(found: Comparison) -> tuple[str, ...]:
         )
     if len({seed for row in found.rows for seed in row.seeds}) == 1:
         lines.append("One seed: intervals speak of the test images, not of training.")
+    few: Counts = {}
+    for run in found.runs:
+        for domain, counts in few_anywhere(run.results).items():
+            few.setdefault(domain, {}).update(counts)
+    if few:
+        lines.append(
+            f"Fewer than {FEW_OBJECTS} objects in the evaluation images (marked *): "
+            f"{few_named(few)}."
+        )
     lacking = [
         f"{row.label} ({value.runs} of {len(row.seeds)})"
         for row in found.rows
@@ -190,6 +210,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
             }
             for run in found.runs
         ],
+        "objects": object_counts(found.runs[0].results),
         "undefined": found.undefined,
         "without_evidence": [str(folder) for folder in found.without_evidence],
         "differing": list(found.differing),
@@ -228,11 +249,11 @@ def describe(found: Comparison) -> str:
     )
 
 
-def _mean_sd(value: Value | None) -> str:
+def _mean_sd(value: Value | None, unit: str = "") -> str:
     if value is None:
         return MISSING
     spread = f" ± {percent(value.sd, unit=False)}" if value.sd is not None else ""
-    return percent(value.mean, unit=False) + spread
+    return marked(percent(value.mean, unit=False) + spread + unit, value.few)
 
 
 def _interval(value: Value | Difference | None) -> str:

@@ -42,12 +42,15 @@ class Grid:
 
     def html(self) -> str:
         """Return it for a notebook."""
+        from duet.report.tables import Table
+
         head = "".join(f"<th>{html.escape(title)}</th>" for title in self.header)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(printable(cell))}</td>" for cell in row) + "</tr>"
             for row in self.rows
         )
-        foot = "".join(f"<div>{html.escape(printable(line))}</div>" for line in self.foot)
+        lines = (*filter(None, [Table(self.header, self.rows, self.words).note]), *self.foot)
+        foot = "".join(f"<div>{html.escape(printable(line))}</div>" for line in lines)
         title = html.escape(printable(self.heading))
         return f"<b>{title}</b><table><tr>{head}</tr>{body}</table>{foot}"
 

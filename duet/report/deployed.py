@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from duet.evaluation.definitions import INDICES
 from duet.evaluation.deployment import ClassDeployment
-from duet.report.phrases import MISSING, percent, where
+from duet.report.phrases import MISSING, marked, percent, where
 from duet.report.tables import Table, ordered_strategies
 from duet.results.deployed import DoubleBoxes, double_boxes, shown, total
+from duet.results.measured import FEW_OBJECTS, few_behind
 from duet.results.schema import Results, StrategyResult
 
 
@@ -40,11 +42,22 @@ def _row(results: Results, strategy: StrategyResult) -> tuple[str, ...]:
         strategy.title,
         *cells,
         *(str(number) for number in (new.objects, new.found, new.wrong)),
-        percent(strategy.indices.fr, unit=False),
-        percent(strategy.indices.or_, unit=False),
+        *_retained(results, strategy),
         *_doubled(twice),
         percent(_calibration_error(results, strategy), unit=False),
     )
+
+
+def _retained(results: Results, strategy: StrategyResult) -> list[str]:
+    """Return FR and OR, marked where they hang on few objects."""
+    return [
+        marked(
+            percent(strategy.indices.value(index.name), unit=False),
+            few_behind(results, strategy, index),
+        )
+        for index in INDICES
+        if index.of == "recall"
+    ]
 
 
 def _doubled(twice: list[DoubleBoxes | None]) -> tuple[str, ...]:
@@ -88,9 +101,10 @@ def classes_table(results: Results) -> Table:
 
 def _cells(earlier: ClassDeployment, final: ClassDeployment) -> tuple[str, ...]:
     shares = (final.precision, final.recall, final.f1, final.lrp, final.olrp)
-    counts = (final.objects, earlier.found, final.found, final.wrong, final.missed)
+    counts = (earlier.found, final.found, final.wrong, final.missed)
     return (
         f"{final.threshold:.2f}",
+        marked(str(final.objects), final.objects in range(1, FEW_OBJECTS)),
         *map(str, counts),
         *(percent(share, unit=False) for share in shares),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.files import refuse_links, write_text
-from duet.report import deployed, tables, words
+from duet.report import cautions, deployed, tables, words
 from duet.report.figures import figures, save_figure
 from duet.report.gallery import gallery_figure, unusable_images
 from duet.report.tables import Table
@@ -33,7 +33,7 @@ _FILTERS: dict[str, Any] = {
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write `report.md` and `plots/*.png` for a finished run.
+    """Write `report.md` and `plots/*` for a finished run.
 
     Reads `results.json` and the gallery images it names, nothing else; computes no metric.
 
@@ -53,7 +53,7 @@ def write_report(run_folder: Path) -> Path:
     plots = _write_figures(run_folder, results)
     gallery = _write_gallery(run_folder, results, {*missing, *damaged})
     if gallery:
-        plots["gallery"] = f"{PLOTS}/gallery.png"
+        plots["gallery"] = f"{PLOTS}/gallery.jpg"
     text = render_markdown(results, plots=plots, gallery=gallery, missing=missing, damaged=damaged)
     # The report comes last: when it exists, every picture it shows exists.
     write_text(run_folder / REPORT_FILE, text)
@@ -87,7 +87,8 @@ def render_markdown(
     )
     environment.filters |= _FILTERS
     text = environment.get_template("report.md.j2").render(
-        results=results, words=words, tables=tables, deployed=deployed, plots=plots,
+        results=results, words=words, cautions=cautions, tables=tables, deployed=deployed,
+        plots=plots,
         gallery=gallery, missing=missing, damaged=damaged, results_file=RESULTS_FILE,
         csv_file=CSV_FILE,
     )  # fmt: skip
@@ -100,7 +101,8 @@ def markdown_table(table: Table) -> str:
     rows = [table.header, *table.rows]
     cells = [[markdown(cell) for cell in row] for row in rows]
     cells.insert(1, rules)
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    return f"{lines}\n{markdown(table.note)}\n" if table.note else lines
 
 
 def _tidy(text: str) -> str:
@@ -125,8 +127,8 @@ def _write_gallery(run_folder: Path, results: Results, absent: set[str]) -> tupl
     if not items:
         return ()
     sheet = gallery_figure(run_folder, results, items[:SHEET_IMAGES])
-    save_figure(sheet, run_folder / PLOTS / "gallery.png")
-    paths = [f"{PLOTS}/gallery-{number:02d}.png" for number in range(1, len(items) + 1)]
+    save_figure(sheet, run_folder / PLOTS / "gallery.jpg")
+    paths = [f"{PLOTS}/gallery-{number:02d}.jpg" for number in range(1, len(items) + 1)]
     for item, path in zip(items, paths, strict=True):
         save_figure(gallery_figure(run_folder, results, [item]), run_folder / path)
     return tuple(paths)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from duet.results.measured import FEW_OBJECTS, Counts
 from duet.results.schema import Results
 
 MISSING = "–"
+
+LITTLE = 0.05
+"""A model with a lower mAP50 on what it was trained for (5 points) learned almost nothing."""
+
+FEW_MARK = " *"
+"""Follows a number that hangs on few objects."""
+
+FEW_NOTE = f"* hangs on a class with fewer than {FEW_OBJECTS} objects in the evaluation images"
 
 
 def percent(value: float | None, *, unit: bool = True) -> str:
@@ -22,6 +31,37 @@ def points(difference: float | None, *, unit: bool = True) -> str:
         return MISSING
     rounded = round(100 * difference, 1) or 0.0  # no "-0.0"
     return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") + (" points" if unit else "")
+
+
+def marked(text: str, few: object) -> str:
+    """Return ``text``, with `FEW_MARK` where ``few`` holds something."""
+    return text + FEW_MARK if few else text
+
+
+def few_named(few: Counts) -> str:
+    """Return ``"cat 3 in comic and dog 7 in flat"``: classes and objects, the fewest first."""
+    rows = sorted((n, name, domain) for domain, found in few.items() for name, n in found.items())
+    return listed([f"{name} {number} in {domain}" for number, name, domain in rows], limit=8)
+
+
+def learned_little(stage: int, domain: str, map50: float) -> str | None:
+    """Return a warning of a stage that learned nothing, or almost; None of one that learned.
+
+    Args:
+        stage: 1..T.
+        domain: Where its classes were learned.
+        map50: Of its classes there, right after it, a fraction.
+    """
+    if map50 >= LITTLE:
+        return None
+    found = "almost nothing" if map50 else "nothing"
+    what = f"after stage {stage} the detector finds {found} of that stage's classes on its"
+    if stage == 1:
+        what = f"the base finds {found} on its"
+    return (
+        f"{what} own evaluation images, {domain} (mAP50 {percent(map50)}): train longer, check "
+        "labels"
+    )
 
 
 def duration(seconds: float) -> str:

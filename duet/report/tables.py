@@ -7,10 +7,20 @@ from pathlib import Path
 
 from duet.errors import DataError
 from duet.evaluation.definitions import INDICES, RATIOS, Index
-from duet.evaluation.indices import Term
 from duet.evaluation.matrix import Slice
-from duet.report.phrases import MISSING, duration, listed, percent, points, where
-from duet.report.words import average_sides, class_changes
+from duet.report.phrases import (
+    FEW_MARK,
+    FEW_NOTE,
+    MISSING,
+    duration,
+    listed,
+    marked,
+    percent,
+    points,
+    where,
+)
+from duet.report.words import PI, RI, average_sides, class_changes, worst_first
+from duet.results.measured import FEW_OBJECTS, Measured, few_behind, measured
 from duet.results.schema import Results, StrategyResult
 from duet.text import printable
 
@@ -34,8 +44,14 @@ class Table:
         if wrong:
             raise DataError(f"a row needs {len(self.header)} cells, got {len(wrong[0])}: {wrong}")
 
+    @property
+    def note(self) -> str:
+        """What stands below: the meaning of the mark, if a number has it; else empty."""
+        numbers = (cell for row in self.rows for cell in row[self.words :])
+        return FEW_NOTE if any(cell.endswith(FEW_MARK) for cell in numbers) else ""
+
     def as_text(self) -> str:
-        """Return the table as aligned plain text, for terminals."""
+        """Return the table as aligned plain text, for terminals, and its note."""
         lines = [tuple(map(printable, line)) for line in (self.header, *self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
         padded = (
@@ -45,7 +61,7 @@ class Table:
             ).rstrip()
             for line in lines
         )
-        return "\n".join(padded)
+        return "\n".join([*padded, *([f"\n{self.note}"] if self.note else [])])
 
 
 def ordered_strategies(results: Results) -> tuple[StrategyResult, ...]:
@@ -57,7 +73,8 @@ def summary_table(results: Results) -> Table:
     """Return all strategies with all indices and the mAP50 behind them, in percent."""
     behind = ("old before", "old after", "new", "new reference")
     header = ("Strategy", *(index.title for index in RATIOS), *behind)
-    return Table(header, tuple(_summary_row(strategy) for strategy in ordered_strategies(results)))
+    rows = (_summary_row(results, strategy) for strategy in ordered_strategies(results))
+    return Table(header, tuple(rows))
 
 
 def summary_text(results: Results, report: Path) -> str:
@@ -66,13 +83,18 @@ def summary_text(results: Results, report: Path) -> str:
     return f"{title} (%)\n\n{summary_table(results).as_text()}\n\nreport: {report}"
 
 
-def _summary_row(strategy: StrategyResult) -> tuple[str, ...]:
-    indices = strategy.indices
-    before, after = average_sides(indices.ri_terms)
-    reference, reached = average_sides(indices.pi_terms)
-    shown = (indices.value(index.name) for index in RATIOS)
-    values = (*shown, before, after, reached, reference)
-    return (strategy.title, *(percent(value, unit=False) for value in values))
+def _summary_row(results: Results, strategy: StrategyResult) -> tuple[str, ...]:
+    before, after = average_sides(measured(results, strategy, RI))
+    reference, reached = average_sides(measured(results, strategy, PI))
+    ratios = (
+        marked(
+            percent(strategy.indices.value(index.name), unit=False),
+            few_behind(results, strategy, index),
+        )
+        for index in RATIOS
+    )
+    sides = (before, after, reached, reference)
+    return (strategy.title, *ratios, *(percent(value, unit=False) for value in sides))
 
 
 def series_table(results: Results) -> Table:
@@ -89,45 +111,61 @@ def series_table(results: Results) -> Table:
 
 
 def class_table(results: Results) -> Table:
-    """Return AP50 per class of the main strategy: when learned, at the end, and the reference."""
+    """Return AP50 per class of the main strategy: when learned, at the end, and the reference.
+
+    Old classes that lost most come first, then the new ones, lowest first.
+    """
     rows = tuple(
         (
             item.name,
             f"C{item.increment} in {item.domain}",
+            _objects(item.objects, few=item.objects in range(1, FEW_OBJECTS)),
             percent(item.learned, unit=False),
             percent(item.final, unit=False),
             # The newest classes had no later stage in which they could change.
             points(item.change if item.increment < results.final_stage else None, unit=False),
             percent(item.reference, unit=False),
         )
-        for item in class_changes(results, results.main)
+        for item in worst_first(class_changes(results, results.main), results.final_stage)
     )
-    header = ("Class", "Learned as", "when learned", "final model", "change", "reference")
+    header = (
+        "Class", "Learned as", "objects", "when learned", "final model", "change", "reference"
+    )  # fmt: skip
     return Table(header, rows, words=2)
 
 
+def _objects(number: int | None, *, few: bool = False) -> str:
+    return MISSING if number is None else marked(str(number), few)
+
+
 def terms_table(results: Results) -> Table:
-    """Return every ratio of the main strategy with its numerator and denominator."""
-    indices = results.main.indices
+    """Return every pair of the main strategy with both of its sides, also where one is 0."""
     rows = tuple(
-        _term_row(results, index, term) for index in INDICES for term in indices.terms(index)
+        _term_row(results, index, item)
+        for index in INDICES
+        if index.against
+        for item in measured(results, results.main, index)
+        if item.value is not None and item.against is not None
     )
-    header = ("Index", "Model", "Measured on", "Compared with", "mAP50", "compared", "ratio")
+    header = (
+        "Index", "Model", "Measured on", "Compared with", "objects", "value", "compared", "ratio",
+    )  # fmt: skip
     return Table(header, rows, words=4)
 
 
-def _term_row(results: Results, index: Index, term: Term) -> tuple[str, ...]:
-    measured = where(results, term.domain, term.classes)
+def _term_row(results: Results, index: Index, item: Measured) -> tuple[str, ...]:
+    there = where(results, *item.pair.slice)
     earlier = index.against == "earlier"
-    other = f"after stage {term.increment}" if earlier else f"trained only on {measured}"
+    other = f"after stage {item.pair.increment}" if earlier else f"trained only on {there}"
     return (
-        index.title,
-        f"after stage {term.stage}",
-        measured,
+        f"{index.title} ({index.of})",
+        f"after stage {item.pair.stage}",
+        there,
         other,
-        percent(term.numerator, unit=False),
-        percent(term.denominator, unit=False),
-        percent(term.ratio),
+        _objects(sum(item.objects.values()) if item.objects else None),
+        percent(item.value, unit=False),
+        percent(item.against, unit=False),
+        marked(percent(item.ratio), item.ratio is not None and item.few),
     )
 
 

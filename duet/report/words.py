@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from duet.evaluation.definitions import RANKED
-from duet.evaluation.indices import Term, mean
-from duet.report.phrases import count_of, listed, percent, points, where
+from duet.evaluation.definitions import INDICES, RANKED, Index
+from duet.evaluation.indices import mean
+from duet.report.phrases import LITTLE, count_of, listed, marked, percent, points, where
+from duet.results.measured import Measured, few_behind, measured, object_counts
 from duet.results.schema import KeptEntry, Results, StrategyResult
 
 NOTICEABLE = 0.01
@@ -17,6 +18,9 @@ NOTICEABLE = 0.01
 
 SHOWN_CLASSES = 3
 """How many worst and best classes a sentence names."""
+
+RI, GI, PI = (index for index in INDICES if index.against and index.of == "mAP50")
+"""The shares of mAP50."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class ClassChange:
         learned: AP50 right after that increment, a fraction; None when unknown.
         final: AP50 of the final model; None when unknown.
         reference: AP50 of the model trained only on that increment's slice; None when unknown.
+        objects: Labelled objects of the class in that domain's evaluation split; None when unknown.
     """
 
     name: str
@@ -38,6 +43,7 @@ class ClassChange:
     learned: float | None
     final: float | None
     reference: float | None
+    objects: int | None = None
 
     @property
     def change(self) -> float | None:
@@ -50,6 +56,7 @@ class ClassChange:
 def class_changes(results: Results, strategy: StrategyResult) -> tuple[ClassChange, ...]:
     """Return every class of the series, in the order learned."""
     changes: list[ClassChange] = []
+    counts = object_counts(results)
     for number, step in enumerate(results.series.increments, start=1):
         learned = strategy.scores_at(number, step.domain)
         final = strategy.scores_at(results.final_stage, step.domain)
@@ -63,9 +70,26 @@ def class_changes(results: Results, strategy: StrategyResult) -> tuple[ClassChan
                     learned=learned.ap50.get(name) if learned else None,
                     final=final.ap50.get(name) if final else None,
                     reference=reference.ap50.get(name) if reference else None,
+                    objects=counts.get(step.domain, {}).get(name),
                 )
             )
     return tuple(changes)
+
+
+def worst_first(changes: Sequence[ClassChange], stages: int) -> list[ClassChange]:
+    """Return old classes by what they lost, then those of the last stage by what they reach.
+
+    Args:
+        changes: In any order.
+        stages: T, the number of increments.
+    """
+
+    def rank(item: ClassChange) -> tuple[bool, bool, float]:
+        new = item.increment == stages
+        value = item.learned if new else item.change
+        return new, value is None, value or 0.0
+
+    return sorted(changes, key=rank)
 
 
 def answer(results: Results) -> tuple[str, ...]:
@@ -81,24 +105,22 @@ def as_dict(results: Results, report: Path) -> dict[str, Any]:
         "main_strategy": results.main_strategy,
         "answer": list(answer(results)),
         "summary": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
+        "objects": object_counts(results),
     }
 
 
 def kept(results: Results) -> tuple[str, ...]:
     """Return one sentence per RI pair, then the classes that held best."""
     indices = results.main.indices
-    lines = [
-        f"{where(results, *_slice(term))}: mAP50 {percent(term.denominator)} when learned, "
-        f"{percent(term.numerator)} now; {percent(term.ratio)} kept."
-        for term in indices.ri_terms
-    ]
-    if indices.bwt is not None:
+    pairs = measured(results, results.main, RI)
+    lines = [line for item in pairs if (line := _kept(results, item))]
+    if indices.bwt is not None and _knew(results):
         lines.append(
             f"On average old classes changed by {points(indices.bwt)} of mAP50 since they were "
             f"learned (backward transfer)."
         )
-    changed = [item for item in _old(results) if item.change is not None]
-    best = sorted(changed, key=lambda item: -(item.change or 0))[:SHOWN_CLASSES]
+    known = [item for item in _old(results) if item.change is not None and item.learned]
+    best = sorted(known, key=lambda item: -(item.change or 0))[:SHOWN_CLASSES]
     if best:
         lines.append(f"Old classes that held best: {_named(best)}.")
     lines += [
@@ -109,21 +131,19 @@ def kept(results: Results) -> tuple[str, ...]:
 
 def gained(results: Results) -> tuple[str, ...]:
     """Return one sentence per PI pair, and per GI pair of the final stage."""
-    indices = results.main.indices
-    lines = [
-        f"{where(results, *_slice(term))}: mAP50 {percent(term.numerator)} right after stage "
-        f"{term.stage}, {percent(term.ratio)} of what a model trained only on them reaches "
-        f"({percent(term.denominator)})."
-        for term in indices.pi_terms
+    new = [
+        _gained(results, item, f"right after stage {item.pair.stage}", "only on them")
+        for item in measured(results, results.main, PI)
     ]
-    lines += [
-        f"{where(results, *_slice(term))}, never labelled there: mAP50 {percent(term.numerator)} "
-        f"now, {percent(term.ratio)} of what a model trained on such labels reaches "
-        f"({percent(term.denominator)})."
-        for term in indices.gi_terms
-        if term.stage == results.final_stage
+    elsewhere = [
+        _gained(results, item, "now", "on such labels", there=", never labelled there")
+        for item in measured(results, results.main, GI)
+        if item.pair.stage == results.final_stage
     ]
-    return tuple(lines) or ("No plasticity or generalisation was measured in this run.",)
+    if results.final_stage == 1:
+        return ("There is only one increment: nothing further could be learned.",)
+    lines = tuple(line for line in (*new, *elsewhere) if line)
+    return lines or (f"Whether anything was gained was not measured{_reason(results, 'PI')}.",)
 
 
 def lost(results: Results) -> tuple[str, ...]:
@@ -131,70 +151,75 @@ def lost(results: Results) -> tuple[str, ...]:
     indices = results.main.indices
     lines: list[str] = []
     if indices.forgetting is not None:
-        lines.append(_forgetting_sentence(indices.forgetting))
-    fallen = [i for i in _old(results) if i.change is not None and i.change < -NOTICEABLE]
+        lines.append(_forgetting_sentence(indices.forgetting, knew=_knew(results)))
+    old = [item for item in _old(results) if item.change is not None]
+    fallen = [item for item in old if (item.change or 0) < -NOTICEABLE]
+    blank = [item.name for item in old if item.learned == 0]
     if fallen:
         worst = sorted(fallen, key=lambda item: item.change or 0)[:SHOWN_CLASSES]
         lines.append(
             f"{len(fallen)} of {count_of(len(_old(results)), 'old class', 'old classes')} lost "
             f"more than {points(NOTICEABLE).lstrip('+')} of AP50; most: {_named(worst)}."
         )
-    elif any(item.change is not None for item in _old(results)):
+    elif len(blank) < len(old):
         lines.append(f"No old class lost more than {points(NOTICEABLE).lstrip('+')} of AP50.")
+    if blank:
+        lines.append(
+            f"{count_of(len(blank), 'old class was', 'old classes were')} not found when learned "
+            f"(AP50 0.0 %) and had nothing to lose: {listed(blank)}."
+        )
     weak = _weakest_new(results)
     if weak:
         lines.append(f"New classes furthest below their reference: {weak}.")
     return tuple(lines) or _nothing(results, "RI", "lost")
 
 
-def cautions(results: Results) -> tuple[str, ...]:
-    """Return what limits the numbers: one seed, pairs left out, notes of the strategies."""
-    notes = [f"{m.title}: {note}" for m in results.strategies for note in m.notes]
-    return (
-        f"Every number comes from one seed ({results.protocol.seed}): small gaps may be noise.",
-        *off_published(results),
-        *(f"Left out: {line}." for line in results.main.indices.left_out),
-        *notes,
-    )
-
-
-def off_published(results: Results) -> tuple[str, ...]:
-    """Return one sentence per trained model that is not near the value published for it."""
-    return tuple(
-        f"{where(results, item.domain, item.classes)}: a model trained only on them has mAP50 "
-        f"{percent(item.measured)}, published are {percent(item.published)} ({item.source}); a gap "
-        f"above {points(item.tolerance).lstrip('+')} means that data, splits, class order or "
-        f"schedule differ, so the indices cannot be compared with the published ones."
-        for item in results.published
-        if not item.near
-    )
-
-
-def average_sides(terms: Sequence[Term]) -> tuple[float | None, float | None]:
-    """Return the mean denominator and the mean numerator (mAP50 before and after)."""
-    return mean([term.denominator for term in terms]), mean([term.numerator for term in terms])
+def average_sides(pairs: Sequence[Measured]) -> tuple[float | None, float | None]:
+    """Return the mean of what was compared with and of what was measured (mAP50 before, after)."""
+    before = [item.against for item in pairs if item.against is not None]
+    return mean(before), mean([item.value for item in pairs if item.value is not None])
 
 
 def _kept_in_one(results: Results) -> str:
-    terms = results.main.indices.ri_terms
-    steps = results.series.increments
-    if not terms and results.main.kept:
+    title, steps = results.main.title, results.series.increments
+    pairs = [item for item in measured(results, results.main, RI) if item.value is not None]
+    if len(steps) == 1:
+        return _learned_alone(results)
+    if not pairs and results.main.kept:
         return _still_made(results.main, results.main.kept[-1])
-    if not terms and len(steps) > 1:
-        return f"How much {results.main.title} keeps was not measured{_reason(results, 'RI')}."
-    if not terms:
-        return (
-            f"{results.main.title} learned {count_of(len(steps[0].classes), 'class', 'classes')} "
-            f"in {steps[0].domain}; there is no older knowledge to compare with."
-        )
-    before, after = average_sides(terms)
+    if not pairs:
+        return f"How much {title} keeps was not measured{_reason(results, 'RI')}."
+    before, after = average_sides(pairs)
     old = dict.fromkeys(name for step in steps[:-1] for name in step.classes)
-    return (
-        f"After {count_of(len(steps) - 1, 'further increment')}, {results.main.title} keeps "
-        f"{percent(results.main.indices.ri)} of what it knew about the "
-        f"{count_of(len(old), 'old class', 'old classes')} in their own images "
-        f"(mAP50 {percent(before)} before, {percent(after)} after)."
+    later = f"After {count_of(len(steps) - 1, 'further increment')}, {title}"
+    whose = "its" if len(old) == 1 else "their"
+    whom = f"the {count_of(len(old), 'old class', 'old classes')} in {whose} own images"
+    if not before:
+        return (
+            f"{later} has nothing that it could have kept: at first it found nothing of {whom} "
+            f"(mAP50 {percent(before)}, now {percent(after)})."
+        )
+    sentence = (
+        f"{later} keeps {_share(results, results.main, RI)} of what it knew about "
+        f"{whom} (mAP50 {percent(before)} before, {percent(after)} after)."
     )
+    blank = [where(results, *item.pair.slice) for item in pairs if item.against == 0]
+    if blank:
+        sentence += f" Of {listed(blank)} it knew nothing when learned: there is no share of that."
+    return sentence
+
+
+def _learned_alone(results: Results) -> str:
+    """Return what became of a series of one increment."""
+    main, (step,) = results.main, results.series.increments
+    number = count_of(len(step.classes), "class", "classes")
+    last = "there is no older knowledge to compare with."
+    reached = next((cell.map50 for cell in main.matrix), None)
+    if reached is None:
+        return f"{main.title} was trained on {number} in {step.domain}; {last}"
+    verb = "learned" if reached >= LITTLE else "found almost nothing of"
+    verb = verb if reached else "found nothing of"
+    return f"{main.title} {verb} {number} in {step.domain} (mAP50 {percent(reached)}); {last}"
 
 
 def _still_made(strategy: StrategyResult, entry: KeptEntry) -> str:
@@ -213,20 +238,29 @@ def _learned_in_one(results: Results) -> str:
     indices = results.main.indices
     if results.final_stage == 1:
         return "No further classes were learned."
-    if not indices.pi_terms:
+    pairs = [item for item in measured(results, results.main, PI) if item.value is not None]
+    if not pairs:
         return f"How well the new classes were learned was not measured{_reason(results, 'PI')}."
-    reference, reached = average_sides(indices.pi_terms)
+    reference, reached = average_sides(pairs)
     new = list(dict.fromkeys(n for step in results.series.increments[1:] for n in step.classes))
-    # The average ratio is not the ratio of the averages: say so when there are several.
-    average = "on average " if len(indices.pi_terms) > 1 else ""
     sentence = (
-        f"The {count_of(len(new), 'new class', 'new classes')} ({listed(new)}) reach mAP50 "
-        f"{percent(reached)} when learned, {average}{percent(indices.pi)} of a model trained only "
-        f"on them ({percent(reference)})"
+        f"The {count_of(len(new), 'new class', 'new classes')} ({listed(new)}) "
+        f"{'reaches' if len(new) == 1 else 'reach'} mAP50 {percent(reached)} when learned"
     )
+    if indices.pi is not None:
+        # The average ratio is not the ratio of the averages: say so when there are several.
+        average = "on average " if len(pairs) > 1 else ""
+        share = _share(results, results.main, PI)
+        sentence += f", {average}{share} of a model trained only on them ({percent(reference)})"
+    elif reference is None:
+        sentence += "; no model was trained only on them to compare with"
+    else:
+        also = "" if reached else "either "
+        sentence += f"; a model trained only on them does not find them {also}(mAP50 0.0 %)"
     if indices.gi is None:
         return f"{sentence}."
-    return f"{sentence}; classes never labelled in a domain reach {percent(indices.gi)} there."
+    share = _share(results, results.main, GI)
+    return f"{sentence}; classes never labelled in a domain reach {share} there."
 
 
 def _nothing(results: Results, index: str, verb: str) -> tuple[str, ...]:
@@ -244,6 +278,8 @@ def _reason(results: Results, index: str) -> str:
 def _compared_in_one(results: Results) -> str:
     main = results.main
     others = [m for m in results.strategies if m.name != main.name]
+    if not others:
+        return "No other strategy was run, so these numbers have nothing to be compared with."
     for index in RANKED:
         if index.against == "reference":  # alone it says nothing of what was kept
             continue
@@ -253,16 +289,32 @@ def _compared_in_one(results: Results) -> str:
         if own is None or not known:
             continue
         rank = 1 + sum(value > own for value, _ in known)
-        value, best = max(known, key=lambda pair: pair[0])
+        best = max(known, key=lambda pair: pair[0])[1]
+        parts = [one.title for one in INDICES if one.name in index.parts]
+        what = f"Over {listed(parts)} together ({index.title})" if parts else f"In {index.title}"
         return (
-            f"Over all indices ({index.title}) it scores {percent(own)}, rank {rank} of "
+            f"{what} it scores {_share(results, main, index)}, rank {rank} of "
             f"{len(known) + 1} strategies; the best of the others is {best.title} "
-            f"with {percent(value)}."
+            f"with {_share(results, best, index)}."
         )
-    return "No other strategy was run, so these numbers have nothing to be compared with."
+    return (
+        f"{listed([m.title for m in others])} cannot be ranked beside it: no index of what was "
+        "kept is defined for both."
+    )
 
 
-def _forgetting_sentence(value: float) -> str:
+def _share(results: Results, strategy: StrategyResult, index: Index) -> str:
+    """Return an index for people, marked where it hangs on few objects."""
+    few = few_behind(results, strategy, index)
+    return marked(percent(strategy.indices.value(index.name)), few)
+
+
+def _forgetting_sentence(value: float, *, knew: bool) -> str:
+    if not knew:
+        return (
+            "Nothing could be forgotten: of the old classes nothing was found at any earlier stage "
+            "(mAP50 0.0 %)."
+        )
     between = "from the best earlier value of each old class set to the final model"
     if value <= 0:
         return f"Nothing was forgotten on average: {points(-value)} of mAP50 {between}."
@@ -270,8 +322,43 @@ def _forgetting_sentence(value: float) -> str:
     return f"Forgetting: {amount} points of mAP50 on average, {between}."
 
 
-def _slice(term: Term) -> tuple[str, tuple[str, ...]]:
-    return term.domain, term.classes
+def _knew(results: Results) -> bool:
+    """Tell whether the old classes were found at all at some stage before the last."""
+    steps = {(domain, frozenset(classes)) for domain, classes in results.series.steps[:-1]}
+    return any(
+        cell.map50 > 0
+        for cell in results.main.matrix
+        if cell.stage < results.final_stage and (cell.domain, frozenset(cell.classes)) in steps
+    )
+
+
+def _kept(results: Results, item: Measured) -> str | None:
+    """Return what became of one pair of RI; None if it was not measured."""
+    if item.value is None or item.against is None:
+        return None
+    share = "there was nothing to keep"
+    if item.ratio is not None:
+        share = f"{marked(percent(item.ratio), item.few)} kept"
+    return (
+        f"{where(results, *item.pair.slice)}: mAP50 {percent(item.against)} when learned, "
+        f"{percent(item.value)} now; {share}."
+    )
+
+
+def _gained(
+    results: Results, item: Measured, when: str, trained: str, *, there: str = ""
+) -> str | None:
+    """Return what became of one pair of PI or GI beside its reference; None if not measured."""
+    if item.value is None:
+        return None
+    start = f"{where(results, *item.pair.slice)}{there}: mAP50 {percent(item.value)} {when}"
+    if item.against is None:
+        return f"{start}; no model was trained {trained} to compare with."
+    model = f"a model trained {trained}"
+    if item.ratio is None:
+        return f"{start}; {model} finds nothing (mAP50 0.0 %), so there is no share of it."
+    share = marked(percent(item.ratio), item.few)
+    return f"{start}, {share} of what {model} reaches ({percent(item.against)})."
 
 
 def _old(results: Results) -> list[ClassChange]:

@@ -25,7 +25,8 @@ from duet.comparison.samples import Sampler
 from duet.comparison.tables import as_dict, as_text
 from duet.errors import ConfigError, DataError
 from duet.evaluation.matches import Matches, load_matches, save_matches
-from duet.results.files import load_results
+from duet.results.files import load_results, save_results
+from duet.results.schema import Results
 
 REPEATS = 200
 
@@ -512,3 +513,28 @@ def test_comparing_loads_no_torch(repeats: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_ratios_from_few_objects_are_marked(tmp_path: Path) -> None:
+    """A class with three objects in the domain of the old classes: RI and what is made of it."""
+    results = load_results(write_run(tmp_path))
+    assert "*" not in as_text(compare(find_runs([tmp_path]), bootstrap=0))
+    document = results.model_dump(by_alias=True)
+    domain, classes = TWO_PHASE[0]
+    for strategy in document["strategies"]:
+        for scores in strategy["class_scores"]:
+            few = 3 if scores["domain"] == domain else 50
+            scores["objects"] = dict.fromkeys(scores["ap50"], 50) | {classes[0]: few}
+    save_results(tmp_path, Results.model_validate(document))
+    found = compare(find_runs([tmp_path]), bootstrap=0)
+    row = found.rows[0]
+    assert {name: value.few for name, value in row.values.items()} == {
+        "ri": True, "gi": False, "pi": False, "rai": True, "h": True, "old": False, "new": False,
+    }  # fmt: skip
+    text = as_text(found)
+    assert f"{100 * row.values['ri'].mean:.1f} *" in text
+    assert f"Fewer than 20 objects in the evaluation images (marked *): {classes[0]} 3 in" in text
+    assert "* hangs on a class with fewer than 20 objects" in as_markdown(found).replace("\\", "")
+    told = as_dict(found)
+    assert told["objects"][domain][classes[0]] == 3
+    assert isinstance(told["strategies"][0]["ri"]["mean"], float)

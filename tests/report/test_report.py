@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from factories_results import FOUR_PHASE, TWO_PHASE, Steps, make_results, write_gallery_images
@@ -22,9 +21,9 @@ from duet.cli.main import cli
 from duet.errors import DataError
 from duet.evaluation.ap import ClassAP
 from duet.merging.trace import MergeTrace, TensorTrace
-from duet.report import phrases, tables, words
+from duet.report import cautions, phrases, tables, words
 from duet.report.figures import figures, natural_key, save_figure
-from duet.report.gallery import panes
+from duet.report.gallery import gallery_figure
 from duet.report.markdown import render_markdown, write_report
 from duet.results.files import load_results, save_results
 from duet.results.schema import ClassScores, MergeEntry, Results
@@ -136,8 +135,9 @@ def test_csv_holds_every_number_in_long_form(run_folder: Path) -> None:
 
 
 def test_conversions_from_the_other_packages() -> None:
-    scores = ClassScores.of(2, "comic", ClassAP({"cat": 0.5, "dog": None}, {"cat": 0.25}))
-    assert (scores.ap50["dog"], scores.ap["cat"]) == (None, 0.25)
+    found = ClassAP({"cat": 0.5, "dog": None}, {"cat": 0.25}, objects={"cat": 3, "dog": 0})
+    scores = ClassScores.of(2, "comic", found)
+    assert (scores.ap50["dog"], scores.ap["cat"], scores.objects["cat"]) == (None, 0.25, 3)
     row = TensorTrace(30, 0.45, 0.1, 1.0, 2.0, 0.5, 0.2)
     big = TensorTrace(10, 0.55, 0.1, 1.0, 2.0, 0.5, 0.6)
     entry = MergeEntry.of(2, MergeTrace("duet", {"gamma": 0.1}, {"a": row, "b": big}, {}))
@@ -209,7 +209,7 @@ def test_worst_classes_are_named_with_both_values() -> None:
 @pytest.mark.parametrize("references", [True, False], ids=["references", "none"])
 def test_every_section_has_words_for_every_series(steps: Steps, references: bool) -> None:
     results = make_results(steps, references=references)
-    sections = (words.answer, words.kept, words.gained, words.lost, words.cautions)
+    sections = (words.answer, words.kept, words.gained, words.lost, cautions.cautions)
     for section in sections:
         assert section(results)
         assert all(re.fullmatch(r"\S.*\.", line) for line in section(results))
@@ -286,23 +286,6 @@ def test_stage_matrix_figure_holds_every_number() -> None:
     assert {phrases.percent(cell.map50, unit=False) for cell in results.main.matrix} <= texts
 
 
-def test_gallery_draws_in_the_colour_of_the_increment(tmp_path: Path) -> None:
-    results = make_results(gallery=1)
-    write_gallery_images(tmp_path, results)
-    labels, before, after = panes(tmp_path, results, results.gallery[0])
-
-    def has(picture: Any, colour: tuple[int, int, int]) -> bool:
-        return bool((np.asarray(picture) == colour).all(axis=2).any())
-
-    blue, orange = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)  # increments 1 and 2, RGB
-    assert has(labels, blue)
-    assert has(labels, orange)
-    assert has(before, blue)
-    assert not has(before, orange)
-    assert has(after, blue)
-    assert has(after, orange)
-
-
 # --- the whole report ---------------------------------------------------------------------------
 
 
@@ -352,7 +335,7 @@ def test_needs_nothing_but_results_json_and_the_images_it_names(
     text = (tmp_path / "report.md").read_text()
     assert "1 of 1 images are not in the run folder and not shown: gallery/00.png." in text
     assert "No other strategy was run" in text
-    assert not (tmp_path / "plots" / "gallery.png").exists()
+    assert not (tmp_path / "plots" / "gallery.jpg").exists()
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, run_folder: Path) -> None:
@@ -360,7 +343,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, run_folder: Path) -> N
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery" / "00.png").write_text("not an image")
     with pytest.raises(DataError, match=r"gallery/00\.png: cannot be read as an image"):
-        panes(tmp_path, load_results(tmp_path), load_results(tmp_path).gallery[0])
+        gallery_figure(tmp_path, load_results(tmp_path), load_results(tmp_path).gallery)
 
 
 def test_command_prints_path_and_table(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
