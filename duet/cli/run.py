@@ -86,7 +86,7 @@ def run(
 def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool) -> None:
     """Run several seeds or orders and print how the strategies compare over all of them."""
     from duet.comparison.tables import as_dict, as_text
-    from duet.report.words import off_published
+    from duet.report.cautions import learned_nothing, off_published
     from duet.runs import repeat
     from duet.runs.run import require_chains
     from duet.runs.walls import require_runnable
@@ -100,7 +100,7 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     with stages() as show:
         found = repeat.execute_repeats(plan.out, plans, show)
     for run in found.runs:
-        for line in off_published(run.results):
+        for line in (*learned_nothing(run.results), *off_published(run.results)):
             note(f"warning: {run.folder.name}: {line}")
     emit(as_dict(found), as_json, lambda _: as_text(found))
     note(f"written: {plan.out / repeat.COMPARE_FILE}, {plan.out / repeat.SUMMARY_FILE}")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
     """Do a plan, or say what it would do, and print what came out."""
+    from duet.report.cautions import learned_nothing, off_published
     from duet.report.markdown import REPORT_FILE
     from duet.report.tables import summary_text
-    from duet.report.words import off_published
     from duet.runs.plan import plan_as_dict, plan_as_text
     from duet.runs.run import learn, require_chains, summary
     from duet.runs.walls import require_runnable
@@ -30,7 +30,7 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
         return
     with stages() as show:
         results = learn(plan, show)
-    for line in off_published(results):
+    for line in (*learned_nothing(results), *off_published(results)):
         note(f"warning: {line}")
     report = plan.out / REPORT_FILE
     emit(summary(results, plan.out), as_json, lambda _: summary_text(results, report))

@@ -7,6 +7,7 @@ lab, so a stage only computes what is not on disk yet.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -32,9 +33,16 @@ from duet.vectors.tensors import Tensors
 
 def run_chain(setting: Setting, strategy: Strategy) -> list[StageResult]:
     """Learn the whole series with one strategy, oldest increment first."""
+    return list(chain_stages(setting, strategy))
+
+
+def chain_stages(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
+    """Yield the stages of `run_chain` as they finish; the next begins when it is asked for."""
     if strategy.data != "increment":
-        return _joint(setting, strategy)
+        yield from _joint(setting, strategy)
+        return
     results = [run_base(setting, strategy)]
+    yield results[-1]
     earlier = setting.shared_start(strategy.head)
     for increment in setting.series.increments[1:]:
         images = sum(result.trained.images_seen for result in results)
@@ -43,10 +51,10 @@ def run_chain(setting: Setting, strategy: Strategy) -> list[StageResult]:
         before = Before(previous, earlier, len(results), images, fisher)
         results.append(run_increment(setting, strategy, increment, before))
         earlier = before.merged.shared
-    return results
+        yield results[-1]
 
 
-def _joint(setting: Setting, strategy: Strategy) -> list[StageResult]:
+def _joint(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
     """Train one detector per stage on all images so far, from θ_0: the yardstick of the field.
 
     It breaks the rule that old images are gone, on purpose. With partial labels each image carries
@@ -54,15 +62,14 @@ def _joint(setting: Setting, strategy: Strategy) -> list[StageResult]:
     known so far that its data set labels, and images that hold such classes alone join: the
     ceiling.
     """
-    results = [run_base(setting, strategy)]
+    yield run_base(setting, strategy)
     increments = setting.series.increments
     for stage, increment in enumerate(increments[1:], start=2):
         classes = setting.series.classes_until(stage - 1)
         data = joint_slice(increments[:stage], classes, full=strategy.data == "joint-full")
         title = f"{strategy.name}: {increment.name}"
         trained = train_alone(setting, data, increment.name, title)
-        results.append(_lone(setting, strategy, increment, trained))
-    return results
+        yield _lone(setting, strategy, increment, trained)
 
 
 def train_alone(

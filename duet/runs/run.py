@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from duet.evaluation.ap import ClassAP
 from duet.evaluation.matrix import Slice as Cut
 from duet.files import run_lock
 from duet.progress import Listener
 from duet.report.markdown import REPORT_FILE, write_report
+from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
+from duet.results.measured import object_counts
 from duet.results.schema import Results
-from duet.runs.assemble import Reference, StrategyOutcome, assemble, gallery
+from duet.runs.assemble import Reference, StrategyOutcome, assemble
 from duet.runs.evaluate import Evaluator
+from duet.runs.gallery import gallery
 from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.lab import Lab, RunJob, silent, tidy
-from duet.runs.learn import run_chain, train_alone
+from duet.runs.learn import chain_stages, train_alone
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, left_out
-from duet.runs.setting import Setting
+from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
+from duet.series.domains import Domain
 from duet.training.config import Strategy
 
 
@@ -81,8 +86,7 @@ def execute(
             plan.device,
         )
         outcomes, references = _all(plan, setting, evaluator)
-        main = outcomes[0]
-        pictures = gallery(plan, main.results)
+        pictures = gallery(plan, outcomes)
         results = assemble(plan, outcomes, references, pictures, date=date, tell=tell)
         save_results(plan.out, results)
     return results
@@ -109,6 +113,7 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
         "results": str(out / RESULTS_FILE),
         "main_strategy": results.main_strategy,
         "indices": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
+        "objects": object_counts(results),
         "published": [entry.as_record() for entry in results.published],
     }
 
@@ -138,24 +143,47 @@ def _chain(
 ) -> StrategyOutcome:
     """Learn a chain, keep it, and measure every stage of it on every domain."""
     began = time.perf_counter()
-    results = run_chain(setting, strategy)
+    results: list[StageResult] = []
+    for result in chain_stages(setting, strategy):
+        results.append(result)
+        # Chains share their base, so the first speaks for all; one that was brought is as it is.
+        if len(results) > 1 or (strategy is plan.strategies[0] and plan.onto is None):
+            _tell_little(plan, setting, evaluator, strategy, results)
     keep_chain(plan.out, setting, strategy, results)
-    labels, split = plan.series.labels, plan.split
     domains = [plan.series.domain(name) for name in plan.series.domains]
     scores = {
-        (stage, domain.name): evaluator(
-            result.merged, domain.evaluate(domain.known(labels), split)
-        ).covering(labels)
+        (stage, domain.name): _scores(plan, evaluator, result, domain)
         for stage, result in enumerate(results, start=1)
         for domain in domains
     }
     setting.lab.listen(strategy.name, {"state": "evaluated"})
     first, last = results[0].merged, results[-1].merged
     kept = {
-        domain.name: evaluator.kept(first, last, domain.evaluate((), split))
+        domain.name: evaluator.kept(first, last, domain.evaluate((), plan.split))
         for domain in (domains if plan.onto is not None else ())
     }
     return StrategyOutcome(strategy, tuple(results), scores, kept, time.perf_counter() - began)
+
+
+def _scores(plan: RunPlan, evaluator: Evaluator, result: StageResult, domain: Domain) -> ClassAP:
+    """Measure a stage on a domain; asked again, it is read back."""
+    labels = plan.series.labels
+    data = domain.evaluate(domain.known(labels), plan.split)
+    return evaluator(result.merged, data).covering(labels)
+
+
+def _tell_little(
+    plan: RunPlan, setting: Setting, evaluator: Evaluator, strategy: Strategy,
+    results: Sequence[StageResult],
+) -> None:  # fmt: skip
+    """Say it as soon as a stage learned next to nothing: hours may follow that build on it."""
+    increment = results[-1].increment
+    domain = plan.series.domain(increment.domain)
+    scores = _scores(plan, evaluator, results[-1], domain)
+    if scores.has_truth(increment.classes):
+        map50 = scores.map50(increment.classes)
+        if line := learned_little(len(results), domain.name, map50):
+            setting.lab.listen(strategy.name, {"note": line})
 
 
 def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:

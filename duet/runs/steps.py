@@ -16,6 +16,8 @@ from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
+from duet.report.phrases import learned_little
+from duet.runs.evaluate import evaluate_state
 from duet.runs.keep import (
     Behind,
     keep_independent,
@@ -98,7 +100,9 @@ def learn_base(out: Path, setting: Setting, strategy: Strategy) -> StepReport:
     with _locked(out, setting):
         require_chain(out, strategy, None)
         require_place(out, strategy, setting.series.increments[0].name, independent=False)
-        report = _keep(out, setting, strategy, run_base(setting, strategy), Behind())
+        result = run_base(setting, strategy)
+        report = _keep(out, setting, strategy, result, Behind())
+        _tell_little(setting, 1, _base_map50(setting, result.merged))
         models = kept_models(out, strategy)
         try:
             require_line(models, [manifest_of(out, strategy, path) for path in models])
@@ -144,7 +148,9 @@ def learn_increment(out: Path, setting: Setting, strategy: Strategy) -> StepRepo
         result, behind = _learn_on(out, setting, strategy, increment, models)
         report = _keep(out, setting, strategy, result, behind)
         assert behind.merged is not None
-        return replace(report, seen=_seen(setting, increment, behind, result.merged))
+        seen = _seen(setting, increment, behind, result.merged)
+        _tell_little(setting, behind.stages + 1, seen.after.map50)
+        return replace(report, seen=seen)
 
 
 def _learn_on(
@@ -196,6 +202,28 @@ def _seen(setting: Setting, increment: Increment, before: Behind, after: Detecto
     sizes = (before.image_size, max(before.image_size, size))
     device = parse_device(setting.schedule.device).torch_name
     return look_again(before.merged, after, cut, sizes=sizes, device=device)
+
+
+def _base_map50(setting: Setting, base: DetectorState) -> float | None:
+    """Measure a base on its own evaluation images; None where these hold no object of it."""
+    increment = setting.series.increments[-1]
+    domain = setting.series.domain(increment.domain)
+    if domain.absence(increment.classes):
+        return None
+    known = domain.known(increment.classes)
+    scores = evaluate_state(
+        base, domain.evaluate(known), image_size=setting.schedule.image_size,
+        device=parse_device(setting.schedule.device).torch_name,
+    )  # fmt: skip
+    return scores.map50(known)
+
+
+def _tell_little(setting: Setting, stage: int, map50: float | None) -> None:
+    """Say it if the last increment learned next to nothing, before others build on it."""
+    increment = setting.series.increments[-1]
+    line = None if map50 is None else learned_little(stage, increment.domain, map50)
+    if line is not None:
+        setting.lab.listen(increment.name, {"note": line})
 
 
 def _fisher(out: Path, strategy: Strategy, models: Sequence[Path], like: Tensors) -> Tensors | None:

@@ -180,6 +180,22 @@ def fill(line: str, series: make.Tiny, run: Path, folder: Path) -> list[str]:
     return [str(places.get(word, word)) for word in line.split()]
 
 
+@pytest.mark.slow
+def test_a_base_that_learned_nothing_is_told_before_increments_are_trained(base: Path) -> None:
+    """Two epochs from random weights: hours later would be too late."""
+    run, done = make.finished_run(base)
+    lines = done.err.splitlines()
+    (told,) = (line for line in lines if line.startswith("duet-plus: the base finds"))
+    assert told.endswith("%): train longer, check labels")
+    assert lines.index(told) < lines.index("duet-plus: comic: started")
+    stages = {line.split(":")[0] for line in lines if "after stage 2 the detector finds" in line}
+    assert stages == {"duet-plus", "seq-ft"}
+    assert done.err.count("\nwarning: The base finds") == 1  # again at the end
+    report = (run / "report.md").read_text()
+    first = report.split("## Before anyone relies on this\n\n")[1].splitlines()[0]
+    assert first.startswith("- The base finds")
+
+
 # ---- plans ----------------------------------------------------------------------------------
 
 
@@ -272,9 +288,13 @@ def test_single_steps_without_the_old_data_give_the_same_detector(
     first = make.duet_here(capsys, "base", own.series, *words)
     assert first.code == 0, first.err
     assert len(first.json()["classes"]) == 10
+    little = "flat: the base finds (almost )?nothing on its own evaluation images, flat .mAP50"
+    assert re.search(little, first.err)
     shutil.rmtree(own.folder / "data" / "flat")
     second = make.duet_here(capsys, "increment", own.series, "comic", *words)
     assert second.code == 0, second.err
+    little = "comic: after stage 2 the detector finds (almost )?nothing of that stage's classes"
+    assert re.search(little, second.err)
     assert second.json()["classes"] == [*make.OLD, *make.NEW]
     wanted = make.detectors(run)
     assert make.detectors(tmp_path / "steps") == {

@@ -208,6 +208,7 @@ def test_evaluations_keep_their_matches(plan: RunPlan, tmp_path: Path) -> None:
             np.nan if expected is None else expected, abs=1e-9, nan_ok=True
         )
     assert sum(len(found.scores) for found in matches.classes.values()) > 100
+    assert scores.objects == {name: one.truths.sum() for name, one in matches.classes.items()}
     # An evaluation of an older version, without matches, is done again; others are read.
     before = make.listing(tmp_path)
     assert evaluator(state, cut) == scores
