@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +31,14 @@ class DetectorFacts:
         image_size: Side of the network's input in pixels.
         increments: ``(name, classes)`` of each increment, oldest first; the classes in order are
             those of the detector's output.
+        thresholds: Score that a class is deployed at, by class name; not every class has one.
     """
 
     fingerprint: str
     licence: str
     image_size: int
     increments: tuple[tuple[str, tuple[str, ...]], ...]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.classes:
