@@ -106,7 +106,7 @@ class IncrementFile:
             require_fisher(self.fisher, self.vector.delta, where)
 
     def with_scores(self, scores: Mapping[str, ScoreMap]) -> IncrementFile:
-        """Return it with those of some score maps, by class name, whose rows it holds; no others."""
+        """Return it with those of some score maps, by class name, whose class rows it holds."""
         own = chosen(scores, self.manifest.held)
         told = {"schema_version": 2 if own else 1, "scores": own}
         part, refit = (one and replace(one, scores=own) for one in (self.part, self.refit))
