@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from duet.increments.scores import ScoreMap, chosen
 from duet.increments.state import DetectorState
 from duet.series import Slice
 from duet.training.config import Schedule
@@ -29,6 +32,12 @@ def moved(before: Tensors, after: Tensors) -> set[str]:
     """Return the names of tensors that are not bit-identical; both must have the same names."""
     assert before.keys() == after.keys()
     return {name for name in before if not same_bits(before[name], after[name])}
+
+
+def scored(state: DetectorState, scores: Mapping[str, ScoreMap]) -> DetectorState:
+    """Return a detector with these score maps, by class name."""
+    parts = tuple(replace(part, scores=chosen(scores, part.classes)) for part in state.parts)
+    return replace(state, parts=parts)
 
 
 def job_of(start: DetectorState, schedule: Schedule, **settings: Any) -> Job:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from duet.conformance.case import NEW, OLD, Case, scene
 from duet.families.rows import drop_classes, rename_classes
 from duet.families.table import families, family_of
+from duet.increments.scores import ScoreMap, chosen
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from duet.increments.state import DetectorState
@@ -108,6 +110,31 @@ def check_rows_survive(case: Case, folder: Path) -> None:
         assert same(renamed.tensors, both.parts[1].tensors), f"{form}: renaming moved tensors"
 
 
+def check_scores(case: Case, folder: Path) -> None:
+    """Score maps give the scores that they say, to who looks; they change no logit that learns."""
+    import numpy as np
+
+    for form in case.forms:
+        state = case.grown(form)
+        raw = scores_by_class(case, state)
+        most = [max(part.classes, key=lambda name: len(raw[name])) for part in state.parts]
+        # Some networks give their best answers alone, and an increment may have none of these.
+        maps = {n: raised(raw[n], a) for n, a in zip(most, (0.5, 1.5), strict=True) if len(raw[n])}
+        parts = tuple(replace(part, scores=chosen(maps, part.classes)) for part in state.parts)
+        mapped = replace(state, parts=parts)
+        seen = scores_by_class(case, mapped)
+        for name, scores in raw.items():
+            count = min(len(scores), len(seen[name]))
+            assert count or name not in maps, f"{form}: nothing is found of {name}"
+            one = maps.get(name, ScoreMap())
+            expected = 1 / (1 + np.exp(-one.scale * logits(scores) - one.offset))
+            off = np.abs(seen[name][:count] - expected[:count]).max(initial=0.0)
+            assert off < 1e-5, f"{form}: scores of {name} are off by {off:.1e}"
+        learned = by_class(case, mapped)
+        for name, rows in by_class(case, state).items():
+            assert same_bits(learned[name], rows), f"{form}: score maps change `class_logits`"
+
+
 def check_stored(case: Case, folder: Path) -> None:
     """A detector folder gives back the same bits and finds the same objects."""
     from duet.increments.store import load_detector
@@ -157,6 +184,31 @@ def check_merge(case: Case, folder: Path) -> None:
         alone = Inputs((Operand("new", weights=new),), start=old, layers=layers)
         mean = merge_shared("average", {}, alone, buffers=(state.buffers,))
         assert same(mean.tensors, new), f"{form}: the mean of one is not that one"
+
+
+def scores_by_class(case: Case, state: DetectorState) -> dict[str, np.ndarray]:
+    """Return the scores of each class on an image, float64, best first; nothing is suppressed."""
+    image, _ = scene(OLD[0], case.image_size, seed=1)
+    found = case.engine.detector(state, image_size=case.image_size)(
+        [image], confidence=0.0, iou=1.0, limit=100_000, multi_label=True
+    )[0]
+    of_class = [found.scores[found.class_ids == index] for index in range(len(state.labels))]
+    return {n: s.astype("float64") for n, s in zip(state.labels, of_class, strict=True)}
+
+
+def raised(scores: np.ndarray, scale: float) -> ScoreMap:
+    """Return a map that lifts the median logit by 2 and spreads the others about it."""
+    import numpy as np
+
+    return ScoreMap(scale=scale, offset=2 + (1 - scale) * float(np.median(logits(scores))))
+
+
+def logits(scores: np.ndarray) -> np.ndarray:
+    """Return the logits of scores."""
+    import numpy as np
+
+    found: np.ndarray = np.log(scores / (1 - scores))
+    return found
 
 
 def by_class(case: Case, state: DetectorState) -> dict[str, torch.Tensor]:

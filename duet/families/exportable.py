@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from duet.increments.state import DetectorState
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
+"""Newest that is read; without score maps it is 2."""
+
 STAMP = "duet"
 """Key of the facts in the metadata of every exported file."""
 
@@ -34,7 +36,7 @@ class ExportFacts(Config):
     """What an exported file says about itself: enough to run it, and where it comes from."""
 
     format: Literal["duet-export"] = "duet-export"
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2, 3] = 2
     fingerprint: Sha256 = Field(description="DetectorState.fingerprint().")
     family: Text
     architecture: Text
@@ -66,6 +68,7 @@ class ExportFacts(Config):
     ) -> ExportFacts:
         """Return the facts of a detector; errors as `parse_config`."""
         facts = {
+            "schema_version": 3 if state.scores else 2,
             "fingerprint": state.fingerprint(),
             "family": state.family,
             "architecture": state.architecture,
@@ -76,7 +79,8 @@ class ExportFacts(Config):
             "dynamic": dynamic,
             "licence": licence,
             "increments": [
-                {"increment": part.increment, "classes": part.classes} for part in state.parts
+                {"increment": part.increment, "classes": part.classes, "scores": {**part.scores}}
+                for part in state.parts
             ],
             "lineage": lineage,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from duet.families.detector import ImageDetector, prepare_batch
 from duet.families.exportable import Exportable
 from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
+from duet.families.rows import apply_scores
 from duet.images import Fit
 from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
@@ -74,7 +75,10 @@ class Family(ABC):
 
     @abstractmethod
     def network(self, state: DetectorState, device: str = "cpu") -> nn.Module:
-        """Build the network as it runs, see `Exportable.build`."""
+        """Build the network as it runs, see `Exportable.build`.
+
+        Score maps are folded into the state before; those that `calibrated` leaves it applies.
+        """
 
     @abstractmethod
     def train(self, folder: Path, progress: Progress) -> None:
@@ -136,6 +140,13 @@ class Family(ABC):
     def layout_of(self, state: DetectorState) -> Layout:
         """Return what the outputs of a detector mean."""
         return self.layout
+
+    def score_rows(self, names: Iterable[str]) -> Sequence[str]:
+        """Return those tensors of a head part whose rows give the logits of the answers.
+
+        All class rows, unless a family says otherwise.
+        """
+        return [name for name in names if self.rules.CLASS_ROWS.match(name)]
 
     def architecture_of(self, tensors: Tensors) -> str | None:
         """Return the architecture that builds just these tensors; None if it cannot be told."""
@@ -226,10 +237,22 @@ class Family(ABC):
     def detector(
         self, state: DetectorState, *, image_size: int, device: str = "cpu"
     ) -> ImageDetector:
-        """Build a detector for inference."""
+        """Build a detector for inference; `DetectorState.uncalibrated` has one of raw scores."""
+        state = self.calibrated(state)
         module, layout = self.network(state, device), self.layout_of(state)
         increments = tuple(part.increment for part in state.parts for _ in part.classes)
         return ImageDetector(module, state.labels, increments, image_size, self.fit, layout, device)
+
+    def calibrated(self, state: DetectorState) -> DetectorState:
+        """Return the detector whose own scores are those that the score maps of a state give.
+
+        The maps are folded into class rows; thresholds stay. A state without maps is returned as
+        it is. Training, merging and AP use states as they are, or raw.
+        """
+        if all(one.identity for one in state.scores.values()):
+            return state
+        parts = tuple(apply_scores(part, self.score_rows(part.tensors)) for part in state.parts)
+        return replace(state, parts=parts)
 
     def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
         """Return BGR uint8 images of any size as ``(B, 3, S, S)`` float32 in [0, 1] on the CPU."""
@@ -240,6 +263,7 @@ class Family(ABC):
 
         By default duet traces the network; an engine's own exporter is for the family to add.
         """
+        state = self.calibrated(state)
         return Exportable(functools.partial(self.network, state), self.layout_of(state), self.fit)
 
     def _new_part(

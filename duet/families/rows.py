@@ -16,6 +16,7 @@ import torch
 from duet.errors import ModelError, did_you_mean
 from duet.families.protocol import RoleRules, Roles
 from duet.families.tensors import split_tensors
+from duet.increments.scores import ScoreMap, applied, chosen
 from duet.increments.state import HeadPart
 from duet.vectors.tensors import Tensors
 
@@ -136,7 +137,9 @@ def drop_classes(rules: RoleRules, part: HeadPart, names: Iterable[str]) -> Head
         return part
     cut = {name: tensor[kept].clone() for name, tensor in by_class.items()}
     classes = tuple(part.classes[index] for index in kept)
-    return replace(part, classes=classes, tensors={**part.tensors, **cut})
+    return replace(
+        part, classes=classes, tensors={**part.tensors, **cut}, scores=chosen(part.scores, classes)
+    )
 
 
 def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
@@ -147,7 +150,33 @@ def rename_classes(part: HeadPart, names: Mapping[str, str]) -> HeadPart:
         DataError: Two classes would have one name, or a name is blank.
     """
     _require_classes(part, names)
-    return replace(part, classes=tuple(names.get(name, name) for name in part.classes))
+    classes = tuple(names.get(name, name) for name in part.classes)
+    scores = {names.get(name, name): one for name, one in part.scores.items()}
+    return replace(part, classes=classes, scores=scores)
+
+
+def apply_scores(part: HeadPart, rows: Iterable[str]) -> HeadPart:
+    """Return the part whose class rows give mapped scores; of its score maps thresholds are left.
+
+    A row w · x + b becomes a · w · x + (a · b + c), with scale a and offset c.
+
+    Args:
+        part: A head part of any form.
+        rows: Names of the weights and biases of the layers whose outputs are the logits.
+
+    Raises:
+        ModelError: Rows do not fit the classes.
+    """
+    maps = [part.scores.get(name, ScoreMap()) for name in part.classes]
+    scale, offset = (torch.tensor([getattr(m, key) for m in maps]) for key in ("scale", "offset"))
+    logits = {name: part.tensors[name] for name in rows}
+    require_rows(part, logits)
+    mapped = {
+        name: tensor * scale + offset if tensor.ndim == 1
+        else tensor * scale.view(-1, *[1] * (tensor.ndim - 1))
+        for name, tensor in logits.items()
+    }  # fmt: skip
+    return replace(part, tensors={**part.tensors, **mapped}, scores=applied(part.scores))
 
 
 def _require_classes(part: HeadPart, names: Iterable[str]) -> None:

@@ -6,14 +6,22 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from duet.config import Config, parse_config
 from duet.errors import ModelError
 from duet.files import read_json, sha256_json
 from duet.increments.forms import HeadForm
+from duet.increments.scores import ScoreMap
 from duet.names import Name, as_name
 from duet.sealed import SEAL, unsealed
 from duet.text import NAME_LENGTH, shown
@@ -22,7 +30,9 @@ from duet.trees import stamp
 if TYPE_CHECKING:
     from duet.increments.state import DetectorState
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+"""Newest that is read. Without score maps 1 is written, which any duet reads."""
+
 SMALLEST_SIDE, LARGEST_SIDE = 32, 8192
 """Side of the square images of a detector in pixels. One batch of the largest takes 0.8 GB before
 the first layer; no published detector is trained above 1536."""
@@ -38,11 +48,19 @@ NameText = Annotated[
 Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 
 
-class IncrementManifest(Config):
+class Scored(Config):
+    """What has a field ``scores``; without score maps it is written as before there were any."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, whole: Any) -> dict[str, Any]:
+        return {key: value for key, value in whole(self).items() if key != "scores" or value}
+
+
+class IncrementManifest(Scored):
     """What an increment folder holds and how it was made."""
 
     format: Literal["duet-increment"] = "duet-increment"
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = 1
     kind: Literal["base", "increment", "refinement", "independent", "reference"] = Field(
         description="First stage; later stage, trained from the merge before it; the same of class "
         "rows of known classes alone; stage trained from the start weights alone; or a model for "
@@ -80,6 +98,9 @@ class IncrementManifest(Config):
     fisher_images: int = Field(
         default=0, ge=0, description="Images of the diagonal Fisher beside the vector; 0 = none."
     )
+    scores: dict[NameText, ScoreMap] = Field(
+        default_factory=dict, description="Score maps of classes whose rows it holds, by name."
+    )
     licence: Text
     files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")
 
@@ -104,6 +125,8 @@ class IncrementManifest(Config):
             )
         if self.kind == "refinement" and not self.adapts:
             raise ValueError(f"a refinement brings no classes, but got {list(self.classes)}")
+        if strange := sorted(set(self.scores) - set(self.held)):
+            raise ValueError(f"score maps of classes whose rows it does not hold: {strange}")
         return self
 
     @property
@@ -124,11 +147,22 @@ class IncrementManifest(Config):
         return sha256_json(self.model_dump(mode="json"))
 
 
-class PartEntry(Config):
+class PartEntry(Scored):
     """One head part of a detector."""
 
     increment: Name
     classes: tuple[NameText, ...] = Field(min_length=1)
+    scores: dict[NameText, ScoreMap] = Field(
+        default_factory=dict,
+        description="Score maps of its classes by name. What duet exported gives mapped scores: "
+        "there they tell what was done, and at which scores the classes are deployed.",
+    )
+
+    @model_validator(mode="after")
+    def _of_its_classes(self) -> PartEntry:
+        if strange := sorted(set(self.scores) - set(self.classes)):
+            raise ValueError(f"score maps of classes it lacks: {strange}")
+        return self
 
 
 _TOLD: Mapping[str, Mapping[str, type]] = MappingProxyType(
@@ -163,7 +197,7 @@ class DetectorManifest(Config):
     """What a detector folder holds."""
 
     format: Literal["duet-detector"] = "duet-detector"
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = 1
     family: Text
     architecture: Text
     head: HeadForm
@@ -190,11 +224,13 @@ class DetectorManifest(Config):
     ) -> DetectorManifest:
         """Return the manifest of ``state``; everything the state knows is taken from it."""
         return cls(
+            schema_version=2 if state.scores else 1,
             family=state.family,
             architecture=state.architecture,
             head=state.head,
             parts=tuple(
-                PartEntry(increment=part.increment, classes=part.classes) for part in state.parts
+                PartEntry(increment=part.increment, classes=part.classes, scores={**part.scores})
+                for part in state.parts
             ),
             lineage=lineage,
             recipe=recipe,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 
 from duet.errors import ModelError
 from duet.files import sha256_json
 from duet.increments.forms import HeadForm as HeadForm
+from duet.increments.scores import ScoreMap
 from duet.labels import LabelSpace
 from duet.vectors.tensors import Tensors, fingerprint
 
@@ -24,11 +25,13 @@ class HeadPart:
         classes: Class names in the order of the part's outputs.
         tensors: float32 parameters and buffers of the part, and integer counters.
         increment: Name of the increment.
+        scores: Score maps by class name; the tensors give raw scores all the same.
     """
 
     classes: tuple[str, ...]
     tensors: Tensors
     increment: str
+    scores: Mapping[str, ScoreMap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         LabelSpace(self.classes)
@@ -37,6 +40,9 @@ class HeadPart:
             raise ModelError("a head part needs classes and the name of its increment", where=where)
         if not self.tensors:
             raise ModelError("a head part needs tensors", where=where)
+        strange = sorted(set(self.scores) - set(self.classes))
+        if strange:
+            raise ModelError(f"score maps of classes it lacks: {', '.join(strange)}", where=where)
         require_full_precision(self.tensors, where)
 
 
@@ -83,11 +89,22 @@ class DetectorState:
         spaces = [LabelSpace(part.classes) for part in self.parts]
         return functools.reduce(lambda known, new: known + new, spaces)
 
+    @property
+    def scores(self) -> dict[str, ScoreMap]:
+        """Score maps of all parts by class name; classes without one are as they are."""
+        return {name: one for part in self.parts for name, one in part.scores.items()}
+
+    def uncalibrated(self) -> DetectorState:
+        """Return the detector that gives raw scores everywhere: itself if it has no score maps."""
+        if not self.scores:
+            return self
+        return replace(self, parts=tuple(replace(part, scores={}) for part in self.parts))
+
     @classmethod
     def from_tensors(
         cls,
         flat: Tensors,
-        parts: Sequence[tuple[str, tuple[str, ...]]],
+        parts: Sequence[tuple[str, tuple[str, ...], Mapping[str, ScoreMap]]],
         *,
         family: str,
         architecture: str,
@@ -97,7 +114,7 @@ class DetectorState:
 
         Args:
             flat: Its tensors.
-            parts: Increment and classes of each head part, oldest first.
+            parts: Increment, classes and score maps of each head part, oldest first.
             family: See `DetectorState`.
             architecture: See `DetectorState`.
             head: See `DetectorState`.
@@ -107,8 +124,8 @@ class DetectorState:
             return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
 
         heads = tuple(
-            HeadPart(classes, under(f"part/{index}/"), increment)
-            for index, (increment, classes) in enumerate(parts)
+            HeadPart(classes, under(f"part/{index}/"), increment, scores)
+            for index, (increment, classes, scores) in enumerate(parts)
         )
         return cls(family, architecture, head, under("shared/"), under("buffers/"), heads)
 
@@ -121,19 +138,21 @@ class DetectorState:
         return flat
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over all tensors and over what they mean (family, head, classes)."""
+        """Return a SHA-256 over all tensors and what they mean (family, head, classes, scores)."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
         # A state is a value: nobody writes into its tensors, so that they are hashed once.
-        meaning = {
+        meaning: dict[str, Any] = {
             "family": self.family,
             "architecture": self.architecture,
             "head": self.head,
             "parts": [[part.increment, list(part.classes)] for part in self.parts],
             "tensors": fingerprint(self.to_tensors()),
         }
+        if self.scores:  # else as it was before there were score maps
+            meaning["scores"] = {n: one.model_dump(mode="json") for n, one in self.scores.items()}
         return sha256_json(meaning)
 
 

@@ -7,8 +7,8 @@ to its own files by SHA-256.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from duet.increments.manifest import (
     IncrementManifest,
     read_manifest,
 )
+from duet.increments.scores import ScoreMap, chosen
 from duet.increments.state import DetectorState, HeadPart, require_full_precision
 from duet.increments.tensorfile import (
     Layout,
@@ -68,6 +69,10 @@ class IncrementFile:
         for part in (self.part, self.refit):
             if part is None:
                 continue
+            if part.scores != self.manifest.scores:
+                raise ModelError(
+                    "its head part has other score maps than its manifest", where=where
+                )
             if (part.classes, part.increment) != (self.manifest.held, self.manifest.name):
                 raise ModelError(
                     f"the head part is of '{part.increment}' with classes {list(part.classes)}, "
@@ -99,6 +104,14 @@ class IncrementFile:
             )
         if self.fisher is not None:
             require_fisher(self.fisher, self.vector.delta, where)
+
+    def with_scores(self, scores: Mapping[str, ScoreMap]) -> IncrementFile:
+        """Return it with those of some score maps, by class name, whose class rows it holds."""
+        own = chosen(scores, self.manifest.held)
+        told = {"schema_version": 2 if own else 1, "scores": own}
+        part, refit = (one and replace(one, scores=own) for one in (self.part, self.refit))
+        manifest = self.manifest.model_copy(update=told)
+        return replace(self, manifest=manifest, part=part, refit=refit)
 
 
 @dataclass(frozen=True)
@@ -211,7 +224,7 @@ def _part(manifest: IncrementManifest, tensors: Tensors) -> HeadPart | None:
     """Return the head part or refined rows; None if the increment holds no class and has none."""
     if not manifest.held and not tensors:
         return None
-    return HeadPart(manifest.held, tensors, manifest.name)
+    return HeadPart(manifest.held, tensors, manifest.name, manifest.scores)
 
 
 def save_detector(
@@ -322,7 +335,7 @@ def load_detector(folder: Path) -> DetectorFile:
     try:
         state = DetectorState.from_tensors(
             flat,
-            [(entry.increment, entry.classes) for entry in manifest.parts],
+            [(entry.increment, entry.classes, entry.scores) for entry in manifest.parts],
             family=manifest.family,
             architecture=manifest.architecture,
             head=manifest.head,

@@ -12,6 +12,7 @@ from duet.families.detector import ImageDetector
 from duet.families.exportable import ExportFacts
 from duet.families.runtimes import PARITY, RUNTIMES, Session, open_file
 from duet.files import read_json, sha256_path
+from duet.increments.scores import thresholds
 from duet.inference.apart import Apart
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.labels import LabelSpace
@@ -58,9 +59,9 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
         batch=BATCH if facts.dynamic else 1,
     )
     increments = tuple((part.increment, part.classes) for part in facts.increments)
-    return LoadedDetector(
-        detector, DetectorFacts(facts.fingerprint, facts.licence, facts.image_size, increments)
-    )
+    limits = {name: at for part in facts.increments for name, at in thresholds(part.scores).items()}
+    told = DetectorFacts(facts.fingerprint, facts.licence, facts.image_size, increments, limits)
+    return LoadedDetector(detector, told)
 
 
 def _require_unchanged(path: Path) -> None:

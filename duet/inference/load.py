@@ -8,6 +8,7 @@ from pathlib import Path
 from duet.devices import one_place
 from duet.families.foreign import is_foreign, open_model
 from duet.families.table import resolve_family
+from duet.increments.scores import thresholds
 from duet.increments.store import DetectorFile
 from duet.inference.detector import DetectorFacts, LoadedDetector
 
@@ -47,7 +48,8 @@ def facts_of(file: DetectorFile) -> DetectorFacts:
     """Return what a detector's manifest says of it."""
     parts = tuple((part.increment, part.classes) for part in file.state.parts)
     own = file.manifest
-    return DetectorFacts(own.fingerprint, own.licence, own.image_size, parts)
+    limits = thresholds(file.state.scores)
+    return DetectorFacts(own.fingerprint, own.licence, own.image_size, parts, limits)
 
 
 def is_exported(path: Path) -> bool:

@@ -252,13 +252,18 @@ def _parts(a: Sequence[HeadPart], b: Sequence[HeadPart]) -> list[dict[str, Any]]
 
 
 def _part_change(a: HeadPart, b: HeadPart) -> dict[str, Any]:
-    """Return whether two head parts are one, and the largest difference if their shapes agree."""
+    """Return whether the rows of two head parts are the same, and what differs.
+
+    That is the largest difference if their shapes agree, and the classes whose score maps differ.
+    """
+    scores = [n for n in a.classes if n in b.classes and a.scores.get(n) != b.scores.get(n)]
     shapes = [{name: tensor.shape for name, tensor in p.tensors.items()} for p in (a, b)]
     if shapes[0] != shapes[1]:
-        return {"identical": False, "max_difference": None}
+        return {"identical": False, "max_difference": None, "scores": scores}
     gaps = [_gap(a.tensors[name], b.tensors[name]) for name in a.tensors]
     same = a.classes == b.classes and all(identical for identical, _ in gaps)
-    return {"identical": same, "max_difference": max((gap for _, gap in gaps), default=0.0)}
+    largest = max((gap for _, gap in gaps), default=0.0)
+    return {"identical": same, "max_difference": largest, "scores": scores}
 
 
 def _statistics(a: Tensors, b: Tensors) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from duet.errors import ModelError
 from duet.families.rows import join_rows, require_rows
 from duet.families.table import class_rows, resolve_roles
 from duet.increments.base import StartWeights
+from duet.increments.scores import ScoreMap
 from duet.increments.state import HeadPart
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, is_statistic
 from duet.merging.inputs import Inputs
@@ -142,14 +143,18 @@ def _joint(plan: Plan, head: Head, opened: Mapping[int, Opened] | Sequence[Opene
     parts = []
     for number in head.owners:
         own = [opened[k].parts[place] for k, place in head.members if k == number]
-        classes = tuple(name for part in own for name in part.classes)
-        parts.append(
-            own[0] if len(own) == 1 else replace(own[0], classes=classes, tensors=join_rows(own))
-        )
+        parts.append(own[0] if len(own) == 1 else _side_by_side(own))
     rows = class_rows(resolve_roles(first.family), first.head, parts[0].tensors)
     for number, part in zip(head.owners, parts, strict=True):
         _require_alike(plan.sources[head.owners[0]], parts[0], plan.sources[number], part, rows)
     return Joint(head, tuple(parts), rows)
+
+
+def _side_by_side(own: Sequence[HeadPart]) -> HeadPart:
+    """Return the parts of one source as one, row under row."""
+    classes = tuple(name for part in own for name in part.classes)
+    scores = {name: one for part in own for name, one in part.scores.items()}
+    return replace(own[0], classes=classes, tensors=join_rows(own), scores=scores)
 
 
 def _require_alike(
@@ -250,7 +255,17 @@ def _merged(
         images,
     )
     tensors = {name: out[name] if name in out else fused[name] for name in first.tensors}
-    return HeadPart(joint.head.classes, tensors, first.increment), traces
+    return HeadPart(joint.head.classes, tensors, first.increment, _agreed(joint)), traces
+
+
+def _agreed(joint: Joint) -> dict[str, ScoreMap]:
+    """Return the score maps that all owners of a class share; rows of several maps have none."""
+    agreed = {}
+    for name in joint.head.classes:
+        first, *others = [part.scores.get(name) for part in joint.parts if name in part.classes]
+        if first is not None and all(one == first for one in others):
+            agreed[name] = first
+    return agreed
 
 
 def _blocks(joint: Joint) -> list[Block]:

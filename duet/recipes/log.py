@@ -93,6 +93,9 @@ def _about(manifest: DetectorManifest, problems: list[str]) -> dict[str, Any]:
         "image_size": manifest.image_size,
         "licence": manifest.licence,
         "classes": [name for part in manifest.parts for name in part.classes],
+        "scores": {
+            n: one.model_dump() for part in manifest.parts for n, one in part.scores.items()
+        },
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from duet.errors import ModelError
 from duet.families.rows import drop_classes
 from duet.families.table import class_rows, resolve_roles
+from duet.increments.scores import ScoreMap, chosen
 from duet.increments.state import DetectorState, HeadPart
 from duet.merging.inputs import Inputs
 from duet.merging.layers import Layer
@@ -53,7 +54,7 @@ def rows_of(state: DetectorState, classes: Sequence[str], name: str) -> HeadPart
     """
     rules, own = resolve_roles(state.family), state.parts[0].tensors
     rows = _stacked(state.parts, classes, class_rows(rules, state.head, own), name)
-    return HeadPart(tuple(classes), rows, name)
+    return HeadPart(tuple(classes), rows, name, chosen(state.scores, classes))
 
 
 def grown(
@@ -110,11 +111,16 @@ def refined(
     merged = merge_shared(
         chosen, settings, Inputs(stages, layers=layers), buffers=[{}, {}], images=images
     ).tensors
-    return tuple(_with_rows(part, classes, merged) for part in parts)
+    return tuple(_with_rows(part, classes, merged, rows.scores) for part in parts)
 
 
-def _with_rows(part: HeadPart, classes: Sequence[str], rows: Tensors) -> HeadPart:
-    """Return a part with its rows of some classes replaced; the part itself if it has none."""
+def _with_rows(
+    part: HeadPart, classes: Sequence[str], rows: Tensors, scores: Mapping[str, ScoreMap]
+) -> HeadPart:
+    """Return a part with its rows of some classes replaced, and their score maps where given.
+
+    It is the part itself if it has none of these classes.
+    """
     pairs = [(part.classes.index(n), k) for k, n in enumerate(classes) if n in part.classes]
     if not pairs:
         return part
@@ -122,7 +128,8 @@ def _with_rows(part: HeadPart, classes: Sequence[str], rows: Tensors) -> HeadPar
     tensors = {name: part.tensors[name].detach().clone() for name in rows}
     for name, tensor in tensors.items():
         tensor[there] = rows[name][here]
-    return replace(part, tensors={**part.tensors, **tensors})
+    maps = {**part.scores, **chosen(scores, part.classes)}
+    return replace(part, tensors={**part.tensors, **tensors}, scores=maps)
 
 
 def _stacked(

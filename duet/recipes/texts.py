@@ -77,6 +77,7 @@ def log_text(result: dict[str, Any]) -> str:
             f"  {geometry} merge by {result['method']}; start weights {path}"
             f"{'' if start['found'] else ' (not found)'}"
         )
+    lines += [f"  scores of {name}: {_score_map(one)}" for name, one in result["scores"].items()]
     for number, step in enumerate(result["increments"], start=1):
         lines += _step_lines(f"{number}. {step['name']}", step)
     for step in result["models"]:
@@ -84,6 +85,14 @@ def log_text(result: dict[str, Any]) -> str:
     if result["merges"]:
         lines += ["merges", *merge_lines(result["merges"])]
     return "\n".join(lines)
+
+
+def _score_map(one: dict[str, Any]) -> str:
+    """Return what happens to the scores of a class, and at which one it is deployed."""
+    told = [] if one["threshold"] is None else [f"deployed at {one['threshold']:.3g}"]
+    if (one["scale"], one["offset"]) != (1, 0):
+        told.append(f"{one['scale']:.3g} times the logit {one['offset']:+.3g}")
+    return ", ".join(told) or "as they are"
 
 
 def _step_lines(title: str, step: dict[str, Any]) -> list[str]:
@@ -131,7 +140,8 @@ def diff_text(result: dict[str, Any], *, every: bool = False) -> str:
     for row in result["recipe"]:
         lines.append(f"recipe: {row['setting']}: {_value(row['a'])} -> {_value(row['b'])}")
     for part in result["parts"]:
-        lines.append(f"head part of {part['increment']}: {_gap(part)}")
+        maps = f"; other score maps: {', '.join(part['scores'])}" if part["scores"] else ""
+        lines.append(f"head part of {part['increment']}: {_gap(part)}{maps}")
     for kind, row in result["statistics"].items():
         lines.append(f"{kind}: {_gap(row)}")
     if result["weights"] is not None:

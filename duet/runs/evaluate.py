@@ -101,8 +101,12 @@ def evaluate_state(
 
 
 def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> ImageDetector:
-    """Return what runs a detector on images of that side; ``device`` is torch's name."""
-    return resolve_family(state.family).detector(state, image_size=image_size, device=device)
+    """Return what runs a detector on images of that side; ``device`` is torch's name.
+
+    Scores are raw: no score map changes what AP is made of.
+    """
+    family, raw = resolve_family(state.family), state.uncalibrated()
+    return family.detector(raw, image_size=image_size, device=device)
 
 
 def _sides(
@@ -233,6 +237,7 @@ class Evaluator:
         if not known:  # data sets need not share classes
             return ClassAP({}, {})
         self.look.require_unchanged(data.images)
+        state = state.uncalibrated()  # as which it is evaluated: score maps change no AP
         key = sha256_json(
             [state.fingerprint(), data.sha256, known, self.image_size, CONFIDENCE, IOU, LIMIT]
         )

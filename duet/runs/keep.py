@@ -331,4 +331,5 @@ def _increment_file(
     if fisher is not None:  # a base is trained as rows; other forms share fewer tensors
         fisher = {name: fisher[name] for name in vector.delta}
     held = part if manifest.held else None
-    return IncrementFile(manifest, vector, own.buffers, held, refit, fisher)
+    item = IncrementFile(manifest, vector, own.buffers, held, refit, fisher)
+    return item.with_scores(result.merged.scores)

@@ -130,7 +130,7 @@ class Lab:
         Args:
             title: For progress displays.
             job: Settings.
-            start: Where training starts; its last part is the one to train.
+            start: Where it starts; its last part is the one to train. Score maps are left out.
             data: The slice.
             direction: d of L_DC per shared tensor, where the job asks for it.
             importance: F of EWC per shared tensor, where the job asks for it.
@@ -142,6 +142,7 @@ class Lab:
             DuetError: The training failed.
         """
         self.look.require_unchanged(data.images)
+        start = start.uncalibrated()
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
         folder = self.folder / f"{job.phase}-{key[:16]}"

@@ -187,12 +187,14 @@ def write_state(path: Path, state: DetectorState) -> None:
     """Store a detector state in one safetensors file: a job's start and its result."""
     from safetensors.torch import save_file
 
-    about = {
+    about: dict[str, Any] = {
         "family": state.family,
         "architecture": state.architecture,
         "head": state.head,
         "parts": [{"increment": part.increment, "classes": part.classes} for part in state.parts],
     }
+    if state.scores:
+        about["scores"] = {name: one.model_dump() for name, one in state.scores.items()}
     with atomic_path(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.to_tensors().items()}
         save_file(contiguous, temporary, metadata={"duet": json.dumps(about)})
@@ -202,13 +204,18 @@ def read_state(path: Path) -> DetectorState:
     """Read a state written by `write_state`."""
     from safetensors import safe_open
 
+    from duet.increments.scores import ScoreMap, chosen
     from duet.increments.state import DetectorState
 
     with safe_open(path, framework="pt") as stored:
         about = json.loads((stored.metadata() or {})["duet"])
         flat = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
 
-    parts = [(part["increment"], tuple(part["classes"])) for part in about["parts"]]
+    scores = {name: ScoreMap(**one) for name, one in about.get("scores", {}).items()}
+    parts = [
+        (part["increment"], tuple(part["classes"]), chosen(scores, part["classes"]))
+        for part in about["parts"]
+    ]
     return DetectorState.from_tensors(
         flat, parts, family=about["family"], architecture=about["architecture"], head=about["head"]
     )

@@ -23,7 +23,8 @@ CASES = {
 
 
 LONG = (
-    "rows-survive", "stored", "merge", "learns", "adapts", "refines", "resumes", "exported",
+    "rows-survive", "scores", "stored", "merge", "learns", "adapts", "refines", "resumes",
+    "exported",
 )  # fmt: skip
 ALIKE = ("yolov8n", "yolov10n", "yolo12n")
 """Heads and losses of yolo11n and yolo26n: what takes them long repeats those."""

@@ -56,7 +56,16 @@ class DFineFamily(Family):
 
     def network(self, state: DetectorState, device: str = "cpu") -> nn.Module:
         """Build ``(B, 3, S, S)`` in, ``(B, Q, 4 + C)`` out; see `Queries`."""
-        return build.Queries(build.model_of(state)).eval().requires_grad_(False).to(device)
+        whole = build.Queries(build.model_of(state), build.score_maps(state))
+        return whole.eval().requires_grad_(False).to(device)
+
+    def calibrated(self, state: DetectorState) -> DetectorState:
+        """Return the state as it is: its network maps the scores.
+
+        A logit is the sum of a class row's output and of the quality of the box, which all classes
+        share, so that no row can take up a scale.
+        """
+        return state
 
     def head_of(self, architecture: str) -> str:
         """Return ``model.``."""

@@ -15,6 +15,7 @@ from duet.families.dfine.architectures import architecture as read_architecture
 from duet.families.dfine.roles import PREFIX, head_form, split_roles, stock_names
 from duet.families.rows import cut_rows, join_rows
 from duet.families.tensors import require_fit
+from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.vectors.tensors import Tensors
 
@@ -59,18 +60,31 @@ def state_of(tensors: Tensors, like: DetectorState) -> DetectorState:
     return replace(like, shared=roles.shared, buffers=roles.buffers, parts=parts)
 
 
+def score_maps(state: DetectorState) -> torch.Tensor | None:
+    """Return ``(2, C)`` scale and offset of each class; None if all scores stay as they are."""
+    maps = [state.scores.get(name, ScoreMap()) for name in state.labels]
+    if all(one.identity for one in maps):
+        return None
+    return torch.tensor([[one.scale for one in maps], [one.offset for one in maps]])
+
+
 class Queries(nn.Module):
     """A detector as one traceable function.
 
     Args:
         model: The engine's detector.
+        maps: ``(2, C)`` scale and offset of the logits; None leaves them as they are.
     """
 
-    def __init__(self, model: DFineForObjectDetection) -> None:
+    maps: torch.Tensor | None
+
+    def __init__(self, model: DFineForObjectDetection, maps: torch.Tensor | None = None) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("maps", maps)
 
     def forward(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         """Map float32 RGB in [0, 1] to ``(B, Q, 4 + C)``: cxcywh normalised, sigmoid scores."""
         output = self.model(images_B3SS)
-        return torch.cat((output.pred_boxes, output.logits.sigmoid()), -1)
+        logits = output.logits if self.maps is None else output.logits * self.maps[0] + self.maps[1]
+        return torch.cat((output.pred_boxes, logits.sigmoid()), -1)

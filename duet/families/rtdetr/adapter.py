@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ class RTDETRFamily(UltralyticsFamily):
 
         rows = {name: tensor for name, tensor in like.items() if roles.CLASS_ROWS.match(name)}
         return quiet_rows(rows, classes, seed=seed, draw=draw)
+
+    def score_rows(self, names: Iterable[str]) -> Sequence[str]:
+        """Return those of the last decoder layer, which alone answers.
+
+        Those before it are for training, and the encoder's choose the queries.
+        """
+        layers = {
+            name: int(name.split(".")[1]) for name in names if name.startswith("dec_score_head.")
+        }
+        return [name for name, layer in layers.items() if layer == max(layers.values())]
 
     def require_trainable(self, job: Job) -> None:
         """Refuse decoders in parallel whose loss would need each other's classes.

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from duet.errors import ModelError
+from duet.families.exportable import STAMP
 from duet.families.opened import stated_classes
 from duet.families.ultralytics.names import last_layer
 from duet.increments.base import exact_float32, plain_names
 from duet.increments.door.network import Network, is_network, read_network
 from duet.increments.door.values import Stub, told
 from duet.increments.guard import load_pt
-from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
+from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE, PartEntry
 from duet.vectors.tensors import Tensors, require_finite
 
 RENAME = "set model.names in Ultralytics, one different name per class, and save the file again"
@@ -145,6 +148,16 @@ def file_architecture(checkpoint: Checkpoint) -> tuple[str, str]:
         scale = next(iter(scales if isinstance(scales, dict) else ()), "")
     name = PureWindowsPath(named).name if isinstance(named, str) else ""
     return name, scale if isinstance(scale, str) and re.fullmatch("[a-z]", scale) else ""
+
+
+def stated_parts(checkpoint: Checkpoint) -> list[PartEntry]:
+    """Return the increments that an export of duet names; none if it is no such file."""
+    stamp = checkpoint.content.get(STAMP)
+    stated = stamp.get("increments") if isinstance(stamp, Mapping) else None
+    try:
+        return TypeAdapter(list[PartEntry]).validate_python(stated)
+    except ValidationError:
+        return []
 
 
 def facts(checkpoint: Checkpoint) -> dict[str, Any]:

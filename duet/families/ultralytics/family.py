@@ -25,6 +25,7 @@ from duet.families.ultralytics.checkpoint import (
     float_tensors,
     head_kind,
     open_checkpoint,
+    stated_parts,
 )
 from duet.families.ultralytics.export import UltralyticsEngine
 from duet.families.ultralytics.models import Build
@@ -32,6 +33,7 @@ from duet.families.ultralytics.names import EngineRules, layer_number
 from duet.families.ultralytics.recognise import architectures_of, unknown
 from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
+from duet.increments.scores import applied, chosen
 from duet.increments.state import DetectorState, HeadPart
 from duet.training.job import Job
 from duet.vectors.tensors import Tensors
@@ -193,7 +195,10 @@ class UltralyticsFamily(Family):
         require_same_network(
             checkpoint.network, stock, architecture=architecture, where=checkpoint.where
         )
-        return parts
+        # Its rows give mapped scores; only the thresholds of an export are still to be applied.
+        stated = {n: m for entry in stated_parts(checkpoint) for n, m in entry.scores.items()}
+        left = applied(stated)
+        return tuple(replace(part, scores=chosen(left, part.classes)) for part in parts)
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; nothing is built yet.
@@ -202,6 +207,7 @@ class UltralyticsFamily(Family):
         Ultralytics; only `parallel` heads of several increments need duet installed there. The
         other formats hold one folded graph.
         """
+        state = self.calibrated(state)
         plain, stock = super().exportable(state), functools.partial(self.stock_detector, state)
         engine = UltralyticsEngine(plain.build, stock, plain.layout == "picked", self.heads)
         return replace(plain, engine=engine)

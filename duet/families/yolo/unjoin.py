@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from duet.errors import ModelError
 from duet.families.exportable import STAMP
-from duet.families.ultralytics.checkpoint import Checkpoint
+from duet.families.ultralytics.checkpoint import Checkpoint, stated_parts
 from duet.families.yolo.build import stock_model
 from duet.families.yolo.roles import OWN
 from duet.families.yolo.stock import join_heads
@@ -68,12 +67,8 @@ def split_part(
 def _entries(checkpoint: Checkpoint) -> list[PartEntry]:
     """Return the increments that an export of class towers names; none if it is no such file."""
     stamp = checkpoint.content.get(STAMP)
-    if not isinstance(stamp, Mapping) or stamp.get("head") != "towers":
-        return []
-    try:
-        return TypeAdapter(list[PartEntry]).validate_python(stamp.get("increments"))
-    except ValidationError:
-        return []
+    towers = isinstance(stamp, Mapping) and stamp.get("head") == "towers"
+    return stated_parts(checkpoint) if towers else []
 
 
 def _widths(last: torch.Tensor, classes: Sequence[int]) -> list[int]:

@@ -1,0 +1,46 @@
+"""Score maps: what makes the scores of a class comparable, and the score it is deployed at.
+
+A map is affine in the logit and rises, so it changes no ranking within a class, and no AP. Heads
+store raw scores; who looks at images with a detector gets mapped ones (`Family.calibrated`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pydantic import Field
+
+from duet.config import Config
+
+
+class ScoreMap(Config):
+    """From the raw score s of one class to sigmoid(scale · logit(s) + offset).
+
+    That is Platt's scaling with the network's own score as its input (Platt 1999).
+    """
+
+    scale: float = Field(default=1.0, gt=0)
+    offset: float = 0.0
+    threshold: float | None = Field(
+        default=None, gt=0, lt=1, description="Mapped score that the class is deployed at."
+    )
+
+    @property
+    def identity(self) -> bool:
+        """Whether scores stay as they are."""
+        return self.scale == 1 and self.offset == 0
+
+
+def chosen(scores: Mapping[str, ScoreMap], classes: Collection[str]) -> dict[str, ScoreMap]:
+    """Return the score maps of some classes."""
+    return {name: one for name, one in scores.items() if name in classes}
+
+
+def thresholds(scores: Mapping[str, ScoreMap]) -> dict[str, float]:
+    """Return the threshold of each class that has one, by class name."""
+    return {name: one.threshold for name, one in scores.items() if one.threshold is not None}
+
+
+def applied(scores: Mapping[str, ScoreMap]) -> dict[str, ScoreMap]:
+    """Return what is left of score maps once scores are mapped: the thresholds."""
+    return {name: ScoreMap(threshold=at) for name, at in thresholds(scores).items()}
