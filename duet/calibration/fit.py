@@ -1,17 +1,17 @@
 """Monotone maps of scores, fitted to few detections: pure mathematics over log-odds.
 
-A map is s' = sigmoid(scale · logit(s) + offset) with scale > 0: it never changes an order, so that
-no AP changes. Shape legend: n detections.
+Shape legend: n detections.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from duet.increments.scores import ScoreMap
 
 Floats = npt.NDArray[np.float64]
 
@@ -19,28 +19,9 @@ STEEPEST = 8.0
 """Largest factor by which a map stretches or shrinks log-odds."""
 
 
-@dataclass(frozen=True)
-class Map:
-    """An increasing map of log-odds.
-
-    Attributes:
-        scale: Factor, above 0.
-        offset: Added after it.
-    """
-
-    scale: float = 1.0
-    offset: float = 0.0
-
-    def __call__(self, log_odds: Floats) -> Floats:
-        """Return the mapped log-odds."""
-        return self.scale * log_odds + self.offset
-
-    def after(self, first: Map) -> Map:
-        """Return the map that is ``first`` and then this one."""
-        return Map(self.scale * first.scale, self.scale * first.offset + self.offset)
-
-
-def fit_probability(log_odds: Floats, right: npt.NDArray[np.bool_], *, prior: float = 4.0) -> Map:
+def fit_probability(
+    log_odds: Floats, right: npt.NDArray[np.bool_], *, prior: float = 4.0
+) -> ScoreMap:
     """Return the map after which scores are the share of detections that are right.
 
     Platt's: logistic regression on the log-odds (Platt, 1999), drawn towards the map that changes
@@ -64,10 +45,10 @@ def fit_probability(log_odds: Floats, right: npt.NDArray[np.bool_], *, prior: fl
 
     bounds = [(-math.log(STEEPEST), math.log(STEEPEST)), (None, None)]
     found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds).x
-    return Map(math.exp(found[0]), float(found[1]))
+    return ScoreMap(scale=math.exp(found[0]), offset=float(found[1]))
 
 
-def fit_distribution(before: Floats, after: Floats, *, prior: float = 4.0) -> Map:
+def fit_distribution(before: Floats, after: Floats, *, prior: float = 4.0) -> ScoreMap:
     """Return the map that gives later log-odds the mean and the spread of earlier ones.
 
     Both are of the same places, so pairs count, but a regression of one on the other would shrink
@@ -81,12 +62,12 @@ def fit_distribution(before: Floats, after: Floats, *, prior: float = 4.0) -> Ma
     """
     count = len(before)
     if not count:
-        return Map()
+        return ScoreMap()
     spread, other = (float(side.std()) for side in (before, after))
     ratio = spread / other if spread > 0 and other > 0 else 1.0
     trust = count / (count + prior)
     scale = math.exp(trust * math.log(min(max(ratio, 1 / STEEPEST), STEEPEST)))
-    return Map(scale, trust * float(before.mean() - scale * after.mean()))
+    return ScoreMap(scale=scale, offset=trust * float(before.mean() - scale * after.mean()))
 
 
 def best_threshold(scores: Floats, right: npt.NDArray[np.bool_], objects: int) -> float | None:

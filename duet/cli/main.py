@@ -38,6 +38,7 @@ COMMANDS = {
     "revert": "duet.cli.remerge:revert",
     "scale": "duet.cli.remerge:scale",
     "drop-class": "duet.cli.drop_class:drop_class",
+    "calibrate": "duet.cli.calibrate:calibrate",
     "eval": "duet.cli.evaluate:evaluate",
     "report": "duet.cli.report:report",
     "compare": "duet.cli.compare:compare",

@@ -48,12 +48,15 @@ NameText = Annotated[
 Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 
 
+_MAPS = ("scores", "rescored")
+
+
 class Scored(Config):
-    """What has a field ``scores``; without score maps it is written as before there were any."""
+    """What has score maps; without any it is written as before there were any."""
 
     @model_serializer(mode="wrap")
     def _without_none(self, whole: Any) -> dict[str, Any]:
-        return {key: value for key, value in whole(self).items() if key != "scores" or value}
+        return {key: value for key, value in whole(self).items() if key not in _MAPS or value}
 
 
 class IncrementManifest(Scored):
@@ -100,6 +103,10 @@ class IncrementManifest(Scored):
     )
     scores: dict[NameText, ScoreMap] = Field(
         default_factory=dict, description="Score maps of classes whose rows it holds, by name."
+    )
+    rescored: dict[NameText, ScoreMap] = Field(
+        default_factory=dict,
+        description="Score maps of older classes in the detector after its stage, by name.",
     )
     licence: Text
     files: dict[str, Sha256] = Field(default_factory=dict, description="Written by the store.")

@@ -30,6 +30,11 @@ class ScoreMap(Config):
         """Whether scores stay as they are."""
         return self.scale == 1 and self.offset == 0
 
+    def after(self, first: ScoreMap) -> ScoreMap:
+        """Return the map that is ``first`` and then this one, with this one's threshold."""
+        scale, offset = self.scale * first.scale, self.scale * first.offset + self.offset
+        return ScoreMap(scale=scale, offset=offset, threshold=self.threshold)
+
 
 def chosen(scores: Mapping[str, ScoreMap], classes: Collection[str]) -> dict[str, ScoreMap]:
     """Return the score maps of some classes."""

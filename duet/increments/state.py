@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 import torch
 
+from duet.defaults import CONFIDENCE
 from duet.errors import ModelError
 from duet.files import sha256_json
 from duet.increments.forms import HeadForm as HeadForm
-from duet.increments.scores import ScoreMap
+from duet.increments.scores import ScoreMap, chosen, thresholds
 from duet.labels import LabelSpace
 from duet.vectors.tensors import Tensors, fingerprint
 
@@ -94,6 +95,11 @@ class DetectorState:
         """Score maps of all parts by class name; classes without one are as they are."""
         return {name: one for part in self.parts for name, one in part.scores.items()}
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Lowest score that users are shown of each class, by name, in the order of `labels`."""
+        return {**dict.fromkeys(self.labels, CONFIDENCE), **thresholds(self.scores)}
+
     def uncalibrated(self) -> DetectorState:
         """Return the detector that gives raw scores everywhere: itself if it has no score maps."""
         if not self.scores:
@@ -154,6 +160,16 @@ class DetectorState:
         if self.scores:  # else as it was before there were score maps
             meaning["scores"] = {n: one.model_dump(mode="json") for n, one in self.scores.items()}
         return sha256_json(meaning)
+
+
+def rescored(parts: Sequence[HeadPart], scores: Mapping[str, ScoreMap]) -> tuple[HeadPart, ...]:
+    """Return head parts with other score maps of some classes, by name."""
+    return tuple(
+        replace(part, scores={**part.scores, **own})
+        if (own := chosen(scores, part.classes))
+        else part
+        for part in parts
+    )
 
 
 def require_full_precision(tensors: Tensors, where: str, *, floating_only: bool = False) -> None:

@@ -106,9 +106,10 @@ class IncrementFile:
             require_fisher(self.fisher, self.vector.delta, where)
 
     def with_scores(self, scores: Mapping[str, ScoreMap]) -> IncrementFile:
-        """Return it with those of some score maps, by class name, whose class rows it holds."""
+        """Return it with the score maps of the detector after its stage, by class name."""
         own = chosen(scores, self.manifest.held)
-        told = {"schema_version": 2 if own else 1, "scores": own}
+        older = {name: one for name, one in scores.items() if name not in own}
+        told = {"schema_version": 2 if scores else 1, "scores": own, "rescored": older}
         part, refit = (one and replace(one, scores=own) for one in (self.part, self.refit))
         manifest = self.manifest.model_copy(update=told)
         return replace(self, manifest=manifest, part=part, refit=refit)

@@ -30,6 +30,7 @@ from duet.recipes.prepared import Prepared
 from duet.recipes.texts import diff_text, log_text
 from duet.recipes.write import manifest_of, stored_recipe
 from duet.runs.evaluate import evaluate_cells
+from duet.runs.recalibrate import recalibrate
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -189,6 +190,27 @@ class Detector(Shown):
         model, data = self._model("an evaluation"), series_of(series).data
         size = model.manifest.image_size
         return Evaluation(tuple(evaluate_cells(model.state, data, split, size, self.device)))
+
+    def calibrate(
+        self,
+        series: SeriesFile | str | Path | None = None,
+        *,
+        images: str | Path | None = None,
+        split: str = "val",
+        before: str | Path | None = None,
+        precision: float | None = None,
+    ) -> Detector:
+        """Return it with scores that mean something and a threshold per class; no AP changes.
+
+        Arguments and errors are those of `duet.runs.recalibrate.recalibrate`.
+        """
+        model = self._model("calibration")
+        data = series_of(series).data if series is not None else None
+        found = recalibrate(
+            model, model.folder, series=data, split=split, images=images, precision=precision,
+            before=None if before is None else Path(before), device=self.device,
+        )  # fmt: skip
+        return Detector(found.model, self.device)
 
     # ---- editing -----------------------------------------------------------------------------
 

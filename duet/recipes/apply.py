@@ -11,7 +11,7 @@ import torch
 from duet.errors import ModelError
 from duet.families.table import resolve_roles
 from duet.increments.fisher import sum_fishers
-from duet.increments.state import DetectorState, HeadPart
+from duet.increments.state import DetectorState, HeadPart, rescored
 from duet.merging.chunks import Listen
 from duet.merging.inputs import Inputs, Objective
 from duet.merging.methods import newest
@@ -166,6 +166,7 @@ def _fold(
             found = stranger(plan, opened[: number + 1], shared, fused)
             remarks += [found] if found else []
         parts = grown(plan, number, parts, item.parts if item.refit is None else (item.refit,))
+        parts = rescored(parts, item.rescored)
         if source.kind == REFINEMENT:  # all else stays
             seen += source.images
             continue

@@ -27,6 +27,7 @@ from duet.increments.manifest import (
     Lineage,
     read_any_manifest,
 )
+from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.merging.operand import Operand
@@ -107,6 +108,7 @@ class Opened:
         buffers: BatchNorm statistics and counters of the shared layers.
         parts: Head parts, or the rows of a refinement, with aliases and drops applied.
         trained: Parts in the detector after its stage, or refined rows, as they were trained.
+        rescored: Score maps of older classes in the detector after its stage.
         refit: The last part re-fit on merged weights, if the increment keeps one.
         refit_on: Fingerprint of the merged shared tensors that it was re-fit on.
     """
@@ -117,6 +119,7 @@ class Opened:
     refit: HeadPart | None = None
     refit_on: str | None = None
     trained: tuple[HeadPart, ...] = ()
+    rescored: Mapping[str, ScoreMap] = field(default_factory=dict)
 
 
 def merge_of(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +230,8 @@ def open_source(source: Source) -> Opened:
     part = _edit_part(source, item.part) if item.part is not None else None
     parts = (part,) if part is not None else ()
     trained = tuple(own for own in (item.refit or item.part,) if own is not None)
-    return Opened(stage, item.buffers, parts, refit, item.manifest.refit_on, trained)
+    own = item.manifest
+    return Opened(stage, item.buffers, parts, refit, own.refit_on, trained, own.rescored)
 
 
 def _edit_part(source: Source, part: HeadPart) -> HeadPart | None:

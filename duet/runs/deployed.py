@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from duet.defaults import CONFIDENCE
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import (
     Deployed,
@@ -26,11 +25,6 @@ Scores = Mapping[tuple[int, str], ClassAP]
 """(stage, domain) -> what was measured there."""
 
 
-def thresholds_of(state: DetectorState) -> dict[str, float]:
-    """Return the lowest score that is shown of each class."""
-    return dict.fromkeys(state.labels, CONFIDENCE)
-
-
 def deployments(
     out: Path, steps: SeriesSteps, states: Mapping[int, DetectorState], scores: Scores
 ) -> dict[tuple[int, str], Deployment]:
@@ -45,7 +39,7 @@ def deployments(
     came = {name: number for number, (_, names) in enumerate(steps) for name in names}
     return {
         (stage, domain): deployment(
-            load_deployed(out / one.seen), thresholds_of(states[stage]), came, one.seen
+            load_deployed(out / one.seen), states[stage].thresholds, came, one.seen
         )
         for (stage, domain), one in scores.items()
         if one.seen is not None
@@ -62,7 +56,7 @@ def recalls(
         files = [one.seen for one in sides if one is not None and one.seen is not None]
         if len(files) == len(sides):
             earlier, later = (load_deployed(out / file) for file in files)
-            limits = (thresholds_of(states[stage]) for stage in (pair.increment, pair.stage))
+            limits = (states[stage].thresholds for stage in (pair.increment, pair.stage))
             found[pair.slice] = _recalls(earlier, later, pair.classes, *limits)
     return found
 

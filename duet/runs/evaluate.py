@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from duet.defaults import AGNOSTIC
 from duet.defaults import CONFIDENCE as AT_LEAST
 from duet.detections import Detections
 from duet.devices import one_place
@@ -49,7 +50,7 @@ def truths(data: Slice) -> list[Truth]:
 
 
 FOR_AP = View(CONFIDENCE, IOU, LIMIT, multi_label=True)
-FOR_USERS = View(CONFIDENCE, IOU, LIMIT)
+FOR_USERS = View(CONFIDENCE, IOU, LIMIT, agnostic=AGNOSTIC)
 """What is looked at: every class of a place; and the best one, down to scores nobody is shown, so
 that what any threshold shows can be told."""
 
@@ -70,7 +71,7 @@ def predict_views(
     images: Sequence[Path],
     stopped: threading.Event | None = None,
     *,
-    views: Sequence[View] = (FOR_AP, FOR_USERS),
+    views: Sequence[View],
 ) -> tuple[list[Detections], ...]:
     """Run a detector over image files, a few dozen at a time; return what each view shows.
 
@@ -105,8 +106,43 @@ def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> I
 
     Scores are raw: no score map changes what AP is made of.
     """
-    family, raw = resolve_family(state.family), state.uncalibrated()
-    return family.detector(raw, image_size=image_size, device=device)
+    return calibrated_detector_of(state.uncalibrated(), image_size, device)
+
+
+def calibrated_detector_of(
+    state: DetectorState, image_size: int, device: str = "cpu"
+) -> ImageDetector:
+    """Return what runs a detector as users have it, with its score maps."""
+    return resolve_family(state.family).detector(state, image_size=image_size, device=device)
+
+
+def shown_to_users(
+    detector: ImageDetector, state: DetectorState, images: Sequence[Path],
+    stopped: threading.Event | None = None,
+) -> tuple[list[Detections], list[Detections]]:  # fmt: skip
+    """Return what AP is computed from, and what users see, down to scores nobody is shown.
+
+    What scores above its class's threshold is just what users are shown: there a class below its
+    own threshold hides no other one.
+    """
+    least = tuple(state.thresholds.values())
+    exact = replace(FOR_USERS, confidence=least)
+    views = (FOR_AP, FOR_USERS) if len(set(least)) == 1 else (FOR_AP, FOR_USERS, exact)
+    every, shown, *others = predict_views(detector, images, stopped, views=views)
+    for above in others:
+        shown = [_over(one, other, least) for one, other in zip(above, shown, strict=True)]
+    return every, shown
+
+
+def _over(above: Detections, every: Detections, least: Sequence[float]) -> Detections:
+    """Return ``above``, and of ``every`` what scores no more than its class's threshold."""
+    rest = every.scores <= np.array(least, np.float32)[every.class_ids]
+    return Detections(
+        np.concatenate([above.xyxy, every.xyxy[rest]]),
+        np.concatenate([above.scores, every.scores[rest]]),
+        np.concatenate([above.class_ids, every.class_ids[rest]]),
+        above.labels,
+    )
 
 
 def _sides(
@@ -230,16 +266,32 @@ class Evaluator:
     def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
         """Return the AP of every class of ``data`` that ``state`` knows, and its evidence.
 
+        AP is of the raw scores; what users see is of the mapped ones.
+
         Raises:
             DataError: Images changed since the run began.
         """
+        measured = self._measured(state.uncalibrated(), data)
+        if state.scores:
+            measured = replace(measured, seen=self._measured(state, data).seen)
+        return measured
+
+    def _measured(self, state: DetectorState, data: Slice) -> ClassAP:
         known = tuple(name for name in data.classes if name in state.labels)
         if not known:  # data sets need not share classes
             return ClassAP({}, {})
         self.look.require_unchanged(data.images)
-        state = state.uncalibrated()  # as which it is evaluated: score maps change no AP
         key = sha256_json(
-            [state.fingerprint(), data.sha256, known, self.image_size, CONFIDENCE, IOU, LIMIT]
+            [
+                state.fingerprint(),
+                data.sha256,
+                known,
+                self.image_size,
+                CONFIDENCE,
+                IOU,
+                LIMIT,
+                *([AGNOSTIC] if AGNOSTIC != "off" else []),
+            ]
         )
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
         with self._lock:  # one at a time: evaluation uses torch in this process
@@ -295,8 +347,9 @@ class Evaluator:
 
     def _evaluate(self, state: DetectorState, data: Slice, path: Path) -> dict[str, Any]:
         """Look at the images, and write what is found of each view beside ``path``."""
-        detector, files = detector_of(state, self.image_size, self.device), _files(path)
-        every, shown = predict_views(detector, data.images, self.stopped)
+        files = _files(path)
+        detector = calibrated_detector_of(state, self.image_size, self.device)
+        every, shown = shown_to_users(detector, state, data.images, self.stopped)
         keys, sides = image_keys(data.images), _sides(every, data)
         result = evaluate_ap(*sides)
         save_matches(files["evidence"], match(*sides, keys))

@@ -14,8 +14,7 @@ from duet.evaluation.deployment import load_deployed
 from duet.images import read_image, seen_suffix, write_image
 from duet.results.schema import GalleryImage, GallerySide, TruthBox
 from duet.runs.assemble import StrategyOutcome
-from duet.runs.deployed import thresholds_of
-from duet.runs.evaluate import FOR_USERS, detector_of, predict, truths
+from duet.runs.evaluate import calibrated_detector_of, shown_to_users, truths
 from duet.runs.plan import RunPlan
 from duet.series import Slice
 from duet.series.images import image_sha256
@@ -45,7 +44,7 @@ def gallery(plan: RunPlan, outcomes: Sequence[StrategyOutcome]) -> list[GalleryI
             title = other.strategy.title or BESIDE
             states["beside"] = (f"{title}, after increment {stages}", other.results[-1].merged)
     models = {
-        side: (title, thresholds_of(state), detector_of(state, plan.image_size, plan.device))
+        side: (title, state, calibrated_detector_of(state, plan.image_size, plan.device))
         for side, (title, state) in states.items()
     }
     pictures: list[GalleryImage] = []
@@ -56,8 +55,11 @@ def gallery(plan: RunPlan, outcomes: Sequence[StrategyOutcome]) -> list[GalleryI
         chosen = telling(cut, was, now)
         files, labelled = [cut.images[index] for index in chosen], truths(cut)
         looks = {
-            side: [_side(title, one, limits) for one in predict(model, files, view=FOR_USERS)]
-            for side, (title, limits, model) in models.items()
+            side: [
+                _side(title, one, state.thresholds)
+                for one in shown_to_users(model, state, files)[1]
+            ]
+            for side, (title, state, model) in models.items()
         }
         for place, index in enumerate(chosen):
             sides = {side: seen[place] for side, seen in looks.items()}
@@ -100,7 +102,7 @@ def _found(
     if seen is None:  # the detector knows no class of this domain
         return counts
     classes = load_deployed(plan.out / seen).matches.classes
-    limits = thresholds_of(outcome.states[stage])
+    limits = outcome.states[stage].thresholds
     for column, name in enumerate(cut.classes):
         if name in classes:
             one = classes[name]

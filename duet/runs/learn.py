@@ -20,6 +20,7 @@ from duet.merging.operand import Operand
 from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.trace import MergeTrace
 from duet.recipes.refined import cut_to, refined, rows_of
+from duet.runs.calibrate import calibrated
 from duet.runs.lab import Trained
 from duet.runs.learnable import adapts, require_adaptable
 from duet.runs.setting import Before, Setting, StageResult
@@ -109,7 +110,8 @@ def run_base(setting: Setting, strategy: Strategy) -> StageResult:
         state = setting.onto.in_form(strategy.head)
         return StageResult(first, Trained(state, 0, 0.0, (), "", reused=True), state)
     data = train_slice(first.data, first.classes)
-    return _lone(setting, strategy, first, train_alone(setting, data, first.name))
+    trained = train_alone(setting, data, first.name)
+    return _calibrated(setting, strategy, _lone(setting, strategy, first, trained))
 
 
 def run_independent(setting: Setting, strategy: Strategy, increment: Increment) -> StageResult:
@@ -122,7 +124,16 @@ def run_independent(setting: Setting, strategy: Strategy, increment: Increment) 
     # Trained as rows it fits every form; on a frozen trunk only what the form owns may train.
     head = strategy.head if strategy.trunk == "frozen" else "rows"
     trained = train_alone(setting, data, increment.name, head=head, trunk=strategy.trunk)
-    return _lone(setting, strategy, increment, trained)
+    return _calibrated(setting, strategy, _lone(setting, strategy, increment, trained))
+
+
+def _calibrated(
+    setting: Setting, strategy: Strategy, result: StageResult, previous: DetectorState | None = None
+) -> StageResult:
+    """Return a stage with score maps, if the strategy wants them."""
+    if not strategy.calibrate:
+        return result
+    return replace(result, merged=calibrated(setting, result.increment, result.merged, previous))
 
 
 def _lone(
@@ -180,7 +191,8 @@ def run_increment(
         title = f"{strategy.name}: {increment.name} re-fit"
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
-    return StageResult(increment, trained, merged, trace, refit)
+    stage = StageResult(increment, trained, merged, trace, refit)
+    return _calibrated(setting, strategy, stage, previous)
 
 
 def _refine(
@@ -199,7 +211,8 @@ def _refine(
         before.merged.parts, rows_of(trained.state, increment.classes, increment.name),
         strategy.merge.method, strategy.merge.params, images=(before.images, trained.images_seen),
     )  # fmt: skip
-    return StageResult(increment, trained, replace(before.merged, parts=parts))
+    stage = StageResult(increment, trained, replace(before.merged, parts=parts))
+    return _calibrated(setting, strategy, stage, before.merged)
 
 
 def _importance(strategy: Strategy, increment: Increment, before: Before) -> Tensors | None:

@@ -181,6 +181,10 @@ class Strategy(Config):
     merge: MergeChoice = MergeChoice()
     batchnorm: BatchNormFusion = BatchNormFusion()
     refit: Refit = Refit()
+    calibrate: bool = Field(
+        default=False,
+        description="fit score maps and thresholds after every stage (docs/method.md, Calibration)",
+    )
 
     @model_validator(mode="after")
     def _joint_training_has_one_head(self) -> Strategy:

@@ -1,0 +1,86 @@
+"""`duet calibrate`: scores that mean something, and a threshold per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from duet.cli.common import (
+    NAME_OR_PATH,
+    PATH,
+    device_option,
+    emit,
+    hint,
+    json_option,
+    read_told,
+    writing,
+)
+from duet.progress import note
+
+EPILOG = """\b
+Examples:
+  duet calibrate MODEL --series series.yaml --out runs/calibrated
+  duet calibrate MODEL --images photos/ --out runs/calibrated
+  duet calibrate MODEL --series series.yaml --precision 0.9 --out runs/calibrated
+"""
+
+
+@click.command("calibrate", epilog=EPILOG)
+@click.argument("model", type=PATH, metavar="MODEL")
+@click.option("--series", type=PATH, help="Labelled images: those of each increment's classes.")
+@click.option("--split", default="val", show_default=True, help="Of the series.")
+@click.option("--data-root", type=PATH, help="Folder of the data.")
+@click.option("--images", type=NAME_OR_PATH, help="Without labels: a folder, an image or a glob.")
+@click.option(
+    "--before", type=PATH, help="Earlier detector, for --images [MODEL less its last increment]."
+)
+@click.option(
+    "--precision", type=click.FloatRange(0, 1, min_open=True),
+    help="Share of what is shown that is to be right [thresholds of the best F1].",
+)  # fmt: skip
+@click.option("--out", type=PATH, required=True, help="Detector folder.")
+@click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
+@device_option
+@json_option
+def calibrate(model: Path, out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+    """Make the scores of MODEL mean something: a map and a threshold per class.
+
+    Weights, the order of detections and AP stay as they are. With labels (--series), scores become
+    the share of detections that are right. Without (--images), the scores of older classes are
+    brought back to those of the detector before the last increment.
+    """
+    from duet.increments.store import load_detector, load_traces, save_detector
+    from duet.recipes.model import Model
+    from duet.runs.recalibrate import recalibrate
+
+    series, data_root = options.pop("series"), options.pop("data_root")
+    data = read_told(series, data_root) if series is not None else None
+    found = Model(load_detector(model), model, True, load_traces(model))
+    made = recalibrate(found, out, series=data, **options)
+    with writing(out, overwrite=overwrite):
+        manifest = save_detector(
+            out, made.model.state, made.model.manifest, traces=made.model.traces,
+            overwrite=overwrite,
+        )  # fmt: skip
+    for name in made.unfitted:
+        note(f"{name}: nothing right was found, its scores stay as they are")
+    result = {
+        "schema": 1,
+        "detector": str(out),
+        "fingerprint": manifest.fingerprint,
+        "scores": {name: one.model_dump() for name, one in made.scores.items()},
+        "unfitted": list(made.unfitted),
+    }
+    emit(result, as_json, _text)
+    hint("duet", "predict", out, "IMAGES")
+
+
+def _text(result: dict[str, Any]) -> str:
+    width = max((len(name) for name in result["scores"]), default=5)
+    lines = [f"{'class':<{width}}  threshold   scale  offset"]
+    for name, one in result["scores"].items():
+        threshold = f"{one['threshold']:.3f}" if one["threshold"] is not None else "0.25"
+        lines.append(f"{name:<{width}}  {threshold:>9}  {one['scale']:6.3f}  {one['offset']:+6.3f}")
+    return "\n".join([*lines, f"-> {result['detector']}"])

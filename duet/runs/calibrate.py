@@ -1,0 +1,187 @@
+"""The score maps of a stage: the images that they are fitted on, and the answer kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from duet.calibration.stage import of_labels, of_the_past
+from duet.devices import parse_device
+from duet.errors import DataError
+from duet.evaluation.matches import ClassMatches, match
+from duet.files import sha256_json
+from duet.increments.scores import ScoreMap
+from duet.increments.state import DetectorState, rescored
+from duet.labels import LabelSpace
+from duet.runs.evaluate import (
+    FOR_AP,
+    FOR_USERS,
+    calibrated_detector_of,
+    detector_of,
+    image_keys,
+    looked_for,
+    predict,
+    require_split,
+    truths,
+)
+from duet.runs.memo import recall, remember
+from duet.runs.setting import Setting
+from duet.series import Increment, Series, Slice, train_slice
+from duet.series.slices import eval_slice, eval_split
+
+VALIDATION = "val"
+AT_MOST = 200
+"""Images that are looked at without labels: more change the maps by less than chance does."""
+
+
+def calibrated(
+    setting: Setting, increment: Increment, merged: DetectorState, previous: DetectorState | None
+) -> DetectorState:
+    """Return the detector after a stage with score maps of all its classes.
+
+    Only the increment's own images are looked at: of its validation split for its classes, which
+    have labels there, and of its training split for all others. An increment without a validation
+    split leaves the scores of its classes as they are.
+
+    Args:
+        setting: See `Setting`.
+        increment: What was learned.
+        merged: The detector after it.
+        previous: The one before it; None at the base.
+    """
+    place = parse_device(setting.schedule.device).torch_name
+    size = setting.schedule.image_size
+    images = _spread(train_slice(increment.data, increment.classes).images)
+    labelled = _validation(increment)
+    key = sha256_json(
+        [
+            merged.fingerprint(), previous.fingerprint() if previous else None, size,
+            [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
+            increment.classes,
+        ]
+    )  # fmt: skip
+    path = setting.lab.folder / f"scores-{key[:16]}.json"
+    stored = recall(path, key, lambda line: setting.lab.listen(increment.name, {"note": line}))
+    if stored is None:
+        found = _fitted(merged, previous, images, labelled, increment.classes, size, place)
+        stored = {"scores": {name: one.model_dump() for name, one in found.items()}}
+        remember(path, key, stored)
+    maps = {name: ScoreMap(**one) for name, one in stored["scores"].items()}
+    return replace(merged, parts=rescored(merged.parts, maps))
+
+
+def _fitted(
+    merged: DetectorState,
+    previous: DetectorState | None,
+    images: Sequence[Path],
+    labelled: Slice | None,
+    classes: Sequence[str],
+    size: int,
+    place: str,
+) -> dict[str, ScoreMap]:
+    maps: dict[str, ScoreMap] = {}
+    if previous is not None:
+        others = [name for name in previous.labels if name not in classes]
+        maps = by_detector(merged, previous, others, images, size, place)
+    if labelled is not None:
+        state = replace(merged, parts=rescored(merged.parts, maps))
+        maps |= by_labels(state, [labelled], size, place)
+    return maps
+
+
+def by_detector(
+    state: DetectorState,
+    earlier: DetectorState,
+    classes: Sequence[str],
+    images: Sequence[Path],
+    size: int,
+    device: str = "cpu",
+) -> dict[str, ScoreMap]:
+    """Return the score maps that give a detector the scores of an earlier one.
+
+    Args:
+        state: The detector; its own score maps do not count.
+        earlier: The one before it, with its score maps.
+        classes: That both know.
+        images: Without labels; `AT_MOST` are looked at.
+        size: Side of the square that images are fitted into, pixels.
+        device: Where they run, torch's name.
+    """
+    some = _spread(images)
+    was, now = (
+        predict(detector_of(one, size, device), some, view=FOR_AP) for one in (earlier, state)
+    )
+    known = earlier.scores
+    return {
+        name: known.get(name, ScoreMap()).after(one)
+        for name, one in of_the_past(was, now, classes).items()
+    }
+
+
+def by_labels(
+    state: DetectorState,
+    cuts: Sequence[Slice],
+    size: int,
+    device: str = "cpu",
+    *,
+    precision: float | None = None,
+) -> dict[str, ScoreMap]:
+    """Return the score maps of the labelled classes of a detector.
+
+    Args:
+        state: The detector. Score maps of other classes count: they compete for the same places.
+        cuts: Labelled images.
+        size: Side of the square that images are fitted into, pixels.
+        device: Where it runs, torch's name.
+        precision: See `duet.calibration.stage.of_labels`.
+    """
+    fitted = dict.fromkeys((name for cut in cuts for name in cut.classes), ScoreMap())
+    detector = calibrated_detector_of(
+        replace(state, parts=rescored(state.parts, fitted)), size, device
+    )
+    found: dict[str, list[ClassMatches]] = defaultdict(list)
+    for cut in cuts:
+        shown = looked_for(predict(detector, cut.images, view=FOR_USERS), cut)
+        keys = np.arange(len(cut.images), dtype=np.uint64)
+        matches = match(shown, truths(cut), LabelSpace(cut.classes), keys)
+        for name, one in matches.classes.items():
+            found[name].append(one)
+    return of_labels(found, precision=precision)
+
+
+def labelled_cuts(state: DetectorState, series: Series, split: str) -> list[Slice]:
+    """Return the labelled images of each increment whose classes a detector knows.
+
+    Raises:
+        DataError: A data set has no such split, or the detector knows no class of the series.
+    """
+    require_split(series, split)
+    found = [
+        eval_slice(item.data, names, split or eval_split(item.data))
+        for item in series.increments
+        if item.has_data and (names := [n for n in item.classes if n in state.labels])
+    ]
+    if not found:
+        raise DataError(
+            f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
+            f"series has {', '.join(series.labels)}",
+            remedy="classes are matched by name: rename the classes of one side",
+        )
+    return found
+
+
+def _validation(increment: Increment) -> Slice | None:
+    """Return the validation images with the labels of the increment's classes, if it has any."""
+    if VALIDATION not in increment.data.splits:
+        return None
+    return eval_slice(increment.data, increment.classes, VALIDATION)
+
+
+def _spread(images: Sequence[Path]) -> tuple[Path, ...]:
+    """Return at most `AT_MOST` images, spread evenly."""
+    places = np.linspace(0, len(images) - 1, min(len(images), AT_MOST)).round().astype(int)
+    return tuple(images[place] for place in places)

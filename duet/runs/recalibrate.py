@@ -1,0 +1,118 @@
+"""`duet calibrate`: score maps and thresholds of a detector that is there, fitted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from duet.devices import one_place
+from duet.errors import ConfigError
+from duet.increments.manifest import DetectorManifest
+from duet.increments.scores import ScoreMap
+from duet.increments.state import DetectorState, rescored
+from duet.increments.store import DetectorFile, load_detector
+from duet.inference.sources import find_images
+from duet.recipes.edits import kept_recipe, revert
+from duet.recipes.model import Model
+from duet.recipes.prepared import Prepared
+from duet.recipes.write import stored_recipe
+from duet.runs.calibrate import by_detector, by_labels, labelled_cuts
+from duet.series import Series
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A detector with other score maps.
+
+    Attributes:
+        model: It; its recipe's paths are relative to the folder that was asked for.
+        scores: The new maps by class name; the others are as they were.
+        unfitted: Classes that were looked for and never found right: their maps are as they were.
+    """
+
+    model: Model
+    scores: Mapping[str, ScoreMap]
+    unfitted: tuple[str, ...]
+
+
+def recalibrate(
+    model: Model,
+    out: Path,
+    *,
+    series: Series | None = None,
+    split: str = "val",
+    images: Path | str | None = None,
+    before: Path | None = None,
+    precision: float | None = None,
+    device: str = "cpu",
+) -> Calibrated:
+    """Fit score maps; tensors, rankings and AP stay as they are. Nothing is written.
+
+    Images without labels come first: they bring the classes of an earlier detector back to its
+    scores. Labels then decide for the classes that have some.
+
+    Args:
+        model: The detector.
+        out: What paths of the result's recipe shall be relative to.
+        series: Labelled images, each increment's for its own classes.
+        split: Which of them; not those that the result is to be judged on.
+        images: Without labels: an image, a folder or a glob.
+        before: Earlier detector; by default the model without its last increment, merged again.
+        precision: Wanted share of right detections, which thresholds keep; default the best F1.
+        device: In the language of `duet.devices.parse_device`.
+
+    Raises:
+        ConfigError: Neither ``series`` nor ``images``, or there is no such device.
+        DataError: A data set has no such split, or no image is there.
+        ModelError: There is no earlier detector, or it shares no class with this one.
+    """
+    if series is None and images is None:
+        raise ConfigError(
+            "nothing to calibrate on: expected labelled images of a series, or images without "
+            "labels",
+            where="--series, --images",
+            remedy="give --series SERIES.yaml, or --images FOLDER, or both",
+        )
+    place, size = one_place(device), model.manifest.image_size
+    cuts = labelled_cuts(model.state, series, split) if series is not None else []
+    maps: dict[str, ScoreMap] = {}
+    state = model.state
+    if images is not None:
+        paths, earlier = find_images(images).paths, _earlier(model, before)
+        both = [name for name in earlier.labels if name in state.labels]
+        maps = by_detector(state, earlier, both, paths, size, place)
+        state = replace(state, parts=rescored(state.parts, maps))
+    labelled = {name for cut in cuts for name in cut.classes}
+    if cuts:
+        maps |= by_labels(state, cuts, size, place, precision=precision)
+        state = replace(state, parts=rescored(state.parts, maps))
+    unfitted = tuple(name for name in state.labels if name in labelled and name not in maps)
+    return Calibrated(_with_state(model, state, out), maps, unfitted)
+
+
+def _earlier(model: Model, before: Path | None) -> DetectorState:
+    """Return what the scores are brought back to."""
+    if before is not None:
+        found = load_detector(before).state
+    else:
+        last = model.state.parts[-1].increment
+        found = Prepared(revert(model, last).plan).merge().state
+    if not set(found.labels) & set(model.state.labels):
+        raise ConfigError(
+            "the earlier detector knows none of the classes",
+            where=str(before or model.folder),
+            remedy="give the detector before the last increment with --before",
+        )
+    return found
+
+
+def _with_state(model: Model, state: DetectorState, out: Path) -> Model:
+    old = model.manifest
+    recipe = None
+    if old.recipe is not None:
+        recipe = stored_recipe(kept_recipe(old, model.folder).absolute(model.folder), out)
+    manifest = DetectorManifest.for_state(
+        state, lineage=old.lineage, image_size=old.image_size, licence=old.licence, recipe=recipe
+    )
+    return replace(model, file=DetectorFile(state, manifest), folder=out, saved=False)

@@ -1,0 +1,106 @@
+"""Score maps of a stage: old scores come back, new ones mean something, little data says little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from duet.calibration.stage import FEW, of_labels, of_the_past
+from duet.detections import Detections
+from duet.evaluation.deployment import calibration_error
+from duet.evaluation.matches import ClassMatches
+from duet.increments.scores import ScoreMap
+from duet.labels import LabelSpace
+
+LABELS = LabelSpace(("cat", "dog"))
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-values)))
+
+
+def _two_looks(images: int, fall: float, shrink: float) -> tuple[list[Detections], ...]:
+    """Return what a detector sees, and the same with log-odds that fell; boxes move a little."""
+    random = np.random.default_rng(0)
+    looks: tuple[list[Detections], ...] = ([], [])
+    for _ in range(images):
+        corner = np.arange(8)[:, None] * 50 + random.uniform(0, 5, (8, 1))
+        boxes = np.hstack([corner, corner, corner + 30, corner + 30])
+        odds, ids = random.normal(-1, 1.5, 8), random.integers(0, 2, 8)
+        for look, seen in zip(looks, (odds, shrink * odds - fall), strict=True):
+            moved = (boxes + random.normal(0, 0.5, (8, 4))).astype(np.float32)
+            order = np.argsort(-seen)
+            scores = _sigmoid(seen).astype(np.float32)
+            look.append(Detections(moved[order], scores[order], ids[order], LABELS))
+    return looks
+
+
+def test_scores_at_the_same_places_come_back() -> None:
+    before, after = _two_looks(60, fall=1.2, shrink=0.7)
+    maps = of_the_past(before, after, LABELS)
+    assert set(maps) == set(LABELS)
+    for one in maps.values():
+        assert one.scale == pytest.approx(1 / 0.7, rel=0.08)
+        assert one.offset == pytest.approx(1.2 / 0.7, abs=0.25)
+        assert one.threshold is None
+
+
+def test_equal_detectors_need_no_map_and_blind_ones_get_none() -> None:
+    before, after = _two_looks(30, fall=0, shrink=1)
+    for one in of_the_past(before, after, LABELS).values():
+        assert one.scale == pytest.approx(1, abs=1e-6)
+        assert one.offset == pytest.approx(0, abs=1e-6)
+    blind = [Detections.empty(LABELS) for _ in before]
+    assert of_the_past(before, blind, LABELS) == {}
+
+
+def test_a_class_without_places_moves_with_the_others() -> None:
+    before, after = _two_looks(60, fall=1.2, shrink=1)
+    only = [[one.of(["cat"]) for one in side] for side in (before, after)]
+    maps = of_the_past(*only, LABELS)
+    assert maps["dog"].offset == pytest.approx(maps["cat"].offset, abs=0.1)
+
+
+def _matched(count: int, slope: float, offset: float, seed: int = 0) -> ClassMatches:
+    random = np.random.default_rng(seed)
+    odds = np.sort(random.normal(-1.5, 1.5, count))[::-1]
+    hit = random.uniform(size=count) < _sigmoid(slope * odds + offset)
+    return ClassMatches(
+        _sigmoid(odds).astype(np.float32), np.zeros(count, np.int64), hit, np.zeros(count, bool),
+        np.array([int(hit.sum()) + count // 10]), np.where(hit, 0.8, 0).astype(np.float32),
+    )  # fmt: skip
+
+
+def test_scores_become_the_share_that_is_right_and_thresholds_follow() -> None:
+    found = {"cat": _matched(1500, 1, 1.5), "dog": _matched(1500, 0.5, -0.5, seed=1)}
+    maps = of_labels({name: [one] for name, one in found.items()})
+    for name, one in found.items():
+        own = maps[name]
+        odds = np.log(one.scores / (1 - one.scores))
+        scores = _sigmoid(own.scale * odds + own.offset).astype(np.float32)
+        mapped = ClassMatches(scores, one.images, one.hit, one.ignored, one.truths, one.iou)
+        before, after = calibration_error([one]), calibration_error([mapped])
+        assert before is not None
+        assert after is not None
+        assert after < 0.05 < before
+        assert own.threshold is not None
+
+
+def test_few_objects_share_a_threshold() -> None:
+    few = _matched(FEW // 2, 1, 1)
+    maps = of_labels(
+        {"cat": [_matched(800, 1, 1.5)], "dog": [few], "cow": [_matched(FEW // 2, 1, 0, 3)]}
+    )
+    assert int(few.truths.sum()) < FEW
+    assert maps["dog"].threshold == maps["cow"].threshold != maps["cat"].threshold
+
+
+def test_nothing_right_and_nothing_found_give_no_map() -> None:
+    nothing = ClassMatches(
+        np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, bool),
+        np.array([3]), np.zeros(0, np.float32),
+    )  # fmt: skip
+    assert of_labels({"cat": [nothing]}) == {}
+    some = of_labels({"cat": [nothing], "dog": [_matched(500, 1, 0)]})
+    assert set(some) == {"dog"}
+    assert isinstance(some["dog"], ScoreMap)
