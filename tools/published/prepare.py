@@ -11,6 +11,7 @@ from duet.files import atomic_folder, is_occupied, write_json
 from duet.trees import resolved
 from published import staging
 from published.choices import Choices
+from published.folds import fold_lists
 from published.lists import Lists, make_lists
 from published.plan import chosen_sets, find_folders
 from published.report import Prepared, SetReport
@@ -47,6 +48,8 @@ def prepare(
     folders = find_folders(group, archives)
     sets = chosen_sets(group, folders)
     lists = make_lists(sets, folders, choices)
+    if choices.folds is not None:
+        lists = fold_lists(sets, folders, lists, choices.folds, choices.fold)
     wanted = {name: staging.wanted_ids(lists[name]) for name in lists}
     size = staging.image_bytes(folders, wanted.values())
     reports = {item.name: _report(item.domain, lists[item.name]) for item in sets}
@@ -94,8 +97,10 @@ def _refuse_unusable(out: Path) -> None:
 
 
 def _report(domain: str, lists: Lists) -> SetReport:
-    train, val = (sum(len(listed.ids) for listed in part) for part in (lists.train, lists.val))
-    return SetReport(domain, train, val, notes=list(lists.notes))
+    counts = {
+        name: sum(len(listed.ids) for listed in split) for name, split in lists.splits.items()
+    }
+    return SetReport(domain, **{"train": 0, "val": 0, **counts}, notes=list(lists.notes))
 
 
 def _paths(archives: Sequence[tuple[str, Path]]) -> list[str]:
