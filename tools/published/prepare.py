@@ -97,10 +97,10 @@ def _refuse_unusable(out: Path) -> None:
 
 
 def _report(domain: str, lists: Lists) -> SetReport:
-    counts = {
-        name: sum(len(listed.ids) for listed in split) for name, split in lists.splits.items()
-    }
-    return SetReport(domain, **{"train": 0, "val": 0, **counts}, notes=list(lists.notes))
+    train, val, test = (
+        sum(len(listed.ids) for listed in part) for part in (lists.train, lists.val, lists.test)
+    )
+    return SetReport(domain, train, val, test, notes=list(lists.notes))
 
 
 def _paths(archives: Sequence[tuple[str, Path]]) -> list[str]:
