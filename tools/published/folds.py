@@ -11,6 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from duet.errors import DataError
+from published.choices import Choices
 from published.labels import LabelRules, check_labels
 from published.lists import Listed, Lists, contents
 from published.plan import Folder
@@ -21,18 +22,23 @@ def fold_lists(
     sets: Sequence[DataSet],
     folders: Mapping[str, Folder],
     lists: Mapping[str, Lists],
-    folds: int,
-    fold: int,
+    choices: Choices,
 ) -> dict[str, Lists]:
     """Return name of the data set -> its lists, with the splits that its authors do not give.
 
-    What they list for training is cut into folds. Number ``fold`` is evaluated on where they give
-    no test list, the next one is to choose on where they give no list for that.
+    What they list for training is cut into folds. The chosen one is evaluated on where they give
+    no test list, the next one is to choose on where they give no list for that. Without a choice
+    of folds the lists stay as they are.
 
     Raises:
         DataError: A data set has fewer images than folds.
     """
-    return {item.name: _folded(item, folders, lists[item.name], folds, fold) for item in sets}
+    if choices.folds is None:
+        return dict(lists)
+    return {
+        item.name: _folded(item, folders, lists[item.name], choices.folds, choices.fold)
+        for item in sets
+    }
 
 
 def deal(

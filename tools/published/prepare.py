@@ -47,9 +47,7 @@ def prepare(
     _refuse_unusable(out)  # before minutes of reading
     folders = find_folders(group, archives)
     sets = chosen_sets(group, folders)
-    lists = make_lists(sets, folders, choices)
-    if choices.folds is not None:
-        lists = fold_lists(sets, folders, lists, choices.folds, choices.fold)
+    lists = fold_lists(sets, folders, make_lists(sets, folders, choices), choices)
     wanted = {name: staging.wanted_ids(lists[name]) for name in lists}
     size = staging.image_bytes(folders, wanted.values())
     reports = {item.name: _report(item.domain, lists[item.name]) for item in sets}
