@@ -25,11 +25,11 @@ def smaller(group: Group, counts: Mapping[tuple[str, str], int]) -> Group:
     """Return a group that expects other counts: (folder, split) -> images."""
 
     def shrunk(item: DataSet) -> DataSet:
-        train, val = (
+        train, val, test = (
             tuple(replace(p, images=counts.get((p.folder, p.split), p.images)) for p in parts)
-            for parts in (item.train, item.val)
+            for parts in (item.train, item.val, item.test)
         )
-        return replace(item, train=train, val=val)
+        return replace(item, train=train, val=val, test=test)
 
     return replace(group, sets=tuple(map(shrunk, group.sets)))
 

@@ -15,7 +15,7 @@ from duet.series.problems import error, raise_problems
 PrepareCommand = Annotated[
     str,
     Field(
-        pattern=r"^(duet data emoji|python tools/prepare_(pascal|weather)\.py)"
+        pattern=r"^(duet data emoji|python tools/prepare_(pascal|photos|weather)\.py)"
         r"( (ARCHIVE \.\.\.|\{root\}|--out|--protocol [\w-]+))*$",
         description="the command that makes the data, shown where they are missing",
     ),

@@ -6,6 +6,6 @@ Nothing here downloads: the licences of these images allow research, not redistr
 from published.choices import Choices
 from published.prepare import prepare
 from published.report import Prepared
-from published.sets import PASCAL, WEATHER, Group
+from published.sets import PASCAL, PHOTOS, WEATHER, Group
 
-__all__ = ["PASCAL", "WEATHER", "Choices", "Group", "Prepared", "prepare"]
+__all__ = ["PASCAL", "PHOTOS", "WEATHER", "Choices", "Group", "Prepared", "prepare"]

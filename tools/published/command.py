@@ -1,4 +1,4 @@
-"""The command behind tools/prepare_pascal.py and tools/prepare_weather.py."""
+"""The command behind tools/prepare_pascal.py, prepare_weather.py and prepare_photos.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,7 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
         help="Images listed for training and for evaluation.",
     )
     @click.option("--allow-counts", is_flag=True, help="Accept other counts than the published.")
-    @click.option(
-        "--split-seed",
-        type=click.IntRange(min=0),
-        help="Split data sets without an evaluation list, 70 to 30, by this seed [refuse].",
-    )
+    @_split_options(group)
     @click.option("--drop-name", "drop_names", multiple=True, help="Leave such objects out.")
     @click.option("--drop-broken-boxes", is_flag=True, help="Leave out unusable boxes and repeats.")
     @click.option("--dry-run", is_flag=True, help="Check archives and labels; write nothing.")
@@ -129,10 +125,29 @@ def prepare_command(group: Group, help_text: str) -> click.Command:
             )
         plain = printable(as_text(made), lines=True)
         click.echo(json.dumps(made.as_dict(), indent=2) if as_json else plain)
-        for line in next_commands(made):
+        for line in next_commands(group, made):
             note(f"next: {printable(line)}")
 
     return command
+
+
+def _split_options(group: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what adds the options for splits that the authors do not give."""
+    if not group.folded:
+        return click.option(
+            "--split-seed",
+            type=click.IntRange(min=0),
+            help="Split data sets without an evaluation list, 70 to 30, by this seed [refuse].",
+        )
+    folds = click.option(
+        "--folds", type=click.IntRange(min=3), default=5, show_default=True,
+        help="Folds of images whose authors do not give all splits.",
+    )  # fmt: skip
+    fold = click.option(
+        "--fold", type=click.IntRange(min=0), default=0, show_default=True,
+        help="The fold to evaluate on; the next one is to choose on, the others to train on.",
+    )  # fmt: skip
+    return lambda command: folds(fold(command))
 
 
 def named(group: Group, argument: str) -> tuple[str, Path]:
@@ -162,8 +177,10 @@ def as_text(made: Prepared) -> str:
     lines = [f"{verb} {made.out} ({made.bytes / 1e6:.1f} MB of images)", ""]
     for report in made.sets.values():
         objects = sum(report.objects.values())
+        chosen = f"{report.val} to choose on, " if report.test else ""
         lines.append(
-            f"  {report.domain}: {report.train} images to train on, {report.val} to evaluate on, "
+            f"  {report.domain}: {report.train} images to train on, {chosen}"
+            f"{report.test or report.val} to evaluate on, "
             f"{objects} objects of {len(report.objects)} classes"
         )
         lines += [f"    renamed {name}: {count} objects" for name, count in report.renamed.items()]
@@ -178,14 +195,14 @@ def as_text(made: Prepared) -> str:
     return "\n".join(lines)
 
 
-def next_commands(made: Prepared) -> list[str]:
+def next_commands(group: Group, made: Prepared) -> list[str]:
     """Return what to run next."""
     if made.dry_run or not made.series:
         return []
     series = made.out / f"{made.series[0]}.yaml"
     return [
         shell_line("duet", "data", "check", series),
-        shell_line("duet", "run", series, "--weights", "yolo11n", "--strategy", "duet"),
+        shell_line("duet", "run", series, *group.run),
     ]
 
 

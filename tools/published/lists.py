@@ -44,12 +44,20 @@ class Lists:
     Attributes:
         train: Lists to train on.
         val: Lists to evaluate on.
+        test: Lists to evaluate on where `val` is for choosing.
         notes: What differs from the published data set, for people.
     """
 
     train: tuple[Listed, ...]
     val: tuple[Listed, ...]
+    test: tuple[Listed, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, tuple[Listed, ...]]:
+        """Lists by the name of their split, those that there are."""
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: lists for name, lists in found.items() if lists}
 
 
 def make_lists(
@@ -65,53 +73,50 @@ def make_lists(
     Raises:
         DataError: With everything that is wrong, together.
     """
-    texts = _read([folders[part.folder].lists[part.split] for item in sets for part in item.parts])
+    parts = [part for item in sets for part in item.parts]
+    places = (folders[part.folder].lists.get(part.split) for part in parts)
+    texts = contents(place for place in places if place is not None)
     made: dict[str, Lists] = {}
     problems: list[str] = []
     for item in sets:
         notes: list[str] = []
-        train, val = (
+        train, val, test = (
             tuple(_listed(part, folders, texts, problems) for part in parts)
-            for parts in (item.train, item.val)
+            for parts in (item.train, item.val, item.test)
         )
-        wrong = _count_problems(item, (*train, *val))
+        wrong = _count_problems(item, (*train, *val, *test))
         (notes if choices.allow_counts else problems).extend(wrong)
-        for listed in (*train, *val):
+        for listed in (*train, *val, *test):
             problems += _pair_problems(item, listed, folders[listed.folder])
-        if not val:
+        if not val and choices.folds is None:
             train, val = _split(item, train, choices.split_seed, notes, problems)
-        train = _without_overlap(item, train, val, choices.overlap, notes, problems)
-        made[item.name] = Lists(train, val, tuple(notes))
+        evaluated = (*val, *test)
+        train = _without_overlap(item, train, evaluated, choices.overlap, notes, problems)
+        made[item.name] = Lists(train, val, test, tuple(notes))
     if problems:
         raise DataError(together(problems, summary="the lists cannot be used"))
     return made
 
 
-def _read(places: Iterable[Place]) -> dict[Place, str]:
+def contents(places: Iterable[Place]) -> dict[Place, bytes]:
+    """Return what is at some places of archives."""
     wanted: dict[Path, set[str]] = {}
     for path, name in places:
         wanted.setdefault(path, set()).add(name)
-    texts: dict[Place, str] = {}
+    found: dict[Place, bytes] = {}
     for path, names in wanted.items():
         with open_archive(path) as archive:
             for name, content in archive.each(names.__contains__):
-                texts[path, name] = content.decode("utf-8-sig", errors="replace")
-    return texts
+                found[path, name] = content
+    return found
 
 
 def _listed(
-    part: Part, folders: Mapping[str, Folder], texts: Mapping[Place, str], problems: list[str]
+    part: Part, folders: Mapping[str, Folder], texts: Mapping[Place, bytes], problems: list[str]
 ) -> Listed:
     folder = folders[part.folder]
     where = f"{part.folder}/{part.split}"
-    ids: list[str] = []
-    for line in texts[folder.lists[part.split]].splitlines():
-        name = line.strip()
-        if not name:
-            continue
-        # A second column says whether a class is there; some tools list file names.
-        spelled = (name, name.split()[0], IMAGE_SUFFIX.sub("", name))
-        ids.append(next((each for each in spelled if each in folder.images), name))
+    ids = sorted(folder.listed.get(part.split, ())) or _ids(texts[folder.lists[part.split]], folder)
     unsafe = [name for name in ids if not _SAFE_ID.match(name)]
     if unsafe:
         problems.append(f"{where}: not image ids: {_some([ascii(n)[:40] for n in unsafe])}")
@@ -125,6 +130,19 @@ def _listed(
     if not ids and not unsafe:
         problems.append(f"{where}: the list is empty")
     return Listed(part.folder, part.split, tuple(ids))
+
+
+def _ids(content: bytes, folder: Folder) -> list[str]:
+    """Return the image ids that a list names."""
+    ids: list[str] = []
+    for line in content.decode("utf-8-sig", errors="replace").splitlines():
+        name = line.strip()
+        if not name:
+            continue
+        # A second column says whether a class is there; some tools list file names.
+        spelled = (name, name.split()[0], IMAGE_SUFFIX.sub("", name))
+        ids.append(next((each for each in spelled if each in folder.images), name))
+    return ids
 
 
 def _count_problems(item: DataSet, lists: Sequence[Listed]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from duet.errors import DataError, did_you_mean, together
 from duet.trees import resolved
 from published.members import Member, open_archive
-from published.sets import DataSet, Group, Part
+from published.sets import ALL, DataSet, Group, Layout, Part
 
 Place = tuple[Path, str]
 """(archive, member)."""
@@ -27,6 +27,7 @@ class Folder:
 
     Attributes:
         lists: Name of a list -> where it is.
+        listed: Name of a list that no file gives -> its image ids, as the folders have them.
         labels: Image id -> where its XML is.
         images: Image id -> where the image is.
         sizes: Member sizes of the images, bytes.
@@ -34,6 +35,7 @@ class Folder:
     """
 
     lists: dict[str, Place] = field(default_factory=dict)
+    listed: dict[str, set[str]] = field(default_factory=dict)
     labels: dict[str, Place] = field(default_factory=dict)
     images: dict[str, Place] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -101,7 +103,8 @@ def folder_name(group: Group, word: str) -> str | None:
 
 
 def _has(folders: Mapping[str, Folder], part: Part) -> bool:
-    return part.folder in folders and part.split in folders[part.folder].lists
+    folder = folders.get(part.folder)
+    return folder is not None and (part.split in folder.lists or part.split in folder.listed)
 
 
 def _look_into(
@@ -114,18 +117,25 @@ def _look_into(
     """
     with open_archive(path) as archive:
         members = [member for member in archive.scan() if not _JUNK.search(_posix(member.name))]
-    trees = _trees(members)
-    if not trees:
-        raise DataError(_no_tree(members), where=str(path), remedy=f"expected: {group.source}")
     found: dict[str, set[str]] = {}
+    others = []
+    for member in members:
+        layout = _layout_of(group, member)
+        if layout is None:
+            others.append(member)
+            continue
+        item, file = layout
+        _require_said(said, item.folder, member.name, path)
+        split = _add_file(folders.setdefault(item.folder, Folder()), path, member, file)
+        found.setdefault(item.folder, set()).add(split)
+    trees = _trees(others)
+    if not (trees or found):
+        raise DataError(
+            _no_tree(group, members), where=str(path), remedy=f"expected: {group.source}"
+        )
     for root, inside in trees.items():
         inside_is = _nearest(group, root)
-        if said and inside_is not in (None, said):
-            raise DataError(
-                f"given as {said}, but '{root}' inside is {inside_is}",
-                where=str(path),
-                remedy=f"give it as {inside_is}={path.name}, or without a name",
-            )
+        _require_said(said, inside_is, root, path)
         folder = said or inside_is or _named(group, path)
         if folder is None:
             names = ", ".join(group.known_as)
@@ -138,6 +148,40 @@ def _look_into(
             _add(folders.setdefault(folder, Folder()), path, inside)
         )
     return found
+
+
+def _require_said(said: str, inside_is: str | None, inside: str, path: Path) -> None:
+    """Raise where an archive is given as one data set and holds another.
+
+    Raises:
+        DataError: It does.
+    """
+    if said and inside_is not in (None, said):
+        raise DataError(
+            f"given as {said}, but '{inside}' inside is {inside_is}",
+            where=str(path),
+            remedy=f"give it as {inside_is}={path.name}, or without a name",
+        )
+
+
+def _layout_of(group: Group, member: Member) -> tuple[Layout, re.Match[str]] | None:
+    """Return the layout that a file belongs to, and what its path says."""
+    name = _posix(member.name)
+    matches = ((layout, layout.file.search(name)) for layout in group.layouts)
+    return next(((layout, file) for layout, file in matches if file), None)
+
+
+def _add_file(folder: Folder, path: Path, member: Member, file: re.Match[str]) -> str:
+    """Add an image or a label file of a layout to a folder; return the list that it is in."""
+    said = file.groupdict()
+    split, image = (said.get("split") or ALL).lower(), said["id"]
+    folder.listed.setdefault(split, set()).add(image)
+    if IMAGE_SUFFIX.search(member.name):
+        _place(folder, folder.images, image, (path, member.name))
+        folder.sizes[image] = member.size
+    else:
+        _place(folder, folder.labels, image, (path, member.name))
+    return split
 
 
 def _trees(members: Iterable[Member]) -> dict[str, list[tuple[str, Member]]]:
@@ -220,14 +264,15 @@ def _misnamed(group: Group, said: str, path: Path, found: Mapping[str, set[str]]
     return []
 
 
-def _no_tree(members: Sequence[Member]) -> str:
+def _no_tree(group: Group, members: Sequence[Member]) -> str:
     if any(_DEVKIT.search(member.name) for member in members):
         return "this is the development kit's code, which comes without images"
     top = sorted({member.name.split("/", 1)[0] for member in members})
     shown = ", ".join(top[:5]) or "nothing"
+    others = "".join(f" and no images of {layout.folder}" for layout in group.layouts)
     return (
-        "no folder in VOC layout (Annotations, ImageSets/Main, JPEGImages) inside; it holds "
-        f"{shown}{' ...' if len(top) > 5 else ''}"
+        f"no folder in VOC layout (Annotations, ImageSets/Main, JPEGImages){others} inside; it "
+        f"holds {shown}{' ...' if len(top) > 5 else ''}"
     )
 
 

@@ -11,6 +11,7 @@ from duet.files import atomic_folder, is_occupied, write_json
 from duet.trees import resolved
 from published import staging
 from published.choices import Choices
+from published.folds import fold_lists
 from published.lists import Lists, make_lists
 from published.plan import chosen_sets, find_folders
 from published.report import Prepared, SetReport
@@ -46,7 +47,7 @@ def prepare(
     _refuse_unusable(out)  # before minutes of reading
     folders = find_folders(group, archives)
     sets = chosen_sets(group, folders)
-    lists = make_lists(sets, folders, choices)
+    lists = fold_lists(sets, folders, make_lists(sets, folders, choices), choices)
     wanted = {name: staging.wanted_ids(lists[name]) for name in lists}
     size = staging.image_bytes(folders, wanted.values())
     reports = {item.name: _report(item.domain, lists[item.name]) for item in sets}
@@ -94,8 +95,10 @@ def _refuse_unusable(out: Path) -> None:
 
 
 def _report(domain: str, lists: Lists) -> SetReport:
-    train, val = (sum(len(listed.ids) for listed in part) for part in (lists.train, lists.val))
-    return SetReport(domain, train, val, notes=list(lists.notes))
+    train, val, test = (
+        sum(len(listed.ids) for listed in part) for part in (lists.train, lists.val, lists.test)
+    )
+    return SetReport(domain, train, val, test, notes=list(lists.notes))
 
 
 def _paths(archives: Sequence[tuple[str, Path]]) -> list[str]:

@@ -18,6 +18,7 @@ class SetReport:
         domain: Its name in the series.
         train: Images to train on.
         val: Images to evaluate on.
+        test: Images to evaluate on where those of `val` are to choose on.
         objects: Objects per class, in all its images.
         renamed: ``found -> class``, objects.
         dropped: Why -> objects left out.
@@ -27,6 +28,7 @@ class SetReport:
     domain: str
     train: int
     val: int
+    test: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     renamed: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -37,8 +39,8 @@ class SetReport:
         counts = ("objects", "renamed", "dropped")
         plain = {name: dict(sorted(getattr(self, name).items())) for name in counts}
         return {
-            "domain": self.domain, "train": self.train, "val": self.val, **plain,
-            "notes": list(self.notes),
+            "domain": self.domain, "train": self.train, "val": self.val, "test": self.test,
+            **plain, "notes": list(self.notes),
         }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from duet.errors import DataError, DuetError
@@ -161,14 +162,16 @@ def write_descriptor(root: Path, item: DataSet, lists: Lists, choices: Choices) 
     """Write the lists of a data set and the file that describes it (``format: voc``)."""
     import yaml
 
-    for listed in (*lists.train, *lists.val):
+    for listed in chain.from_iterable(lists.splits.values()):
         place = root / listed.folder / "ImageSets" / "Main" / f"{listed.split}.txt"
         _write(place, "".join(f"{name}\n" for name in listed.ids).encode())
     document = {
         "format": "voc",
         "path": ".",
-        "train": [f"{listed.folder}/{listed.split}" for listed in lists.train],
-        "val": [f"{listed.folder}/{listed.split}" for listed in lists.val],
+        **{
+            name: [f"{listed.folder}/{listed.split}" for listed in split]
+            for name, split in lists.splits.items()
+        },
         "difficult": choices.difficult,
         "names": list(item.names),
     }
@@ -206,7 +209,7 @@ def _write(path: Path, content: bytes) -> None:
 def wanted_ids(lists: Lists) -> dict[str, tuple[str, ...]]:
     """Return folder -> ids of all lists, each once."""
     found: dict[str, dict[str, None]] = {}
-    for listed in (*lists.train, *lists.val):
+    for listed in chain.from_iterable(lists.splits.values()):
         found.setdefault(listed.folder, {}).update(dict.fromkeys(listed.ids))
     return {folder: tuple(ids) for folder, ids in found.items()}
 
