@@ -48,12 +48,11 @@ def fit_probability(
     return ScoreMap(scale=math.exp(found[0]), offset=float(found[1]))
 
 
-def fit_distribution(before: Floats, after: Floats, *, prior: float = 4.0) -> ScoreMap:
-    """Return the map that gives later log-odds the mean and the spread of earlier ones.
+def fit_shift(before: Floats, after: Floats, *, prior: float = 4.0) -> ScoreMap:
+    """Return the map that gives later log-odds the mean of earlier ones.
 
-    Both are of the same places, so pairs count, but a regression of one on the other would shrink
-    towards the mean by as much as the two disagree: the ratio of spreads does not (reduced major
-    axis). Drawn towards the map that changes nothing.
+    Drawn towards the map that changes nothing. The spread is left alone: among places chosen by
+    their score it says more about the choice than about the detectors (docs/log.md).
 
     Args:
         before: ``(n,)`` log-odds of the earlier detector.
@@ -61,13 +60,7 @@ def fit_distribution(before: Floats, after: Floats, *, prior: float = 4.0) -> Sc
         prior: Number of places that change nothing, in effect.
     """
     count = len(before)
-    if not count:
-        return ScoreMap()
-    spread, other = (float(side.std()) for side in (before, after))
-    ratio = spread / other if spread > 0 and other > 0 else 1.0
-    trust = count / (count + prior)
-    scale = math.exp(trust * math.log(min(max(ratio, 1 / STEEPEST), STEEPEST)))
-    return ScoreMap(scale=scale, offset=trust * float(before.mean() - scale * after.mean()))
+    return ScoreMap(offset=float((before - after).sum()) / (count + prior) if count else 0.0)
 
 
 def best_threshold(scores: Floats, right: npt.NDArray[np.bool_], objects: int) -> float | None:

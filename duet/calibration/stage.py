@@ -3,7 +3,7 @@
 New classes: after the map, a score is the share of detections that are right, as the validation
 labels of the increment say. Old classes: their images are gone. On images at hand the detector
 before the stage and the one after it look at the same places, and the map gives the scores of the
-later one the mean and the spread of the earlier one's, so that thresholds keep their meaning.
+later one the mean of the earlier one's, so that thresholds keep their meaning.
 
 Both are shrunk: a class by what all classes say together, and that by changing nothing.
 """
@@ -19,8 +19,8 @@ import numpy.typing as npt
 from duet.calibration.fit import (
     Floats,
     best_threshold,
-    fit_distribution,
     fit_probability,
+    fit_shift,
     threshold_of_precision,
 )
 from duet.detections import Detections
@@ -29,7 +29,11 @@ from duet.evaluation.matches import ClassMatches
 from duet.increments.scores import ScoreMap
 
 SURE = 0.02
-"""Detections that score less say nothing of what is shown."""
+"""Detections that score less say nothing of what is shown: left out where labels tell the rest."""
+
+NEAR = 0.1
+"""Places where both detectors score less are left out: what counts is what happens near thresholds,
+and scores of the far more numerous places that nobody is shown fall less."""
 
 SAME_PLACE = 0.7
 """Boxes of one class that overlap more are of one place."""
@@ -127,10 +131,10 @@ def of_the_past(
     known = {name: pair for name, pair in pairs.items() if len(pair[0])}
     if not known:
         return {}
-    every = fit_distribution(*_joined(known.values()), prior=PRIOR)
+    every = fit_shift(*_joined(known.values()), prior=PRIOR)
     maps = {}
     for name, (was, now) in pairs.items():
-        own = fit_distribution(was, every.scale * now + every.offset, prior=PRIOR)
+        own = fit_shift(was, now + every.offset, prior=PRIOR)
         maps[name] = own.after(every)
     return maps
 
@@ -150,7 +154,7 @@ def _places(
         mutual = shared.argmax(axis=0)[nearest] == np.arange(len(old))
         close = mutual & (shared.max(axis=1) > SAME_PLACE)
         scores = old.scores[close], new.scores[nearest[close]]
-        sure = np.maximum(*scores) >= np.float32(SURE)
+        sure = np.maximum(*scores) >= np.float32(NEAR)
         was.append(scores[0][sure])
         now.append(scores[1][sure])
     return log_odds(np.concatenate(was)), log_odds(np.concatenate(now))
