@@ -288,7 +288,7 @@ EDITS: dict[str, Any] = {
     "data": "0" * 64, "domain": "night", "licence": "MIT", "metrics": {"map50": 0.99},
     "name": "other", "base": "0" * 64, "architecture": "yolo11s.yaml", "family": "rtdetr",
     "head": "parallel", "classes": ["cow", "horse"], "fisher_images": 3, "refit_on": "0" * 64,
-    "scores": {"cat": {"scale": 0.5}},
+    "scores": {"cat": {"scale": 0.5}}, "rescored": {"dog": {"offset": 1.0}},
 }  # fmt: skip
 
 
