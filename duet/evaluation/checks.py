@@ -211,9 +211,10 @@ def measured_of(
     """
     taught = [(cell.domain, tuple(cell.ap50)) for cell in cells if cell.taught]
     now = standings(cells)
+    undefined = "no old class has an object, or mAP50 or recall above 0 before"
     reasons = (
         "GI, PI, RAI, H and OR: they follow from what `duet run` keeps",
-        f"RI and FR: {'no old class is labelled' if before else alone}",
+        f"RI and FR: {undefined if before else alone}",
     )
     return Measured(
         now=now,

@@ -197,8 +197,8 @@ class Check(Config):
         """Compare what was found with a limit; ``why`` is kept where nothing was found."""
         at_most = name in AT_MOST
         # Differences of decimal fractions miss a limit that they equal by a rounding error.
-        value = None if found is None else round(found, 9)
-        passed = value is not None and (value <= limit if at_most else value >= limit)
+        room = None if found is None else limit - found if at_most else found - limit
+        passed = room is not None and room >= -ROUNDING
         return cls(
             name=name, about=about, at_most=at_most, limit=limit, found=found, passed=passed,
             why=why if found is None else "", **more,
@@ -208,9 +208,13 @@ class Check(Config):
         """Return it in words."""
         parts = (self.strategy, self.name, self.about and f"of {self.about}")
         bound = f"at {'most' if self.at_most else 'least'} {self.limit:g}"
-        found = self.why or "nothing" if self.found is None else f"{self.found:.4g}"
-        return f"{' '.join(part for part in parts if part)}: {bound}, found: {found}"
+        title = " ".join(part for part in parts if part)
+        if self.found is None:
+            return f"{title}: {bound}, nothing measured ({self.why})"
+        return f"{title}: {bound}, found {self.found:.4g}"
 
+
+ROUNDING = 1e-9
 
 DROP = {key: f"{title} drop" for key, title in MEASURES.items()}
 DOUBLE = "double boxes"

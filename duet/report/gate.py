@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from duet.evaluation.gate import Check, Verdict
-from duet.report.phrases import MISSING
+from duet.report.phrases import MISSING, listed
 from duet.report.tables import Table
-from duet.text import printable
+from duet.text import clipped, printable
+
+WIDEST = 300
+"""Letters of a line that says why something was not measured."""
 
 
 def gate_text(verdict: Verdict) -> str:
@@ -27,8 +30,14 @@ def gate_text(verdict: Verdict) -> str:
     )
     blocks = [Table(header, rows, words=3 if whose else 2).as_text()]
     blocks += _per_run(verdict.checks)
-    why = [f"not measured: {_title(one)}: {one.why}" for one in verdict.checks if one.why]
-    return "\n\n".join([*blocks, *(["\n".join(map(printable, why))] if why else [])])
+    unmeasured: dict[str, list[str]] = {}
+    for one in verdict.checks:
+        if one.found is None:
+            unmeasured.setdefault(one.why, []).append(_title(one))
+    why = [clipped(f"{listed(titles)}: {key}", WIDEST) for key, titles in unmeasured.items()]
+    if why:
+        blocks.append("\n".join(["Not measured", *(f"  {printable(line)}" for line in why)]))
+    return "\n\n".join(blocks)
 
 
 def _per_run(checks: Sequence[Check]) -> list[str]:

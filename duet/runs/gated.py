@@ -92,9 +92,9 @@ def judge_stage(
     if known is None:
         known = dict(_since_learned(series, {key: chain[key] for key in earlier}, device))
         known |= {key: Standing(None, None, taught=True) for key in _gone(path, chain, unread)}
-    reasons = dict(unread.values())
-    for domain, why in reasons.items():
+    for domain, why in unread.values():
         tell(f"{domain}: not measured, {why}")
+    reasons = {domain: "its data were not read" for domain, _ in unread.values()}
     alone = "no class was learned before"
     return check(gate, measured_of(cells, known, alone=alone, unread=reasons))
 
