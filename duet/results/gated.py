@@ -29,8 +29,9 @@ def measured_run(
     learned: dict[tuple[str, str], Standing] = {}
     for stage, (_, classes) in enumerate(results.series.steps[:-1], start=1):
         for key, one in _standings(results, strategy, stage).items():
-            if key[1] in classes:
-                learned.setdefault(key, one)
+            known = learned.get(key)
+            if key[1] in classes and (known is None or one.taught > known.taught):
+                learned[key] = one
     seen = [one for one in strategy.class_scores if one.stage == results.final_stage]
     domains = {one.domain for one in seen}
     return Measured(

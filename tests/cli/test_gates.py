@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 import yaml
 from factories_compare import write_run
 from factories_run import NEW, OLD, Outcome, duet_here
+from places import REPO
 
 import duet
-from duet.errors import ConfigError
+from duet.errors import ConfigError, GateError
 from duet.evaluation.cells import Cell
 from duet.evaluation.gate import Gate
 from duet.objects.evaluation import Evaluation
@@ -263,6 +265,19 @@ def test_a_comparison_judges_every_strategy(
     done = duet_here(capsys, *words, "--gate", gate, "--json")
     assert done.code == 0
     assert {one["strategy"] for one in done.json()["gate"]} == {"good"}
+
+
+@pytest.mark.slow
+def test_the_session_of_the_page_runs(run: Path, series: make.Tiny) -> None:
+    text = (REPO / "docs" / "python.md").read_text()
+    (session,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    known = duet.Run(run)
+    names = {"duet": duet, "run": known, "detector": known.detector}
+    *session, last = session.replace('"shop.yaml"', repr(str(series.series))).splitlines()
+    exec("\n".join(session), names)
+    assert {check.name for check in names["verdict"].checks} >= {"AP50 drop", "F1 drop", "RI"}
+    with pytest.raises(GateError, match=r"RI: at least 0\.95, nothing measured"):
+        exec(last, names)
 
 
 def test_runs_and_evaluations_are_checked_in_python(tmp_path: Path) -> None:

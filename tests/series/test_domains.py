@@ -278,6 +278,19 @@ def test_other_cells_of_an_evaluation_ask_for_objects(
     assert cells[1].ap50 == {"bottle": None}
 
 
+def test_a_domain_without_any_label_is_a_cell_that_is_not_measured(
+    tmp_path: Path, finds_everything: DetectorState
+) -> None:
+    path = make_shared(tmp_path)
+    for split in ("train", "val"):
+        relabel(tmp_path / "feb", split, -1)
+    cells = evaluate_cells(finds_everything, inspect_series(path).series, "", 32)
+    assert [(cell.increment, cell.taught, cell.map50 is None) for cell in cells] == [
+        ("jan", True, False), ("feb", True, True),
+    ]  # fmt: skip
+    assert "no labelled object of bottle" in cells[1].absent
+
+
 def test_a_sweep_passes_over_increments_without_objects(tmp_path: Path) -> None:
     path = make_shared(tmp_path)
     relabel(tmp_path / "feb", "val", -1)
