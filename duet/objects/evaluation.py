@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from duet.evaluation.cells import Cell
 from duet.evaluation.checks import Standings, standings
@@ -15,9 +15,6 @@ from duet.report.cells import cells_table
 from duet.report.phrases import percent
 from duet.results.gated import kept_before
 from duet.runs.gated import judge_cells
-
-if TYPE_CHECKING:
-    from duet.objects.run import Run
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,19 +54,20 @@ class Evaluation(Shown):
             raise KeyError(f"no domain '{domain}' was evaluated: {known}")
         return {name: ap for row in found for name, ap in row.items()}
 
-    def check(self, gate: Gate | str | Path, *, before: Evaluation | Run | None = None) -> Verdict:
+    def check(self, gate: Gate | str | Path, *, before: Standings | None = None) -> Verdict:
         """Hold it against a gate.
 
         Args:
             gate: Limits, or the path of their YAML.
-            before: What old classes are compared with; default what the gate names.
+            before: What old classes are compared with: the `standings` of an earlier evaluation or
+                run; default what the gate names.
 
         Raises:
             ConfigError: The gate is not valid, or names a detector to compare with.
             DataError: The evaluation that it compares with cannot be read.
         """
         limits = gate if isinstance(gate, Gate) else load_gate(Path(gate))
-        known = kept_before(limits) if before is None else before.standings
+        known = kept_before(limits) if before is None else before
         return judge_cells(limits, self.cells, known)
 
     @property

@@ -16,7 +16,6 @@ from duet.evaluation.gate import Gate, Verdict, load_gate
 from duet.evaluation.indices import Indices
 from duet.increments.manifest import MANIFEST
 from duet.objects.detector import Detector
-from duet.objects.evaluation import Evaluation
 from duet.objects.grid import Grid, Shown
 from duet.objects.increment import Increment
 from duet.objects.opening import load
@@ -71,12 +70,13 @@ class Run(Shown):
         """The last detector of the strategy that the report is about."""
         return self.detectors()[-1]
 
-    def check(self, gate: Gate | str | Path, *, before: Evaluation | Run | None = None) -> Verdict:
+    def check(self, gate: Gate | str | Path, *, before: Standings | None = None) -> Verdict:
         """Hold the strategy that the report is about against a gate, or those that it names.
 
         Args:
             gate: Limits, or the path of their YAML.
-            before: What old classes are compared with; default what the gate names, else each
+            before: What old classes are compared with: the `standings` of an earlier evaluation or
+                run; default what the gate names, else each
                 class when it was learned.
 
         Raises:
@@ -85,7 +85,7 @@ class Run(Shown):
             DataError: The evaluation that it compares with cannot be read.
         """
         limits = gate if isinstance(gate, Gate) else load_gate(Path(gate))
-        known = kept_before(limits) if before is None else before.standings
+        known = kept_before(limits) if before is None else before
         own = (FinishedRun(self.path, self.path.name, self.results),)
         return judge(limits, own, (self.results.main_strategy,), before=known)
 

@@ -86,7 +86,8 @@ def _evaluate(
         domain.known(name for name in series.labels if name in state.labels), split
     )
     every, users = predict_views(detector, cut.images)
-    scores = average_precision(every, cut).covering(series.labels)
+    scores = average_precision(every, cut) if cut.classes else ClassAP({}, {})
+    scores = scores.covering(series.labels)
     seen = shown(users, cut, state.labels.names)
     came = {name: item.name for item in series.increments for name in item.classes}
     own = {item.name for item in series.increments if item.domain == domain.name}

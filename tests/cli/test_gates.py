@@ -284,7 +284,7 @@ def test_runs_and_evaluations_are_checked_in_python(tmp_path: Path) -> None:
     run = duet.Run(write_run(tmp_path / "run"))
     assert run.check(duet.Gate(max_drop=60, min={"ri": 0.8})).passed
     assert not run.check(duet.Gate(max_drop=60, min={"ri": 0.99})).passed
-    assert run.check(duet.Gate(max_drop=0), before=run).passed
+    assert run.check(duet.Gate(max_drop=0), before=run.standings).passed
     shown: dict[str, Any] = {"images": 4, "ece": None, "doubles_within": 0, "doubles_between": 1}
     cell = Cell(
         domain="comic", increment="comic", taught=True, split="test", images=4, map50=0.5, map=0.4,
@@ -293,7 +293,7 @@ def test_runs_and_evaluations_are_checked_in_python(tmp_path: Path) -> None:
     found = Evaluation((cell,))
     assert found.check(Gate(max_double=25)).passed
     assert not found.check(Gate(max_double=24)).passed
-    assert found.check(Gate(max_drop=0), before=found).passed
+    assert found.check(Gate(max_drop=0), before=found.standings).passed
     (tmp_path / "gate.yaml").write_text("min: {map50: 0.6}\n")
     assert not found.check(tmp_path / "gate.yaml").passed
     with pytest.raises(ConfigError, match="duet eval MODEL"):
