@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from duet.detections import Detections
     from duet.errors import DuetError
+    from duet.evaluation.gate import Gate
     from duet.inference.frames import Frame
     from duet.inference.options import Retry
     from duet.objects.detector import Detector
@@ -39,6 +40,7 @@ _HOME = {
     "Detector": "duet.objects.detector",
     "DuetError": "duet.errors",
     "Frame": "duet.inference.frames",
+    "Gate": "duet.evaluation.gate",
     "Increment": "duet.objects.increment",
     "Retry": "duet.inference.options",
     "Run": "duet.objects.run",
@@ -57,6 +59,7 @@ __all__ = [
     "Detector",
     "DuetError",
     "Frame",
+    "Gate",
     "Increment",
     "Retry",
     "Run",

@@ -162,13 +162,12 @@ def duet(*words: object) -> Path:
 def measure(detector: Path, series: Any) -> dict[str, float | None]:
     """Return mAP50 in percent of each increment's classes on its own domain."""
     from duet.increments.store import load_detector
-    from duet.runs.evaluate import evaluate_cells
+    from duet.runs.cells import evaluate_cells
 
     loaded = load_detector(detector)
     cells = evaluate_cells(loaded.state, series, "test", loaded.manifest.image_size)
-    own = {item.name: item.domain for item in series.increments}
-    found = {c["increment"]: 100 * c["map50"] for c in cells if c["domain"] == own[c["increment"]]}
-    return {name: found.get(name) for name in own}
+    found = {c.increment: 100 * c.map50 for c in cells if c.taught and c.map50 is not None}
+    return {item.name: found.get(item.name) for item in series.increments}
 
 
 def stock_detects(detector: Path, series: Any) -> int:

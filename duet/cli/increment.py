@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from duet.cli.common import NAME_OR_PATH, PATH, emit, hint, json_option, tell_warnings
+from duet.cli.common import NAME_OR_PATH, PATH, hint, json_option, tell_warnings
 from duet.cli.names import strategies
-from duet.cli.options import TrainingCommand, given, training_options
-from duet.progress import stages
+from duet.cli.options import TrainingCommand, gate_of, gate_options, given, training_options
+from duet.cli.running import emit_gated
+from duet.progress import note, stages
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
+
+if TYPE_CHECKING:
+    from duet.evaluation.gate import Gate
 
 FIRST = DEFAULT_STRATEGIES[0]
 EPILOG = """\b
 Examples:
   duet base series.yaml --out runs/shop
   duet increment series.yaml comic --out runs/shop
+  duet increment series.yaml comic --out runs/shop --max-drop 5 --max-double 15
   duet increment series.yaml comic --independent --out runs/mine
   duet increment mine.yaml night --onto best.pt --out runs/mine
 """
@@ -31,11 +36,14 @@ Examples:
     help="Decides the head form.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
+@gate_options
 @training_options
 @json_option
 def base(series: Path, strategy: str, out: Path, seed: int, as_json: bool, **options: Any) -> None:
     """Train the first increment of a series and keep it as an increment folder."""
-    _learn(series, None, out, as_json, strategy=strategy, seed=seed, **given(options))
+    _learn(
+        series, None, out, as_json, gate_of(options), strategy=strategy, seed=seed, **given(options)
+    )
 
 
 @click.command("increment", cls=TrainingCommand, epilog=EPILOG)
@@ -55,6 +63,7 @@ def base(series: Path, strategy: str, out: Path, seed: int, as_json: bool, **opt
     help="Go on from a detector that you have: a .pt, a detector folder, or an export in one.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
+@gate_options
 @training_options
 @json_option
 def increment(
@@ -63,23 +72,37 @@ def increment(
 ) -> None:  # fmt: skip
     """Train increment NAME on top of a detector, or of the stages kept in the run folder; merge.
 
-    Only this increment's images are read; those of earlier increments may be gone.
+    Only this increment's images are read; those of earlier increments may be gone. A gate looks at
+    them where they are still there.
     """
+    gate = gate_of(options)
+    if gate is not None and independent:
+        raise click.UsageError("--independent makes no detector that a gate could be about")
     _learn(
-        series, name, out, as_json, strategy=strategy, independent=independent, onto=onto,
+        series, name, out, as_json, gate, strategy=strategy, independent=independent, onto=onto,
         seed=seed, **given(options),
     )  # fmt: skip
 
 
-def _learn(series: Path, name: str | None, out: Path, as_json: bool, **asked: Any) -> None:
+def _learn(
+    series: Path, name: str | None, out: Path, as_json: bool, gate: Gate | None, **asked: Any
+) -> None:
     """Train one stage and say what came out."""
+    from duet.runs.gated import judge_stage, open_before
     from duet.runs.stage import learn_stage
 
+    before = open_before(gate, note)
     with stages() as show:
         report = learn_stage(series, name, out, listen=show, warn=tell_warnings, **asked)
-    emit(report.as_dict(), as_json, lambda _: report.as_text())
+    verdict = None
+    if gate is not None:
+        device = asked["changes"].get("device", "cpu")
+        verdict = judge_stage(gate, report, series, before, asked["data_root"], device, note)
+    emit_gated(report.as_dict(), verdict, as_json, lambda _: report.as_text())
     if report.detector is None:
         words = ("OTHER", "--weights", "W", "--method", "ties", "--out", "DIR")
         hint("duet", "merge", report.increment, *words)
     else:
         hint("duet", "predict", report.detector, "IMAGES")
+    if verdict is not None:
+        verdict.require(out)

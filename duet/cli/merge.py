@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ from duet.cli.common import (
     trust_option,
 )
 from duet.cli.names import merge_methods, weights_option
-from duet.cli.options import parse_settings
+from duet.cli.options import gate_of, gate_options, parse_settings
 from duet.cli.running import write_merge
 from duet.progress import counted, note
 
 if TYPE_CHECKING:
+    from duet.evaluation.gate import Verdict
     from duet.recipes.prepared import Prepared
     from duet.recipes.recipe import Recipe
 
@@ -34,6 +36,7 @@ Examples:
   duet merge --recipe merge.yaml --out DIR
   duet merge A B --weights W --method ties --sweep density=[0.1,0.2,0.5] --sweep weight=[0.5,1] \
       --series series.yaml --split val --out DIR
+  duet merge A B --weights W --out DIR --series series.yaml --max-drop 5 --against BEFORE
 """
 
 
@@ -66,9 +69,10 @@ Examples:
 @click.option(
     "--sweep", multiple=True, metavar="KEY=[V1,V2]", help="Try all values, keep the best."
 )
-@click.option("--series", type=PATH, help="Data that --sweep measures on.")
+@click.option("--series", type=PATH, help="Data that --sweep and a gate measure on.")
 @click.option("--data-root", type=PATH, help="Folder of that data.")
-@click.option("--split", default="", help="Split that --sweep chooses on; must be named.")
+@click.option("--split", default="", help="Split of it; for --sweep it must be named.")
+@gate_options
 @click.option("--images", type=PATH, help="Unlabelled, for learned merges.")
 @architecture_option
 @trust_option
@@ -90,6 +94,7 @@ def merge(
         recipe = _recipe(options)
         merge = Prepared(make_plan(recipe, head=head, trust=trust), options["images"])
         planned = merge.rehearse() if dry_run else None
+    judge = _judge(options)
     if options["weights"] is None and options["recipe"] is None and recipe.weights is not None:
         note(f"note: start weights {recipe.weights}, known by their fingerprint")
     for remark in merge.plan.remarks:
@@ -104,7 +109,33 @@ def merge(
     extra: dict[str, Any] = {}
     if options["sweep"]:
         merge, extra["sweep"] = _swept(merge, options)
-    write_merge(merge, out, extra, overwrite=overwrite, as_json=as_json)
+    write_merge(merge, out, extra, overwrite=overwrite, as_json=as_json, judge=judge)
+
+
+def _judge(options: dict[str, Any]) -> Callable[[Path], Verdict] | None:
+    """Return what holds a detector against the gate that was asked for, with all that it needs."""
+    from duet.increments.store import load_detector
+    from duet.runs.gated import (
+        cells_of,
+        judge_cells,
+        open_before,
+        require_gate,
+        standings_before,
+    )  # fmt: skip
+
+    if (gate := gate_of(options)) is None:
+        return None
+    if options["series"] is None:
+        raise click.UsageError("a gate needs data to measure on: give --series SERIES.yaml")
+    series, split = read_told(options["series"], options["data_root"]), options["split"]
+    require_gate(gate, series)
+    before = open_before(gate, note)
+
+    def judge(folder: Path) -> Verdict:
+        cells = cells_of(load_detector(folder), series, split)
+        return judge_cells(gate, cells, standings_before(before, series, split))
+
+    return judge
 
 
 def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Prepared, list[Any]]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
+    from duet.evaluation.gate import Gate
+
 SEED = click.IntRange(min=0, max=2**31 - 1)  # NumPy takes no more
 _SCHEDULE = "Schedule (each replaces the file's)"
 
@@ -130,3 +132,65 @@ def parse_settings(words: Sequence[str], *, option: str = "--set") -> dict[str, 
             what = f"not a YAML value in '{clipped(item, 200)}': {error.what}"
             raise ConfigError(what, where=option) from None
     return parsed
+
+
+gate_options = several(
+    click.option("--gate", type=PATH, help="YAML of limits; exit 6 if one is not kept."),
+    click.option(
+        "--max-drop", metavar="POINTS",
+        help="Points that any old class may lose: 5 (AP50), or ap50=5,f1=8.",
+    ),
+    click.option("--min", "least", metavar="NAME=X,...", help="Least indices: ri=0.95,fr=0.95."),
+    click.option("--min-map50", type=click.FloatRange(0, 1), help="Short for --min map50=X."),
+    click.option(
+        "--max-double", type=click.FloatRange(min=0), help="Double boxes per 100 images."
+    ),
+    click.option(
+        "--against", type=PATH, metavar="BEFORE",
+        help="What --max-drop compares with: a detector, a run, or the JSON of `duet eval`.",
+    ),
+)  # fmt: skip
+"""What a detector must reach; see `gate_of`."""
+
+
+def gate_of(options: dict[str, Any]) -> Gate | None:
+    """Return the gate that a command's `gate_options` ask for; None if they ask for nothing.
+
+    Raises:
+        ConfigError: They, or their file, are not valid.
+    """
+    drop, least = options["max_drop"], _limits(options["least"], "--min")
+    if options["min_map50"] is not None:
+        least |= _limits(f"map50={options['min_map50']}", "--min-map50")
+    asked = {
+        "max_drop": _limits(drop, "--max-drop", plain="ap50"), "min": least,
+        "max_double": options["max_double"], "against": options["against"],
+    }  # fmt: skip
+    given = {key: value for key, value in asked.items() if value not in (None, {})}
+    if options["gate"] is None and not given:
+        return None
+    from duet.evaluation.gate import load_gate
+
+    return load_gate(options["gate"], given)
+
+
+def _limits(word: str | None, option: str, *, plain: str = "") -> dict[str, str]:
+    """Read ``NAME=X,NAME=X``, or a number of what ``plain`` names.
+
+    Raises:
+        ConfigError: It is not of that form, or names something twice.
+    """
+    from duet.errors import ConfigError
+
+    if word is None:
+        return {}
+    if plain and "=" not in word:
+        return {plain: word}
+    limits: dict[str, str] = {}
+    for item in word.split(","):
+        name, separator, value = (part.strip() for part in item.partition("="))
+        if not (separator and name and value) or name in limits:
+            what = "named twice" if name in limits else "expected NAME=NUMBER"
+            raise ConfigError(f"{what}, got '{item}'", where=option)
+        limits[name] = value
+    return limits

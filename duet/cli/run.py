@@ -10,13 +10,14 @@ import click
 
 from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option, tell_warnings
 from duet.cli.names import strategies
-from duet.cli.options import TrainingCommand, given, training_options
-from duet.cli.running import perform
+from duet.cli.options import TrainingCommand, gate_of, gate_options, given, training_options
+from duet.cli.running import emit_gated, judged, opened, perform
 from duet.progress import note, stages
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import shell_line
 
 if TYPE_CHECKING:
+    from duet.evaluation.gate import Gate
     from duet.runs.plan import RunPlan
 
 EPILOG = """\b
@@ -25,6 +26,7 @@ Examples:
   duet run series.yaml --out runs/shop
   duet run series.yaml --strategies duet-plus,frozen,seq-ft --out runs/shop
   duet run series.yaml --strategies duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
+  duet run series.yaml --max-drop 5 --min ri=0.95,fr=0.95 --max-double 15
   duet run series.yaml --epochs 20 --set augmentation.mosaic=1 --set merge.params.gamma=0.2
 """
 
@@ -53,6 +55,7 @@ Examples:
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
 @click.option("--references/--no-references", default=True, help="Train what GI and PI need.")
 @click.option("--split", default="", help="Split to evaluate on [test if there is one, else val].")
+@gate_options
 @training_options
 @click.option("--dry-run", is_flag=True, help="Print the plan with counts and a time estimate.")
 @json_option
@@ -71,6 +74,7 @@ def run(
     names = tuple(name for item in listed.split(",") if (name := item.strip()))
     if listed and not names:
         raise click.BadParameter("names no strategy", param_hint="--strategies")
+    gate = gate_of(options)
     inputs = read_inputs(series, **given(options))
     tell_warnings(inputs.warnings, series)
     plan = plan_run(
@@ -78,12 +82,14 @@ def run(
         split=split, command=shell_line("duet", *sys.argv[1:]),
     )  # fmt: skip
     if seeds > 1 or orders > 1:
-        _repeat(plan, seeds, orders, dry_run, as_json)
+        _repeat(plan, seeds, orders, dry_run, as_json, gate)
     else:
-        perform(plan, dry_run=dry_run, as_json=as_json)
+        perform(plan, dry_run=dry_run, as_json=as_json, gate=gate)
 
 
-def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool) -> None:
+def _repeat(
+    plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool, gate: Gate | None
+) -> None:
     """Run several seeds or orders and print how the strategies compare over all of them."""
     from duet.comparison.tables import as_dict, as_text
     from duet.report.cautions import learned_nothing, off_published
@@ -92,6 +98,7 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     from duet.runs.walls import require_runnable
 
     plans = repeat.repeats(plan, seeds=seeds, orders=orders)
+    before = opened(gate, plan)
     if dry_run:
         require_chains(plans)
         require_runnable(plan)
@@ -102,5 +109,8 @@ def _repeat(plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool
     for run in found.runs:
         for line in (*learned_nothing(run.results), *off_published(run.results)):
             note(f"warning: {run.folder.name}: {line}")
-    emit(as_dict(found), as_json, lambda _: as_text(found))
+    verdict = judged(gate, before, found.runs, plan)
+    emit_gated(as_dict(found), verdict, as_json, lambda _: as_text(found))
     note(f"written: {plan.out / repeat.COMPARE_FILE}, {plan.out / repeat.SUMMARY_FILE}")
+    if verdict is not None:
+        verdict.require(plan.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,35 @@ from duet.progress import counted, note, stages
 from duet.text import printable
 
 if TYPE_CHECKING:
+    from duet.comparison.runs import Run
+    from duet.evaluation.gate import Gate, Verdict
     from duet.recipes.prepared import Prepared
+    from duet.runs.gated import Before
     from duet.runs.plan import RunPlan
 
 
-def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
+def emit_gated(
+    result: dict[str, Any],
+    verdict: Verdict | None,
+    as_json: bool,
+    human: Callable[[dict[str, Any]], str],
+) -> None:
+    """Print a result as `emit` does, and after it how the limits of a gate ended, if there is one.
+
+    The command raises with `Verdict.require`, when it has said everything.
+    """
+    from duet.report.gate import gate_text
+
+    if verdict is None:
+        emit(result, as_json, human)
+    else:
+        records = {"gate": verdict.as_records()}
+        emit(result | records, as_json, lambda seen: f"{human(seen)}\n\n{gate_text(verdict)}")
+
+
+def perform(plan: RunPlan, *, dry_run: bool, as_json: bool, gate: Gate | None = None) -> None:
     """Do a plan, or say what it would do, and print what came out."""
+    from duet.comparison.runs import Run
     from duet.report.cautions import learned_nothing, off_published
     from duet.report.markdown import REPORT_FILE
     from duet.report.tables import summary_text
@@ -23,6 +47,7 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
     from duet.runs.run import learn, require_chains, summary
     from duet.runs.walls import require_runnable
 
+    before = opened(gate, plan)
     if dry_run:
         require_chains((plan,))
         require_runnable(plan)
@@ -30,23 +55,58 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool) -> None:
         return
     with stages() as show:
         results = learn(plan, show)
+    verdict = judged(gate, before, (Run(plan.out, plan.out.name, results),), plan)
     for line in (*learned_nothing(results), *off_published(results)):
         note(f"warning: {line}")
     report = plan.out / REPORT_FILE
-    emit(summary(results, plan.out), as_json, lambda _: summary_text(results, report))
+    found = summary(results, plan.out)
+    emit_gated(found, verdict, as_json, lambda _: summary_text(results, report))
     for line in results.commands.next:
         note(f"next: {printable(line)}")
+    if verdict is not None:
+        verdict.require(plan.out)
+
+
+def opened(gate: Gate | None, plan: RunPlan) -> Before:
+    """Open what a gate compares with, and look at its names, before anything is trained."""
+    from duet.runs.gated import open_before, require_gate
+
+    require_gate(gate, plan.series, [strategy.name for strategy in plan.strategies])
+    return open_before(gate, note)
+
+
+def judged(gate: Gate | None, before: Before, runs: Sequence[Run], plan: RunPlan) -> Verdict | None:
+    """Return how a gate ends for the runs of a plan and its repeats."""
+    from duet.comparison.gated import judge
+    from duet.runs.gated import standings_before
+
+    if gate is None:
+        return None
+    known = standings_before(before, plan.series, plan.split, plan.device)
+    return judge(gate, runs, (plan.strategies[0].name,), before=known)
 
 
 def write_merge(
-    merge: Prepared, out: Path, extra: dict[str, Any], *, overwrite: bool, as_json: bool
+    merge: Prepared,
+    out: Path,
+    extra: dict[str, Any],
+    *,
+    overwrite: bool,
+    as_json: bool,
+    judge: Callable[[Path], Verdict] | None = None,
 ) -> None:
-    """Do a merge and print what came out, and ``extra`` with it in JSON."""
+    """Do a merge and print what came out, and ``extra`` with it in JSON.
+
+    ``judge`` holds the detector that was written against a gate.
+    """
     from duet.recipes.texts import written_text
 
     with writing(out, overwrite=overwrite), counted(f"{merge.plan.recipe.method} merge") as step:
         written = merge.write(out, overwrite=overwrite, listen=step)
     for remark in written.remarks:
         note(f"note: {remark}")
-    emit(written.as_dict() | extra, as_json, written_text)
+    verdict = judge(out) if judge is not None else None
+    emit_gated(written.as_dict() | extra, verdict, as_json, written_text)
     hint("duet", "predict", out, "IMAGES")
+    if verdict is not None:
+        verdict.require(out)

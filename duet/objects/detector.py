@@ -29,7 +29,7 @@ from duet.recipes.model import Model
 from duet.recipes.prepared import Prepared
 from duet.recipes.texts import diff_text, log_text
 from duet.recipes.write import manifest_of, stored_recipe
-from duet.runs.evaluate import evaluate_cells
+from duet.runs.cells import evaluate_cells
 from duet.runs.recalibrate import recalibrate
 
 

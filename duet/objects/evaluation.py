@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from duet.evaluation.cells import Cell
+from duet.evaluation.checks import Standings, standings
+from duet.evaluation.gate import Gate, Verdict, load_gate
 from duet.objects.grid import Grid, Shown
+from duet.report.cells import cells_table
+from duet.report.phrases import percent
+from duet.results.gated import kept_before
+from duet.runs.gated import judge_cells
 
 
 @dataclass(frozen=True, repr=False)
@@ -14,21 +22,24 @@ class Evaluation(Shown):
     """How well a detector finds the classes of a series, in every domain that has data.
 
     Attributes:
-        rows: One mapping per domain and increment, see `duet.runs.evaluate.evaluate_cells`:
-            ``domain``, ``increment``, ``split``, ``images``, ``map50``, ``map`` (fractions, None
-            where no object is labelled) and ``ap50`` per class. ``pandas.DataFrame(rows)`` works.
+        cells: One per domain and increment, see `duet.runs.cells.evaluate_cells`.
 
     Example:
         >>> found = detector.evaluate("shop.yaml", split="val")
         >>> found.map50, found.ap50("night")["can"]
     """
 
-    rows: tuple[dict[str, Any], ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """The cells as mappings: ``pandas.DataFrame(rows)`` works."""
+        return tuple(cell.model_dump() for cell in self.cells)
 
     @property
     def map50(self) -> float | None:
         """Mean AP50 of all (domain, class) pairs with an object, a fraction; None without any."""
-        values = [ap for row in self.rows for ap in row["ap50"].values() if ap is not None]
+        values = [ap for cell in self.cells for ap in cell.ap50.values() if ap is not None]
         return statistics.fmean(values) if values else None
 
     def ap50(self, domain: str) -> dict[str, float | None]:
@@ -37,23 +48,33 @@ class Evaluation(Shown):
         Raises:
             KeyError: The domain was not evaluated.
         """
-        found = [row["ap50"] for row in self.rows if row["domain"] == domain]
+        found = [cell.ap50 for cell in self.cells if cell.domain == domain]
         if not found:
-            known = ", ".join(dict.fromkeys(row["domain"] for row in self.rows))
+            known = ", ".join(dict.fromkeys(cell.domain for cell in self.cells))
             raise KeyError(f"no domain '{domain}' was evaluated: {known}")
         return {name: ap for row in found for name, ap in row.items()}
 
+    def check(self, gate: Gate | str | Path, *, before: Standings | None = None) -> Verdict:
+        """Hold it against a gate.
+
+        Args:
+            gate: Limits, or the path of their YAML.
+            before: What old classes are compared with: the `standings` of an earlier evaluation or
+                run; default what the gate names.
+
+        Raises:
+            ConfigError: The gate is not valid, or names a detector to compare with.
+            DataError: The evaluation that it compares with cannot be read.
+        """
+        limits = gate if isinstance(gate, Gate) else load_gate(Path(gate))
+        known = kept_before(limits) if before is None else before
+        return judge_cells(limits, self.cells, known)
+
+    @property
+    def standings(self) -> Standings:
+        """What it says to a gate of each (domain, class)."""
+        return standings(self.cells)
+
     def _grid(self) -> Grid:
-        rows = tuple(
-            (
-                row["domain"], row["increment"], row["split"], str(row["images"]),
-                _percent(row["map50"]), _percent(row["map"]),
-            )
-            for row in self.rows
-        )  # fmt: skip
-        header = ("domain", "classes of", "split", "images", "mAP50", "mAP")
-        return Grid(f"mAP50 {_percent(self.map50)} %", header, rows, words=3)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+        table = cells_table(self.cells)
+        return Grid(f"mAP50 {percent(self.map50)}", table.header, table.rows, table.words)

@@ -8,7 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from duet.comparison.gated import judge
+from duet.comparison.runs import Run as FinishedRun
 from duet.errors import DataError, ModelError, did_you_mean
+from duet.evaluation.checks import Standings
+from duet.evaluation.gate import Gate, Verdict, load_gate
 from duet.evaluation.indices import Indices
 from duet.increments.manifest import MANIFEST
 from duet.objects.detector import Detector
@@ -18,6 +22,7 @@ from duet.objects.opening import load
 from duet.report.markdown import REPORT_FILE
 from duet.report.tables import summary_table
 from duet.results.files import load_results
+from duet.results.gated import kept_before, measured_run
 from duet.results.schema import Results
 from duet.runs.steps import StepReport
 
@@ -64,6 +69,30 @@ class Run(Shown):
     def detector(self) -> Detector:
         """The last detector of the strategy that the report is about."""
         return self.detectors()[-1]
+
+    def check(self, gate: Gate | str | Path, *, before: Standings | None = None) -> Verdict:
+        """Hold the strategy that the report is about against a gate, or those that it names.
+
+        Args:
+            gate: Limits, or the path of their YAML.
+            before: What old classes are compared with: the `standings` of an earlier evaluation or
+                run; default what the gate names, else each
+                class when it was learned.
+
+        Raises:
+            ConfigError: The gate is not valid, names what the run does not have, or a detector to
+                compare with.
+            DataError: The evaluation that it compares with cannot be read.
+        """
+        limits = gate if isinstance(gate, Gate) else load_gate(Path(gate))
+        known = kept_before(limits) if before is None else before
+        own = (FinishedRun(self.path, self.path.name, self.results),)
+        return judge(limits, own, (self.results.main_strategy,), before=known)
+
+    @property
+    def standings(self) -> Standings:
+        """What the last detector says to a gate of each (domain, class)."""
+        return measured_run(self.results, self.results.main).now
 
     def detectors(self, strategy: str | None = None) -> list[Detector]:
         """Return the detectors of a strategy, one after each increment.

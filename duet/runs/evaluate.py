@@ -15,7 +15,6 @@ import numpy.typing as npt
 from duet.defaults import AGNOSTIC
 from duet.defaults import CONFIDENCE as AT_LEAST
 from duet.detections import Detections
-from duet.devices import one_place
 from duet.errors import DataError, DuetError, did_you_mean
 from duet.evaluation.agreement import IOU as OVERLAP
 from duet.evaluation.agreement import Agreement, agreement
@@ -98,7 +97,18 @@ def evaluate_state(
 ) -> ClassAP:
     """Return the AP of every class of ``data`` for one detector; ``device`` is torch's name."""
     found = predict(detector_of(state, image_size, device), data.images)
+    return average_precision(found, data)
+
+
+def average_precision(found: list[Detections], data: Slice) -> ClassAP:
+    """Return the AP of every class of ``data`` for the detections on its images."""
     return evaluate_ap(*_sides(found, data))
+
+
+def shown(found: list[Detections], data: Slice, classes: Sequence[str]) -> Deployed:
+    """Return what a detector of these classes shows its users: detections of `FOR_USERS`."""
+    matches = match(*_sides(found, data), image_keys(data.images))
+    return Deployed(matches, find_doubles(found, classes))
 
 
 def detector_of(state: DetectorState, image_size: int, device: str = "cpu") -> ImageDetector:
@@ -179,64 +189,6 @@ def require_split(series: Series, split: str) -> None:
             where="--split",
             remedy="leave it out: each data set is then evaluated on test if it has one, else val",
         )
-
-
-def evaluate_cells(
-    state: DetectorState, series: Series, split: str, image_size: int, device: str = "cpu"
-) -> list[dict[str, Any]]:
-    """Evaluate one detector on every domain, and cut the result by increment.
-
-    Args:
-        state: The detector.
-        series: Its increments and domains.
-        split: Split to evaluate on; empty = test if there is one, else val.
-        image_size: Side of the square that images are fitted into, pixels.
-        device: Where it runs, in the language of `duet.devices.parse_device`.
-
-    Returns:
-        One record per domain and increment whose classes the detector knows, where the domain shows
-        an object of them or the increment was learned there: mAP50 and mAP as fractions and AP50
-        per class, None where no object is labelled.
-
-    Raises:
-        DataError: A data set has no such split, or the detector knows no class of the series.
-        ConfigError: There is no such device.
-    """
-    require_split(series, split)
-    place = one_place(device)
-    cells: list[dict[str, Any]] = []
-    for domain in (series.domain(name) for name in series.domains):
-        known = tuple(name for name in domain.known(series.labels) if name in state.labels)
-        rows: dict[str, tuple[str, ...]] = {}
-        for item in series.increments:
-            names = tuple(name for name in item.classes if name in known)
-            if names and (item.domain == domain.name or not domain.absence(names, split)):
-                rows[item.name] = names
-        if not rows:
-            continue
-        cut = domain.evaluate(known, split)
-        scores = evaluate_state(state, cut, image_size=image_size, device=place)
-        cells += [_cell(cut, scores, increment, names) for increment, names in rows.items()]
-    if not cells:
-        raise DataError(
-            f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
-            f"series has {', '.join(series.labels)}",
-            remedy="classes are matched by name: rename the classes of one side",
-        )
-    return cells
-
-
-def _cell(cut: Slice, scores: ClassAP, increment: str, names: tuple[str, ...]) -> dict[str, Any]:
-    truth = scores.has_truth(names)
-    return {
-        "domain": cut.domain,
-        "increment": increment,
-        "split": cut.split,
-        "images": len(cut),
-        "map50": scores.map50(names) if truth else None,
-        "map": scores.map(names) if truth else None,
-        "ap50": {name: scores.ap50[name] for name in names},
-    }
 
 
 @dataclass
@@ -349,12 +301,10 @@ class Evaluator:
         """Look at the images, and write what is found of each view beside ``path``."""
         files = _files(path)
         detector = calibrated_detector_of(state, self.image_size, self.device)
-        every, shown = shown_to_users(detector, state, data.images, self.stopped)
-        keys, sides = image_keys(data.images), _sides(every, data)
-        result = evaluate_ap(*sides)
-        save_matches(files["evidence"], match(*sides, keys))
-        doubles = find_doubles(shown, state.labels.names)
-        save_deployed(files["seen"], Deployed(match(*_sides(shown, data), keys), doubles))
+        every, users = shown_to_users(detector, state, data.images, self.stopped)
+        result = average_precision(every, data)
+        save_matches(files["evidence"], match(*_sides(every, data), image_keys(data.images)))
+        save_deployed(files["seen"], shown(users, data, state.labels.names))
         hashes = {name: sha256_file(file) for name, file in files.items()}
         numbers = {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
         return {**numbers, **hashes}

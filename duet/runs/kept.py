@@ -24,7 +24,11 @@ from duet.trees import resolved
 
 def kept_models(out: Path, strategy: Strategy) -> list[Path]:
     """Return the detector folders of a strategy, oldest first; one may be damaged or be missing."""
-    folder = out / "models" / strategy.name
+    return detectors_in(out / "models" / strategy.name)
+
+
+def detectors_in(folder: Path) -> list[Path]:
+    """Return the detector folders of a chain, oldest first, as `kept_models`."""
     found = [path for path in folder.glob("*") if re.match(r"\d+-", path.name) and path.is_dir()]
     return sorted(found, key=_number)
 

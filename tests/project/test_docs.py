@@ -21,6 +21,7 @@ from factories_training import trained_here
 from places import REPO
 
 from duet.cli.main import cli
+from duet.evaluation.gate import Gate
 from duet.merging.table import METHODS
 from duet.recipes.recipe import Recipe
 from duet.series.document import SeriesConfig
@@ -103,7 +104,9 @@ def test_the_citation_is_of_this_version() -> None:
 def test_documented_configurations_load(page: Path) -> None:
     for block in blocks(page, "yaml"):
         data = yaml.safe_load(block)
-        if "schema" in data or "method" in data:  # others show a part of a file
+        if "max_drop" in data:
+            assert Gate.model_validate(data).max_drop
+        elif "schema" in data or "method" in data:  # others show a part of a file
             model = Recipe if "method" in data else SeriesConfig
             assert model.model_validate(data).increments
 

@@ -27,7 +27,8 @@ from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.families.detector import View
 from duet.increments.state import DetectorState
 from duet.runs import evaluate as evaluate_module
-from duet.runs.evaluate import evaluate_cells, evaluate_state
+from duet.runs.cells import evaluate_cells
+from duet.runs.evaluate import evaluate_state
 from duet.runs.gallery import gallery
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text, planned_stages
 from duet.runs.sweep import _slices
@@ -147,8 +148,8 @@ def test_every_cell_of_such_a_domain_is_measured(
     tmp_path: Path, finds_everything: DetectorState
 ) -> None:
     cells = evaluate_cells(finds_everything, read_series(make_months(tmp_path)), "", 32)
-    assert [(cell["increment"], cell["images"]) for cell in cells] == [("jan", 6), ("feb", 6)]
-    assert cells[1]["map50"] == pytest.approx(1)
+    assert [(cell.increment, cell.images) for cell in cells] == [("jan", 6), ("feb", 6)]
+    assert cells[1].map50 == pytest.approx(1)
 
 
 def test_one_set_of_images_in_two_files_counts_once(tmp_path: Path) -> None:
@@ -267,14 +268,27 @@ def test_other_cells_of_an_evaluation_ask_for_objects(
 ) -> None:
     path = make_shared(tmp_path)
     cells = evaluate_cells(finds_everything, read_series(path), "", 32)
-    assert [(cell["domain"], cell["increment"]) for cell in cells] == [
+    assert [(cell.domain, cell.increment) for cell in cells] == [
         ("day", "jan"),
         ("night", "feb"),
     ]
     relabel(tmp_path / "feb", "val", -1)
     cells = evaluate_cells(finds_everything, read_series(path), "", 32)
-    assert [cell["map50"] is None for cell in cells] == [False, True]
-    assert cells[1]["ap50"] == {"bottle": None}
+    assert [cell.map50 is None for cell in cells] == [False, True]
+    assert cells[1].ap50 == {"bottle": None}
+
+
+def test_a_domain_without_any_label_is_a_cell_that_is_not_measured(
+    tmp_path: Path, finds_everything: DetectorState
+) -> None:
+    path = make_shared(tmp_path)
+    for split in ("train", "val"):
+        relabel(tmp_path / "feb", split, -1)
+    cells = evaluate_cells(finds_everything, inspect_series(path).series, "", 32)
+    assert [(cell.increment, cell.taught, cell.map50 is None) for cell in cells] == [
+        ("jan", True, False), ("feb", True, True),
+    ]  # fmt: skip
+    assert "no labelled object of bottle" in cells[1].absent
 
 
 def test_a_sweep_passes_over_increments_without_objects(tmp_path: Path) -> None:

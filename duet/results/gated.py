@@ -1,0 +1,119 @@
+"""What finished runs and kept evaluations say to a gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from duet.config import Config, parse_config
+from duet.errors import ConfigError, DataError
+from duet.evaluation.cells import Cell
+from duet.evaluation.checks import Measured, Standing, Standings, standings
+from duet.evaluation.gate import Gate
+from duet.files import read_json
+from duet.results.files import RESULTS_FILE, load_results
+from duet.results.schema import Results, StrategyResult
+from duet.text import shown
+
+
+def measured_run(
+    results: Results, strategy: StrategyResult, before: Standings | None = None
+) -> Measured:
+    """Return what a run measured of a strategy's final detector.
+
+    Args:
+        results: The run.
+        strategy: One of its strategies.
+        before: What old classes are compared with; default when each was learned.
+    """
+    final = _standings(results, strategy, results.final_stage)
+    learned: dict[tuple[str, str], Standing] = {}
+    for stage, (_, classes) in enumerate(results.series.steps[:-1], start=1):
+        for key, one in _standings(results, strategy, stage).items():
+            known = learned.get(key)
+            if key[1] in classes and (known is None or one.taught > known.taught):
+                learned[key] = one
+    seen = [one for one in strategy.class_scores if one.stage == results.final_stage]
+    domains = {one.domain for one in seen}
+    return Measured(
+        now=final,
+        taught=[step for step in results.series.steps if step[0] in domains],
+        before=learned if before is None else before,
+        doubles={one.domain: one.deployed.doubles if one.deployed else None for one in seen},
+        indices=strategy.indices.numbers(),
+        reasons=strategy.indices.left_out,
+    )
+
+
+def _standings(
+    results: Results, strategy: StrategyResult, stage: int
+) -> dict[tuple[str, str], Standing]:
+    """Return what the detector after a stage knows, and where it had learned that by then."""
+    steps = results.series.steps[:stage]
+    known = {name for _, names in steps for name in names}
+    taught = {(domain, name) for domain, names in steps for name in names}
+    return {
+        (scores.domain, name): Standing(
+            value,
+            scores.deployed.classes.get(name) if scores.deployed is not None else None,
+            (scores.domain, name) in taught,
+        )
+        for scores in strategy.class_scores
+        if scores.stage == stage
+        for name, value in scores.ap50.items()
+        if name in known
+    }
+
+
+def kept_before(gate: Gate) -> Standings | None:
+    """Return what a gate compares with, where no data are there to measure a detector on.
+
+    Raises:
+        ConfigError: It is a detector.
+        DataError: It cannot be read.
+    """
+    if gate.against is None:
+        return None
+    found = load_before(gate.against)
+    if found is None:
+        raise ConfigError(
+            "neither a run folder nor the JSON of an evaluation, and there are no data here to "
+            "measure a detector on",
+            where=str(gate.against),
+            remedy="evaluate it first: `duet eval MODEL SERIES.yaml --out BEFORE.json`",
+        )
+    return found
+
+
+class _Evaluation(Config):
+    cells: tuple[Cell, ...]
+
+
+def load_before(path: Path) -> Standings | None:
+    """Read what an earlier detector had reached: of a run folder, or the JSON of `duet eval`.
+
+    Args:
+        path: The folder, its `results.json`, or the JSON. Of a run the final detector of the
+            strategy that it reports on counts.
+
+    Returns:
+        None if the path is neither: then it may be a detector.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    if (path / RESULTS_FILE).is_file():
+        path /= RESULTS_FILE
+    if path.name == RESULTS_FILE:
+        results = load_results(path.parent)
+        return _standings(results, results.main, results.final_stage)
+    if path.suffix != ".json":
+        return None
+    found = read_json(path)
+    if "cells" not in found:
+        raise DataError(
+            f"no evaluation: it has no 'cells', but {shown(list(found))}",
+            where=str(path),
+            remedy="give what `duet eval --json` printed, a run folder, or a detector",
+        )
+    kept = parse_config(_Evaluation, {"cells": found["cells"]}, where=str(path), error=DataError)
+    return standings(kept.cells)

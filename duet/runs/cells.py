@@ -1,0 +1,126 @@
+"""A detector that is there on the data of a series: every domain, cut by increment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from duet.devices import one_place
+from duet.errors import DataError
+from duet.evaluation.ap import ClassAP
+from duet.evaluation.cells import Cell
+from duet.evaluation.deployment import Deployed, deployment
+from duet.evaluation.matches import Matches
+from duet.increments.state import DetectorState
+from duet.runs.evaluate import (
+    average_precision,
+    calibrated_detector_of,
+    detector_of,
+    predict,
+    require_split,
+    shown,
+    shown_to_users,
+)
+from duet.series import Series
+from duet.series.domains import Domain
+
+
+def evaluate_cells(
+    state: DetectorState, series: Series, split: str, image_size: int, device: str = "cpu"
+) -> list[Cell]:
+    """Evaluate one detector on every domain, and cut the result by increment.
+
+    Args:
+        state: The detector.
+        series: Its increments and domains.
+        split: Split to evaluate on; empty = test if there is one, else val.
+        image_size: Side of the square that images are fitted into, pixels.
+        device: Where it runs, in the language of `duet.devices.parse_device`.
+
+    Returns:
+        One per domain and increment whose classes the detector knows, where the domain shows an
+        object of them or the increment was learned there.
+
+    Raises:
+        DataError: A data set has no such split, or the detector knows no class of the series.
+        ConfigError: There is no such device.
+    """
+    require_split(series, split)
+    place = one_place(device)
+    cells: list[Cell] = []
+    for domain in (series.domain(name) for name in series.domains):
+        rows = _rows(series, domain, state, split)
+        if rows:
+            cells += _evaluate(state, series, domain, split, rows, (image_size, place))
+    if not cells:
+        raise DataError(
+            f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
+            f"series has {', '.join(series.labels)}",
+            remedy="classes are matched by name: rename the classes of one side",
+        )
+    return cells
+
+
+def _rows(
+    series: Series, domain: Domain, state: DetectorState, split: str
+) -> dict[str, tuple[str, ...]]:
+    """Return increment -> its classes that are measured in a domain.
+
+    What was learned there counts without a label, too: that it is not measured must be seen.
+    """
+    known = tuple(name for name in series.labels if name in state.labels)
+    rows = {}
+    for item in series.increments:
+        taught = item.domain == domain.name
+        names = tuple(name for name in item.classes if name in known)
+        names = names if taught else domain.known(names)
+        if names and (taught or not domain.absence(names, split)):
+            rows[item.name] = names
+    return rows
+
+
+def _evaluate(
+    state: DetectorState,
+    series: Series,
+    domain: Domain,
+    split: str,
+    rows: Mapping[str, tuple[str, ...]],
+    how: tuple[int, str],
+) -> list[Cell]:
+    """Look at the images of a domain once, and cut what is found by increment."""
+    cut = domain.evaluate(
+        domain.known(name for name in series.labels if name in state.labels), split
+    )
+    every, users = shown_to_users(calibrated_detector_of(state, *how), state, cut.images)
+    if state.scores:  # AP is of raw scores, as everywhere
+        every = predict(detector_of(state, *how), cut.images)
+    scores = average_precision(every, cut) if cut.classes else ClassAP({}, {})
+    scores = scores.covering(series.labels)
+    seen = shown(users, cut, state.labels.names)
+    came = {name: item.name for item in series.increments for name in item.classes}
+    own = {item.name for item in series.increments if item.domain == domain.name}
+    cells = []
+    for increment, names in rows.items():
+        found = {name: one for name, one in seen.matches.classes.items() if name in names}
+        part = Deployed(Matches(seen.matches.keys, found), seen.doubles)
+        cells.append(
+            Cell(
+                domain=domain.name,
+                increment=increment,
+                taught=increment in own,
+                split=cut.split,
+                images=len(cut),
+                **_means(scores, names),
+                deployed=deployment(part, state.thresholds, came),
+            )
+        )
+    return cells
+
+
+def _means(scores: ClassAP, names: tuple[str, ...]) -> dict[str, Any]:
+    there = scores.has_truth(names)
+    return {
+        "map50": scores.map50(names) if there else None,
+        "map": scores.map(names) if there else None,
+        "ap50": {name: scores.ap50[name] for name in names},
+    }
