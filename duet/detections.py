@@ -83,6 +83,12 @@ class Detections:
         keep = self.scores >= np.float32(conf)
         return Detections(self.xyxy[keep], self.scores[keep], self.class_ids[keep], self.labels)
 
+    def shown(self, thresholds: Mapping[str, float]) -> Detections:
+        """Return the detections that score at least the threshold of their class, by its name."""
+        least = np.array([thresholds[name] for name in self.labels], np.float32)
+        keep = self.scores >= least[self.class_ids]
+        return Detections(self.xyxy[keep], self.scores[keep], self.class_ids[keep], self.labels)
+
     def of(self, names: Collection[str]) -> Detections:
         """Return the detections whose class is among ``names``."""
         wanted = [index for index, name in enumerate(self.labels) if name in names]

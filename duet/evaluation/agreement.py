@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from duet.defaults import CONFIDENCE
 from duet.detections import Detections
 from duet.errors import DataError
 
@@ -51,7 +50,7 @@ class Agreement:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
-        return {**asdict(self), "share": self.share, "confidence": CONFIDENCE, "iou": IOU}
+        return {**asdict(self), "share": self.share, "iou": IOU}
 
     def as_text(self) -> str:
         """Return one line for people."""
@@ -59,7 +58,7 @@ class Agreement:
         renamed = f", {self.renamed} are a new class now" if self.renamed else ""
         return (
             f"{self.kept} of {self.before} detections of the other classes{share}{renamed}, "
-            f"{self.added} added, on {self.images} images (IoU {IOU}, score {CONFIDENCE} or more)"
+            f"{self.added} added, on {self.images} images (IoU {IOU}, at the threshold in use)"
         )
 
 
@@ -71,7 +70,7 @@ def agreement(
     """Compare two detectors on the same images.
 
     Args:
-        before: Of the earlier detector, one entry per image.
+        before: Of the earlier detector, what its users are shown, one entry per image.
         after: Of the later one, which may know more classes.
         classes: Those of the earlier one that count; by default all.
 
@@ -82,7 +81,6 @@ def agreement(
         raise DataError(f"expected detections of {len(before)} images, got {len(after)}")
     rows: dict[str, tuple[int, ...]] = {}
     for old, new in zip(before, after, strict=True):
-        old, new = old.above(CONFIDENCE), new.above(CONFIDENCE)
         fresh = new.of([name for name in new.labels if name not in old.labels])
         for name in dict.fromkeys((*old.names, *new.names)):
             if name in old.labels and (classes is None or name in classes):

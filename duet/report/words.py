@@ -229,8 +229,7 @@ def _still_made(strategy: StrategyResult, entry: KeptEntry) -> str:
         f"{strategy.title} still makes {entry.kept} of {entry.before} detections{share} of the "
         f"detector that the series goes on from in {count_of(entry.images, 'image')} of "
         f"{entry.domain}, sees a new class in the place of {entry.renamed}, and makes "
-        f"{entry.added} others of its classes (score {entry.confidence:g} or "
-        f"more, IoU {entry.iou:g})."
+        f"{entry.added} others of its classes (at the threshold in use, IoU {entry.iou:g})."
     )
 
 

@@ -120,7 +120,8 @@ class KeptEntry(Config):
     """Those that are not, in whose place it sees a class that is new."""
     added: Count
     """Detections of these classes that only the final model makes."""
-    confidence: Fraction
+    confidence: Fraction | None = None
+    """None: at the thresholds of both."""
     iou: Fraction
 
 

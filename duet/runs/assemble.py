@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from duet.defaults import CONFIDENCE
 from duet.evaluation.agreement import IOU, Agreement
 from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
@@ -199,7 +198,6 @@ def _strategy_entry(
                 kept=one.kept,
                 renamed=one.renamed,
                 added=one.added,
-                confidence=CONFIDENCE,
                 iou=IOU,
             )
             for domain, one in outcome.kept.items()

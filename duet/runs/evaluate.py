@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.defaults import AGNOSTIC
-from duet.defaults import CONFIDENCE as AT_LEAST
 from duet.detections import Detections
 from duet.errors import DataError, DuetError, did_you_mean
 from duet.evaluation.agreement import IOU as OVERLAP
@@ -144,6 +143,16 @@ def shown_to_users(
     return every, shown
 
 
+def shown_at(
+    state: DetectorState, images: Sequence[Path], image_size: int, device: str = "cpu",
+    stopped: threading.Event | None = None,
+) -> list[Detections]:  # fmt: skip
+    """Return what users of a detector are shown, at the thresholds in use."""
+    view = replace(FOR_USERS, confidence=tuple(state.thresholds.values()))
+    detector = calibrated_detector_of(state, image_size, device)
+    return predict(detector, images, stopped, view=view)
+
+
 def _over(above: Detections, every: Detections, least: Sequence[float]) -> Detections:
     """Return ``above``, and of ``every`` what scores no more than its class's threshold."""
     rest = every.scores <= np.array(least, np.float32)[every.class_ids]
@@ -260,7 +269,7 @@ class Evaluator:
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
-        states, limits = (before.fingerprint(), after.fingerprint()), (AT_LEAST, OVERLAP, IOU)
+        states, limits = (before.fingerprint(), after.fingerprint()), (AGNOSTIC, OVERLAP, IOU)
         key = sha256_json([*states, data.sha256, self.image_size, *limits])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         with self._lock:
@@ -275,8 +284,10 @@ class Evaluator:
     def _agreement(
         self, before: DetectorState, after: DetectorState, images: Sequence[Path]
     ) -> Agreement:
-        both = (detector_of(one, self.image_size, self.device) for one in (before, after))
-        was, now = (predict(one, images, self.stopped, view=FOR_USERS) for one in both)
+        was, now = (
+            shown_at(one, images, self.image_size, self.device, self.stopped)
+            for one in (before, after)
+        )
         return agreement(was, now)
 
     def _kept(self, path: Path, key: str) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from duet.defaults import CONFIDENCE
 from duet.detections import Detections
 from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import evaluate_ap
@@ -17,7 +16,7 @@ from duet.evaluation.matches import match
 from duet.families.detector import ImageDetector
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
-from duet.runs.evaluate import FOR_USERS, detector_of, image_keys, looked_for, predict, truths
+from duet.runs.evaluate import detector_of, image_keys, looked_for, predict, shown_at, truths
 from duet.series import Slice
 
 
@@ -27,7 +26,7 @@ class Found:
 
     Attributes:
         objects: Labelled objects.
-        found: Those of them that are found with a score of `CONFIDENCE` or more.
+        found: Those of them that are found, at the thresholds in use.
         wrong: Detections as sure as that which find none.
         map50: mAP50, as a fraction; None without objects.
     """
@@ -63,14 +62,14 @@ class Seen:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
-        return {**asdict(self), "confidence": CONFIDENCE, "kept": self.kept.as_dict()}
+        return {**asdict(self), "kept": self.kept.as_dict()}
 
     def as_lines(self) -> list[str]:
         """Return it for people."""
         was = f" (before: {self.before.as_text()})" if self.before else ""
         learned = (
             f"learned   of {self.after.objects} objects of its classes in the {self.split} split, "
-            f"at score {CONFIDENCE} or more: {self.after.as_text()}{was}"
+            f"at the threshold in use: {self.after.as_text()}{was}"
         )
         return [learned, f"kept      {self.kept.as_text()}"]
 
@@ -92,9 +91,9 @@ def look_again(
         sizes: Side of the square that each fits images into, pixels.
         device: Where they run, torch's name.
     """
-    pairs = zip((before, after), sizes, strict=True)
+    pairs = [*zip((before, after), sizes, strict=True)]
     earlier, later = (detector_of(state, size, device) for state, size in pairs)
-    was, now = (predict(one, data.images, view=FOR_USERS) for one in (earlier, later))
+    was, now = (shown_at(state, data.images, size, device) for state, size in pairs)
     again = all(name in before.labels for name in data.classes)
     others = [name for name in before.labels if name not in data.classes]
     return Seen(
@@ -112,14 +111,11 @@ def _found(detector: ImageDetector, seen: list[Detections], data: Slice) -> Foun
     every = looked_for(predict(detector, data.images), data)
     keys = image_keys(data.images)
     matches = match(looked_for(seen, data), labelled, labels, keys).classes.values()
-    sure = [one.scores >= CONFIDENCE for one in matches]
-    right = [one.hit & at for one, at in zip(matches, sure, strict=True)]
-    wrong = [~one.hit & ~one.ignored & at for one, at in zip(matches, sure, strict=True)]
     scores = evaluate_ap(every, labelled, labels)
     there = [name for name in data.classes if scores.ap50.get(name) is not None]
     return Found(
         objects=sum(int(one.truths.sum()) for one in matches),
-        found=sum(int(one.sum()) for one in right),
-        wrong=sum(int(one.sum()) for one in wrong),
+        found=sum(int(one.hit.sum()) for one in matches),
+        wrong=sum(int((~one.hit & ~one.ignored).sum()) for one in matches),
         map50=scores.map50(there) if there else None,
     )
