@@ -24,8 +24,9 @@ from duet.evaluation.ap import ClassAP
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.increments.base import load_start, save_base
+from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
-from duet.increments.store import load_detector
+from duet.increments.store import load_detector, load_increment, save_increment
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.table import METHODS
 from duet.recipes.apply import merge_plan
@@ -125,6 +126,30 @@ def test_a_star_is_merged_around_its_base(kept: Path, tmp_path: Path) -> None:
             tensor.double(), base + 0.5 * (a + b - 2 * base), rtol=0, atol=1e-6
         )
     assert state.labels.names == ("hat", "thing a", "thing b")
+
+
+@pytest.mark.slow
+def test_an_increment_brings_the_score_maps_of_older_classes(kept: Path, tmp_path: Path) -> None:
+    weights = kept / "base.safetensors"
+    maps = {
+        "base": {"hat": ScoreMap(offset=1, threshold=0.3)},
+        "a": {"hat": ScoreMap(offset=2, threshold=0.3), "kite": ScoreMap(scale=0.5)},
+        "b": {"kite": ScoreMap(scale=0.25), "sun": ScoreMap(threshold=0.4)},
+    }
+    parent, index = None, 0
+    for name, classes in (("base", ("hat", "cap")), ("a", ("kite",)), ("b", ("sun",))):
+        path, kind = tmp_path / name, "increment" if parent else "base"
+        write_increment(
+            path, weights, name, classes, 7 + index, kind=kind, index=index, parent=parent
+        )
+        save_increment(path, load_increment(path).with_scores(maps[name]), overwrite=True)
+        entries = [str(tmp_path / one) for one in ("base", "a", "b")[: index + 1]]
+        state = merge_plan(make_plan(Recipe(increments=entries, weights=str(weights)))).state
+        parent, index = state.fingerprint(), index + 1
+    # The newest increment that speaks of a class has the last word; "cap" has no map at all.
+    assert state.scores == {
+        "hat": maps["a"]["hat"], "kite": maps["b"]["kite"], "sun": maps["b"]["sun"],
+    }  # fmt: skip
 
 
 @pytest.mark.slow

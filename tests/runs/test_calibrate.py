@@ -1,0 +1,182 @@
+"""Scores that are calibrated: on labels, on an earlier detector, by command, kept and merged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from factories_detectors import SIZE, doubled, make_detector
+from factories_run import duet_here
+from factories_series import make_series, write_image, write_labels
+from supervision import box_iou_batch
+
+import duet
+from duet.detections import Detections
+from duet.increments.state import DetectorState
+from duet.increments.store import DetectorFile, load_detector
+from duet.inference.load import load
+from duet.recipes.model import Model
+from duet.runs.cells import evaluate_cells
+from duet.runs.evaluate import FOR_AP, detector_of, predict
+from duet.runs.recalibrate import recalibrate
+from duet.series.reader import read_series
+
+NAMES = ("cat", "dog", "bus")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_detector(tmp_path_factory.mktemp("calibrate") / "model", state=doubled())
+
+
+@pytest.fixture(scope="module")
+def series(folder: Path) -> Path:
+    """Every other one of the detector's answers is an object: half of what it says is right."""
+    root, state = folder.parent, load_detector(folder).state
+    places = [(domain, split) for domain in ("day", "night") for split in ("train", "val")]
+    for number, (domain, split) in enumerate(places):
+        images = [
+            write_image(root / domain / "images" / split / f"{n}.png", seed=n, size=(SIZE, SIZE))
+            for n in range(8 * number, 8 * number + 8)
+        ]
+        for path, found in zip(images, predict(detector_of(state, SIZE), images), strict=True):
+            sure = _apart(found.above(0.1))
+            boxes = np.clip(sure.xyxy, 0, SIZE)
+            sides = np.hstack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]])
+            rows = [
+                f"{index} {' '.join(f'{value / SIZE:.6f}' for value in side)}"
+                for index, side in zip(sure.class_ids[::2], sides[::2], strict=True)
+                if side[2:].min() > 2
+            ]
+            write_labels(root / domain, split, path.stem, list(dict.fromkeys(rows)))
+        (root / domain / "data.yaml").write_text(
+            json.dumps({"names": list(NAMES), "train": "images/train", "val": "images/val"})
+        )
+    return make_series(root)
+
+
+def _apart(found: Detections) -> Detections:
+    """Leave out what the doctor would take for one object labelled twice."""
+    same = box_iou_batch(found.xyxy, found.xyxy) > 0.6
+    same &= found.class_ids[:, None] == found.class_ids
+    keep = ~np.tril(same, -1).any(axis=1)
+    return Detections(found.xyxy[keep], found.scores[keep], found.class_ids[keep], found.labels)
+
+
+def model(folder: Path) -> Model:
+    return Model(load_detector(folder), folder, True)
+
+
+def test_labels_make_scores_the_share_that_is_right_and_leave_ap_alone(
+    folder: Path, series: Path, tmp_path: Path
+) -> None:
+    data = read_series(series)
+    made = recalibrate(model(folder), tmp_path, series=data)
+    assert set(made.scores) == set(NAMES)
+    assert made.unfitted == ()
+    before, after = model(folder).state, made.model.state
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(
+            before.to_tensors().values(), after.to_tensors().values(), strict=True
+        )
+    )
+    assert made.model.manifest.fingerprint == after.fingerprint() != before.fingerprint()
+    rows = [evaluate_cells(state, data, "val", SIZE) for state in (before, after)]
+    for one, other in zip(*rows, strict=True):
+        assert (one.ap50, one.map) == (other.ap50, other.map)
+    for name, found in rows[1][0].deployed.classes.items():
+        assert found.threshold == made.scores[name].threshold
+
+
+def test_a_wanted_precision_is_kept(folder: Path, series: Path, tmp_path: Path) -> None:
+    data = read_series(series)
+    loose, strict = (
+        recalibrate(model(folder), tmp_path, series=data, precision=share) for share in (0.2, 0.8)
+    )
+    for name in NAMES:
+        assert (loose.scores[name].threshold or 0) <= (strict.scores[name].threshold or 0)
+
+
+def _fallen(state: DetectorState, by: float) -> DetectorState:
+    """Return a detector whose log-odds all are lower."""
+    rows = {f"cv3.{level}.2.bias" for level in range(3)}
+    parts = tuple(
+        replace(
+            part,
+            tensors={name: t - by if name in rows else t for name, t in part.tensors.items()},
+        )
+        for part in state.parts
+    )
+    assert rows <= set(parts[0].tensors)
+    return replace(state, parts=parts)
+
+
+def test_an_earlier_detector_brings_scores_back_without_a_label(
+    folder: Path, series: Path, tmp_path: Path
+) -> None:
+    state = load_detector(folder).state
+    low = make_detector(tmp_path / "low", state=_fallen(state, 1.0))
+    images = series.parent / "day" / "images" / "train"
+    made = recalibrate(model(low), tmp_path, images=images, before=folder)
+    for one in made.scores.values():
+        assert one.scale == 1
+        assert one.offset == pytest.approx(1, abs=0.05)
+        assert one.threshold is None
+    file = DetectorFile(made.model.state, made.model.manifest)
+    paths = sorted(images.iterdir())
+    was = predict(detector_of(state, SIZE), paths, view=FOR_AP)
+    raw = predict(detector_of(file.state, SIZE), paths, view=FOR_AP)
+    assert max(one.scores.max() for one in raw) < max(one.scores.max() for one in was) - 0.05
+    sure = [len(duet.load(folder)(path, confidence=0.5)) for path in paths]
+    saved = duet.load(low).calibrate(images=images, before=folder)
+    now = [len(saved(path, confidence=0.5)) for path in paths]
+    assert sum(sure) > 0
+    assert abs(sum(sure) - sum(now)) <= max(2, 0.15 * sum(sure))
+
+
+def test_the_command_writes_a_detector_that_predicts_at_its_thresholds(
+    folder: Path, series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "calibrated"
+    done = duet_here(
+        capsys, "calibrate", folder, "--series", series, "--precision", 0.6, "--out", out, "--json"
+    )
+    assert done.code == 0, done.err
+    told = done.json()
+    kept = {
+        name: one for part in load_detector(out).manifest.parts for name, one in part.scores.items()
+    }
+    assert {name: one.model_dump() for name, one in kept.items()} == told["scores"]
+    limits = {name: one["threshold"] for name, one in told["scores"].items()}
+    detector = load(out)
+    assert detector.thresholds() == pytest.approx(limits)
+    for path in sorted((series.parent / "day" / "images" / "val").iterdir()):
+        found = detector(path)
+        assert all(
+            score > limits[name] for name, score in zip(found.names, found.scores, strict=True)
+        )
+    done = duet_here(capsys, "calibrate", folder, "--series", series, "--out", out)
+    assert done.code != 0
+    assert "already exists and is not empty" in done.err
+
+
+def test_nothing_to_calibrate_on_and_strangers_are_refused(
+    folder: Path, series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = duet_here(capsys, "calibrate", folder, "--out", tmp_path / "x")
+    assert done.code == 2
+    assert "give --series SERIES.yaml, or --images FOLDER" in done.err
+    images = series.parent / "day" / "images" / "train"
+    done = duet_here(capsys, "calibrate", folder, "--images", images, "--out", tmp_path / "x")
+    assert done.code == 4
+    assert "keeps no recipe" in done.err
+    done = duet_here(
+        capsys, "calibrate", folder, "--series", series, "--split", "tset", "--out", tmp_path / "x"
+    )
+    assert done.code == 3
+    assert not (tmp_path / "x").exists()
