@@ -67,6 +67,24 @@ def recalibrate(
         DataError: A data set has no such split, or no image is there.
         ModelError: There is no earlier detector, or it shares no class with this one.
     """
+    _require_images(series, images)
+    place, size, state = one_place(device), model.manifest.image_size, model.state
+    cuts = labelled_cuts(state, series, split) if series is not None else []
+    maps: dict[str, ScoreMap] = {}
+    if images is not None:
+        paths, earlier = find_images(images).paths, _earlier(model, before)
+        both = [name for name in earlier.labels if name in state.labels]
+        maps = by_detector(state, earlier, both, paths, size, place)
+    if cuts:
+        known = replace(state, parts=rescored(state.parts, maps))
+        maps |= by_labels(known, cuts, size, place, precision=precision)
+    labelled = {name for cut in cuts for name in cut.classes}
+    unfitted = tuple(name for name in state.labels if name in labelled and name not in maps)
+    fitted = replace(state, parts=rescored(state.parts, maps))
+    return Calibrated(_with_state(model, fitted, out), maps, unfitted)
+
+
+def _require_images(series: Series | None, images: Path | str | None) -> None:
     if series is None and images is None:
         raise ConfigError(
             "nothing to calibrate on: expected labelled images of a series, or images without "
@@ -74,21 +92,6 @@ def recalibrate(
             where="--series, --images",
             remedy="give --series SERIES.yaml, or --images FOLDER, or both",
         )
-    place, size = one_place(device), model.manifest.image_size
-    cuts = labelled_cuts(model.state, series, split) if series is not None else []
-    maps: dict[str, ScoreMap] = {}
-    state = model.state
-    if images is not None:
-        paths, earlier = find_images(images).paths, _earlier(model, before)
-        both = [name for name in earlier.labels if name in state.labels]
-        maps = by_detector(state, earlier, both, paths, size, place)
-        state = replace(state, parts=rescored(state.parts, maps))
-    labelled = {name for cut in cuts for name in cut.classes}
-    if cuts:
-        maps |= by_labels(state, cuts, size, place, precision=precision)
-        state = replace(state, parts=rescored(state.parts, maps))
-    unfitted = tuple(name for name in state.labels if name in labelled and name not in maps)
-    return Calibrated(_with_state(model, state, out), maps, unfitted)
 
 
 def _earlier(model: Model, before: Path | None) -> DetectorState:
