@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from factories_results import TWO_PHASE, Steps, make_results
 
+from duet.evaluation.ap import ClassAP
 from duet.evaluation.bootstrap import weighted_ap50
+from duet.evaluation.deployment import Deployed, save_deployed
+from duet.evaluation.doubles import Doubles
 from duet.evaluation.indices import compute_indices
-from duet.evaluation.matches import ClassMatches, Matches, save_matches
+from duet.evaluation.matches import ClassMatches, Matches, load_matches, save_matches
 from duet.evaluation.matrix import Slice, StageMatrix
 from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.results.files import save_results
@@ -24,8 +27,9 @@ from duet.results.schema import (
     StageCost,
     StrategyResult,
 )
+from duet.runs.deployed import deployments, recalls
 
-IMAGES = 80
+IMAGES, LEAST = 80, 0.5
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ class _World:
     def method(
         self, name: str, skill: Skill, references: Mapping[Slice, float] | None
     ) -> StrategyResult:
-        matrix, scores = StageMatrix(), []
+        matrix, seen = StageMatrix(), dict[tuple[int, str], ClassAP]()
         cells = cells_needed(self.steps)
+        every = [label for _, classes in self.steps for label in classes]
         for stage in range(1, len(self.steps) + 1):
             for domain in dict.fromkeys(d for s, d, _ in cells if s == stage):
                 shares = {
@@ -116,16 +121,21 @@ class _World:
                 ap50, file = self.stored(
                     f"{name}-{stage}-{domain}", self.matches(domain, shares, salt)
                 )
-                scores.append(
-                    ClassScores(stage=stage, domain=domain, ap50=ap50, ap=ap50, evidence=file)
-                )
+                seen[stage, domain] = ClassAP(ap50, ap50, file, self.shown(file))
                 for s, d, classes in cells:
                     if (s, d) == (stage, domain):
                         value = float(np.mean([ap50[label] for label in classes]))
                         matrix = matrix.with_value(s, d, classes, value)
+        limits = {stage: dict.fromkeys(every, LEAST) for stage in range(1, len(self.steps) + 1)}
+        there = self.folder, self.steps, limits, seen
+        deployed = deployments(*there)
+        scores = [
+            ClassScores.of(stage, domain, one, deployed.get((stage, domain)))
+            for (stage, domain), one in seen.items()
+        ]
         return StrategyResult(
             name=name, title=name.title(),
-            indices=compute_indices(self.steps, matrix, references),
+            indices=compute_indices(self.steps, matrix, references, recalls=recalls(*there)),
             matrix=matrix.as_records(),
             class_scores=tuple(scores),
             costs=tuple(StageCost(title=d, seconds=50.0 + self.seed) for d, _ in self.steps),
@@ -155,6 +165,17 @@ class _World:
         if self.order is None:
             return Matches(keys, found)
         return _reordered(Matches(keys, found), np.asarray(self.order))
+
+    def shown(self, file: str | None) -> str | None:
+        """Write the same matches as what users see, no box twice; return the path of the file."""
+        if file is None:
+            return None
+        seen = file.replace(".npz", ".seen.npz")
+        matches = load_matches(self.folder / file)
+        nothing = np.zeros((0, 2), np.int64), np.zeros((0, 2), np.float32)
+        doubles = Doubles(tuple(matches.classes), *nothing, IMAGES)
+        save_deployed(self.folder / seen, Deployed(matches, doubles))
+        return seen
 
     def stored(self, name: str, matches: Matches) -> tuple[dict[str, float | None], str | None]:
         """Write the matches; return AP50 per class and the path of the file."""

@@ -52,6 +52,11 @@ class StrategyOutcome:
         """Stage -> the detector to deploy after it."""
         return {stage: result.merged for stage, result in enumerate(self.results, start=1)}
 
+    @property
+    def limits(self) -> dict[int, dict[str, float]]:
+        """Stage -> class name -> lowest score that users are shown."""
+        return {stage: state.thresholds for stage, state in self.states.items()}
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -78,7 +83,7 @@ def indices_of(
         matrix,
         known if plan.references else None,
         undefined=plan.left_out,
-        recalls=recalls(plan.out, plan.steps, outcome.states, outcome.scores),
+        recalls=recalls(plan.out, plan.steps, outcome.limits, outcome.scores),
     )
 
 
@@ -180,7 +185,7 @@ def _strategy_entry(
         for result in outcome.results
     )
     final = outcome.results[-1].merged
-    shown = deployments(plan.out, plan.steps, outcome.states, outcome.scores)
+    shown = deployments(plan.out, plan.steps, outcome.limits, outcome.scores)
     return schema.StrategyResult(
         name=outcome.strategy.name,
         title=outcome.strategy.title or outcome.strategy.name,

@@ -19,36 +19,34 @@ from duet.evaluation.deployment import (
 from duet.evaluation.indices import Recalls
 from duet.evaluation.matrix import Slice
 from duet.evaluation.pairs import SeriesSteps, ri_pairs
-from duet.increments.state import DetectorState
 
 Scores = Mapping[tuple[int, str], ClassAP]
 """(stage, domain) -> what was measured there."""
 
+Limits = Mapping[int, Mapping[str, float]]
+"""Stage -> class name -> lowest score that is shown."""
+
 
 def deployments(
-    out: Path, steps: SeriesSteps, states: Mapping[int, DetectorState], scores: Scores
+    out: Path, steps: SeriesSteps, limits: Limits, scores: Scores
 ) -> dict[tuple[int, str], Deployment]:
     """Return what each stage's detector shows on each domain.
 
     Args:
         out: Run folder, which holds the files that ``scores`` names.
         steps: (domain, classes) of every increment.
-        states: Stage -> its detector.
+        limits: Of each stage's detector.
         scores: What was measured; cells without files are left out.
     """
     came = {name: number for number, (_, names) in enumerate(steps) for name in names}
     return {
-        (stage, domain): deployment(
-            load_deployed(out / one.seen), states[stage].thresholds, came, one.seen
-        )
+        (stage, domain): deployment(load_deployed(out / one.seen), limits[stage], came, one.seen)
         for (stage, domain), one in scores.items()
         if one.seen is not None
     }
 
 
-def recalls(
-    out: Path, steps: SeriesSteps, states: Mapping[int, DetectorState], scores: Scores
-) -> dict[Slice, Recalls]:
+def recalls(out: Path, steps: SeriesSteps, limits: Limits, scores: Scores) -> dict[Slice, Recalls]:
     """Return what of each increment but the last is still found; arguments as `deployments`."""
     found: dict[Slice, Recalls] = {}
     for pair in ri_pairs(steps):
@@ -56,8 +54,8 @@ def recalls(
         files = [one.seen for one in sides if one is not None and one.seen is not None]
         if len(files) == len(sides):
             earlier, later = (load_deployed(out / file) for file in files)
-            limits = (states[stage].thresholds for stage in (pair.increment, pair.stage))
-            found[pair.slice] = _recalls(earlier, later, pair.classes, *limits)
+            least = (limits[stage] for stage in (pair.increment, pair.stage))
+            found[pair.slice] = _recalls(earlier, later, pair.classes, *least)
     return found
 
 

@@ -128,6 +128,22 @@ def test_indices_of_resamples_are_those_of_the_definition(repeats: Path) -> None
     assert len(np.unique(sampled["ri"])) > 15
 
 
+def test_found_retention_of_resamples_is_that_of_the_objects_found(repeats: Path) -> None:
+    run = find_runs([repeats / "seed-0"])[0]
+    strategy = run.results.strategies[0]
+    sampled = Sampler(200, 0).indices(Entry(run, strategy))
+    (term,) = strategy.indices.fr_terms
+    sides = [strategy.scores_at(stage, term.domain) for stage in (term.increment, term.stage)]
+    found = [side.deployed.total(term.classes).found for side in sides]  # type: ignore[union-attr]
+    assert strategy.indices.fr == pytest.approx(found[1] / found[0])
+    assert sampled["fr"][0] == pytest.approx(strategy.indices.fr)
+    assert sampled["or"][0] == pytest.approx(strategy.indices.or_)
+    for name in ("fr", "or"):
+        low, high = np.quantile(sampled[name][1:], [0.025, 0.975])
+        assert low < sampled[name][0] < high
+        assert len(np.unique(sampled[name])) > 100
+
+
 def test_retention_per_domain(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "four", steps=FOUR_PHASE)
     found = compare(find_runs([folder]), bootstrap=20)
@@ -529,7 +545,8 @@ def test_ratios_from_few_objects_are_marked(tmp_path: Path) -> None:
     found = compare(find_runs([tmp_path]), bootstrap=0)
     row = found.rows[0]
     assert {name: value.few for name, value in row.values.items()} == {
-        "ri": True, "gi": False, "pi": False, "rai": True, "h": True, "old": False, "new": False,
+        "ri": True, "gi": False, "pi": False, "rai": True, "h": True, "fr": False, "or": False,
+        "old": False, "new": False,
     }  # fmt: skip
     text = as_text(found)
     assert f"{100 * row.values['ri'].mean:.1f} *" in text
