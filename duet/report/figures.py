@@ -31,6 +31,9 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 )  # fmt: skip
 GREY, INK = "#9A9A9A", "#222222"
+PANELS = 4
+"""Panels beside each other."""
+
 INCREMENT_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER)
 """Colour of the classes of increment 1, 2, ...; repeats after six."""
 
@@ -128,12 +131,16 @@ def indices_figure(results: Results) -> Figure:
     strategies = ordered_strategies(results)
     shown = [p for p in panels if any(m.indices.value(p.name) is not None for m in strategies)]
     shown = shown or panels[:1]
+    columns = min(len(shown), PANELS)
+    rows = -(-len(shown) // columns)
     figure, grid = figure_grid(
-        1, len(shown), width=2.3 * len(shown) + 1.8, height=0.36 * len(strategies) + 1.2,
+        rows, columns, width=2.3 * columns + 1.8, height=rows * (0.36 * len(strategies) + 1.2),
         sharey=True,
     )  # fmt: skip
+    for axes in grid[len(shown) :]:
+        axes.set_axis_off()
     noted = False
-    for axes, index in zip(grid, shown, strict=True):
+    for axes, index in zip(grid, shown, strict=False):
         values = [strategy.indices.value(index.name) for strategy in strategies]
         colours = [BLUE if m.name == results.main_strategy else GREY for m in strategies]
         bars = axes.barh(
