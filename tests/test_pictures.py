@@ -35,7 +35,7 @@ from duet.errors import DataError
 from duet.images import MOST_PIXELS, decode_image, read_groups, read_image, seen_suffix
 from duet.inference.sources import find_images
 from duet.orientation import orientation
-from duet.report.gallery import panes
+from duet.report.gallery import picture
 from duet.series.formats import coco, yolo
 from duet.series.images import inspect_images, read_grey, thumbnails
 
@@ -385,7 +385,7 @@ def test_the_report_shows_what_the_detector_sees(tmp_path: Path, name: str) -> N
     (tmp_path / item.file).write_bytes(content)
     seen = decode_image(content, where="")[:, :, ::-1]
     plain = item.model_copy(update={"truths": (), "width": seen.shape[1], "height": seen.shape[0]})
-    shown = panes(tmp_path, results, plain)[0]
+    shown = picture(tmp_path / plain.file)
     assert shown.shape[0] * seen.shape[1] == pytest.approx(shown.shape[1] * seen.shape[0], rel=0.01)
     copy = tmp_path / f"copy{seen_suffix(tmp_path / name)}"
     (tmp_path / name).write_bytes(content)

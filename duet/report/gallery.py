@@ -100,16 +100,16 @@ def gallery_figure(run_folder: Path, results: Results, items: Sequence[GalleryIm
     for axes in grid:
         axes.set_axis_off()
     for row, item in enumerate(items):
-        _row(grid[columns * row :][:columns], _picture(run_folder / item.file), results, item)
+        _row(grid[columns * row :][:columns], picture(run_folder / item.file), results, item)
     _legend(figure, results)
     return figure
 
 
-def _row(panes: Sequence[Axes], picture: Picture, results: Results, item: GalleryImage) -> None:
+def _row(panes: Sequence[Axes], shown: Picture, results: Results, item: GalleryImage) -> None:
     """Fill one row; the last pane is the final model, whether or not another stands beside it."""
     for axes in (panes[0], panes[1], panes[-1], *(panes[2:-1] if item.beside else ())):
         # Drawn in px of the original image, whatever the picture was scaled to.
-        axes.imshow(picture, extent=(0, item.width, item.height, 0), interpolation="bilinear")
+        axes.imshow(shown, extent=(0, item.width, item.height, 0), interpolation="bilinear")
     objects = count_of(len(item.truths), "object")
     _title(panes[0], f"{plot_text(item.domain, 24)}: labels", objects)
     for truth in item.truths:
@@ -137,7 +137,7 @@ def _title(axes: Axes, first: str, second: str) -> None:
     axes.set_title(f"{first}\n{second}", loc="left", fontsize=8.5)
 
 
-def _picture(path: Path) -> Picture:
+def picture(path: Path) -> Picture:
     """Read an image as the detector saw it, in RGB, its longer side `LARGEST` px or less."""
     from PIL import Image
 
