@@ -15,6 +15,7 @@ from duet.runs.lab import Lab, RunJob, silent
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
 from duet.runs.setting import Setting
+from duet.runs.stagewise import write_stages
 from duet.runs.steps import StepReport, learn_base, learn_increment, learn_independent
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
@@ -75,7 +76,10 @@ def learn_stage(
     setting, chosen = _setting(inputs, strategy, out, seed, listen, run)
     if begins:
         setting = replace(setting, onto=inputs.onto)
-    return learn(out, setting, chosen)
+    report = learn(out, setting, chosen)
+    if report.detector is not None:
+        write_stages(out, setting, chosen, report, series, given.get("data_root"))
+    return report
 
 
 def _base_of(series: Path) -> str:
