@@ -63,8 +63,7 @@ def learn_stage(
     _require_either(independent=independent, onto=onto)
     begins = False
     if name is None:
-        name, learn = _base_of(series), learn_base
-        strategy = strategy or DEFAULT_STRATEGIES[0]
+        name, learn, strategy = _base_of(series), learn_base, strategy or DEFAULT_STRATEGIES[0]
     elif independent:
         learn, strategy = learn_independent, strategy or DEFAULT_STRATEGIES[0]
     else:
@@ -77,8 +76,7 @@ def learn_stage(
     if begins:
         setting = replace(setting, onto=inputs.onto)
     report = learn(out, setting, chosen)
-    if report.detector is not None:
-        write_stages(out, setting, chosen, report, series, given.get("data_root"))
+    write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
 
 

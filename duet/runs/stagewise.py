@@ -68,6 +68,8 @@ def write_stages(
 ) -> None:  # fmt: skip
     """Write the results of a chain after a stage; those of `duet run` stay as they are.
 
+    An independent increment has no chain, and writes none.
+
     Args:
         out: Run folder.
         setting: Of the stage.
@@ -76,6 +78,8 @@ def write_stages(
         series: Series YAML.
         data_root: Replaces the file's ``root``.
     """
+    if report.detector is None:
+        return
     with run_lock(out):
         before = _before(out, setting)
         if before is not None and before.stagewise is None:
