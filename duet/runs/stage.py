@@ -46,7 +46,7 @@ def learn_stage(
 
     Args:
         series: Series YAML.
-        name: The increment; only its images are read. None for the base, which begins a chain.
+        name: The increment; only its images train. None for the base, which begins a chain.
         out: Run folder.
         strategy: Shipped name or path; default that of a kept chain, else what suits the beginning.
         independent: Train from θ_0 alone and merge nothing.
