@@ -1,9 +1,9 @@
-"""`duet eval`: mAP of a detector on every domain of a series."""
+"""`duet eval`: mAP of a detector on every domain of a series, or on a data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,18 +11,24 @@ from duet.cli.common import (
     PATH,
     device_option,
     json_option,
-    read_told,
     tell_leftovers,
+    tell_warnings,
     trust_option,
 )
 from duet.cli.options import gate_of, gate_options
 from duet.cli.running import emit_gated
 from duet.progress import note
 
+if TYPE_CHECKING:
+    from duet.evaluation.cells import Cell
+    from duet.increments.store import DetectorFile
+    from duet.runs.there import There
+
 EPILOG = """\b
 Examples:
   duet eval runs/demo/models/duet-plus/2-comic configs/series/emoji-2phase.yaml \
       --data-root runs/demo/data
+  duet eval MODEL photos/data.yaml --domain night
   duet eval MODEL series.yaml --split val --min-map50 0.6
   duet eval MODEL series.yaml --out before.json
   duet eval LATER series.yaml --against before.json --max-drop ap50=5,f1=8
@@ -32,8 +38,11 @@ Examples:
 
 @click.command("eval", epilog=EPILOG)
 @click.argument("model", type=PATH, metavar="MODEL")
-@click.argument("series", type=PATH, metavar="SERIES.yaml")
-@click.option("--data-root", type=PATH, help="Folder of the data.")
+@click.argument("data", type=PATH, metavar="DATA")
+@click.option("--data-root", type=PATH, help="Folder of a series' data.")
+@click.option(
+    "--domain", metavar="NAME", help="Of a data set: what its images are called [its folder]."
+)
 @click.option("--split", default="", help="[test if there is one, else val]")
 @click.option("--out", type=PATH, help="Also write the JSON, for --against.")
 @gate_options
@@ -41,48 +50,96 @@ Examples:
 @trust_option
 @json_option
 def evaluate(
-    model: Path,
-    series: Path,
-    data_root: Path | None,
-    split: str,
-    out: Path | None,
-    device: str,
-    trust: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Evaluate a detector on every domain of a series, per increment and per class.
+    model: Path, data: Path, data_root: Path | None, domain: str | None, split: str,
+    out: Path | None, device: str, trust: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Evaluate a detector on a series or a data set, per increment and per class.
 
-    MODEL is a detector folder, or a model of another program as `duet import` takes it.
+    MODEL is a detector folder, or a model of another program as `duet import` takes it. DATA is a
+    series YAML, a data.yaml or a folder in a format that duet reads; of a series, domains whose
+    images are gone are left out. What the increments of MODEL remember stands beside it.
     """
     from duet.families.foreign import open_model
     from duet.files import write_json
-    from duet.report.cells import cells_table
     from duet.runs.cells import evaluate_cells
-    from duet.runs.gated import judge_cells, open_before, require_gate, standings_before
+    from duet.runs.gated import (
+        judge_cells,
+        open_before,
+        remembered_standings,
+        standings_before,
+    )  # fmt: skip
+    from duet.runs.remember import recollect
 
     gate = gate_of(options)
     loaded = open_model(model, trust=trust, notify=note)
-    data = read_told(series, data_root)
-    require_gate(gate, data)
-    before = standings_before(open_before(gate, note), data, split, device)
-    cells = evaluate_cells(loaded.state, data, split, loaded.manifest.image_size, device)
+    there = _read(data, data_root, domain, loaded)
+    memory = recollect(model, loaded.manifest, note)
+    if gate is not None:
+        gate.require_known(there.classes, there.domains)
+    before = standings_before(open_before(gate, note), there.series, split, device)
+    if before is None:
+        before = remembered_standings(memory, loaded.manifest)
+    cells = evaluate_cells(loaded.state, there.series, split, loaded.manifest.image_size, device)
+    kept = [one.cell for one in memory.values()]
     result = {
         "schema": 1,
         "model": str(model),
         "fingerprint": loaded.manifest.fingerprint,
         "cells": [cell.model_dump(mode="json") for cell in cells],
+        "remembered": [cell.model_dump(mode="json") for cell in kept],
+        "unread": there.reasons,
     }
     if out is not None:
         tell_leftovers(out)
         write_json(out, result)
-    verdict = judge_cells(gate, cells, before) if gate is not None else None
-    emit_gated(result, verdict, as_json, lambda _: cells_table(cells).as_text())
-    for item in data.increments:
-        if not any(name in loaded.state.labels for name in item.classes):
+    verdict = judge_cells(gate, cells, before, there.reasons) if gate is not None else None
+    emit_gated(result, verdict, as_json, lambda _: _text(cells, kept))
+    _tell_unmeasured(there, loaded, cells)
+    _tell_others(cells, kept)
+    if verdict is not None:
+        verdict.require(model)
+
+
+def _read(data: Path, data_root: Path | None, domain: str | None, model: DetectorFile) -> There:
+    """Read what is there, and tell people what is not and what is odd about it."""
+    from duet.runs.there import is_series, read_data_set, read_there
+
+    if not is_series(data):
+        if data_root is not None:
+            raise click.UsageError("--data-root is for a series; this is a data set")
+        there = read_data_set(data, model.state.labels.names, domain)
+    elif domain is not None:
+        raise click.UsageError("--domain is for a data set; a series names its domains")
+    else:
+        there = read_there(data, data_root=data_root)
+        tell_warnings(there.warnings, data)
+    for name, one in there.unread.items():
+        note(f"warning: {name} ({one.domain}) is left out, its data cannot be read: {one.why}")
+    return there
+
+
+def _text(cells: list[Cell], kept: list[Cell]) -> str:
+    from duet.report.cells import cells_table, classes_table
+
+    return f"{cells_table(cells, kept).as_text()}\n\n{classes_table(cells, kept).as_text()}"
+
+
+def _tell_unmeasured(there: There, model: DetectorFile, cells: list[Cell]) -> None:
+    for item in there.series.increments:
+        if not any(name in model.state.labels for name in item.classes):
             note(f"{item.name}: not measured, the detector knows none of {', '.join(item.classes)}")
     for cell in cells:
         if cell.absent:
             note(cell.absent)
-    if verdict is not None:
-        verdict.require(model)
+
+
+def _tell_others(cells: list[Cell], kept: list[Cell]) -> None:
+    """Say where what is remembered was seen on other images."""
+    older = {(one.domain, one.increment): one for one in kept}
+    for cell in cells:
+        was = older.get((cell.domain, cell.increment))
+        if was is not None and (was.split, was.images) != (cell.split, cell.images):
+            note(
+                f"{cell.increment}: other images than when it was learned, then {was.images} of "
+                f"{was.split} and now {cell.images} of {cell.split}"
+            )

@@ -72,8 +72,8 @@ def increment(
 ) -> None:  # fmt: skip
     """Train increment NAME on top of a detector, or of the stages kept in the run folder; merge.
 
-    Only this increment's images are read; those of earlier increments may be gone. A gate looks at
-    them where they are still there.
+    Only this increment's images are learned from; those of earlier increments may be gone. Where
+    they are still there, old classes are measured again, for a gate and for `duet report`.
     """
     gate = gate_of(options)
     if gate is not None and independent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from duet.config import Config
 from duet.evaluation.deployment import Deployment
 from duet.fields import Count, Fraction
@@ -20,6 +22,7 @@ class Cell(Config):
         map50: Mean AP50 of the classes, a fraction.
         map: Mean AP50-95, a fraction.
         ap50: Class name -> AP50; of the classes that the detector knows.
+        ap: Class name -> AP50-95; empty in files of older versions.
         deployed: What its users are shown of these classes; double boxes are of all its classes.
     """
 
@@ -31,6 +34,7 @@ class Cell(Config):
     map50: Fraction | None
     map: Fraction | None
     ap50: dict[str, Fraction | None]
+    ap: dict[str, Fraction | None] = Field(default_factory=dict)
     deployed: Deployment
 
     @property

@@ -9,8 +9,8 @@ Shape legend: n detections, I images, B resamples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ BINS, SURE = 10, 0.05
 """Of the calibration error: bins of equal width, and the lowest score that it looks at. Below it
 lie thousands of detections that nobody is shown and that would drown the others."""
 
+STEPS = 20
+"""Bins of a score histogram."""
+
 
 @dataclass(frozen=True, eq=False)
 class Deployed:
@@ -48,6 +51,11 @@ class Deployed:
 
     matches: Matches
     doubles: Doubles
+
+    def of(self, names: Collection[str]) -> Deployed:
+        """Return the same with the matches of some classes alone."""
+        found = {name: one for name, one in self.matches.classes.items() if name in names}
+        return replace(self, matches=replace(self.matches, classes=found))
 
 
 class Counted(Config):
@@ -219,6 +227,19 @@ def calibration_error(found: Iterable[ClassMatches]) -> float | None:
     bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, right - scores, minlength=BINS)
     return float(np.abs(gaps).sum() / len(scores))
+
+
+def score_histogram(found: ClassMatches) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return how many right and how many wrong detections of a class score in each of `STEPS` bins.
+
+    The bins are equally wide, from 0 to 1; a score on a border counts in the upper one.
+    """
+    place = np.minimum((found.scores.astype(np.float64) * STEPS).astype(np.int64), STEPS - 1)
+    right, wrong = (
+        tuple(np.bincount(place[kind], minlength=STEPS).tolist())
+        for kind in (found.hit, _counts(found) & ~found.hit)
+    )
+    return right, wrong
 
 
 def pooled(found: Matches, names: Iterable[str], thresholds: Mapping[str, float]) -> ClassMatches:

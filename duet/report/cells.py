@@ -1,24 +1,75 @@
-"""An evaluation of one detector as a table."""
+"""An evaluation of one detector as tables, beside what its increments remember."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from duet.evaluation.cells import Cell
-from duet.report.phrases import percent
+from duet.report.phrases import MISSING, percent
 from duet.report.tables import Table
 
-
-def cells_table(cells: Sequence[Cell]) -> Table:
-    """Return what was found in each cell: at the thresholds in use, and as mAP in per cent."""
-    header = (
-        "domain", "classes of", "split", "images", "objects", "found", "wrong", "mAP50", "mAP",
-    )  # fmt: skip
-    return Table(header, tuple(_row(cell) for cell in cells), words=3)
+NOW, REMEMBERED = "now", "when learned (remembered)"
 
 
-def _row(cell: Cell) -> tuple[str, ...]:
+def cells_table(cells: Sequence[Cell], remembered: Sequence[Cell] = ()) -> Table:
+    """Return what was found in each cell: at the thresholds in use, and as mAP in per cent.
+
+    Args:
+        cells: What was measured now.
+        remembered: What increments remember of their stages, which gets rows of its own.
+    """
+    numbers = ("split", "images", "objects", "found", "wrong", "mAP50", "mAP")
+    when = ("measured",) if remembered else ()
+    rows = tuple(
+        (*_place(cell), *((measured,) if remembered else ()), *_numbers(cell))
+        for cell, measured in _together(cells, remembered)
+    )
+    return Table(("domain", "classes of", *when, *numbers), rows, words=3 + len(when))
+
+
+def _together(cells: Sequence[Cell], remembered: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
+    """Yield cells in order, what is remembered of each before what it is now."""
+    older = {_place(one): one for one in remembered}
+    here = {_place(one) for one in cells}
+    yield from ((one, REMEMBERED) for key, one in older.items() if key not in here)
+    for cell in cells:
+        if (was := older.get(_place(cell))) is not None:
+            yield was, REMEMBERED
+        yield cell, NOW
+
+
+def _place(cell: Cell) -> tuple[str, ...]:
+    return cell.domain, cell.increment
+
+
+def _numbers(cell: Cell) -> tuple[str, ...]:
     shown = cell.deployed.total(cell.ap50)
     counts = (cell.images, shown.objects, shown.found, shown.wrong)
     scores = (percent(value, unit=False) for value in (cell.map50, cell.map))
-    return (cell.domain, cell.increment, cell.split, *map(str, counts), *scores)
+    return (cell.split, *map(str, counts), *scores)
+
+
+def classes_table(cells: Sequence[Cell], remembered: Sequence[Cell] = ()) -> Table:
+    """Return the same class by class, what is known of each when learned beside what it is now."""
+    older = {(one.domain, name): one for one in remembered for name in one.ap50}
+    newer = {(one.domain, name): one for one in cells for name in one.ap50}
+    sides = ("found", "wrong", "AP50")
+    header = ("class", "domain", "threshold", "objects", *sides)
+    learned = tuple(f"{name} when learned" for name in sides) if remembered else ()
+    rows = []
+    for domain, name in dict.fromkeys((*older, *newer)):
+        now, was = (_of_class(side.get((domain, name)), name) for side in (newer, older))
+        first = now[:2] if (domain, name) in newer else was[:2]
+        rows.append((name, domain, *first, *now[2:], *(was[2:] if remembered else ())))
+    return Table((*header, *learned), tuple(rows), words=2)
+
+
+def _of_class(cell: Cell | None, name: str) -> tuple[str, ...]:
+    """Return threshold, objects, found, wrong and AP50 of a class."""
+    if cell is None:
+        return (MISSING,) * 5
+    shown, ap50 = cell.deployed.classes.get(name), percent(cell.ap50[name], unit=False)
+    if shown is None:
+        return (*(MISSING,) * 4, ap50)
+    counts = (shown.objects, shown.found, shown.wrong)
+    return (f"{shown.threshold:.2f}", *map(str, counts), ap50)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.files import refuse_links, write_text
-from duet.report import cautions, deployed, tables, words
+from duet.report import cautions, deployed, remembered, tables, words
 from duet.report.figures import figures, save_figure
 from duet.report.gallery import gallery_figure, unusable_images
 from duet.report.tables import Table
@@ -88,7 +88,7 @@ def render_markdown(
     environment.filters |= _FILTERS
     text = environment.get_template("report.md.j2").render(
         results=results, words=words, cautions=cautions, tables=tables, deployed=deployed,
-        plots=plots,
+        remembered=remembered, plots=plots,
         gallery=gallery, missing=missing, damaged=damaged, results_file=RESULTS_FILE,
         csv_file=CSV_FILE,
     )  # fmt: skip

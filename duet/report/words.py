@@ -176,6 +176,8 @@ def lost(results: Results) -> tuple[str, ...]:
 
 def average_sides(pairs: Sequence[Measured]) -> tuple[float | None, float | None]:
     """Return the mean of what was compared with and of what was measured (mAP50 before, after)."""
+    both = [item for item in pairs if item.value is not None and item.against is not None]
+    pairs = both or pairs
     before = [item.against for item in pairs if item.against is not None]
     return mean(before), mean([item.value for item in pairs if item.value is not None])
 
@@ -190,7 +192,7 @@ def _kept_in_one(results: Results) -> str:
     if not pairs:
         return f"How much {title} keeps was not measured{_reason(results, 'RI')}."
     before, after = average_sides(pairs)
-    old = dict.fromkeys(name for step in steps[:-1] for name in step.classes)
+    old = dict.fromkeys(name for item in pairs for name in item.pair.classes)
     later = f"After {count_of(len(steps) - 1, 'further increment')}, {title}"
     whose = "its" if len(old) == 1 else "their"
     whom = f"the {count_of(len(old), 'old class', 'old classes')} in {whose} own images"

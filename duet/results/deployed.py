@@ -65,9 +65,17 @@ class DoubleBoxes:
 
 
 def double_boxes(results: Results, strategy: StrategyResult, stage: int) -> DoubleBoxes | None:
-    """Return what the detector after a stage shows twice; None where nobody looked."""
+    """Return what the detector after a stage shows twice; None where nobody looked.
+
+    Of the domains where both the first and the final detector were looked at.
+    """
     domains = dict.fromkeys(domain for domain, _ in results.series.steps)
-    known = [one for domain in domains if (one := _deployed(strategy, stage, domain))]
+    ends = [
+        domain
+        for domain in domains
+        if all(_deployed(strategy, one, domain) for one in (1, results.final_stage))
+    ]
+    known = [one for domain in ends if (one := _deployed(strategy, stage, domain))]
     images = sum(one.images for one in known)
     if not images:
         return None

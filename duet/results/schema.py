@@ -284,6 +284,14 @@ class Commands(Config):
     next: tuple[str, ...] = ()
 
 
+class Stagewise(Config):
+    """What a folder lacks that `duet base` and `duet increment` made, one stage at a time."""
+
+    unread: dict[str, str] = Field(default_factory=dict)
+    """Domain that was not measured after the last stage -> why, in words: what is known of it is as
+    it was remembered from earlier stages."""
+
+
 class Results(Config):
     """The whole of `results.json`."""
 
@@ -298,6 +306,8 @@ class Results(Config):
     environment: Environment
     gallery: tuple[GalleryImage, ...] = ()
     commands: Commands = Commands()
+    stagewise: Stagewise | None = None
+    """None of `duet run`, which measures every stage everywhere."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Results:

@@ -20,11 +20,13 @@ from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.deployed import deployments, recalls
 from duet.runs.memo import Tell
 from duet.runs.plan import RunPlan
+from duet.runs.remember import EVALUATIONS
 from duet.runs.setting import StageResult
-from duet.series import train_slice
+from duet.series import Increment, Series, train_slice
+from duet.series.domains import Domain
 from duet.series.expected import PublishedEntry, compare
 from duet.text import shell_line
-from duet.training.config import Strategy
+from duet.training.config import Schedule, Strategy
 from duet.training.outcome import versions
 
 
@@ -97,20 +99,11 @@ def assemble(
     """Return everything that a report needs; ``tell`` hears of damaged measurements."""
     main = outcomes[0].strategy
     domains = [plan.series.domain(name) for name in plan.series.domains]
-    rule = "whole split, restricted to the evaluated classes"
-    if any(len(domain.parts) > 1 for domain in domains):
-        rule += "; of several data sets those that label the class"
     return schema.Results(
         series=_series_entry(plan),
-        protocol=schema.Protocol(
-            family=plan.architecture.removesuffix(".yaml"),
-            eval_split="+".join(sorted({domain.split(plan.split) for domain in domains})),
-            image_rule=rule,
-            ap=schema.ApBackend(**backend()),
-            seed=plan.seed,
-            image_size=plan.image_size,
-            head_form=main.head,
-            strategy_config=main.model_dump(mode="json"),
+        protocol=protocol_of(
+            plan.architecture, domains, main,
+            split=plan.split, seed=plan.seed, image_size=plan.image_size,
         ),
         main_strategy=main.name,
         strategies=tuple(_strategy_entry(plan, outcome, references, tell) for outcome in outcomes),
@@ -126,15 +119,49 @@ def assemble(
             for r in references
         ),
         published=_published(plan, outcomes[0], references),
-        environment=schema.Environment(
-            versions=versions(),
-            cpu=f"{platform.machine()}, {os.cpu_count()} cores",
-            threads=plan.schedule.threads or os.cpu_count() or 1,
-            device=plan.schedule.device,
-            date=date,
-        ),
+        environment=environment_of(plan.schedule, date),
         gallery=tuple(pictures),
         commands=_commands(plan, outcomes[0]),
+    )  # fmt: skip
+
+
+def protocol_of(
+    architecture: str, domains: Sequence[Domain], strategy: Strategy, *, split: str = "", seed: int,
+    image_size: int,
+) -> schema.Protocol:  # fmt: skip
+    """Return the choices that the numbers depend on.
+
+    Args:
+        architecture: Of the detectors.
+        domains: That are evaluated.
+        strategy: The one that is reported on.
+        split: That is evaluated; default each data set's own.
+        seed: Of everything random.
+        image_size: Side of the square that images are fitted into, pixels.
+    """
+    rule = "whole split, restricted to the evaluated classes"
+    if any(len(domain.parts) > 1 for domain in domains):
+        rule += "; of several data sets those that label the class"
+    return schema.Protocol(
+        family=architecture.removesuffix(".yaml"),
+        eval_split="+".join(sorted({domain.split(split) for domain in domains})),
+        image_rule=rule,
+        ap=schema.ApBackend(**backend()),
+        seed=seed,
+        image_size=image_size,
+        head_form=strategy.head,
+        strategy_config=strategy.model_dump(mode="json"),
+    )
+
+
+def environment_of(schedule: Schedule, date: str) -> schema.Environment:
+    """Return where the numbers came from; ``date`` is ISO 8601."""
+    return schema.Environment(
+        versions=versions(),
+        cpu=f"{platform.machine()}, {os.cpu_count()} cores",
+        threads=schedule.threads or os.cpu_count() or 1,
+        device=schedule.device,
+        date=date,
     )
 
 
@@ -153,22 +180,27 @@ def _published(
 def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
     entries = []
     for item in plan.series.increments:
-        cuts = {}
-        if item.detector is None:
-            cuts["train"] = train_slice(item.data, item.classes)
-        if item.domain in plan.series.domains:
-            whole = plan.series.domain(item.domain).evaluate(item.classes, plan.split)
-            cuts[whole.split] = whole
-        counts = {
-            name: schema.SplitCount(
-                images=len(data), boxes=sum(len(found.object_ids) for found in data.annotations)
-            )
-            for name, data in cuts.items()
-        }
+        counts = split_counts(plan.series, item, plan.split)
         entries.append(
             schema.IncrementEntry(domain=item.domain, classes=item.classes, counts=counts)
         )
     return schema.SeriesEntry(name=plan.series.name, increments=tuple(entries))
+
+
+def split_counts(series: Series, item: Increment, split: str = "") -> dict[str, schema.SplitCount]:
+    """Return how much data there is of an increment: to train on, where any is, and to evaluate."""
+    cuts = {}
+    if item.detector is None and "train" in item.data.splits:
+        cuts["train"] = train_slice(item.data, item.classes)
+    if item.domain in series.domains:
+        whole = series.domain(item.domain).evaluate(item.classes, split)
+        cuts[whole.split] = whole
+    return {
+        name: schema.SplitCount(
+            images=len(data), boxes=sum(len(found.object_ids) for found in data.annotations)
+        )
+        for name, data in cuts.items()
+    }
 
 
 def _strategy_entry(
@@ -214,7 +246,7 @@ def _strategy_entry(
             final,
             _latest_images(plan),
             image_size=plan.image_size,
-            folder=plan.out / "evaluations",
+            folder=plan.out / EVALUATIONS,
             tell=tell,
         ),
         memory_mb=peak_megabytes(outcome.results),
@@ -232,9 +264,13 @@ def _commands(plan: RunPlan, main: StrategyOutcome) -> schema.Commands:
     number = len(main.results) - (1 if plan.onto is not None else 0)
     model = plan.out / "models" / main.strategy.name / f"{number}-{last}"
     return schema.Commands(
-        reproduce=(plan.command,) if plan.command else (),
-        next=(
-            shell_line("duet", "predict", model, "IMAGES"),
-            shell_line("duet", "export", model, "--to", "onnx"),
-        ),
+        reproduce=(plan.command,) if plan.command else (), next=next_commands(model)
+    )
+
+
+def next_commands(model: Path) -> tuple[str, ...]:
+    """Return what to do with a detector."""
+    return (
+        shell_line("duet", "predict", model, "IMAGES"),
+        shell_line("duet", "export", model, "--to", "onnx"),
     )

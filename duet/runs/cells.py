@@ -9,8 +9,7 @@ from duet.devices import one_place
 from duet.errors import DataError
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.cells import Cell
-from duet.evaluation.deployment import Deployed, deployment
-from duet.evaluation.matches import Matches
+from duet.evaluation.deployment import Deployment, deployment
 from duet.increments.state import DetectorState
 from duet.runs.evaluate import (
     average_precision,
@@ -97,30 +96,40 @@ def _evaluate(
     scores = average_precision(every, cut) if cut.classes else ClassAP({}, {})
     scores = scores.covering(series.labels)
     seen = shown(users, cut, state.labels.names)
-    came = {name: item.name for item in series.increments for name in item.classes}
+    came = _came(state, series)
     own = {item.name for item in series.increments if item.domain == domain.name}
     cells = []
     for increment, names in rows.items():
-        found = {name: one for name, one in seen.matches.classes.items() if name in names}
-        part = Deployed(Matches(seen.matches.keys, found), seen.doubles)
-        cells.append(
-            Cell(
-                domain=domain.name,
-                increment=increment,
-                taught=increment in own,
-                split=cut.split,
-                images=len(cut),
-                **_means(scores, names),
-                deployed=deployment(part, state.thresholds, came),
-            )
-        )
+        shows = deployment(seen.of(names), state.thresholds, came)
+        place = {"domain": domain.name, "increment": increment, "taught": increment in own}
+        cells.append(cell_of(scores, names, shows, split=cut.split, **place))
     return cells
 
 
-def _means(scores: ClassAP, names: tuple[str, ...]) -> dict[str, Any]:
-    there = scores.has_truth(names)
+def _came(state: DetectorState, series: Series) -> dict[str, object]:
+    """Return what each class came with: joint training has one part, a series may be incomplete."""
+    taught = {name: item.name for item in series.increments for name in item.classes}
     return {
-        "map50": scores.map50(names) if there else None,
-        "map": scores.map(names) if there else None,
-        "ap50": {name: scores.ap50[name] for name in names},
+        name: (part.increment, taught.get(name)) for part in state.parts for name in part.classes
     }
+
+
+def cell_of(scores: ClassAP, names: tuple[str, ...], shows: Deployment, **place: Any) -> Cell:
+    """Return what was measured of some classes in a domain.
+
+    Args:
+        scores: Of the whole domain.
+        names: The classes.
+        shows: What users are shown of them.
+        place: `Cell.domain`, ``increment``, ``taught`` and ``split``.
+    """
+    there = scores.has_truth(names)
+    return Cell(
+        **place,
+        images=shows.images,
+        map50=scores.map50(names) if there else None,
+        map=scores.map(names) if there else None,
+        ap50={name: scores.ap50[name] for name in names},
+        ap={name: scores.ap[name] for name in names},
+        deployed=shows,
+    )

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from duet.devices import parse_device
-from duet.errors import DuetError
 from duet.evaluation.cells import Cell
 from duet.evaluation.checks import (
     Standing,
@@ -18,12 +17,15 @@ from duet.evaluation.checks import (
 )  # fmt: skip
 from duet.evaluation.gate import Gate, Verdict
 from duet.families.foreign import open_model
+from duet.increments.manifest import DetectorManifest
 from duet.increments.store import DetectorFile, load_detector
 from duet.results.gated import load_before
+from duet.results.remembered import Remembered
 from duet.runs.cells import evaluate_cells
-from duet.runs.inputs import read_checked
 from duet.runs.kept import detectors_in
+from duet.runs.remember import recollect
 from duet.runs.steps import StepReport
+from duet.runs.there import Unread, read_there
 from duet.series import Series
 from duet.series.reader import read_config
 
@@ -83,47 +85,47 @@ def judge_stage(
         tell: Told of each domain that is not measured.
     """
     assert report.detector is not None
-    name, detector, device = report.name, report.detector, parse_device(device).torch_name
+    detector, device = report.detector, parse_device(device).torch_name
     chain = {one.name.split("-", 1)[1]: one for one in detectors_in(detector.parent)}
-    earlier = list(chain)[: list(chain).index(name)]
-    series, unread = _readable(path, earlier, name, data_root)
-    cells = cells_of(load_detector(detector), series, "", device)
-    known = standings_before(before, series, "", device)
+    earlier = {key: chain[key] for key in list(chain)[: list(chain).index(report.name)]}
+    there = read_there(path, data_root=data_root, only=(*earlier, report.name))
+    model = load_detector(detector)
+    cells = cells_of(model, there.series, "", device)
+    known = standings_before(before, there.series, "", device)
+    unread = {**there.unread, **dict(_no_increments(path, earlier))}
     if known is None:
-        known = dict(_since_learned(series, {key: chain[key] for key in earlier}, device))
-        known |= {key: Standing(None, None, taught=True) for key in _gone(path, chain, unread)}
-    for domain, why in unread.values():
-        tell(f"{domain}: not measured, {why}")
-    reasons = {domain: "its data were not read" for domain, _ in unread.values()}
+        known = {
+            (one.domain, name): Standing(None, None, taught=True)
+            for one in unread.values()
+            for name in one.classes
+        }
+        known |= remembered_standings(recollect(detector, model.manifest, tell), model.manifest)
+        known |= dict(_since_learned(there.series, earlier, device))
+    for one in unread.values():
+        tell(f"{one.domain}: not measured, its data cannot be read: {one.why}")
+    reasons = {one.domain: "its data were not read" for one in unread.values()}
     alone = "no class was learned before"
     return check(gate, measured_of(cells, known, alone=alone, unread=reasons))
 
 
-Unread = Mapping[str, tuple[str, str]]
-"""Increment -> its domain, and why nothing can be measured there."""
+def _no_increments(path: Path, earlier: Mapping[str, Path]) -> Iterator[tuple[str, Unread]]:
+    """Yield the detectors of a chain that no increment of the series stands for."""
+    known = read_config(path).increment_names()
+    for name, model in earlier.items():
+        if name not in known:  # what the chain goes on from
+            classes = load_detector(model).state.labels.names
+            yield name, Unread(name, classes, "it is no increment of the series")
 
 
-def _readable(
-    path: Path, earlier: Sequence[str], name: str, data_root: Path | None
-) -> tuple[Series, Unread]:
-    """Read an increment, and of the earlier ones those whose data are still there."""
-    config = read_config(path)
-    domains = {
-        n: i.domain for n, i in zip(config.increment_names(), config.increments, strict=True)
-    }
-    found: list[Series] = []
-    unread: dict[str, tuple[str, str]] = {}
-    for other in earlier:
-        if other not in domains:  # the detector that the chain goes on from
-            unread[other] = other, "its data are no increment of the series"
-            continue
-        try:
-            found.append(read_checked(path, data_root=data_root, only=other)[0])
-        except DuetError as error:
-            unread[other] = domains[other], f"its data cannot be read: {error.what}"
-    found.append(read_checked(path, data_root=data_root, only=name)[0])
-    every = tuple(item for series in found for item in series.increments)
-    return replace(found[-1], increments=every), unread
+def remembered_standings(memory: Mapping[str, Remembered], now: DetectorManifest) -> Standings:
+    """Return what increments remember of older detectors than this one.
+
+    Args:
+        memory: Of `recollect`.
+        now: Of the detector that is measured.
+    """
+    older = [one.cell for one in memory.values() if one.fingerprint != now.fingerprint]
+    return standings(older)
 
 
 def _since_learned(
@@ -138,17 +140,6 @@ def _since_learned(
         yield from standings([cell for cell in cells if cell.increment == item.name]).items()
 
 
-def _gone(path: Path, chain: Mapping[str, Path], unread: Unread) -> Iterator[tuple[str, str]]:
-    """Yield (domain, class) of what was learned where nothing can be measured any more."""
-    config = read_config(path)
-    taught = {
-        n: i.classes for n, i in zip(config.increment_names(), config.increments, strict=True)
-    }
-    for name, (domain, _) in unread.items():
-        classes = taught.get(name) or load_detector(chain[name]).state.labels.names
-        yield from ((domain, one) for one in classes)
-
-
 def require_gate(gate: Gate | None, series: Series, strategies: Sequence[str] = ()) -> None:
     """Refuse a gate that names what a series does not have; errors as `Gate.require_known`."""
     if gate is not None:
@@ -156,6 +147,11 @@ def require_gate(gate: Gate | None, series: Series, strategies: Sequence[str] = 
         gate.require_known(series.labels, domains, strategies)
 
 
-def judge_cells(gate: Gate, cells: Sequence[Cell], before: Standings | None) -> Verdict:
-    """Return how each limit ends for the detector that was evaluated."""
-    return check(gate, measured_of(cells, before or {}, alone=ALONE))
+def judge_cells(
+    gate: Gate,
+    cells: Sequence[Cell],
+    before: Standings | None,
+    unread: Mapping[str, str] | None = None,
+) -> Verdict:
+    """Return how each limit ends for the detector that was evaluated; see `measured_of`."""
+    return check(gate, measured_of(cells, before or {}, alone=ALONE, unread=unread))

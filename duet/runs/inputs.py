@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -168,11 +168,14 @@ def read_checked(
     """
     found = inspect_series(path, data_root=data_root, only=only, start=start)
     raise_problems(found.problems, where=str(path))
-    unpaired = (
-        resolve(data.form).check_files(data, ()) for data in found.series.data_sets if data.form
-    )
-    problems = itertools.chain(found.problems, *unpaired)
-    return found.series, tuple(one for one in problems if one.severity == "warning")
+    return found.series, warnings_of(found.series, found.problems)
+
+
+def warnings_of(series: Series, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the warnings among the problems of a series, and those about its folders."""
+    unpaired = (resolve(data.form).check_files(data, ()) for data in series.data_sets if data.form)
+    every = itertools.chain(problems, *unpaired)
+    return tuple(one for one in every if one.severity == "warning")
 
 
 def read_strategies(

@@ -26,6 +26,7 @@ from duet.runs.lab import Lab, RunJob, silent, tidy
 from duet.runs.learn import chain_stages, train_alone
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, left_out
+from duet.runs.remember import EVALUATIONS, remember_stage
 from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
@@ -77,7 +78,7 @@ def execute(
     with run_lock(plan.out):
         tidy(plan.out, tell)
         evaluator = Evaluator(
-            plan.out / "evaluations",
+            plan.out / EVALUATIONS,
             plan.image_size,
             lab.stopped,
             lab.slots,
@@ -157,12 +158,26 @@ def _chain(
         for domain in domains
     }
     setting.lab.listen(strategy.name, {"state": "evaluated"})
+    if strategy.old_part == "kept":
+        for stage, result in enumerate(results, start=1):
+            _remember(plan, strategy, result, scores.get((stage, result.increment.domain)))
     first, last = results[0].merged, results[-1].merged
     kept = {
         domain.name: evaluator.kept(first, last, domain.evaluate((), plan.split))
         for domain in (domains if plan.onto is not None else ())
     }
     return StrategyOutcome(strategy, tuple(results), scores, kept, time.perf_counter() - began)
+
+
+def _remember(
+    plan: RunPlan, strategy: Strategy, result: StageResult, scores: ClassAP | None
+) -> None:
+    """Keep what a stage that was trained here reached, beside its increment."""
+    item = result.increment
+    if item.detector is None and scores is not None and scores.seen is not None:
+        folder = plan.out / "increments" / strategy.name / item.name
+        split = plan.series.domain(item.domain).split(plan.split)
+        remember_stage(plan.out, folder, result.merged, item, scores, split)
 
 
 def _scores(plan: RunPlan, evaluator: Evaluator, result: StageResult, domain: Domain) -> ClassAP:

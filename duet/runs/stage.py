@@ -15,6 +15,7 @@ from duet.runs.lab import Lab, RunJob, silent
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
 from duet.runs.setting import Setting
+from duet.runs.stagewise import write_stages
 from duet.runs.steps import StepReport, learn_base, learn_increment, learn_independent
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
@@ -45,7 +46,7 @@ def learn_stage(
 
     Args:
         series: Series YAML.
-        name: The increment; only its images are read. None for the base, which begins a chain.
+        name: The increment; only its images train. None for the base, which begins a chain.
         out: Run folder.
         strategy: Shipped name or path; default that of a kept chain, else what suits the beginning.
         independent: Train from θ_0 alone and merge nothing.
@@ -62,8 +63,7 @@ def learn_stage(
     _require_either(independent=independent, onto=onto)
     begins = False
     if name is None:
-        name, learn = _base_of(series), learn_base
-        strategy = strategy or DEFAULT_STRATEGIES[0]
+        name, learn, strategy = _base_of(series), learn_base, strategy or DEFAULT_STRATEGIES[0]
     elif independent:
         learn, strategy = learn_independent, strategy or DEFAULT_STRATEGIES[0]
     else:
@@ -75,7 +75,9 @@ def learn_stage(
     setting, chosen = _setting(inputs, strategy, out, seed, listen, run)
     if begins:
         setting = replace(setting, onto=inputs.onto)
-    return learn(out, setting, chosen)
+    report = learn(out, setting, chosen)
+    write_stages(out, setting, chosen, report, series, given.get("data_root"))
+    return report
 
 
 def _base_of(series: Path) -> str:

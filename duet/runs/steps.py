@@ -10,6 +10,7 @@ from typing import Any
 
 from duet.devices import parse_device
 from duet.errors import ConfigError, ModelError
+from duet.evaluation.ap import ClassAP
 from duet.files import run_lock
 from duet.increments.fisher import sum_fishers
 from duet.increments.manifest import IncrementManifest
@@ -17,7 +18,6 @@ from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
 from duet.report.phrases import learned_little
-from duet.runs.evaluate import evaluate_state
 from duet.runs.keep import (
     Behind,
     keep_independent,
@@ -39,6 +39,7 @@ from duet.runs.kept import (
 from duet.runs.lab import tidy
 from duet.runs.learn import run_base, run_increment, run_independent
 from duet.runs.learnable import require_company
+from duet.runs.remember import evaluator_of, measure_own, remember_stage
 from duet.runs.seen import Seen, look_again
 from duet.runs.setting import Before, Setting, StageResult
 from duet.series import Increment, train_slice
@@ -101,8 +102,9 @@ def learn_base(out: Path, setting: Setting, strategy: Strategy) -> StepReport:
         require_chain(out, strategy, None)
         require_place(out, strategy, setting.series.increments[0].name, independent=False)
         result = run_base(setting, strategy)
-        report = _keep(out, setting, strategy, result, Behind())
-        _tell_little(setting, 1, _base_map50(setting, result.merged))
+        report, scores = _keep(out, setting, strategy, result, Behind())
+        classes = result.increment.classes
+        _tell_little(setting, 1, scores.map50(classes) if scores.has_truth(classes) else None)
         models = kept_models(out, strategy)
         try:
             require_line(models, [manifest_of(out, strategy, path) for path in models])
@@ -119,6 +121,7 @@ def learn_independent(out: Path, setting: Setting, strategy: Strategy) -> StepRe
     with _locked(out, setting):
         result = run_independent(setting, strategy, setting.series.increments[0])
         folder = keep_independent(out, setting, strategy, result)
+        _remember(out, setting, folder, result.merged, setting.schedule.image_size)
     name, classes = result.increment.name, result.increment.classes
     return StepReport(name, folder, None, classes, result.seconds)
 
@@ -146,7 +149,7 @@ def learn_increment(out: Path, setting: Setting, strategy: Strategy) -> StepRepo
             keep_start(out, setting, strategy)
         models = detectors_before(out, strategy, increment.name)
         result, behind = _learn_on(out, setting, strategy, increment, models)
-        report = _keep(out, setting, strategy, result, behind)
+        report, _ = _keep(out, setting, strategy, result, behind)
         assert behind.merged is not None
         seen = _seen(setting, increment, behind, result.merged)
         _tell_little(setting, behind.stages + 1, seen.after.map50)
@@ -204,20 +207,6 @@ def _seen(setting: Setting, increment: Increment, before: Behind, after: Detecto
     return look_again(before.merged, after, cut, sizes=sizes, device=device)
 
 
-def _base_map50(setting: Setting, base: DetectorState) -> float | None:
-    """Measure a base on its own evaluation images; None where these hold no object of it."""
-    increment = setting.series.increments[-1]
-    domain = setting.series.domain(increment.domain)
-    if domain.absence(increment.classes):
-        return None
-    known = domain.known(increment.classes)
-    scores = evaluate_state(
-        base, domain.evaluate(known), image_size=setting.schedule.image_size,
-        device=parse_device(setting.schedule.device).torch_name,
-    )  # fmt: skip
-    return scores.map50(known)
-
-
 def _tell_little(setting: Setting, stage: int, map50: float | None) -> None:
     """Say it if the last increment learned next to nothing, before others build on it."""
     increment = setting.series.increments[-1]
@@ -249,9 +238,21 @@ def _locked(out: Path, setting: Setting) -> Iterator[None]:
 
 def _keep(
     out: Path, setting: Setting, strategy: Strategy, result: StageResult, behind: Behind
-) -> StepReport:
-    kept = keep_stage(out, setting, strategy, result, behind)
-    return StepReport(
-        result.increment.name, kept.increment, kept.detector, result.merged.labels.names,
-        result.seconds,
-    )  # fmt: skip
+) -> tuple[StepReport, ClassAP]:
+    """Write the folders of a stage; return also what its detector reaches in its domain."""
+    kept, state = keep_stage(out, setting, strategy, result, behind), result.merged
+    report = StepReport(
+        result.increment.name, kept.increment, kept.detector, state.labels.names, result.seconds
+    )
+    return report, _remember(out, setting, kept.increment, state, kept.behind.image_size)
+
+
+def _remember(
+    out: Path, setting: Setting, folder: Path, state: DetectorState, image_size: int
+) -> ClassAP:
+    """Measure the detector after a stage in its domain, and keep that beside the increment."""
+    increment = setting.series.increments[-1]
+    scores = measure_own(evaluator_of(out, setting, image_size), setting, state)
+    split = setting.series.domain(increment.domain).split()
+    remember_stage(out, folder, state, increment, scores, split)
+    return scores

@@ -25,6 +25,7 @@ from duet.evaluation.deployment import (
     pooled,
     retained,
     save_deployed,
+    score_histogram,
 )
 from duet.evaluation.doubles import Doubles, find_doubles
 from duet.evaluation.matches import ClassMatches, Matches, match
@@ -196,6 +197,19 @@ def test_doubles_are_pairs_of_classes_on_one_another_at_their_thresholds() -> No
     assert pairs.count(least, {names[0]: 1, names[1]: 1}) == (1, 0)
     assert pairs.count(least, {names[0]: 1, names[1]: 2}) == (0, 1)
     assert pairs.count({**least, names[1]: 0.5}, {}) == (0, 0)
+
+
+def test_a_score_histogram_counts_every_detection_but_ignored_ones_once() -> None:
+    scores = np.array([1.0, 0.97, 0.5, 0.05, 0.0499, 0.0], np.float32)
+    hit = np.array([True, False, True, False, False, False])
+    ignored = np.array([False, True, False, False, False, False])
+    places, one = np.zeros(6, np.int64), np.array([2])
+    right, wrong = score_histogram(
+        ClassMatches(scores, places, hit, ignored, one, hit.astype(np.float32))
+    )
+    assert {n: count for n, count in enumerate(right) if count} == {19: 1, 10: 1}
+    assert {n: count for n, count in enumerate(wrong) if count} == {1: 1, 0: 2}
+    assert len(right) == len(wrong) == 20
 
 
 def test_what_is_kept_is_read_back(tmp_path: Path) -> None:

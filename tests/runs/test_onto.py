@@ -344,7 +344,7 @@ HERE, NEAR, AWAY = (0, 0, 10, 10), (0, 0, 10, 8), (50, 50, 60, 60)
 
 
 def test_agreement_counts_what_is_still_found() -> None:
-    before = [found(("cat", 0.9, HERE), ("dog", 0.5, HERE), ("dog", 0.2, AWAY)), found()]
+    before = [found(("cat", 0.9, HERE), ("dog", 0.5, HERE)), found()]
     after = [found(("cat", 0.3, NEAR), ("dog", 0.9, AWAY)), found(("owl", 0.9, HERE))]
     told = agreement(before, after)
     rows = {"cat": (1, 1, 0, 0), "dog": (1, 0, 0, 1), "owl": (0, 0, 0, 1)}

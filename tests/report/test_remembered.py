@@ -1,0 +1,56 @@
+"""What a report of a folder made stage by stage says of old domains, word by word."""
+
+from __future__ import annotations
+
+from factories_results import TREES, exact_results
+
+from duet.evaluation.indices import compute_indices
+from duet.evaluation.matrix import StageMatrix
+from duet.report import remembered, tables, words
+from duet.report.markdown import render_markdown
+from duet.results.schema import Results, Stagewise
+
+GONE = "the images of yellowstone cannot be read any more"
+
+
+def gone() -> Results:
+    """Return two stages, the second without the images of the first."""
+    whole = exact_results(lambda *_: 0.5, TREES, reference=None)
+    kept = [cell for cell in whole.main.matrix if (cell.stage, cell.domain) != (2, "yellowstone")]
+    matrix = StageMatrix.from_records(kept)
+    undefined = {
+        (cell.domain, cell.classes): GONE for cell in whole.main.matrix if cell not in kept
+    }
+    indices = compute_indices(TREES, matrix, None, undefined=undefined)
+    scores = tuple(
+        one for one in whole.main.class_scores if (one.stage, one.domain) != (2, "yellowstone")
+    )
+    main = whole.main.model_copy(
+        update={"matrix": tuple(kept), "indices": indices, "class_scores": scores}
+    )
+    told = {"strategies": (main,), "stagewise": Stagewise(unread={"yellowstone": GONE})}
+    return whole.model_copy(update=told)
+
+
+def test_what_is_gone_is_told_as_it_is_remembered() -> None:
+    results = gone()
+    assert remembered.sentences(results) == (
+        f"C1 in yellowstone: not measured now: {GONE}. As remembered from its stage: mAP50 50.0 %.",
+    )
+    assert words.answer(results)[0] == (
+        "How much DuET+ keeps was not measured (RI of stage 2 on yellowstone[Tree]: the images of "
+        "yellowstone cannot be read any more)."
+    )
+    assert results.main.indices.ri is None
+    assert tables.matrix_table(results).rows[1][1] == "–"
+    text = render_markdown(results, plots={})
+    assert "not measured now" in text
+    assert "No old class lost" not in text
+    assert "Nothing was forgotten" not in text
+
+
+def test_what_is_there_is_measured_and_a_run_says_nothing() -> None:
+    results = exact_results(lambda *_: 0.5)
+    assert remembered.sentences(results) == ()
+    there = results.model_copy(update={"stagewise": Stagewise()})
+    assert remembered.sentences(there) == ("C1 in yellowstone: measured now, in its own images.",)
