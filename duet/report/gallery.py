@@ -76,7 +76,7 @@ def unusable_images(run_folder: Path, results: Results) -> tuple[tuple[str, ...]
             missing.append(file)
             continue
         try:
-            _picture(run_folder / file)
+            picture(run_folder / file)
         except DataError:
             damaged.append(file)
     return tuple(missing), tuple(damaged)
