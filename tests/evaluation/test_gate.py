@@ -295,7 +295,7 @@ def test_a_run_is_judged_by_when_classes_were_learned(tmp_path: Path) -> None:
 
 
 def test_what_older_files_lack_does_not_pass(tmp_path: Path) -> None:
-    runs = find_runs([write_run(tmp_path / "run", references=False)])
+    runs = find_runs([write_run(tmp_path / "run", references=False, evidence=False)])
     asked = {"max_drop": {"f1": 100}, "min": {"pi": 0, "fr": 0}, "max_double": 1000}
     found = judge(load_gate(options=asked), runs, ["good"])
     assert all(one.found is None and not one.passed for one in found.checks)
