@@ -25,6 +25,7 @@ from duet.calibration.fit import (
 )
 from duet.detections import Detections
 from duet.evaluation.agreement import overlaps
+from duet.evaluation.deployment import log_odds
 from duet.evaluation.matches import ClassMatches
 from duet.increments.scores import ScoreMap
 
@@ -43,12 +44,6 @@ FEW = 20
 
 PRIOR = 10.0
 """Weight, in detections, of what is known without those of one class."""
-
-
-def log_odds(scores: npt.NDArray[np.float32]) -> Floats:
-    """Return the logits of scores in ``[0, 1]``."""
-    bounded = np.clip(scores.astype(np.float64), 1e-9, 1 - 1e-9)
-    return np.log(bounded / (1 - bounded))
 
 
 def of_labels(

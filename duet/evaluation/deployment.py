@@ -137,10 +137,13 @@ class Deployment(Config):
 
     def total(self, names: Iterable[str]) -> Counted:
         """Return the counts of several classes together; classes that are not labelled add none."""
-        rows = [self.classes[name] for name in names if name in self.classes]
-        return Counted(
-            **{key: sum(getattr(row, key) for row in rows) for key in Counted.model_fields}
-        )
+        return total(self.classes[name] for name in names if name in self.classes)
+
+
+def total(counts: Iterable[Counted]) -> Counted:
+    """Return the sum of several counts."""
+    rows = list(counts)
+    return Counted(**{key: sum(getattr(row, key) for row in rows) for key in Counted.model_fields})
 
 
 def deployment(
@@ -255,8 +258,7 @@ def pooled(found: Matches, names: Iterable[str], thresholds: Mapping[str, float]
     """
     rows = {name: found.classes[name] for name in names if name in found.classes}
     margins = [
-        _log_odds(one.scores) - _log_odds(np.float32(thresholds[name]))
-        for name, one in rows.items()
+        log_odds(one.scores) - log_odds(np.float32(thresholds[name])) for name, one in rows.items()
     ]
     order = np.argsort(-np.concatenate([np.zeros(0), *margins]), kind="stable")
 
@@ -336,7 +338,8 @@ def _per_image(found: ClassMatches, kind: npt.NDArray[np.bool_]) -> npt.NDArray[
     return np.bincount(shown, minlength=found.total)
 
 
-def _log_odds(scores: npt.NDArray[np.float32] | np.float32) -> npt.NDArray[np.float64]:
+def log_odds(scores: npt.NDArray[np.float32] | np.float32) -> npt.NDArray[np.float64]:
+    """Return the logits of scores in ``[0, 1]``, which stay finite."""
     bounded = np.clip(np.asarray(scores, np.float64), 1e-9, 1 - 1e-9)
     return np.log(bounded / (1 - bounded))
 

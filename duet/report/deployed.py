@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from duet.evaluation.definitions import INDICES
-from duet.evaluation.deployment import ClassDeployment
+from duet.evaluation.deployment import ClassDeployment, total
 from duet.report.phrases import MISSING, marked, percent, where
 from duet.report.tables import Table, ordered_strategies
-from duet.results.deployed import DoubleBoxes, double_boxes, shown, total
+from duet.results.deployed import DoubleBoxes, double_boxes, shown
 from duet.results.measured import FEW_OBJECTS, few_behind
 from duet.results.schema import Results, StrategyResult
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from duet.evaluation.deployment import Counted, Deployment
@@ -47,13 +46,6 @@ def shown(results: Results, strategy: StrategyResult) -> tuple[Shown, ...]:
         if earlier is not None and final is not None:
             found.append(Shown(number, domain, classes, earlier, final))
     return tuple(found)
-
-
-def total(counts: Iterable[Counted]) -> Counted:
-    """Return the sum of several counts."""
-    rows = list(counts)
-    sums = {name: sum(getattr(row, name) for row in rows) for name in Counted.model_fields}
-    return Counted(**sums)
 
 
 @dataclass(frozen=True)
