@@ -11,7 +11,6 @@ import numpy as np
 
 from duet.calibration.stage import of_labels, of_the_past
 from duet.devices import parse_device
-from duet.errors import DataError
 from duet.evaluation.matches import ClassMatches, match
 from duet.files import sha256_json
 from duet.increments.scores import ScoreMap
@@ -24,12 +23,13 @@ from duet.runs.evaluate import (
     detector_of,
     image_keys,
     looked_for,
+    no_common_class,
     predict,
     require_split,
     truths,
 )
 from duet.runs.memo import recall, remember
-from duet.runs.setting import Setting
+from duet.runs.setting import Before, Setting
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.slices import eval_slice, eval_split
 
@@ -39,7 +39,7 @@ AT_MOST = 200
 
 
 def calibrated(
-    setting: Setting, increment: Increment, merged: DetectorState, previous: DetectorState | None
+    setting: Setting, increment: Increment, merged: DetectorState, before: Before | None
 ) -> DetectorState:
     """Return the detector after a stage with score maps of all its classes.
 
@@ -51,10 +51,12 @@ def calibrated(
         setting: See `Setting`.
         increment: What was learned.
         merged: The detector after it.
-        previous: The one before it; None at the base.
+        before: What the stage had behind it; None at the base.
     """
     place = parse_device(setting.schedule.device).torch_name
-    size = setting.schedule.image_size
+    previous = before.merged if before is not None else None
+    # As the detector is kept: what an old class needs to be seen is not taken from it.
+    size = max(setting.schedule.image_size, before.image_size if before is not None else 0)
     images = _spread(train_slice(increment.data, increment.classes).images)
     labelled = _validation(increment)
     key = sha256_json(
@@ -166,11 +168,7 @@ def labelled_cuts(state: DetectorState, series: Series, split: str) -> list[Slic
         if item.has_data and (names := [n for n in item.classes if n in state.labels])
     ]
     if not found:
-        raise DataError(
-            f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
-            f"series has {', '.join(series.labels)}",
-            remedy="classes are matched by name: rename the classes of one side",
-        )
+        raise no_common_class(state, series)
     return found
 
 

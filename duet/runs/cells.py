@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from duet.devices import one_place
-from duet.errors import DataError
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.cells import Cell
 from duet.evaluation.deployment import Deployment, deployment
@@ -15,6 +14,7 @@ from duet.runs.evaluate import (
     average_precision,
     calibrated_detector_of,
     detector_of,
+    no_common_class,
     predict,
     require_split,
     shown,
@@ -52,11 +52,7 @@ def evaluate_cells(
         if rows:
             cells += _evaluate(state, series, domain, split, rows, (image_size, place))
     if not cells:
-        raise DataError(
-            f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
-            f"series has {', '.join(series.labels)}",
-            remedy="classes are matched by name: rename the classes of one side",
-        )
+        raise no_common_class(state, series)
     return cells
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -200,6 +200,15 @@ def require_split(series: Series, split: str) -> None:
         )
 
 
+def no_common_class(state: DetectorState, series: Series) -> DataError:
+    """Return the error of a detector that knows no class of a series."""
+    return DataError(
+        f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
+        f"series has {', '.join(series.labels)}",
+        remedy="classes are matched by name: rename the classes of one side",
+    )
+
+
 @dataclass
 class Evaluator:
     """Evaluations kept under one folder, by content of model and data.
@@ -238,6 +247,7 @@ class Evaluator:
         return measured
 
     def _measured(self, state: DetectorState, data: Slice) -> ClassAP:
+        """Measure a detector; of one with score maps only what users see, so that AP is empty."""
         known = tuple(name for name in data.classes if name in state.labels)
         if not known:  # data sets need not share classes
             return ClassAP({}, {})
@@ -256,15 +266,15 @@ class Evaluator:
         )
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
         with self._lock:  # one at a time: evaluation uses torch in this process
-            stored = self._kept(path, key)
+            stored = self._kept(path, key, _files(path, state))
             if stored is None:
                 with self.slots:  # after the lock: who waits for it must not hold up a training
                     stored = self._evaluate(state, _reduce(data, known), path)
                 self.look.require_unchanged(data.images)
                 remember(path, key, stored)
-        files = {name: f"{self.folder.name}/{path.stem}{end}" for name, end in EVIDENCE.items()}
+        files = {n: f"{self.folder.name}/{file.name}" for n, file in _files(path, state).items()}
         objects = stored.get("objects", {})  # an older duet did not count them
-        return ClassAP(stored["ap50"], stored["ap"], **files, objects=objects)
+        return ClassAP(stored.get("ap50", {}), stored.get("ap", {}), **files, objects=objects)
 
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
@@ -290,9 +300,9 @@ class Evaluator:
         )
         return agreement(was, now)
 
-    def _kept(self, path: Path, key: str) -> dict[str, Any] | None:
+    def _kept(self, path: Path, key: str, files: Mapping[str, Path]) -> dict[str, Any] | None:
         """Return an evaluation that was done before, if all of its files are whole."""
-        stored, files = recall(path, key, self.tell), _files(path)
+        stored = recall(path, key, self.tell)
         if stored is None:
             if not path.exists() and any(file.exists() for file in files.values()):
                 self.tell(f"{path} is missing; computed again")
@@ -310,19 +320,21 @@ class Evaluator:
 
     def _evaluate(self, state: DetectorState, data: Slice, path: Path) -> dict[str, Any]:
         """Look at the images, and write what is found of each view beside ``path``."""
-        files = _files(path)
+        files, numbers = _files(path, state), {}
         detector = calibrated_detector_of(state, self.image_size, self.device)
         every, users = shown_to_users(detector, state, data.images, self.stopped)
-        result = average_precision(every, data)
-        save_matches(files["evidence"], match(*_sides(every, data), image_keys(data.images)))
         save_deployed(files["seen"], shown(users, data, state.labels.names))
-        hashes = {name: sha256_file(file) for name, file in files.items()}
-        numbers = {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
-        return {**numbers, **hashes}
+        if "evidence" in files:
+            result = average_precision(every, data)
+            save_matches(files["evidence"], match(*_sides(every, data), image_keys(data.images)))
+            numbers = {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
+        return {**numbers, **{name: sha256_file(file) for name, file in files.items()}}
 
 
-def _files(path: Path) -> dict[str, Path]:
-    return {name: path.with_suffix(end) for name, end in EVIDENCE.items()}
+def _files(path: Path, state: DetectorState) -> dict[str, Path]:
+    """Return the files of an evaluation: AP is of raw scores, so there is none of mapped ones."""
+    wanted = ("seen",) if state.scores else tuple(EVIDENCE)
+    return {name: path.with_suffix(EVIDENCE[name]) for name in wanted}
 
 
 def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:

@@ -45,11 +45,12 @@ def chain_stages(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
     results = [run_base(setting, strategy)]
     yield results[-1]
     earlier = setting.shared_start(strategy.head)
+    size = setting.onto.manifest.image_size if setting.onto is not None else 0
     for increment in setting.series.increments[1:]:
         images = sum(result.trained.images_seen for result in results)
         previous = results[-1].merged
         fisher = sum_fishers([result.trained.fisher for result in results], previous.shared)
-        before = Before(previous, earlier, len(results), images, fisher)
+        before = Before(previous, earlier, len(results), images, fisher, size)
         results.append(run_increment(setting, strategy, increment, before))
         earlier = before.merged.shared
         yield results[-1]
@@ -128,12 +129,12 @@ def run_independent(setting: Setting, strategy: Strategy, increment: Increment) 
 
 
 def _calibrated(
-    setting: Setting, strategy: Strategy, result: StageResult, previous: DetectorState | None = None
+    setting: Setting, strategy: Strategy, result: StageResult, before: Before | None = None
 ) -> StageResult:
     """Return a stage with score maps, if the strategy wants them."""
     if not strategy.calibrate:
         return result
-    return replace(result, merged=calibrated(setting, result.increment, result.merged, previous))
+    return replace(result, merged=calibrated(setting, result.increment, result.merged, before))
 
 
 def _lone(
@@ -192,7 +193,7 @@ def run_increment(
         refit = setting.lab.train(title, job, merged, data)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     stage = StageResult(increment, trained, merged, trace, refit)
-    return _calibrated(setting, strategy, stage, previous)
+    return _calibrated(setting, strategy, stage, before)
 
 
 def _refine(
@@ -212,7 +213,7 @@ def _refine(
         strategy.merge.method, strategy.merge.params, images=(before.images, trained.images_seen),
     )  # fmt: skip
     stage = StageResult(increment, trained, replace(before.merged, parts=parts))
-    return _calibrated(setting, strategy, stage, before.merged)
+    return _calibrated(setting, strategy, stage, before)
 
 
 def _importance(strategy: Strategy, increment: Increment, before: Before) -> Tensors | None:

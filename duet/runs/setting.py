@@ -94,6 +94,7 @@ class Before:
         stages: Increments that ``merged`` holds.
         images: Images seen in their training.
         fisher: Sum of their Fishers; None if one was not kept.
+        image_size: Side of the images that ``merged`` looks at, pixels; 0: the schedule's.
     """
 
     merged: DetectorState
@@ -101,3 +102,4 @@ class Before:
     stages: int
     images: int
     fisher: Tensors | None = None
+    image_size: int = 0

@@ -174,7 +174,8 @@ def _learn_on(
     )
     images = sum(manifest.images for manifest in done)
     fisher = None if start is not None else _fisher(out, strategy, models, last.state.shared)
-    before = Before(last.state, earlier, len(models), images, fisher)
+    size = last.manifest.image_size
+    before = Before(last.state, earlier, len(models), images, fisher, size)
     return run_increment(setting, strategy, increment, before), behind
 
 
