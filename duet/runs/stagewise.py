@@ -165,7 +165,7 @@ def _results(
             [there.series.domain(name) for name in there.series.domains],
             strategy,
             seed=setting.seed,
-            image_size=load_detector(chain.models[-1]).manifest.image_size,
+            image_size=read_manifest(chain.models[-1], DetectorManifest).image_size,
         ),
         main_strategy=strategy.name,
         strategies=(result,),
@@ -193,7 +193,7 @@ def _measured(
     out: Path, setting: Setting, chain: _Chain, there: There
 ) -> dict[tuple[int, str], ClassAP]:
     """Measure every detector on every domain that can be read; most were before."""
-    size = load_detector(chain.models[-1]).manifest.image_size
+    size = read_manifest(chain.models[-1], DetectorManifest).image_size
     evaluator, found = evaluator_of(out, setting, size), {}
     for name in there.series.domains:
         domain = there.series.domain(name)
