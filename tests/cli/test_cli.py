@@ -27,16 +27,6 @@ HEAVY = ("torch", "ultralytics", "numpy", "cv2", "matplotlib", "pydantic", "PIL"
 NAMES = [*((name,) for name in COMMANDS), *(("data", name) for name in DATA_COMMANDS)]
 
 
-@pytest.fixture(scope="session")
-def series(base: Path) -> make.Tiny:
-    return make.tiny(base)
-
-
-@pytest.fixture(scope="session")
-def run(base: Path) -> Path:
-    return make.finished_run(base)[0]
-
-
 # ---- help ---------------------------------------------------------------------------------
 
 

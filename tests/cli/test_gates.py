@@ -22,16 +22,6 @@ from duet.evaluation.gate import Gate
 from duet.objects.evaluation import Evaluation
 
 
-@pytest.fixture(scope="session")
-def series(base: Path) -> make.Tiny:
-    return make.tiny(base)
-
-
-@pytest.fixture(scope="session")
-def run(base: Path) -> Path:
-    return make.finished_run(base)[0]
-
-
 def limits(done: Outcome) -> dict[str, tuple[Any, bool]]:
     return {
         f"{one['name']} {one['about']}".strip(): (one["found"], one["passed"])
