@@ -18,6 +18,7 @@ from duet.cli.common import (
 from duet.cli.options import gate_of, gate_options
 from duet.cli.running import emit_gated
 from duet.progress import note
+from duet.text import printable
 
 if TYPE_CHECKING:
     from duet.evaluation.cells import Cell
@@ -103,11 +104,14 @@ def evaluate(
 def _read(data: Path, data_root: Path | None, domain: str | None, model: DetectorFile) -> There:
     """Read what is there, and tell people what is not and what is odd about it."""
     from duet.runs.there import is_series, read_data_set, read_there
+    from duet.series.problems import first_of_each
 
     if not is_series(data):
         if data_root is not None:
             raise click.UsageError("--data-root is for a series; this is a data set")
         there = read_data_set(data, model.state.labels.names, domain)
+        for line in first_of_each(there.warnings):
+            note(f"warning: {printable(line)}")
     elif domain is not None:
         raise click.UsageError("--domain is for a data set; a series names its domains")
     else:
@@ -128,6 +132,8 @@ def _tell_unmeasured(there: There, model: DetectorFile, cells: list[Cell]) -> No
     for item in there.series.increments:
         if not any(name in model.state.labels for name in item.classes):
             note(f"{item.name}: not measured, the detector knows none of {', '.join(item.classes)}")
+    if there.unknown:
+        note(f"not measured, the detector does not know them: {', '.join(there.unknown)}")
     for cell in cells:
         if cell.absent:
             note(cell.absent)

@@ -17,6 +17,7 @@ def cautions(results: Results) -> tuple[str, ...]:
         *learned_nothing(results),
         *_on_few_objects(results),
         *_without_objects(results),
+        *_on_chosen_images(results),
         f"Every number comes from one seed ({results.protocol.seed}): small gaps may be noise.",
         *off_published(results),
         *(f"Left out: {line}." for line in results.main.indices.left_out),
@@ -50,6 +51,17 @@ def _on_few_objects(results: Results) -> Iterator[str]:
                 "the evaluation images, where one object more or less found changes much: "
                 f"{few_named(few)}."
             )
+
+
+def _on_chosen_images(results: Results) -> Iterator[str]:
+    """Yield that thresholds were chosen on the very images that are evaluated."""
+    protocol = results.protocol
+    if protocol.strategy_config.get("calibrate") and "val" in protocol.eval_split.split("+"):
+        yield (
+            f"{results.main.title} chose its thresholds and score maps on validation images that "
+            "are evaluated here: what is found and wrong, FR and the calibration error flatter it. "
+            "A test split would not."
+        )
 
 
 def _without_objects(results: Results) -> Iterator[str]:

@@ -46,11 +46,14 @@ class There:
         series: The increments whose data can be read.
         warnings: What is odd about these and stops nothing.
         unread: Name -> every other increment.
+        unknown: Classes of a data set that the detector does not know: no detection of them is
+            asked for.
     """
 
     series: Series
     warnings: tuple[Problem, ...] = ()
     unread: Mapping[str, Unread] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -177,4 +180,5 @@ def read_data_set(path: Path, classes: Sequence[str], domain: str | None = None)
     series = Series(name, "", (Increment(name, name, shared, data),))
     found += (*_for_evaluation(check_series(series), (data,)),)
     raise_problems(found, where=str(path))
-    return There(series, warnings_of(series, found))
+    unknown = tuple(label for label in data.labels if label not in classes)
+    return There(series, warnings_of(series, found), unknown=unknown)
