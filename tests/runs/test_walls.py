@@ -318,7 +318,9 @@ def test_data_that_a_program_makes_name_the_program(there: Path, tmp_path: Path)
             read_inputs(bad, weights=YOLO)
     for shipped in sorted((REPO / "configs" / "series").glob("*.yaml")):
         away = tmp_path / "away"
-        with pytest.raises(DataError, match=r"duet data emoji|tools/prepare_(pascal|weather)\.py"):
+        with pytest.raises(
+            DataError, match=r"duet data emoji|tools/prepare_(pascal|photos|weather)\.py"
+        ):
             read_inputs(shipped, weights=YOLO, data_root=away)
 
 
