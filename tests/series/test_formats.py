@@ -165,9 +165,9 @@ def test_links_lead_to_the_originals(tmp_path: Path) -> None:
 # -- which format is it ----------------------------------------------------------------------------
 
 
-def _roboflow(folder: Path) -> Path:
+def _roboflow(folder: Path, val: str = "valid") -> Path:
     make_coco(folder / "plain")
-    for split, name in (("train", "train2017"), ("valid", "val2017")):
+    for split, name in (("train", "train2017"), (val, "val2017")):
         shutil.copytree(folder / "plain" / name, folder / "rf" / split)
         text = folder / "plain" / "annotations" / f"instances_{name}.json"
         shutil.copy(text, folder / "rf" / split / "_annotations.coco.json")
@@ -190,7 +190,11 @@ def test_the_format_is_seen(tmp_path: Path, make: Callable[[Path], Path], form: 
     assert locate(make(tmp_path))[0] == form
 
 
-@pytest.mark.parametrize("make", [simple_voc, make_coco, _roboflow])
+def _beside_images(folder: Path) -> Path:
+    return _roboflow(folder, val="val")
+
+
+@pytest.mark.parametrize("make", [simple_voc, make_coco, _roboflow, _beside_images])
 def test_an_undescribed_folder_reads_without_problems(
     tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:

@@ -1,7 +1,8 @@
 """COCO: one JSON of instances per split, and folders of images.
 
 A folder is read as it comes from COCO (``annotations/instances_train2017.json`` beside
-``train2017``) or from Roboflow (``train/_annotations.coco.json``). A YAML file can say otherwise::
+``train2017``) or from Roboflow (``train/_annotations.coco.json``; ``valid`` or ``val``). A YAML
+file can say otherwise::
 
     format: coco
     path: coco                    # relative to this file
@@ -63,7 +64,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 _KEYS = ("format", "path", *SPLITS, "names", "nc")
 _PAIR = ("images", "annotations")
-_ROBOFLOW = {"train": "train", "val": "valid", "test": "test"}
+_ROBOFLOW = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,10 @@ def read(
 
 def _instance_files(folder: Path, split: str) -> list[Path]:
     """Return the JSON files that the name of a split stands for in an undescribed folder."""
-    roboflow = folder / _ROBOFLOW[split] / "_annotations.coco.json"
+    roboflow = (folder / name / "_annotations.coco.json" for name in _ROBOFLOW[split])
     return [
         *sorted((folder / "annotations").glob(f"instances_{split}*.json")),
-        *([roboflow] if roboflow.is_file() else []),
+        *(path for path in roboflow if path.is_file()),
     ]
 
 
