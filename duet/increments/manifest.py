@@ -20,6 +20,7 @@ from pydantic import (
 from duet.config import Config, parse_config
 from duet.errors import ModelError
 from duet.files import read_json, sha256_json
+from duet.increments.colours import Colours
 from duet.increments.forms import HeadForm
 from duet.increments.scores import ScoreMap
 from duet.names import Name, as_name
@@ -48,11 +49,15 @@ NameText = Annotated[
 Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 
 
-_MAPS = ("scores", "rescored")
+_MAPS = ("scores", "rescored", "colours")
 
 
 class Scored(Config):
     """What has score maps; without any it is written as before there were any."""
+
+    colours: Colours | None = Field(
+        default=None, description="Of the training images, for score maps of later stages."
+    )
 
     @model_serializer(mode="wrap")
     def _without_none(self, whole: Any) -> dict[str, Any]:
@@ -231,12 +236,17 @@ class DetectorManifest(Config):
     ) -> DetectorManifest:
         """Return the manifest of ``state``; everything the state knows is taken from it."""
         return cls(
-            schema_version=2 if state.scores else 1,
+            schema_version=2 if state.scores or any(part.colours for part in state.parts) else 1,
             family=state.family,
             architecture=state.architecture,
             head=state.head,
             parts=tuple(
-                PartEntry(increment=part.increment, classes=part.classes, scores={**part.scores})
+                PartEntry(
+                    increment=part.increment,
+                    classes=part.classes,
+                    scores={**part.scores},
+                    colours=part.colours,
+                )
                 for part in state.parts
             ),
             lineage=lineage,

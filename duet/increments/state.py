@@ -12,6 +12,7 @@ import torch
 from duet.defaults import CONFIDENCE
 from duet.errors import ModelError
 from duet.files import sha256_json
+from duet.increments.colours import Colours
 from duet.increments.forms import HeadForm as HeadForm
 from duet.increments.scores import ScoreMap, chosen, thresholds
 from duet.labels import LabelSpace
@@ -27,12 +28,14 @@ class HeadPart:
         tensors: float32 parameters and buffers of the part, and integer counters.
         increment: Name of the increment.
         scores: Score maps by class name; the tensors give raw scores all the same.
+        colours: Of the images that it was trained on; None where they were not kept.
     """
 
     classes: tuple[str, ...]
     tensors: Tensors
     increment: str
     scores: Mapping[str, ScoreMap] = field(default_factory=dict)
+    colours: Colours | None = None
 
     def __post_init__(self) -> None:
         LabelSpace(self.classes)
@@ -110,7 +113,7 @@ class DetectorState:
     def from_tensors(
         cls,
         flat: Tensors,
-        parts: Sequence[tuple[str, tuple[str, ...], Mapping[str, ScoreMap]]],
+        parts: Sequence[tuple[str, tuple[str, ...], Mapping[str, ScoreMap], Colours | None]],
         *,
         family: str,
         architecture: str,
@@ -120,7 +123,7 @@ class DetectorState:
 
         Args:
             flat: Its tensors.
-            parts: Increment, classes and score maps of each head part, oldest first.
+            parts: Increment, classes, score maps and colours of each head part, oldest first.
             family: See `DetectorState`.
             architecture: See `DetectorState`.
             head: See `DetectorState`.
@@ -130,8 +133,8 @@ class DetectorState:
             return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
 
         heads = tuple(
-            HeadPart(classes, under(f"part/{index}/"), increment, scores)
-            for index, (increment, classes, scores) in enumerate(parts)
+            HeadPart(classes, under(f"part/{index}/"), increment, scores, colours)
+            for index, (increment, classes, scores, colours) in enumerate(parts)
         )
         return cls(family, architecture, head, under("shared/"), under("buffers/"), heads)
 

@@ -15,6 +15,7 @@ import torch
 
 from duet.errors import DuetError, ModelError, named_in
 from duet.files import parse_json, read_bytes, sha256_file, write_json
+from duet.increments.colours import Colours
 from duet.increments.fisher import FISHER, require_fisher, write_fisher
 from duet.increments.folders import new_folder
 from duet.increments.manifest import (
@@ -69,9 +70,9 @@ class IncrementFile:
         for part in (self.part, self.refit):
             if part is None:
                 continue
-            if part.scores != self.manifest.scores:
+            if (part.scores, part.colours) != (self.manifest.scores, self.manifest.colours):
                 raise ModelError(
-                    "its head part has other score maps than its manifest", where=where
+                    "its head part has other score maps or colours than its manifest", where=where
                 )
             if (part.classes, part.increment) != (self.manifest.held, self.manifest.name):
                 raise ModelError(
@@ -105,12 +106,24 @@ class IncrementFile:
         if self.fisher is not None:
             require_fisher(self.fisher, self.vector.delta, where)
 
-    def with_scores(self, scores: Mapping[str, ScoreMap]) -> IncrementFile:
-        """Return it with the score maps of the detector after its stage, by class name."""
+    def with_scores(
+        self, scores: Mapping[str, ScoreMap], colours: Colours | None = None
+    ) -> IncrementFile:
+        """Return it with what calibrating the detector after its stage brought.
+
+        Args:
+            scores: Score maps by class name, of all its classes.
+            colours: Of the increment's images.
+        """
         own = chosen(scores, self.manifest.held)
         older = {name: one for name, one in scores.items() if name not in own}
-        told = {"schema_version": 2 if scores else 1, "scores": own, "rescored": older}
-        part, refit = (one and replace(one, scores=own) for one in (self.part, self.refit))
+        told = {
+            "schema_version": 2 if scores or colours else 1,
+            "scores": own, "rescored": older, "colours": colours,
+        }  # fmt: skip
+        part, refit = (
+            one and replace(one, scores=own, colours=colours) for one in (self.part, self.refit)
+        )
         manifest = self.manifest.model_copy(update=told)
         return replace(self, manifest=manifest, part=part, refit=refit)
 
@@ -225,7 +238,7 @@ def _part(manifest: IncrementManifest, tensors: Tensors) -> HeadPart | None:
     """Return the head part or refined rows; None if the increment holds no class and has none."""
     if not manifest.held and not tensors:
         return None
-    return HeadPart(manifest.held, tensors, manifest.name, manifest.scores)
+    return HeadPart(manifest.held, tensors, manifest.name, manifest.scores, manifest.colours)
 
 
 def save_detector(
@@ -336,7 +349,7 @@ def load_detector(folder: Path) -> DetectorFile:
     try:
         state = DetectorState.from_tensors(
             flat,
-            [(entry.increment, entry.classes, entry.scores) for entry in manifest.parts],
+            [(one.increment, one.classes, one.scores, one.colours) for one in manifest.parts],
             family=manifest.family,
             architecture=manifest.architecture,
             head=manifest.head,

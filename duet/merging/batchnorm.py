@@ -46,7 +46,8 @@ class BatchNormFusion(Config):
 
         Args:
             count: Number of stages.
-            images: Images that each stage saw; needed for `weights: images`.
+            images: Images that each stage saw, 0 where that is not known: then the mean of the
+                others counts. Needed for `weights: images`.
 
         Raises:
             ModelError: The weights do not fit the stages, or the numbers of images are missing.
@@ -65,7 +66,10 @@ class BatchNormFusion(Config):
                 where=where,
                 remedy="use weights: uniform, or give one number per stage",
             )
-        return normalised([float(number) for number in images], count, where)
+        known = [float(number) for number in images if number] or [1.0]
+        # What is not known of a detector of somebody's must not count as nothing.
+        usual = sum(known) / len(known)
+        return normalised([float(number) or usual for number in images], count, where)
 
     def with_one_more(self, before: int) -> BatchNormFusion:
         """Return the rule for the merge of ``before`` stages and one more; uniform counts each."""

@@ -26,7 +26,7 @@ class Operand:
         origin: The θ_0 that ``vector`` belongs to, where the merge starts from another model.
         scale: The stage counts as centre + scale · (θ_k - centre).
         centre: Weights around which ``scale`` shrinks or stretches; default θ_0 of the merge.
-        images: Training images, for `weights: images`.
+        images: Training images, for `weights: images`; 0: not known.
         fisher: Diagonal Fisher of the parameters, float32 >= 0, for `fisher`.
     """
 

@@ -170,7 +170,9 @@ def _fold(
         if source.kind == REFINEMENT:  # all else stays
             seen += source.images
             continue
-        previous = Operand(SO_FAR, weights=shared, fisher=_known(plan, opened[:number]))
+        previous = Operand(
+            SO_FAR, weights=shared, fisher=_known(plan, opened[:number]), images=seen
+        )
         stage = replace(item.stage, centre=shared)
         buffers, images = (fused, item.buffers), (seen, source.images)
         fusion = plan.recipe.batchnorm.with_one_more(number)

@@ -134,7 +134,7 @@ def _moved(state: DetectorState, flat: Mapping[str, torch.Tensor]) -> DetectorSt
             flat[name].copy_(tensor.detach())
     return DetectorState.from_tensors(
         flat,
-        [(part.increment, part.classes, part.scores) for part in state.parts],
+        [(part.increment, part.classes, part.scores, part.colours) for part in state.parts],
         family=state.family,
         architecture=state.architecture,
         head=state.head,

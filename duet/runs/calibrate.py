@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from duet.calibration.colours import as_if, colours_of
 from duet.calibration.stage import of_labels, of_the_past
 from duet.devices import parse_device
 from duet.evaluation.matches import ClassMatches, match
 from duet.files import sha256_json
+from duet.increments.colours import Colours
 from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState, rescored
 from duet.labels import LabelSpace
@@ -34,8 +37,9 @@ from duet.series import Increment, Series, Slice, train_slice
 from duet.series.slices import eval_slice, eval_split
 
 VALIDATION = "val"
-AT_MOST = 200
-"""Images that are looked at without labels: more change the maps by less than chance does."""
+AT_MOST, FEW = 200, 50
+"""Images that are looked at without labels: more change the maps by less than chance does. And how
+many at least in the colours of each earlier increment."""
 
 
 def calibrated(
@@ -63,7 +67,7 @@ def calibrated(
         [
             merged.fingerprint(), previous.fingerprint() if previous else None, size,
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
-            increment.classes,
+            increment.classes, [part.colours and part.colours.mean for part in merged.parts],
         ]
     )  # fmt: skip
     path = setting.lab.folder / f"scores-{key[:16]}.json"
@@ -74,6 +78,18 @@ def calibrated(
         remember(path, key, stored)
     maps = {name: ScoreMap(**one) for name, one in stored["scores"].items()}
     return replace(merged, parts=rescored(merged.parts, maps))
+
+
+def coloured(state: DetectorState, increment: Increment) -> DetectorState:
+    """Return a detector whose part of the increment remembers the colours of its images."""
+    images = _spread(train_slice(increment.data, increment.classes).images)
+    return replace(
+        state,
+        parts=tuple(
+            replace(part, colours=colours_of(images)) if part.increment == increment.name else part
+            for part in state.parts
+        ),
+    )
 
 
 def _fitted(
@@ -105,6 +121,8 @@ def by_detector(
 ) -> dict[str, ScoreMap]:
     """Return the score maps that give a detector the scores of an earlier one.
 
+    Images get the colours of those that a class was learned on, where its part remembers them.
+
     Args:
         state: The detector; its own score maps do not count.
         earlier: The one before it, with its score maps.
@@ -113,15 +131,20 @@ def by_detector(
         size: Side of the square that images are fitted into, pixels.
         device: Where they run, torch's name.
     """
-    some = _spread(images)
-    was, now = (
-        predict(detector_of(one, size, device), some, view=FOR_AP) for one in (earlier, state)
-    )
-    known = earlier.scores
-    return {
-        name: known.get(name, ScoreMap()).after(one)
-        for name, one in of_the_past(was, now, classes).items()
-    }
+    learned_on: dict[Colours | None, list[str]] = defaultdict(list)
+    for part in earlier.parts:
+        learned_on[part.colours] += [name for name in part.classes if name in classes]
+    both = [detector_of(one, size, device) for one in (earlier, state)]
+    own = colours_of(_spread(images))
+    # A long chain has many colours: what is looked at in each becomes less, but not too few.
+    some = _spread(images, max(AT_MOST // len(learned_on), FEW))
+    known, maps = earlier.scores, {}
+    for colours, names in learned_on.items():
+        seen = functools.partial(as_if, own=own, wanted=colours) if colours is not None else None
+        was, now = (predict(one, some, view=FOR_AP, seen=seen) for one in both)
+        for name, one in of_the_past(was, now, names).items():
+            maps[name] = known.get(name, ScoreMap()).after(one)
+    return maps
 
 
 def by_labels(
@@ -179,7 +202,7 @@ def _validation(increment: Increment) -> Slice | None:
     return eval_slice(increment.data, increment.classes, VALIDATION)
 
 
-def _spread(images: Sequence[Path]) -> tuple[Path, ...]:
-    """Return at most `AT_MOST` images, spread evenly."""
-    places = np.linspace(0, len(images) - 1, min(len(images), AT_MOST)).round().astype(int)
+def _spread(images: Sequence[Path], most: int = AT_MOST) -> tuple[Path, ...]:
+    """Return at most so many images, spread evenly."""
+    places = np.linspace(0, len(images) - 1, min(len(images), most)).round().astype(int)
     return tuple(images[place] for place in places)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from duet.evaluation.matches import match, save_matches
 from duet.families.detector import ImageDetector, View
 from duet.families.table import resolve_family
 from duet.files import sha256_file, sha256_json
-from duet.images import read_groups
+from duet.images import Image, read_groups
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
 from duet.runs.look import FirstLook
@@ -37,6 +37,9 @@ CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 
 EVIDENCE = {"evidence": ".npz", "seen": ".seen.npz"}
 """Files of a kept evaluation: key of their SHA-256 in it, and how their names end."""
+
+
+Seen = Callable[[Image], Image]
 
 
 def truths(data: Slice) -> list[Truth]:
@@ -59,9 +62,10 @@ def predict(
     stopped: threading.Event | None = None,
     *,
     view: View = FOR_AP,
+    seen: Seen | None = None,
 ) -> list[Detections]:
     """Run a detector over image files; see `predict_views`."""
-    return predict_views(detector, images, stopped, views=(view,))[0]
+    return predict_views(detector, images, stopped, views=(view,), seen=seen)[0]
 
 
 def predict_views(
@@ -70,6 +74,7 @@ def predict_views(
     stopped: threading.Event | None = None,
     *,
     views: Sequence[View],
+    seen: Seen | None = None,
 ) -> tuple[list[Detections], ...]:
     """Run a detector over image files, a few dozen at a time; return what each view shows.
 
@@ -78,6 +83,7 @@ def predict_views(
         images: The files.
         stopped: Ends it early when set.
         views: See `View`.
+        seen: What is made of each image before the detector sees it.
 
     Raises:
         DuetError: ``stopped`` was set.
@@ -86,6 +92,7 @@ def predict_views(
     for _, group in read_groups(images, 64):
         if stopped is not None and stopped.is_set():
             raise DuetError("stopped", remedy="the same command resumes")
+        group = [seen(image) for image in group] if seen is not None else group
         for every, some in zip(found, detector.views(group, *views), strict=True):
             every += some
     return found

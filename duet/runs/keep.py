@@ -332,4 +332,5 @@ def _increment_file(
         fisher = {name: fisher[name] for name in vector.delta}
     held = part if manifest.held else None
     item = IncrementFile(manifest, vector, own.buffers, held, refit, fisher)
-    return item.with_scores(result.merged.scores)
+    colours = next((p.colours for p in result.merged.parts if p.increment == increment.name), None)
+    return item.with_scores(result.merged.scores, colours)

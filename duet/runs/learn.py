@@ -20,7 +20,7 @@ from duet.merging.operand import Operand
 from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.trace import MergeTrace
 from duet.recipes.refined import cut_to, refined, rows_of
-from duet.runs.calibrate import calibrated
+from duet.runs.calibrate import calibrated, coloured
 from duet.runs.lab import Trained
 from duet.runs.learnable import adapts, require_adaptable
 from duet.runs.setting import Before, Setting, StageResult
@@ -134,7 +134,8 @@ def _calibrated(
     """Return a stage with score maps, if the strategy wants them."""
     if not strategy.calibrate:
         return result
-    return replace(result, merged=calibrated(setting, result.increment, result.merged, before))
+    merged = coloured(result.merged, result.increment)
+    return replace(result, merged=calibrated(setting, result.increment, merged, before))
 
 
 def _lone(
@@ -254,8 +255,8 @@ def merge_states(
     roles = resolve_roles(trained.family)
     new = name or trained.parts[-1].increment
     operands = (
-        Operand(SO_FAR, weights=previous.shared, fisher=fishers[0]),
-        Operand(new, weights=trained.shared, fisher=fishers[1]),
+        Operand(SO_FAR, weights=previous.shared, fisher=fishers[0], images=images[0]),
+        Operand(new, weights=trained.shared, fisher=fishers[1], images=images[1]),
     )
     merged = merge_shared(
         strategy.merge.method,

@@ -195,6 +195,8 @@ def write_state(path: Path, state: DetectorState) -> None:
     }
     if state.scores:
         about["scores"] = {name: one.model_dump() for name, one in state.scores.items()}
+    if colours := {one.increment: one.colours.model_dump() for one in state.parts if one.colours}:
+        about["colours"] = colours
     with atomic_path(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.to_tensors().items()}
         save_file(contiguous, temporary, metadata={"duet": json.dumps(about)})
@@ -204,6 +206,7 @@ def read_state(path: Path) -> DetectorState:
     """Read a state written by `write_state`."""
     from safetensors import safe_open
 
+    from duet.increments.colours import Colours
     from duet.increments.scores import ScoreMap, chosen
     from duet.increments.state import DetectorState
 
@@ -212,9 +215,11 @@ def read_state(path: Path) -> DetectorState:
         flat = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
 
     scores = {name: ScoreMap(**one) for name, one in about.get("scores", {}).items()}
+    colours = {name: Colours(**one) for name, one in about.get("colours", {}).items()}
     parts = [
-        (part["increment"], tuple(part["classes"]), chosen(scores, part["classes"]))
+        (name, tuple(part["classes"]), chosen(scores, part["classes"]), colours.get(name))
         for part in about["parts"]
+        for name in (part["increment"],)
     ]
     return DetectorState.from_tensors(
         flat, parts, family=about["family"], architecture=about["architecture"], head=about["head"]

@@ -289,6 +289,7 @@ EDITS: dict[str, Any] = {
     "name": "other", "base": "0" * 64, "architecture": "yolo11s.yaml", "family": "rtdetr",
     "head": "parallel", "classes": ["cow", "horse"], "fisher_images": 3, "refit_on": "0" * 64,
     "scores": {"cat": {"scale": 0.5}}, "rescored": {"dog": {"offset": 1.0}},
+    "colours": {"mean": [1, 2, 3], "spread": [1, 2, 3]},
 }  # fmt: skip
 
 

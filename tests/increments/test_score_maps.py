@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from duet.errors import ModelError
 from duet.families.exportable import Exportable, ExportFacts
 from duet.files import sha256_json
+from duet.increments.colours import Colours
 from duet.increments.manifest import DetectorManifest, IncrementManifest, PartEntry, read_manifest
 from duet.increments.scores import ScoreMap, applied, thresholds
 from duet.increments.state import DetectorState, HeadPart
@@ -120,6 +121,9 @@ def test_a_fingerprint_tells_score_maps_apart() -> None:
     assert state.scores == MAPS
 
 
+COLOURS = Colours(mean=(10.0, 20.0, 30.0), spread=(1.0, 2.0, 3.0))
+
+
 def test_a_detector_folder_keeps_them(tmp_path: Path) -> None:
     state = scored(plain_state(), MAPS)
     saved = save_detector(tmp_path / "d", state, manifest_of(state))
@@ -152,8 +156,23 @@ def test_an_increment_folder_keeps_its_own(tmp_path: Path) -> None:
 
 
 def test_an_increment_and_its_parts_say_the_same() -> None:
-    with pytest.raises(ModelError, match="other score maps than its manifest"):
-        replace(make_increment(), part=replace(make_part(), scores={"dog": MAPS["dog"]}))
+    for other in ({"scores": {"dog": MAPS["dog"]}}, {"colours": COLOURS}):
+        with pytest.raises(ModelError, match="other score maps or colours than its manifest"):
+            replace(make_increment(), part=replace(make_part(), **other))
+
+
+def test_folders_and_jobs_keep_colours(tmp_path: Path) -> None:
+    plain = plain_state()
+    state = replace(plain, parts=(replace(plain.parts[0], colours=COLOURS), *plain.parts[1:]))
+    assert state.fingerprint() == plain.fingerprint()  # they change nothing that it finds
+    save_detector(tmp_path / "d", state, manifest_of(state))
+    write_state(tmp_path / "state.safetensors", state)
+    for again in (load_detector(tmp_path / "d").state, read_state(tmp_path / "state.safetensors")):
+        assert [part.colours for part in again.parts] == [COLOURS, None]
+    save_increment(tmp_path / "i", make_increment().with_scores({}, COLOURS))
+    loaded = load_increment(tmp_path / "i")
+    assert loaded.part is not None
+    assert (loaded.part.colours, loaded.manifest.schema_version) == (COLOURS, 2)
 
 
 def test_a_state_of_a_job_keeps_them(tmp_path: Path) -> None:

@@ -202,6 +202,8 @@ def test_buffers_without_a_rule_are_refused(first: Any, second: Any, match: str)
     [
         pytest.param({}, None, (0.5, 0.5), id="uniform is the default"),
         pytest.param({"weights": "images"}, [300, 100], (0.75, 0.25), id="images"),
+        pytest.param({"weights": "images"}, [0, 100], (0.5, 0.5), id="of one not known"),
+        pytest.param({"weights": "images"}, [0, 0], (0.5, 0.5), id="of none known"),
         pytest.param({"weights": (1, 4)}, None, (0.2, 0.8), id="numbers"),
         pytest.param({"rule": "newest", "weights": (1, 0)}, None, (0.0, 1.0), id="newest"),
         pytest.param({"rule": "oldest"}, None, (1.0, 0.0), id="oldest"),
@@ -215,7 +217,6 @@ def test_weights_for(config: dict[str, Any], images: Any, expected: tuple[float,
     ("config", "images", "match"),
     [
         pytest.param({"weights": "images"}, None, "not known", id="images unknown"),
-        pytest.param({"weights": "images"}, [0, 0], "not all zero", id="no images"),
         pytest.param({"weights": (1.0,)}, None, "1 weights for 2", id="count"),
     ],
 )

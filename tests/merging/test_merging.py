@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from duet.errors import ConfigError, ModelError
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.chunks import Scratch, Span, each, spans
-from duet.merging.inputs import require_mergeable
+from duet.merging.inputs import Inputs, require_mergeable
 from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
 from duet.merging.table import METHODS, resolve
@@ -228,7 +228,12 @@ def test_merge_shared_merges_parameters_and_statistics_and_traces_both() -> None
     assert (summary.alpha_mean, summary.alpha_min, summary.alpha_max) == (0.5, 0.5, 0.5)
     data = json.loads(json.dumps(merged.trace.as_dict(), allow_nan=False))
     assert data["batchnorm"] == {"rule": "mixture", "weights": [0.75, 0.25]}
-    assert data["params"] == {"gamma": 0.0, "alpha_base": 0.5, "eps": 1e-8}
+    assert data["params"] == {
+        "gamma": 0.0,
+        "alpha_base": 0.5,
+        "weights": "fixed",
+        "eps": 1e-8,
+    }
     assert MergeTrace.from_dict(data) == merged.trace
 
 
@@ -305,6 +310,28 @@ def test_variances_stay_finite_and_nonnegative(name: str, rows: list[tuple[float
     assert bool(var.isfinite().all())
     assert bool((var >= 0).all())
     assert int(merged.buffers["bn.num_batches_tracked"]) == 3 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("images", "alpha"),
+    [
+        ((30, 10), 0.75),  # the share of the older images
+        ((10, 30), 0.6),  # never below alpha_base
+        ((990, 10), 0.9),  # gamma keeps its room
+        ((0, 10), 0.6),  # not known: as it stands
+    ],
+)
+def test_few_new_images_move_duet_little(images: tuple[int, int], alpha: float) -> None:
+    stages = tuple(
+        Operand(name, weights={"a": t(value)}, images=count)
+        for name, value, count in zip("ab", (1.0, -1.0), images, strict=True)
+    )
+    params = {"gamma": 0.1, "alpha_base": 0.6, "weights": "images"}
+    inputs = Inputs(stages, start={"a": t(0)})
+    merged = merge_shared("duet", params, inputs, buffers=[{}, {}])
+    # both moved equally far, so that nothing tilts alpha
+    assert merged.trace.summary().alpha_mean == pytest.approx(alpha)
+    assert merged.tensors["a"].item() == pytest.approx(2 * alpha - 1)
 
 
 # --- table and trace -----------------------------------------------------------------------------

@@ -15,11 +15,16 @@ from factories_series import make_series, write_image, write_labels
 from supervision import box_iou_batch
 
 import duet
+from duet.calibration.colours import as_if, colours_of
 from duet.detections import Detections
+from duet.images import read_image
+from duet.images import write_image as write_image_as_it_is
+from duet.increments.colours import Colours
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
 from duet.inference.load import load
 from duet.recipes.model import Model
+from duet.runs.calibrate import by_detector
 from duet.runs.cells import evaluate_cells
 from duet.runs.evaluate import FOR_AP, detector_of, predict
 from duet.runs.recalibrate import recalibrate
@@ -137,6 +142,27 @@ def test_an_earlier_detector_brings_scores_back_without_a_label(
     now = [len(saved(path, confidence=0.5)) for path in paths]
     assert sum(sure) > 0
     assert abs(sum(sure) - sum(now)) <= max(2, 0.15 * sum(sure))
+
+
+def test_images_get_the_colours_that_old_classes_were_learned_on(
+    folder: Path, series: Path, tmp_path: Path
+) -> None:
+    earlier = load_detector(folder).state
+    now = _fallen(earlier, 1.0)
+    images = sorted((series.parent / "day" / "images" / "train").iterdir())
+    own, old = colours_of(images), Colours(mean=(60, 90, 40), spread=(20, 90, 40))
+    moved = [
+        write(tmp_path / path.name, as_if(read_image(path), own, old)) for path in images
+    ]  # as PNG
+    remembers = replace(earlier, parts=tuple(replace(part, colours=old) for part in earlier.parts))
+    maps = by_detector(now, remembers, NAMES, images, SIZE)
+    assert maps == by_detector(now, earlier, NAMES, moved, SIZE)
+    assert maps != by_detector(now, earlier, NAMES, images, SIZE)
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    write_image_as_it_is(path, image)
+    return path
 
 
 def test_the_command_writes_a_detector_that_predicts_at_its_thresholds(

@@ -23,6 +23,7 @@ from duet.increments.scores import ScoreMap
 from duet.increments.state import HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.recipes.refined import refined
+from duet.runs.calibrate import coloured
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab, Trained
 from duet.runs.setting import Setting, StageResult
@@ -38,7 +39,7 @@ NEW = ScoreMap(scale=2.0, threshold=0.4)
 def test_an_increment_keeps_the_maps_of_its_stage(tmp_path: Path) -> None:
     save_base(tmp_path / "base.safetensors", theta_0())
     steps = tuple(
-        Increment(name, name, classes, make_domain(tmp_path, name, classes=NAMES[:3], count=2))
+        Increment(name, name, classes, make_domain(tmp_path, name, classes=NAMES[:3], count=3))
         for name, classes in (("t0", NAMES[:2]), ("t1", NAMES[2:3]))
     )
     setting = Setting(
@@ -50,7 +51,11 @@ def test_an_increment_keeps_the_maps_of_its_stage(tmp_path: Path) -> None:
     first = replace(both, parts=both.parts[:1])
     maps = {NAMES[0]: OLD, NAMES[2]: NEW}
     stages = [
-        StageResult(step, Trained(state, 2, 0.0, (), "", reused=False), scored(state, maps))
+        StageResult(
+            step,
+            Trained(state, 2, 0.0, (), "", reused=False),
+            coloured(scored(state, maps), step),
+        )
         for step, state in zip(steps, (first, both), strict=True)
     ]
     strategy = Strategy(name="mine", head="towers", merge=MergeChoice(method="newest"))
@@ -60,8 +65,10 @@ def test_an_increment_keeps_the_maps_of_its_stage(tmp_path: Path) -> None:
         assert kept.part is not None
         assert kept.part.scores == kept.manifest.scores == own
         assert kept.manifest.schema_version == 2
+        assert kept.part.colours == kept.manifest.colours is not None
     last = load_detector(tmp_path / "run" / "models" / "mine" / "2-t1")
     assert last.state.scores == maps
+    assert last.state.parts[-1].colours == kept.manifest.colours
 
 
 class EnoughError(Exception):

@@ -7,7 +7,8 @@ oldest first, as the paper does over its increments: the result so far counts as
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +44,15 @@ class Params(Config):
         description="Weight of the old model where both moved equally far.",
         json_schema_extra={"source": "DuET supplement"},
     )
+    weights: Literal["fixed", "images"] = Field(
+        default="fixed",
+        description="fixed: alpha_base as it stands; images: at least the old model's share of the "
+        "images seen, as far as gamma leaves room, so that few new images move it little.",
+        json_schema_extra={
+            "source": "fixed: the paper; images: docs/log.md",
+            "range": "fixed, images",
+        },
+    )
     eps: float = Field(
         default=1e-8,
         gt=0,
@@ -69,6 +79,7 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
     alpha_l theta_old + beta_l theta_curr. That form is used, because it gives a model back bit for
     bit where alpha is 1 or 0, and exactly where both models agree; adding theta_0 would round.
     """
+    folds = [of_fold(params, inputs.stages[: k + 1]) for k in range(1, len(inputs.stages))]
 
     def work(name: str, scratch: Scratch) -> dict[str, float]:
         pieces = inputs.pieces(name)
@@ -78,7 +89,7 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
                 before = None if number == 1 else out
                 parts = [_norms(inputs, span, stage, before, scratch) for span in pieces]
                 norms = [math.fsum(column) for column in zip(*parts, strict=True)] or [0.0] * 3
-                alpha, p = factors(norms[0], norms[1], norms[2], params)
+                alpha, p = factors(norms[0], norms[1], norms[2], folds[number - 1])
                 far = not norms[0] + norms[1] < _FAR
             if number or len(inputs.stages) == 1:
                 for span in pieces:
@@ -86,6 +97,18 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
         return {"alpha": alpha, "p": p} if len(inputs.stages) > 1 else {"alpha": alpha}
 
     return Notes(inputs.each_tensor(work))
+
+
+def of_fold(params: Params, stages: Sequence[Operand]) -> Params:
+    """Return the parameters of the fold that adds the last of ``stages``, with its alpha_base.
+
+    A number of images that is not known (0) says nothing.
+    """
+    if params.weights == "fixed" or not all(stage.images for stage in stages):
+        return params
+    share = 1 - stages[-1].images / sum(stage.images for stage in stages)
+    alpha = min(max(params.alpha_base, share), 1 - params.gamma)
+    return params.model_copy(update={"alpha_base": alpha})
 
 
 def factors(
