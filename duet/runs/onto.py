@@ -103,7 +103,6 @@ def require_no_past(strategy: Strategy, path: Path) -> None:
         "the Fisher of every increment": bool(
             strategy.ewc.weight or "fisher" in resolve(strategy.merge.method).needs
         ),
-        "the number of images of every increment": strategy.batchnorm.weights == "images",
     }
     missing = [what for what, needs in needed.items() if needs]
     if missing:
