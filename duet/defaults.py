@@ -19,5 +19,11 @@ IOU = 0.7
 DOUBLE_IOU = 0.7
 """Boxes of two classes that overlap more answer one object twice."""
 
-AGNOSTIC: Agnostic = "off"
+CLEAR = 1.5
+"""Log-odds by which a box must be surer than another increment's to hide it: 4.5 times its odds.
+
+Towers that never met are wrong about each other's objects: a near tie is left to who looks
+(docs/log.md, 2026-11-30)."""
+
+AGNOSTIC: Agnostic = "increments"
 """Which classes suppress each other's boxes when users look; AP is measured with ``off``."""

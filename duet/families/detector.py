@@ -13,7 +13,7 @@ import torch
 from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
 from duet.families.decode import Layout, decode
-from duet.families.doubles import groups_of, one_each
+from duet.families.doubles import Rivals, one_each, rivals_of
 from duet.images import Fit, Fitted, fit_image
 from duet.labels import LabelSpace
 
@@ -80,31 +80,31 @@ class ImageDetector:
     def views(self, images: Sequence[np.ndarray], *views: View) -> tuple[list[Detections], ...]:
         """Return what each of several views shows of the images, which are looked at once."""
         found: tuple[list[Detections], ...] = tuple([] for _ in views)
-        groups = [groups_of(view.agnostic, self.labels, self.increments) for view in views]
+        rivals = [rivals_of(view.agnostic, self.labels, self.increments) for view in views]
         place = torch.device(self.device)
         for group in batches(images, self.batch):
             fitted = [fit_image(image, self.image_size, self.fit) for image in group]
             output = self.module(to_batch([one.square for one in fitted], place))
             rows = output[0] if isinstance(output, tuple) else output
             for row, one in zip(rows, fitted, strict=True):
-                for view, apart, seen in zip(views, groups, found, strict=True):
+                for view, apart, seen in zip(views, rivals, found, strict=True):
                     seen.append(self._seen(row, one, view, apart))
         return found
 
     def _seen(
-        self, row: torch.Tensor, one: Fitted, view: View, groups: torch.Tensor | None
+        self, row: torch.Tensor, one: Fitted, view: View, rivals: Rivals | None
     ) -> Detections:
         least = view.confidence
         boxes, scores, class_ids = decode(
             row, self.layout, size=self.image_size,
             confidence=row.new_tensor(least) if isinstance(least, tuple) else least,
             iou=view.iou, multi_label=view.multi_label,
-            limit=view.limit if groups is None else sys.maxsize,  # it is for what remains
+            limit=view.limit if rivals is None else sys.maxsize,  # it is for what remains
         )  # fmt: skip
         xyxy = one.to_original(boxes.cpu().numpy())
         scored = (scores.cpu().numpy(), class_ids.cpu().numpy())
         found = Detections(xyxy, *scored, self.labels)
-        return found if groups is None else one_each(found, groups, view.limit)
+        return found if rivals is None else one_each(found, rivals, view.limit)
 
 
 def to_batch(squares: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:

@@ -7,60 +7,78 @@ Shape legend: N boxes of one image, best first; C classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
-from duet.defaults import DOUBLE_IOU, Agnostic
+from duet.defaults import CLEAR, DOUBLE_IOU, Agnostic
 from duet.detections import Detections
 from duet.labels import LabelSpace
 
 _BLOCK = 512  # boxes that are compared with each other at once
 
 
-def groups_of(
-    agnostic: Agnostic, labels: LabelSpace, increments: tuple[str, ...]
-) -> torch.Tensor | None:
-    """Return ``(C,)`` int64: classes of one group leave each other's boxes alone; None for ``off``.
+@dataclass(frozen=True)
+class Rivals:
+    """Which boxes hide others.
+
+    Attributes:
+        groups: ``(C,)`` int64: classes of one group leave each other's boxes alone.
+        margin: Log-odds by which the better box must be surer.
+    """
+
+    groups: torch.Tensor
+    margin: float
+
+
+def rivals_of(agnostic: Agnostic, labels: LabelSpace, increments: tuple[str, ...]) -> Rivals | None:
+    """Return which boxes hide others; None where none does.
 
     Args:
-        agnostic: Which classes suppress each other.
+        agnostic: Which classes suppress each other: increments where one box is clearly surer
+            (`duet.defaults.CLEAR`), all classes in any case.
         labels: The classes.
         increments: Increment that each class came with.
     """
-    if agnostic == "off":
-        return None
     names = increments if agnostic == "increments" else labels.names
+    if agnostic == "off" or len(set(names)) == 1:
+        return None
     last = {name: place for place, name in enumerate(names)}
-    return torch.tensor([last[name] for name in names])
+    groups_C = torch.tensor([last[name] for name in names])
+    return Rivals(groups_C, CLEAR if agnostic == "increments" else 0.0)
 
 
-def one_each(found: Detections, groups_C: torch.Tensor, limit: int) -> Detections:
+def one_each(found: Detections, rivals: Rivals, limit: int) -> Detections:
     """Leave out the boxes that a better one of another group covers.
 
-    Greedy, best first: a box stays unless one that stays, stands before it and belongs to another
-    group overlaps it by more than `DOUBLE_IOU`. So worse boxes never change the fate of better
-    ones: what is found above one threshold is what is found above a lower one, cut.
+    Greedy, best first: a box stays unless one that stays, stands before it, is surer by the margin
+    and belongs to another group overlaps it by more than `DOUBLE_IOU`. So worse boxes never change
+    the fate of better ones: what is found above one threshold is what is found above a lower one,
+    cut.
 
     Args:
         found: Of one image, best first, clipped to the image: as people see them.
-        groups_C: See `groups_of`.
+        rivals: See `Rivals`.
         limit: At most this many remain.
     """
     from torchvision.ops import box_iou
 
     boxes_N4 = torch.tensor(found.xyxy)
-    groups_N = groups_C[torch.tensor(found.class_ids)]
+    groups_N = rivals.groups[torch.tensor(found.class_ids)]
+    odds_N = torch.logit(torch.tensor(found.scores, dtype=torch.float64), eps=1e-6)
 
-    def rivals(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    def hidden(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         overlap: torch.Tensor = box_iou(boxes_N4[one], boxes_N4[other]) > DOUBLE_IOU
-        return overlap & (groups_N[one][:, None] != groups_N[other])
+        clear = odds_N[other] - odds_N[one][:, None] >= rivals.margin
+        return overlap & clear & (groups_N[one][:, None] != groups_N[other])
 
     places, kept = torch.arange(len(found)), torch.zeros(0, dtype=torch.long)
     # In blocks: all pairs of the thousands of boxes of an untrained detector would take gigabytes.
     for start in range(0, len(found), _BLOCK):
         block = places[start : start + _BLOCK]
-        block = block[~rivals(block, kept).any(1)]
-        better = rivals(block, block).tril(-1)
+        block = block[~hidden(block, kept).any(1)]
+        better = hidden(block, block).tril(-1)
         stays, before = torch.ones_like(block, dtype=torch.bool), None
         # Each round settles at least one box more; as a rule three are enough.
         while before is None or not torch.equal(stays, before):

@@ -119,7 +119,8 @@ class LoadedDetector:
             confidence: Lowest score that counts, ``[0, 1]``; by default see `thresholds`.
             iou: Boxes of one class that overlap more are one object, ``[0, 1]``.
             agnostic: Which classes suppress each other's boxes, see `duet.defaults.Agnostic`: a box
-                goes if it overlaps a better one of theirs by more than `duet.defaults.DOUBLE_IOU`.
+                goes if it overlaps a better one of theirs by more than `duet.defaults.DOUBLE_IOU`;
+                between increments only a clearly better one (`duet.defaults.CLEAR`).
 
         Returns:
             Boxes in pixels of the image.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from duet.defaults import AGNOSTIC
+from duet.defaults import AGNOSTIC, CLEAR
 from duet.detections import Detections
 from duet.errors import DataError, DuetError, did_you_mean
 from duet.evaluation.agreement import IOU as OVERLAP
@@ -268,7 +268,8 @@ class Evaluator:
                 CONFIDENCE,
                 IOU,
                 LIMIT,
-                *([AGNOSTIC] if AGNOSTIC != "off" else []),
+                AGNOSTIC,
+                CLEAR,
             ]
         )
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
@@ -286,7 +287,10 @@ class Evaluator:
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
-        states, limits = (before.fingerprint(), after.fingerprint()), (AGNOSTIC, OVERLAP, IOU)
+        states, limits = (
+            (before.fingerprint(), after.fingerprint()),
+            (AGNOSTIC, CLEAR, OVERLAP, IOU),
+        )
         key = sha256_json([*states, data.sha256, self.image_size, *limits])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         with self._lock:

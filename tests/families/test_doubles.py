@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from duet.defaults import DOUBLE_IOU
+from duet.defaults import CLEAR, DOUBLE_IOU
 from duet.detections import Detections
 from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
-from duet.families.doubles import groups_of, one_each
+from duet.families.doubles import one_each, rivals_of
 from duet.labels import LabelSpace
 
 SIZE = 64
@@ -62,11 +63,16 @@ def laid_out(
 
 def brute(found: Detections, agnostic: Any) -> list[int]:
     """Return the definition: places of the boxes that no kept one of another group covers."""
-    groups = groups_of(agnostic, LABELS, INCREMENTS)
-    assert groups is not None
+    all_of_them = rivals_of(agnostic, LABELS, INCREMENTS)
+    assert all_of_them is not None
+    groups, least = all_of_them.groups, CLEAR if agnostic == "increments" else 0
+    odds = [math.log(score / (1 - score)) for score in found.scores.tolist()]
     overlaps, kept = box_iou(*[torch.tensor(found.xyxy)] * 2), list[int]()
     for one, group in enumerate(groups[torch.tensor(found.class_ids)]):
-        rivals = [other for other in kept if groups[found.class_ids[other]] != group]
+        rivals = [
+            other for other in kept
+            if groups[found.class_ids[other]] != group and odds[other] - odds[one] >= least
+        ]  # fmt: skip
         if all(overlaps[one, other] <= DOUBLE_IOU for other in rivals):
             kept.append(one)
     return kept
@@ -108,13 +114,13 @@ def test_blocks_change_nothing_and_the_limit_comes_last() -> None:
     boxes, scores, ids = crowd(1500, 0)
     boxes[:, 2:] += boxes[:, :2]
     every = Detections(boxes.numpy(), scores.numpy(), ids.numpy(), LABELS)
-    groups = groups_of("increments", LABELS, INCREMENTS)
-    assert groups is not None
+    rivals = rivals_of("increments", LABELS, INCREMENTS)
+    assert rivals is not None
     expected = [rows_of(every)[place] for place in brute(every, "increments")]
-    assert rows_of(one_each(every, groups, 10_000)) == expected
-    assert rows_of(one_each(every, groups, 20)) == expected[:20]
+    assert rows_of(one_each(every, rivals, 10_000)) == expected
+    assert rows_of(one_each(every, rivals, 20)) == expected[:20]
     assert 20 < len(expected) < 1400
-    assert len(one_each(Detections.empty(LABELS), groups, 5)) == 0
+    assert len(one_each(Detections.empty(LABELS), rivals, 5)) == 0
 
 
 def test_a_suppressed_box_suppresses_nothing_and_an_increment_spares_its_own() -> None:
@@ -128,10 +134,20 @@ def test_a_suppressed_box_suppresses_nothing_and_an_increment_spares_its_own() -
         ("all", (0, 1, 0), [0, 0]),
         ("all", (0, 0, 1), [0, 0]),
     ):
-        found = Detections(boxes, np.array([0.9, 0.8, 0.7]), np.array(ids), LABELS)
-        groups = groups_of(agnostic, LABELS, INCREMENTS)  # type: ignore[arg-type]
-        assert groups is not None
-        assert one_each(found, groups, 9).class_ids.tolist() == expected
+        found = Detections(boxes, np.array([0.95, 0.6, 0.1]), np.array(ids), LABELS)
+        rivals = rivals_of(agnostic, LABELS, INCREMENTS)  # type: ignore[arg-type]
+        assert rivals is not None
+        assert one_each(found, rivals, 9).class_ids.tolist() == expected
+
+
+def test_between_increments_only_a_clearly_better_box_hides_another() -> None:
+    boxes = torch.tensor([[30.0, 30, 20, 20], [30.5, 30, 20, 20]])
+    for score, expected in ((0.6, ("cat", "bus")), (0.45, ("cat",))):  # 0.8: four to one
+        look = detector("anchors", (boxes, torch.tensor([0.8, score]), torch.tensor([0, 2])))
+        assert look([IMAGE], confidence=0.1, agnostic="increments")[0].names == expected
+        assert look([IMAGE], confidence=0.1, agnostic="all")[0].names == ("cat",)
+    assert rivals_of("increments", LABELS, ("flat",) * 5) is None  # it costs nothing there
+    assert rivals_of("off", LABELS, INCREMENTS) is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
