@@ -11,6 +11,7 @@ Both are shrunk: a class by what all classes say together, and that by changing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,10 @@ from duet.increments.scores import ScoreMap
 SURE = 0.02
 """Detections that score less say nothing of what is shown: left out where labels tell the rest."""
 
-NEAR = 0.1
-"""Places where both detectors score less are left out: what counts is what happens near thresholds,
-and scores of the far more numerous places that nobody is shown fall less."""
+NEAR = 1.0
+"""Log-odds below the threshold of a class. Places where both detectors score less are left out:
+what counts is what happens near thresholds, and scores of the far more numerous places that nobody
+is shown fall less."""
 
 SAME_PLACE = 0.7
 """Boxes of one class that overlap more are of one place."""
@@ -113,16 +115,23 @@ def _counted(every: Iterable[ClassMatches]) -> tuple[Floats, npt.NDArray[np.bool
 
 
 def of_the_past(
-    before: Sequence[Detections], after: Sequence[Detections], classes: Iterable[str]
+    before: Sequence[Detections],
+    after: Sequence[Detections],
+    classes: Iterable[str],
+    deployed: Mapping[str, ScoreMap] = MappingProxyType({}),
 ) -> dict[str, ScoreMap]:
-    """Return the maps that bring scores of a later detector back to those of an earlier one.
+    """Return the maps that bring raw scores of a later detector back to those of an earlier one.
 
     Args:
         before: Of the earlier detector, raw scores, one entry per image.
         after: Of the later one on the same images.
         classes: Classes that both know.
+        deployed: Score maps of the earlier detector, for its thresholds.
     """
-    pairs = {name: _places(before, after, name) for name in classes}
+    pairs = {
+        name: _places(before, after, name, deployed.get(name, ScoreMap()).raw_odds - NEAR)
+        for name in classes
+    }
     known = {name: pair for name, pair in pairs.items() if len(pair[0])}
     if not known:
         return {}
@@ -135,10 +144,10 @@ def of_the_past(
 
 
 def _places(
-    before: Sequence[Detections], after: Sequence[Detections], name: str
+    before: Sequence[Detections], after: Sequence[Detections], name: str, least: float
 ) -> tuple[Floats, Floats]:
-    """Return the log-odds of a class at the places where both detectors see it."""
-    was, now = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    """Return the log-odds of a class where both detectors see it, and one of them at ``least``."""
+    was, now = [np.zeros(0)], [np.zeros(0)]
     for one, other in zip(before, after, strict=True):
         old, new = one.of([name]), other.of([name])
         if not len(old) or not len(new):
@@ -148,11 +157,11 @@ def _places(
         # Both nearest to each other: one place, seen twice.
         mutual = shared.argmax(axis=0)[nearest] == np.arange(len(old))
         close = mutual & (shared.max(axis=1) > SAME_PLACE)
-        scores = old.scores[close], new.scores[nearest[close]]
-        sure = np.maximum(*scores) >= np.float32(NEAR)
-        was.append(scores[0][sure])
-        now.append(scores[1][sure])
-    return log_odds(np.concatenate(was)), log_odds(np.concatenate(now))
+        odds = log_odds(old.scores[close]), log_odds(new.scores[nearest[close]])
+        sure = np.maximum(*odds) >= least
+        was.append(odds[0][sure])
+        now.append(odds[1][sure])
+    return np.concatenate(was), np.concatenate(now)
 
 
 def _joined(

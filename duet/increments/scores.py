@@ -6,11 +6,13 @@ store raw scores; who looks at images with a detector gets mapped ones (`Family.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 from pydantic import Field
 
 from duet.config import Config
+from duet.defaults import CONFIDENCE
 
 
 class ScoreMap(Config):
@@ -29,6 +31,12 @@ class ScoreMap(Config):
     def identity(self) -> bool:
         """Whether scores stay as they are."""
         return self.scale == 1 and self.offset == 0
+
+    @property
+    def raw_odds(self) -> float:
+        """Log-odds of the raw score that the class is deployed at."""
+        at = self.threshold or CONFIDENCE
+        return (math.log(at / (1 - at)) - self.offset) / self.scale
 
     def after(self, first: ScoreMap) -> ScoreMap:
         """Return the map that is ``first`` and then this one, with this one's threshold."""

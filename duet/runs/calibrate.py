@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from duet.calibration.colours import as_if, colours_of
-from duet.calibration.stage import of_labels, of_the_past
+from duet.calibration.stage import NEAR, of_labels, of_the_past
 from duet.devices import parse_device
 from duet.evaluation.matches import ClassMatches, match
 from duet.files import sha256_json
@@ -67,7 +67,7 @@ def calibrated(
         [
             merged.fingerprint(), previous.fingerprint() if previous else None, size,
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
-            increment.classes, [part.colours and part.colours.mean for part in merged.parts],
+            increment.classes, NEAR, [part.colours and part.colours.mean for part in merged.parts],
         ]
     )  # fmt: skip
     path = setting.lab.folder / f"scores-{key[:16]}.json"
@@ -142,7 +142,7 @@ def by_detector(
     for colours, names in learned_on.items():
         seen = functools.partial(as_if, own=own, wanted=colours) if colours is not None else None
         was, now = (predict(one, some, view=FOR_AP, seen=seen) for one in both)
-        for name, one in of_the_past(was, now, names).items():
+        for name, one in of_the_past(was, now, names, known).items():
             maps[name] = known.get(name, ScoreMap()).after(one)
     return maps
 
