@@ -188,10 +188,6 @@ BROKEN: dict[str, tuple[int, str, Broken]] = {
             "method": "ties", "params": {"density": [{"filter": "none.*", "value": 0.5}]},
         }),
     ]),
-    "images-counted": (4, "number of training images", lambda a, b: [
-        "--strategy",
-        method(b / "m.yaml", merge={"method": "mtda", "params": {"weights": "images"}}),
-    ]),
     "parallel-decoders": (4, "parallel decoders", lambda a, b: [
         "--weights", DETR,
         "--strategy", method(b / "m.yaml", head="parallel", old_negatives="train"),
@@ -424,3 +420,14 @@ def test_a_folder_that_may_not_be_written_is_refused(there: Path, tmp_path: Path
     plan = planned(there, tmp_path, out=tmp_path / "locked" / "out")
     with pytest.raises(DuetError, match="cannot write"):
         require_runnable(plan)
+
+
+@pytest.mark.slow
+def test_a_run_counts_its_images(there: Path, tmp_path: Path) -> None:
+    merge = {"method": "mtda", "params": {"weights": "images"}}
+    code = _run([*map(str, (
+        "run", there / "series.yaml", "--dry-run", "--json", "--weights", YOLO,
+        "--train", there / "schedule.yaml", "--out", tmp_path / "out",
+        "--strategy", method(tmp_path / "m.yaml", merge=merge),
+    ))])  # fmt: skip
+    assert code == 0
