@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import click
 
 from duet.errors import ConfigError, DataError
-from duet.files import write_text
-from duet.images import decode_image, write_image
+from duet.files import atomic_folder, write_text
+from duet.images import Image, decode_image, write_image
 from duet.series.formats.voc_xml import VocObject, read_xml
+from duet.series.problems import error, raise_problems
 from published.command import run_tool
+from published.members import open_archive
+
+FOLDER = "deepforest/data"
 
 VISIBLE = 0.5
 """A tree belongs to every tile that shows at least this share of its box."""
@@ -82,6 +86,14 @@ class Cut:
                 yield x, y, min(x + self.side, right), min(y + self.side, bottom)
 
 
+@dataclass(frozen=True)
+class Photo:
+    """One photograph, ``(H, W, 3)`` uint8 BGR, and the trees on it."""
+
+    image: Image
+    objects: tuple[VocObject, ...]
+
+
 LARGE, SMALL = "2019_YELL_2_528000_4978000_image_crop2", "2019_YELL_2_541000_4977000_image_crop"
 DOMAINS: dict[str, tuple[tuple[str, ...], tuple[Cut, ...]]] = {
     # The other photograph is tested on: nothing of it is seen before.
@@ -115,29 +127,54 @@ def cut_objects(objects: tuple[VocObject, ...], tile: tuple[int, int, int, int])
             yield one.name, [seen[0] - left, seen[1] - top, width, height]
 
 
-def write_split(wheel: ZipFile, cut: Cut, names: tuple[str, ...], folder: Path) -> tuple[int, int]:
-    """Write the tiles of one cut that show a tree, and their COCO file; return images, objects."""
-    source = f"deepforest/data/{cut.photo}"
-    try:
-        photo = decode_image(wheel.read(f"{source}.png"), where=f"{source}.png")
-        label = wheel.read(f"{source}.xml")
-    except (KeyError, BadZipFile) as failure:
+def read_photos(wheel: Path, folder: Path) -> dict[str, Photo]:
+    """Read the photographs and their labels; nothing else of the wheel is opened.
+
+    Args:
+        wheel: deepforest 2.1.0 as PyPI has it.
+        folder: For work, removed by who made it.
+
+    Raises:
+        DataError: It is no archive, unsafe or damaged, lacks some, or a label cannot be used.
+    """
+    photos = [cut.photo for _, cuts in DOMAINS.values() for cut in cuts]
+    known = {name for names, _ in DOMAINS.values() for name in names}
+    wanted = {f"{FOLDER}/{name}{end}" for name in photos for end in (".png", ".xml")}
+    with open_archive(wheel) as archive:
+        deque(archive.scan(), maxlen=0)  # refuses what no wheel has
+        contents = dict(archive.each(wanted.__contains__))
+    if missing := sorted(wanted - contents.keys()):
         raise DataError(
-            f"not the wheel of deepforest 2.1.0: {failure}", where=wheel.filename,
+            f"not the wheel of deepforest 2.1.0: it lacks {', '.join(missing)}", where=str(wheel),
             remedy="pip download --no-deps deepforest==2.1.0",
-        ) from failure  # fmt: skip
-    with TemporaryDirectory() as temporary:
-        path = Path(temporary) / "labels.xml"
-        path.write_bytes(label)
-        objects = read_xml(path).objects
+        )  # fmt: skip
+    found, problems = {}, []
+    for name in dict.fromkeys(photos):
+        label = folder / f"{name}.xml"
+        label.write_bytes(contents[f"{FOLDER}/{name}.xml"])
+        read = read_xml(label)
+        strange = sorted({one.name for one in read.objects} - known)
+        problems += [
+            *read.problems,
+            *(error("class.unknown", label, f"'{one}' is no class of the series", "take "
+                    "the wheel of version 2.1.0") for one in strange),
+        ]  # fmt: skip
+        picture = f"{FOLDER}/{name}.png"
+        found[name] = Photo(decode_image(contents[picture], where=picture), read.objects)
+    raise_problems(problems, where=str(wheel))
+    return found
+
+
+def write_split(photo: Photo, cut: Cut, names: tuple[str, ...], folder: Path) -> tuple[int, int]:
+    """Write the tiles of one cut that show a tree, and their COCO file; return images, objects."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for x1, y1, x2, y2 in cut.tiles():
-        shown = list(cut_objects(objects, (x1, y1, x2, y2)))
+        shown = list(cut_objects(photo.objects, (x1, y1, x2, y2)))
         if not shown:
             continue
         name = f"{cut.photo}-{x1}-{y1}.png"
-        write_image(folder / cut.split / name, photo[y1:y2, x1:x2])
+        write_image(folder / name, photo.image[y1:y2, x1:x2])
         images.append(
             {"id": len(images) + 1, "file_name": name, "width": x2 - x1, "height": y2 - y1}
         )
@@ -148,7 +185,7 @@ def write_split(wheel: ZipFile, cut: Cut, names: tuple[str, ...], folder: Path) 
             )  # fmt: skip
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     document = {"images": images, "annotations": annotations, "categories": categories}
-    write_text(folder / cut.split / "_annotations.coco.json", json.dumps(document))
+    write_text(folder / "_annotations.coco.json", json.dumps(document))
     return len(images), len(annotations)
 
 
@@ -160,17 +197,18 @@ def main(wheel: Path, out: Path, as_json: bool) -> None:
     """Cut the aerial photographs in deepforest's wheel into tiles and make a series of them."""
     if out.exists():
         raise ConfigError("exists already", where=str(out), remedy="name a new folder")
-    counts = {}
-    try:
-        with ZipFile(wheel) as archive:
-            for domain, (names, cuts) in DOMAINS.items():
-                counts[domain] = {
-                    cut.split: write_split(archive, cut, names, out / domain) for cut in cuts
-                }
-    except BadZipFile as failure:
-        raise DataError(f"not a wheel: {failure}", where=str(wheel)) from failure
-    write_text(out / "schedule.yaml", SCHEDULE)
-    write_text(out / "trees.yaml", SERIES)
+    with TemporaryDirectory() as work:
+        photos = read_photos(wheel, Path(work))
+    with atomic_folder(out) as folder:
+        counts = {
+            domain: {
+                cut.split: write_split(photos[cut.photo], cut, names, folder / domain / cut.split)
+                for cut in cuts
+            }
+            for domain, (names, cuts) in DOMAINS.items()
+        }
+        write_text(folder / "schedule.yaml", SCHEDULE)
+        write_text(folder / "trees.yaml", SERIES)
     if as_json:
         click.echo(json.dumps(counts))
         return

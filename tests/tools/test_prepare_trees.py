@@ -27,11 +27,12 @@ PHOTOS: dict[str, list[make.Object]] = {
 }
 
 
-def wheel(folder: Path, *, without: str = "") -> Path:
+def wheel(folder: Path, *, without: str = "", trees: str = "") -> Path:
     """Write a zip with pictures and labels where deepforest has them."""
     cuts = [cut for _, cuts in prepare_trees.DOMAINS.values() for cut in cuts]
     files: make.Files = {}
     for name, objects in PHOTOS.items():
+        objects = [(trees or label, box) for label, box in objects]
         areas = [cut.area for cut in cuts if cut.photo == name]
         size = max(area[2] for area in areas), max(area[3] for area in areas)
         if name != without:
@@ -85,14 +86,16 @@ def test_no_tile_of_one_split_shares_a_pixel_with_another() -> None:
     ("make_it", "words"),
     [
         (lambda folder: wheel(folder, without="SOAP_061"), "not the wheel of deepforest 2.1.0"),
-        (no_zip, "not a wheel"),
+        (no_zip, "expected a zip or tar archive"),
+        (lambda folder: wheel(folder, trees="Shrub"), "'Shrub' is no class of the series"),
     ],
-    ids=["a photograph is missing", "no zip"],
+    ids=["a photograph is missing", "no zip", "another class"],
 )
 def test_another_file_is_refused(
     tmp_path: Path, make_it: Callable[[Path], Path], words: str
 ) -> None:
     assert words in str(prepared(make_it(tmp_path), "--out", tmp_path / "o").exception)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
