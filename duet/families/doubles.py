@@ -45,8 +45,8 @@ def rivals_of(agnostic: Agnostic, labels: LabelSpace, increments: tuple[str, ...
     if agnostic == "off" or len(set(names)) == 1:
         return None
     last = {name: place for place, name in enumerate(names)}
-    groups_C = torch.tensor([last[name] for name in names])
-    return Rivals(groups_C, CLEAR if agnostic == "increments" else 0.0)
+    groups = torch.tensor([last[name] for name in names])
+    return Rivals(groups, CLEAR if agnostic == "increments" else 0.0)
 
 
 def one_each(found: Detections, rivals: Rivals, limit: int) -> Detections:

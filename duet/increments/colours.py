@@ -6,11 +6,14 @@ that are given their colours stand in for them (docs/method.md, Calibration).
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from duet.config import Config
 
-Three = tuple[float, float, float]
+Level = Annotated[float, Field(ge=0, le=255)]
+Three = tuple[Level, Level, Level]
 
 
 class Colours(Config):

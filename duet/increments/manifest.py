@@ -49,11 +49,11 @@ NameText = Annotated[
 Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 
 
-_MAPS = ("scores", "rescored", "colours")
+_LATER = ("scores", "rescored", "colours")
 
 
 class Scored(Config):
-    """What has score maps; without any it is written as before there were any."""
+    """What has score maps and colours; without any it is written as before there were any."""
 
     colours: Colours | None = Field(
         default=None, description="Of the training images, for score maps of later stages."
@@ -61,7 +61,7 @@ class Scored(Config):
 
     @model_serializer(mode="wrap")
     def _without_none(self, whole: Any) -> dict[str, Any]:
-        return {key: value for key, value in whole(self).items() if key not in _MAPS or value}
+        return {key: value for key, value in whole(self).items() if key not in _LATER or value}
 
 
 class IncrementManifest(Scored):

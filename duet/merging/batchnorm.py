@@ -14,7 +14,7 @@ from pydantic import Field
 
 from duet.config import Config
 from duet.errors import ModelError, together
-from duet.merging.weights import normalised
+from duet.merging.weights import imputed, normalised
 
 if TYPE_CHECKING:
     import torch
@@ -66,10 +66,7 @@ class BatchNormFusion(Config):
                 where=where,
                 remedy="use weights: uniform, or give one number per stage",
             )
-        known = [float(number) for number in images if number] or [1.0]
-        # What is not known of a detector of somebody's must not count as nothing.
-        usual = sum(known) / len(known)
-        return normalised([float(number) or usual for number in images], count, where)
+        return normalised(imputed(images), count, where)
 
     def with_one_more(self, before: int) -> BatchNormFusion:
         """Return the rule for the merge of ``before`` stages and one more; uniform counts each."""

@@ -8,6 +8,21 @@ from collections.abc import Sequence
 from duet.errors import ModelError
 
 
+def imputed(images: Sequence[int]) -> tuple[float, ...]:
+    """Return numbers of images; one that is not known (0) is taken for the mean of the others.
+
+    What nobody knows of a detector of somebody's must not count as nothing.
+    """
+    known = [float(number) for number in images if number] or [1.0]
+    usual = sum(known) / len(known)
+    return tuple(float(number) or usual for number in images)
+
+
+def together(images: Sequence[int]) -> int:
+    """Return how many images several stages saw, see `imputed`; 0 if nothing is known."""
+    return round(sum(imputed(images))) if any(images) else 0
+
+
 def normalised(weights: Sequence[float], count: int, what: str) -> tuple[float, ...]:
     """Return ``weights`` scaled to sum 1.
 

@@ -19,6 +19,7 @@ from duet.merging.operand import Operand
 from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.table import METHODS
 from duet.merging.trace import MergeTrace
+from duet.merging.weights import together
 from duet.recipes.descent import base_of, require_descent, stranger
 from duet.recipes.heads import Allocate, join_heads, rehearse_heads
 from duet.recipes.plan import Plan, require_weights
@@ -159,7 +160,7 @@ def _fold(
     _weights_of(first.stage, inputs, shared)
     require_descent(plan, first, shared)
     fused, parts = first.buffers, first.parts
-    traces, remarks, seen = [], [], plan.sources[0].images
+    traces, remarks = [], []
     for number, item in enumerate(opened[1:], start=1):
         source = plan.sources[number]
         if number > 1:
@@ -168,8 +169,8 @@ def _fold(
         parts = grown(plan, number, parts, item.parts if item.refit is None else (item.refit,))
         parts = rescored(parts, item.rescored)
         if source.kind == REFINEMENT:  # all else stays
-            seen += source.images
             continue
+        seen = together([one.images for one in plan.sources[:number]])
         previous = Operand(
             SO_FAR, weights=shared, fisher=_known(plan, opened[:number]), images=seen
         )
@@ -182,7 +183,6 @@ def _fold(
             plan.recipe.method, plan.recipe.params, replace(inputs, stages=(previous, stage)),
             buffers=buffers, fusion=fusion, images=images, objective=objective, out=shared,
         )  # fmt: skip
-        seen += source.images
         traces.append(merged.trace)
         fused = merged.buffers
         if item.refit is not None and item.refit_on != fingerprint(shared):

@@ -154,7 +154,8 @@ def _side_by_side(own: Sequence[HeadPart]) -> HeadPart:
     """Return the parts of one source as one, row under row."""
     classes = tuple(name for part in own for name in part.classes)
     scores = {name: one for part in own for name, one in part.scores.items()}
-    return replace(own[0], classes=classes, tensors=join_rows(own), scores=scores)
+    colours = own[0].colours if len({part.colours for part in own}) == 1 else None
+    return replace(own[0], classes=classes, tensors=join_rows(own), scores=scores, colours=colours)
 
 
 def _require_alike(

@@ -37,15 +37,17 @@ from duet.series import Increment, Series, Slice, train_slice
 from duet.series.slices import eval_slice, eval_split
 
 VALIDATION = "val"
-AT_MOST, FEW = 200, 50
-"""Images that are looked at without labels: more change the maps by less than chance does. And how
-many at least in the colours of each earlier increment."""
+AT_MOST = 200
+"""Images that are looked at without labels: more change the maps by less than chance does."""
+
+AT_LEAST = 50
+"""Images, if there are so many, that are looked at in the colours of each earlier increment."""
 
 
 def calibrated(
     setting: Setting, increment: Increment, merged: DetectorState, before: Before | None
 ) -> DetectorState:
-    """Return the detector after a stage with score maps of all its classes.
+    """Return the detector after a stage with score maps of all its classes, and its colours.
 
     Only the increment's own images are looked at: of its validation split for its classes, which
     have labels there, and of its training split for all others. An increment without a validation
@@ -63,33 +65,29 @@ def calibrated(
     size = max(setting.schedule.image_size, before.image_size if before is not None else 0)
     images = _spread(train_slice(increment.data, increment.classes).images)
     labelled = _validation(increment)
+    remembered = [part.colours for part in previous.parts] if previous is not None else []
     key = sha256_json(
         [
             merged.fingerprint(), previous.fingerprint() if previous else None, size,
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
-            increment.classes, NEAR, [part.colours and part.colours.mean for part in merged.parts],
+            increment.classes, NEAR,
+            [one and one.model_dump() for one in remembered],
         ]
     )  # fmt: skip
     path = setting.lab.folder / f"scores-{key[:16]}.json"
     stored = recall(path, key, lambda line: setting.lab.listen(increment.name, {"note": line}))
     if stored is None:
         found = _fitted(merged, previous, images, labelled, increment.classes, size, place)
-        stored = {"scores": {name: one.model_dump() for name, one in found.items()}}
+        stored = {
+            "scores": {name: one.model_dump() for name, one in found.items()},
+            "colours": colours_of(images).model_dump(),
+        }
         remember(path, key, stored)
     maps = {name: ScoreMap(**one) for name, one in stored["scores"].items()}
-    return replace(merged, parts=rescored(merged.parts, maps))
-
-
-def coloured(state: DetectorState, increment: Increment) -> DetectorState:
-    """Return a detector whose part of the increment remembers the colours of its images."""
-    images = _spread(train_slice(increment.data, increment.classes).images)
-    return replace(
-        state,
-        parts=tuple(
-            replace(part, colours=colours_of(images)) if part.increment == increment.name else part
-            for part in state.parts
-        ),
-    )
+    parts = rescored(merged.parts, maps)
+    if parts[-1].increment == increment.name:  # else it brought no classes
+        parts = (*parts[:-1], replace(parts[-1], colours=Colours(**stored["colours"])))
+    return replace(merged, parts=parts)
 
 
 def _fitted(
@@ -133,11 +131,14 @@ def by_detector(
     """
     learned_on: dict[Colours | None, list[str]] = defaultdict(list)
     for part in earlier.parts:
-        learned_on[part.colours] += [name for name in part.classes if name in classes]
+        if names := [name for name in part.classes if name in classes]:
+            learned_on[part.colours] += names
+    if not learned_on:
+        return {}
     both = [detector_of(one, size, device) for one in (earlier, state)]
     own = colours_of(_spread(images))
     # A long chain has many colours: what is looked at in each becomes less, but not too few.
-    some = _spread(images, max(AT_MOST // len(learned_on), FEW))
+    some = _spread(images, max(AT_MOST // len(learned_on), AT_LEAST))
     known, maps = earlier.scores, {}
     for colours, names in learned_on.items():
         seen = functools.partial(as_if, own=own, wanted=colours) if colours is not None else None

@@ -40,6 +40,7 @@ EVIDENCE = {"evidence": ".npz", "seen": ".seen.npz"}
 
 
 Seen = Callable[[Image], Image]
+"""Makes of an image, ``(H, W, 3)`` uint8 BGR, the one that a detector is shown."""
 
 
 def truths(data: Slice) -> list[Truth]:
@@ -287,11 +288,8 @@ class Evaluator:
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
-        states, limits = (
-            (before.fingerprint(), after.fingerprint()),
-            (AGNOSTIC, CLEAR, OVERLAP, IOU),
-        )
-        key = sha256_json([*states, data.sha256, self.image_size, *limits])
+        states, limits = (before.fingerprint(), after.fingerprint()), (AGNOSTIC, CLEAR, OVERLAP)
+        key = sha256_json([*states, data.sha256, self.image_size, *limits, IOU])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         with self._lock:
             stored = recall(path, key, self.tell)

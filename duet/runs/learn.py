@@ -19,8 +19,9 @@ from duet.merging.inputs import Inputs
 from duet.merging.operand import Operand
 from duet.merging.shared import SO_FAR, merge_shared
 from duet.merging.trace import MergeTrace
+from duet.merging.weights import together
 from duet.recipes.refined import cut_to, refined, rows_of
-from duet.runs.calibrate import calibrated, coloured
+from duet.runs.calibrate import calibrated
 from duet.runs.lab import Trained
 from duet.runs.learnable import adapts, require_adaptable
 from duet.runs.setting import Before, Setting, StageResult
@@ -47,7 +48,7 @@ def chain_stages(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
     earlier = setting.shared_start(strategy.head)
     size = setting.onto.manifest.image_size if setting.onto is not None else 0
     for increment in setting.series.increments[1:]:
-        images = sum(result.trained.images_seen for result in results)
+        images = together([result.trained.images_seen for result in results])
         previous = results[-1].merged
         fisher = sum_fishers([result.trained.fisher for result in results], previous.shared)
         before = Before(previous, earlier, len(results), images, fisher, size)
@@ -134,8 +135,7 @@ def _calibrated(
     """Return a stage with score maps, if the strategy wants them."""
     if not strategy.calibrate:
         return result
-    merged = coloured(result.merged, result.increment)
-    return replace(result, merged=calibrated(setting, result.increment, merged, before))
+    return replace(result, merged=calibrated(setting, result.increment, result.merged, before))
 
 
 def _lone(

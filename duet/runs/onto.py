@@ -103,6 +103,10 @@ def require_no_past(strategy: Strategy, path: Path) -> None:
         "the Fisher of every increment": bool(
             strategy.ewc.weight or "fisher" in resolve(strategy.merge.method).needs
         ),
+        # Other methods, and BatchNorm, take what is not known for the mean of the others.
+        "the number of images of every increment": (
+            strategy.merge.method == "mtda" and strategy.merge.params.get("weights") == "images"
+        ),
     }
     missing = [what for what, needs in needed.items() if needs]
     if missing:

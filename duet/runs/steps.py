@@ -17,6 +17,7 @@ from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
 from duet.merging.table import METHODS
+from duet.merging.weights import together
 from duet.report.phrases import learned_little
 from duet.runs.keep import (
     Behind,
@@ -172,7 +173,8 @@ def _learn_on(
     earlier = (
         load_detector(models[-2]).state.shared if several else setting.shared_start(strategy.head)
     )
-    images = sum(manifest.images for manifest in done)
+    unknown = [0] * (len(models) - len(done))  # of a detector that was brought
+    images = together([*unknown, *(manifest.images for manifest in done)])
     fisher = None if start is not None else _fisher(out, strategy, models, last.state.shared)
     size = last.manifest.image_size
     before = Before(last.state, earlier, len(models), images, fisher, size)

@@ -161,6 +161,14 @@ def test_an_increment_and_its_parts_say_the_same() -> None:
             replace(make_increment(), part=replace(make_part(), **other))
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"mean": (1, 2, 256)}, {"spread": (1, -2, 3)}, {"mean": (1, float("nan"), 3)}]
+)
+def test_a_stranger_s_colours_are_those_of_images(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"mean|spread"):
+        Colours(**{"mean": (1, 2, 3), "spread": (1, 2, 3), **wrong})
+
+
 def test_folders_and_jobs_keep_colours(tmp_path: Path) -> None:
     plain = plain_state()
     state = replace(plain, parts=(replace(plain.parts[0], colours=COLOURS), *plain.parts[1:]))

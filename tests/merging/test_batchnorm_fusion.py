@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from duet.errors import ModelError
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers, fuse_statistics
+from duet.merging.weights import together
 
 quick = settings(deadline=None, max_examples=120)
 LARGEST = torch.finfo(torch.float32).max
@@ -211,6 +212,16 @@ def test_buffers_without_a_rule_are_refused(first: Any, second: Any, match: str)
 )
 def test_weights_for(config: dict[str, Any], images: Any, expected: tuple[float, ...]) -> None:
     assert BatchNormFusion(**config).weights_for(2, images) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [((30, 10), 40), ((0, 30), 60), ((0, 30, 10), 60), ((0,), 0), ((), 0)],
+)
+def test_what_is_not_known_of_a_stage_counts_as_the_others(
+    images: tuple[int, ...], expected: int
+) -> None:
+    assert together(images) == expected
 
 
 @pytest.mark.parametrize(

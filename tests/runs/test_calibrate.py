@@ -15,10 +15,10 @@ from factories_series import make_series, write_image, write_labels
 from supervision import box_iou_batch
 
 import duet
+import duet.images
 from duet.calibration.colours import as_if, colours_of
 from duet.detections import Detections
 from duet.images import read_image
-from duet.images import write_image as write_image_as_it_is
 from duet.increments.colours import Colours
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
@@ -151,18 +151,13 @@ def test_images_get_the_colours_that_old_classes_were_learned_on(
     now = _fallen(earlier, 1.0)
     images = sorted((series.parent / "day" / "images" / "train").iterdir())
     own, old = colours_of(images), Colours(mean=(60, 90, 40), spread=(20, 90, 40))
-    moved = [
-        write(tmp_path / path.name, as_if(read_image(path), own, old)) for path in images
-    ]  # as PNG
+    moved = [tmp_path / path.name for path in images]  # PNG, which keeps every pixel
+    for path, target in zip(images, moved, strict=True):
+        duet.images.write_image(target, as_if(read_image(path), own, old))
     remembers = replace(earlier, parts=tuple(replace(part, colours=old) for part in earlier.parts))
     maps = by_detector(now, remembers, NAMES, images, SIZE)
     assert maps == by_detector(now, earlier, NAMES, moved, SIZE)
     assert maps != by_detector(now, earlier, NAMES, images, SIZE)
-
-
-def write(path: Path, image: np.ndarray) -> Path:
-    write_image_as_it_is(path, image)
-    return path
 
 
 def test_the_command_writes_a_detector_that_predicts_at_its_thresholds(

@@ -182,6 +182,12 @@ def test_what_cannot_go_on_is_refused_before_anything_is_written(
         words = ["--strategy", method, "--onto", desk / "best.pt", "--out", desk / "none"]
         done = duet_here(capsys, "increment", desk / "mine.yaml", "night", *words)
         refused(done, f"'{method}' needs the images of all increments", "duet-plus")
+    merge = {"method": "mtda", "params": {"weights": "images"}}
+    (desk / "counted.yaml").write_text(json.dumps({"name": "counted", "merge": merge}))
+    done = duet_here(
+        capsys, *desk.increment("night", "counted", "none", "--onto", desk / "best.pt")
+    )
+    refused(done, "the number of images of every increment")
     done = duet_here(
         capsys,
         *desk.increment("night", "towers", "none", "--onto", desk / "best.pt", "--independent"),

@@ -19,11 +19,11 @@ from factories_yolo import (
 )
 
 from duet.increments.base import load_start, save_base
+from duet.increments.colours import Colours
 from duet.increments.scores import ScoreMap
-from duet.increments.state import HeadPart
+from duet.increments.state import DetectorState, HeadPart
 from duet.increments.store import load_detector, load_increment
 from duet.recipes.refined import refined
-from duet.runs.calibrate import coloured
 from duet.runs.keep import keep_chain
 from duet.runs.lab import Lab, Trained
 from duet.runs.setting import Setting, StageResult
@@ -33,6 +33,13 @@ from duet.training.job import read_state
 
 OLD = ScoreMap(scale=0.5, offset=-0.5)
 NEW = ScoreMap(scale=2.0, threshold=0.4)
+
+
+def seen_in(state: DetectorState) -> DetectorState:
+    """Return a detector whose last part remembers colours."""
+    *older, last = state.parts
+    colours = Colours(mean=(1, 2, 3), spread=(4, 5, 6))
+    return replace(state, parts=(*older, replace(last, colours=colours)))
 
 
 @pytest.mark.slow
@@ -54,7 +61,7 @@ def test_an_increment_keeps_the_maps_of_its_stage(tmp_path: Path) -> None:
         StageResult(
             step,
             Trained(state, 2, 0.0, (), "", reused=False),
-            coloured(scored(state, maps), step),
+            seen_in(scored(state, maps)),
         )
         for step, state in zip(steps, (first, both), strict=True)
     ]
