@@ -6,7 +6,6 @@ Shape legend: n detections.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -63,22 +62,26 @@ def fit_shift(before: Floats, after: Floats, *, prior: float = 4.0) -> ScoreMap:
     return ScoreMap(offset=float((before - after).sum()) / (count + prior) if count else 0.0)
 
 
-def best_threshold(scores: Floats, right: npt.NDArray[np.bool_], objects: int) -> float | None:
-    """Return the score at which F1 is highest; None where nothing is right.
+def best_threshold(
+    probabilities: Floats, right: npt.NDArray[np.bool_], objects: int
+) -> float | None:
+    """Return the threshold of the best F1, which is half of it; None where nothing is right.
 
-    It lies in the middle between the last score that is kept and the next one.
+    That holds for probabilities of being right (Lipton et al., ECML PKDD 2014, arXiv 1402.1892).
+    The score at which F1 happens to be highest hangs on single detections where there are few:
+    between its neighbours F1 hardly changes, and the score does. Half of F1 does not
+    (docs/log.md).
 
     Args:
-        scores: ``(n,)``, falling.
+        probabilities: ``(n,)``, falling.
         right: ``(n,)``, whether each found an object.
         objects: How many there are.
     """
     hits = np.cumsum(right)
-    if not len(scores) or not hits[-1]:
+    if not len(hits) or not hits[-1]:
         return None
-    f1 = 2 * hits / (np.arange(1, len(scores) + 1) + objects)
-    best = int(f1.argmax())
-    return _between(scores, best)
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
+    return float(f1.max()) / 2
 
 
 def threshold_of_precision(
@@ -86,14 +89,16 @@ def threshold_of_precision(
 ) -> float | None:
     """Return the lowest score down to which the wanted precision holds; None if none does.
 
-    Arguments as `best_threshold`; ``wanted`` in ``(0, 1]``.
+    It lies in the middle between the last score that is kept and the next one.
+
+    Args:
+        scores: ``(n,)``, falling.
+        right: ``(n,)``, whether each found an object.
+        wanted: In ``(0, 1]``.
     """
     reached = np.flatnonzero(
         right & (np.cumsum(right) >= wanted * np.arange(1, len(scores) + 1) - 1e-9)
     )
-    return _between(scores, int(reached[-1])) if len(reached) else None
-
-
-def _between(scores: Sequence[float] | Floats, last: int) -> float:
-    following = scores[last + 1] if last + 1 < len(scores) else 0.0
-    return (float(scores[last]) + float(following)) / 2
+    if not len(reached):
+        return None
+    return float(np.append(scores, 0.0)[reached[-1] : reached[-1] + 2].mean())

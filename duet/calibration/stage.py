@@ -41,6 +41,9 @@ is shown fall less."""
 SAME_PLACE = 0.7
 """Boxes of one class that overlap more are of one place."""
 
+RULE = "half of the best F1"
+"""How thresholds are chosen; answers of another rule that were kept do not count."""
+
 FEW = 20
 """With fewer objects than that a class has the threshold of all classes together."""
 

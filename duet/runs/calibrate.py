@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from duet.calibration.colours import as_if, colours_of
-from duet.calibration.stage import NEAR, of_labels, of_the_past
+from duet.calibration.stage import NEAR, RULE, of_labels, of_the_past
 from duet.devices import parse_device
 from duet.evaluation.matches import ClassMatches, match
 from duet.files import sha256_json
@@ -70,7 +70,7 @@ def calibrated(
         [
             merged.fingerprint(), previous.fingerprint() if previous else None, size,
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
-            increment.classes, NEAR,
+            increment.classes, NEAR, RULE,
             [one and one.model_dump() for one in remembered],
         ]
     )  # fmt: skip

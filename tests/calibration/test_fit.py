@@ -64,14 +64,31 @@ def test_maps_one_after_the_other_are_one_map() -> None:
     assert (both.scale, both.offset, both.threshold) == (1, -2.5, 0.4)
 
 
-def test_the_threshold_of_the_best_f1_lies_between_two_scores() -> None:
+def test_the_threshold_of_the_best_f1_is_half_of_it() -> None:
     scores = np.array([0.9, 0.8, 0.3, 0.2])
     right = np.array([True, True, False, True])
-    assert best_threshold(scores, right, 3) == pytest.approx(0.1)  # F1 6/7
-    assert best_threshold(scores, right, 10**6) == pytest.approx(0.1)
-    assert best_threshold(scores, np.array([True, True, False, False]), 2) == pytest.approx(0.55)
+    assert best_threshold(scores, right, 3) == pytest.approx(3 / 7)  # all four: F1 6/7
+    assert best_threshold(scores, np.array([True, True, False, False]), 2) == 0.5
     assert best_threshold(scores, np.zeros(4, bool), 3) is None
     assert best_threshold(np.zeros(0), np.zeros(0, bool), 3) is None
+
+
+def test_of_probabilities_no_other_threshold_has_a_higher_f1() -> None:
+    random = np.random.default_rng(2)
+    scores = np.sort(random.beta(0.5, 2, 200_000))[::-1]
+    right = random.uniform(size=len(scores)) < scores
+    objects = int(right.sum() * 1.3)  # some have no detection
+    f1 = 2 * np.cumsum(right) / (np.arange(1, len(scores) + 1) + objects)
+    chosen = best_threshold(scores, right, objects)
+    assert chosen is not None
+    assert f1[(scores >= chosen).sum() - 1] == pytest.approx(f1.max(), abs=1e-3)
+
+
+def test_one_detection_more_hardly_moves_a_threshold() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    right = np.array([1, 1, 1, 0, 1, 0, 1, 0], bool)
+    moved = [best_threshold(np.delete(scores, i), np.delete(right, i), 6) for i in range(8)]
+    assert np.ptp(np.array(moved, float)) < 0.1  # the highest F1 itself: 0.25 to 0.65
 
 
 def test_a_wanted_precision_is_kept_down_to_the_lowest_score() -> None:
