@@ -218,27 +218,30 @@ def merge(
 
 def evaluate(
     model: Detector | str | Path,
-    series: SeriesFile | str | Path,
+    data: SeriesFile | str | Path,
     *,
     split: str = "",
+    domain: str | None = None,
     device: str = "cpu",
 ) -> Evaluation:
-    """Measure a detector on every domain of a series, per increment and per class.
+    """Measure a detector on every domain of a series or on a data set, per class.
 
     Args:
         model: A detector, or what `load` opens.
-        series: What `read_series` gave, or the path of a series YAML.
+        data: What `read_series` gave, or the path of a series YAML, of a ``data.yaml`` or of a
+            folder in a format that duet reads. Domains whose images are gone are left out.
         split: Default test if there is one, else val.
+        domain: Of a data set: what its images are called; default the name of its folder.
         device: Where a model that is opened here runs.
 
     Raises:
-        DataError: A data set has no such split, or the detector knows no class of the series.
+        DataError: A data set has no such split, or the detector knows no class of the data.
 
     Example:
         >>> duet.evaluate("best.pt", "shop.yaml", split="val").map50
     """
     detector = model if isinstance(model, Detector) else load(model, device)
-    return detector.evaluate(series, split=split)
+    return detector.evaluate(data, split=split, domain=domain)
 
 
 def compare(

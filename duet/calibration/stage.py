@@ -33,7 +33,7 @@ from duet.increments.scores import ScoreMap
 SURE = 0.02
 """Detections that score less say nothing of what is shown: left out where labels tell the rest."""
 
-NEAR = 1.0
+NEAR = 0.5
 """Log-odds below the threshold of a class. Places where both detectors score less are left out:
 what counts is what happens near thresholds, and scores of the far more numerous places that nobody
 is shown fall less."""

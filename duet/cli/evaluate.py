@@ -103,20 +103,15 @@ def evaluate(
 
 def _read(data: Path, data_root: Path | None, domain: str | None, model: DetectorFile) -> There:
     """Read what is there, and tell people what is not and what is odd about it."""
-    from duet.runs.there import is_series, read_data_set, read_there
+    from duet.runs.there import is_series, read_data
     from duet.series.problems import first_of_each
 
-    if not is_series(data):
-        if data_root is not None:
-            raise click.UsageError("--data-root is for a series; this is a data set")
-        there = read_data_set(data, model.state.labels.names, domain)
+    there = read_data(data, model.state.labels.names, data_root=data_root, domain=domain)
+    if is_series(data):
+        tell_warnings(there.warnings, data)
+    else:
         for line in first_of_each(there.warnings):
             note(f"warning: {printable(line)}")
-    elif domain is not None:
-        raise click.UsageError("--domain is for a data set; a series names its domains")
-    else:
-        there = read_there(data, data_root=data_root)
-        tell_warnings(there.warnings, data)
     for name, one in there.unread.items():
         note(f"warning: {name} ({one.domain}) is left out, its data cannot be read: {one.why}")
     return there

@@ -31,6 +31,7 @@ from duet.recipes.texts import diff_text, log_text
 from duet.recipes.write import manifest_of, stored_recipe
 from duet.runs.cells import evaluate_cells
 from duet.runs.recalibrate import recalibrate
+from duet.runs.there import read_data
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -177,19 +178,28 @@ class Detector(Shown):
         one_place(device)
         return Detector(self._model("another device"), device)
 
-    def evaluate(self, series: SeriesFile | str | Path, *, split: str = "") -> Evaluation:
-        """Measure it on every domain of a series, per increment and per class.
+    def evaluate(
+        self, data: SeriesFile | str | Path, *, split: str = "", domain: str | None = None
+    ) -> Evaluation:
+        """Measure it on every domain of a series or on a data set, per increment and per class.
 
         Args:
-            series: What `duet.read_series` gave, or the path of a series YAML.
+            data: What `duet.read_series` gave, or the path of a series YAML, of a ``data.yaml`` or
+                of a folder in a format that duet reads. Domains whose images are gone are left out.
             split: Default test if there is one, else val.
+            domain: Of a data set: what its images are called; default the name of its folder.
 
         Raises:
-            DataError: A data set has no such split, or the detector knows no class of the series.
+            DataError: A data set has no such split, or the detector knows no class of the data.
         """
-        model, data = self._model("an evaluation"), series_of(series).data
+        model = self._model("an evaluation")
+        path, root = (
+            (data.path, data.data_root) if isinstance(data, SeriesFile) else (Path(data), None)
+        )
+        there = read_data(path, model.state.labels.names, data_root=root, domain=domain)
         size = model.manifest.image_size
-        return Evaluation(tuple(evaluate_cells(model.state, data, split, size, self.device)))
+        cells = evaluate_cells(model.state, there.series, split, size, self.device)
+        return Evaluation(tuple(cells), there.reasons, there.unknown)
 
     def calibrate(
         self,

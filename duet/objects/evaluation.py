@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from duet.runs.gated import judge_cells
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Shown):
-    """How well a detector finds the classes of a series, in every domain that has data.
+    """How well a detector finds the classes of a series or data set, in every domain with data.
 
     Attributes:
         cells: One per domain and increment, see `duet.runs.cells.evaluate_cells`.
+        unread: Domain whose data cannot be read -> why. A gate on it fails.
+        unknown: Classes of a data set that the detector does not know.
 
     Example:
         >>> found = detector.evaluate("shop.yaml", split="val")
@@ -30,6 +33,8 @@ class Evaluation(Shown):
     """
 
     cells: tuple[Cell, ...]
+    unread: Mapping[str, str] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @property
     def rows(self) -> tuple[dict[str, Any], ...]:
@@ -68,7 +73,7 @@ class Evaluation(Shown):
         """
         limits = gate if isinstance(gate, Gate) else load_gate(Path(gate))
         known = kept_before(limits) if before is None else before
-        return judge_cells(limits, self.cells, known)
+        return judge_cells(limits, self.cells, known, self.unread)
 
     @property
     def standings(self) -> Standings:
@@ -77,4 +82,8 @@ class Evaluation(Shown):
 
     def _grid(self) -> Grid:
         table = cells_table(self.cells)
-        return Grid(f"mAP50 {percent(self.map50)}", table.header, table.rows, table.words)
+        foot = [f"{domain} is left out: {why}" for domain, why in self.unread.items()]
+        if self.unknown:
+            foot.append(f"not measured, the detector does not know them: {', '.join(self.unknown)}")
+        heading = f"mAP50 {percent(self.map50)}"
+        return Grid(heading, table.header, table.rows, table.words, foot=tuple(foot))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,7 @@ def revert(
     if plan.geometry == "independent":
         plan = make_plan(_shortened(plan, number), head=manifest.head, trust=trust)
     last = found.geometry == "sequential" and number == len(rest)
+    plan = plan if last else _scored_before(plan, manifest)
     return Edit(plan, not later, _why_reverted(increment, later, last=last))
 
 
@@ -204,6 +205,7 @@ def rescale(
     later, _ = _trained_on_top(others, number, plan.geometry)
     if factor == 1:
         return Edit(plan, True, f"'{increment}' counts in full, as it was trained")
+    plan = _scored_before(plan, manifest)
     if later:
         why = (
             f"{_these(later)} trained on top of '{increment}' as it was, whose influence stays in "
@@ -212,6 +214,17 @@ def rescale(
     else:
         why = f"nothing was trained on top of '{increment}'"
     return Edit(plan, not later, why)
+
+
+def _scored_before(plan: Plan, manifest: DetectorManifest) -> Plan:
+    """Remark that score maps were fitted to the detector before it changed, if it has any."""
+    if not any(part.scores for part in manifest.parts):
+        return plan
+    remark = (
+        "score maps and thresholds are those of the detector before this; `duet calibrate` on the "
+        "result fits them to it"
+    )
+    return replace(plan, remarks=(*plan.remarks, remark))
 
 
 def _place(manifest: DetectorManifest, folder: Path, increment: str) -> tuple[Recipe, int]:

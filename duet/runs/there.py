@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from duet.config import load_yaml
-from duet.errors import DataError
+from duet.errors import ConfigError, DataError
 from duet.names import as_name
 from duet.runs.inputs import warnings_of
 from duet.series import Increment, Problem, Series, check_series, inspect_series
@@ -137,6 +137,34 @@ def _for_evaluation(
         gone = problem.code == "data.images" and problem.where.part == "train"
         if problem.code not in _OF_TRAINING and not (gone and problem.where.path in measured):
             yield problem
+
+
+def read_data(
+    path: Path,
+    classes: Sequence[str],
+    *,
+    data_root: Path | None = None,
+    domain: str | None = None,
+) -> There:
+    """Read what there is for a detector to be evaluated on: a series, or a data set alone.
+
+    Args:
+        path: Series YAML, or a data set's folder or ``data.yaml``.
+        classes: Of the detector.
+        data_root: Of a series: see `read_there`.
+        domain: Of a data set: see `read_data_set`.
+
+    Raises:
+        ConfigError: The file is missing or malformed, or an argument is of the other kind.
+        DataError: See `read_there` and `read_data_set`.
+    """
+    if is_series(path):
+        if domain is not None:
+            raise ConfigError("a domain is for a data set; a series names its own", where=str(path))
+        return read_there(path, data_root=data_root)
+    if data_root is not None:
+        raise ConfigError("a data root is for a series; this is a data set", where=str(path))
+    return read_data_set(path, classes, domain)
 
 
 def is_series(path: Path) -> bool:

@@ -243,6 +243,37 @@ def test_an_evaluation_is_that_of_the_command(
         found.ap50("moon")
 
 
+def test_a_data_set_alone_is_measured_as_the_command_does(
+    base: Path, run: duet.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make.tiny(base).folder / "data" / "comic"
+    found = run.detector.evaluate(folder, split="val", domain="shop")
+    done = make.duet_here(
+        capsys, "eval", run.detector.path, folder, "--split", "val", "--domain", "shop", "--json"
+    )
+    assert list(found.rows) == done.json()["cells"]
+    assert {row["domain"] for row in found.rows} == {"shop"}
+    assert (found.unread, found.unknown) == ({}, ())
+    with pytest.raises(ConfigError, match="a series names its own"):
+        run.detector.evaluate(make.tiny(base).series, domain="shop")
+
+
+def test_domains_that_are_gone_are_left_out_and_fail_a_gate(
+    base: Path, run: duet.Run, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(make.tiny(base).folder / "data", data)
+    shutil.rmtree(data / "flat")
+    series = duet.read_series(make.tiny(base).series, data_root=data)
+    found = run.detector.evaluate(series, split="val")
+    assert list(found.unread) == ["flat"]
+    assert {row["domain"] for row in found.rows} == {"comic"}
+    assert "flat is left out: " in str(found)
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("schema: 1\nmin: {map50: 0}\ndomains: {flat: {min: {map50: 0}}}\n")
+    assert {one.about: one.passed for one in found.check(gate).checks}["flat"] is False
+
+
 def test_a_device_that_is_not_there_is_refused(run: duet.Run) -> None:
     with pytest.raises(ConfigError, match="device"):
         run.detector.to("cuda:7")

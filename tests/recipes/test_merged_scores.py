@@ -21,6 +21,7 @@ from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, save_detector
 from duet.recipes.diff import compare_models
 from duet.recipes.drop import drop_classes
+from duet.recipes.edits import Edit, rescale, revert
 from duet.recipes.plan import make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector
@@ -101,6 +102,23 @@ def test_dropping_a_class_drops_its_map(state: DetectorState, tmp_path: Path) ->
     dropped = drop_classes(keep(tmp_path / "all", state), ["cat"], tmp_path / "less")
     assert dropped.state.scores == {name: MAPS[name] for name in ("dog", "bus")}
     assert load_detector(tmp_path / "less").state.scores == dropped.state.scores
+
+
+def test_a_changed_merge_tells_that_its_maps_are_older(
+    state: DetectorState, tmp_path: Path
+) -> None:
+    for name, one in (("mapped", state), ("raw", state.uncalibrated())):
+        paths = [keep(tmp_path / f"{name}-{k}", alone(one, k)) for k in (0, 1)]
+        entries = [Entry(path=str(p), name=f"m{k}") for k, p in enumerate(paths)]
+        merged(tmp_path / name, *entries)
+
+    def remarks(edit: Edit) -> bool:
+        return any("`duet calibrate`" in line for line in edit.plan.remarks)
+
+    assert remarks(rescale(tmp_path / "mapped", "m1", 0.5))
+    assert remarks(revert(tmp_path / "mapped", "m0"))
+    assert not remarks(rescale(tmp_path / "mapped", "m1", 1))
+    assert not remarks(rescale(tmp_path / "raw", "m1", 0.5))
 
 
 def test_log_tells_maps_and_thresholds(state: DetectorState, tmp_path: Path) -> None:
