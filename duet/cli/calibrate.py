@@ -14,7 +14,7 @@ from duet.cli.common import (
     emit,
     hint,
     json_option,
-    read_told,
+    read_there_told,
     writing,
 )
 from duet.progress import note
@@ -22,6 +22,7 @@ from duet.progress import note
 EPILOG = """\b
 Examples:
   duet calibrate MODEL --series series.yaml --out runs/calibrated
+  duet calibrate MODEL --series shop/data.yaml --out runs/calibrated
   duet calibrate MODEL --images photos/ --out runs/calibrated
   duet calibrate MODEL --series series.yaml --precision 0.9 --out runs/calibrated
 """
@@ -29,9 +30,13 @@ Examples:
 
 @click.command("calibrate", epilog=EPILOG)
 @click.argument("model", type=PATH, metavar="MODEL")
-@click.option("--series", type=PATH, help="Labelled images: those of each increment's classes.")
-@click.option("--split", default="val", show_default=True, help="Of the series.")
-@click.option("--data-root", type=PATH, help="Folder of the data.")
+@click.option(
+    "--series",
+    type=PATH,
+    help="Labelled images: a series, of each increment for its own classes, or a data set.",
+)
+@click.option("--split", default="val", show_default=True, help="Of the labelled images.")
+@click.option("--data-root", type=PATH, help="Folder of a series' data.")
 @click.option("--images", type=NAME_OR_PATH, help="Without labels: a folder, an image or a glob.")
 @click.option(
     "--before", type=PATH, help="Earlier detector, for --images [MODEL less its last increment]."
@@ -56,9 +61,12 @@ def calibrate(model: Path, out: Path, overwrite: bool, as_json: bool, **options:
     from duet.runs.recalibrate import recalibrate
 
     series, data_root = options.pop("series"), options.pop("data_root")
-    data = read_told(series, data_root) if series is not None else None
-    found = Model(load_detector(model), model, True, load_traces(model))
-    made = recalibrate(found, out, series=data, **options)
+    loaded = load_detector(model)
+    there = None
+    if series is not None:
+        there = read_there_told(series, loaded.state.labels.names, data_root)
+    found = Model(loaded, model, True, load_traces(model))
+    made = recalibrate(found, out, series=there.series if there else None, **options)
     with writing(out, overwrite=overwrite):
         manifest = save_detector(
             out, made.model.state, made.model.manifest, traces=made.model.traces,

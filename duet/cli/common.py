@@ -18,6 +18,7 @@ from duet.progress import note
 from duet.text import for_people, is_address, masked, printable, shell_line
 
 if TYPE_CHECKING:
+    from duet.runs.there import There
     from duet.series import Problem, Series
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -95,6 +96,24 @@ def read_told(path: Path, data_root: Path | None) -> Series:
     series, warnings = read_checked(path, data_root=data_root)
     tell_warnings(warnings, path)
     return series
+
+
+def read_there_told(
+    data: Path, classes: Sequence[str], data_root: Path | None, domain: str | None = None
+) -> There:
+    """Read what is there of a series or a data set, and tell what is not and what is odd."""
+    from duet.runs.there import is_series, read_data
+    from duet.series.problems import first_of_each
+
+    there = read_data(data, classes, data_root=data_root, domain=domain)
+    if is_series(data):
+        tell_warnings(there.warnings, data)
+    else:
+        for line in first_of_each(there.warnings):
+            note(f"warning: {printable(line)}")
+    for name, one in there.unread.items():
+        note(f"warning: {name} ({one.domain}) is left out, its data cannot be read: {one.why}")
+    return there
 
 
 def _warned(_context: click.Context, _option: click.Parameter, trust: bool) -> bool:

@@ -11,14 +11,13 @@ from duet.cli.common import (
     PATH,
     device_option,
     json_option,
+    read_there_told,
     tell_leftovers,
-    tell_warnings,
     trust_option,
 )
 from duet.cli.options import gate_of, gate_options
 from duet.cli.running import emit_gated
 from duet.progress import note
-from duet.text import printable
 
 if TYPE_CHECKING:
     from duet.evaluation.cells import Cell
@@ -73,7 +72,7 @@ def evaluate(
 
     gate = gate_of(options)
     loaded = open_model(model, trust=trust, notify=note)
-    there = _read(data, data_root, domain, loaded)
+    there = read_there_told(data, loaded.state.labels.names, data_root, domain)
     memory = recollect(model, loaded.manifest, note)
     if gate is not None:
         gate.require_known(there.classes, there.domains)
@@ -99,22 +98,6 @@ def evaluate(
     _tell_others(cells, kept)
     if verdict is not None:
         verdict.require(model)
-
-
-def _read(data: Path, data_root: Path | None, domain: str | None, model: DetectorFile) -> There:
-    """Read what is there, and tell people what is not and what is odd about it."""
-    from duet.runs.there import is_series, read_data
-    from duet.series.problems import first_of_each
-
-    there = read_data(data, model.state.labels.names, data_root=data_root, domain=domain)
-    if is_series(data):
-        tell_warnings(there.warnings, data)
-    else:
-        for line in first_of_each(there.warnings):
-            note(f"warning: {printable(line)}")
-    for name, one in there.unread.items():
-        note(f"warning: {name} ({one.domain}) is left out, its data cannot be read: {one.why}")
-    return there
 
 
 def _text(cells: list[Cell], kept: list[Cell]) -> str:

@@ -19,7 +19,7 @@ from duet.inference.stream import Stream
 from duet.merging.trace import MergeTrace
 from duet.objects.evaluation import Evaluation
 from duet.objects.grid import Grid, Shown, Told, some
-from duet.objects.series import SeriesFile, series_of
+from duet.objects.series import SeriesFile
 from duet.progress import Progress, counted
 from duet.recipes import edits
 from duet.recipes.diff import compare_models
@@ -31,7 +31,7 @@ from duet.recipes.texts import diff_text, log_text
 from duet.recipes.write import manifest_of, stored_recipe
 from duet.runs.cells import evaluate_cells
 from duet.runs.recalibrate import recalibrate
-from duet.runs.there import read_data
+from duet.runs.there import There, read_data
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -193,10 +193,7 @@ class Detector(Shown):
             DataError: A data set has no such split, or the detector knows no class of the data.
         """
         model = self._model("an evaluation")
-        path, root = (
-            (data.path, data.data_root) if isinstance(data, SeriesFile) else (Path(data), None)
-        )
-        there = read_data(path, model.state.labels.names, data_root=root, domain=domain)
+        there = _there(data, model, domain)
         size = model.manifest.image_size
         cells = evaluate_cells(model.state, there.series, split, size, self.device)
         return Evaluation(tuple(cells), there.reasons, there.unknown)
@@ -212,10 +209,11 @@ class Detector(Shown):
     ) -> Detector:
         """Return it with scores that mean something and a threshold per class; no AP changes.
 
-        Arguments and errors are those of `duet.runs.recalibrate.recalibrate`.
+        Arguments and errors are those of `duet.runs.recalibrate.recalibrate`; ``series`` may be
+        a data set too, as for `evaluate`.
         """
         model = self._model("calibration")
-        data = series_of(series).data if series is not None else None
+        data = _there(series, model).series if series is not None else None
         found = recalibrate(
             model, model.folder, series=data, split=split, images=images, precision=precision,
             before=None if before is None else Path(before), device=self.device,
@@ -385,3 +383,12 @@ def merged(
     told = (*remarks, *result.remarks, *omitted)
     file = DetectorFile(result.state, manifest)
     return Detector(Model(file, folder, False, result.traces, told), device)
+
+
+def _there(data: SeriesFile | str | Path, model: Model, domain: str | None = None) -> There:
+    """Read what is there of a series or a data set."""
+    if isinstance(data, SeriesFile):
+        path, root = data.path, data.data_root
+    else:
+        path, root = Path(data), None
+    return read_data(path, model.state.labels.names, data_root=root, domain=domain)

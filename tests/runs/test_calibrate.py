@@ -186,6 +186,21 @@ def test_the_command_writes_a_detector_that_predicts_at_its_thresholds(
     assert "already exists and is not empty" in done.err
 
 
+def test_a_data_set_alone_has_labels_enough(
+    folder: Path, series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = series.parent / "day" / "data.yaml"
+    done = duet_here(
+        capsys, "calibrate", folder, "--series", data, "--out", tmp_path / "out", "--json"
+    )
+    assert done.code == 0, done.err
+    maps = done.json()["scores"]
+    assert set(maps) == set(NAMES)
+    assert all(one["threshold"] for one in maps.values())
+    mine = duet.load(folder).calibrate(data)
+    assert {name: one.model_dump() for name, one in mine.model.state.scores.items()} == maps  # type: ignore[union-attr]
+
+
 def test_nothing_to_calibrate_on_and_strangers_are_refused(
     folder: Path, series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
