@@ -74,12 +74,18 @@ def calibrate(model: Path, out: Path, overwrite: bool, as_json: bool, **options:
         )  # fmt: skip
     for name in made.unfitted:
         note(f"{name}: nothing right was found, its scores stay as they are")
+    for name, share in made.short.items():
+        note(
+            f"warning: {name}: {share:.1%} of what its threshold shows is right on these images, "
+            f"less than the {options['precision']:.1%} asked for"
+        )
     result = {
         "schema": 1,
         "detector": str(out),
         "fingerprint": manifest.fingerprint,
         "scores": {name: one.model_dump() for name, one in made.scores.items()},
         "unfitted": list(made.unfitted),
+        "short": dict(made.short),
     }
     emit(result, as_json, _text)
     hint("duet", "predict", out, "IMAGES")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from duet.calibration.colours import as_if, colours_of
 from duet.calibration.stage import NEAR, RULE, of_labels, of_the_past
+from duet.detections import Detections
 from duet.devices import parse_device
 from duet.evaluation.matches import ClassMatches, match
 from duet.files import sha256_json
@@ -29,6 +30,7 @@ from duet.runs.evaluate import (
     no_common_class,
     predict,
     require_split,
+    shown_at,
     truths,
 )
 from duet.runs.memo import recall, remember
@@ -105,7 +107,7 @@ def _fitted(
         maps = by_detector(merged, previous, others, images, size, place)
     if labelled is not None:
         state = replace(merged, parts=rescored(merged.parts, maps))
-        maps |= by_labels(state, [labelled], size, place)
+        maps |= of_labels(found_on(state, [labelled], size, place))
     return maps
 
 
@@ -148,35 +150,50 @@ def by_detector(
     return maps
 
 
-def by_labels(
-    state: DetectorState,
-    cuts: Sequence[Slice],
-    size: int,
-    device: str = "cpu",
-    *,
-    precision: float | None = None,
-) -> dict[str, ScoreMap]:
-    """Return the score maps of the labelled classes of a detector.
+def found_on(
+    state: DetectorState, cuts: Sequence[Slice], size: int, device: str = "cpu"
+) -> dict[str, list[ClassMatches]]:
+    """Return the detections of labelled classes, matched in each cut, with raw scores.
 
     Args:
         state: The detector. Score maps of other classes count: they compete for the same places.
         cuts: Labelled images.
         size: Side of the square that images are fitted into, pixels.
         device: Where it runs, torch's name.
-        precision: See `duet.calibration.stage.of_labels`.
     """
     fitted = dict.fromkeys((name for cut in cuts for name in cut.classes), ScoreMap())
     detector = calibrated_detector_of(
         replace(state, parts=rescored(state.parts, fitted)), size, device
     )
+    return _matched((predict(detector, cut.images, view=FOR_USERS), cut) for cut in cuts)
+
+
+def right_at_thresholds(
+    state: DetectorState, cuts: Sequence[Slice], size: int, device: str = "cpu"
+) -> dict[str, float]:
+    """Return which share of what users are shown is right, of classes that are shown at all.
+
+    Arguments as `found_on`.
+    """
+    found = _matched((shown_at(state, cut.images, size, device), cut) for cut in cuts)
+    counted = {
+        name: np.concatenate([one.hit[~one.ignored] for one in every])
+        for name, every in found.items()
+    }
+    return {name: float(hits.mean()) for name, hits in counted.items() if len(hits)}
+
+
+def _matched(
+    looks: Iterable[tuple[list[Detections], Slice]],
+) -> dict[str, list[ClassMatches]]:
+    """Match what was found in each cut with its labels, class by class."""
     found: dict[str, list[ClassMatches]] = defaultdict(list)
-    for cut in cuts:
-        shown = looked_for(predict(detector, cut.images, view=FOR_USERS), cut)
+    for every, cut in looks:
         keys = np.arange(len(cut.images), dtype=np.uint64)
-        matches = match(shown, truths(cut), LabelSpace(cut.classes), keys)
+        matches = match(looked_for(every, cut), truths(cut), LabelSpace(cut.classes), keys)
         for name, one in matches.classes.items():
             found[name].append(one)
-    return of_labels(found, precision=precision)
+    return found
 
 
 def labelled_cuts(state: DetectorState, series: Series, split: str) -> list[Slice]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from duet.calibration.stage import of_labels
 from duet.devices import one_place
 from duet.errors import ConfigError
 from duet.increments.manifest import DetectorManifest
@@ -17,7 +18,7 @@ from duet.recipes.edits import kept_recipe, revert
 from duet.recipes.model import Model
 from duet.recipes.prepared import Prepared
 from duet.recipes.write import stored_recipe
-from duet.runs.calibrate import by_detector, by_labels, labelled_cuts
+from duet.runs.calibrate import by_detector, found_on, labelled_cuts, right_at_thresholds
 from duet.series import Series
 
 
@@ -29,11 +30,13 @@ class Calibrated:
         model: It; its recipe's paths are relative to the folder that was asked for.
         scores: The new maps by class name; the others are as they were.
         unfitted: Classes that were looked for and never found right: their maps are as they were.
+        short: Class -> share that is right at its threshold, where that is less than was wanted.
     """
 
     model: Model
     scores: Mapping[str, ScoreMap]
     unfitted: tuple[str, ...]
+    short: Mapping[str, float]
 
 
 def recalibrate(
@@ -77,11 +80,16 @@ def recalibrate(
         maps = by_detector(state, earlier, both, paths, size, place)
     if cuts:
         known = replace(state, parts=rescored(state.parts, maps))
-        maps |= by_labels(known, cuts, size, place, precision=precision)
+        found = found_on(known, cuts, size, place)
+        maps |= of_labels(found, precision=precision)
     labelled = {name for cut in cuts for name in cut.classes}
     unfitted = tuple(name for name in state.labels if name in labelled and name not in maps)
     fitted = replace(state, parts=rescored(state.parts, maps))
-    return Calibrated(_with_state(model, fitted, out), maps, unfitted)
+    short = {}
+    if cuts and precision is not None:
+        shares = right_at_thresholds(fitted, cuts, size, place)
+        short = {name: share for name, share in shares.items() if share < precision}
+    return Calibrated(_with_state(model, fitted, out), maps, unfitted, short)
 
 
 def _require_images(series: Series | None, images: Path | str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,34 @@ def test_a_wanted_precision_is_kept(folder: Path, series: Path, tmp_path: Path) 
     )
     for name in NAMES:
         assert (loose.scores[name].threshold or 0) <= (strict.scores[name].threshold or 0)
+    for made, wanted in ((loose, 0.2), (strict, 0.8)):
+        cells = evaluate_cells(made.model.state, data, "val", SIZE)
+        for name in NAMES:
+            rows = [
+                cell.deployed.classes[name] for cell in cells if cell.taught and name in cell.ap50
+            ]
+            found, wrong = (sum(getattr(row, side) for row in rows) for side in ("found", "wrong"))
+            share = found / max(found + wrong, 1)
+            assert made.short.get(name, wanted) == pytest.approx(min(share, wanted), abs=1e-9)
+    assert loose.scores != strict.scores
+
+
+def test_a_precision_that_cannot_be_had_is_told(
+    folder: Path, series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "day", tmp_path / "out"
+    shutil.copytree(series.parent / "day", data)
+    for labels in (data / "labels" / "val").iterdir():
+        labels.write_text("".join(labels.read_text().splitlines(keepends=True)[1:]))  # the surest
+    done = duet_here(
+        capsys, "calibrate", folder, "--series", data, "--precision", 1, "--out", out, "--json"
+    )
+    assert done.code == 0, done.err
+    short = done.json()["short"]
+    assert short
+    for name, share in short.items():
+        assert f"warning: {name}: {share:.1%} of what its threshold shows is right" in done.err
+        assert "less than the 100.0% asked for" in done.err
 
 
 def _fallen(state: DetectorState, by: float) -> DetectorState:
