@@ -87,7 +87,9 @@ def best_threshold(
 def threshold_of_precision(
     scores: Floats, right: npt.NDArray[np.bool_], wanted: float
 ) -> float | None:
-    """Return the lowest score down to which the wanted precision holds; None if none does.
+    """Return the lowest score down to which the wanted precision holds.
+
+    Where none does, that of the highest precision there is; None where nothing is right.
 
     It lies in the middle between the last score that is kept and the next one.
 
@@ -96,9 +98,8 @@ def threshold_of_precision(
         right: ``(n,)``, whether each found an object.
         wanted: In ``(0, 1]``.
     """
-    reached = np.flatnonzero(
-        right & (np.cumsum(right) >= wanted * np.arange(1, len(scores) + 1) - 1e-9)
-    )
-    if not len(reached):
+    if not right.any():
         return None
+    shares = np.cumsum(right) / np.arange(1, len(scores) + 1)
+    reached = np.flatnonzero(right & (shares >= min(wanted, shares[right].max()) - 1e-9))
     return float(np.append(scores, 0.0)[reached[-1] : reached[-1] + 2].mean())

@@ -61,7 +61,7 @@ def of_labels(
     Args:
         found: Class name -> its detections in every set of images, raw scores.
         precision: Share of what is shown that is to be right: the threshold is the lowest that
-            keeps it, or that of the best F1 where none does. None: the best F1.
+            keeps it, or that of the highest precision where none does. None: the best F1.
     """
     sides = {name: _counted(every) for name, every in found.items()}
     known = {name: side for name, side in sides.items() if len(side[0])}
@@ -101,10 +101,9 @@ def _threshold(
     scores: Floats, right: npt.NDArray[np.bool_], objects: int, precision: float | None
 ) -> float | None:
     order = np.argsort(-scores, kind="stable")
-    best = best_threshold(scores[order], right[order], objects)
     if precision is None:
-        return best
-    return threshold_of_precision(scores[order], right[order], precision) or best
+        return best_threshold(scores[order], right[order], objects)
+    return threshold_of_precision(scores[order], right[order], precision)
 
 
 def _counted(every: Iterable[ClassMatches]) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -15,6 +15,7 @@ from duet.cli.common import (
     hint,
     json_option,
     read_there_told,
+    trust_option,
     writing,
 )
 from duet.progress import note
@@ -48,24 +49,29 @@ Examples:
 @click.option("--out", type=PATH, required=True, help="Detector folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an older detector in --out.")
 @device_option
+@trust_option
 @json_option
-def calibrate(model: Path, out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+def calibrate(
+    model: Path, out: Path, overwrite: bool, trust: bool, as_json: bool, **options: Any
+) -> None:
     """Make the scores of MODEL mean something: a map and a threshold per class.
 
     Weights, the order of detections and AP stay as they are. With labels (--series), scores become
     the share of detections that are right. Without (--images), the scores of older classes are
     brought back to those of the detector before the last increment.
     """
-    from duet.increments.store import load_detector, load_traces, save_detector
+    from duet.families.foreign import open_model
+    from duet.increments.store import load_traces, save_detector
     from duet.recipes.model import Model
     from duet.runs.recalibrate import recalibrate
 
     series, data_root = options.pop("series"), options.pop("data_root")
-    loaded = load_detector(model)
+    loaded = open_model(model, trust=trust, notify=note)
     there = None
     if series is not None:
         there = read_there_told(series, loaded.state.labels.names, data_root)
-    found = Model(loaded, model, True, load_traces(model))
+    traces = load_traces(model) if model.is_dir() else ()
+    found = Model(loaded, model, True, traces)
     made = recalibrate(found, out, series=there.series if there else None, **options)
     with writing(out, overwrite=overwrite):
         manifest = save_detector(
@@ -73,7 +79,7 @@ def calibrate(model: Path, out: Path, overwrite: bool, as_json: bool, **options:
             overwrite=overwrite,
         )  # fmt: skip
     for name in made.unfitted:
-        note(f"{name}: nothing right was found, its scores stay as they are")
+        note(f"warning: {name}: not found on these images, its scores stay as they are")
     for name, share in made.short.items():
         note(
             f"warning: {name}: {share:.1%} of what its threshold shows is right on these images, "

@@ -71,6 +71,8 @@ def evaluate(
     from duet.runs.remember import recollect
 
     gate = gate_of(options)
+    if out is not None and out.is_dir():
+        raise click.UsageError(f"--out is a file for the JSON, '{out}' is a folder")
     loaded = open_model(model, trust=trust, notify=note)
     there = read_there_told(data, loaded.state.labels.names, data_root, domain)
     memory = recollect(model, loaded.manifest, note)

@@ -115,9 +115,14 @@ class Gate(Config):
         return _first(MAP50, (self.domains.get(domain), self), "min")
 
     def require_known(
-        self, classes: Collection[str], domains: Collection[str], strategies: Collection[str] = ()
+        self,
+        classes: Collection[str],
+        domains: Collection[str],
+        strategies: Collection[str] | None = None,
     ) -> None:
         """Refuse limits on what a series or a run does not have, before anything is done for them.
+
+        Without ``strategies`` there are none that a limit could be about, as for one detector.
 
         Raises:
             ConfigError: With every such name, and the nearest one.
@@ -126,7 +131,7 @@ class Gate(Config):
         asked = (
             ("class", (*self.classes, *taught), classes),
             ("domain", (*self.domains, *self.cells), domains),
-            ("strategy", self.strategies, strategies),
+            ("strategy", self.strategies, self.strategies if strategies is None else strategies),
         )
         unknown = [
             f"no {kind} '{name}'{did_you_mean(name, known)}"

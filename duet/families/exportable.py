@@ -41,7 +41,7 @@ class ExportFacts(Config):
     family: Text
     architecture: Text
     head: HeadForm
-    image_size: Side = Field(multiple_of=32, description="Side of the input in pixels.")
+    image_size: Side = Field(description="Side of the input in pixels.")
     fit: Fit
     layout: Layout
     dynamic: bool = Field(default=False, description="Whether batches of any size go in.")

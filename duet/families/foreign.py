@@ -111,8 +111,11 @@ def open_model(
 
 
 def image_size_of(facts: dict[str, Any]) -> int:
-    """Return the side in pixels that a foreign model was trained at, or the engines' usual one."""
-    return int(facts.get("image_size") or 640)
+    """Return the side in pixels that a foreign model was trained at, or the engines' usual one.
+
+    Networks take multiples of 32, up to which the engine rounds as well.
+    """
+    return -(-int(facts.get("image_size") or 640) // 32) * 32
 
 
 def _reads(row: FamilyRow, path: Path) -> bool:

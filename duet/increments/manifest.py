@@ -46,7 +46,7 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 NameText = Annotated[
     str, StringConstraints(min_length=1, max_length=NAME_LENGTH, strip_whitespace=True)
 ]
-Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
+Side = Annotated[int, Field(strict=True, ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=32)]
 
 
 _LATER = ("scores", "rescored", "colours")

@@ -21,8 +21,8 @@ class ScoreMap(Config):
     That is Platt's scaling with the network's own score as its input (Platt 1999).
     """
 
-    scale: float = Field(default=1.0, gt=0)
-    offset: float = 0.0
+    scale: float = Field(default=1.0, ge=1e-6, le=1e6)
+    offset: float = Field(default=0.0, ge=-1e6, le=1e6)
     threshold: float | None = Field(
         default=None, gt=0, lt=1, description="Mapped score that the class is deployed at."
     )

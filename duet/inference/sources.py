@@ -77,6 +77,8 @@ def find_images(source: Path | str, *, verify: Verify = "full") -> Source:
 
 
 def _resolve(source: str) -> Source:
+    if not source:
+        raise DataError("expected an image, a folder or a glob, got an empty word", where="images")
     path = Path(source)
     if path.is_dir():
         # Whatever is no folder: a link whose image is gone must be told, not left out.

@@ -120,7 +120,8 @@ def kept(results: Results) -> tuple[str, ...]:
             f"learned (backward transfer)."
         )
     known = [item for item in _old(results) if item.change is not None and item.learned]
-    best = sorted(known, key=lambda item: -(item.change or 0))[:SHOWN_CLASSES]
+    held = [item for item in known if (item.change or 0) >= -NOTICEABLE]
+    best = sorted(held, key=lambda item: -(item.change or 0))[:SHOWN_CLASSES]
     if best:
         lines.append(f"Old classes that held best: {_named(best)}.")
     lines += [

@@ -200,11 +200,12 @@ def require_split(series: Series, split: str) -> None:
     sources = {item.data.source: item.data for item in series.increments}
     missing = {path: data for path, data in sources.items() if split not in data.splits}
     if split and missing:
-        hint = did_you_mean(split, [name for data in missing.values() for name in data.splits])
+        there = list(dict.fromkeys(name for data in missing.values() for name in data.splits))
+        hint = did_you_mean(split, there)
         raise DataError(
             f"no split '{split}'{hint} in {', '.join(map(str, missing))}",
             where="--split",
-            remedy="leave it out: each data set is then evaluated on test if it has one, else val",
+            remedy=f"there are: {', '.join(there)}",
         )
 
 

@@ -140,7 +140,9 @@ def _since_learned(
         yield from standings([cell for cell in cells if cell.increment == item.name]).items()
 
 
-def require_gate(gate: Gate | None, series: Series, strategies: Sequence[str] = ()) -> None:
+def require_gate(
+    gate: Gate | None, series: Series, strategies: Sequence[str] | None = None
+) -> None:
     """Refuse a gate that names what a series does not have; errors as `Gate.require_known`."""
     if gate is not None:
         domains = [item.domain for item in series.increments]
@@ -154,4 +156,5 @@ def judge_cells(
     unread: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Return how each limit ends for the detector that was evaluated; see `measured_of`."""
-    return check(gate, measured_of(cells, before or {}, alone=ALONE, unread=unread))
+    gone = unread or {}
+    return check(gate, measured_of(cells, before or {}, alone=ALONE, unread=gone, unseen=gone))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from duet.calibration.stage import of_labels
 from duet.devices import one_place
-from duet.errors import ConfigError
+from duet.errors import ConfigError, ModelError
+from duet.families.foreign import open_model
 from duet.increments.manifest import DetectorManifest
 from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState, rescored
-from duet.increments.store import DetectorFile, load_detector
+from duet.increments.store import DetectorFile
 from duet.inference.sources import find_images
 from duet.recipes.edits import kept_recipe, revert
 from duet.recipes.model import Model
@@ -29,7 +30,8 @@ class Calibrated:
     Attributes:
         model: It; its recipe's paths are relative to the folder that was asked for.
         scores: The new maps by class name; the others are as they were.
-        unfitted: Classes that were looked for and never found right: their maps are as they were.
+        unfitted: Classes that were looked for and not found, with labels not found right: their
+            maps are as they were.
         short: Class -> share that is right at its threshold, where that is less than was wanted.
     """
 
@@ -66,24 +68,25 @@ def recalibrate(
         device: In the language of `duet.devices.parse_device`.
 
     Raises:
-        ConfigError: Neither ``series`` nor ``images``, or there is no such device.
+        ConfigError: Neither ``series`` nor ``images``, an argument without what it needs, or there
+            is no such device.
         DataError: A data set has no such split, or no image is there.
         ModelError: There is no earlier detector, or it shares no class with this one.
     """
-    _require_images(series, images)
+    _require_sense(series, images, before, precision)
     place, size, state = one_place(device), model.manifest.image_size, model.state
     cuts = labelled_cuts(state, series, split) if series is not None else []
-    maps: dict[str, ScoreMap] = {}
+    maps, asked = dict[str, ScoreMap](), set[str]()
     if images is not None:
         paths, earlier = find_images(images).paths, _earlier(model, before)
         both = [name for name in earlier.labels if name in state.labels]
-        maps = by_detector(state, earlier, both, paths, size, place)
+        maps, asked = by_detector(state, earlier, both, paths, size, place), set(both)
     if cuts:
         known = replace(state, parts=rescored(state.parts, maps))
         found = found_on(known, cuts, size, place)
         maps |= of_labels(found, precision=precision)
-    labelled = {name for cut in cuts for name in cut.classes}
-    unfitted = tuple(name for name in state.labels if name in labelled and name not in maps)
+    asked |= {name for cut in cuts for name in cut.classes}
+    unfitted = tuple(name for name in state.labels if name in asked and name not in maps)
     fitted = replace(state, parts=rescored(state.parts, maps))
     short = {}
     if cuts and precision is not None:
@@ -92,7 +95,26 @@ def recalibrate(
     return Calibrated(_with_state(model, fitted, out), maps, unfitted, short)
 
 
-def _require_images(series: Series | None, images: Path | str | None) -> None:
+def _require_sense(
+    series: Series | None,
+    images: Path | str | None,
+    before: Path | None,
+    precision: float | None,
+) -> None:
+    """Refuse arguments that ask for nothing, or for what the others cannot give."""
+    if precision is not None and not 0 < precision <= 1:
+        raise ConfigError(
+            f"a precision is above 0 and at most 1, got {precision}", where="--precision"
+        )
+    if precision is not None and series is None:
+        raise ConfigError(
+            "a wanted precision needs labels", where="--precision", remedy="give --series as well"
+        )
+    if before is not None and images is None:
+        raise ConfigError(
+            "an earlier detector is compared on images", where="--before",
+            remedy="give --images as well",
+        )  # fmt: skip
     if series is None and images is None:
         raise ConfigError(
             "nothing to calibrate on: expected labelled images of a series, or images without "
@@ -105,10 +127,17 @@ def _require_images(series: Series | None, images: Path | str | None) -> None:
 def _earlier(model: Model, before: Path | None) -> DetectorState:
     """Return what the scores are brought back to."""
     if before is not None:
-        found = load_detector(before).state
+        found = open_model(before).state
     else:
         last = model.state.parts[-1].increment
-        found = Prepared(revert(model, last).plan).merge().state
+        try:
+            found = Prepared(revert(model, last).plan).merge().state
+        except (ConfigError, ModelError) as error:
+            raise ModelError(
+                f"the detector before '{last}' cannot be merged: {error.what}",
+                where=error.where,
+                remedy="give it with --before",
+            ) from None
     if not set(found.labels) & set(model.state.labels):
         raise ConfigError(
             "the earlier detector knows none of the classes",

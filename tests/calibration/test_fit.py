@@ -97,3 +97,5 @@ def test_a_wanted_precision_is_kept_down_to_the_lowest_score() -> None:
     assert threshold_of_precision(scores, right, 0.75) == pytest.approx(0.25)
     assert threshold_of_precision(scores, right, 1.0) == pytest.approx(0.85)
     assert threshold_of_precision(scores, np.zeros(5, bool), 0.1) is None
+    late = np.array([False, True, True, False, True])  # at best 2 of 3
+    assert threshold_of_precision(scores, late, 0.9) == pytest.approx(0.5)

@@ -263,6 +263,7 @@ def test_names_that_the_series_does_not_have_are_told_at_once() -> None:
     for word in told:
         assert word in str(error.value)
     gate.require_known(["dgo", "ct"], ["day", "nigth"], ["duet"])
+    gate.require_known(["dgo", "ct"], ["day", "nigth"])  # one detector: no strategies
 
 
 def test_the_table_shows_every_limit() -> None:

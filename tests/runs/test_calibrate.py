@@ -20,16 +20,20 @@ import duet.images
 from duet.calibration.colours import as_if, colours_of
 from duet.detections import Detections
 from duet.images import read_image
+from duet.increments.base import StartWeights
 from duet.increments.colours import Colours
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
 from duet.inference.load import load
 from duet.recipes.model import Model
-from duet.runs.calibrate import by_detector
+from duet.runs.calibrate import by_detector, calibrated
 from duet.runs.cells import evaluate_cells
 from duet.runs.evaluate import FOR_AP, detector_of, predict
+from duet.runs.lab import Lab
 from duet.runs.recalibrate import recalibrate
+from duet.runs.setting import Before, Setting
 from duet.series.reader import read_series
+from duet.training.config import Schedule
 
 NAMES = ("cat", "dog", "bus")
 
@@ -245,3 +249,42 @@ def test_nothing_to_calibrate_on_and_strangers_are_refused(
     )
     assert done.code == 3
     assert not (tmp_path / "x").exists()
+
+
+def test_a_stage_is_calibrated_on_its_labels_and_on_the_detector_before_it(
+    folder: Path, series: Path, tmp_path: Path
+) -> None:
+    data = read_series(series)
+    merged = load_detector(folder).state
+    merged = replace(
+        merged,
+        parts=tuple(
+            replace(part, increment=step.name)
+            for part, step in zip(merged.parts, data.increments, strict=True)
+        ),
+    )
+    first = replace(merged, parts=merged.parts[:1])
+    setting = Setting(
+        series=data, family="yolo", architecture=merged.architecture,
+        theta_0=StartWeights({}), schedule=Schedule(image_size=SIZE, device="cpu"), seed=0,
+        lab=Lab(tmp_path / "lab"),
+    )  # fmt: skip
+    one = calibrated(setting, data.increments[0], first, None)
+    assert set(one.scores) == {"cat", "dog"}
+    assert all(row.threshold and not row.identity for row in one.scores.values())
+    assert one.parts[0].colours is not None
+    fallen = _fallen(merged, 1.5)
+    before = Before(one, {}, 1, 8, image_size=SIZE)
+    two = calibrated(setting, data.increments[1], fallen, before)
+    assert set(two.scores) == {"cat", "dog", "bus"}
+    assert two.scores["bus"].threshold
+    for name in ("cat", "dog"):
+        row, was = two.scores[name], one.scores[name]
+        assert (row.scale, row.threshold) == (was.scale, was.threshold)
+        assert row.offset > was.offset + 0.5 * was.scale
+    assert two.parts[-1].colours is not None
+    kept = sorted((tmp_path / "lab").glob("scores-*.json"))
+    assert len(kept) == 2
+    times = [path.stat().st_mtime_ns for path in kept]
+    assert calibrated(setting, data.increments[1], fallen, before).scores == two.scores
+    assert [path.stat().st_mtime_ns for path in kept] == times
