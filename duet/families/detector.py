@@ -46,7 +46,8 @@ class ImageDetector:
         module: Maps ``(B, 3, S, S)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
             alone or as the first item of a tuple.
         labels: Class names in the order of the outputs.
-        increments: Increment that each class came with, in the same order.
+        increments: Increment that each class came with, in the same order; "" where its scores
+            cannot be compared, see `duet.increments.scores.comparable`.
         image_size: S, pixels.
         fit: How images become squares.
         layout: What the outputs mean.

@@ -24,7 +24,8 @@ class Rivals:
     """Which boxes hide others.
 
     Attributes:
-        groups: ``(C,)`` int64: classes of one group leave each other's boxes alone.
+        groups: ``(C,)`` int64: classes of one group leave each other's boxes alone, and those of
+            group -1 all others.
         margin: Log-odds by which the better box must be surer.
     """
 
@@ -39,13 +40,13 @@ def rivals_of(agnostic: Agnostic, labels: LabelSpace, increments: tuple[str, ...
         agnostic: Which classes suppress each other: increments where one box is clearly surer
             (`duet.defaults.CLEAR`), all classes in any case.
         labels: The classes.
-        increments: Increment that each class came with.
+        increments: Increment that each class came with; "" where its scores are not comparable.
     """
     names = increments if agnostic == "increments" else labels.names
-    if agnostic == "off" or len(set(names)) == 1:
+    last = {name: place for place, name in enumerate(names) if name}
+    if agnostic == "off" or len(last) < 2:
         return None
-    last = {name: place for place, name in enumerate(names)}
-    groups = torch.tensor([last[name] for name in names])
+    groups = torch.tensor([last.get(name, -1) for name in names])
     return Rivals(groups, CLEAR if agnostic == "increments" else 0.0)
 
 
@@ -71,7 +72,8 @@ def one_each(found: Detections, rivals: Rivals, limit: int) -> Detections:
     def hidden(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         overlap: torch.Tensor = box_iou(boxes_N4[one], boxes_N4[other]) > DOUBLE_IOU
         clear = odds_N[other] - odds_N[one][:, None] >= rivals.margin
-        return overlap & clear & (groups_N[one][:, None] != groups_N[other])
+        ours, theirs = groups_N[one][:, None], groups_N[other]
+        return overlap & clear & (ours != theirs) & (ours >= 0) & (theirs >= 0)
 
     places, kept = torch.arange(len(found)), torch.zeros(0, dtype=torch.long)
     # In blocks: all pairs of the thousands of boxes of an untrained detector would take gigabytes.

@@ -26,6 +26,7 @@ from duet.families.rows import apply_scores
 from duet.images import Fit
 from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
+from duet.increments.scores import comparable
 from duet.increments.state import DetectorState, HeadPart
 from duet.vectors.tensors import Tensors
 
@@ -240,8 +241,9 @@ class Family(ABC):
         """Build a detector for inference; `DetectorState.uncalibrated` has one of raw scores."""
         state = self.calibrated(state)
         module, layout = self.network(state, device), self.layout_of(state)
-        increments = tuple(part.increment for part in state.parts for _ in part.classes)
-        return ImageDetector(module, state.labels, increments, image_size, self.fit, layout, device)
+        parts = ((part.increment, part.classes) for part in state.parts)
+        rivals = comparable(parts, state.scores)
+        return ImageDetector(module, state.labels, rivals, image_size, self.fit, layout, device)
 
     def calibrated(self, state: DetectorState) -> DetectorState:
         """Return the detector whose own scores are those that the score maps of a state give.

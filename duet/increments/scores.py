@@ -7,7 +7,7 @@ store raw scores; who looks at images with a detector gets mapped ones (`Family.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pydantic import Field
 
@@ -52,6 +52,22 @@ def chosen(scores: Mapping[str, ScoreMap], classes: Collection[str]) -> dict[str
 def thresholds(scores: Mapping[str, ScoreMap]) -> dict[str, float]:
     """Return the threshold of each class that has one, by class name."""
     return {name: one.threshold for name, one in scores.items() if one.threshold is not None}
+
+
+def comparable(
+    increments: Iterable[tuple[str, Collection[str]]], scores: Mapping[str, ScoreMap]
+) -> tuple[str, ...]:
+    """Return the increment that each class came with, "" where its scores were never calibrated.
+
+    What towers that were trained without each other are sure of says nothing of which one is
+    right: a branch that saw twenty images shouts down one that saw thousands (docs/log.md).
+
+    Args:
+        increments: (name, classes) of each, in the order of the outputs.
+        scores: Score maps by class name; calibrated classes have a threshold.
+    """
+    limits = thresholds(scores)
+    return tuple(one if name in limits else "" for one, names in increments for name in names)
 
 
 def applied(scores: Mapping[str, ScoreMap]) -> dict[str, ScoreMap]:

@@ -12,7 +12,7 @@ from duet.families.detector import ImageDetector
 from duet.families.exportable import ExportFacts
 from duet.families.runtimes import PARITY, RUNTIMES, Session, open_file
 from duet.files import read_json, sha256_path
-from duet.increments.scores import thresholds
+from duet.increments.scores import comparable, thresholds
 from duet.inference.apart import Apart
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.labels import LabelSpace
@@ -49,18 +49,20 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
     session = _open(apart, path, form, place.torch_name, trust)
     facts = ExportFacts.from_json(session.stamp, str(path))
     check_output(_try(apart, session, facts, path), facts, str(path))
+    increments = tuple((part.increment, part.classes) for part in facts.increments)
+    scores = {name: one for part in facts.increments for name, one in part.scores.items()}
     detector = ImageDetector(
         lambda batch: apart(lambda: session.run(batch), stop=session.stop),
         LabelSpace(facts.classes),
-        tuple(part.increment for part in facts.increments for _ in part.classes),
+        comparable(increments, scores),
         facts.image_size,
         facts.fit,
         facts.layout,
         batch=BATCH if facts.dynamic else 1,
     )
-    increments = tuple((part.increment, part.classes) for part in facts.increments)
-    limits = {name: at for part in facts.increments for name, at in thresholds(part.scores).items()}
-    told = DetectorFacts(facts.fingerprint, facts.licence, facts.image_size, increments, limits)
+    told = DetectorFacts(
+        facts.fingerprint, facts.licence, facts.image_size, increments, thresholds(scores)
+    )
     return LoadedDetector(detector, told)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from duet.calibration.colours import as_if, colours_of
 from duet.calibration.stage import NEAR, RULE, of_labels, of_the_past
+from duet.defaults import CONFIDENCE
 from duet.detections import Detections
 from duet.devices import parse_device
 from duet.evaluation.matches import ClassMatches, match
@@ -161,7 +162,8 @@ def found_on(
         size: Side of the square that images are fitted into, pixels.
         device: Where it runs, torch's name.
     """
-    fitted = dict.fromkeys((name for cut in cuts for name in cut.classes), ScoreMap())
+    raw = ScoreMap(threshold=CONFIDENCE)  # it competes with others as it does once it is fitted
+    fitted = dict.fromkeys((name for cut in cuts for name in cut.classes), raw)
     detector = calibrated_detector_of(
         replace(state, parts=rescored(state.parts, fitted)), size, device
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from factories_detectors import doubled, make_detector
+from factories_states import scored
 from supervision import box_iou_batch
 
 import duet
@@ -21,6 +22,8 @@ from duet.errors import ConfigError, ModelError
 from duet.evaluation.deployment import log_odds
 from duet.export.export import export_detector
 from duet.images import write_image
+from duet.increments.scores import ScoreMap
+from duet.increments.state import DetectorState
 from duet.inference import load as opening
 from duet.inference.detector import LoadedDetector
 from duet.inference.load import load
@@ -32,9 +35,14 @@ IMAGE = np.random.default_rng(31).integers(0, 255, (90, 70, 3), dtype=np.uint8)
 OWN = {"cat": 0.4, "bus": 0.7}
 
 
+def comparable() -> DetectorState:
+    """Return a detector whose towers answer alike, with thresholds as calibrated ones have."""
+    return scored(doubled(), dict.fromkeys(("cat", "dog", "bus"), ScoreMap(threshold=CONFIDENCE)))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_detector(tmp_path_factory.mktemp("answers") / "detector", state=doubled())
+    return make_detector(tmp_path_factory.mktemp("answers") / "detector", state=comparable())
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +82,19 @@ def test_two_towers_answer_one_object_once(detector: LoadedDetector, folder: Pat
         assert 0 < len(found) < len(off)
         assert duet.load(folder)(IMAGE, agnostic=agnostic).as_records() == found.as_records()  # type: ignore[arg-type]
     assert detector(IMAGE).as_records() == detector(IMAGE, agnostic=AGNOSTIC).as_records()
+
+
+@pytest.mark.parametrize("raw", [("cat", "dog", "bus"), ("bus",)])
+def test_scores_that_nobody_made_comparable_hide_nothing(
+    raw: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A new branch that is sure of everything would hide what the old one finds."""
+    state = comparable()
+    maps = {name: one for name, one in state.scores.items() if name not in raw}
+    detector = load(make_detector(tmp_path / "raw", state=scored(state.uncalibrated(), maps)))
+    off, found = (detector(IMAGE, agnostic=one) for one in ("off", "increments"))
+    assert found.as_records() == off.as_records()
+    assert doubles(detector(IMAGE, agnostic="all"), "all") == 0 < doubles(off, "all")
 
 
 def test_the_command_suppresses_and_says_so(
