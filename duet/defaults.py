@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Agnostic = Literal["all", "increments", "off"]
-"""Which classes suppress each other's boxes: all, those of different increments, or none."""
+"""Which classes suppress each other: all, calibrated ones of different increments, or none."""
 
 Confidence = float | tuple[float, ...]
 """Lowest score that counts, ``[0, 1]``: of all classes, or of each in the order of the labels."""

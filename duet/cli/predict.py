@@ -113,8 +113,8 @@ class Job:
     type=click.Choice(get_args(Agnostic)),
     default=AGNOSTIC,
     show_default=True,
-    help="Keep one box per object: the best of all classes; or of different increments, where one "
-    "is clearly surer.",
+    help="Keep one box per object: the best of all classes; or of different increments, where both "
+    "are calibrated and one is clearly surer.",
 )
 @click.option("--out", type=PATH, help="Folder for results; - is stdout.")
 @click.option(
