@@ -9,6 +9,7 @@ import click
 
 from duet.cli.common import (
     PATH,
+    LocalPath,
     device_option,
     json_option,
     read_there_told,
@@ -44,7 +45,11 @@ Examples:
     "--domain", metavar="NAME", help="Of a data set: what its images are called [its folder]."
 )
 @click.option("--split", default="", help="[test if there is one, else val]")
-@click.option("--out", type=PATH, help="Also write the JSON, for --against.")
+@click.option(
+    "--out",
+    type=LocalPath(dir_okay=False, path_type=Path),
+    help="Also write the JSON, for --against.",
+)
 @gate_options
 @device_option
 @trust_option
@@ -71,8 +76,6 @@ def evaluate(
     from duet.runs.remember import recollect
 
     gate = gate_of(options)
-    if out is not None and out.is_dir():
-        raise click.UsageError(f"--out is a file for the JSON, '{out}' is a folder")
     loaded = open_model(model, trust=trust, notify=note)
     there = read_there_told(data, loaded.state.labels.names, data_root, domain)
     memory = recollect(model, loaded.manifest, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from duet.evaluation.cells import Cell
@@ -55,7 +55,6 @@ class Measured:
         indices: Name -> value; None or missing where undefined.
         reasons: Why an index is undefined, as `Indices.left_out`: each begins with its titles.
         unread: Domain -> why nothing was measured there.
-        unseen: Those of ``unread`` that the limits of every cell and domain are about.
         alone: Why there is nothing to compare with, if there is not.
     """
 
@@ -66,7 +65,6 @@ class Measured:
     indices: Mapping[str, float | None] = field(default_factory=dict)
     reasons: Sequence[str] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
-    unseen: Collection[str] = ()
     alone: str = "no class was learned before"
 
 
@@ -92,7 +90,7 @@ def _indices(gate: Gate, measured: Measured) -> Iterator[Check]:
 
 def _cells(gate: Gate, measured: Measured) -> Iterator[Check]:
     """Yield mAP50 of every cell that was taught, and of those that are named."""
-    wanted = [*measured.taught, *((domain, ()) for domain in measured.unseen), *gate.cells.items()]
+    wanted = [*measured.taught, *gate.cells.items()]
     rows = []
     for domain, names in wanted:
         if (limit := gate.least_map50(domain)) is not None:
@@ -100,7 +98,7 @@ def _cells(gate: Gate, measured: Measured) -> Iterator[Check]:
             value = mean([one.ap50 for one in found if one and one.ap50 is not None])
             why = _unread(measured, domain) or "no labelled object of them"
             seen = [n for n, one in zip(names, found, strict=True) if one and one.ap50 is not None]
-            about = f"{domain}[{short_list(seen or names, NAMES_SHOWN)}]" if names else domain
+            about = f"{domain}[{short_list(seen or names, NAMES_SHOWN)}]"
             rows.append(Check.of("mAP50", about, limit, value, why))
     yield from rows
     there = {domain for domain, _ in wanted}
@@ -162,10 +160,9 @@ def _drops(gate: Gate, measured: Measured) -> Iterator[Check]:
 
 def _doubles(gate: Gate, measured: Measured) -> Iterator[Check]:
     rows = []
-    asked = dict.fromkeys((*measured.doubles, *measured.unseen))
-    for domain in dict.fromkeys((*asked, *gate.domains)):
+    for domain in dict.fromkeys((*measured.doubles, *gate.domains)):
         own = gate.domains[domain].max_double if domain in gate.domains else None
-        limit = gate.max_double if own is None and domain in asked else own
+        limit = gate.max_double if own is None and domain in measured.doubles else own
         if limit is not None:
             why = _unread(measured, domain) or "nobody looked for them"
             rows.append(Check.of(DOUBLE, domain, limit, measured.doubles.get(domain), why))
@@ -204,7 +201,6 @@ def measured_of(
     *,
     alone: str,
     unread: Mapping[str, str] | None = None,
-    unseen: Collection[str] = (),
 ) -> Measured:
     """Return what an evaluation says to a gate; RI and FR follow from what was before.
 
@@ -213,7 +209,6 @@ def measured_of(
         before: The old classes; empty if there is nothing to compare with.
         alone: Why, then.
         unread: Domain -> why it was not evaluated.
-        unseen: See `Measured`.
     """
     taught = [(cell.domain, tuple(cell.ap50)) for cell in cells if cell.taught]
     now = standings(cells)
@@ -232,7 +227,6 @@ def measured_of(
         indices=_retained(taught, now, before),
         reasons=reasons,
         unread=unread or {},
-        unseen=unseen,
         alone=alone,
     )
 

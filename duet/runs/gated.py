@@ -156,5 +156,4 @@ def judge_cells(
     unread: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Return how each limit ends for the detector that was evaluated; see `measured_of`."""
-    gone = unread or {}
-    return check(gate, measured_of(cells, before or {}, alone=ALONE, unread=gone, unseen=gone))
+    return check(gate, measured_of(cells, before or {}, alone=ALONE, unread=unread))

@@ -83,15 +83,12 @@ def recalibrate(
         maps, asked = by_detector(state, earlier, both, paths, size, place), set(both)
     if cuts:
         known = replace(state, parts=rescored(state.parts, maps))
-        found = found_on(known, cuts, size, place)
-        maps |= of_labels(found, precision=precision)
+        maps |= of_labels(found_on(known, cuts, size, place), precision=precision)
     asked |= {name for cut in cuts for name in cut.classes}
     unfitted = tuple(name for name in state.labels if name in asked and name not in maps)
     fitted = replace(state, parts=rescored(state.parts, maps))
-    short = {}
-    if cuts and precision is not None:
-        shares = right_at_thresholds(fitted, cuts, size, place)
-        short = {name: share for name, share in shares.items() if share < precision}
+    shares = {} if precision is None else right_at_thresholds(fitted, cuts, size, place)
+    short = {name: share for name, share in shares.items() if share < (precision or 0)}
     return Calibrated(_with_state(model, fitted, out), maps, unfitted, short)
 
 

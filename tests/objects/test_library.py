@@ -270,7 +270,10 @@ def test_domains_that_are_gone_are_left_out_and_fail_a_gate(
     assert {row["domain"] for row in found.rows} == {"comic"}
     assert "flat is left out: " in str(found)
     gate = tmp_path / "gate.yaml"
-    gate.write_text("schema: 1\nmin: {map50: 0}\nmax_double: 999\nstrategies: [x]\n")
+    gate.write_text(
+        "schema: 1\nmin: {map50: 0}\nstrategies: [x]\n"
+        "domains: {flat: {min: {map50: 0}, max_double: 999}}\n"
+    )
     rows = {(one.name, one.about): one for one in found.check(gate).checks}
     gone = [one for (_, about), one in rows.items() if about == "flat"]
     assert [one.passed for one in gone] == [False, False]
