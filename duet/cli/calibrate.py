@@ -61,6 +61,7 @@ def calibrate(
     brought back to those of the detector before the last increment.
     """
     from duet.families.foreign import open_model
+    from duet.increments.manifest import MANIFEST
     from duet.increments.store import load_traces, save_detector
     from duet.recipes.model import Model
     from duet.runs.recalibrate import recalibrate
@@ -70,7 +71,7 @@ def calibrate(
     there = None
     if series is not None:
         there = read_there_told(series, loaded.state.labels.names, data_root)
-    traces = load_traces(model) if model.is_dir() else ()
+    traces = load_traces(model) if (model / MANIFEST).is_file() else ()
     found = Model(loaded, model, True, traces)
     made = recalibrate(found, out, series=there.series if there else None, **options)
     with writing(out, overwrite=overwrite):

@@ -24,6 +24,7 @@ from duet.labels import LabelSpace
 from duet.runs.evaluate import (
     FOR_AP,
     FOR_USERS,
+    ONE_BOX,
     calibrated_detector_of,
     detector_of,
     image_keys,
@@ -73,7 +74,7 @@ def calibrated(
         [
             merged.fingerprint(), previous.fingerprint() if previous else None, size,
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
-            increment.classes, NEAR, RULE,
+            increment.classes, NEAR, RULE, *ONE_BOX,
             [one and one.model_dump() for one in remembered],
         ]
     )  # fmt: skip

@@ -35,6 +35,9 @@ from duet.series.images import image_sha256
 CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 """Candidate confidence, suppression overlap and detections per image: the engine's validation."""
 
+ONE_BOX = (AGNOSTIC, CLEAR, "calibrated classes")
+"""Which box of an object is shown: answers that were kept under another rule are not used."""
+
 EVIDENCE = {"evidence": ".npz", "seen": ".seen.npz"}
 """Files of a kept evaluation: key of their SHA-256 in it, and how their names end."""
 
@@ -270,8 +273,7 @@ class Evaluator:
                 CONFIDENCE,
                 IOU,
                 LIMIT,
-                AGNOSTIC,
-                CLEAR,
+                *ONE_BOX,
             ]
         )
         path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
@@ -289,8 +291,8 @@ class Evaluator:
     def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
-        states, limits = (before.fingerprint(), after.fingerprint()), (AGNOSTIC, CLEAR, OVERLAP)
-        key = sha256_json([*states, data.sha256, self.image_size, *limits, IOU])
+        states, limits = (before.fingerprint(), after.fingerprint()), (*ONE_BOX, OVERLAP, IOU)
+        key = sha256_json([*states, data.sha256, self.image_size, *limits])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         with self._lock:
             stored = recall(path, key, self.tell)
