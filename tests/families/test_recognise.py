@@ -22,7 +22,7 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 
 from duet.errors import ModelError
-from duet.families.foreign import open_model
+from duet.families.foreign import image_size_of, open_model
 from duet.families.opened import ForeignModel
 from duet.families.rtdetr.adapter import FAMILY as RTDETR
 from duet.families.rtdetr.roles import TINY
@@ -398,3 +398,8 @@ def test_exported_towers_are_no_rows(tmp_path: Path) -> None:
     file = exported(towers_of(YOLO11N, *CASES["T=2"]), tmp_path / "m.pt", image_size=64)
     with pytest.raises(ModelError, match="2 increments cannot be read as 'rows'"):
         read(file, head="rows")
+
+
+@pytest.mark.parametrize(("trained_at", "side"), [(500, 512), (640, 640), (None, 640)])
+def test_a_side_is_one_that_networks_take(trained_at: int | None, side: int) -> None:
+    assert image_size_of({"image_size": trained_at}) == side

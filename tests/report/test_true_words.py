@@ -50,6 +50,12 @@ SINGLE = exact_results(flat(0.6), ONE)
 NO_REFERENCES = exact_results(flat(0.6), reference=None)
 
 
+def test_a_class_that_lost_did_not_hold_best() -> None:
+    fallen = exact_results(lambda stage, *_: 0.6 - 0.05 * stage)
+    assert not any("held best" in line for line in words.kept(fallen))
+    assert any("held best: Tree" in line for line in words.kept(exact_results(flat(0.6))))
+
+
 def test_a_base_that_learned_nothing() -> None:
     results = BASE_LEARNED_NOTHING
     assert words.answer(results) == (

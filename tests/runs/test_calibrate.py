@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from factories_detectors import SIZE, doubled, make_detector
+from factories_foreign import CLASSES, stored
 from factories_run import duet_here
 from factories_series import make_series, write_image, write_labels
 from supervision import box_iou_batch
@@ -19,6 +21,7 @@ import duet
 import duet.images
 from duet.calibration.colours import as_if, colours_of
 from duet.detections import Detections
+from duet.errors import ConfigError
 from duet.images import read_image
 from duet.increments.base import StartWeights
 from duet.increments.colours import Colours
@@ -32,6 +35,7 @@ from duet.runs.evaluate import FOR_AP, detector_of, predict
 from duet.runs.lab import Lab
 from duet.runs.recalibrate import recalibrate
 from duet.runs.setting import Before, Setting
+from duet.runs.there import read_data
 from duet.series.reader import read_series
 from duet.training.config import Schedule
 
@@ -252,7 +256,7 @@ def test_nothing_to_calibrate_on_and_strangers_are_refused(
 
 
 def test_a_stage_is_calibrated_on_its_labels_and_on_the_detector_before_it(
-    folder: Path, series: Path, tmp_path: Path
+    folder: Path, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = read_series(series)
     merged = load_detector(folder).state
@@ -288,3 +292,52 @@ def test_a_stage_is_calibrated_on_its_labels_and_on_the_detector_before_it(
     times = [path.stat().st_mtime_ns for path in kept]
     assert calibrated(setting, data.increments[1], fallen, before).scores == two.scores
     assert [path.stat().st_mtime_ns for path in kept] == times
+    monkeypatch.setattr("duet.runs.calibrate.ONE_BOX", ("another rule",))
+    calibrated(setting, data.increments[1], fallen, before)
+    assert len([*(tmp_path / "lab").glob("scores-*.json")]) == 3
+
+
+def test_a_model_of_another_program_is_calibrated(
+    series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It finds none of the objects, is kept all the same, and the command says so."""
+    mine, out = stored(tmp_path / "mine.pt"), tmp_path / "out"
+    data = series.parent / "day" / "data.yaml"
+    done = duet_here(capsys, "calibrate", mine, "--series", data, "--out", out, "--json")
+    assert done.code == 0, done.err
+    assert done.json()["scores"].keys() | set(done.json()["unfitted"]) == {"cat"}
+    for name in done.json()["unfitted"]:
+        assert f"warning: {name}: not found on these images" in done.err
+    kept = load_detector(out)
+    assert kept.state.labels.names == CLASSES
+    assert kept.manifest.image_size == 320
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"precision": float("nan")}, "above 0 and at most 1, got nan"),
+        ({"precision": 1.5}, "above 0 and at most 1, got 1.5"),
+        ({"precision": 0.9, "series": None}, "a wanted precision needs labels"),
+        ({"before": Path("earlier")}, "an earlier detector is compared on images"),
+    ],
+)
+def test_arguments_that_ask_for_what_cannot_be_are_refused(
+    options: dict[str, Any], told: str, folder: Path, series: Path, tmp_path: Path
+) -> None:
+    given = {"series": read_series(series), **options}
+    if given["series"] is None:
+        given["images"] = series.parent / "day" / "images" / "val"
+    with pytest.raises(ConfigError, match=told):
+        recalibrate(model(folder), tmp_path, **given)
+
+
+def test_images_that_were_trained_on_are_told_and_may_be_looked_at(
+    series: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(series.parent / "day", tmp_path / "day"))
+    document = {"names": list(NAMES), "train": "images/val", "val": "images/val"}
+    (data / "data.yaml").write_text(json.dumps(document))
+    there = read_data(data, NAMES)
+    assert [one.severity for one in there.warnings if one.code == "image.leak"] != []
+    assert {one.severity for one in there.warnings} == {"warning"}
