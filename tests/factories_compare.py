@@ -19,6 +19,7 @@ from duet.evaluation.indices import compute_indices
 from duet.evaluation.matches import ClassMatches, Matches, load_matches, save_matches
 from duet.evaluation.matrix import Slice, StageMatrix
 from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.increments.scores import ScoreMap
 from duet.results.files import save_results
 from duet.results.schema import (
     ClassScores,
@@ -126,8 +127,9 @@ class _World:
                     if (s, d) == (stage, domain):
                         value = float(np.mean([ap50[label] for label in classes]))
                         matrix = matrix.with_value(s, d, classes, value)
-        limits = {stage: dict.fromkeys(every, LEAST) for stage in range(1, len(self.steps) + 1)}
-        there = self.folder, self.steps, limits, seen
+        known = dict.fromkeys(every, ScoreMap(threshold=LEAST))
+        maps = dict.fromkeys(range(1, len(self.steps) + 1), known)
+        there = self.folder, self.steps, maps, seen
         deployed = deployments(*there)
         scores = [
             ClassScores.of(stage, domain, one, deployed.get((stage, domain)))

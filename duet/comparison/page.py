@@ -13,10 +13,12 @@ from duet.comparison.tables import (
     interval_table,
     ranking_table,
     retention_table,
+    seen_table,
     sentences,
 )
 from duet.errors import ConfigError
 from duet.files import require_file
+from duet.report.deployed import LEGEND
 from duet.report.markdown import markdown_table
 from duet.text import markdown
 
@@ -69,6 +71,9 @@ def as_markdown(found: Comparison, *, heading: str = HEADING) -> str:
         text = "RI of the classes of each earlier increment in their own domain, in per cent."
         table = markdown_table(retention).rstrip()
         blocks += [f"{level} Kept, domain by domain", text, table]
+    seen = seen_table(found)
+    if seen is not None:
+        blocks += [f"{level} What a user sees", LEGEND, markdown_table(seen).rstrip()]
     if any(value.low is not None for row in found.rows for value in row.values.values()):
         text = f"95 % intervals over test images, {found.bootstrap} resamples, in per cent."
         blocks += [f"{level} Intervals", text, markdown_table(interval_table(found)).rstrip()]

@@ -17,6 +17,7 @@ from duet.evaluation.bootstrap import Sampled
 from duet.evaluation.definitions import INDICES, RANKED
 from duet.evaluation.matrix import Slice
 from duet.evaluation.pairs import Pair, SeriesSteps, pi_pairs, ri_pairs
+from duet.results.deployed import Totals, together, totals
 from duet.results.measured import Measured, few_behind, measured
 
 METRICS = tuple(index.name for index in RANKED)
@@ -100,6 +101,7 @@ class Row:
             classes (``old``) and of each stage's detector on its new ones (``new``).
         retention: RI per (domain, classes) of an earlier increment.
         cost: What it costs.
+        seen: What its detectors show, of all its runs; None where nobody looked.
         to_best: Difference to the best row in the chosen metric; None for that row itself, or
             where the metric is not defined.
     """
@@ -110,6 +112,7 @@ class Row:
     values: Mapping[str, Value]
     retention: Mapping[Slice, Value]
     cost: Cost
+    seen: Totals | None = None
     to_best: Difference | None = None
 
 
@@ -225,6 +228,7 @@ def _row(label: str, entries: Sequence[Entry], sampler: Sampler) -> Row:
         values=values,
         retention=_retention(entries),
         cost=_cost(entries),
+        seen=together([one for e in entries if (one := totals(e.run.results, e.strategy))]),
     )
 
 

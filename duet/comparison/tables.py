@@ -8,6 +8,7 @@ from typing import Any
 
 from duet.comparison.ranking import METRICS, Comparison, Cost, Difference, Row, Value
 from duet.evaluation.definitions import RANKED, RATIOS
+from duet.report.deployed import SEEN, seen_cells
 from duet.report.phrases import (
     MISSING,
     count_of,
@@ -82,6 +83,12 @@ def cost_table(found: Comparison) -> Table:
         (row.label, _mean_sd(row.values.get(found.metric)), *_cost(row.cost)) for row in found.rows
     )
     return Table(header, rows)
+
+
+def seen_table(found: Comparison) -> Table | None:
+    """Return what is shown at the thresholds, runs summed; None where nobody looked."""
+    rows = tuple((row.label, *seen_cells(row.seen)) for row in found.rows if row.seen is not None)
+    return Table(("Strategy", *SEEN), rows) if rows else None
 
 
 def retention_table(found: Comparison) -> Table | None:
@@ -188,6 +195,9 @@ def as_text(found: Comparison) -> str:
     retention = retention_table(found)
     if retention is not None:
         blocks.append(f"RI per earlier increment (%)\n\n{retention.as_text()}")
+    seen = seen_table(found)
+    if seen is not None:
+        blocks.append(f"At the thresholds in use, all runs together\n\n{seen.as_text()}")
     blocks += [cost_table(found).as_text(), "\n".join(map(printable, sentences(found)))]
     return "\n\n".join(blocks)
 
@@ -228,6 +238,7 @@ def _row_dict(row: Row) -> dict[str, Any]:
             for (domain, classes), value in row.retention.items()
         ],
         "cost": asdict(row.cost),
+        "seen": row.seen.model_dump(mode="json") if row.seen else None,
         "to_best": asdict(row.to_best) if row.to_best else None,
     }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,16 @@ class ClassDeployment(Counted):
 
     Attributes:
         threshold: Lowest score that is shown.
+        at_precision: The same at the lowest score that keeps the precision which the detector had
+            that learned the class, in the same domain; None for that detector itself, and where it
+            was not measured or showed nothing.
         lrp: Localisation recall precision error; None where nothing is labelled nor shown.
         olrp: The lowest LRP of any threshold; None where nothing is labelled.
         olrp_threshold: Where it is; None if no detection lowers it.
     """
 
     threshold: Fraction
+    at_precision: Counted | None = None
     lrp: Fraction | None
     olrp: Fraction | None
     olrp_threshold: Fraction | None
@@ -117,6 +122,7 @@ class Deployment(Config):
         images: Images that it looked at.
         classes: Class name -> what is found of it; of the classes that are labelled here.
         ece: Expected calibration error of the scores of all these classes; None of nothing.
+        ece_raw: The same of the scores before their maps; None in files of older versions, too.
         doubles_within: Pairs of boxes that lie on each other, of classes of one increment.
         doubles_between: The same of two increments.
         evidence: File that it was computed from, relative to the run folder.
@@ -125,6 +131,7 @@ class Deployment(Config):
     images: Count
     classes: dict[str, ClassDeployment]
     ece: Fraction | None
+    ece_raw: Fraction | None = None
     doubles_within: Count
     doubles_between: Count
     evidence: InnerPath | None = None
@@ -134,6 +141,12 @@ class Deployment(Config):
         """Pairs of both kinds per 100 images; None without images."""
         pairs = self.doubles_within + self.doubles_between
         return 100 * pairs / self.images if self.images else None
+
+    @property
+    def olrp(self) -> float | None:
+        """Mean oLRP of the classes that are labelled here; None if none is."""
+        known = [one.olrp for one in self.classes.values() if one.olrp is not None]
+        return sum(known) / len(known) if known else None
 
     def total(self, names: Iterable[str]) -> Counted:
         """Return the counts of several classes together; classes that are not labelled add none."""
@@ -151,6 +164,9 @@ def deployment(
     thresholds: Mapping[str, float],
     increments: Mapping[str, object],
     evidence: str | None = None,
+    *,
+    raw: Iterable[ClassMatches] = (),
+    precisions: Mapping[str, float | None] = MappingProxyType({}),
 ) -> Deployment:
     """Return what a detector shows at its thresholds.
 
@@ -159,34 +175,52 @@ def deployment(
         thresholds: Class name -> lowest score that is shown; the default where it has none.
         increments: Class name -> the increment that brought it.
         evidence: Where ``seen`` is kept.
+        raw: The matches of ``seen`` with the scores before their maps.
+        precisions: Class name -> precision of the detector that learned it, see `ClassDeployment`.
     """
     every = {name: thresholds.get(name, CONFIDENCE) for name in seen.doubles.classes}
     found = seen.matches.classes
     within, between = seen.doubles.count(every, increments)
     return Deployment(
         images=seen.doubles.images,
-        classes={name: _of_class(one, every.get(name, CONFIDENCE)) for name, one in found.items()},
+        classes={
+            name: _of_class(one, every.get(name, CONFIDENCE), precisions.get(name))
+            for name, one in found.items()
+        },
         ece=calibration_error(found.values()),
+        ece_raw=calibration_error(raw),
         doubles_within=within,
         doubles_between=between,
         evidence=evidence,
     )
 
 
-def _of_class(found: ClassMatches, threshold: float) -> ClassDeployment:
+def _of_class(found: ClassMatches, threshold: float, precision: float | None) -> ClassDeployment:
     objects = int(found.truths.sum())
     errors = lrp(found)
     shown = int((found.scores >= np.float32(threshold)).sum())
     best = int(errors.argmin())
     return ClassDeployment(
         threshold=threshold,
-        objects=objects,
-        found=int(found.hit[:shown].sum()),
-        wrong=int(_counts(found)[:shown].sum()) - int(found.hit[:shown].sum()),
+        **_upto(found, shown).model_dump(),
+        at_precision=None if precision is None else _at_precision(found, precision),
         lrp=None if np.isnan(errors[shown]) else float(errors[shown]),
         olrp=float(errors[best]) if objects else None,
         olrp_threshold=float(found.scores[best - 1]) if objects and best else None,
     )
+
+
+def _upto(found: ClassMatches, shown: int) -> Counted:
+    """Return what the surest detections of a class find."""
+    hits, counted = int(found.hit[:shown].sum()), int(_counts(found)[:shown].sum())
+    return Counted(objects=int(found.truths.sum()), found=hits, wrong=counted - hits)
+
+
+def _at_precision(found: ClassMatches, precision: float) -> Counted:
+    """Return the most that is found at a precision or a higher one; nothing if none reaches it."""
+    hits, counted = np.cumsum(found.hit), np.cumsum(_counts(found), dtype=np.float64)
+    reached = np.flatnonzero(found.hit & (hits >= precision * counted - np.spacing(counted)))
+    return _upto(found, int(reached[-1]) + 1 if len(reached) else 0)
 
 
 def lrp(found: ClassMatches) -> npt.NDArray[np.float64]:

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from duet.evaluation.cells import Cell
-from duet.report.phrases import MISSING, percent
+from duet.report.phrases import MISSING, is_few, marked, percent
 from duet.report.tables import Table
 
 NOW, REMEMBERED = "now", "when learned (remembered)"
 
 
 def cells_table(cells: Sequence[Cell], remembered: Sequence[Cell] = ()) -> Table:
-    """Return what was found in each cell: at the thresholds in use, and as mAP in per cent.
+    """Return what was found in each cell: at the thresholds in use, and as mAP; in per cent.
+
+    Double boxes are pairs per 100 images, of all classes of the detector.
 
     Args:
         cells: What was measured now.
         remembered: What increments remember of their stages, which gets rows of its own.
     """
-    numbers = ("split", "images", "objects", "found", "wrong", "mAP50", "mAP")
+    numbers = (
+        "split", "images", "objects", "found", "wrong", "precision", "recall", "F1",
+        "double boxes", "mAP50", "mAP",
+    )  # fmt: skip
     when = ("measured",) if remembered else ()
     rows = tuple(
         (*_place(cell), *((measured,) if remembered else ()), *_numbers(cell))
@@ -43,17 +48,27 @@ def _place(cell: Cell) -> tuple[str, ...]:
 
 
 def _numbers(cell: Cell) -> tuple[str, ...]:
-    shown = cell.deployed.total(cell.ap50)
-    counts = (cell.images, shown.objects, shown.found, shown.wrong)
-    scores = (percent(value, unit=False) for value in (cell.map50, cell.map))
-    return (cell.split, *map(str, counts), *scores)
+    seen = cell.deployed.total(cell.ap50)
+    few = [one for one in cell.deployed.classes.values() if is_few(one.objects)]
+    shares = (percent(value, unit=False) for value in (seen.precision, seen.recall, seen.f1))
+    doubles = cell.deployed.doubles
+    return (
+        cell.split,
+        str(cell.images),
+        marked(str(seen.objects), is_few(seen.objects)),
+        str(seen.found),
+        str(seen.wrong),
+        *shares,
+        MISSING if doubles is None else f"{doubles:.0f}",
+        *(marked(percent(value, unit=False), few) for value in (cell.map50, cell.map)),
+    )
 
 
 def classes_table(cells: Sequence[Cell], remembered: Sequence[Cell] = ()) -> Table:
     """Return the same class by class, what is known of each when learned beside what it is now."""
     older = {(one.domain, name): one for one in remembered for name in one.ap50}
     newer = {(one.domain, name): one for one in cells for name in one.ap50}
-    sides = ("found", "wrong", "AP50")
+    sides = ("found", "wrong", "F1", "AP50")
     header = ("class", "domain", "threshold", "objects", *sides)
     learned = tuple(f"{name} when learned" for name in sides) if remembered else ()
     rows = []
@@ -65,11 +80,17 @@ def classes_table(cells: Sequence[Cell], remembered: Sequence[Cell] = ()) -> Tab
 
 
 def _of_class(cell: Cell | None, name: str) -> tuple[str, ...]:
-    """Return threshold, objects, found, wrong and AP50 of a class."""
+    """Return threshold, objects, found, wrong, F1 and AP50 of a class."""
     if cell is None:
-        return (MISSING,) * 5
+        return (MISSING,) * 6
     shown, ap50 = cell.deployed.classes.get(name), percent(cell.ap50[name], unit=False)
     if shown is None:
-        return (*(MISSING,) * 4, ap50)
-    counts = (shown.objects, shown.found, shown.wrong)
-    return (f"{shown.threshold:.2f}", *map(str, counts), ap50)
+        return (*(MISSING,) * 5, ap50)
+    return (
+        f"{shown.threshold:.2f}",
+        marked(str(shown.objects), is_few(shown.objects)),
+        str(shown.found),
+        str(shown.wrong),
+        percent(shown.f1, unit=False),
+        ap50,
+    )

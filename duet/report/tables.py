@@ -13,6 +13,7 @@ from duet.report.phrases import (
     FEW_NOTE,
     MISSING,
     duration,
+    is_few,
     listed,
     marked,
     percent,
@@ -20,7 +21,7 @@ from duet.report.phrases import (
     where,
 )
 from duet.report.words import PI, RI, average_sides, class_changes, worst_first
-from duet.results.measured import FEW_OBJECTS, Measured, few_behind, measured
+from duet.results.measured import Measured, few_behind, measured
 from duet.results.schema import Results, StrategyResult
 from duet.text import printable
 
@@ -119,17 +120,19 @@ def class_table(results: Results) -> Table:
         (
             item.name,
             f"C{item.increment} in {item.domain}",
-            _objects(item.objects, few=item.objects in range(1, FEW_OBJECTS)),
+            _objects(item.objects, few=is_few(item.objects or 0)),
             percent(item.learned, unit=False),
             percent(item.final, unit=False),
             # The newest classes had no later stage in which they could change.
             points(item.change if item.increment < results.final_stage else None, unit=False),
             percent(item.reference, unit=False),
+            _objects(item.trained),
         )
         for item in worst_first(class_changes(results, results.main), results.final_stage)
     )
     header = (
-        "Class", "Learned as", "objects", "when learned", "final model", "change", "reference"
+        "Class", "Learned as", "objects", "when learned", "final model", "change", "reference",
+        "trained on",
     )  # fmt: skip
     return Table(header, rows, words=2)
 

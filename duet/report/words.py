@@ -35,6 +35,7 @@ class ClassChange:
         final: AP50 of the final model; None when unknown.
         reference: AP50 of the model trained only on that increment's slice; None when unknown.
         objects: Labelled objects of the class in that domain's evaluation split; None when unknown.
+        trained: The same in the images that it was learned from.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ClassChange:
     final: float | None
     reference: float | None
     objects: int | None = None
+    trained: int | None = None
 
     @property
     def change(self) -> float | None:
@@ -61,6 +63,7 @@ def class_changes(results: Results, strategy: StrategyResult) -> tuple[ClassChan
         learned = strategy.scores_at(number, step.domain)
         final = strategy.scores_at(results.final_stage, step.domain)
         reference = results.reference(step.domain, step.classes)
+        trained = step.counts.get("train")
         for name in step.classes:
             changes.append(
                 ClassChange(
@@ -71,6 +74,7 @@ def class_changes(results: Results, strategy: StrategyResult) -> tuple[ClassChan
                     final=final.ap50.get(name) if final else None,
                     reference=reference.ap50.get(name) if reference else None,
                     objects=counts.get(step.domain, {}).get(name),
+                    trained=trained.classes.get(name) if trained else None,
                 )
             )
     return tuple(changes)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from duet.evaluation.deployment import Counted, Deployment
+from duet.config import Config
+from duet.evaluation.deployment import Counted, Deployment, total
+from duet.fields import Amount
 from duet.results.schema import Results, StrategyResult
 
 
@@ -48,15 +52,103 @@ def shown(results: Results, strategy: StrategyResult) -> tuple[Shown, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class DoubleBoxes:
+class DoubleBoxes(Config):
     """Pairs of boxes that lie on each other, per 100 images of all domains."""
 
-    within: float
-    between: float
+    within: Amount
+    between: Amount
+
+    @property
+    def total(self) -> float:
+        """Of both kinds."""
+        return self.within + self.between
 
 
-def double_boxes(results: Results, strategy: StrategyResult, stage: int) -> DoubleBoxes | None:
+class Totals(Config):
+    """All that a strategy's detectors show, of one run or of several together.
+
+    Attributes:
+        before: Objects of the older increments in their own domains, each right after it.
+        after: The same with the final detector.
+        new: Objects of the last increment with the final detector.
+        olrp: Mean oLRP of the older classes, before and after; None where none is labelled.
+        doubles: After the first stage and in the end; of several runs the mean.
+        ece: Mean calibration error over domains of the final detector; of several runs the mean.
+        ece_raw: The same of the scores before their maps.
+    """
+
+    before: Counted
+    after: Counted
+    new: Counted
+    olrp: tuple[float | None, float | None]
+    doubles: tuple[DoubleBoxes | None, DoubleBoxes | None]
+    ece: float | None
+    ece_raw: float | None
+
+
+def totals(results: Results, strategy: StrategyResult) -> Totals | None:
+    """Return what a strategy's detectors show; None where nobody looked."""
+    every = shown(results, strategy)
+    if not every:
+        return None
+    old = [one for one in every if one.increment < results.final_stage]
+    final = [one.final for one in {one.domain: one for one in every}.values()]
+    return Totals(
+        before=total(one.before for one in old),
+        after=total(one.after for one in old),
+        new=total(one.after for one in every if one.increment == results.final_stage),
+        olrp=(
+            _olrp((one.earlier, one.classes) for one in old),
+            _olrp((one.final, one.classes) for one in old),
+        ),
+        doubles=(
+            _double_boxes(results, strategy, 1),
+            _double_boxes(results, strategy, results.final_stage),
+        ),
+        ece=_mean(one.ece for one in final),
+        ece_raw=_mean(one.ece_raw for one in final),
+    )
+
+
+def together(runs: Sequence[Totals]) -> Totals | None:
+    """Return several runs as one: counts are summed, all else is the mean; None of none."""
+    if not runs:
+        return None
+
+    def mean(value: Callable[[Totals], float | None]) -> float | None:
+        return _mean(value(one) for one in runs)
+
+    def twice(side: int) -> DoubleBoxes | None:
+        known = [pairs for one in runs if (pairs := one.doubles[side]) is not None]
+        if not known:
+            return None
+        return DoubleBoxes(
+            within=fmean(one.within for one in known), between=fmean(one.between for one in known)
+        )
+
+    return Totals(
+        before=total(one.before for one in runs),
+        after=total(one.after for one in runs),
+        new=total(one.new for one in runs),
+        olrp=(mean(lambda one: one.olrp[0]), mean(lambda one: one.olrp[1])),
+        doubles=(twice(0), twice(1)),
+        ece=mean(lambda one: one.ece),
+        ece_raw=mean(lambda one: one.ece_raw),
+    )
+
+
+def _olrp(sides: Iterable[tuple[Deployment, Sequence[str]]]) -> float | None:
+    rows = (side.classes.get(name) for side, names in sides for name in names)
+    return _mean(row.olrp for row in rows if row is not None)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what is known; None if nothing is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _double_boxes(results: Results, strategy: StrategyResult, stage: int) -> DoubleBoxes | None:
     """Return what the detector after a stage shows twice; None where nobody looked.
 
     Of the domains where both the first and the final detector were looked at.
@@ -72,7 +164,8 @@ def double_boxes(results: Results, strategy: StrategyResult, stage: int) -> Doub
     if not images:
         return None
     pairs = [sum(getattr(one, name) for one in known) for name in _DOUBLES]
-    return DoubleBoxes(*(100 * number / images for number in pairs))
+    within, between = (100 * number / images for number in pairs)
+    return DoubleBoxes(within=within, between=between)
 
 
 _DOUBLES = ("doubles_within", "doubles_between")

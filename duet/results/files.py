@@ -149,8 +149,11 @@ _SHOWN = (
 def _deployed_rows(scores: ClassScores) -> Iterator[_Row]:
     if scores.deployed is None:
         return
-    for name in ("ece", "doubles_within", "doubles_between"):
+    for name in ("ece", "ece_raw", "olrp", "doubles_within", "doubles_between"):
         yield name, scores.stage, scores.domain, "", getattr(scores.deployed, name)
     for name, found in scores.deployed.classes.items():
         for key in _SHOWN:
             yield key, scores.stage, scores.domain, name, getattr(found, key)
+        if (equal := found.at_precision) is not None:
+            for key in ("found", "wrong"):
+                yield f"{key}_at_precision", scores.stage, scores.domain, name, getattr(equal, key)

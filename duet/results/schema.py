@@ -26,10 +26,17 @@ if TYPE_CHECKING:  # merging imports torch; a report must not
 
 
 class SplitCount(Config):
-    """How much data one split of an increment holds."""
+    """How much data one split of an increment holds.
+
+    Attributes:
+        images: Images.
+        boxes: Objects that are not ignored.
+        classes: Class name -> such objects; empty in files of older versions.
+    """
 
     images: Count
     boxes: Count
+    classes: dict[str, Count] = Field(default_factory=dict)
 
 
 class IncrementEntry(Config):

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from duet.evaluation.agreement import IOU, Agreement
 from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
+from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.results import schema
 from duet.results.schema import KeptEntry
@@ -22,9 +25,10 @@ from duet.runs.memo import Tell
 from duet.runs.plan import RunPlan
 from duet.runs.remember import EVALUATIONS
 from duet.runs.setting import StageResult
-from duet.series import Increment, Series, train_slice
+from duet.series import Increment, Series, Slice, train_slice
 from duet.series.domains import Domain
 from duet.series.expected import PublishedEntry, compare
+from duet.series.slices import eval_slice
 from duet.text import shell_line
 from duet.training.config import Schedule, Strategy
 from duet.training.outcome import versions
@@ -55,9 +59,9 @@ class StrategyOutcome:
         return {stage: result.merged for stage, result in enumerate(self.results, start=1)}
 
     @property
-    def limits(self) -> dict[int, dict[str, float]]:
-        """Stage -> class name -> lowest score that users are shown."""
-        return {stage: state.thresholds for stage, state in self.states.items()}
+    def maps(self) -> dict[int, Mapping[str, ScoreMap]]:
+        """Stage -> class name -> score map, of classes that have one."""
+        return {stage: state.scores for stage, state in self.states.items()}
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def indices_of(
         matrix,
         known if plan.references else None,
         undefined=plan.left_out,
-        recalls=recalls(plan.out, plan.steps, outcome.limits, outcome.scores),
+        recalls=recalls(plan.out, plan.steps, outcome.maps, outcome.scores),
     )
 
 
@@ -190,17 +194,21 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
 def split_counts(series: Series, item: Increment, split: str = "") -> dict[str, schema.SplitCount]:
     """Return how much data there is of an increment: to train on, where any is, and to evaluate."""
     cuts = {}
-    if item.detector is None and "train" in item.data.splits:
-        cuts["train"] = train_slice(item.data, item.classes)
+    if item.detector is None and item.has_data:
+        for name in item.data.splits:
+            cut = train_slice if name == "train" else eval_slice
+            cuts[name] = cut(item.data, item.classes, name)
     if item.domain in series.domains:
         whole = series.domain(item.domain).evaluate(item.classes, split)
         cuts[whole.split] = whole
-    return {
-        name: schema.SplitCount(
-            images=len(data), boxes=sum(len(found.object_ids) for found in data.annotations)
-        )
-        for name, data in cuts.items()
-    }
+    return {name: _counted(data) for name, data in cuts.items()}
+
+
+def _counted(data: Slice) -> schema.SplitCount:
+    ids = np.concatenate([np.zeros(0, np.int64), *(row.object_ids for row in data.annotations)])
+    numbers = np.bincount(ids, minlength=len(data.classes)).tolist()
+    classes = dict(zip(data.classes, numbers, strict=True))
+    return schema.SplitCount(images=len(data), boxes=len(ids), classes=classes)
 
 
 def _strategy_entry(
@@ -217,7 +225,7 @@ def _strategy_entry(
         for result in outcome.results
     )
     final = outcome.results[-1].merged
-    shown = deployments(plan.out, plan.steps, outcome.limits, outcome.scores)
+    shown = deployments(plan.out, plan.steps, outcome.maps, outcome.scores)
     return schema.StrategyResult(
         name=outcome.strategy.name,
         title=outcome.strategy.title or outcome.strategy.name,

@@ -8,8 +8,9 @@ from typing import Any
 from duet.devices import one_place
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.cells import Cell
-from duet.evaluation.deployment import Deployment, deployment
+from duet.evaluation.deployment import Deployment
 from duet.increments.state import DetectorState
+from duet.runs.deployed import deployment_of
 from duet.runs.evaluate import (
     average_precision,
     calibrated_detector_of,
@@ -96,7 +97,7 @@ def _evaluate(
     own = {item.name for item in series.increments if item.domain == domain.name}
     cells = []
     for increment, names in rows.items():
-        shows = deployment(seen.of(names), state.thresholds, came)
+        shows = deployment_of(seen.of(names), state.scores, came)
         place = {"domain": domain.name, "increment": increment, "taught": increment in own}
         cells.append(cell_of(scores, names, shows, split=cut.split, **place))
     return cells

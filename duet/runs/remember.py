@@ -7,13 +7,14 @@ from pathlib import Path
 
 from duet.devices import parse_device
 from duet.evaluation.ap import ClassAP
-from duet.evaluation.deployment import deployment, load_deployed
+from duet.evaluation.deployment import load_deployed
 from duet.increments.manifest import DetectorManifest, IncrementManifest, read_manifest
 from duet.increments.state import DetectorState
 from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder
 from duet.results.remembered import Remembered, keep_evaluation, remembered
 from duet.runs.cells import cell_of
+from duet.runs.deployed import deployment_of
 from duet.runs.evaluate import Evaluator
 from duet.runs.setting import Setting
 from duet.series import Increment
@@ -61,7 +62,7 @@ def remember_stage(
     """
     assert scores.seen is not None
     seen = load_deployed(out / scores.seen).of(increment.classes)
-    shows = deployment(seen, state.thresholds, increments_of(state))
+    shows = deployment_of(seen, state.scores, increments_of(state))
     cell = cell_of(
         scores, increment.classes, shows,
         domain=increment.domain, increment=increment.name, taught=True, split=split,

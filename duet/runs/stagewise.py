@@ -134,8 +134,8 @@ def _results(
     report: StepReport, before: Results | None,
 ) -> Results:  # fmt: skip
     measured = _measured(out, setting, chain, there)
-    limits = {stage: state.thresholds for stage, state in chain.states.items()}
-    shown = deployments(out, chain.steps, limits, measured)
+    maps = {stage: state.scores for stage, state in chain.states.items()}
+    shown = deployments(out, chain.steps, maps, measured)
     scores = _remembered(setting, chain, before)
     for (stage, domain), one in measured.items():
         scores[stage, domain] = ClassScores.of(stage, domain, one, shown.get((stage, domain)))
@@ -146,7 +146,7 @@ def _results(
     result = schema.StrategyResult(
         name=strategy.name,
         title=strategy.title or strategy.name,
-        **_indices(chain, scores, unread, recalls(out, chain.steps, limits, measured)),
+        **_indices(chain, scores, unread, recalls(out, chain.steps, maps, measured)),
         class_scores=tuple(scores[key] for key in sorted(scores)),
         merges=tuple(
             schema.MergeEntry.of(stage, trace)

@@ -25,6 +25,7 @@ from duet.comparison.samples import Sampler
 from duet.comparison.tables import as_dict, as_text
 from duet.errors import ConfigError, DataError
 from duet.evaluation.matches import Matches, load_matches, save_matches
+from duet.results.deployed import totals
 from duet.results.files import load_results, save_results
 from duet.results.schema import Results
 
@@ -479,7 +480,17 @@ def test_the_command(repeats: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert told["strategies"][-1]["to_best"]["noise"] is False
     text = page.read_text()
     assert text.startswith("# Comparison\n")
-    assert text.count("| good |") == 3  # ranking, intervals, costs
+    assert text.count("| good |") == 4  # ranking, what a user sees, intervals, costs
+    kept = [load_results(repeats / f"seed-{seed}") for seed in range(3)]
+    for side in ("before", "after", "new"):
+        for row in told["strategies"]:
+            runs = [
+                totals(one, own) for one in kept
+                for own in one.strategies if own.name == row["strategy"]
+            ]  # fmt: skip
+            found = [getattr(one, side).found for one in runs if one is not None]
+            assert len(found) == 3
+            assert row["seen"][side]["found"] == sum(found) > 0
     assert make.duet_here(capsys, *words).code == 0  # an older page may be replaced
     people = make.duet_here(capsys, *words[:4])
     assert people.code == 0

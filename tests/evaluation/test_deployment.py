@@ -93,6 +93,25 @@ def _matches(scores: list[float], hit: list[bool], objects: int, iou: float = 1.
     )  # fmt: skip
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, wanted=st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]))
+def test_what_is_found_at_a_precision_is_the_most_of_all_cuts(seed: int, wanted: float) -> None:
+    seen, _, _ = _seen(seed)
+    precisions = dict.fromkeys(LABELS, wanted)
+    shown = deployment(seen, {}, {}, precisions=precisions).classes
+    for name, found in seen.matches.classes.items():
+        most = (0, 0)
+        for cut in range(1, len(found.scores) + 1):
+            hits, counted = int(found.hit[:cut].sum()), int((~found.ignored[:cut]).sum())
+            if found.hit[cut - 1] and hits >= wanted * counted:
+                most = hits, counted - hits
+        there = shown[name].at_precision
+        assert there is not None
+        assert (there.found, there.wrong) == most
+        assert there.objects == shown[name].objects
+    assert all(one.at_precision is None for one in deployment(seen, {}, {}).classes.values())
+
+
 def test_lrp_is_nothing_lost_everything_lost_or_undefined() -> None:
     assert lrp(_matches([0.9, 0.8], [True, True], 2)).tolist() == [1, 0.5, 0]
     assert lrp(_matches([0.9], [True], 1, iou=0.5)).tolist() == [1, 1]

@@ -206,7 +206,7 @@ def test_a_class_without_objects_in_the_split() -> None:
         SEED,
     )
     alive = next(row for row in tables.class_table(results).rows if row[0] == "Alive")
-    assert alive[2:] == ("0", "–", "–", "–", "80.0")
+    assert alive[2:] == ("0", "–", "–", "–", "80.0", "–")
     assert not few_behind(results, results.main, RI)  # 0 of them count in no mean
     assert "Alive" not in " ".join((*words.kept(results), *words.lost(results)))
 
