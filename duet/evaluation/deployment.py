@@ -37,9 +37,6 @@ BINS, SURE = 10, 0.05
 """Of the calibration error: bins of equal width, and the lowest score that it looks at. Below it
 lie thousands of detections that nobody is shown and that would drown the others."""
 
-STEPS = 20
-"""Bins of a score histogram."""
-
 
 @dataclass(frozen=True, eq=False)
 class Deployed:
@@ -264,19 +261,6 @@ def calibration_error(found: Iterable[ClassMatches]) -> float | None:
     bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, right - scores, minlength=BINS)
     return float(np.abs(gaps).sum() / len(scores))
-
-
-def score_histogram(found: ClassMatches) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return how many right and how many wrong detections of a class score in each of `STEPS` bins.
-
-    The bins are equally wide, from 0 to 1; a score on a border counts in the upper one.
-    """
-    place = np.minimum((found.scores.astype(np.float64) * STEPS).astype(np.int64), STEPS - 1)
-    right, wrong = (
-        tuple(np.bincount(place[kind], minlength=STEPS).tolist())
-        for kind in (found.hit, _counts(found) & ~found.hit)
-    )
-    return right, wrong
 
 
 def pooled(found: Matches, names: Iterable[str], thresholds: Mapping[str, float]) -> ClassMatches:

@@ -38,6 +38,11 @@ class ScoreMap(Config):
         at = self.threshold or CONFIDENCE
         return (math.log(at / (1 - at)) - self.offset) / self.scale
 
+    def fall(self, later: ScoreMap, at: float) -> float:
+        """Return by how many log-odds a score that a later map keeps at ``at`` falls without it."""
+        odds = math.log(at / (1 - at))
+        return (odds - self.offset) * later.scale / self.scale + later.offset - odds
+
     def after(self, first: ScoreMap) -> ScoreMap:
         """Return the map that is ``first`` and then this one, with this one's threshold."""
         scale, offset = self.scale * first.scale, self.scale * first.offset + self.offset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from duet.report.phrases import count_of, percent, where
-from duet.results.schema import Results
+from duet.results.schema import Results, Stagewise
 
 
 def sentences(results: Results) -> tuple[str, ...]:
@@ -27,5 +27,17 @@ def sentences(results: Results) -> tuple[str, ...]:
                 f", {seen.found} of {count_of(seen.objects, 'object')} found and {seen.wrong} "
                 "wrong at the threshold in use"
             )
+            line += _without_maps(results.stagewise, stage, seen.found)
         lines.append(f"{line}.")
     return tuple(lines)
+
+
+def _without_maps(known: Stagewise, stage: int, found: int) -> str:
+    """Say what hangs on the score maps, which nobody can check without the images."""
+    less = known.without_maps[stage - 1] if stage <= len(known.without_maps) else None
+    if less is None or less >= found:
+        return ""
+    return (
+        f"; later stages lowered its scores, which score maps take back: without them about {less} "
+        f"of these {found} would be found (from the scores kept of its stage)"
+    )

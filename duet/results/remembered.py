@@ -17,7 +17,8 @@ from pydantic import Field
 from duet.config import Config, Schema, parse_config
 from duet.errors import DataError, DuetError
 from duet.evaluation.cells import Cell
-from duet.evaluation.deployment import Deployed, save_deployed, score_histogram
+from duet.evaluation.deployment import Deployed, save_deployed
+from duet.evaluation.histograms import score_histogram
 from duet.fields import Count
 from duet.files import read_json, sha256_file
 from duet.sealed import unsealed, write_sealed

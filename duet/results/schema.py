@@ -298,6 +298,10 @@ class Stagewise(Config):
     """Domain that was not measured after the last stage -> why, in words: what is known of it is as
     it was remembered from earlier stages."""
 
+    without_maps: tuple[Count | None, ...] = ()
+    """Per stage: how many of the objects that its detector found would be found today if score maps
+    had stayed as they were, by the scores that its increment keeps; None where none are kept."""
+
 
 class Results(Config):
     """The whole of `results.json`."""

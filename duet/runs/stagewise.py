@@ -14,15 +14,18 @@ from typing import Any
 
 from duet.errors import DuetError
 from duet.evaluation.ap import ClassAP
+from duet.evaluation.histograms import still_above
 from duet.evaluation.indices import Recalls, compute_indices
 from duet.evaluation.matrix import Slice, StageMatrix
 from duet.evaluation.pairs import cells_needed
 from duet.files import run_lock
 from duet.increments.manifest import DetectorManifest, read_manifest
+from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_traces
 from duet.results import schema
 from duet.results.files import RESULTS_FILE, load_results, save_results
+from duet.results.remembered import Remembered
 from duet.results.schema import ClassScores, Results
 from duet.runs.assemble import environment_of, next_commands, protocol_of, split_counts
 from duet.runs.costs import parameter_count
@@ -136,7 +139,8 @@ def _results(
     measured = _measured(out, setting, chain, there)
     maps = {stage: state.scores for stage, state in chain.states.items()}
     shown = deployments(out, chain.steps, maps, measured)
-    scores = _remembered(setting, chain, before)
+    kept = _kept(setting, chain)
+    scores = _remembered(kept, chain, before)
     for (stage, domain), one in measured.items():
         scores[stage, domain] = ClassScores.of(stage, domain, one, shown.get((stage, domain)))
     last = len(chain.steps)
@@ -171,7 +175,7 @@ def _results(
         strategies=(result,),
         environment=environment_of(setting.schedule, datetime.date.today().isoformat()),
         commands=schema.Commands(next=next_commands(chain.models[-1])),
-        stagewise=schema.Stagewise(unread=unread),
+        stagewise=schema.Stagewise(unread=unread, without_maps=_without_maps(kept, chain)),
     )
 
 
@@ -203,18 +207,23 @@ def _measured(
     return found
 
 
-def _remembered(setting: Setting, chain: _Chain, before: Results | None) -> Scores:
-    """Return what was measured of earlier stages at their time."""
+def _kept(setting: Setting, chain: _Chain) -> dict[int, Remembered]:
+    """Return what the increments of earlier stages remember, by stage."""
     model = chain.models[-1]
-    manifest = read_manifest(model, DetectorManifest)
 
     def tell(line: str) -> None:
         setting.lab.listen(chain.names[-1], {"note": line})
 
+    every = recollect(model, read_manifest(model, DetectorManifest), tell)
+    found = {chain.names.index(name) + 1: kept for name, kept in every.items()}
+    return {stage: kept for stage, kept in found.items() if stage < len(chain.steps)}
+
+
+def _remembered(kept: Mapping[int, Remembered], chain: _Chain, before: Results | None) -> Scores:
+    """Return what was measured of earlier stages at their time."""
     found: Scores = {}
-    for name, kept in recollect(model, manifest, tell).items():
-        stage, cell = chain.names.index(name) + 1, kept.cell
-        absent = dict.fromkeys(chain.labels)
+    absent = dict.fromkeys(chain.labels)
+    for stage, cell in ((stage, one.cell) for stage, one in kept.items()):
         found[stage, cell.domain] = ClassScores(
             stage=stage,
             domain=cell.domain,
@@ -224,8 +233,28 @@ def _remembered(setting: Setting, chain: _Chain, before: Results | None) -> Scor
             objects={name: one.objects for name, one in cell.deployed.classes.items()},
         )
     carried = before.main.class_scores if before is not None else ()
-    found |= {(one.stage, one.domain): one for one in carried if one.stage < len(chain.steps)}
-    return {key: one for key, one in found.items() if key[0] < len(chain.steps)}
+    last = len(chain.steps)
+    return found | {(one.stage, one.domain): one for one in carried if one.stage < last}
+
+
+def _without_maps(kept: Mapping[int, Remembered], chain: _Chain) -> tuple[int | None, ...]:
+    """Return `schema.Stagewise.without_maps`."""
+    today = chain.states[len(chain.steps)].scores
+    return tuple(
+        _found_without(kept[stage], chain.states[stage].scores, today) if stage in kept else None
+        for stage in range(1, len(chain.steps))
+    )
+
+
+def _found_without(
+    kept: Remembered, then: Mapping[str, ScoreMap], now: Mapping[str, ScoreMap]
+) -> int:
+    """Return how many objects would be found if the maps had stayed as they were."""
+    found = 0.0
+    for name, shown in kept.cell.deployed.classes.items():
+        fall = then.get(name, ScoreMap()).fall(now.get(name, ScoreMap()), shown.threshold)
+        found += still_above(kept.scores[name].right, shown.threshold, fall)
+    return round(found)
 
 
 def _why(chain: _Chain, domain: str) -> str:

@@ -21,13 +21,14 @@ from duet.evaluation.deployment import (
     calibration_error,
     deployment,
     load_deployed,
+    log_odds,
     lrp,
     pooled,
     retained,
     save_deployed,
-    score_histogram,
 )
 from duet.evaluation.doubles import Doubles, find_doubles
+from duet.evaluation.histograms import STEPS, score_histogram, still_above
 from duet.evaluation.matches import ClassMatches, Matches, match
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -228,7 +229,23 @@ def test_a_score_histogram_counts_every_detection_but_ignored_ones_once() -> Non
     )
     assert {n: count for n, count in enumerate(right) if count} == {19: 1, 10: 1}
     assert {n: count for n, count in enumerate(wrong) if count} == {1: 1, 0: 2}
-    assert len(right) == len(wrong) == 20
+    assert len(right) == len(wrong) == STEPS
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, threshold=st.floats(0.1, 0.9), fall=st.floats(-2, 2))
+def test_a_histogram_tells_what_is_left_when_scores_fall(
+    seed: int, threshold: float, fall: float
+) -> None:
+    scores = np.sort(np.random.default_rng(seed).uniform(0, 1, 4000)).astype(np.float32)[::-1]
+    places = np.zeros(len(scores), np.int64)
+    hit = np.ones(len(scores), np.bool_)
+    right, _ = score_histogram(
+        ClassMatches(scores, places, hit, ~hit, np.array([5000]), np.ones_like(scores))
+    )
+    fallen = log_odds(scores) - fall
+    left = int((fallen >= math.log(threshold / (1 - threshold))).sum())
+    assert still_above(right, threshold, fall) == pytest.approx(left, abs=40)
 
 
 def test_what_is_kept_is_read_back(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -208,3 +209,18 @@ def test_an_older_duet_says_why_it_cannot_read_them(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="newer duet: schema version 3, this one reads 2"):
         read_manifest(tmp_path / "d", DetectorManifest)
     assert IncrementManifest.model_fields["schema_version"].default == 1
+
+
+@pytest.mark.parametrize("at", [0.1, 0.4, 0.8])
+def test_a_score_that_a_later_map_keeps_falls_without_it(at: float) -> None:
+    before = ScoreMap(scale=2.0, offset=0.3, threshold=at)
+    later = ScoreMap(scale=1.5, offset=1.1, threshold=at)
+    odds = math.log(at / (1 - at))
+    # The raw score that the later map lifts to the threshold lies lower than the earlier map asks.
+    raw = (odds - later.offset) / later.scale
+    fallen = before.scale * raw + before.offset
+    assert before.scale * ((odds + before.fall(later, at) - later.offset) / later.scale) + (
+        before.offset
+    ) == pytest.approx(odds)
+    assert fallen < odds
+    assert ScoreMap(offset=0.3).fall(ScoreMap(offset=1.1), at) == pytest.approx(0.8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from factories_results import TREES, exact_results
 
+from duet.evaluation.deployment import ClassDeployment, Deployment
 from duet.evaluation.indices import compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.report import remembered, tables, words
@@ -47,6 +48,33 @@ def test_what_is_gone_is_told_as_it_is_remembered() -> None:
     assert "not measured now" in text
     assert "No old class lost" not in text
     assert "Nothing was forgotten" not in text
+
+
+def test_what_hangs_on_score_maps_is_told() -> None:
+    results = gone()
+    shown = ClassDeployment(
+        objects=90, found=60, wrong=7, threshold=0.4, lrp=0.5, olrp=0.25, olrp_threshold=0.3
+    )
+    seen = Deployment(
+        images=50, classes={"Tree": shown}, ece=0.1, doubles_within=0, doubles_between=0
+    )
+    scores = tuple(
+        one.model_copy(update={"deployed": seen}) if one.stage == 1 else one
+        for one in results.main.class_scores
+    )
+    start = f"C1 in yellowstone: not measured now: {GONE}. As remembered from its stage: mAP50 "
+    start += "50.0 %, 60 of 90 objects found and 7 wrong at the threshold in use"
+    for less, end in {
+        44: "; later stages lowered its scores, which score maps take back: without them about 44 "
+        "of these 60 would be found (from the scores kept of its stage).",
+        60: ".",
+        None: ".",
+    }.items():
+        told = {
+            "strategies": (results.main.model_copy(update={"class_scores": scores}),),
+            "stagewise": Stagewise(unread={"yellowstone": GONE}, without_maps=(less,)),
+        }
+        assert remembered.sentences(results.model_copy(update=told)) == (start + end,)
 
 
 def test_what_is_there_is_measured_and_a_run_says_nothing() -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from factories_run import NEW, OLD, duet_here
 
-from duet.evaluation.deployment import STEPS, load_deployed
+from duet.evaluation.deployment import load_deployed
+from duet.evaluation.histograms import STEPS
 from duet.increments.manifest import IncrementManifest, read_manifest
 from duet.increments.store import load_detector, load_increment
 from duet.results.files import load_results
@@ -194,6 +195,9 @@ def test_the_folder_has_results_and_a_report(
     why = "the images of flat cannot be read any more"
     assert results.stagewise is not None
     assert results.stagewise.unread == {"flat": why}
+    (without,) = results.stagewise.without_maps
+    assert without is not None
+    assert 0 <= without <= memory(gone, "flat").cell.deployed.total(OLD).objects
     main = results.main
     assert {(one.stage, one.domain) for one in main.class_scores} == {
         (1, "flat"), (1, "comic"), (2, "comic"),
@@ -208,7 +212,11 @@ def test_the_folder_has_results_and_a_report(
     assert main.indices.fr is None
     assert any(line.endswith(f": {why}") for line in main.indices.left_out)
     assert [one.title for one in main.costs] == ["flat", "comic"]
-    assert [set(one.counts) for one in results.series.increments] == [{"train", "test"}] * 2
+    for step in results.series.increments:
+        assert set(step.counts) == {"train", "val", "test"}
+        for count in step.counts.values():
+            assert list(count.classes) == list(step.classes)
+            assert sum(count.classes.values()) == count.boxes > 0
     assert len(main.merges) == 1
     done = duet_here(capsys, "report", gone.run)
     assert done.code == 0, done.err
