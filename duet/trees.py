@@ -39,6 +39,13 @@ def is_link(path: Path) -> bool:
     return path.is_symlink() or bool(tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None))
 
 
+def lost_link(path: Path) -> str:
+    """Say where a link leads whose target is not there; empty for all else."""
+    if not is_link(path) or os.path.exists(path):
+        return ""
+    return f"a link that leads nowhere: there is no {os.readlink(path)}"
+
+
 def resolved(path: Path) -> Path:
     """Return the absolute path without links; unlike `Path.resolve` also where they go round."""
     return Path(os.path.realpath(path))
