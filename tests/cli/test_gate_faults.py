@@ -78,6 +78,25 @@ def test_double_boxes_of_a_run(capsys: Capture, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_named_cells_of_a_run(capsys: Capture, tmp_path: Path) -> None:
+    """Old classes were never labelled in the new domain, and are not good there."""
+    run, file = write_good(tmp_path / "run"), tmp_path / "gate.yaml"
+    seen = load_results(run).main.scores_at(2, "comic")
+    assert seen is not None
+    value = sum(seen.ap50[name] or 0 for name in OLD) / len(OLD)
+    words = ["compare", run, "--bootstrap", 0, "--json", "--gate", file]
+    for limit, cells, code in (
+        (value + 0.001, {}, 0),
+        (value + 0.001, {"comic": list(OLD)}, 6),
+        (value - 0.001, {"comic": list(OLD)}, 0),
+    ):
+        file.write_text(yaml.safe_dump({"min": {"map50": limit}, "cells": cells}))
+        done = duet_here(capsys, *words)
+        assert done.code == code, done.err
+        assert len(done.json()["gate"]) == 2 + len(cells)
+    assert done.json()["gate"][-1]["found"] == pytest.approx(value)
+
+
 def test_what_was_emptied_by_hand_is_named(capsys: Capture, tmp_path: Path) -> None:
     run = write_good(tmp_path / "run")
     words = ["compare", run, "--max-drop", 100, "--json"]
