@@ -34,7 +34,7 @@ def is_link(path: Path) -> bool:
     """Tell a symbolic link, or a junction of Windows, which `Path.is_symlink` does not know."""
     try:
         tag = getattr(path.lstat(), "st_reparse_tag", 0)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return False
     return path.is_symlink() or bool(tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None))
 
