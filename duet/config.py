@@ -62,18 +62,22 @@ def parse_config(
     try:
         return model.model_validate(data)
     except ValidationError as found:
-        items = found.errors(include_url=False)
-        # A list whose items are all wrong is not too short as well.
-        above = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
-        items = [i for i in items if i["type"] != "too_short" or i["loc"] not in above]
-        lines = [line_of(data, item["loc"]) for item in items[:PROBLEMS_SHOWN]]
-        problems = [
-            f"line {line}: {_describe(model, item)}" if line else _describe(model, item)
-            for item, line in zip(items, lines, strict=False)
-        ]
-        problems += [""] * (len(items) - len(problems))  # counted, not shown
-        what = together(problems, summary=f"{called} is not valid")
-        raise error(what, where=where, remedy=remedy) from None
+        raise error(problems_of(found, model, data, called), where=where, remedy=remedy) from None
+
+
+def problems_of(found: ValidationError, model: type[BaseModel], data: Any, called: str) -> str:
+    """Return every problem of ``data`` as one message; arguments as of `parse_config`."""
+    items = found.errors(include_url=False)
+    # A list whose items are all wrong is not too short as well.
+    above = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+    items = [i for i in items if i["type"] != "too_short" or i["loc"] not in above]
+    lines = [line_of(data, item["loc"]) for item in items[:PROBLEMS_SHOWN]]
+    problems = [
+        f"line {line}: {_describe(model, item)}" if line else _describe(model, item)
+        for item, line in zip(items, lines, strict=False)
+    ]
+    problems += [""] * (len(items) - len(problems))  # counted, not shown
+    return together(problems, summary=f"{called} is not valid")
 
 
 def changed(config: C, changes: Mapping[str, Any], *, where: str) -> C:

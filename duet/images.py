@@ -17,6 +17,7 @@ import numpy.typing as npt
 from duet.errors import DataError, DuetError
 from duet.files import atomic_path
 from duet.orientation import orientation
+from duet.trees import lost_link
 
 Image = npt.NDArray[np.uint8]
 """``(H, W, 3)`` uint8, BGR, upright (see `duet.orientation`)."""
@@ -48,7 +49,7 @@ def read_content(path: Path) -> bytes:
     """
     try:
         if not os.path.isfile(path):  # a FIFO would be waited for
-            raise FileNotFoundError(2, "no such file")
+            raise FileNotFoundError(2, lost_link(path) or "no such file")
         return path.read_bytes()
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         raise DataError(

@@ -34,9 +34,16 @@ def is_link(path: Path) -> bool:
     """Tell a symbolic link, or a junction of Windows, which `Path.is_symlink` does not know."""
     try:
         tag = getattr(path.lstat(), "st_reparse_tag", 0)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return False
     return path.is_symlink() or bool(tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None))
+
+
+def lost_link(path: Path) -> str:
+    """Say where a link leads whose target is not there; empty for all else."""
+    if not is_link(path) or os.path.exists(path):
+        return ""
+    return f"a link that leads nowhere: there is no {os.readlink(path)}"
 
 
 def resolved(path: Path) -> Path:

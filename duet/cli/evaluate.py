@@ -70,7 +70,7 @@ def evaluate(
     from duet.runs.gated import (
         judge_cells,
         open_before,
-        remembered_standings,
+        recollected_standings,
         standings_before,
     )  # fmt: skip
     from duet.runs.remember import recollect
@@ -83,7 +83,7 @@ def evaluate(
         gate.require_known(there.classes, there.domains)
     before = standings_before(open_before(gate, note), there.series, split, device)
     if before is None:
-        before = remembered_standings(memory, loaded.manifest)
+        before = recollected_standings(memory, loaded.manifest, there)
     cells = evaluate_cells(loaded.state, there.series, split, loaded.manifest.image_size, device)
     kept = [one.cell for one in memory.values()]
     result = {

@@ -24,6 +24,7 @@ from duet.evaluation.deployment import Retained, load_deployed, pooled, retained
 from duet.evaluation.indices import Term
 from duet.evaluation.matches import ClassMatches, Matches, load_matches
 from duet.report.phrases import listed
+from duet.results.files import RESULTS_FILE
 from duet.trees import resolved
 
 CLOSE = 1e-6
@@ -155,6 +156,13 @@ class Sampler:
         assert deployed is not None
         matches = load_deployed(path).matches
         limits = {name: row.threshold for name, row in deployed.classes.items()}
+        if lacking := [n for n in term.classes if n in matches.classes and n not in limits]:
+            raise DataError(
+                f"stage {stage} in {term.domain} has no threshold of {listed(lacking)}, though "
+                "their matches are kept",
+                where=str(entry.run.folder / RESULTS_FILE),
+                remedy=_ANEW,
+            )
         return pooled(matches, term.classes, limits), matches.keys
 
     def _map50(

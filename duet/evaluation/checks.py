@@ -17,6 +17,11 @@ from duet.text import short_list
 NAMES_SHOWN = 6
 """Class names in what a row is about."""
 
+NONE_TAUGHT = (
+    "what it is compared with has no class in a domain where it was taught: compare with another, "
+    "or name classes under cells"
+)
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -26,17 +31,27 @@ class Standing:
         ap50: Its AP50, a fraction; None where no object is labelled.
         counted: What is found of it at the deployed threshold; None where nobody looked.
         taught: Whether an increment taught it there.
+        split: Of the images; empty where nobody knows.
+        why: Why nothing was measured, where that is known.
     """
 
     ap50: float | None
     counted: Counted | None
     taught: bool
+    split: str = ""
+    why: str = ""
 
     def value(self, measure: str) -> float | None:
         """Return AP50 or F1; None where no object is labelled."""
         if measure == "ap50":
             return self.ap50
         return self.counted.f1 if self.counted is not None and self.counted.objects else None
+
+    def elsewhere(self, before: Standing) -> str:
+        """Say that this is of other images than what was before; empty if it is not."""
+        if "" in (self.split, before.split) or self.split == before.split:
+            return ""
+        return f"different splits: now {self.split}, before {before.split}"
 
 
 Standings = Mapping[tuple[str, str], Standing]
@@ -136,15 +151,8 @@ def _drops(gate: Gate, measured: Measured) -> Iterator[Check]:
         for measure in MEASURES:
             if (limit := gate.drop(measure, domain, name)) is None:
                 continue
-            sides = before.value(measure), now.value(measure) if now is not None else None
-            lost = None
-            if sides[0] is not None and sides[1] is not None:
-                lost = 100 * (sides[0] - sides[1])
-            why = (
-                _unread(measured, domain)
-                or _missing(now, measure, " now")
-                or _missing(before, measure, " before")
-            )
+            lost, why = _lost(before, now, measure)
+            why = _unread(measured, domain) or why
             rows.append(Check.of(DROP[measure], f"{name} in {domain}", limit, lost, why))
     yield from rows
     parts: list[tuple[str, Mapping[str, float], bool]] = [
@@ -152,10 +160,21 @@ def _drops(gate: Gate, measured: Measured) -> Iterator[Check]:
         *((n, own.max_drop, n in {name for _, name in old}) for n, own in gate.classes.items()),
         *((d, own.max_drop, d in {domain for domain, _ in old}) for d, own in gate.domains.items()),
     ]
+    none = NONE_TAUGHT if measured.before else measured.alone
     for about, limits, there in parts:
         for measure, limit in limits.items() if not there else ():
-            why = _unread(measured, about) or (measured.alone if not old else "no old class")
+            why = _unread(measured, about) or (none if not old else "no old class")
             yield Check.of(DROP[measure], about, limit, None, why)
+
+
+def _lost(before: Standing, now: Standing | None, measure: str) -> tuple[float | None, str]:
+    """Return the points that a class lost, or None and why that is not known."""
+    sides = before.value(measure), now.value(measure) if now is not None else None
+    why = _missing(now, measure, " now") or _missing(before, measure, " before")
+    if now is None or sides[0] is None or sides[1] is None:
+        return None, why
+    why = now.elsewhere(before)
+    return (None if why else 100 * (sides[0] - sides[1])), why
 
 
 def _doubles(gate: Gate, measured: Measured) -> Iterator[Check]:
@@ -181,6 +200,8 @@ def _missing(one: Standing | None, measure: str, when: str) -> str:
         return f"not measured{when}"
     if one.value(measure) is not None:
         return ""
+    if one.why:
+        return one.why
     if one.counted is None and one.ap50 is not None:
         return f"only AP was kept{when}"
     return f"no labelled object{when}"
@@ -189,7 +210,9 @@ def _missing(one: Standing | None, measure: str, when: str) -> str:
 def standings(cells: Sequence[Cell]) -> dict[tuple[str, str], Standing]:
     """Return what cells say of each class in each domain."""
     return {
-        (cell.domain, name): Standing(value, cell.deployed.classes.get(name), cell.taught)
+        (cell.domain, name): Standing(
+            value, cell.deployed.classes.get(name), cell.taught, cell.split
+        )
         for cell in sorted(cells, key=lambda one: one.taught)
         for name, value in cell.ap50.items()
     }
@@ -215,6 +238,8 @@ def measured_of(
     undefined = "no old class has an object, or mAP50 or recall above 0 before"
     if unread:
         undefined += f", or its data were not read ({', '.join(unread)})"
+    if found := sorted({text for key in now if (text := _elsewhere(now, before, key))}):
+        undefined += f", or these are {'; '.join(found)}"
     reasons = (
         "GI, PI, RAI, H and OR: they follow from what `duet run` keeps",
         f"RI and FR: {undefined if before else alone}",
@@ -238,11 +263,16 @@ def _retained(
     terms: dict[str, list[float]] = {"ri": [], "fr": []}
     for domain, names in taught:
         keys = [(domain, name) for name in names if (domain, name) in before]
+        keys = [key for key in keys if not _elsewhere(now, before, key)]
         for index, value in (("ri", _map50), ("fr", _recall)):
             sides = value(now, keys), value(before, keys)
             if sides[0] is not None and sides[1]:
                 terms[index].append(sides[0] / sides[1])
     return {name: mean(ratios) for name, ratios in terms.items()}
+
+
+def _elsewhere(now: Standings, before: Standings, key: tuple[str, str]) -> str:
+    return now[key].elsewhere(before[key]) if key in before else ""
 
 
 def _map50(found: Standings, keys: Sequence[tuple[str, str]]) -> float | None:

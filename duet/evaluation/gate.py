@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from duet.config import Config, Schema, load_yaml, parse_config
+from duet.config import Config, Schema, load_yaml, problems_of
 from duet.errors import ConfigError, GateError, did_you_mean, together
 from duet.evaluation.definitions import RATIOS
-from duet.fields import Amount, Fraction, Names
+from duet.fields import Names
 
 MEASURES = {"ap50": "AP50", "f1": "F1"}
 """What is measured of one class in one domain; F1 at the deployed threshold."""
@@ -40,7 +48,16 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, Mapping) else {"ap50": value}
 
 
-Points = Annotated[float, Field(ge=0, le=100)]
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):  # true would count as 1
+        raise ValueError("expected a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Pairs = Annotated[Number, Field(ge=0)]
+Points = Annotated[Number, Field(ge=0, le=100)]
 Drops = Annotated[dict[str, Points], BeforeValidator(_plain), AfterValidator(_of(MEASURES))]
 """Measure -> percentage points that a class may lose; a number alone is of AP50."""
 
@@ -51,7 +68,7 @@ class ClassLimits(Config):
     """Limits of one class, in place of the general ones."""
 
     max_drop: Drops = _DROP
-    min: Annotated[dict[str, Fraction], AfterValidator(_of(MEASURES))] = Field(
+    min: Annotated[dict[str, Share], AfterValidator(_of(MEASURES))] = Field(
         default={}, description="Least AP50 or F1 in each domain where it was learned."
     )
 
@@ -60,26 +77,29 @@ class DomainLimits(Config):
     """Limits in one domain, in place of the general ones."""
 
     max_drop: Drops = _DROP
-    min: Annotated[dict[str, Fraction], AfterValidator(_of((MAP50,)))] = Field(
+    min: Annotated[dict[str, Share], AfterValidator(_of((MAP50,)))] = Field(
         default={}, description="Least mAP50 of each increment there."
     )
-    max_double: Amount | None = None
+    max_double: Pairs | None = None
 
 
 class Gate(Config):
     """All that is asked of a detector, or of a run.
 
     A limit of a class goes before that of a domain, and that before the general one.
+
+    Raises:
+        ConfigError: With every problem at once.
     """
 
     model_config = ConfigDict(populate_by_name=True)
 
     schema_version: Schema = Field(default=1, alias="schema")
     max_drop: Drops = _DROP
-    min: Annotated[dict[str, Fraction], AfterValidator(_of((*INDICES, MAP50)))] = Field(
+    min: Annotated[dict[str, Share], AfterValidator(_of((*INDICES, MAP50)))] = Field(
         default={}, description="Least value of indices, and of mAP50 in every cell; fractions."
     )
-    max_double: Amount | None = Field(
+    max_double: Pairs | None = Field(
         default=None, description="Double boxes per 100 images in any domain, of all kinds."
     )
     against: Path | None = Field(
@@ -105,6 +125,15 @@ class Gate(Config):
         if not any(one.max_drop or one.min for one in parts) and set(double) == {None}:
             raise ValueError("sets no limit: give max_drop, min or max_double")
         return self
+
+    @model_validator(mode="wrap")  # after `_asks`, whose error it turns into ours, too
+    @classmethod
+    def _told(cls, said: Any, build: Callable[[Any], Gate], info: ValidationInfo) -> Gate:
+        try:
+            return build(said)
+        except ValidationError as error:
+            where = (info.context or {}).get("where", "duet.Gate")
+            raise ConfigError(problems_of(error, cls, said, "the gate"), where=where) from None
 
     def drop(self, measure: str, domain: str, name: str) -> float | None:
         """Return how many points a class may lose in a domain; None if that is not limited."""
@@ -162,12 +191,12 @@ def load_gate(file: Path | None = None, options: Mapping[str, Any] | None = None
     said = (load_yaml(file) or {}) if file is not None else {}
     where = "the gate" if file is None else str(file)
     if isinstance(said, dict):
-        if file is not None and said.get("against"):
+        if file is not None and isinstance(said.get("against"), str):
             said = {**said, "against": str(file.parent / str(said["against"]))}
         for key, value in (options or {}).items():
             both = isinstance(value, Mapping) and said.get(key) is not None
             said = {**said, key: {**_plain(said[key]), **value} if both else value}
-    return parse_config(Gate, said, where=where, called="the gate")
+    return Gate.model_validate(said, context={"where": where})
 
 
 class Check(Config):

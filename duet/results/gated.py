@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from duet.config import Config, parse_config
 from duet.errors import ConfigError, DataError
@@ -13,6 +16,7 @@ from duet.files import read_json
 from duet.results.files import RESULTS_FILE, load_results
 from duet.results.schema import Results, StrategyResult
 from duet.text import shown
+from duet.trees import lost_link
 
 
 def measured_run(
@@ -27,11 +31,15 @@ def measured_run(
     """
     final = _standings(results, strategy, results.final_stage)
     learned: dict[tuple[str, str], Standing] = {}
-    for stage, (_, classes) in enumerate(results.series.steps[:-1], start=1):
+    steps = results.series.steps[:-1]
+    for stage, (_, classes) in enumerate(steps, start=1):
         for key, one in _standings(results, strategy, stage).items():
             known = learned.get(key)
             if key[1] in classes and (known is None or one.taught > known.taught):
                 learned[key] = one
+    nothing = Standing(None, None, taught=True, why=f"{RESULTS_FILE} has nothing of its stage")
+    for key in ((domain, name) for domain, names in steps for name in names):
+        learned.setdefault(key, nothing)
     seen = [one for one in strategy.class_scores if one.stage == results.final_stage]
     domains = {one.domain for one in seen}
     return Measured(
@@ -51,11 +59,16 @@ def _standings(
     steps = results.series.steps[:stage]
     known = {name for _, names in steps for name in names}
     taught = {(domain, name) for domain, names in steps for name in names}
+    splits = {
+        step.domain: "+".join(sorted(step.counts.keys() - {"train"}))
+        for step in results.series.increments
+    }
     return {
         (scores.domain, name): Standing(
             value,
             scores.deployed.classes.get(name) if scores.deployed is not None else None,
             (scores.domain, name) in taught,
+            splits.get(scores.domain, ""),
         )
         for scores in strategy.class_scores
         if scores.stage == stage
@@ -85,7 +98,13 @@ def kept_before(gate: Gate) -> Standings | None:
 
 
 class _Evaluation(Config):
-    cells: tuple[Cell, ...]
+    cells: Annotated[tuple[Cell, ...], Field(min_length=1)]
+
+
+_ANOTHER = (
+    "give what `duet eval MODEL SERIES.yaml --out BEFORE.json` wrote, the evaluation.json of an "
+    "increment, a run folder, or a detector"
+)
 
 
 def load_before(path: Path) -> Standings | None:
@@ -99,8 +118,10 @@ def load_before(path: Path) -> Standings | None:
         None if the path is neither: then it may be a detector.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: It cannot be read, or is a link that leads nowhere.
     """
+    if lost := lost_link(path):
+        raise DataError(lost, where=str(path), remedy=_ANOTHER)
     if (path / RESULTS_FILE).is_file():
         path /= RESULTS_FILE
     if path.name == RESULTS_FILE:
@@ -108,12 +129,12 @@ def load_before(path: Path) -> Standings | None:
         return _standings(results, results.main, results.final_stage)
     if path.suffix != ".json":
         return None
-    found = read_json(path)
+    found = read_json(path, remedy=_ANOTHER)
     if "cells" not in found:
-        raise DataError(
-            f"no evaluation: it has no 'cells', but {shown(list(found))}",
-            where=str(path),
-            remedy="give what `duet eval --json` printed, a run folder, or a detector",
-        )
-    kept = parse_config(_Evaluation, {"cells": found["cells"]}, where=str(path), error=DataError)
+        what = f"no evaluation: it has no 'cells', but {shown(list(found))}"
+        raise DataError(what, where=str(path), remedy=_ANOTHER)
+    kept = parse_config(
+        _Evaluation, {"cells": found["cells"]}, where=str(path), called="the evaluation",
+        error=DataError, remedy=_ANOTHER,
+    )  # fmt: skip
     return standings(kept.cells)

@@ -212,7 +212,7 @@ def labelled_cuts(state: DetectorState, series: Series, split: str) -> list[Slic
         if item.has_data and (names := [n for n in item.classes if n in state.labels])
     ]
     if not found:
-        raise no_common_class(state, series)
+        raise no_common_class(state.labels, series.labels)
     return found
 
 

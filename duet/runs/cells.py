@@ -53,7 +53,7 @@ def evaluate_cells(
         if rows:
             cells += _evaluate(state, series, domain, split, rows, (image_size, place))
     if not cells:
-        raise no_common_class(state, series)
+        raise no_common_class(state.labels, series.labels)
     return cells
 
 

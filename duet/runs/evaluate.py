@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -212,11 +212,11 @@ def require_split(series: Series, split: str) -> None:
         )
 
 
-def no_common_class(state: DetectorState, series: Series) -> DataError:
-    """Return the error of a detector that knows no class of a series."""
+def no_common_class(known: Iterable[str], there: Iterable[str]) -> DataError:
+    """Return the error of a detector that knows some classes of a series that has others."""
     return DataError(
-        f"the detector knows no class of this series: it knows {', '.join(state.labels)}; the "
-        f"series has {', '.join(series.labels)}",
+        f"the detector knows no class of this series: it knows {', '.join(known)}; the series has "
+        f"{', '.join(there)}",
         remedy="classes are matched by name: rename the classes of one side",
     )
 

@@ -25,7 +25,7 @@ from duet.runs.cells import evaluate_cells
 from duet.runs.kept import detectors_in
 from duet.runs.remember import recollect
 from duet.runs.steps import StepReport
-from duet.runs.there import Unread, read_there
+from duet.runs.there import There, Unread, read_there
 from duet.series import Series
 from duet.series.reader import read_config
 
@@ -33,6 +33,7 @@ Before = Standings | DetectorFile | None
 """What old classes are compared with: measured already, to be measured, or not named."""
 
 ALONE = "nothing to compare with: give --against BEFORE"
+FORGOTTEN = "remembers nothing of its stage: give --against BEFORE"
 
 
 def open_before(gate: Gate | None, notify: Callable[[str], None] | None = None) -> Before:
@@ -126,6 +127,30 @@ def remembered_standings(memory: Mapping[str, Remembered], now: DetectorManifest
     """
     older = [one.cell for one in memory.values() if one.fingerprint != now.fingerprint]
     return standings(older)
+
+
+def recollected_standings(
+    memory: Mapping[str, Remembered], now: DetectorManifest, there: There
+) -> Standings:
+    """Return what increments remember, and nothing measured of each that remembers nothing.
+
+    Empty where none does: then there is nothing to compare with.
+
+    Args:
+        memory: Of `recollect`.
+        now: Of the detector that is measured.
+        there: The data, which know the domains of increments.
+    """
+    known: dict[tuple[str, str], Standing] = {}
+    places = {one.name: (one.domain, one.classes) for one in there.series.increments}
+    places |= {name: (one.domain, one.classes) for name, one in there.unread.items()}
+    brought = {part.increment: (part.increment, part.classes) for part in now.parts}
+    for name in (one.increment for one in now.lineage if memory and one.increment not in memory):
+        domain, classes = places.get(name) or brought.get(name, (name, ()))
+        nothing = Standing(None, None, taught=True, why=f"{name} {FORGOTTEN}")
+        known |= {(domain, label): nothing for label in classes}
+    known.update(remembered_standings(memory, now))
+    return known
 
 
 def _since_learned(

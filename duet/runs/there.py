@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from duet.config import load_yaml
-from duet.errors import ConfigError, DataError
+from duet.errors import ConfigError, DataError, together
 from duet.names import as_name
+from duet.runs.evaluate import no_common_class
 from duet.runs.inputs import warnings_of
 from duet.series import Increment, Problem, Series, check_series, inspect_series
 from duet.series.formats import read
@@ -160,15 +161,34 @@ def read_data(
 
     Raises:
         ConfigError: The file is missing or malformed, or an argument is of the other kind.
-        DataError: See `read_there` and `read_data_set`.
+        DataError: See `read_there` and `read_data_set`; or nothing of a series can be measured.
     """
     if is_series(path):
         if domain is not None:
             raise ConfigError("a domain is for a data set; a series names its own", where=str(path))
-        return read_there(path, data_root=data_root)
+        there = read_there(path, data_root=data_root)
+        _require_common(there, classes)
+        return there
     if data_root is not None:
         raise ConfigError("a data root is for a series; this is a data set", where=str(path))
     return read_data_set(path, classes, domain)
+
+
+def _require_common(there: There, known: Sequence[str]) -> None:
+    """Refuse a series of whose data nothing can be measured: also that which cannot be read counts.
+
+    Raises:
+        DataError: The detector knows no class of it, or only such as cannot be read.
+    """
+    if not set(known) & set(there.classes):
+        raise no_common_class(known, there.classes)
+    if not set(known) & set(there.series.labels):
+        gone = [f"{name}: {one.why}" for name, one in there.unread.items()]
+        raise DataError(
+            together(gone, summary="no data with a class that the detector knows can be read"),
+            where=there.series.name,
+            remedy="bring their images back, or name their folder with --data-root",
+        )
 
 
 def is_series(path: Path) -> bool:

@@ -32,6 +32,7 @@ from duet.series.decoding import (
 )
 from duet.series.names import other_spelling
 from duet.series.problems import Problem, error, note, warning
+from duet.trees import lost_link
 
 Verify = Literal["full", "header", "kind"]
 
@@ -144,6 +145,7 @@ def _inspect(path: Path, verify: Verify, *, small: bool) -> ImageFacts:
         remedy = "restore the file, or take it out of the list; duet never downloads"
         other = other_spelling(path)
         what = f"no such image; the folder has '{other}'" if other else "no such image"
+        what = lost_link(path) or what
         if os.path.exists(path):
             what = "this is a folder or a device, expected an image file"
         return ImageFacts(0, 0, error("image.missing", path, what, remedy))

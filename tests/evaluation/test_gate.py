@@ -39,6 +39,7 @@ def cell(
     taught: bool = True,
     doubles: int = 0,
     images: int = 10,
+    split: str = "test",
 ) -> Cell:
     """Return a cell with ten objects of each labelled class, of which ``found`` are found."""
     there = [value for value in ap50.values() if value is not None]
@@ -51,7 +52,7 @@ def cell(
         images=images, classes=classes, ece=None, doubles_within=0, doubles_between=doubles
     )
     return Cell(
-        domain=domain, increment=increment, taught=taught, split="test", images=images,
+        domain=domain, increment=increment, taught=taught, split=split, images=images,
         map50=mean, map=mean, ap50=ap50, deployed=deployed,
     )  # fmt: skip
 
@@ -161,7 +162,19 @@ def test_each_form_of_limit(
     ("gate", "now", "before", "why"),
     [
         ({"max_drop": 100}, NOW, [], ALONE),
-        ({"max_drop": 100}, NOW, [BEFORE[1]], ALONE),
+        ({"max_drop": 100}, NOW, [BEFORE[1]], "no class in a domain where it was taught"),
+        (
+            {"max_drop": 100},
+            [cell("day", "day", {"cat": 0.5})],
+            [cell("day", "day", {"cat": 0.5}, split="val")],
+            "different splits: now test, before val",
+        ),
+        (
+            {"min": {"ri": 0}},
+            NOW[:1],
+            [cell("day", "day", {"cat": 0.5}, split="val")],
+            "before val",
+        ),
         ({"max_drop": 100}, NOW[2:], [cell("day", "day", {"cat": 0.8})], "not measured now"),
         (
             {"max_drop": {"f1": 100}},

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import factories_run as make
 import pytest
-import yaml
-from PIL import Image
+from factories_dots import FOLDER, on_path, write_series
 from places import REPO, TESTS
 
 from duet.conformance import CHECKS, Case
-from duet.conformance.case import NEW, OLD, scene
+from duet.conformance.case import NEW, OLD
 from duet.errors import ConfigError
 from duet.families.table import FAMILIES, families, resolve_family, resolve_roles
-from duet.increments.base import save_base
 from duet.increments.store import load_detector
 
-FOLDER = TESTS / "example_family"
 PAGE = REPO / "docs" / "new_family.md"
-SIZE = 64
 
 
 @pytest.fixture
-def dots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the package on the path, also of processes that this one starts."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setenv("PYTHONPATH", str(FOLDER))
-    yield
-    sys.modules.pop("duet_dots", None)
+def dots() -> Iterator[None]:
+    with on_path():
+        yield
 
 
 def test_it_is_registered_here_only() -> None:
@@ -92,46 +84,6 @@ def test_a_name_of_duets_own_cannot_be_taken(
 # ---- two increments, from the command line ----------------------------------------------------
 
 
-def write_series(folder: Path) -> Path:
-    """Write coloured squares of two domains as YOLO data, θ_0, a schedule, a strategy, a series."""
-    for domain, classes in {"day": OLD, "night": NEW}.items():
-        for split, count in {"train": 8, "val": 5}.items():
-            for kind in ("images", "labels"):
-                (folder / domain / kind / split).mkdir(parents=True)
-            for index in range(count):
-                name = classes[index % len(classes)]
-                image, box = scene(name, SIZE, seed=100 * len(split) + index)
-                place = folder / domain / "images" / split / f"{index}.png"
-                Image.fromarray(image[..., ::-1].copy()).save(place)
-                line = " ".join(map(str, [classes.index(name), *box]))
-                (folder / domain / "labels" / split / f"{index}.txt").write_text(line)
-        data = {"names": list(classes), "train": "images/train", "val": "images/val"}
-        (folder / domain / "data.yaml").write_text(yaml.safe_dump(data))
-    start = resolve_family("dots").fresh("dots-tiny", ("unknown",), seed=0)
-    save_base(folder / "base.safetensors", start.tensors, info={"architecture": "dots-tiny"})
-    files: dict[str, Any] = {
-        "schedule": {
-            "epochs": 30, "batch": 4, "image_size": SIZE, "lr": 0.01, "warmup_epochs": 0,
-            "fisher_images": 4, "augmentation": {"saturation": 0, "brightness": 0.1},
-        },
-        "strategy": {
-            "name": "short", "head": "towers", "merge": {"method": "average"},
-            "refit": {"epochs": 10, "lr": 0.01}, "distill": {"weight": 0.1},
-        },
-        "series": {
-            "schema": 1, "name": "squares",
-            "increments": [
-                {"domain": "day", "data": "day/data.yaml", "classes": list(OLD)},
-                {"domain": "night", "data": "night/data.yaml", "classes": list(NEW)},
-            ],
-            "defaults": {"train": "schedule.yaml", "weights": "base.safetensors"},
-        },
-    }  # fmt: skip
-    for name, content in files.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    return folder / "series.yaml"
-
-
 def objects(document: dict[str, Any]) -> list[list[Any]]:
     """Return class, score and box of everything in `predictions.json`."""
     return [
@@ -179,7 +131,8 @@ def test_dots_learn_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_every_excerpt_is_in_the_code() -> None:
-    sources = [path.read_text() for path in (FOLDER / "duet_dots.py", Path(__file__))]
+    files = FOLDER / "duet_dots.py", TESTS / "factories_dots.py", Path(__file__)
+    sources = [path.read_text() for path in files]
     found = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(found) >= 6
     for block in found:
