@@ -102,3 +102,14 @@ def test_and_by_series_where_joint_training_left_one_part(tmp_path: Path) -> Non
         assert within == between > 0
     assert {c.deployed.doubles_between for c in one} == {0}
     assert {c.deployed.doubles_within for c in two} == {0}
+
+
+def test_what_came_together_did_so_where_some_of_it_is_measured(tmp_path: Path) -> None:
+    whole = evaluate_cells(doubled(), read_series(_series(tmp_path)), "", SIZE)
+    counts = {(c.deployed.doubles_within, c.deployed.doubles_between) for c in whole[:2]}
+    for name in ("dog", "bus"):
+        step = {"domain": "day", "data": "day/data.yaml", "classes": [name]}
+        some = read_series(make_series(tmp_path, [step]))
+        (cell,) = evaluate_cells(doubled(), some, "", SIZE)
+        assert {(cell.deployed.doubles_within, cell.deployed.doubles_between)} == counts
+    assert next(iter(counts))[0] > 0
