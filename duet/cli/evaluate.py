@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from duet.cli.common import (
 from duet.cli.options import gate_of, gate_options
 from duet.cli.running import emit_gated
 from duet.progress import note
+from duet.text import short_list
 
 if TYPE_CHECKING:
     from duet.evaluation.cells import Cell
@@ -73,12 +75,13 @@ def evaluate(
         remembered_standings,
         standings_before,
     )  # fmt: skip
-    from duet.runs.remember import recollect
+    from duet.runs.remember import not_near, recollect
 
     gate = gate_of(options)
     loaded = open_model(model, trust=trust, notify=note)
     there = read_there_told(data, loaded.state.labels.names, data_root, domain)
-    memory = recollect(model, loaded.manifest, note)
+    memory, lost = recollect(model, loaded.manifest, note), not_near(model, loaded.manifest)
+    _tell_lost(lost)
     if gate is not None:
         gate.require_known(there.classes, there.domains)
     before = standings_before(open_before(gate, note), there.series, split, device)
@@ -92,6 +95,7 @@ def evaluate(
         "fingerprint": loaded.manifest.fingerprint,
         "cells": [cell.model_dump(mode="json") for cell in cells],
         "remembered": [cell.model_dump(mode="json") for cell in kept],
+        "not_remembered": {name: str(place) for name, place in lost.items()},
         "unread": there.reasons,
     }
     if out is not None:
@@ -109,6 +113,17 @@ def _text(cells: list[Cell], kept: list[Cell]) -> str:
     from duet.report.cells import cells_table, classes_table
 
     return f"{cells_table(cells, kept).as_text()}\n\n{classes_table(cells, kept).as_text()}"
+
+
+def _tell_lost(lost: Mapping[str, Path]) -> None:
+    """Say which increments lie elsewhere: a gate has nothing of theirs to compare with."""
+    if lost:
+        places = short_list(dict.fromkeys(map(str, lost.values())), limit=5)
+        note(
+            f"warning: nothing is remembered of {short_list(lost)}: the folders of these "
+            f"increments were not found, looked for at {places}; copy the whole run folder, not "
+            "the detector alone, or name what was measured before with --against"
+        )
 
 
 def _tell_unmeasured(there: There, model: DetectorFile, cells: list[Cell]) -> None:

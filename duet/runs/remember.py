@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from duet.devices import parse_device
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import deployment, load_deployed
-from duet.increments.manifest import DetectorManifest, IncrementManifest, read_manifest
+from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage, read_manifest
 from duet.increments.state import DetectorState
 from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder
@@ -88,16 +88,42 @@ def recollect(
     Returns:
         Name of each increment that remembers something -> what, in the order of the lineage.
     """
-    finder, found = Finder(folder), {}
-    recipe = kept_recipe(manifest, folder) if manifest.recipe is not None else None
-    entries = {one.fingerprint: one for one in recipe.increments} if recipe is not None else {}
-    for item in manifest.lineage:
-        entry = entries.get(item.manifest)
-        place = finder.entry(entry) if entry is not None else finder.manifest(item.manifest)
+    found = {}
+    for item, place, _ in _searched(folder, manifest):
         kept = remembered(place, item.manifest, tell) if place is not None else None
         if kept is not None:
             found[item.increment] = kept
     return found
+
+
+def not_near(folder: Path, manifest: DetectorManifest) -> dict[str, Path]:
+    """Return the increments of a detector whose folders, and memories with them, were not found.
+
+    Args:
+        folder: The detector's folder.
+        manifest: Its manifest.
+
+    Returns:
+        Name of each -> where it was looked for first.
+    """
+    return {
+        item.increment: first for item, place, first in _searched(folder, manifest) if place is None
+    }
+
+
+def _searched(
+    folder: Path, manifest: DetectorManifest
+) -> Iterator[tuple[Lineage, Path | None, Path]]:
+    """Yield each increment of a detector, its folder if it is near, and where that should lie."""
+    finder = Finder(folder)
+    recipe = kept_recipe(manifest, folder) if manifest.recipe is not None else None
+    entries = {one.fingerprint: one for one in recipe.increments} if recipe is not None else {}
+    for item in manifest.lineage:
+        entry = entries.get(item.manifest)
+        if entry is not None:
+            yield item, finder.entry(entry), finder.path(entry)
+        else:
+            yield item, finder.manifest(item.manifest), finder.increments
 
 
 def increments_of(state: DetectorState) -> Mapping[str, str]:
