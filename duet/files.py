@@ -84,6 +84,18 @@ def atomic_folder(target: Path, *, again: bool = False) -> Iterator[Path]:
             os.replace(temporary, target)
 
 
+def require_writable(target: Path) -> None:
+    """Refuse a target that the file system refuses, before long work is done for it.
+
+    The folder that it belongs into is made.
+
+    Raises:
+        DuetError: No file can be made there.
+    """
+    with _writing(target):
+        hidden_sibling(target, lambda path: path.open("xb").close()).unlink()
+
+
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
     """Make the folder of ``target``, and say in one error what the file system refuses."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from duet.text import short_list
 
 if TYPE_CHECKING:
     from duet.evaluation.cells import Cell
+    from duet.increments.manifest import DetectorManifest
     from duet.increments.store import DetectorFile
     from duet.runs.there import There
 
@@ -68,20 +68,18 @@ def evaluate(
     """
     from duet.families.foreign import open_model
     from duet.files import write_json
+    from duet.results.gated import require_place
     from duet.runs.cells import evaluate_cells
-    from duet.runs.gated import (
-        judge_cells,
-        open_before,
-        remembered_standings,
-        standings_before,
-    )  # fmt: skip
-    from duet.runs.remember import not_near, recollect
+    from duet.runs.gated import judge_cells, open_before, remembered_standings, standings_before
+    from duet.runs.remember import recollect
 
     gate = gate_of(options)
+    if out is not None:
+        tell_leftovers(out)
+        require_place(out)
     loaded = open_model(model, trust=trust, notify=note)
     there = read_there_told(data, loaded.state.labels.names, data_root, domain)
-    memory, lost = recollect(model, loaded.manifest, note), not_near(model, loaded.manifest)
-    _tell_lost(lost)
+    memory, lost = recollect(model, loaded.manifest, note), _lost(model, loaded.manifest)
     if gate is not None:
         gate.require_known(there.classes, there.domains)
     before = standings_before(open_before(gate, note), there.series, split, device)
@@ -95,11 +93,10 @@ def evaluate(
         "fingerprint": loaded.manifest.fingerprint,
         "cells": [cell.model_dump(mode="json") for cell in cells],
         "remembered": [cell.model_dump(mode="json") for cell in kept],
-        "not_remembered": {name: str(place) for name, place in lost.items()},
+        "not_remembered": lost,
         "unread": there.reasons,
     }
     if out is not None:
-        tell_leftovers(out)
         write_json(out, result)
     verdict = judge_cells(gate, cells, before, there.reasons) if gate is not None else None
     emit_gated(result, verdict, as_json, lambda _: _text(cells, kept))
@@ -115,15 +112,19 @@ def _text(cells: list[Cell], kept: list[Cell]) -> str:
     return f"{cells_table(cells, kept).as_text()}\n\n{classes_table(cells, kept).as_text()}"
 
 
-def _tell_lost(lost: Mapping[str, Path]) -> None:
-    """Say which increments lie elsewhere: a gate has nothing of theirs to compare with."""
+def _lost(model: Path, manifest: DetectorManifest) -> dict[str, str]:
+    """Return the increments that lie elsewhere, and say so: gates compare with their memories."""
+    from duet.runs.remember import not_near
+
+    lost = {name: str(place) for name, place in not_near(model, manifest).items()}
     if lost:
-        places = short_list(dict.fromkeys(map(str, lost.values())), limit=5)
         note(
             f"warning: nothing is remembered of {short_list(lost)}: the folders of these "
-            f"increments were not found, looked for at {places}; copy the whole run folder, not "
+            "increments were not found, looked for at "
+            f"{short_list(dict.fromkeys(lost.values()), limit=5)}; copy the whole run folder, not "
             "the detector alone, or name what was measured before with --against"
         )
+    return lost
 
 
 def _tell_unmeasured(there: There, model: DetectorFile, cells: list[Cell]) -> None:

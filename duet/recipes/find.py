@@ -44,8 +44,7 @@ class Finder:
                     "no such folder", where=f"--increments {root}", remedy="check the path"
                 )
         self.detector = detector
-        self.increments = _run_increments(detector)
-        self._roots = (*roots, self.increments)
+        self._roots = (*roots, *_run_increments(detector))
         self._manifests: dict[str, Path] | None = None
         self._files: dict[str, list[Path]] = {}
 
@@ -158,9 +157,11 @@ def _run_starts(increment: Path) -> Iterator[Path]:
                 yield path
 
 
-def _run_increments(detector: Path) -> Path:
-    """Return `RUN/increments` of a detector at `RUN/models/METHOD/N-NAME`; it may not be there."""
-    return resolved(detector / ".." / ".." / ".." / "increments")
+def _run_increments(detector: Path) -> tuple[Path, ...]:
+    """Return `RUN/increments` for a detector at `RUN/models/METHOD/N-NAME`, if it is one."""
+    above = resolved(detector).parents
+    folder = above[2] / "increments" if len(above) > 2 else None
+    return (folder,) if folder is not None and folder.is_dir() else ()
 
 
 def _candidates(root: Path) -> Iterator[Path]:

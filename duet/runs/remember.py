@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from duet.devices import parse_device
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import deployment, load_deployed
-from duet.increments.manifest import DetectorManifest, IncrementManifest, Lineage, read_manifest
+from duet.families.foreign import is_foreign
+from duet.increments.manifest import DetectorManifest, IncrementManifest, read_manifest
 from duet.increments.state import DetectorState
 from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder
+from duet.recipes.recipe import Entry
 from duet.results.remembered import Remembered, keep_evaluation, remembered
 from duet.runs.cells import cell_of
 from duet.runs.evaluate import Evaluator
@@ -88,8 +90,10 @@ def recollect(
     Returns:
         Name of each increment that remembers something -> what, in the order of the lineage.
     """
-    found = {}
-    for item, place, _ in _searched(folder, manifest):
+    finder, entries, found = Finder(folder), _entries(folder, manifest), {}
+    for item in manifest.lineage:
+        entry = entries.get(item.manifest)
+        place = finder.entry(entry) if entry is not None else finder.manifest(item.manifest)
         kept = remembered(place, item.manifest, tell) if place is not None else None
         if kept is not None:
             found[item.increment] = kept
@@ -104,26 +108,22 @@ def not_near(folder: Path, manifest: DetectorManifest) -> dict[str, Path]:
         manifest: Its manifest.
 
     Returns:
-        Name of each -> where it was looked for first.
+        Name of each that the recipe names -> where it looks for it. A model of another program
+        remembers nothing.
     """
+    finder, entries = Finder(folder), _entries(folder, manifest)
+    named = {item.increment: entries.get(item.manifest) for item in manifest.lineage}
     return {
-        item.increment: first for item, place, first in _searched(folder, manifest) if place is None
+        name: finder.path(entry)
+        for name, entry in named.items()
+        if entry is not None and not is_foreign(Path(entry.path)) and finder.entry(entry) is None
     }
 
 
-def _searched(
-    folder: Path, manifest: DetectorManifest
-) -> Iterator[tuple[Lineage, Path | None, Path]]:
-    """Yield each increment of a detector, its folder if it is near, and where that should lie."""
-    finder = Finder(folder)
+def _entries(folder: Path, manifest: DetectorManifest) -> dict[str | None, Entry]:
+    """Return fingerprint -> what the recipe says of it; nothing if there is no recipe."""
     recipe = kept_recipe(manifest, folder) if manifest.recipe is not None else None
-    entries = {one.fingerprint: one for one in recipe.increments} if recipe is not None else {}
-    for item in manifest.lineage:
-        entry = entries.get(item.manifest)
-        if entry is not None:
-            yield item, finder.entry(entry), finder.path(entry)
-        else:
-            yield item, finder.manifest(item.manifest), finder.increments
+    return {one.fingerprint: one for one in recipe.increments} if recipe is not None else {}
 
 
 def increments_of(state: DetectorState) -> Mapping[str, str]:
