@@ -129,3 +129,30 @@ def test_an_option_without_its_value_names_its_own_help(desk: Desk) -> None:
     assert "see `duet predict --help`" in done.err
     done = desk("data", "convert", desk.data, desk.folder / "out", "--to")
     assert "see `duet data convert --help`" in done.err
+
+
+@pytest.mark.parametrize("out", [".", "..", "sub/.."])
+@pytest.mark.parametrize("command", ["calibrate", "convert"])
+def test_the_folder_that_one_is_in_is_not_replaced(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, command: str, out: str
+) -> None:
+    here = desk.folder / "empty" / "here"
+    (here / "sub" if out == "sub/.." else here).mkdir(parents=True)
+    monkeypatch.chdir(here)
+    words = ["calibrate", desk.model, "--overwrite", "--series", desk.data, "--out", out]
+    if command == "convert":
+        words = ["data", "convert", desk.data, out, "--to", "coco"]
+    done = desk(*words)
+    assert done.code == 1
+    taken = command == "convert" and out != "."  # it holds something
+    told = "already exists and is not empty" if taken else "cannot be replaced by results"
+    assert told in done.err
+    assert here.is_dir()
+
+
+def test_an_exported_file_can_be_looked_with_and_nothing_else(desk: Desk) -> None:
+    exported = desk.folder / "model.onnx"
+    exported.write_bytes(b"whatever")
+    done = desk("eval", exported, desk.data)
+    assert done.code == 4
+    assert "an exported file can be looked with (`duet predict`) and nothing else" in done.err
