@@ -91,9 +91,8 @@ def require_device(device: Device) -> Device:
         what = "this machine has no MPS"
     else:
         what = f"there is no {', '.join(missing)}: this machine has {count} CUDA GPU(s)"
-    raise ConfigError(
-        f"{what}, got device '{device}'", where="device", remedy="cpu works everywhere"
-    )
+    got = ",".join(f"cuda:{number}" for number in device.numbers) or device.kind
+    raise ConfigError(f"{what}, got device '{got}'", where="device", remedy="cpu works everywhere")
 
 
 def one_place(text: str, who: str = "a detector runs") -> str:

@@ -84,6 +84,12 @@ def atomic_folder(target: Path, *, again: bool = False) -> Iterator[Path]:
             os.replace(temporary, target)
 
 
+def require_writable(target: Path) -> None:
+    """Refuse a target as a write would, before long work is done for it; its folder is made."""
+    with _writing(target):
+        hidden_sibling(target, lambda path: path.open("xb").close()).unlink()
+
+
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
     """Make the folder of ``target``, and say in one error what the file system refuses."""
@@ -142,6 +148,9 @@ def hidden_sibling(target: Path, make: Callable[[Path], object]) -> Path:
         target: What it will become.
         make: Makes the path, or raises FileExistsError.
     """
+    if target.name in ("", ".."):  # nothing can be made beside it under such a name
+        what, remedy = "this folder cannot be replaced by results", "name a new one, say in it"
+        raise DuetError(what, where=str(target), remedy=remedy)
     while True:
         # A name may be as long as the file system takes, 255 bytes.
         stem = target.stem if len(os.fsencode(target.name)) <= 200 else target.stem[:40]

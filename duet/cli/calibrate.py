@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,9 @@ from duet.cli.common import (
     writing,
 )
 from duet.progress import note
+
+if TYPE_CHECKING:
+    from duet.runs.recalibrate import Calibrated
 
 EPILOG = """\b
 Examples:
@@ -66,6 +70,7 @@ def calibrate(
     from duet.recipes.model import Model
     from duet.runs.recalibrate import recalibrate
 
+    _require_place(out, overwrite)
     series, data_root = options.pop("series"), options.pop("data_root")
     loaded = open_model(model, trust=trust, notify=note)
     there = None
@@ -79,13 +84,7 @@ def calibrate(
             out, made.model.state, made.model.manifest, traces=made.model.traces,
             overwrite=overwrite,
         )  # fmt: skip
-    for name in made.unfitted:
-        note(f"warning: {name}: not found on these images, its scores stay as they are")
-    for name, share in made.short.items():
-        note(
-            f"warning: {name}: {share:.1%} of what its threshold shows is right on these images, "
-            f"less than the {options['precision']:.1%} asked for"
-        )
+    _tell(made, there.unknown if there else (), options["precision"])
     result = {
         "schema": 1,
         "detector": str(out),
@@ -98,7 +97,36 @@ def calibrate(
     hint("duet", "predict", out, "IMAGES")
 
 
+def _require_place(out: Path, overwrite: bool) -> None:
+    """Refuse where no detector can be written, before anything is looked at."""
+    from duet.files import refuse_occupied, require_writable
+    from duet.increments.manifest import MANIFEST
+
+    if not overwrite and not (out / MANIFEST).is_file():  # a detector may be this very result
+        refuse_occupied(out)
+    require_writable(out)
+
+
+def _tell(made: Calibrated, unknown: Sequence[str], precision: float | None) -> None:
+    """Say which classes were not calibrated, or not as was asked."""
+    for name in made.unfitted:
+        note(f"warning: {name}: not found on these images, its scores stay as they are")
+    every = made.model.state.labels
+    others = [name for name in every if name not in made.scores and name not in made.unfitted]
+    if others:
+        note(f"not looked for, their scores stay as they are: {', '.join(others)}")
+    if unknown:
+        note(f"not calibrated, the detector does not know them: {', '.join(unknown)}")
+    for name, share in made.short.items():
+        note(
+            f"warning: {name}: {share:.1%} of what its threshold shows is right on these images, "
+            f"less than the {precision:.1%} asked for"
+        )
+
+
 def _text(result: dict[str, Any]) -> str:
+    if not result["scores"]:
+        return f"no class was calibrated\n-> {result['detector']}"
     width = max((len(name) for name in result["scores"]), default=5)
     lines = [f"{'class':<{width}}  threshold   scale  offset"]
     for name, one in result["scores"].items():

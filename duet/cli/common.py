@@ -102,8 +102,9 @@ def read_there_told(
     data: Path, classes: Sequence[str], data_root: Path | None, domain: str | None = None
 ) -> There:
     """Read what is there of a series or a data set, and tell what is not and what is odd."""
-    from duet.runs.there import is_series, read_data
+    from duet.runs.there import read_data
     from duet.series.problems import first_of_each
+    from duet.series.reader import is_series
 
     there = read_data(data, classes, data_root=data_root, domain=domain)
     if is_series(data):

@@ -69,8 +69,9 @@ def convert(
     or be what this command wrote before. Boxes, class ids and the order of the images stay exactly
     the same; what duet does not read (outlines, poses, ...) is counted and not written.
     """
-    from duet.series.convert import Conversion, is_series
+    from duet.series.convert import Conversion
     from duet.series.convert import convert as run
+    from duet.series.reader import is_series
 
     choices = {"difficult": difficult} if difficult else {}
     wanted = Conversion(rename=_renames(rename), options=choices, **options)

@@ -19,9 +19,11 @@ from duet.cli.common import (
 from duet.cli.options import gate_of, gate_options
 from duet.cli.running import emit_gated
 from duet.progress import note
+from duet.text import short_list
 
 if TYPE_CHECKING:
     from duet.evaluation.cells import Cell
+    from duet.increments.manifest import DetectorManifest
     from duet.increments.store import DetectorFile
     from duet.runs.there import There
 
@@ -66,24 +68,23 @@ def evaluate(
     """
     from duet.families.foreign import open_model
     from duet.files import write_json
+    from duet.results.gated import require_place
+    from duet.runs import gated
     from duet.runs.cells import evaluate_cells
-    from duet.runs.gated import (
-        judge_cells,
-        open_before,
-        recollected_standings,
-        standings_before,
-    )  # fmt: skip
     from duet.runs.remember import recollect
 
     gate = gate_of(options)
+    if out is not None:
+        tell_leftovers(out)
+        require_place(out)
     loaded = open_model(model, trust=trust, notify=note)
     there = read_there_told(data, loaded.state.labels.names, data_root, domain)
-    memory = recollect(model, loaded.manifest, note)
+    memory, lost = recollect(model, loaded.manifest, note), _lost(model, loaded.manifest)
     if gate is not None:
         gate.require_known(there.classes, there.domains)
-    before = standings_before(open_before(gate, note), there.series, split, device)
+    before = gated.standings_before(gated.open_before(gate, note), there.series, split, device)
     if before is None:
-        before = recollected_standings(memory, loaded.manifest, there)
+        before = gated.recollected_standings(memory, loaded.manifest, there)
     cells = evaluate_cells(loaded.state, there.series, split, loaded.manifest.image_size, device)
     kept = [one.cell for one in memory.values()]
     result = {
@@ -92,12 +93,12 @@ def evaluate(
         "fingerprint": loaded.manifest.fingerprint,
         "cells": [cell.model_dump(mode="json") for cell in cells],
         "remembered": [cell.model_dump(mode="json") for cell in kept],
+        "not_remembered": lost,
         "unread": there.reasons,
     }
     if out is not None:
-        tell_leftovers(out)
         write_json(out, result)
-    verdict = judge_cells(gate, cells, before, there.reasons) if gate is not None else None
+    verdict = gated.judge_cells(gate, cells, before, there.reasons) if gate is not None else None
     emit_gated(result, verdict, as_json, lambda _: _text(cells, kept))
     _tell_unmeasured(there, loaded, cells)
     _tell_others(cells, kept)
@@ -109,6 +110,21 @@ def _text(cells: list[Cell], kept: list[Cell]) -> str:
     from duet.report.cells import cells_table, classes_table
 
     return f"{cells_table(cells, kept).as_text()}\n\n{classes_table(cells, kept).as_text()}"
+
+
+def _lost(model: Path, manifest: DetectorManifest) -> dict[str, str]:
+    """Return the increments that lie elsewhere, and say so: gates compare with their memories."""
+    from duet.runs.remember import not_near
+
+    lost = {name: str(place) for name, place in not_near(model, manifest).items()}
+    if lost:
+        note(
+            f"warning: nothing is remembered of {short_list(lost)}: the folders of these "
+            "increments were not found, looked for at "
+            f"{short_list(dict.fromkeys(lost.values()), limit=5)}; copy the whole run folder, not "
+            "the detector alone, or name what was measured before with --against"
+        )
+    return lost
 
 
 def _tell_unmeasured(there: There, model: DetectorFile, cells: list[Cell]) -> None:

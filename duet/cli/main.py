@@ -125,7 +125,7 @@ def _run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return error.exit_code
-        return _fail(_usage_error(error), arguments)
+        return _fail(_usage_error(error, arguments), arguments)
     except (KeyboardInterrupt, click.Abort):
         return _fail(StoppedError("interrupted", remedy="the same command resumes"), arguments)
     except OSError as error:
@@ -142,18 +142,20 @@ def _run(arguments: list[str]) -> int:
         return _fail(DuetError(what, where=error.filename, remedy=remedy), arguments)
 
 
-def _usage_error(error: click.ClickException) -> ConfigError:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "duet"
+def _usage_error(error: click.ClickException, arguments: list[str]) -> ConfigError:
+    context = getattr(error, "ctx", None)  # none of an option whose value is missing
+    path = context.command_path if context else _command(arguments)
     return ConfigError(error.format_message(), where=path, remedy=f"see `{path} --help`")
 
 
-def _fail(error: DuetError, arguments: list[str]) -> int:
+def _command(arguments: list[str]) -> str:
     words = [word for word in arguments[:2] if not word.startswith("-")]
-    command = " ".join(["duet", *words[: 2 if words[:1] == ["data"] else 1]])
-    error = type(error)(
-        error.what, where=error.where or command, remedy=error.remedy or _REMEDIES.get(error.kind)
-    )
+    return " ".join(["duet", *words[: 2 if words[:1] == ["data"] else 1]])
+
+
+def _fail(error: DuetError, arguments: list[str]) -> int:
+    where, remedy = error.where or _command(arguments), error.remedy or _REMEDIES.get(error.kind)
+    error = type(error)(error.what, where=where, remedy=remedy)
     if "--json" in arguments:
         click.echo(json.dumps(error.as_dict()), err=True)
     else:

@@ -301,12 +301,11 @@ def _read(folder: Path, expected: str) -> IncrementManifest | DetectorManifest:
     path = folder / MANIFEST
     if not path.exists():
         missing = path if path.parent.is_dir() else path.parent
-        what = "this is a file" if path.parent.is_file() else f"no such file or folder: {missing}"
-        raise ModelError(
-            what,
-            where=str(path.parent),
-            remedy=f"check the path; {expected}",
-        )
+        what, remedy = f"no such file or folder: {missing}", f"check the path; {expected}"
+        if path.parent.is_file():
+            what = "this is a file"
+            remedy += "; an exported file can be looked with (`duet predict`) and nothing else"
+        raise ModelError(what, where=str(path.parent), remedy=remedy)
     return _parsed(path, stamp(path))
 
 

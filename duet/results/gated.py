@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import Field
 
 from duet.config import Config, parse_config
-from duet.errors import ConfigError, DataError
+from duet.errors import ConfigError, DataError, DuetError
 from duet.evaluation.cells import Cell
 from duet.evaluation.checks import Measured, Standing, Standings, standings
 from duet.evaluation.gate import Gate
-from duet.files import read_json
+from duet.files import read_json, require_writable
 from duet.results.files import RESULTS_FILE, load_results
 from duet.results.schema import Results, StrategyResult
 from duet.text import shown
@@ -138,3 +138,30 @@ def load_before(path: Path) -> Standings | None:
         error=DataError, remedy=_ANOTHER,
     )  # fmt: skip
     return standings(kept.cells)
+
+
+def require_place(path: Path) -> None:
+    """Refuse where an evaluation cannot be kept, before anything is measured.
+
+    Raises:
+        DuetError: What lies there is none that `duet eval` wrote, or no file can be made there.
+    """
+    if str(path) == "-":
+        raise ConfigError("expected a file, got '-'", where="--out", remedy="--json prints it")
+    if path.exists() and not _is_kept(path):
+        raise DuetError(
+            "already exists and is no evaluation that `duet eval` wrote",
+            where=str(path),
+            remedy="choose another file or remove this one first",
+        )
+    require_writable(path)
+
+
+def _is_kept(path: Path) -> bool:
+    """Tell an evaluation, or an empty file, from what would be lost."""
+    if not path.is_file():
+        return False
+    try:
+        return path.stat().st_size == 0 or read_json(path).keys() >= {"model", "cells"}
+    except (DuetError, OSError, ValueError):
+        return False

@@ -104,11 +104,17 @@ def _evaluate(
 
 
 def _came(state: DetectorState, series: Series) -> dict[str, object]:
-    """Return what each class came with: joint training has one part, a series may be incomplete."""
+    """Return what each class came with: its part, or where that was trained jointly its increment.
+
+    A series or a data set may name some classes of a part alone: the others came with them.
+    """
     taught = {name: item.name for item in series.increments for name in item.classes}
-    return {
-        name: (part.increment, taught.get(name)) for part in state.parts for name in part.classes
-    }
+    came: dict[str, object] = {}
+    for part in state.parts:
+        joint = len({taught[name] for name in part.classes if name in taught}) > 1
+        for name in part.classes:
+            came[name] = (part.increment, taught.get(name) if joint else None)
+    return came
 
 
 def cell_of(scores: ClassAP, names: tuple[str, ...], shows: Deployment, **place: Any) -> Cell:

@@ -8,10 +8,12 @@ from pathlib import Path
 from duet.devices import parse_device
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import load_deployed
+from duet.families.foreign import is_foreign
 from duet.increments.manifest import DetectorManifest, IncrementManifest, read_manifest
 from duet.increments.state import DetectorState
 from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder
+from duet.recipes.recipe import Entry
 from duet.results.remembered import Remembered, keep_evaluation, remembered
 from duet.runs.cells import cell_of
 from duet.runs.deployed import deployment_of
@@ -89,9 +91,7 @@ def recollect(
     Returns:
         Name of each increment that remembers something -> what, in the order of the lineage.
     """
-    finder, found = Finder(folder), {}
-    recipe = kept_recipe(manifest, folder) if manifest.recipe is not None else None
-    entries = {one.fingerprint: one for one in recipe.increments} if recipe is not None else {}
+    finder, entries, found = Finder(folder), _entries(folder, manifest), {}
     for item in manifest.lineage:
         entry = entries.get(item.manifest)
         place = finder.entry(entry) if entry is not None else finder.manifest(item.manifest)
@@ -99,6 +99,32 @@ def recollect(
         if kept is not None:
             found[item.increment] = kept
     return found
+
+
+def not_near(folder: Path, manifest: DetectorManifest) -> dict[str, Path]:
+    """Return the increments of a detector whose folders, and memories with them, were not found.
+
+    Args:
+        folder: The detector's folder.
+        manifest: Its manifest.
+
+    Returns:
+        Name of each that the recipe names -> where it looks for it. A model of another program
+        remembers nothing.
+    """
+    finder, entries = Finder(folder), _entries(folder, manifest)
+    named = {item.increment: entries.get(item.manifest) for item in manifest.lineage}
+    return {
+        name: finder.path(entry)
+        for name, entry in named.items()
+        if entry is not None and not is_foreign(Path(entry.path)) and finder.entry(entry) is None
+    }
+
+
+def _entries(folder: Path, manifest: DetectorManifest) -> dict[str | None, Entry]:
+    """Return fingerprint -> what the recipe says of it; nothing if there is no recipe."""
+    recipe = kept_recipe(manifest, folder) if manifest.recipe is not None else None
+    return {one.fingerprint: one for one in recipe.increments} if recipe is not None else {}
 
 
 def increments_of(state: DetectorState) -> Mapping[str, str]:

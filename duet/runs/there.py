@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from duet.config import load_yaml
 from duet.errors import ConfigError, DataError, together
 from duet.names import as_name
 from duet.runs.evaluate import no_common_class
@@ -16,8 +15,8 @@ from duet.series import Increment, Problem, Series, check_series, inspect_series
 from duet.series.formats import read
 from duet.series.formats.documents import NO_TRAIN
 from duet.series.model import DomainData
-from duet.series.problems import fatal, raise_problems
-from duet.series.reader import Inspection, read_config
+from duet.series.problems import AGAIN, fatal, raise_problems
+from duet.series.reader import Inspection, is_series, read_config
 from duet.series.slices import eval_split
 from duet.series.spelling import align
 
@@ -191,19 +190,6 @@ def _require_common(there: There, known: Sequence[str]) -> None:
         )
 
 
-def is_series(path: Path) -> bool:
-    """Tell a series YAML from a data set: a folder, or the YAML that describes one.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    if path.is_dir():
-        return False
-    document = load_yaml(path)
-    described = isinstance(document, dict) and {"names", "train", "val", "test"} & set(document)
-    return not described or "increments" in document
-
-
 def read_data_set(path: Path, classes: Sequence[str], domain: str | None = None) -> There:
     """Read a data set as a series of one increment: of the classes that a detector knows.
 
@@ -220,7 +206,7 @@ def read_data_set(path: Path, classes: Sequence[str], domain: str | None = None)
     reading = read(path, domain=name)
     data, renamed = align(reading.data, classes)
     found = (*_for_evaluation((*reading.problems, *renamed), (data,)),)
-    raise_problems(found, where=str(path))
+    raise_problems(found, where=str(path), remedy=AGAIN)
     shared = tuple(label for label in classes if label in data.labels)
     if not shared:
         raise DataError(
@@ -231,6 +217,6 @@ def read_data_set(path: Path, classes: Sequence[str], domain: str | None = None)
         )
     series = Series(name, "", (Increment(name, name, shared, data),))
     found += (*_for_evaluation(check_series(series), (data,)),)
-    raise_problems(found, where=str(path))
+    raise_problems(found, where=str(path), remedy=AGAIN)
     unknown = tuple(label for label in data.labels if label not in classes)
     return There(series, warnings_of(series, found), unknown=unknown)

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from duet.aliases import VOCABULARIES, match_classes
-from duet.config import load_yaml
 from duet.errors import ConfigError, DataError, DuetError, did_you_mean, together
 from duet.files import atomic_folder, refuse_occupied
 from duet.labels import LabelSpace
@@ -19,8 +18,8 @@ from duet.series.formats.base import Options, Reading, Transfer
 from duet.series.formats.documents import DESCRIPTION, NO_TRAIN, write_yaml
 from duet.series.formats.table import AUTO, FORMATS, resolve
 from duet.series.model import Annotation, DomainData, Split
-from duet.series.problems import Problem, raise_problems
-from duet.series.reader import read_config
+from duet.series.problems import AGAIN, Problem, raise_problems
+from duet.series.reader import is_series, read_config
 from duet.series.spelling import align
 from duet.trees import refuse_among, resolved
 
@@ -131,14 +130,6 @@ def holds_links(folder: Path) -> bool:
     return any(path.is_symlink() for path in folder.rglob("*"))
 
 
-def is_series(source: Path) -> bool:
-    """Tell whether a file is a series, not the description of one data set."""
-    if not source.is_file() or source.suffix.lower() not in (".yaml", ".yml"):
-        return False
-    document = load_yaml(source)
-    return isinstance(document, dict) and "increments" in document
-
-
 @dataclass(frozen=True)
 class _Ready:
     """A data set with its final names."""
@@ -155,7 +146,7 @@ _Plan: TypeAlias = tuple[dict[str, _Ready], dict[str, Any]]
 
 def _of_data_set(source: Path, target: Path, wanted: Conversion) -> _Plan:
     reading = read(source, form=wanted.form, domain=source.stem, options=wanted.options)
-    raise_problems(reading.problems, where=str(source))
+    raise_problems(reading.problems, where=str(source), remedy=AGAIN)
     _check_renames(wanted, reading.data.labels)
     refuse_among(target, reading.data.images)
     return {"": _prepare(reading, wanted, ())}, {}
@@ -246,7 +237,7 @@ def _prepare(reading: Reading, wanted: Conversion, series: Sequence[str]) -> _Re
         positions = np.array([labels.index(new[name]) for name in old], np.int64)
         data, joined = _joined(data, positions)
     aligned, found = align(replace(data, labels=labels), series)
-    raise_problems(found, where=str(data.source))
+    raise_problems(found, where=str(data.source), remedy=AGAIN)
     final = dict(zip(labels, aligned.labels, strict=True))
     renamed = {name: final[new[name]] for name in old if final[new[name]] != name}
     return _Ready(aligned, renamed, joined, reading)

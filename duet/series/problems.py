@@ -136,13 +136,21 @@ def listing(problems: Iterable[Problem]) -> list[str]:
     return lines
 
 
-def raise_problems(problems: Iterable[Problem], *, where: str, strict: bool = False) -> None:
+CHECK = "correct them in one go, then run 'duet data check' on the series"
+AGAIN = "correct them in one go and give the same command again"
+"""What to do about problems; the second of a data set alone, which no series names."""
+
+
+def raise_problems(
+    problems: Iterable[Problem], *, where: str, strict: bool = False, remedy: str = CHECK
+) -> None:
     """Raise all fatal problems as one error; return when there is none.
 
     Args:
         problems: Errors, warnings and notes in any order.
         where: File name of the series, shown first.
         strict: Count warnings as errors.
+        remedy: What to do.
 
     Raises:
         DataError: At least one problem is fatal.
@@ -157,5 +165,5 @@ def raise_problems(problems: Iterable[Problem], *, where: str, strict: bool = Fa
         f"{len(stopping)} problem{plural} of {len(kinds)} kind{'s' if len(kinds) != 1 else ''}:"
         f"{listed}",
         where=where,
-        remedy="correct them in one go, then run 'duet data check' on the series",
+        remedy=remedy,
     )

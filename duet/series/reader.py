@@ -23,6 +23,8 @@ from duet.series.series import Increment, Series
 from duet.series.spelling import align, clashing_classes
 from duet.trees import resolved
 
+_OF_DATA_SETS = {"names", "nc", "train", "val", "test", "path", "format"}
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -60,6 +62,22 @@ def read_config(path: Path) -> SeriesConfig:
         ConfigError: The file is missing or malformed.
     """
     return parse_config(SeriesConfig, load_yaml(path), where=str(path))
+
+
+def is_series(path: Path) -> bool:
+    """Tell a series YAML from a data set: a folder, or a file that describes one.
+
+    A YAML with keys of neither counts as a series, whose reader knows what they may have meant.
+
+    Raises:
+        ConfigError: It is called a YAML and cannot be read as one.
+    """
+    if path.is_dir() or path.suffix.lower() not in (".yaml", ".yml"):
+        return False
+    document = load_yaml(path)
+    if not isinstance(document, dict) or not document:
+        return False
+    return "increments" in document or not document.keys() & _OF_DATA_SETS
 
 
 def read_series(path: Path, *, data_root: Path | None = None) -> Series:

@@ -145,6 +145,14 @@ def test_calibration_error_is_the_gap_of_each_bin_weighted() -> None:
     assert calibration_error([_matches([1.0], [True], 1)]) == 0
 
 
+def test_what_is_shown_has_the_calibration_error_of_all_classes_together() -> None:
+    cat, dog = _matches([0.95, 0.15], [True, False], 1), _matches([0.75], [False], 0)
+    seen = Deployed(_of({"cat": cat, "dog": dog}), _no_doubles(("cat", "dog")))
+    assert deployment(seen, {}, {}).ece == pytest.approx((0.05 + 0.15 + 0.75) / 3)
+    nothing = Deployed(_of({"cat": _matches([], [], 2)}), _no_doubles(("cat",)))
+    assert deployment(nothing, {}, {}).ece is None
+
+
 def _of(classes: dict[str, ClassMatches]) -> Matches:
     return Matches(np.zeros(1, np.uint64), classes)
 

@@ -295,6 +295,32 @@ def test_a_detector_that_was_brought_is_not_told_to_train_longer() -> None:
     assert cautions.learned_nothing(brought) == ()
 
 
+@pytest.mark.parametrize(
+    ("calibrate", "split", "told"),
+    [
+        (True, "val", True),
+        (True, "val+test", True),
+        (True, "test", False),
+        (False, "val", False),
+        (None, "val", False),
+    ],
+)
+def test_thresholds_that_were_chosen_on_the_evaluated_images_are_told(
+    calibrate: bool | None, split: str, told: bool
+) -> None:
+    plain = exact_results(flat(0.6))
+    config = {} if calibrate is None else {"calibrate": calibrate}
+    protocol = plain.protocol.model_copy(update={"eval_split": split, "strategy_config": config})
+    results = plain.model_copy(update={"protocol": protocol})
+    line = (
+        "DuET+ chose its thresholds and score maps on validation images that are evaluated here: "
+        "what is found and wrong, FR and the calibration error flatter it. A test split would not."
+    )
+    assert cautions.cautions(results) == ((line, SEED) if told else (SEED,))
+    if told:
+        assert line in render_markdown(results, plots={})
+
+
 def test_worst_classes_come_first() -> None:
     def item(name: str, increment: int, learned: float | None, final: float | None) -> ClassChange:
         return ClassChange(name, increment, "day", learned, final, None)

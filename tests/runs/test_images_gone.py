@@ -134,6 +134,40 @@ def test_an_evaluation_leaves_out_what_is_gone_and_shows_what_is_remembered(
         assert sum(row[:1] == [name] for row in rows) == 1
 
 
+def test_a_detector_that_was_copied_alone_says_what_it_does_not_remember(
+    gone: Gone, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole = duet_here(capsys, "eval", gone.model("2-comic"), gone.series.series, "--json")
+    assert whole.json()["not_remembered"] == {}
+    assert "nothing is remembered" not in whole.err
+    for kept in ((), ("comic",)):
+        run = tmp_path / f"kept-{len(kept)}" / "a" / "run"
+        alone = run / "models" / "duet-plus" / "copy"
+        shutil.copytree(gone.model("2-comic"), alone)
+        for name in kept:
+            shutil.copytree(gone.folder(name), run / "increments" / "duet-plus" / name)
+        lost = [name for name in ("flat", "comic") if name not in kept]
+        places = {name: str(run / "increments" / "duet-plus" / name) for name in lost}
+        done = duet_here(capsys, "eval", alone, gone.series.series, "--json")
+        assert done.code == 0, done.err
+        assert done.json()["not_remembered"] == places
+        assert [one["increment"] for one in done.json()["remembered"]] == list(kept)
+        (line,) = [one for one in done.err.splitlines() if "nothing is remembered of" in one]
+        assert line == (
+            f"warning: nothing is remembered of {', '.join(lost)}: the folders of these "
+            f"increments were not found, looked for at {', '.join(places.values())}; copy the "
+            "whole run folder, not the detector alone, or name what was measured before with "
+            "--against"
+        )
+    moved = tmp_path / "moved"
+    shutil.copytree(gone.run, moved)  # the remedy
+    done = duet_here(
+        capsys, "eval", moved / "models" / "duet-plus" / "2-comic", gone.series.series, "--json"
+    )
+    assert done.json()["remembered"] == whole.json()["remembered"]
+    assert done.json()["not_remembered"] == {}
+
+
 def test_a_gate_says_what_is_gone(gone: Gone, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["eval", gone.model("2-comic"), gone.series.series, "--json"]
     assert duet_here(capsys, *words, "--max-double", 10000, "--min", "map50=0").code == 0

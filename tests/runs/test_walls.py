@@ -123,8 +123,8 @@ Broken = Callable[[Path, Path], list[object]]
 BROKEN: dict[str, tuple[int, str, Broken]] = {
     # devices: nobody has a thousand GPUs
     "gpu": (2, "device cpu takes about", lambda a, b: ["--device", "999"]),
-    "gpu-name": (2, "got device '998'", lambda a, b: ["--device", "cuda:998"]),
-    "gpus": (2, "got device '0,999'", lambda a, b: ["--device", "0,999"]),
+    "gpu-name": (2, "got device 'cuda:998'", lambda a, b: ["--device", "cuda:998"]),
+    "gpus": (2, "got device 'cuda:0,cuda:999'", lambda a, b: ["--device", "0,999"]),
     "device-word": (2, "'gpu' is no device", lambda a, b: ["--device", "gpu"]),
     "device-twice": (2, "'0, 0,1' is no device", lambda a, b: ["--device", "0, 0,1"]),
     "device-in-schedule": (

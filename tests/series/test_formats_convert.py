@@ -18,6 +18,7 @@ from duet.errors import ConfigError, DataError, DuetError
 from duet.series import inspect_series, read_series
 from duet.series.formats import read
 from duet.series.formats.table import FORMATS
+from duet.series.reader import is_series
 
 CAT = (11.0, 11.0, 30.0, 40.0)
 
@@ -282,3 +283,35 @@ def test_the_remedy_for_a_clash_works(tmp_path: Path) -> None:
     document["increments"][1]["data"] = "b"
     fixed = describe(tmp_path, document, "fixed.yaml")
     assert {problem.code for problem in inspect_series(fixed).problems} == {"class.alias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "series"),
+    [
+        ("a.yaml", "names: [a]\ntrain: images\n", False),
+        ("a.YML", "name: shop\nincrements: []\n", True),
+        ("a.yaml", "name: shop\nincrement: []\n", True),  # its reader says what was meant
+        ("a.yaml", "names: [a]\nincrements: []\n", True),
+        ("a.yaml", "path: .\nnc: 2\n", False),
+        ("a.yaml", "", False),
+        ("a.yaml", "- a\n", False),
+        ("a.json", '{"images": [], "increments": []}', False),
+        ("obj.data", "classes = 2\ntrain = a\nnames = b\n", False),
+    ],
+)
+def test_a_series_is_told_from_a_data_set(
+    tmp_path: Path, name: str, text: str, series: bool
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert is_series(tmp_path / name) is series
+    assert is_series(tmp_path) is False
+    with pytest.raises(ConfigError, match="No such file"):
+        is_series(tmp_path / "gone.yaml")
+
+
+def test_problems_of_a_data_set_alone_name_no_series(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("path: .\nnc: 2\n")
+    failure = run(tmp_path / "data.yaml", tmp_path / "out", "--to", "coco").exception
+    assert isinstance(failure, DataError)
+    assert "'names' must be a list" in failure.what
+    assert failure.remedy == "correct them in one go and give the same command again"

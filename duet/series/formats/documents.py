@@ -39,6 +39,8 @@ def load_description(source: Path) -> tuple[dict[str, Any] | None, tuple[Problem
         document = load_yaml(source)
     except DuetError as failure:
         what, remedy = failure.what, failure.remedy or "correct the file"
+        if source.is_file() and source.suffix.lower() not in (".yaml", ".yml"):  # say an image
+            remedy = f"name a {DESCRIPTION}, or the folder of a data set"
     else:
         if isinstance(document, dict):
             return document, ()

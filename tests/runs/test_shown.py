@@ -1,0 +1,115 @@
+"""Which doubles lie between increments, wherever it is counted, and the calibration error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories_detectors import SIZE, doubled, make_state
+from factories_increments import make_increment
+from factories_series import make_dataset, make_series, write_image
+
+from duet.evaluation.ap import ClassAP
+from duet.evaluation.deployment import Deployed, calibration_error, save_deployed
+from duet.evaluation.doubles import Doubles
+from duet.evaluation.matches import ClassMatches, Matches
+from duet.increments.manifest import IncrementManifest, read_manifest
+from duet.increments.store import save_increment
+from duet.results.remembered import remembered
+from duet.runs.cells import evaluate_cells
+from duet.runs.deployed import deployments
+from duet.runs.remember import remember_stage
+from duet.series import read_series
+
+NAMES = ("cat", "dog", "bus")
+STEPS = [("day", NAMES[:2]), ("night", NAMES[2:])]
+LIMITS = {1: dict.fromkeys(NAMES[:2], 0.25), 2: dict.fromkeys(NAMES, 0.25)}
+
+
+def matches(scores: list[float], hit: list[bool]) -> ClassMatches:
+    flags = np.array(hit, np.bool_)
+    return ClassMatches(
+        np.array(scores, np.float32), np.zeros(len(hit), np.int64), flags,
+        np.zeros(len(hit), np.bool_), np.array([2]), flags.astype(np.float32),
+    )  # fmt: skip
+
+
+CAT = matches([0.95, 0.55], [True, False])
+
+
+def write_seen(out: Path) -> ClassAP:
+    """Write one double of a cat and a dog, and two of a cat and a bus."""
+    pairs = Doubles(
+        NAMES, np.array([[0, 1], [0, 2], [2, 0]]), np.full((3, 2), 0.5, np.float32), images=1
+    )
+    save_deployed(out / "one.npz", Deployed(Matches(np.zeros(1, np.uint64), {"cat": CAT}), pairs))
+    return ClassAP({"cat": 1.0}, {"cat": 1.0}, seen="one.npz", objects={"cat": 2})
+
+
+def test_a_run_tells_doubles_of_one_increment_from_those_of_two(tmp_path: Path) -> None:
+    scores = {(2, "day"): write_seen(tmp_path), (2, "night"): ClassAP({}, {})}
+    found = deployments(tmp_path, STEPS, LIMITS, scores)
+    assert set(found) == {(2, "day")}  # nobody looked at the night
+    shown = found[2, "day"]
+    assert (shown.doubles_within, shown.doubles_between) == (1, 2)
+    assert shown.ece == calibration_error([CAT]) == pytest.approx(0.3)
+    assert shown.evidence == "one.npz"
+
+
+def test_what_an_increment_remembers_tells_them_apart_too(tmp_path: Path) -> None:
+    series = read_series(_series(tmp_path))
+    folder = tmp_path / "increment"
+    save_increment(folder, make_increment())
+    scores = replace(write_seen(tmp_path), ap50=dict.fromkeys(NAMES[:2], 1.0))
+    scores = replace(scores, ap=scores.ap50)
+    remember_stage(tmp_path, folder, doubled(), series.increments[0], scores, "val")
+    mark = read_manifest(folder, IncrementManifest).fingerprint()
+    kept = remembered(folder, mark, pytest.fail)
+    assert kept is not None
+    shown = kept.cell.deployed
+    assert (shown.doubles_within, shown.doubles_between) == (1, 2)
+    assert shown.ece == pytest.approx(0.3)
+
+
+def _series(folder: Path) -> Path:
+    for seed, domain in enumerate(("day", "night")):
+        data = make_dataset(folder / domain, seed=seed)
+        for number, image in enumerate(sorted((data.parent / "images").rglob("*.png"))):
+            write_image(image, seed=10 * seed + number, size=(SIZE, SIZE))
+    return make_series(folder)
+
+
+def test_an_evaluation_tells_them_apart_by_detector(tmp_path: Path) -> None:
+    cells = evaluate_cells(doubled(), read_series(_series(tmp_path)), "", SIZE)
+    assert all(cell.deployed.ece is not None for cell in cells)
+    assert all(cell.deployed.doubles_between > 0 for cell in cells)  # a bus is what a cat is
+    assert any(cell.deployed.doubles_within > 0 for cell in cells)
+
+
+def test_and_by_series_where_joint_training_left_one_part(tmp_path: Path) -> None:
+    together, joint = read_series(_series(tmp_path)), make_state("rows", 1)
+    steps = [
+        {"domain": domain, "data": f"{domain}/data.yaml", "classes": [name]}
+        for domain, name in (("day", "cat"), ("night", "dog"))
+    ]
+    apart = read_series(make_series(tmp_path, steps))
+    one, two = (evaluate_cells(joint, series, "", SIZE) for series in (together, apart))
+    for domain in ("day", "night"):
+        (within,) = {c.deployed.doubles_within for c in one if c.domain == domain}
+        (between,) = {c.deployed.doubles_between for c in two if c.domain == domain}
+        assert within == between > 0
+    assert {c.deployed.doubles_between for c in one} == {0}
+    assert {c.deployed.doubles_within for c in two} == {0}
+
+
+def test_what_came_together_did_so_where_some_of_it_is_measured(tmp_path: Path) -> None:
+    whole = evaluate_cells(doubled(), read_series(_series(tmp_path)), "", SIZE)
+    counts = {(c.deployed.doubles_within, c.deployed.doubles_between) for c in whole[:2]}
+    for name in ("dog", "bus"):
+        step = {"domain": "day", "data": "day/data.yaml", "classes": [name]}
+        some = read_series(make_series(tmp_path, [step]))
+        (cell,) = evaluate_cells(doubled(), some, "", SIZE)
+        assert {(cell.deployed.doubles_within, cell.deployed.doubles_between)} == counts
+    assert next(iter(counts))[0] > 0
