@@ -63,5 +63,5 @@ def _mean(label: str, found: Mapping[str, Check]) -> Check:
     return Check.of(
         first.name, first.about, first.limit, arithmetic_mean(list(several.values())),
         why if len(found) > 1 else first.why,
-        strategy=label, runs=several if len(found) > 1 else {},
+        objects=first.objects, strategy=label, runs=several if len(found) > 1 else {},
     )  # fmt: skip

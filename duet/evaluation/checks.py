@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from duet.evaluation.cells import Cell
@@ -40,6 +40,11 @@ class Standing:
     taught: bool
     split: str = ""
     why: str = ""
+
+    @property
+    def objects(self) -> int | None:
+        """Labelled objects of the class; None where nobody counted."""
+        return None if self.counted is None else self.counted.objects
 
     def value(self, measure: str) -> float | None:
         """Return AP50 or F1; None where no object is labelled."""
@@ -114,7 +119,7 @@ def _cells(gate: Gate, measured: Measured) -> Iterator[Check]:
             why = _unread(measured, domain) or "no labelled object of them"
             seen = [n for n, one in zip(names, found, strict=True) if one and one.ap50 is not None]
             about = f"{domain}[{short_list(seen or names, NAMES_SHOWN)}]"
-            rows.append(Check.of("mAP50", about, limit, value, why))
+            rows.append(Check.of("mAP50", about, limit, value, why, objects=_fewest(found)))
     yield from rows
     there = {domain for domain, _ in wanted}
     for domain, own in gate.domains.items():
@@ -136,7 +141,10 @@ def _classes(gate: Gate, measured: Measured) -> Iterator[Check]:
                 one = measured.now.get((domain, name))
                 value = one.value(measure) if one is not None else None
                 why = _unread(measured, domain) or _missing(one, measure, "")
-                yield Check.of(MEASURES[measure], f"{name} in {domain}", limit, value, why)
+                yield Check.of(
+                    MEASURES[measure], f"{name} in {domain}", limit, value, why,
+                    objects=_fewest([one]),
+                )  # fmt: skip
             if not domains:
                 yield Check.of(MEASURES[measure], name, limit, None, "not measured")
 
@@ -153,7 +161,8 @@ def _drops(gate: Gate, measured: Measured) -> Iterator[Check]:
                 continue
             lost, why = _lost(before, now, measure)
             why = _unread(measured, domain) or why
-            rows.append(Check.of(DROP[measure], f"{name} in {domain}", limit, lost, why))
+            about = f"{name} in {domain}"
+            rows.append(Check.of(DROP[measure], about, limit, lost, why, objects=_fewest([now])))
     yield from rows
     parts: list[tuple[str, Mapping[str, float], bool]] = [
         ("any old class", gate.max_drop, bool(old)),
@@ -188,6 +197,12 @@ def _doubles(gate: Gate, measured: Measured) -> Iterator[Check]:
     if gate.max_double is not None and not rows:
         rows.append(Check.of(DOUBLE, "any domain", gate.max_double, None, "nothing was measured"))
     yield from rows
+
+
+def _fewest(found: Iterable[Standing | None]) -> int | None:
+    """Return the labelled objects of the class that has fewest; None where nobody counted."""
+    counts = [one.objects for one in found if one is not None]
+    return min((number for number in counts if number), default=None)
 
 
 def _unread(measured: Measured, domain: str) -> str:

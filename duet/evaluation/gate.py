@@ -210,6 +210,8 @@ class Check(Config):
         found: What was measured, in the same unit; None if nothing was.
         passed: Whether it was measured and keeps the limit.
         why: Why nothing was measured.
+        objects: Labelled objects of the class that it is about, of several the fewest; None of
+            what is about no class, and where nobody counted.
         strategy: Of a run or a comparison: whose it is.
         runs: Run folder -> what was measured there, where ``found`` is the mean of several.
     """
@@ -221,6 +223,7 @@ class Check(Config):
     found: float | None
     passed: bool
     why: str = ""
+    objects: int | None = None
     strategy: str = ""
     runs: dict[str, float | None] = Field(default_factory=dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from duet.evaluation.gate import Check, Verdict
-from duet.report.phrases import MISSING, listed
+from duet.report.phrases import MISSING, is_few, listed, marked
 from duet.report.tables import Table
 from duet.text import clipped, printable
 
@@ -23,7 +23,7 @@ def gate_text(verdict: Verdict) -> str:
             one.name,
             one.about or MISSING,
             f"{'at most' if one.at_most else 'at least'} {one.limit:g}",
-            _number(one, one.found),
+            marked(_number(one, one.found), is_few(one.objects or 0)),
             "yes" if one.passed else "NO",
         )
         for one in verdict.checks

@@ -28,7 +28,6 @@ from duet.runs.setting import StageResult
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.domains import Domain
 from duet.series.expected import PublishedEntry, compare
-from duet.series.slices import eval_slice
 from duet.text import shell_line
 from duet.training.config import Schedule, Strategy
 from duet.training.outcome import versions
@@ -194,10 +193,8 @@ def _series_entry(plan: RunPlan) -> schema.SeriesEntry:
 def split_counts(series: Series, item: Increment, split: str = "") -> dict[str, schema.SplitCount]:
     """Return how much data there is of an increment: to train on, where any is, and to evaluate."""
     cuts = {}
-    if item.detector is None and item.has_data:
-        for name in item.data.splits:
-            cut = train_slice if name == "train" else eval_slice
-            cuts[name] = cut(item.data, item.classes, name)
+    if item.detector is None and "train" in item.data.splits:
+        cuts["train"] = train_slice(item.data, item.classes)
     if item.domain in series.domains:
         whole = series.domain(item.domain).evaluate(item.classes, split)
         cuts[whole.split] = whole

@@ -18,6 +18,7 @@ from duet.evaluation.checks import check, measured_of, standings
 from duet.evaluation.deployment import ClassDeployment, Deployment
 from duet.evaluation.gate import Check, Gate, Verdict, load_gate
 from duet.report.gate import gate_text
+from duet.report.phrases import FEW_NOTE
 from duet.results.gated import kept_before, load_before
 
 ALONE = "nothing to compare with"
@@ -285,10 +286,20 @@ def test_the_table_shows_every_limit() -> None:
     assert lines[0] == "gate of limit found pass"
     assert "RI – at least 0.8 0.893 yes" in lines
     assert "GI – at least 0.5 – NO" in lines
-    assert "AP50 drop dog in day at most 5 10.0 NO" in lines
+    assert "AP50 drop dog in day at most 5 10.0 * NO" in lines  # ten dogs
     assert "double boxes night at most 15 30.0 NO" in lines
     assert lines[-2] == "Not measured"
     assert lines[-1].startswith("GI: GI, PI, RAI, H and OR: they follow")
+
+
+def test_what_hangs_on_few_objects_says_so() -> None:
+    found = verdict({"max_drop": 5, "min": {"map50": 0.5, "ri": 0.5}, "max_double": 50})
+    assert {one.name: one.objects for one in found.checks} == {
+        "RI": None, "mAP50": 10, "AP50 drop": 10, "double boxes": None,
+    }  # fmt: skip
+    many = [one.model_copy(update={"objects": 20}) for one in found.checks]
+    assert FEW_NOTE in gate_text(found)
+    assert FEW_NOTE not in gate_text(Verdict(tuple(many)))
 
 
 # ---- finished runs ------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def test_the_folder_has_results_and_a_report(
     assert any(line.endswith(f": {why}") for line in main.indices.left_out)
     assert [one.title for one in main.costs] == ["flat", "comic"]
     for step in results.series.increments:
-        assert set(step.counts) == {"train", "val", "test"}
+        assert set(step.counts) == {"train", "test"}
         for count in step.counts.values():
             assert list(count.classes) == list(step.classes)
             assert sum(count.classes.values()) == count.boxes > 0
