@@ -16,6 +16,7 @@ from duet.evaluation.deployment import Deployed, calibration_error, save_deploye
 from duet.evaluation.doubles import Doubles
 from duet.evaluation.matches import ClassMatches, Matches
 from duet.increments.manifest import IncrementManifest, read_manifest
+from duet.increments.scores import ScoreMap
 from duet.increments.store import save_increment
 from duet.results.remembered import remembered
 from duet.runs.cells import evaluate_cells
@@ -25,7 +26,7 @@ from duet.series import read_series
 
 NAMES = ("cat", "dog", "bus")
 STEPS = [("day", NAMES[:2]), ("night", NAMES[2:])]
-LIMITS = {1: dict.fromkeys(NAMES[:2], 0.25), 2: dict.fromkeys(NAMES, 0.25)}
+MAPS = {1: {}, 2: dict.fromkeys(NAMES, ScoreMap(threshold=0.25))}
 
 
 def matches(scores: list[float], hit: list[bool]) -> ClassMatches:
@@ -50,7 +51,7 @@ def write_seen(out: Path) -> ClassAP:
 
 def test_a_run_tells_doubles_of_one_increment_from_those_of_two(tmp_path: Path) -> None:
     scores = {(2, "day"): write_seen(tmp_path), (2, "night"): ClassAP({}, {})}
-    found = deployments(tmp_path, STEPS, LIMITS, scores)
+    found = deployments(tmp_path, STEPS, MAPS, scores)
     assert set(found) == {(2, "day")}  # nobody looked at the night
     shown = found[2, "day"]
     assert (shown.doubles_within, shown.doubles_between) == (1, 2)
