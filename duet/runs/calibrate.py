@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from duet.calibration.colours import as_if, colours_of
-from duet.calibration.stage import NEAR, RULE, of_labels, of_the_past
+from duet.calibration.stage import FARTHEST, NEAR, RULE, of_labels, of_the_past
 from duet.defaults import CONFIDENCE
 from duet.detections import Detections
 from duet.devices import parse_device
@@ -74,7 +74,7 @@ def calibrated(
         [
             merged.fingerprint(), previous.fingerprint() if previous else None, size,
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
-            increment.classes, NEAR, RULE, *ONE_BOX,
+            increment.classes, NEAR, RULE, FARTHEST, *ONE_BOX,
             [one and one.model_dump() for one in remembered],
         ]
     )  # fmt: skip

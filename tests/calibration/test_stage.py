@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from duet.calibration.stage import FEW, of_labels, of_the_past
+from duet.calibration.stage import FARTHEST, FEW, of_labels, of_the_past
 from duet.detections import Detections
 from duet.evaluation.deployment import calibration_error, log_odds
 from duet.evaluation.matches import ClassMatches
@@ -53,23 +53,33 @@ def test_equal_detectors_need_no_map_and_blind_ones_get_none() -> None:
 
 
 def test_what_counts_is_what_happens_near_the_threshold() -> None:
-    """The sure ones fall by 1, all others by 3: a class is looked at where it is deployed."""
+    """The sure ones fall by 0.5, all others by 1.25: a class is looked at where it is deployed."""
     before, _ = _two_looks(60, fall=0)
     after = []
     for one in before:
         odds = log_odds(one.scores)
-        scores = _sigmoid(odds - np.where(odds > 0, 1.0, 3.0)).astype(np.float32)
+        scores = _sigmoid(odds - np.where(odds > 0, 0.5, 1.25)).astype(np.float32)
         after.append(Detections(one.xyxy, scores, one.class_ids, LABELS))
     strict, loose = ScoreMap(threshold=_sigmoid(1.0).item()), ScoreMap(threshold=0.02)
     maps = of_the_past(before, after, LABELS, {"cat": strict, "dog": strict})
-    assert all(one.offset == pytest.approx(1, abs=0.1) for one in maps.values())
+    assert all(one.offset == pytest.approx(0.5, abs=0.05) for one in maps.values())
     maps = of_the_past(before, after, LABELS, {"cat": loose, "dog": loose})
-    assert all(one.offset > 2 for one in maps.values())
+    assert all(one.offset > 0.9 for one in maps.values())
     # Twice the log-odds and 2 more, deployed where the raw ones are 1: the same places.
     mapped = ScoreMap(scale=2, offset=2, threshold=_sigmoid(4.0).item())
     assert mapped.raw_odds == pytest.approx(1)
     maps = of_the_past(before, after, LABELS, {"cat": mapped, "dog": mapped})
-    assert all(one.offset == pytest.approx(1, abs=0.1) for one in maps.values())
+    assert all(one.offset == pytest.approx(0.5, abs=0.05) for one in maps.values())
+
+
+def test_one_stage_moves_scores_so_far_and_no_farther() -> None:
+    steep = ScoreMap(scale=3, threshold=0.4)
+    for fall in (6.0, -6.0):
+        before, after = _two_looks(60, fall=fall)
+        maps = of_the_past(before, after, LABELS, {"dog": steep})
+        assert maps["cat"].offset == np.sign(fall) * FARTHEST
+        # As deployed it is the same: three times what the raw score moves by.
+        assert steep.after(maps["dog"]).offset == pytest.approx(np.sign(fall) * FARTHEST)
 
 
 def test_a_class_without_places_moves_with_the_others() -> None:
