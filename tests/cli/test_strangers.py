@@ -67,7 +67,7 @@ def test_a_missing_evaluation_is_not_to_be_taken_from_its_source(desk: Desk) -> 
     gone = desk.folder / "gone.json"
     done = desk("eval", desk.model, desk.data, "--max-drop", 5, "--against", gone)
     assert done.code == 3
-    assert f"{gone}: cannot read: No such file or directory\n  check the path" in done.err
+    assert f"{gone}: cannot read: No such file or directory\n  give what `duet eval" in done.err
 
 
 @pytest.mark.parametrize("command", ["eval", "calibrate"])

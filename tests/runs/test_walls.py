@@ -247,7 +247,7 @@ def test_all_reasons_are_told_at_once(
          "--architecture", "yolo11s.yaml"], capsys, dry=True,
     )  # fmt: skip
     assert code == 2
-    for words in ("a folder", "device '999'", "is a yolo11n", "(3 problems)"):
+    for words in ("a folder", "device 'cuda:999'", "is a yolo11n", "(3 problems)"):
         assert words in record["message"]
 
 
