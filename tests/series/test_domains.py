@@ -425,8 +425,10 @@ def test_such_a_series_is_learned_and_reported(ran: tuple[Path, Path, Outcome]) 
     assert [entry["domain"] for entry in results["references"]] == ["shop"]
     steps = results["series"]["increments"]
     assert [entry["counts"]["val"] for entry in steps] == [
-        {"images": 6, "boxes": 6}, {"images": 3, "boxes": 0}, {"images": 6, "boxes": 5},
-    ]  # fmt: skip
+        {"images": 6, "boxes": 6, "classes": {"cup": 5, "plate": 1}},
+        {"images": 3, "boxes": 0, "classes": {"bottle": 0}},
+        {"images": 6, "boxes": 5, "classes": {"cup": 5}},
+    ]
     (strategy,) = results["strategies"]
     assert not any(cell["domain"] == "night" for cell in strategy["matrix"])
     assert any("PI of stage 2 on night[bottle]: no labelled" in line
