@@ -15,6 +15,7 @@ from duet.comparison.samples import Sampler
 from duet.errors import ConfigError
 from duet.evaluation.bootstrap import Sampled
 from duet.evaluation.definitions import INDICES, RANKED
+from duet.evaluation.indices import mean_of_known
 from duet.evaluation.matrix import Slice
 from duet.evaluation.pairs import Pair, SeriesSteps, pi_pairs, ri_pairs
 from duet.results.deployed import Totals, together, totals
@@ -236,7 +237,7 @@ def _mean_cell(entry: Entry, pairs: Callable[[SeriesSteps], tuple[Pair, ...]]) -
     """Return the mean mAP50 over the pairs that have a cell."""
     matrix = entry.strategy.stage_matrix()
     cells = [pair.cell for pair in pairs(entry.run.results.series.steps)]
-    return _mean(matrix.get(*cell) for cell in cells if cell in matrix)
+    return mean_of_known(matrix.get(*cell) for cell in cells if cell in matrix)
 
 
 def _retention(entries: Sequence[Entry]) -> dict[Slice, Value]:
@@ -261,17 +262,11 @@ def _cost(entries: Sequence[Entry]) -> Cost:
     seconds = [sum(cost.seconds for cost in m.costs[1:]) for m in strategies if m.costs]
     memory = [m.memory_mb for m in strategies if m.memory_mb is not None]
     return Cost(
-        seconds=_mean(seconds),
+        seconds=mean_of_known(seconds),
         memory_mb=max(memory, default=None),
-        parameters=_mean(m.parameters for m in strategies),
-        latency_ms=_mean(m.latency_ms for m in strategies),
+        parameters=mean_of_known(m.parameters for m in strategies),
+        latency_ms=mean_of_known(m.latency_ms for m in strategies),
     )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that are known; None if none is."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
 
 
 def _value(values: Sequence[float], samples: Sampled | None = None) -> Value:

@@ -22,6 +22,7 @@ from duet.config import Config
 from duet.defaults import CONFIDENCE
 from duet.evaluation.bootstrap import Sampled, Weights, recall_at_precision, weighted_share
 from duet.evaluation.doubles import Doubles
+from duet.evaluation.indices import mean_of_known
 from duet.evaluation.matches import (
     IOU,
     ClassMatches,
@@ -142,8 +143,7 @@ class Deployment(Config):
     @property
     def olrp(self) -> float | None:
         """Mean oLRP of the classes that are labelled here; None if none is."""
-        known = [one.olrp for one in self.classes.values() if one.olrp is not None]
-        return sum(known) / len(known) if known else None
+        return mean_of_known(one.olrp for one in self.classes.values())
 
     def total(self, names: Iterable[str]) -> Counted:
         """Return the counts of several classes together; classes that are not labelled add none."""

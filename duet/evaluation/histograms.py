@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,6 +35,8 @@ def still_above(counts: Sequence[int], threshold: float, fall: float) -> float:
         threshold: In ``(0, 1)``.
         fall: Of all of them, in log-odds; negative where they rose.
     """
-    needed = 1 / (1 + math.exp(-(math.log(threshold / (1 - threshold)) + fall)))
+    from scipy.special import expit, logit
+
+    needed = expit(logit(threshold) + fall)
     above = np.clip(np.arange(1, len(counts) + 1) - needed * len(counts), 0, 1)
     return float((above * np.asarray(counts)).sum())

@@ -7,8 +7,9 @@ exceed 1 and are never clamped. RI's denominator is R[i, D_i, C_i] itself: it ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias
 
@@ -244,6 +245,12 @@ def _reference(matrix: StageMatrix, references: References) -> Compared:
 def mean(values: Sequence[float]) -> float | None:
     """Return the arithmetic mean, or None of nothing."""
     return sum(values) / len(values) if values else None
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """Return the arithmetic mean of the values that are known, or None if none is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def arithmetic_mean(values: Sequence[float | None]) -> float | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from duet.evaluation.cells import Cell
-from duet.report.phrases import MISSING, is_few, marked, percent
+from duet.report.phrases import MISSING, marked, percent
 from duet.report.tables import Table
+from duet.results.measured import is_few
 
 NOW, REMEMBERED = "now", "when learned (remembered)"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from duet.defaults import DOUBLE_IOU
 from duet.evaluation.definitions import INDICES
 from duet.evaluation.deployment import ClassDeployment
-from duet.report.phrases import MISSING, is_few, marked, percent, where
+from duet.report.phrases import MISSING, marked, percent, where
 from duet.report.tables import Table, ordered_strategies
 from duet.results.deployed import DoubleBoxes, Totals, shown, totals
-from duet.results.measured import few_behind
+from duet.results.measured import few_behind, is_few
 from duet.results.schema import Results
 
 SEEN = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from duet.evaluation.gate import Check, Verdict
-from duet.report.phrases import MISSING, is_few, listed, marked
+from duet.report.phrases import MISSING, listed, marked
 from duet.report.tables import Table
+from duet.results.measured import is_few
 from duet.text import clipped, printable
 
 WIDEST = 300
@@ -23,7 +24,7 @@ def gate_text(verdict: Verdict) -> str:
             one.name,
             one.about or MISSING,
             f"{'at most' if one.at_most else 'at least'} {one.limit:g}",
-            marked(_number(one, one.found), is_few(one.objects or 0)),
+            marked(_number(one, one.found), is_few(one.objects)),
             "yes" if one.passed else "NO",
         )
         for one in verdict.checks

@@ -38,11 +38,6 @@ def marked(text: str, few: object) -> str:
     return text + FEW_MARK if few else text
 
 
-def is_few(objects: int) -> bool:
-    """Tell whether what is said of so many objects hangs on few; of none nothing is said."""
-    return 0 < objects < FEW_OBJECTS
-
-
 def few_named(few: Counts) -> str:
     """Return ``"cat 3 in comic and dog 7 in flat"``: classes and objects, the fewest first."""
     rows = sorted((n, name, domain) for domain, found in few.items() for name, n in found.items())

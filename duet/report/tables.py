@@ -13,7 +13,6 @@ from duet.report.phrases import (
     FEW_NOTE,
     MISSING,
     duration,
-    is_few,
     listed,
     marked,
     percent,
@@ -21,7 +20,7 @@ from duet.report.phrases import (
     where,
 )
 from duet.report.words import PI, RI, average_sides, class_changes, worst_first
-from duet.results.measured import Measured, few_behind, measured
+from duet.results.measured import Measured, few_behind, is_few, measured
 from duet.results.schema import Results, StrategyResult
 from duet.text import printable
 
@@ -120,7 +119,7 @@ def class_table(results: Results) -> Table:
         (
             item.name,
             f"C{item.increment} in {item.domain}",
-            _objects(item.objects, few=is_few(item.objects or 0)),
+            _objects(item.objects, few=is_few(item.objects)),
             percent(item.learned, unit=False),
             percent(item.final, unit=False),
             # The newest classes had no later stage in which they could change.

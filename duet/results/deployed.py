@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from duet.config import Config
 from duet.evaluation.deployment import Counted, Deployment, total
+from duet.evaluation.indices import mean_of_known
 from duet.fields import Amount
 from duet.results.schema import Results, StrategyResult
 
@@ -105,8 +106,8 @@ def totals(results: Results, strategy: StrategyResult) -> Totals | None:
             _double_boxes(results, strategy, 1),
             _double_boxes(results, strategy, results.final_stage),
         ),
-        ece=_mean(one.ece for one in final),
-        ece_raw=_mean(one.ece_raw for one in final),
+        ece=mean_of_known(one.ece for one in final),
+        ece_raw=mean_of_known(one.ece_raw for one in final),
     )
 
 
@@ -114,9 +115,6 @@ def together(runs: Sequence[Totals]) -> Totals | None:
     """Return several runs as one: counts are summed, all else is the mean; None of none."""
     if not runs:
         return None
-
-    def mean(value: Callable[[Totals], float | None]) -> float | None:
-        return _mean(value(one) for one in runs)
 
     def twice(side: int) -> DoubleBoxes | None:
         known = [pairs for one in runs if (pairs := one.doubles[side]) is not None]
@@ -130,22 +128,19 @@ def together(runs: Sequence[Totals]) -> Totals | None:
         before=total(one.before for one in runs),
         after=total(one.after for one in runs),
         new=total(one.new for one in runs),
-        olrp=(mean(lambda one: one.olrp[0]), mean(lambda one: one.olrp[1])),
+        olrp=(
+            mean_of_known(one.olrp[0] for one in runs),
+            mean_of_known(one.olrp[1] for one in runs),
+        ),
         doubles=(twice(0), twice(1)),
-        ece=mean(lambda one: one.ece),
-        ece_raw=mean(lambda one: one.ece_raw),
+        ece=mean_of_known(one.ece for one in runs),
+        ece_raw=mean_of_known(one.ece_raw for one in runs),
     )
 
 
 def _olrp(sides: Iterable[tuple[Deployment, Sequence[str]]]) -> float | None:
     rows = (side.classes.get(name) for side, names in sides for name in names)
-    return _mean(row.olrp for row in rows if row is not None)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of what is known; None if nothing is."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    return mean_of_known(row.olrp for row in rows if row is not None)
 
 
 def _double_boxes(results: Results, strategy: StrategyResult, stage: int) -> DoubleBoxes | None:

@@ -45,6 +45,11 @@ class Measured:
         return self.value / self.against if self.value is not None and self.against else None
 
 
+def is_few(objects: int | None) -> bool:
+    """Tell whether what is said of so many objects hangs on few; of none nothing is said."""
+    return objects is not None and 0 < objects < FEW_OBJECTS
+
+
 def measured(results: Results, strategy: StrategyResult, index: Index) -> tuple[Measured, ...]:
     """Return every pair of an index that has terms, in the order of the protocol.
 
@@ -55,7 +60,7 @@ def measured(results: Results, strategy: StrategyResult, index: Index) -> tuple[
     for pair in _pairs(results, index):
         known = counts.get(pair.domain, {})
         objects = {name: known[name] for name in pair.classes if known.get(name)}
-        few = {name: number for name, number in objects.items() if number < FEW_OBJECTS}
+        few = {name: number for name, number in objects.items() if is_few(number)}
         if index.of == "recall" and sum(objects.values()) >= FEW_OBJECTS:
             few = {}  # over all objects, while mAP50 weighs classes equally
         sides = _recalls if index.of == "recall" else _map50

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from duet.config import Config, Schema, parse_config
 from duet.errors import DataError, DuetError
@@ -51,6 +51,15 @@ class Remembered(Config):
     cells: tuple[Cell]
     scores: Mapping[str, ScoreStatistics]
     evidence: str
+
+    @model_validator(mode="after")
+    def _fits(self) -> Remembered:
+        shown = self.cell.deployed.classes
+        if self.scores.keys() != shown.keys():
+            raise ValueError("scores are to be kept of just the classes of its cell")
+        if not all(0 < one.threshold < 1 for one in shown.values()):
+            raise ValueError("thresholds are between 0 and 1")
+        return self
 
     @property
     def cell(self) -> Cell:

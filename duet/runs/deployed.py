@@ -46,13 +46,13 @@ def deployments(
     """
     came = {name: number for number, (_, names) in enumerate(steps, start=1) for name in names}
     found: dict[tuple[int, str], Deployment] = {}
-    for (stage, domain), one in sorted(scores.items(), key=lambda item: item[0]):
-        if one.seen is None:
+    for stage, domain in sorted(scores):
+        if (file := scores[stage, domain].seen) is None:
             continue
         learned = {name: found.get((number, domain)) for name, number in came.items()}
         found[stage, domain] = deployment_of(
-            load_deployed(out / one.seen), maps[stage], came,
-            evidence=one.seen, precisions=_precisions(learned),
+            load_deployed(out / file), maps[stage], came,
+            evidence=file, precisions=_precisions(learned),
         )  # fmt: skip
     return {key: found[key] for key in scores if key in found}
 
@@ -75,8 +75,10 @@ def deployment_of(
 
 def _unmapped(found: ClassMatches, by: ScoreMap) -> ClassMatches:
     """Return the same matches with the scores before a map."""
+    from scipy.special import expit
+
     odds = (log_odds(found.scores) - by.offset) / by.scale
-    return replace(found, scores=(1 / (1 + np.exp(-odds))).astype(np.float32))
+    return replace(found, scores=expit(odds).astype(np.float32))
 
 
 def _precisions(learned: Mapping[str, Deployment | None]) -> dict[str, float | None]:
@@ -93,7 +95,8 @@ def recalls(out: Path, steps: SeriesSteps, maps: Maps, scores: Scores) -> dict[S
         files = [one.seen for one in sides if one is not None and one.seen is not None]
         if len(files) == len(sides):
             earlier, later = (load_deployed(out / file) for file in files)
-            least = (thresholds(maps[stage]) for stage in (pair.increment, pair.stage))
+            default = dict.fromkeys(pair.classes, CONFIDENCE)
+            least = (default | thresholds(maps[stage]) for stage in (pair.increment, pair.stage))
             found[pair.slice] = _recalls(earlier, later, pair.classes, *least)
     return found
 
@@ -105,12 +108,10 @@ def _recalls(
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> Recalls:
-    default = dict.fromkeys(classes, CONFIDENCE)
-    was = pooled(earlier.matches, classes, default | dict(before))
-    now = pooled(later.matches, classes, default | dict(after))
-    every_image = np.ones((1, was.total), np.float32)
+    sides = pooled(earlier.matches, classes, before), pooled(later.matches, classes, after)
+    every_image = np.ones((1, sides[0].total), np.float32)
     values = (
         None if np.isnan(value[0]) else float(value[0])
-        for value in vars(retained(was, now, every_image)).values()
+        for value in vars(retained(*sides, every_image)).values()
     )
     return Recalls(*values)

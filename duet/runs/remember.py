@@ -8,8 +8,10 @@ from pathlib import Path
 from duet.devices import parse_device
 from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import load_deployed
+from duet.evaluation.histograms import still_above
 from duet.families.foreign import is_foreign
 from duet.increments.manifest import DetectorManifest, IncrementManifest, read_manifest
+from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.recipes.edits import kept_recipe
 from duet.recipes.find import Finder
@@ -125,6 +127,23 @@ def _entries(folder: Path, manifest: DetectorManifest) -> dict[str | None, Entry
     """Return fingerprint -> what the recipe says of it; nothing if there is no recipe."""
     recipe = kept_recipe(manifest, folder) if manifest.recipe is not None else None
     return {one.fingerprint: one for one in recipe.increments} if recipe is not None else {}
+
+
+def found_without(
+    kept: Remembered, then: Mapping[str, ScoreMap], now: Mapping[str, ScoreMap]
+) -> int:
+    """Return how many objects that were found would be if score maps had stayed as they were.
+
+    Args:
+        kept: Of a stage.
+        then: Score maps of the detector after it, by class name.
+        now: Of a later detector, whose deployed scores are those of then.
+    """
+    found = 0.0
+    for name, shown in kept.cell.deployed.classes.items():
+        fall = then.get(name, ScoreMap()).fall(now.get(name, ScoreMap()), shown.threshold)
+        found += still_above(kept.scores[name].right, shown.threshold, fall)
+    return round(found)
 
 
 def increments_of(state: DetectorState) -> Mapping[str, str]:

@@ -14,13 +14,11 @@ from typing import Any
 
 from duet.errors import DuetError
 from duet.evaluation.ap import ClassAP
-from duet.evaluation.histograms import still_above
 from duet.evaluation.indices import Recalls, compute_indices
 from duet.evaluation.matrix import Slice, StageMatrix
 from duet.evaluation.pairs import cells_needed
 from duet.files import run_lock
 from duet.increments.manifest import DetectorManifest, read_manifest
-from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_traces
 from duet.results import schema
@@ -31,7 +29,7 @@ from duet.runs.assemble import environment_of, next_commands, protocol_of, split
 from duet.runs.costs import parameter_count
 from duet.runs.deployed import deployments, recalls
 from duet.runs.kept import kept_models, manifest_of, start_of
-from duet.runs.remember import evaluator_of, recollect
+from duet.runs.remember import evaluator_of, found_without, recollect
 from duet.runs.setting import Setting
 from duet.runs.steps import StepReport
 from duet.runs.there import There, read_there
@@ -241,20 +239,9 @@ def _without_maps(kept: Mapping[int, Remembered], chain: _Chain) -> tuple[int | 
     """Return `schema.Stagewise.without_maps`."""
     today = chain.states[len(chain.steps)].scores
     return tuple(
-        _found_without(kept[stage], chain.states[stage].scores, today) if stage in kept else None
+        found_without(kept[stage], chain.states[stage].scores, today) if stage in kept else None
         for stage in range(1, len(chain.steps))
     )
-
-
-def _found_without(
-    kept: Remembered, then: Mapping[str, ScoreMap], now: Mapping[str, ScoreMap]
-) -> int:
-    """Return how many objects would be found if the maps had stayed as they were."""
-    found = 0.0
-    for name, shown in kept.cell.deployed.classes.items():
-        fall = then.get(name, ScoreMap()).fall(now.get(name, ScoreMap()), shown.threshold)
-        found += still_above(kept.scores[name].right, shown.threshold, fall)
-    return round(found)
 
 
 def _why(chain: _Chain, domain: str) -> str:

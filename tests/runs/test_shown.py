@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,16 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import Deployed, calibration_error, log_odds, save_deployed
 from duet.evaluation.doubles import Doubles
 from duet.evaluation.matches import ClassMatches, Matches
+from duet.files import read_json
 from duet.increments.manifest import IncrementManifest, read_manifest
 from duet.increments.scores import ScoreMap
+from duet.increments.state import rescored
 from duet.increments.store import save_increment
-from duet.results.remembered import remembered
+from duet.results.remembered import EVALUATION, remembered
 from duet.runs.cells import evaluate_cells
 from duet.runs.deployed import deployments
-from duet.runs.remember import remember_stage
+from duet.runs.remember import found_without, remember_stage
+from duet.sealed import unsealed, write_sealed
 from duet.series import read_series
 
 NAMES = ("cat", "dog", "bus")
@@ -168,3 +172,52 @@ def test_the_error_of_raw_scores_and_equal_precision_are_those_of_the_stage(tmp_
     assert equal.precision >= wanted > second.classes["cat"].precision  # type: ignore[operator]
     assert first.classes["cat"].at_precision is None
     assert second.classes["bus"].at_precision is None
+
+
+def test_what_hangs_on_score_maps_is_counted_with_those_of_then_and_now(tmp_path: Path) -> None:
+    """Ten cats score 0.325 to 0.775, and a later map lifts scores by 1 to keep them there."""
+    cats = ClassMatches(
+        np.arange(0.775, 0.3, -0.05).astype(np.float32), np.arange(10), np.ones(10, np.bool_),
+        np.zeros(10, np.bool_), np.ones(10, np.int64), np.ones(10, np.float32),
+    )  # fmt: skip
+    none = Doubles(("cat",), np.zeros((0, 2), np.int64), np.zeros((0, 2), np.float32), 10)
+    seen = Deployed(Matches(np.arange(10, dtype=np.uint64), {"cat": cats}), none)
+    save_deployed(tmp_path / "cats.npz", seen)
+    scores = ClassAP({"cat": 1.0}, {"cat": 1.0}, seen="cats.npz", objects={"cat": 10})
+    folder, state = tmp_path / "increment", make_state("rows", 1)
+    then = {"cat": ScoreMap(offset=0.5, threshold=0.4)}
+    calibrated = replace(state, parts=rescored(state.parts, then))
+    increment = read_series(_series(tmp_path)).increments[0]
+    save_increment(folder, make_increment())
+    remember_stage(
+        tmp_path, folder, calibrated, replace(increment, classes=("cat",)), scores, "val"
+    )
+    mark = read_manifest(folder, IncrementManifest).fingerprint()
+    kept = remembered(folder, mark, pytest.fail)
+    assert kept is not None
+    assert kept.cell.deployed.classes["cat"].found == 8  # 0.425 and above
+    assert found_without(kept, then, then) == 8
+    # Without the lift only those that lie 1 log-odds above 0.4 remain: above 0.64.
+    assert found_without(kept, then, {"cat": ScoreMap(offset=1.5, threshold=0.4)}) == 3
+    assert found_without(kept, then, {"cat": ScoreMap(offset=-1e6, threshold=0.4)}) == 10
+    assert found_without(kept, then, {"cat": ScoreMap(offset=1e6, threshold=0.4)}) == 0
+
+
+@pytest.mark.parametrize("change", [{"scores": {}}, {"threshold": 0.0}, {"threshold": 1.0}])
+def test_a_memory_that_contradicts_itself_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = tmp_path / "increment"
+    save_increment(folder, make_increment())
+    scores = replace(write_seen(tmp_path), ap50=dict.fromkeys(NAMES[:2], 1.0))
+    series = read_series(_series(tmp_path))
+    remember_stage(
+        tmp_path, folder, doubled(), series.increments[0], replace(scores, ap=scores.ap50), "val"
+    )
+    document = unsealed(read_json(folder / EVALUATION))
+    if "scores" in change:
+        document["scores"] = {}
+    else:
+        document["cells"][0]["deployed"]["classes"]["cat"] |= change
+    write_sealed(folder / EVALUATION, document)
+    mark, told = read_manifest(folder, IncrementManifest).fingerprint(), list[str]()
+    assert remembered(folder, mark, told.append) is None
+    assert "nothing is remembered of that stage" in told[0]
