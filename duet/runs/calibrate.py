@@ -28,6 +28,7 @@ from duet.runs.evaluate import (
     calibrated_detector_of,
     detector_of,
     image_keys,
+    looked_at,
     looked_for,
     no_common_class,
     predict,
@@ -72,7 +73,8 @@ def calibrated(
     remembered = [part.colours for part in previous.parts] if previous is not None else []
     key = sha256_json(
         [
-            merged.fingerprint(), previous.fingerprint() if previous else None, size,
+            merged.fingerprint(), previous.fingerprint() if previous else None,
+            *looked_at(merged, size),
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
             increment.classes, NEAR, RULE, FARTHEST, *ONE_BOX,
             [one and one.model_dump() for one in remembered],

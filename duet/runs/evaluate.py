@@ -22,9 +22,9 @@ from duet.evaluation.deployment import Deployed, save_deployed
 from duet.evaluation.doubles import find_doubles
 from duet.evaluation.matches import match, save_matches
 from duet.families.detector import ImageDetector, View
-from duet.families.table import resolve_family
+from duet.families.table import resolve_family, row_of
 from duet.files import sha256_file, sha256_json
-from duet.images import Image, read_groups
+from duet.images import Image, read_groups, squared
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
 from duet.runs.look import FirstLook
@@ -134,6 +134,15 @@ def calibrated_detector_of(
 ) -> ImageDetector:
     """Return what runs a detector as users have it, with its score maps."""
     return resolve_family(state.family).detector(state, image_size=image_size, device=device)
+
+
+def looked_at(state: DetectorState, image_size: int) -> list[int | str]:
+    """Return what a key of something kept says of how images reach a detector.
+
+    Of squares it is the side alone: so it was before there were rectangles.
+    """
+    fit = row_of(state.family).fit
+    return [image_size] if fit == squared(fit) else [image_size, fit]
 
 
 def shown_to_users(
@@ -269,7 +278,7 @@ class Evaluator:
                 state.fingerprint(),
                 data.sha256,
                 known,
-                self.image_size,
+                *looked_at(state, self.image_size),
                 CONFIDENCE,
                 IOU,
                 LIMIT,
@@ -292,7 +301,8 @@ class Evaluator:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
         states, limits = (before.fingerprint(), after.fingerprint()), (*ONE_BOX, OVERLAP, IOU)
-        key = sha256_json([*states, data.sha256, self.image_size, *limits])
+        side = looked_at(after, self.image_size)
+        key = sha256_json([*states, data.sha256, *side, *limits])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         with self._lock:
             stored = recall(path, key, self.tell)
