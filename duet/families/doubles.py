@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from duet.boxes import box_iou
 from duet.defaults import CLEAR, DOUBLE_IOU, Agnostic
 from duet.detections import Detections
 from duet.labels import LabelSpace
@@ -63,8 +64,6 @@ def one_each(found: Detections, rivals: Rivals, limit: int) -> Detections:
         rivals: See `Rivals`.
         limit: At most this many remain.
     """
-    from torchvision.ops import box_iou
-
     boxes_N4 = torch.tensor(found.xyxy)
     groups_N = rivals.groups[torch.tensor(found.class_ids)]
     odds_N = torch.logit(torch.tensor(found.scores, dtype=torch.float64), eps=1e-6)
