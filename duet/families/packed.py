@@ -102,7 +102,7 @@ class PackedConv(Packed, nn.Conv2d):
 
     def _pointwise(self) -> bool:
         """Tell whether each output cell is a linear function of the one cell below it."""
-        plain = self.stride == (1, 1) and self.padding in ((0, 0), "valid")
+        plain = self.stride == (1, 1) and self.padding == (0, 0)
         return plain and self.kernel_size == (1, 1) and self.groups == 1
 
 
@@ -209,4 +209,6 @@ def _folded(conv: nn.Conv2d, norm: Any) -> nn.Conv2d:
 
 
 def _plain(conv: Any) -> bool:
-    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and conv.padding != "same"
+    """Tell whether this is a convolution that oneDNN's operators know: padding in words is not."""
+    known = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
+    return known and not isinstance(conv.padding, str)

@@ -112,7 +112,6 @@ LAYERS = {
     "pointwise, stride": nn.Conv2d(6, 10, 1, 2),
     "pointwise, padded": nn.Conv2d(6, 10, 1, padding=1),
     "dilated": nn.Conv2d(6, 4, 3, dilation=2),
-    "valid": nn.Conv2d(6, 4, 3, padding="valid"),
 }
 ACTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu, "relu": functional.relu, "none": lambda y: y, "gelu": functional.gelu
@@ -196,6 +195,14 @@ def test_new_weights_are_packed_anew() -> None:
         quick.load_state_dict(changed)
         after = quick(x)
     assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": "same"}, {"padding": "valid"}, {"padding_mode": "reflect"}]
+)
+def test_convolutions_that_onednn_does_not_know_stay(options: dict[str, Any]) -> None:
+    quick = pack(nn.Sequential(nn.Conv2d(3, 8, 3, **options)), {})
+    assert type(quick[0]) is nn.Conv2d
 
 
 def test_what_is_exported_is_an_ordinary_network() -> None:
