@@ -15,7 +15,7 @@ from duet.evaluation.ap import ClassAP
 from duet.files import sha256_json
 from duet.increments.state import DetectorState
 from duet.runs.asked import Asked
-from duet.runs.evaluate import CONFIDENCE, IOU, LIMIT, ONE_BOX
+from duet.runs.evaluate import CONFIDENCE, IOU, LIMIT, ONE_BOX, looked_at
 from duet.runs.look import FirstLook
 from duet.runs.questions import EVIDENCE, SEEN, Agreeing, Measuring, on_any_machine
 from duet.runs.slots import LOOK
@@ -32,7 +32,7 @@ class Evaluator:
     Attributes:
         folder: Per (model, domain) a small JSON with the AP of every class, and beside it the
             matches that it was computed from (`duet.evaluation.matches`), for `duet compare`.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         asked: Has the work done, and keeps it.
         look: What the images were when the run began; they must stay that.
         device: Where detectors run, torch's name.
@@ -69,7 +69,7 @@ class Evaluator:
                 state.fingerprint(),
                 data.sha256,
                 known,
-                self.image_size,
+                *looked_at(state, self.image_size),
                 CONFIDENCE,
                 IOU,
                 LIMIT,
@@ -89,7 +89,7 @@ class Evaluator:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
         states, limits = (before.fingerprint(), after.fingerprint()), (*ONE_BOX, OVERLAP, IOU)
-        key = sha256_json([*states, data.sha256, self.image_size, *limits])
+        key = sha256_json([*states, data.sha256, *looked_at(after, self.image_size), *limits])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         images = on_any_machine(data.images)
         stored = self.asked(
