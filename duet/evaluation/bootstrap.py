@@ -90,9 +90,9 @@ def weighted_ap50(found: ClassMatches, weights: Weights) -> Sampled:
             np.maximum(row, later, out=row)
             later = row
         # Recall points reached at each true positive; each belongs to the first that reaches it.
-        reached = _reached(np.concatenate([before[None], hits]) / divisor)
-        reached[0] *= not first
-        total += np.einsum("pb,pb->b", precision, np.diff(reached, axis=0).astype(np.float64))
+        points = reached(np.concatenate([before[None], hits]) / divisor)
+        points[0] *= not first
+        total += np.einsum("pb,pb->b", precision, np.diff(points, axis=0).astype(np.float64))
     ap50: Sampled = np.where(truths > 0, total / len(RECALLS), np.nan)
     return ap50
 
@@ -126,8 +126,8 @@ def recall_at_precision(found: ClassMatches, weights: Weights, precision: Sample
     for _, _, hits, counted in _backwards(
         found, weights
     ):  # cuts elsewhere: recall of the one before
-        reached = hits >= precision * counted - np.spacing(counted)
-        recall = np.maximum(recall, np.where(reached, hits, 0).max(axis=0))
+        enough = hits >= precision * counted - np.spacing(counted)
+        recall = np.maximum(recall, np.where(enough, hits, 0).max(axis=0))
     undefined = (truths == 0) | np.isnan(precision)
     return np.where(undefined, np.nan, recall / np.maximum(truths, 1))
 
@@ -200,7 +200,7 @@ def _running(rows: npt.NDArray[np.float32], before: Sampled) -> Sampled:
     return sums
 
 
-def _reached(recall: Sampled) -> npt.NDArray[np.int64]:
+def reached(recall: Sampled) -> npt.NDArray[np.int64]:
     """Return how many of the recall points each recall reaches, as `np.searchsorted` tells.
 
     The points are so regular that only the nearest one has to be looked at.
@@ -208,5 +208,5 @@ def _reached(recall: Sampled) -> npt.NDArray[np.int64]:
     most = len(RECALLS) - 1
     nearest = (recall * most + 0.5).astype(np.int64)
     np.minimum(nearest, most, out=nearest)
-    reached: npt.NDArray[np.int64] = nearest + (RECALLS.take(nearest) <= recall)
-    return reached
+    points: npt.NDArray[np.int64] = nearest + (RECALLS.take(nearest) <= recall)
+    return points

@@ -20,7 +20,7 @@ from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.deployment import Deployed, save_deployed
 from duet.evaluation.doubles import find_doubles
-from duet.evaluation.matches import match, save_matches
+from duet.evaluation.matches import match, measure, save_matches
 from duet.families.detector import ImageDetector, View
 from duet.families.table import resolve_family
 from duet.files import sha256_file, sha256_json
@@ -337,8 +337,8 @@ class Evaluator:
         every, users = shown_to_users(detector, state, data.images, self.stopped)
         save_deployed(files["seen"], shown(users, data, state.labels.names))
         if "evidence" in files:
-            result = average_precision(every, data)
-            save_matches(files["evidence"], match(*_sides(every, data), image_keys(data.images)))
+            result, matches = measure(*_sides(every, data), image_keys(data.images))
+            save_matches(files["evidence"], matches)
             numbers = {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
         return {**numbers, **{name: sha256_file(file) for name, file in files.items()}}
 
