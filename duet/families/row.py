@@ -22,6 +22,8 @@ class FamilyRow:
         heads: The head form that it builds for each form that a strategy asks for.
         files: What its engine writes: suffixes of files, or names of a file in a folder.
         leaves_out: Whether its loss can leave known classes out that nobody labelled.
+        trains_with: Modules that its trainings import, beyond ``module``. Importing them must start
+            no thread and touch no device.
         install: What `pip install` is given to get its engine; empty if the package brings it.
     """
 
@@ -33,6 +35,7 @@ class FamilyRow:
     heads: Mapping[str, HeadForm]
     files: tuple[str, ...] = ()
     leaves_out: bool = False
+    trains_with: tuple[str, ...] = ()
     install: str = ""
 
     def head_form(self, wanted: str, family: str) -> HeadForm:
