@@ -140,7 +140,7 @@ def protocol_of(
         strategy: The one that is reported on.
         split: That is evaluated; default each data set's own.
         seed: Of everything random.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
     """
     rule = "whole split, restricted to the evaluated classes"
     if any(len(domain.parts) > 1 for domain in domains):

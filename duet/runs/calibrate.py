@@ -130,7 +130,7 @@ def by_detector(
         earlier: The one before it, with its score maps.
         classes: That both know.
         images: Without labels; `AT_MOST` are looked at.
-        size: Side of the square that images are fitted into, pixels.
+        size: Longer side of what images are fitted into, pixels.
         device: Where they run, torch's name.
     """
     learned_on: dict[Colours | None, list[str]] = defaultdict(list)
@@ -160,7 +160,7 @@ def found_on(
     Args:
         state: The detector. Score maps of other classes count: they compete for the same places.
         cuts: Labelled images.
-        size: Side of the square that images are fitted into, pixels.
+        size: Longer side of what images are fitted into, pixels.
         device: Where it runs, torch's name.
     """
     raw = ScoreMap(threshold=CONFIDENCE)  # it competes with others as it does once it is fitted

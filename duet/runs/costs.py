@@ -59,7 +59,7 @@ def latency_ms(
     Args:
         state: The detector.
         images: Files to look at; the first few are taken.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         folder: Where the measurement is kept.
         tell: Told of a damaged measurement, which is made again.
     """

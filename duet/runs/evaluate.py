@@ -228,7 +228,7 @@ class Evaluator:
     Attributes:
         folder: Per (model, domain) a small JSON with the AP of every class, and beside it the
             matches that it was computed from (`duet.evaluation.matches`), for `duet compare`.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         stopped: Ends an evaluation early when set.
         slots: Entered while an evaluation runs, so that it counts among the trainings at a time.
         look: What the images were when the run began; they must stay that.

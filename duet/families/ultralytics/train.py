@@ -139,7 +139,7 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
             size, asked = batch["img"].shape[-1], self.ask_teacher(batch["img"])[0]
             least = choice.confidence  # iou as users' detectors have it
             found = [
-                decode(row, self.layout, size=size, confidence=least, iou=IOU, limit=100)
+                decode(row, self.layout, size=(size, size), confidence=least, iou=IOU, limit=100)
                 for row in asked
             ]
             classes = unlabelled_classes(self.job)
