@@ -21,7 +21,8 @@ from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.deployment import Deployed, save_deployed
 from duet.evaluation.doubles import find_doubles
 from duet.evaluation.matches import match, save_matches
-from duet.families.detector import ImageDetector, View
+from duet.families.detector import ImageDetector
+from duet.families.outputs import View
 from duet.families.table import resolve_family
 from duet.files import sha256_file, sha256_json
 from duet.images import Image, read_groups
