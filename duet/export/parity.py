@@ -20,7 +20,6 @@ from duet.families.inputs import alike, stacked
 from duet.families.runtimes import Session, as_function, open_file, open_openvino
 from duet.images import Image
 
-
 Answer = Callable[[torch.Tensor], torch.Tensor]
 """``(B, 3, H, W)`` float32 on the CPU to outputs, batch first."""
 

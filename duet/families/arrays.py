@@ -69,12 +69,12 @@ def _suppressed(y_XA: Floats, least: Any, view: View, limit: int) -> Arrays:
 
 
 def suppress(boxes_N4: Floats, class_ids_N: npt.NDArray[Any], iou: float) -> npt.NDArray[np.intp]:
-    """Return which boxes stay where none may overlap a better one of its class by more than ``iou``.
+    """Return which boxes stay where none may overlap a better one of its class by more.
 
     Args:
         boxes_N4: xyxy float32, best first.
         class_ids_N: Their classes.
-        iou: Compared in float64, as torchvision does it.
+        iou: The most that two may overlap; compared in float64, as torchvision does it.
     """
     most = np.float32(iou)
     if float(most) > iou:

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from duet.increments.state import DetectorState
 
 SCHEMA_VERSION: Literal[4] = 4
-"""Newest that is read, of files whose input is a rectangle; of squares it is 3 with score maps and 2
-without."""
+"""Newest that is read: of files that take rectangles. Squares have 3 with score maps, 2 without."""
 
 STAMP = "duet"
 """Key of the facts in the metadata of every exported file."""

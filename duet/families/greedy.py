@@ -1,4 +1,4 @@
-"""Greedy suppression in numpy: the best box stays and hides others, then the next best that is left.
+"""Greedy suppression in numpy: the best box stays and hides others, then the next of the rest.
 
 Shape legend: N boxes of one image, best first.
 """

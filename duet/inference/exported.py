@@ -147,7 +147,7 @@ def _open(apart: Apart, path: Path, form: str, device: str, trust: bool) -> Sess
 def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> np.ndarray:
     """Run an empty image: what the file gives is known before the first real one.
 
-    The smallest one where sides are open: what it gives has the same form, in a hundredth of the time.
+    The smallest one where sides are open: what it gives has the same form, in no time.
     """
     size = facts.stride if facts.open_sides else facts.image_size
     seconds = min(TRIAL * max(1.0, (size / 640) ** 2), LONGEST_TRIAL)
@@ -159,7 +159,9 @@ def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> np.n
     ):
         raise ModelError(f"{what}: its input is {session.shape}", where=str(path), remedy=_AGAIN)
     try:
-        return apart(lambda: session.run(np.zeros(wanted, np.float32)), stop=session.stop, seconds=seconds)
+        return apart(
+            lambda: session.run(np.zeros(wanted, np.float32)), stop=session.stop, seconds=seconds
+        )
     except TimeoutError:
         raise _endless(f"does not look at an image within {seconds:.0f} s", path) from None
     except Exception as error:  # foreign programs: every failure means the same

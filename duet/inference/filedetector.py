@@ -52,9 +52,7 @@ class FileDetector:
         view, facts = View(confidence, iou, limit, multi_label, agnostic), self.facts
         rivals = rivals_of(agnostic, self.labels, self.increments)
         found: dict[int, Detections] = {}
-        for places, fitted in alike(
-            images, facts.image_size, facts.fit, facts.stride, self.batch
-        ):
+        for places, fitted in alike(images, facts.image_size, facts.fit, facts.stride, self.batch):
             rows = self.run(stacked(fitted))
             for place, row, one in zip(places, rows, fitted, strict=True):
                 found[place] = self._seen(row, one, view, rivals)
