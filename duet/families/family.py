@@ -45,16 +45,12 @@ class Family(ABC):
         name: As in the table.
         row: Of the table.
         rules: What the family knows about names of tensors.
-        fit: How images become inputs for inference and evaluation; where all must be squares, as in
-            training and in exported files, see `duet.images.squared`. Stretched, unless a family
-            says otherwise.
         layout: What the outputs of `network` mean.
     """
 
     name: str
     row: FamilyRow
     rules: RoleRules
-    fit: Fit = "stretch"
     layout: Layout
 
     # ---- what a family writes ---------------------------------------------------------------
@@ -155,6 +151,11 @@ class Family(ABC):
         return None
 
     # ---- what follows from it ---------------------------------------------------------------
+
+    @property
+    def fit(self) -> Fit:
+        """How images become inputs, see `FamilyRow`."""
+        return self.row.fit
 
     @property
     def licence(self) -> str:

@@ -42,7 +42,6 @@ class YoloFamily(UltralyticsFamily):
     row = FAMILIES["yolo"]
     rules = roles.RULES
     build = build
-    fit = "rectangle"
     heads = (ParallelDetect,)
 
     def owns(self, head: str) -> bool:
