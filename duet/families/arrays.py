@@ -64,17 +64,20 @@ def _suppressed(y_XA: Floats, least: Any, view: View, limit: int) -> Arrays:
     scores = scores_CA[class_ids, anchors]
     best = _best(scores, CANDIDATES)
     boxes, scores, class_ids = _corners(y_XA[:4, anchors[best]].T), scores[best], class_ids[best]
-    kept = suppress(boxes, class_ids, view.iou)[:limit]
+    kept = suppress(boxes, class_ids, view.iou, limit)
     return boxes[kept], scores[kept], class_ids[kept].astype(np.int64)
 
 
-def suppress(boxes_N4: Floats, class_ids_N: npt.NDArray[Any], iou: float) -> npt.NDArray[np.intp]:
+def suppress(
+    boxes_N4: Floats, class_ids_N: npt.NDArray[Any], iou: float, limit: int
+) -> npt.NDArray[np.intp]:
     """Return which boxes stay where none may overlap a better one of its class by more.
 
     Args:
         boxes_N4: xyxy float32, best first.
         class_ids_N: Their classes.
         iou: The most that two may overlap; compared in float64, as torchvision does it.
+        limit: At most this many stay, the best.
     """
     most = np.float32(iou)
     if float(most) > iou:
@@ -84,9 +87,9 @@ def suppress(boxes_N4: Floats, class_ids_N: npt.NDArray[Any], iou: float) -> npt
     kept = []
     for own in np.split(places, ends):
         boxes = boxes_N4[own]
-        stays = staying(len(own), lambda n, m, b=boxes: overlaps(b[n], b[m]) > most, len(own))
+        stays = staying(len(own), lambda n, m, b=boxes: overlaps(b[n], b[m]) > most, limit)
         kept.append(own[stays])
-    return np.sort(np.concatenate(kept))
+    return np.sort(np.concatenate(kept))[:limit]
 
 
 def _best(scores_N: Floats, limit: int) -> npt.NDArray[np.intp]:

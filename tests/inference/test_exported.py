@@ -245,7 +245,8 @@ def as_square(facts: dict[str, Any]) -> None:
 def fixed(path: Path) -> None:
     """Close the sides of an ONNX file."""
     graph = onnx.load(str(path))
-    for dim, side in zip(graph.graph.input[0].type.tensor_type.shape.dim, (1, 3, SIZE, SIZE)):
+    sides = graph.graph.input[0].type.tensor_type.shape.dim
+    for dim, side in zip(sides, (1, 3, SIZE, SIZE), strict=True):
         dim.dim_value = side
     onnx.save(graph, str(path))
 
