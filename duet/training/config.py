@@ -23,6 +23,7 @@ from duet.training.losses.distillation.table import DISTILLATIONS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]  # the engine accepts no learning rate above 1
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 
@@ -68,7 +69,11 @@ class Schedule(Config):
     momentum: Share = Field(default=0.9, description="SGD momentum or AdamW beta1")
     weight_decay: Share = Field(default=5e-4, description="of the base stage")
     weight_decay_increment: Share | None = Field(default=None, description="default weight_decay")
-    amp: bool = Field(default=False, description="automatic mixed precision (CUDA)")
+    precision: PrecisionChoice = Field(
+        default="fp32",
+        description="numbers that convolutions compute in; auto = bf16 where the hardware has it, "
+        "else fp32; fp16 is for CUDA",
+    )
     device: str = Field(default="cpu", description=SPELLINGS)
     workers: int = Field(
         default=0, ge=0, le=1024, description="data loading processes; on a CPU always 0"
@@ -92,6 +97,26 @@ class Schedule(Config):
             return str(parse_device(given))
         except ConfigError as error:
             raise ValueError(f"{error.what}: {error.remedy}") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _amp_is_a_precision(cls, given: Any) -> Any:
+        # What schedules called it before: `amp: true` meant float16 on CUDA.
+        if not isinstance(given, dict) or "amp" not in given:
+            return given
+        rest = {key: value for key, value in given.items() if key != "amp"}
+        if not isinstance(given["amp"], bool) or "precision" in given:
+            raise ValueError("amp is called precision now: auto, fp32, bf16 or fp16")
+        return rest | {"precision": "fp16" if given["amp"] else "fp32"}
+
+    @model_validator(mode="after")
+    def _float16_has_a_scaler(self) -> Schedule:
+        if self.precision == "fp16" and parse_device(self.device).kind != "cuda":
+            raise ValueError(
+                f"precision fp16 needs a CUDA device, but got {self.device}: float16 loses small "
+                "gradients, and only CUDA has the scaler that saves them; use fp32, bf16 or auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _momentum_leaves_something(self) -> Schedule:

@@ -80,6 +80,11 @@ def identity(job: Job) -> dict[str, Any]:
     settings = job.model_dump(mode="json", exclude={"key"})
     for place in PLACES:
         settings["schedule"].pop(place)
+    # `amp` is what fp32 and fp16 were called, so that older results stay known.
+    precision = settings["schedule"].pop("precision")
+    settings["schedule"]["amp"] = precision == "fp16"
+    if precision in {"auto", "bf16"}:
+        settings["schedule"]["precision"] = precision
     # What came later is left out where it is not used, so that older results stay known.
     for key in ("pseudo", "ewc", "adapts"):
         if not settings[key]:

@@ -72,6 +72,7 @@ class Outcome(Config):
         history: Mean losses per epoch.
         fisher_images: Images that the Fisher is the mean of; 0 if there is none.
         peak_memory: Main memory of the training process at most, bytes; None if unknown.
+        precision: What its convolutions computed in, as `precision: auto` found it.
         versions: Libraries that it was trained with; none if an older duet did not tell.
         files: SHA-256 of each result.
     """
@@ -82,6 +83,7 @@ class Outcome(Config):
     history: tuple[dict[str, float], ...]
     fisher_images: int = Field(ge=0)
     peak_memory: int | None
+    precision: str = "fp32"
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, Sha256]
 

@@ -115,14 +115,16 @@ class Session:
         return state
 
     def finish(
-        self, trained: DetectorState, epoch: int, own_loss: OwnLoss, *, processes: int = 1
-    ) -> None:
+        self, trained: DetectorState, epoch: int, own_loss: OwnLoss, *, precision: str,
+        processes: int = 1,
+    ) -> None:  # fmt: skip
         """Write the results; the outcome comes last, because it says that the job is finished.
 
         Args:
             trained: What was learned.
             epoch: The last one, from 0.
             own_loss: Asked only if the schedule wants a Fisher.
+            precision: What it computed in (`duet.training.precision`).
             processes: Trained side by side, each on as many images.
 
         Raises:
@@ -133,7 +135,7 @@ class Session:
         write_outcome(
             self.folder, key=self.job.key, images_seen=self.images_seen * processes,
             history=self.history, fisher_images=self._write_fisher(trained, epoch, own_loss),
-            seconds=round(time.perf_counter() - self._began, 3),
+            seconds=round(time.perf_counter() - self._began, 3), precision=precision,
         )  # fmt: skip
 
     def _write_fisher(self, trained: DetectorState, epoch: int, own_loss: OwnLoss) -> int:

@@ -25,10 +25,13 @@ from duet.families.ultralytics.arguments import engine_overrides, frozen_names, 
 from duet.families.ultralytics.data import SliceDataset, extend_batch
 from duet.families.ultralytics.engine import set_threads
 from duet.families.ultralytics.models import Build
+from duet.families.ultralytics.teacher import Teacher
 from duet.images import Fit
 from duet.increments.state import DetectorState
 from duet.training.job import Progress, read_job, refines, unlabelled_classes
 from duet.training.memory import fast_images, fast_module
+from duet.training.optimizer import in_one_pass
+from duet.training.precision import Precision, resolve_precision
 from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 
 JOB_VARIABLE = "DUET_JOB"
@@ -47,26 +50,27 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         summed: Whether the engine's loss is summed over the images of a step, not averaged.
         teacher: The previous detector, where one is asked.
         frozen: Names of the parameters that do not train.
+        precision: In which numbers it computes.
     """
 
     build: Build
     layout: Layout = "anchors"
     fit: Fit = "letterbox"
     summed = True
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     frozen: set[str]
+    precision: Precision
 
     def __init__(self, cfg: Any = None, overrides: Any = None, _callbacks: Any = None) -> None:
         self.session = Session(Path(os.environ[JOB_VARIABLE]))
         self.job, self.start = self.session.job, self.session.start
-        self._seen: tuple[torch.Tensor, Any] | None = None
         self._in_epoch = self._waiting = 0
         super().__init__(cfg if cfg is not None else DEFAULT_CFG, overrides, _callbacks)
 
     # ---- what a family fills in -----------------------------------------------------------
 
     def teaching_model(self, state: DetectorState) -> nn.Module:
-        """Build the previous detector, BatchNorm folded into the convolutions."""
+        """Build the previous detector, folded, as `Teacher` wants it."""
         return cast("nn.Module", self.build.inference_model(state).fuse(verbose=False))
 
     @abstractmethod
@@ -138,7 +142,7 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         batch["img"] = fast_images(batch["img"])
         choice = self.job.pseudo
         if choice is not None and self.teacher is not None:
-            size, asked = batch["img"].shape[-1], self.ask_teacher(batch["img"])[0]
+            size, asked = batch["img"].shape[-1], self.teacher(batch["img"])[0]
             least = choice.confidence  # iou as users' detectors have it
             found = [
                 decode(row, self.layout, size=size, confidence=least, iou=IOU, limit=100)
@@ -162,6 +166,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         if unlabelled := unlabelled_classes(self.job) if masked else []:
             self.silence(self.model, unlabelled)
 
+    def build_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
+        """Build the engine's optimizer, faster."""
+        return in_one_pass(super().build_optimizer(*args, **options))
+
     @property
     def distils(self) -> bool:
         """Whether this stage distils."""
@@ -169,7 +177,9 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         return bool(self.job.phase == "increment" and distill and distill.weight > 0)
 
     def _setup_train(self) -> None:
+        self.precision = resolve_precision(self.job.schedule.precision, self.device)
         super()._setup_train()
+        self.scaler = self.precision.scaler()  # the engine knows no bfloat16 on a CPU
         model = unwrap_model(self.model)
         rows = self.class_rows(model) if refines(self.job) else []
         self.frozen = set(frozen_names(model, self.start, self.job, self.held, rows))
@@ -178,10 +188,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         self._kept_rows = KeptRows((rows, old) for rows in self._old_rows(model))
         self._pulls = self.session.pulls(model, self.device)
         if self.distils or (self.job.pseudo is not None and self.job.phase == "increment"):
-            teacher = self.teaching_model(self.session.previous())
-            self.teacher = fast_module(teacher, self.device).requires_grad_(False)
+            self.teacher = Teacher(self.teaching_model(self.session.previous()), self.precision)
         # After the EMA has copied the model, so that neither hooks nor teacher travel with it.
         self.watch(model)
+        model.predict = self.precision.within(model.predict)
         model.register_forward_hook(self._add_losses)
         self._resume()
 
@@ -191,14 +201,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
             return []  # an increment without new classes keeps all rows or trains all of them
         return self.class_rows(model) if self._first_class() else []
 
-    def ask_teacher(self, images: torch.Tensor) -> Any:
-        """Return the previous detector's output for a batch; asked twice, it looks once."""
+    def _asked(self, images: torch.Tensor) -> Any:
+        """Return the raw outputs of the previous detector for a batch."""
         assert self.teacher is not None
-        if self._seen is None or self._seen[0] is not images:
-            # Not inference_mode: the anchors that heads keep would be unusable outside of it.
-            with torch.no_grad():
-                self._seen = images, self.teacher(images)
-        return self._seen[1]
+        return self.teacher(images)[1]
 
     # ---- the losses -----------------------------------------------------------------------
 
@@ -323,7 +329,9 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         trained = self.build.trained_state(self.ema.ema, self.start)
         trained = restore_frozen(trained, self.start, self.job, self.held)
         processes = max(self.world_size, 1)
-        self.session.finish(trained, self.epoch, self._own_loss, processes=processes)
+        self.session.finish(
+            trained, self.epoch, self._own_loss, processes=processes, precision=self.precision.name
+        )
 
     def _own_loss(
         self, trained: DetectorState
