@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from duet.devices import parse_device
+from duet.devices import Device, parse_device
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
@@ -246,11 +246,25 @@ def in_words(seconds: float) -> str:
 def notes(plan: RunPlan) -> list[str]:
     """Return what a plan says that will have no effect, or that its estimate does not know."""
     device, found = parse_device(plan.schedule.device), []
-    if plan.schedule.amp and device.kind != "cuda":
-        found.append(f"amp has no effect on {device}: it is for CUDA")
+    if plan.schedule.precision in {"auto", "bf16"}:
+        found += _of_bfloat16(plan.schedule.precision, device)
     if device.kind != "cpu":
         found.append("the times are those of a CPU; a GPU is faster")
     return found
+
+
+def _of_bfloat16(choice: str, device: Device) -> list[str]:
+    """Return what to know of bfloat16 on a device of this machine."""
+    import torch
+
+    from duet.training.precision import has_bfloat16
+
+    there = has_bfloat16(torch.device(device.torch_name))
+    if choice == "bf16":
+        slow = f"{device} has no bfloat16 of its own: precision bf16 is slower than fp32 here"
+        return [] if there else [slow]
+    here = "bf16" if there else "fp32"
+    return [f"precision auto is {here} on {device}; elsewhere results may differ beyond rounding"]
 
 
 def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
