@@ -18,8 +18,10 @@ from duet.comparison.tables import as_dict
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.progress import Listener
+from duet.runs.forks import forking
 from duet.runs.lab import RunJob, silent, tidy
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
+from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.run import learn, require_chains
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
@@ -127,6 +129,7 @@ def execute_repeats(
     *,
     date: str = "",
     run: RunJob = run_worker,
+    answer: AnswerQuestion = answer_here,
 ) -> Comparison:
     """Do what is missing of every run; write the runs, `summary.json` and `compare.md`.
 
@@ -136,16 +139,18 @@ def execute_repeats(
         listen: Progress; titles begin with the name of the run.
         date: ISO 8601, for the reports; default today.
         run: Where a job is trained, see `duet.runs.lab.Lab`.
+        answer: Where detectors look at images, see there, too.
 
     Raises:
         DuetError: A training failed; what is finished stays and is reused by the same command.
     """
     require_chains(plans)
     require_runnable(plans[0])  # before anything is written; each asks for itself again
-    with run_lock(out):  # the lab is shared: nobody else may train in it
+    # The lab is shared: nobody else may train in it.
+    with run_lock(out), forking(run) as run:
         tidy(out, lambda line: listen(out.name, {"note": line}))
         for plan in plans:
-            learn(plan, _titled(plan.out.name, listen), date=date, run=run)
+            learn(plan, _titled(plan.out.name, listen), date=date, run=run, answer=answer)
         found = compare(find_runs([plan.out for plan in plans]))
         write_text(out / COMPARE_FILE, as_markdown(found))
         write_json(out / SUMMARY_FILE, as_dict(found))

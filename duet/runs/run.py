@@ -19,13 +19,15 @@ from duet.results.files import RESULTS_FILE, save_results
 from duet.results.measured import object_counts
 from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble
-from duet.runs.evaluate import Evaluator
+from duet.runs.evaluator import Evaluator
+from duet.runs.forks import forking
 from duet.runs.gallery import gallery
 from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.lab import Lab, RunJob, silent, tidy
 from duet.runs.learn import chain_stages, train_alone
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, left_out
+from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.remember import EVALUATIONS, remember_stage
 from duet.runs.setting import Setting, StageResult
 from duet.runs.walls import require_runnable
@@ -48,7 +50,12 @@ def require_chains(plans: Iterable[RunPlan]) -> None:
 
 
 def execute(
-    plan: RunPlan, listen: Listener = silent, *, date: str = "", run: RunJob = run_worker
+    plan: RunPlan,
+    listen: Listener = silent,
+    *,
+    date: str = "",
+    run: RunJob = run_worker,
+    answer: AnswerQuestion = answer_here,
 ) -> Results:
     """Do what is missing, write `results.json` and `results.csv`, return the results.
 
@@ -57,6 +64,7 @@ def execute(
         listen: Progress, see `Lab`.
         date: ISO 8601, for the report; default today.
         run: Where a job is trained, see `Lab`.
+        answer: Where detectors look at images, see `Lab`.
 
     Raises:
         DuetError: The run could not be finished, see `duet.runs.walls`; or a stage failed: finished
@@ -66,7 +74,10 @@ def execute(
     theta_0 = require_runnable(plan)  # before anything is written
     date = date or datetime.date.today().isoformat()
     look = FirstLook.at(plan.series)
-    lab = Lab(plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen, look=look, run=run)
+    lab = Lab(
+        plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen, look=look, run=run,
+        answer=answer,
+    )  # fmt: skip
 
     def tell(line: str) -> None:
         listen(plan.series.name, {"note": line})
@@ -75,17 +86,9 @@ def execute(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
         plan.weights, plan.onto,
     )  # fmt: skip
-    with run_lock(plan.out):
+    with run_lock(plan.out), forking(lab.run) as lab.run:
         tidy(plan.out, tell)
-        evaluator = Evaluator(
-            plan.out / EVALUATIONS,
-            plan.image_size,
-            lab.stopped,
-            lab.slots,
-            look,
-            tell,
-            plan.device,
-        )
+        evaluator = Evaluator(plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device)
         outcomes, references = _all(plan, setting, evaluator)
         pictures = gallery(plan, outcomes)
         results = assemble(plan, outcomes, references, pictures, date=date, tell=tell)
@@ -94,12 +97,17 @@ def execute(
 
 
 def learn(
-    plan: RunPlan, listen: Listener = silent, *, date: str = "", run: RunJob = run_worker
+    plan: RunPlan,
+    listen: Listener = silent,
+    *,
+    date: str = "",
+    run: RunJob = run_worker,
+    answer: AnswerQuestion = answer_here,
 ) -> Results:
     """Do what `execute` does, tell what it leaves out, and write the report beside it."""
     for line in left_out(plan):
         listen(plan.series.name, {"note": line})
-    results = execute(plan, listen, date=date, run=run)
+    results = execute(plan, listen, date=date, run=run, answer=answer)
     write_report(plan.out)
     return results
 

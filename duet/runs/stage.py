@@ -9,11 +9,13 @@ from typing import Any
 
 from duet.errors import ConfigError
 from duet.progress import Listener
+from duet.runs.forks import forking
 from duet.runs.inputs import Inputs, read_inputs, read_strategies
 from duet.runs.kept import chain_kept, strategies_with_start
 from duet.runs.lab import Lab, RunJob, silent
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
+from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.setting import Setting
 from duet.runs.stagewise import write_stages
 from duet.runs.steps import StepReport, learn_base, learn_increment, learn_independent
@@ -40,6 +42,7 @@ def learn_stage(
     listen: Listener = silent,
     warn: Warn = lambda problems, series: None,
     run: RunJob = run_worker,
+    answer: AnswerQuestion = answer_here,
     **given: Any,
 ) -> StepReport:
     """Train one increment on top of a detector, or of the stages kept in the run folder; merge.
@@ -55,6 +58,7 @@ def learn_stage(
         listen: Progress and notes, see `duet.runs.lab.Lab`.
         warn: Told what is odd about the data.
         run: Where it is trained, see `duet.runs.lab.Lab`.
+        answer: Where detectors look at images, see there, too.
         given: What else `duet.runs.inputs.read_inputs` takes.
 
     Raises:
@@ -70,12 +74,11 @@ def learn_stage(
         learn, strategy = learn_increment, strategy or _default_strategy(series, out, onto=onto)
         found, begins = _begun(series, name, strategy, out, onto, given.get("weights"))
         given |= found
-    inputs = read_inputs(series, only=name, **given)
-    warn(inputs.warnings, series)
-    setting, chosen = _setting(inputs, strategy, out, seed, listen, run)
-    if begins:
-        setting = replace(setting, onto=inputs.onto)
-    report = learn(out, setting, chosen)
+    warn((inputs := read_inputs(series, only=name, **given)).warnings, series)
+    setting, chosen = _setting(inputs, strategy, out, seed, listen, run, answer)
+    setting = replace(setting, onto=inputs.onto if begins else None)
+    with forking(setting.lab.run) as setting.lab.run:
+        report = learn(out, setting, chosen)
     write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
 
@@ -132,10 +135,12 @@ def _begun(
 
 
 def _setting(
-    inputs: Inputs, name: str, out: Path, seed: int, listen: Listener, run: RunJob
-) -> tuple[Setting, Strategy]:
+    inputs: Inputs, name: str, out: Path, seed: int, listen: Listener, run: RunJob,
+    answer: AnswerQuestion,
+) -> tuple[Setting, Strategy]:  # fmt: skip
     """Check everything that one stage needs, as `duet run` does for all."""
-    lab = Lab(out / "lab", listen=listen, look=FirstLook.at(inputs.series), run=run)
+    look = FirstLook.at(inputs.series)
+    lab = Lab(out / "lab", listen=listen, look=look, run=run, answer=answer)
     strategies = read_strategies(
         (name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes
     )

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from duet.errors import ModelError
-from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
+from duet.families.outputs import Layout
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
@@ -26,6 +26,7 @@ from duet.families.yolo.heads import ClassScores, ParallelDetect, unpick
 from duet.families.yolo.stock import join_heads, stock_detector
 from duet.families.yolo.towers import join
 from duet.families.yolo.unjoin import split_part
+from duet.images import STRIDE
 from duet.increments.base import StartWeights
 from duet.increments.door.values import told
 from duet.increments.forms import HeadForm
@@ -41,7 +42,6 @@ class YoloFamily(UltralyticsFamily):
     row = FAMILIES["yolo"]
     rules = roles.RULES
     build = build
-    fit = "letterbox"
     heads = (ParallelDetect,)
 
     def owns(self, head: str) -> bool:
@@ -138,12 +138,13 @@ class YoloFamily(UltralyticsFamily):
     ) -> ImageDetector:
         """Build a detector for inference; class towers are run together where that is faster."""
         detector = super().detector(state, image_size=image_size, device=device)
-        join(cast("nn.Module", detector.module))
-        return detector
+        module = join(cast("nn.Module", detector.module))
+        return replace(detector, stride=max(int(cast("Any", module).stride.max()), STRIDE))
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; what an end-to-end head picks from is known."""
-        plain = super().exportable(state)
+        coarse = re.fullmatch(r".*(?:6|-p6)\.yaml", state.architecture) is not None
+        plain = replace(super().exportable(state), stride=64 if coarse else STRIDE)
         return replace(plain, unpick=unpick) if plain.layout == "picked" else plain
 
     def class_logits(self, state: DetectorState) -> ClassLogits:
