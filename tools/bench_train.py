@@ -29,6 +29,7 @@ import click
 
 if TYPE_CHECKING:
     from duet.increments.forms import HeadForm
+    from duet.training.config import PrecisionChoice
 
 BATCHES = 4  # different batches, in turn
 
@@ -83,6 +84,13 @@ class Contender:
 @click.option("--image-size", default=160, show_default=True, help="Pixels.")
 @click.option("--batch", default=16, show_default=True, help="Images per step.")
 @click.option("--classes", default=10, show_default=True, help="Per increment.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of our steps but the one in NCHW.",
+)
 @click.option("--steps", default=20, show_default=True, help="Measured steps of each kind.")
 @click.option("--warmup", default=3, show_default=True, help="Steps of each kind not measured.")
 @click.option("--seed", default=0, show_default=True)
@@ -106,13 +114,13 @@ def main(as_json: bool, **options: Any) -> None:
 
 def measure(
     folder: Path, *, architecture: str, head: HeadForm, image_size: int, batch: int, classes: int,
-    steps: int, warmup: int, seed: int,
+    precision: PrecisionChoice, steps: int, warmup: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the steps took, and the ratios of steps of the same round."""
     from duet.training.outcome import versions
 
     before = os.getloadavg()
-    shape = (architecture, head, image_size, batch, classes, seed)
+    shape = (architecture, head, image_size, batch, classes, precision, seed)
     contenders = _contenders(folder, *shape)
     order, chance = list(contenders), random.Random(seed)
     for round_ in range(warmup + steps):
@@ -129,7 +137,8 @@ def measure(
         "what": "one training step of a detector that learns its second increment",
         "settings": {
             "architecture": architecture, "head": head, "increments": 2, "classes": classes,
-            "image_size": image_size, "batch": batch, "steps": steps, "warmup": warmup,
+            "image_size": image_size, "batch": batch, "precision": precision,
+            "steps": steps, "warmup": warmup,
             "seed": seed, "threads": 1, "order": "shuffled in each round, one process",
         },
         "steps": {name: _summary(one) for name, one in contenders.items()},
@@ -141,20 +150,20 @@ def measure(
 
 def _contenders(
     folder: Path, architecture: str, head: HeadForm, image_size: int, batch: int, classes: int,
-    seed: int,
+    precision: PrecisionChoice, seed: int,
 ) -> dict[str, Contender]:  # fmt: skip
     """Set all trainers up on the same images."""
     names = [f"class{number}" for number in range(classes)]
     scenes = _scenes(folder, names, batch * BATCHES, image_size, seed)
     shape = (architecture, head, image_size, batch, classes, seed)
     ours = {
-        name: _trainer(folder / str(number), scenes, *shape, *weights)
-        for number, (name, weights) in enumerate(
+        name: _trainer(folder / str(number), scenes, *shape, *settings)
+        for number, (name, settings) in enumerate(
             {
-                "plain, NCHW": (0.0, 0.0),
-                "plain": (0.0, 0.0),
-                "distilled": (0.01, 0.0),
-                "distilled + L_DC": (0.01, 0.01),
+                "plain, NCHW": ("fp32", 0.0, 0.0),
+                "plain": (precision, 0.0, 0.0),
+                "distilled": (precision, 0.01, 0.0),
+                "distilled + L_DC": (precision, 0.01, 0.01),
             }.items()
         )
     }
@@ -173,7 +182,7 @@ def _contender(trainer: Any) -> Contender:
         def count(*_: Any) -> None:
             one.calls += 1
 
-        trainer.teacher.register_forward_hook(count)
+        trainer.teacher.network.register_forward_hook(count)
     return one
 
 
@@ -193,7 +202,7 @@ def _to_default_format(trainer: Any) -> None:
 
 def _trainer(
     folder: Path, scenes: Any, architecture: str, head: HeadForm, image_size: int, batch: int,
-    classes: int, seed: int, distill: float, directional: float,
+    classes: int, seed: int, precision: PrecisionChoice, distill: float, directional: float,
 ) -> Any:  # fmt: skip
     """Set a real trainer up from a job folder, with or without the losses."""
     import torch
@@ -220,7 +229,8 @@ def _trainer(
         family="yolo", architecture=architecture, head=head, phase="increment", seed=seed,
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
         distill=Distillation(weight=distill), directional=Directional(weight=directional),
-        schedule=Schedule(batch=batch, image_size=image_size, epochs=1, warmup_epochs=0),
+        schedule=Schedule(batch=batch, image_size=image_size, epochs=1, warmup_epochs=0,
+                          precision=precision),
     )  # fmt: skip
     folder.mkdir()
     write_state(folder / "start.safetensors", start)

@@ -21,7 +21,7 @@ from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import short_list
-from duet.training.config import Strategy
+from duet.training.config import FISHER_IMAGES, Schedule, Strategy
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""
@@ -78,6 +78,13 @@ class RunPlan(Inputs):
         """
         known = self.onto.manifest.image_size if self.onto is not None else 0
         return max(self.schedule.image_size, known)
+
+    @property
+    def training(self) -> Schedule:
+        """The schedule of chains: with a Fisher if one of the strategies reads it."""
+        asked, read = self.schedule.fisher_images, [one.reads_fisher for one in self.strategies]
+        images = FISHER_IMAGES if asked is None and any(read) else asked
+        return self.schedule.model_copy(update={"fisher_images": images})
 
     @property
     def device(self) -> str:

@@ -101,8 +101,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return it in memory that a GPU reads by itself; the loader asks for it."""
-        pinned = (one.pin_memory() for one in (self.images, self.boxes, self.labels))
-        return Batch(*pinned, self.counts)
+        return Batch(
+            self.images.pin_memory(), self.boxes.pin_memory(), self.labels.pin_memory(), self.counts
+        )
 
 
 def loader(
@@ -138,5 +139,6 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, list[Ta
         for one in (batch.images, batch.boxes, batch.labels)
     )
     images_B3SS = fast_images(images.flip(-1).permute(0, 3, 1, 2).float() / 255)
-    parts = zip(boxes.split(batch.counts), labels.split(batch.counts), strict=True)
+    counts = list(batch.counts)
+    parts = zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
     return images_B3SS, [Target(*part) for part in parts]

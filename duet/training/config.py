@@ -17,7 +17,7 @@ from duet.errors import ConfigError, did_you_mean
 from duet.increments.forms import HeadForm
 from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
 from duet.merging.batchnorm import BatchNormFusion
-from duet.merging.table import MergeChoice
+from duet.merging.table import METHODS, MergeChoice
 from duet.names import Name
 from duet.training.losses.distillation.table import DISTILLATIONS
 
@@ -80,11 +80,12 @@ class Schedule(Config):
     )
     threads: int = Field(default=1, ge=0, le=1024, description="CPU threads of one stage; 0 = all")
     cache: bool = Field(default=True, description="keep decoded images in memory")
-    fisher_images: int = Field(
-        default=128,
+    fisher_images: int | None = Field(
+        default=None,
         ge=0,
         description="images of the slice whose squared gradients are stored after training, for "
-        "Fisher merging; 0 = off",
+        "Fisher merging and EWC; default 128 where a strategy of the run reads them, else none; "
+        "0 = off",
     )
     augmentation: Augmentation = Augmentation()
 
@@ -176,6 +177,10 @@ class Refit(Config):
     lr: Rate = Field(default=1e-3, description="peak learning rate")
 
 
+FISHER_IMAGES = 128
+"""Images of a Fisher that is wanted without a number."""
+
+
 class Strategy(Config):
     """How increments are learned and joined. One YAML under `configs/strategy/`."""
 
@@ -228,6 +233,12 @@ class Strategy(Config):
                 "but got parallel"
             )
         return self
+
+    @property
+    def reads_fisher(self) -> bool:
+        """Whether learning or merging reads the Fishers of increments."""
+        merges = self.data == "increment" and "fisher" in METHODS[self.merge.method].needs
+        return bool(self.ewc.weight) or merges
 
     @property
     def refines(self) -> bool:

@@ -109,6 +109,9 @@ class _Loop:
 
     def run(self) -> None:
         """Train to the end, from the last finished epoch on, and write the result."""
+        if self.session.lacks_fisher:
+            self.session.add_fisher(self._own_loss)
+            return
         first = self._resume()
         workers = self.schedule.workers if self.device.type == "cuda" else 0
         batches = loader(self.images, self.order, workers, self.device)

@@ -22,14 +22,13 @@ from ultralytics.utils.torch_utils import unwrap_model
 from duet.defaults import IOU
 from duet.families.decode import decode
 from duet.families.outputs import Layout
-from duet.families.ultralytics.arguments import engine_overrides, frozen_names, restore_frozen
+from duet.families.ultralytics.arguments import frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset, extend_batch
-from duet.families.ultralytics.engine import set_threads
 from duet.families.ultralytics.models import Build
 from duet.families.ultralytics.teacher import Teacher
 from duet.images import Fit
 from duet.increments.state import DetectorState
-from duet.training.job import Progress, read_job, refines, unlabelled_classes
+from duet.training.job import refines, unlabelled_classes
 from duet.training.memory import fast_images, fast_module
 from duet.training.optimizer import in_one_pass
 from duet.training.precision import Precision, resolve_precision
@@ -334,6 +333,11 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
             trained, self.epoch, self._own_loss, processes=processes, precision=self.precision.name
         )
 
+    def add_fisher(self) -> None:
+        """Compute the Fisher of a finished training, in this process."""
+        self._setup_train()
+        self.session.add_fisher(self._own_loss)
+
     def _own_loss(
         self, trained: DetectorState
     ) -> tuple[nn.Module, Callable[[int, int], torch.Tensor]]:
@@ -343,47 +347,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         freeze(model, self.frozen)
         dataset = self.build_dataset("slice", mode="val", batch=1)
 
-        def loss(_number: int, place: int) -> torch.Tensor:
+        def loss(number: int, place: int) -> torch.Tensor:
+            # Denoising queries are drawn: the same ones, whenever it is computed.
+            seed_all(self.job.seed, self.epochs + number)
             batch = self.preprocess_batch(dataset.collate_fn([dataset[place]]))
             return cast("torch.Tensor", model(batch)[0].sum())
 
         return model, loss
-
-
-def run_job(trainer_class: type[Any], folder: Path, progress: Progress) -> None:
-    """Run a job in this process; its trainer writes the result, in whichever process holds it.
-
-    Args:
-        trainer_class: A `StageTrainer` mixed into one of the engine's trainers.
-        folder: Job folder (`duet.training.job`).
-        progress: Called after each step.
-    """
-    job = read_job(folder)
-    set_threads(job.schedule.threads)
-    os.environ[JOB_VARIABLE] = str(folder)
-    trainer = trainer_class(overrides=engine_overrides(job, folder))
-    set_threads(job.schedule.threads)  # the engine took them away
-    if not trainer.ddp:  # the processes of a multi-GPU launch cannot reach `progress`
-        trainer.add_callback("on_train_batch_end", _reporter(progress))
-    trainer.train()
-
-
-def _reporter(progress: Progress) -> Any:
-    """Return an engine callback that reports each step, also after a resume."""
-    done = 0
-
-    def report(trainer: Any) -> None:
-        nonlocal done
-        steps, images = len(trainer.train_loader), trainer.per_image(trainer.batch_size)
-        done = max(done + 1, trainer.epoch * steps + 1)
-        progress(
-            {
-                "epoch": trainer.epoch + 1,
-                "epochs": trainer.epochs,
-                "done": done,
-                "total": trainer.epochs * steps,
-                "loss": round(float(trainer.loss.detach()) / images, 4),
-            }
-        )
-
-    return report
