@@ -154,10 +154,10 @@ def _contenders(
 ) -> dict[str, Contender]:  # fmt: skip
     """Set all trainers up on the same images."""
     names = [f"class{number}" for number in range(classes)]
-    scenes = _scenes(folder, names, batch * BATCHES, image_size, seed)
+    scenes = noise_scenes(folder, names, batch * BATCHES, image_size, seed)
     shape = (architecture, head, image_size, batch, classes, seed)
     ours = {
-        name: _trainer(folder / str(number), scenes, *shape, *settings)
+        name: trainer_of(folder / str(number), scenes, *shape, *settings)
         for number, (name, settings) in enumerate(
             {
                 "plain, NCHW": ("fp32", 0.0, 0.0),
@@ -169,10 +169,10 @@ def _contenders(
     }
     _to_default_format(ours["plain, NCHW"])
     trainers = {**ours, "yolo train": _engine_trainer(folder, ours["plain"], names)}
-    return {name: _contender(trainer) for name, trainer in trainers.items()}
+    return {name: contender(trainer) for name, trainer in trainers.items()}
 
 
-def _contender(trainer: Any) -> Contender:
+def contender(trainer: Any) -> Contender:
     """Start a trainer's epoch, take its batches, and count what its teacher is asked."""
     trainer.epoch = 0
     trainer._model_train()
@@ -190,7 +190,8 @@ def _to_default_format(trainer: Any) -> None:
     """Have a trainer compute as it did before it knew of channels-last memory."""
     import torch
 
-    trainer.model.to(memory_format=torch.contiguous_format)
+    for module in (trainer.model, trainer.ema.ema):
+        module.to(memory_format=torch.contiguous_format)
     prepared = trainer.preprocess_batch
 
     def plain(batch: dict[str, Any]) -> dict[str, Any]:
@@ -200,20 +201,33 @@ def _to_default_format(trainer: Any) -> None:
     trainer.preprocess_batch = plain
 
 
-def _trainer(
-    folder: Path, scenes: Any, architecture: str, head: HeadForm, image_size: int, batch: int,
-    classes: int, seed: int, precision: PrecisionChoice, distill: float, directional: float,
-) -> Any:  # fmt: skip
-    """Set a real trainer up from a job folder, with or without the losses."""
-    import torch
-    from safetensors.torch import save_file
-
+def trainer_of(*job: Any, **settings: Any) -> Any:
+    """Set a real trainer up from the `job_folder` of the same arguments."""
     from duet.families.ultralytics import engine
     from duet.families.ultralytics.arguments import engine_overrides
     from duet.families.ultralytics.train import JOB_VARIABLE
+    from duet.families.yolo.train import IncrementTrainer
+    from duet.training.job import read_job
+
+    folder = job_folder(*job, **settings)
+    os.environ[JOB_VARIABLE] = str(folder)
+    trainer = IncrementTrainer(overrides=engine_overrides(read_job(folder), folder))
+    engine.set_threads(1)
+    trainer._setup_train()
+    return trainer
+
+
+def job_folder(
+    folder: Path, scenes: Any, architecture: str, head: HeadForm, image_size: int, batch: int,
+    classes: int, seed: int, precision: PrecisionChoice, distill: float, directional: float, *,
+    device: str = "cpu", epochs: int = 1,
+) -> Path:  # fmt: skip
+    """Write the job of a second increment, with or without the losses."""
+    import torch
+    from safetensors.torch import save_file
+
     from duet.families.yolo.adapter import FAMILY
     from duet.families.yolo.build import stock_model
-    from duet.families.yolo.train import IncrementTrainer
     from duet.increments.base import StartWeights
     from duet.training.config import Directional, Distillation, Schedule
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state
@@ -229,8 +243,8 @@ def _trainer(
         family="yolo", architecture=architecture, head=head, phase="increment", seed=seed,
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
         distill=Distillation(weight=distill), directional=Directional(weight=directional),
-        schedule=Schedule(batch=batch, image_size=image_size, epochs=1, warmup_epochs=0,
-                          precision=precision),
+        schedule=Schedule(batch=batch, image_size=image_size, epochs=epochs, warmup_epochs=0,
+                          precision=precision, device=device),
     )  # fmt: skip
     folder.mkdir()
     write_state(folder / "start.safetensors", start)
@@ -238,11 +252,7 @@ def _trainer(
     direction = {name: 1e-3 * torch.randn_like(tensor) for name, tensor in start.shared.items()}
     save_file(direction, folder / "direction.safetensors")
     write_job(folder, job)
-    os.environ[JOB_VARIABLE] = str(folder)
-    trainer = IncrementTrainer(overrides=engine_overrides(job, folder))
-    engine.set_threads(1)
-    trainer._setup_train()
-    return trainer
+    return folder
 
 
 def _engine_trainer(folder: Path, like: Any, names: list[str]) -> Any:
@@ -263,7 +273,7 @@ def _engine_trainer(folder: Path, like: Any, names: list[str]) -> Any:
     return trainer
 
 
-def _scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) -> Any:
+def noise_scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) -> Any:
     """Write noise images with labels as the engine reads them; return them as a slice."""
     import numpy as np
     from PIL import Image
@@ -273,7 +283,7 @@ def _scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) 
     random_ = np.random.default_rng(seed)
     images, labelled = [], []
     for kind in ("images", "labels"):
-        (folder / kind).mkdir()
+        (folder / kind).mkdir(parents=True)
     for number in range(count):
         images.append(folder / "images" / f"{number}.png")
         noise = random_.integers(0, 256, (size, size, 3), dtype=np.uint8)

@@ -89,7 +89,7 @@ def test_it_is_added_without_training_again(family: str, data: Slice, tmp_path: 
     make = make_job if family == "yolo" else dfine_job
     folders = []
     for name, images in (("at once", 128), ("later", None)):
-        start = make_state("towers") if family == "yolo" else dfine_state("rows", (2, 1))
+        start = make_state("towers") if family == "yolo" else dfine_state((2, 1))
         folders.append(make(tmp_path / name, start, data, schedule=schedule(family, images)))
         resolve_family(family).train(folders[-1], lambda record: None)
     once, later = folders

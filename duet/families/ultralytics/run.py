@@ -8,6 +8,7 @@ from typing import Any
 
 from duet.families.ultralytics.arguments import engine_overrides
 from duet.families.ultralytics.engine import set_threads
+from duet.families.ultralytics.ranks import name_worker
 from duet.families.ultralytics.train import JOB_VARIABLE
 from duet.training.job import Progress, read_job
 from duet.training.session import Session
@@ -24,6 +25,7 @@ def run_job(trainer_class: type[Any], folder: Path, progress: Progress) -> None:
     job, alone = read_job(folder), Session(folder).lacks_fisher
     set_threads(job.schedule.threads)
     os.environ[JOB_VARIABLE] = str(folder)
+    name_worker()
     overrides = engine_overrides(job, folder)
     if alone:  # one image after another needs but one of several GPUs
         overrides["device"] = overrides["device"].split(",")[0]

@@ -25,6 +25,7 @@ from duet.families.outputs import Layout
 from duet.families.ultralytics.arguments import frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset, extend_batch
 from duet.families.ultralytics.models import Build
+from duet.families.ultralytics.ranks import end_with_worker
 from duet.families.ultralytics.teacher import Teacher
 from duet.images import Fit
 from duet.increments.state import DetectorState
@@ -62,6 +63,8 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
     precision: Precision
 
     def __init__(self, cfg: Any = None, overrides: Any = None, _callbacks: Any = None) -> None:
+        if RANK != -1:
+            end_with_worker()
         self.session = Session(Path(os.environ[JOB_VARIABLE]))
         self.job, self.start = self.session.job, self.session.start
         self._in_epoch = self._waiting = 0
