@@ -57,8 +57,7 @@ def learn_stage(
         seed: Of everything random.
         listen: Progress and notes, see `duet.runs.lab.Lab`.
         warn: Told what is odd about the data.
-        run: Where it is trained, see `duet.runs.lab.Lab`.
-        answer: Where detectors look at images, see there, too.
+        run, answer: Where it is trained and images are looked at, see `duet.runs.lab.Lab`.
         given: What else `duet.runs.inputs.read_inputs` takes.
 
     Raises:
