@@ -83,7 +83,7 @@ def execute(
         listen(plan.series.name, {"note": line})
 
     setting = Setting(
-        plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
+        plan.series, plan.family, plan.architecture, theta_0, plan.training, plan.seed, lab,
         plan.weights, plan.onto,
     )  # fmt: skip
     with run_lock(plan.out), forking(lab.run) as lab.run:
@@ -213,6 +213,6 @@ def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) 
     domain, classes = cut
     data = plan.series.domain(domain)
     there = data.known(classes)
-    trained = train_alone(setting, data.train(there), f"reference-{domain}")
+    trained = train_alone(setting, data.train(there), f"reference-{domain}", merged=False)
     scores = evaluator(trained.state, data.evaluate(there, plan.split))
     return Reference(domain, classes, scores.covering(classes), trained.seconds)

@@ -157,6 +157,6 @@ def _setting(
     listen(only, {"note": f"about {in_words(seconds)} on one CPU thread"})
     setting = Setting(
         inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
-        inputs.schedule, seed, lab, inputs.weights,
+        plan.training, seed, lab, inputs.weights,
     )  # fmt: skip
     return setting, strategies[0]

@@ -128,7 +128,7 @@ class YoloFamily(UltralyticsFamily):
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.ultralytics.train import run_job
+        from duet.families.ultralytics.run import run_job
         from duet.families.yolo.train import IncrementTrainer
 
         run_job(IncrementTrainer, folder, progress)
