@@ -203,9 +203,7 @@ def strategy(
         level = 0.3 if first is None else 0.8 * kept ** (stage - first)
         scores = np.clip(random.normal(level, 0.08, len(classes)), 0.001, 1)
         matrix[stage, domain, classes] = float(scores.mean())
-        found.setdefault((stage, domain), {}).update(
-            zip(classes, map(float, scores), strict=True)
-        )
+        found.setdefault((stage, domain), {}).update(zip(classes, map(float, scores), strict=True))
     whole = StageMatrix(matrix)
     return StrategyResult(
         name=name, title=title, matrix=whole.as_records(),
@@ -268,7 +266,7 @@ def gallery_image(steps: Steps, number: int, random: np.random.Generator) -> Gal
     from duet.results.schema import FoundBox, GalleryImage, GallerySide, TruthBox
 
     domain, classes = steps[number % len(steps)]
-    known = (*classes[:4], *steps[0][1][:4])
+    known = (*classes[:4], *steps[0][1][4:8])
     corners = [(40 + 150 * (place % 4), 60 + 220 * (place // 4)) for place in range(8)]
     boxes = [
         (name, (float(x), float(y), float(x + random.integers(30, 120)), float(y + 90)))

@@ -30,7 +30,7 @@ def report(run: Path, as_json: bool) -> None:
     from duet.results.files import load_results
 
     tell_leftovers_in(run, only=OWN)
-    path = write_report(run)
     results = load_results(run)
+    path = write_report(run, results)
     tell_changed(run)
     emit(as_dict(results, path), as_json, lambda _: summary_text(results, path))
