@@ -121,7 +121,7 @@ def matrix_figure(results: Results) -> Figure:
         image = _heat(axes, results, parts, stacked=stacked)
         if len(groups) > 1:
             axes.set_title(title, fontsize=9.5, loc="left")
-    bar = figure.colorbar(image, ax=grid, shrink=0.9)
+    bar = figure.colorbar(image, ax=grid, shrink=0.5 if stacked else 0.9, fraction=0.05, pad=0.02)
     percent_axis(bar.ax.yaxis, ticks=(0, 0.5, 1))
     bar.outline.set_visible(False)
     figure.suptitle(f"mAP50 (%) after every stage: {plot_text(results.main.title)}", **LEFT)
@@ -223,7 +223,7 @@ def _merge_heat(
     names = [f"increment {merge.increment}" for merge in merges[::thin]]
     axes.set_yticks(range(0, len(merges), thin), names, fontsize=8)
     axes.spines[:].set_visible(False)
-    bar = axes.get_figure().colorbar(image, ax=axes)
+    bar = axes.get_figure().colorbar(image, ax=axes, fraction=0.03, pad=0.02)
     percent_axis(bar.ax.yaxis)
     bar.outline.set_visible(False)
 

@@ -143,7 +143,7 @@ def _label(
     draw: ImageDraw, size: tuple[int, int], mark: Mark, box: Rectangle, taken: Sequence[Rectangle]
 ) -> Rectangle:
     """Write a label where it hides least of the others; return where that is."""
-    across, down = round(letters().getlength(mark.text)) + 5, LINE - 1
+    across, down = round(letters().getlength(mark.text)) + 7, LINE - 1
     left, top, right, bottom = box
     above, below = (left, top - down), (left, bottom + 1)
     inside, foot = (left, top), (left, bottom - down)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DOTS = 144
+DOTS = 120
 """Pixels of an inch."""
 
 LEFT: Mapping[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 12, "fontweight": "bold"}
@@ -95,7 +95,7 @@ def as_png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         canvas.draw()
     whole = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    few = whole.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few = whole.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     stream = BytesIO()
     few.save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -67,6 +67,15 @@ def load_results(run_folder: Path) -> Results:
         DataError: There is none, it is not JSON, another version of duet wrote it, or its content
             does not follow the schema.
     """
+    return parse_results(read_document(run_folder), where=str(run_folder / RESULTS_FILE))
+
+
+def read_document(run_folder: Path) -> dict[str, Any]:
+    """Read `results.json` of a run as JSON alone.
+
+    Raises:
+        DataError: There is none, or it is not JSON.
+    """
     path = run_folder / RESULTS_FILE
     if not path.exists():
         raise DataError(
@@ -75,29 +84,41 @@ def load_results(run_folder: Path) -> Results:
             remedy="pass the folder of a finished run; `duet run SERIES --out RUN` makes one",
         )
     try:
-        data = read_json(path)
+        return read_json(path)
     except DataError as error:
         raise DataError(
             f"cannot be read as JSON: {error.what}", where=str(path), remedy=error.remedy
         ) from None
-    version = data.pop("schema_version", None)
+
+
+def parse_results(document: Mapping[str, Any], *, where: str) -> Results:
+    """Return the results that a `results.json` holds.
+
+    Args:
+        document: What `read_document` read; stays as it is.
+        where: Its path, for errors.
+
+    Raises:
+        DataError: Another version of duet wrote it, or its content does not follow the schema.
+    """
+    version = document.get("schema_version")
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise DataError(
             f"schema_version is {shown(version)}, this duet reads 1 to {SCHEMA_VERSION}",
-            where=str(path),
+            where=where,
             remedy="use the duet version that wrote it, or run the series again",
         )
-    data.pop(SEAL, None)
+    content = {key: document[key] for key in document if key not in ("schema_version", SEAL)}
     try:
         sets = None
         if version > 1:
-            head = {key: data.pop(key) for key in _Head.model_fields if key in data}
-            sets = ClassSets(parse_config(_Head, head, where=str(path)).class_sets)
-        return parse_config(Results, data, where=str(path), context=sets)
+            head = {key: content.pop(key) for key in _Head.model_fields if key in content}
+            sets = ClassSets(parse_config(_Head, head, where=where).class_sets)
+        return parse_config(Results, content, where=where, context=sets)
     except ConfigError as error:
         raise DataError(
             error.what.replace("the configuration", "its content"),
-            where=str(path),
+            where=where,
             remedy="take the file from its source again, or give the `duet run` command again",
         ) from None
 
@@ -125,13 +146,8 @@ def laid_out(value: Any, indent: str = "") -> str:
     return f"{left}\n{body}\n{indent}{right}"
 
 
-def was_changed(results_file: Path) -> bool:
-    """Tell whether the numbers of a `results.json` are others than the run wrote.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    document = read_json(results_file)
+def was_changed(document: Mapping[str, Any]) -> bool:
+    """Tell whether the numbers of a `results.json` are others than the run wrote."""
     try:
         return bool(document.get(SEAL) != _seal_of(document))
     except ValueError:  # NaN, which duet does not write
