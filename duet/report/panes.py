@@ -94,8 +94,10 @@ def titles(draw: ImageDraw, place: tuple[int, int], first: str, second: str) -> 
     draw.text((left, top + LINE), second, INK, letters())
 
 
-def draw_marks(draw: ImageDraw, size: tuple[int, int], marks: Sequence[Mark]) -> None:
-    """Draw boxes, and above them labels, which keep inside the picture and off each other.
+def draw_marks(draw: ImageDraw, size: tuple[int, int], marks: Sequence[Mark]) -> list[Rectangle]:
+    """Draw boxes, and labels above all of them; return where the labels lie.
+
+    Labels keep inside the picture, and off each other where one of a few places is free.
 
     Args:
         draw: On the picture.
@@ -112,6 +114,7 @@ def draw_marks(draw: ImageDraw, size: tuple[int, int], marks: Sequence[Mark]) ->
     taken: list[Rectangle] = []
     for mark, box in zip(marks, boxes, strict=True):
         taken.append(_label(draw, size, mark, box, taken))
+    return taken
 
 
 def _frame(draw: ImageDraw, box: Rectangle, look: Look) -> None:
@@ -149,8 +152,16 @@ def _label(
     inside, foot = (left, top), (left, bottom - down)
     ends = (right - across, top - down), (right - across, bottom + 1)
     order = (foot, below, above, inside) if mark.below else (above, inside, below, foot)
-    places = [_moved_inside(place, across, down, size) for place in (*order, *ends)]
-    best = min(places, key=lambda one: sum(_common(one, other) for other in taken))
+    under, over = ([(left, one[edge] + way) for one in taken] for edge, way in ((3, 1), (1, -down)))
+    best, least = (0, 0, 0, 0), float("inf")
+    # Just below or above another label only where no place at the box itself is free.
+    for place in (*order, *ends, *under, *over):
+        found = _moved_inside(place, across, down, size)
+        hidden = sum(_common(found, one) for one in taken)
+        if hidden < least:
+            best, least = found, hidden
+        if not least:
+            break
     draw.rectangle(best, mark.look.colour)
     draw.text((best[0] + 3, best[1]), mark.text, ink_on(mark.look.colour), letters())
     return best

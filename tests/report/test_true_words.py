@@ -9,9 +9,10 @@ from factories_results import METHODS_OF_TREES, TREES, exact_results
 
 from duet.evaluation.definitions import INDICES
 from duet.report import cautions, tables, words
+from duet.report.changes import ClassChange, worst_first
 from duet.report.markdown import render_markdown
 from duet.report.phrases import FEW_NOTE, learned_little
-from duet.report.words import RI, ClassChange, worst_first
+from duet.report.words import RI
 from duet.results.files import results_csv
 from duet.results.measured import few_behind, measured
 from duet.results.schema import Results
