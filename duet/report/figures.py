@@ -235,9 +235,12 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 
 def _block_ticks(axes: Axes, names: Sequence[str]) -> None:
-    """Label the first tensor of every block (``model.4.``...), at most about 25 of them."""
+    """Label the first tensor of every block (``model.4.``...) for which there is room."""
     blocks = [match.group(0) if (match := re.match(r"\D*\d+", name)) else name for name in names]
-    starts = [i for i, block in enumerate(blocks) if i == 0 or blocks[i - 1] != block]
-    kept = starts[:: -(-len(starts) // 25)]
+    kept: list[int] = []
+    for place, block in enumerate(blocks):
+        begins = place == 0 or blocks[place - 1] != block
+        if begins and (not kept or place - kept[-1] >= len(blocks) / 50):
+            kept.append(place)
     axes.set_xticks(kept, [plot_text(blocks[i]) for i in kept], rotation=60, ha="right", fontsize=8)
     axes.set_xlabel("shared tensors in network order")

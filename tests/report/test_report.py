@@ -332,6 +332,18 @@ def test_needs_nothing_but_results_json_and_the_images_it_names(
     assert not list((tmp_path / "plots").glob("gallery*"))
 
 
+def test_pictures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
+    save_results(tmp_path, make_results(ONE_PHASE))
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    for name in ("gallery.jpg", "gallery-09.jpg", "indices.svg", "merge.png", "my-gallery.jpg"):
+        (plots / name).write_text("old")
+    write_report(tmp_path)
+    assert sorted(path.name for path in plots.iterdir()) == [
+        "indices.png", "my-gallery.jpg", "stage-matrix.png",
+    ]  # fmt: skip
+
+
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, run_folder: Path) -> None:
     shutil.copy(run_folder / "results.json", tmp_path)
     (tmp_path / "gallery").mkdir()
