@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,20 +52,18 @@ def main(
 ) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as place:
-        makers: dict[str, Callable[[Path], None]] = {
-            name: lambda folder, size=SETTINGS[name]: write_run(folder, *size, pictures)
-            for name in only or SETTINGS
-        }
+        folders: dict[str, Path] = {}
+        for name in only or SETTINGS:
+            folders[name] = Path(place) / str(len(folders))
+            write_run(folders[name], *SETTINGS[name], pictures)
         if run is not None:
-            makers[str(run)] = lambda folder: copy_run(run, folder)
-        folders = {name: Path(place) / str(number) for number, name in enumerate(makers)}
-        for name, make in makers.items():
-            make(folders[name])
-        times: dict[str, list[dict[str, float]]] = {name: [] for name in makers}
+            folders[str(run)] = Path(place) / "run"
+            copy_run(run, folders[str(run)])
+        times: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
         for number in range(rounds):
-            for name in reversed(makers) if number % 2 else makers:
+            for name in reversed(folders) if number % 2 else folders:
                 times[name].append(report(folders[name]))
-        rows = {name: row(folders[name], times[name]) for name in makers}
+        rows = {name: row(folder, times[name]) for name, folder in folders.items()}
     result = {
         "what": "the whole command `duet report RUN`, in a cold process",
         "settings": {"rounds": rounds, "pictures": pictures, "strategies": len(STRATEGIES)},

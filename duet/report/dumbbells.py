@@ -104,17 +104,21 @@ def _rows(shown: Sequence[ClassChange], *, whole: bool) -> Iterator[tuple[ClassC
 def _marks(
     axes: Axes, places: Sequence[int], values: Sequence[tuple[float | None, float | None]]
 ) -> None:
-    both = [(at, a, b) for at, (a, b) in zip(places, values, strict=True) if None not in (a, b)]
+    both = [
+        (at, first, last)
+        for at, (first, last) in zip(places, values, strict=True)
+        if first is not None and last is not None
+    ]
     axes.hlines(
-        [at for at, _, _ in both], [a for _, a, _ in both], [b for _, _, b in both],
-        colors=[ORANGE if (b or 0) < (a or 0) else BLUE for _, a, b in both], linewidth=2.4,
+        [at for at, _, _ in both], [first for _, first, _ in both], [last for *_, last in both],
+        colors=[ORANGE if last < first else BLUE for _, first, last in both], linewidth=2.4,
         zorder=1,
     )  # fmt: skip
     for side, colour, order in ((0, "white", 2), (1, INK, 3)):
-        known = [(at, pair[side]) for at, pair in zip(places, values, strict=True)]
-        known = [(at, value) for at, value in known if value is not None]
+        pairs = zip(places, values, strict=True)
+        known = [(value, at) for at, pair in pairs if (value := pair[side]) is not None]
         axes.scatter(
-            [value for _, value in known], [at for at, _ in known], s=42, facecolor=colour,
+            [value for value, _ in known], [at for _, at in known], s=42, facecolor=colour,
             edgecolor=INK, zorder=order, clip_on=False,
         )  # fmt: skip
     texts = [

@@ -177,7 +177,13 @@ def merge_figure(results: Results) -> Figure:
             for merge in merges
         ]
         values = [[float("nan") if x is None else x for x in row] for row in rows]
-        (_merge_lines if lines else _merge_heat)(axes, merges, values, key)
+        if lines:
+            _merge_lines(axes, merges, values, key)
+        else:
+            image = _merge_heat(axes, merges, values, key)
+            bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
+            percent_axis(bar.ax.yaxis)
+            bar.outline.set_visible(False)
         axes.set_title(title, loc="left")
     _block_ticks(grid[1], names)
     if lines and len(merges) > 1:
@@ -215,17 +221,15 @@ def _merge_lines(
 
 def _merge_heat(
     axes: Axes, merges: Sequence[MergeEntry], values: Sequence[Sequence[float]], key: str
-) -> None:
-    """Draw one row per merge."""
+) -> Any:
+    """Draw one row per merge; return the image."""
     colours = "Blues" if key == "alpha" else "Oranges"
     image = axes.imshow(values, cmap=colours, aspect="auto", interpolation="nearest")
     thin = -(-len(merges) // NUMBERED)
     names = [f"increment {merge.increment}" for merge in merges[::thin]]
     axes.set_yticks(range(0, len(merges), thin), names, fontsize=8)
     axes.spines[:].set_visible(False)
-    bar = axes.get_figure().colorbar(image, ax=axes, fraction=0.03, pad=0.02)
-    percent_axis(bar.ax.yaxis)
-    bar.outline.set_visible(False)
+    return image
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:

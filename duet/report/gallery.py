@@ -6,6 +6,7 @@ sign tell what is right, wrong and missed, so that a glance shows where objects 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ def _judged(
 
 def _pane(
     sheet: Image, place: tuple[int, int], shown: Picture, item: GalleryImage,
-    told: tuple[str, str], boxes: list[tuple[NamedBox, Look]],
+    told: tuple[str, str], boxes: Sequence[tuple[NamedBox, Look]],
 ) -> None:  # fmt: skip
     """Draw two lines of text, the image, and boxes with name and, if they have one, score in %."""
     from PIL import Image, ImageDraw

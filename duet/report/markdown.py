@@ -65,9 +65,9 @@ def write_report(run_folder: Path, results: Results | None = None) -> Path:
     )
     # The report comes last: when it exists, every picture it shows exists.
     write_text(run_folder / REPORT_FILE, text)
-    for path in _pictures_in(run_folder / PLOTS):
-        if f"{PLOTS}/{path.name}" not in {*plots.values(), *gallery}:
-            path.unlink()
+    for older in _pictures_in(run_folder / PLOTS):
+        if f"{PLOTS}/{older.name}" not in {*plots.values(), *gallery}:
+            older.unlink()
     return run_folder / REPORT_FILE
 
 
