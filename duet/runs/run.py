@@ -21,7 +21,7 @@ from duet.results.measured import object_counts
 from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble
 from duet.runs.engines.engine import HERE, Engine
-from duet.runs.evaluate import Evaluator
+from duet.runs.evaluator import Evaluator
 from duet.runs.gallery import gallery
 from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.lab import Lab, silent, tidy
@@ -75,7 +75,7 @@ def execute(
     look = FirstLook.at(plan.series)
     lab = Lab(
         plan.lab or plan.out / "lab", jobs=engine.at_a_time(plan.jobs), listen=listen, look=look,
-        run=engine.run, stopped=stopped or threading.Event(),
+        run=engine.run, answer=engine.answer, stopped=stopped or threading.Event(),
     )  # fmt: skip
 
     def tell(line: str) -> None:
@@ -88,15 +88,7 @@ def execute(
     )  # fmt: skip
     with run_lock(plan.out):
         tidy(plan.out, tell)
-        evaluator = Evaluator(
-            plan.out / EVALUATIONS,
-            plan.image_size,
-            lab.stopped,
-            lab.slots,
-            look,
-            tell,
-            plan.device,
-        )
+        evaluator = Evaluator(plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device)
         outcomes, references = _all(plan, setting, evaluator)
         pictures = gallery(plan, outcomes)
         results = assemble(plan, outcomes, references, pictures, date=date, tell=tell)

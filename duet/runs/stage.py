@@ -70,11 +70,9 @@ def learn_stage(
         learn, strategy = learn_increment, strategy or _default_strategy(series, out, onto=onto)
         found, begins = _begun(series, name, strategy, out, onto, given.get("weights"))
         given |= found
-    inputs = read_inputs(series, only=name, **given)
-    warn(inputs.warnings, series)
+    warn((inputs := read_inputs(series, only=name, **given)).warnings, series)
     setting, chosen = _setting(inputs, strategy, out, seed, listen, engine)
-    if begins:
-        setting = replace(setting, onto=inputs.onto)
+    setting = replace(setting, onto=inputs.onto if begins else None)
     report = learn(out, setting, chosen)
     write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
@@ -137,7 +135,8 @@ def _setting(
     """Check everything that one stage needs, as `duet run` does for all."""
     look = FirstLook.at(inputs.series)
     lab = Lab(
-        out / "lab", jobs=engine.at_a_time(1), listen=listen, look=look, run=engine.run
+        out / "lab", jobs=engine.at_a_time(1), listen=listen, look=look, run=engine.run,
+        answer=engine.answer,
     )  # fmt: skip
     strategies = read_strategies(
         (name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes

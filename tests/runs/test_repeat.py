@@ -21,7 +21,7 @@ from duet.families.table import resolve_family
 from duet.results.files import load_results
 from duet.runs.costs import latency_ms, parameter_count
 from duet.runs.engines.engine import Engine
-from duet.runs.evaluate import Evaluator
+from duet.runs.evaluator import Evaluator
 from duet.runs.inputs import read_inputs, read_strategies
 from duet.runs.plan import RunPlan
 from duet.runs.repeat import execute_repeats, ordered, repeats

@@ -10,6 +10,7 @@ from pathlib import Path
 from duet.registry import Table
 from duet.runs.lab import RunJob
 from duet.runs.memo import Tell
+from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.worker import run_worker
 from duet.training.config import Schedule
 
@@ -24,12 +25,14 @@ class Engine:
 
     Attributes:
         run: Trains a job folder.
+        answer: Has a detector look at images.
         prepare: ``prepare(images, schedule, tell)`` looks, before anything is trained, whether
             trainings with such a schedule find these images; raises if not.
         jobs: Trainings under way at a time; None: as many as the plan says.
     """
 
     run: RunJob = run_worker
+    answer: AnswerQuestion = answer_here
     prepare: Callable[[Iterable[Path], Schedule, Tell], None] = _nothing
     jobs: int | None = None
 

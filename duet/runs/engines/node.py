@@ -7,11 +7,12 @@ of its results, each as bytes, or, where there is a store, as the name of its co
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from duet.ownfolder import is_mine
 from duet.runs.engines.images import Shot, Whereabouts, place
 from duet.runs.engines.store import Store
 from duet.runs.worker import run_worker
+from duet.series import Slice
 from duet.training.checkpoint import CHECKPOINT, HASHES
 from duet.training.job import TRAINED, Progress, read_job, write_job
 from duet.training.outcome import OUTCOME
@@ -289,15 +291,28 @@ def answer(
     return Answer(found, files)
 
 
-def images_of(question: Any) -> Sequence[Path]:
-    """Return the images that a question is about."""
-    images: Sequence[Path] = getattr(question, "data", question).images
-    return images
+def images_of(question: Any) -> list[Path]:
+    """Return the images that a question is about: of its slices, and those without labels."""
+    values = [getattr(question, one.name) for one in fields(question)]
+    slices = [list(value.images) for value in values if isinstance(value, Slice)]
+    return [*sum(slices, []), *getattr(question, "images", ())]
 
 
 def moved(question: Any, images: Sequence[Path]) -> Any:
-    """Return a question about the same images in other places, on the device that is given."""
-    device = parse_device(given_device(question.device)).torch_name
-    if hasattr(question, "data"):
-        return replace(question, data=replace(question.data, images=tuple(images)), device=device)
-    return replace(question, images=tuple(images), device=device)
+    """Return a question about the same images in other places, on the device that is given.
+
+    Args:
+        question: A dataclass.
+        images: Where those of `images_of` are, in its order.
+    """
+    rest = iter(images)
+    changes: dict[str, Any] = {
+        "device": parse_device(given_device(question.device)).torch_name
+    }  # fmt: skip
+    for one in fields(question):
+        value = getattr(question, one.name)
+        if isinstance(value, Slice):
+            changes[one.name] = replace(value, images=tuple(itertools.islice(rest, len(value))))
+    if hasattr(question, "images"):
+        changes["images"] = tuple(rest)
+    return replace(question, **changes)

@@ -72,7 +72,9 @@ def opened(wishes: Wishes, out: Path) -> Iterator[Engine]:
     with _connected(ray, wishes.address):
         work = _Work(Cluster(ray), Site(where, address, owner, threads))
         try:
-            yield Engine(run=work.train, prepare=work.prepare, jobs=wishes.jobs or MANY)
+            yield Engine(
+                run=work.train, answer=work.answer, prepare=work.prepare, jobs=wishes.jobs or MANY
+            )
         finally:
             work.close()
     if store is not None:  # all went well; else the same command goes on from there
