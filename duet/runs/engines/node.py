@@ -151,7 +151,7 @@ def train(
             if store is not None and _fetch_checkpoint(store, order.key, folder):
                 tell({"note": f"goes on from its last epoch, on {machine}"})
             images = place(order.shots, site.where, folder, own_scratch() / "images", machine)
-            names |= {str(one): shot.path for one, shot in zip(images, order.shots, strict=True)}
+            names |= _names(images, order.shots)
             _settle(folder, images)
             with _keeping(store, order.key, folder, tell):
                 run_worker(folder, tell, stop)
@@ -159,6 +159,11 @@ def train(
             raise _in_words_of_here(error, names, folder / LOG, machine) from None
         return {name: packed(folder / name, store)
                 for name in RESULTS if (folder / name).exists()}  # fmt: skip
+
+
+def _names(images: Sequence[Path], shots: Sequence[Shot]) -> dict[str, str]:
+    """Return path here -> path on the machine of the command."""
+    return {str(one): shot.path for one, shot in zip(images, shots, strict=True)}
 
 
 def _settle(folder: Path, images: Sequence[Path]) -> None:
@@ -285,8 +290,11 @@ def answer(
     with _workplace() as folder:
         images = place(shots, site.where, folder, own_scratch() / "images", machine)
         (folder / "answer").mkdir()
-        with torch_threads(int(site.threads)):
-            found = moved(question, images).answer(folder / "answer", stop)
+        try:
+            with torch_threads(int(site.threads)):
+                found = moved(question, images).answer(folder / "answer", stop)
+        except DuetError as error:
+            raise _in_words_of_here(error, _names(images, shots), folder / LOG, machine) from None
         files = {path.name: path.read_bytes() for path in (folder / "answer").iterdir()}
     return Answer(found, files)
 
@@ -294,8 +302,8 @@ def answer(
 def images_of(question: Any) -> list[Path]:
     """Return the images that a question is about: of its slices, and those without labels."""
     values = [getattr(question, one.name) for one in fields(question)]
-    slices = [list(value.images) for value in values if isinstance(value, Slice)]
-    return [*sum(slices, []), *getattr(question, "images", ())]
+    slices = (value.images for value in values if isinstance(value, Slice))
+    return [*itertools.chain.from_iterable(slices), *getattr(question, "images", ())]
 
 
 def moved(question: Any, images: Sequence[Path]) -> Any:

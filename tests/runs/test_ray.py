@@ -1,0 +1,210 @@
+"""A Ray cluster: same weights to the bit as on this machine, whatever happens to its machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import factories_cluster as make
+import psutil
+import pytest
+from factories_run import ENTRY
+from places import REPO
+
+import duet
+from duet.errors import DataError
+from duet.runs.engines.images import ROOT
+from duet.runs.engines.node import SCRATCH
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 150
+WORDS: dict[str, Any] = {"strategies": "strategy.yaml", "references": False}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ray")
+
+
+@pytest.fixture(scope="module")
+def series(place: Path) -> Iterator[Path]:
+    with make.squares(place / "here", EPOCHS) as found:
+        shutil.copytree(place / "here", place / "there")  # the machines have their own copy
+        yield found
+
+
+@pytest.fixture(scope="module")
+def local(place: Path, series: Path) -> Path:
+    """The run on this machine."""
+    return learn(series, place / "local")
+
+
+@pytest.fixture(scope="module")
+def cluster(place: Path, series: Path) -> Iterator[make.Machines]:
+    environment = {ROOT: str(place / "there"), SCRATCH: str(place / "scratch"), **make.CREDENTIALS}
+    with make.machines(environment) as found:
+        found.add()
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def root(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ROOT, str(place / "here"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def learn(series: Path, out: Path, progress: Any = False, **options: Any) -> Path:
+    """Learn the series, and return the run."""
+    strategy = str(series.parent / "strategy.yaml")
+    duet.learn(series, strategy, out=out, progress=progress, references=False, **options)
+    return out
+
+
+def left(place: Path) -> list[str]:
+    """Return what jobs have left on the machines."""
+    return [path.name for path in (place / "scratch").iterdir() if path.name != "images"]
+
+
+def test_a_cluster_gives_the_same_bits(
+    place: Path, series: Path, local: Path, cluster: make.Machines
+) -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    run = learn(
+        series, place / "plain", lambda title, record: heard.append((title, record)),
+        engine="ray", address=cluster.address,
+    )  # fmt: skip
+    assert len(make.weights(local)) == 5  # base, increment, re-fit, two detectors
+    assert make.weights(run) == make.weights(local)
+    assert make.results(run) == make.results(local)
+    assert left(place) == []
+    notes = [record["note"] for _, record in heard if "note" in record]
+    assert "2 machines of the cluster can train" in notes
+    states = [record["state"] for _, record in heard if "state" in record]
+    assert states.count("started") == states.count("finished") == 3
+    assert any("done" in record for _, record in heard)  # bars move
+
+
+def test_a_lost_machine_costs_an_epoch(
+    place: Path, series: Path, local: Path, cluster: make.Machines
+) -> None:
+    while len(cluster.nodes) > 1:
+        cluster.lose()
+    store, notes, lost = place / "store", list[str](), list[bool]()
+
+    def progress(title: str, record: dict[str, Any]) -> None:
+        notes.extend([record["note"]] if "note" in record else [])
+        if not lost and list(store.glob("run-*-checkpoint-*")):  # an epoch is there
+            lost.append(True)
+            cluster.add()
+            cluster.lose()
+
+    run = learn(
+        series, place / "lost", progress, engine="ray", address=cluster.address, store=store
+    )  # fmt: skip
+    assert lost
+    assert any(note.startswith("its machine was lost") for note in notes)
+    assert any(note.startswith("goes on from its last epoch") for note in notes)
+    assert make.weights(run) == make.weights(local)
+    assert make.results(run) == make.results(local)
+    assert [path.name for path in store.iterdir()] == ["README.txt"]  # the run ended well
+
+
+def test_images_and_files_travel_through_a_bucket(
+    place: Path, series: Path, local: Path, cluster: make.Machines
+) -> None:
+    hidden = place / "there"
+    hidden.rename(place / "away")  # the machines have no images of their own
+    try:
+        with make.bucket(place / "s3") as address:
+            run = learn(
+                series, place / "bucket", engine="ray", address=cluster.address, store=address,
+                stage_data=True,
+            )  # fmt: skip
+    finally:
+        (place / "away").rename(hidden)
+    assert make.weights(run) == make.weights(local)
+    assert make.results(run) == make.results(local)
+    images = [*(place / "here").rglob("*.png")]
+    staged = [path for path in (place / "s3" / "bucket").iterdir() if path.name[:6] == "image-"]
+    cached = [path for path in (place / "scratch" / "images").iterdir() if len(path.name) == 64]
+    assert 0 < len(staged) == len({path.read_bytes() for path in images})
+    assert {path.name for path in cached} == {path.name[6:] for path in staged}
+    assert not list((place / "s3" / "bucket").glob("run-*"))
+
+
+def test_other_images_on_a_machine_are_refused(
+    place: Path, series: Path, cluster: make.Machines
+) -> None:
+    image = place / "there" / "day" / "images" / "train" / "3.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + b"\0")
+    try:
+        with pytest.raises(DataError, match="1 of 26 images are not there") as caught:
+            learn(series, place / "wrong", engine="ray", address=cluster.address)
+    finally:
+        image.write_bytes(content)
+    assert str(image) in str(caught.value.where)
+    assert str(caught.value.where).startswith("node ")
+    assert not (place / "wrong" / "lab").exists()  # nothing was trained
+
+
+def trainings() -> list[psutil.Process]:
+    """Return the processes that train: their command names the worker's module."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any("duet.runs.worker" in word for word in process.info["cmdline"] or ())
+        and any("scratch" in word for word in process.info["cmdline"] or ())
+    ]
+
+
+def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines) -> None:
+    words = [
+        "run", series, "--strategy", series.parent / "strategy.yaml", "--epochs", 100_000,
+        "--out", place / "struck", "--engine", "ray", "--address", cluster.address, "--json",
+    ]  # fmt: skip
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(REPO)])
+    command = subprocess.Popen(
+        [*ENTRY, *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    try:
+        wait_for(lambda: bool(trainings()), 120)
+        command.send_signal(signal.SIGINT)
+        _, told = command.communicate(timeout=120)
+    finally:
+        command.kill()
+    assert json.loads(told.strip().splitlines()[-1])["error"] == "interrupted"
+    assert command.returncode == 130
+    wait_for(lambda: not trainings(), 30)
+    assert left(place) == []
+
+
+def wait_for(done: Any, seconds: float) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    from duet.errors import MissingExtraError
+    from duet.runs.engines.engine import Wishes, opened
+
+    with (
+        pytest.raises(MissingExtraError, match="needs Ray") as caught,
+        opened("ray", Wishes(), tmp_path),
+    ):
+        pass
+    assert "pip install 'duet-detect[ray]'" in str(caught.value.remedy)
