@@ -124,7 +124,7 @@ def weights(run: Path) -> dict[str, str]:
     return {str(path.relative_to(run)): sha256_file(path) for path in sorted(found)}
 
 
-MOVING = ("seconds", "peak_memory", "latency_ms", "command", "date", "speed")
+MOVING = ("seconds", "memory", "latency_ms", "command", "date", "speed")
 
 
 def results(run: Path) -> Any:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,8 @@ from duet.runs.engines.node import SCRATCH
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 150
-WORDS: dict[str, Any] = {"strategies": "strategy.yaml", "references": False}
+EPOCHS = 60
+"""So many that a training still runs when its first checkpoint has reached the store."""
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +101,21 @@ def test_a_lost_machine_costs_an_epoch(
         cluster.lose()
     store, notes, lost = place / "store", list[str](), list[bool]()
 
+    def strike() -> None:
+        wait_for(lambda: list(store.glob("run-*-checkpoint-*")), 300)  # an epoch is there
+        cluster.lose()
+        lost.append(True)
+        cluster.add()
+
     def progress(title: str, record: dict[str, Any]) -> None:
         notes.extend([record["note"]] if "note" in record else [])
-        if not lost and list(store.glob("run-*-checkpoint-*")):  # an epoch is there
-            lost.append(True)
-            cluster.add()
-            cluster.lose()
 
+    thread = threading.Thread(target=strike)
+    thread.start()
     run = learn(
         series, place / "lost", progress, engine="ray", address=cluster.address, store=store
     )  # fmt: skip
+    thread.join()
     assert lost
     assert any(note.startswith("its machine was lost") for note in notes)
     assert any(note.startswith("goes on from its last epoch") for note in notes)
@@ -185,7 +191,7 @@ def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines
         command.kill()
     assert json.loads(told.strip().splitlines()[-1])["error"] == "interrupted"
     assert command.returncode == 130
-    wait_for(lambda: not trainings(), 30)
+    wait_for(lambda: not trainings(), 60)
     assert left(place) == []
 
 
