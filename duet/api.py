@@ -22,10 +22,11 @@ from duet.comparison.runs import find_runs
 from duet.comparison.tables import as_dict, as_text
 from duet.config import parse_config
 from duet.errors import ConfigError
-from duet.objects.detector import Detector, merged
+from duet.objects.detector import Detector
 from duet.objects.evaluation import Evaluation
 from duet.objects.grid import Told
 from duet.objects.increment import Increment
+from duet.objects.merged import merged
 from duet.objects.opening import load as load
 from duet.objects.run import Run, Stage
 from duet.objects.series import SeriesFile, series_of

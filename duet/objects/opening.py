@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from duet.families.foreign import is_foreign, open_model
-from duet.increments.store import load_traces
 from duet.inference.load import detector_folder, is_exported
 from duet.inference.load import load as load_exported
 from duet.objects.detector import Detector
-from duet.recipes.model import Model
 
 
 def load(
@@ -44,6 +42,9 @@ def load(
     path = Path(model)
     if is_exported(path):
         return Detector(None, device, load_exported(path, device, trust=trust), path)
+    from duet.increments.store import load_traces
+    from duet.recipes.model import Model
+
     folder = detector_folder(path)
     file = open_model(folder, trust=trust, notify=notify)
     own = not is_foreign(folder)

@@ -22,6 +22,7 @@ from duet.files import run_lock, write_json, write_text
 from duet.progress import Listener
 from duet.report.markdown import write_report
 from duet.runs.engines.engine import HERE, Engine
+from duet.runs.forks import forking
 from duet.runs.lab import silent, tidy
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
 from duet.runs.run import execute, learn, require_chains, tell_left_out
@@ -145,7 +146,9 @@ def execute_repeats(
     """
     require_chains(plans)
     require_runnable(plans[0])  # before anything is written; each asks for itself again
-    with run_lock(out):  # the lab is shared: nobody else may train in it
+    # The lab is shared: nobody else may train in it.
+    with run_lock(out), forking(engine.run) as run:
+        engine = replace(engine, run=run)
         tidy(out, lambda line: listen(out.name, {"note": line}))
         if engine.jobs is None:
             for plan in plans:

@@ -22,6 +22,7 @@ from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble
 from duet.runs.engines.engine import HERE, Engine
 from duet.runs.evaluator import Evaluator
+from duet.runs.forks import forking
 from duet.runs.gallery import gallery
 from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.lab import Lab, silent, tidy
@@ -81,12 +82,12 @@ def execute(
     def tell(line: str) -> None:
         listen(plan.series.name, {"note": line})
 
-    engine.prepare(look.seen, plan.schedule, tell)
+    engine.prepare(look.there, plan.schedule, tell)
     setting = Setting(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
         plan.weights, plan.onto,
     )  # fmt: skip
-    with run_lock(plan.out):
+    with run_lock(plan.out), forking(lab.run) as lab.run:
         tidy(plan.out, tell)
         evaluator = Evaluator(plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device)
         outcomes, references = _all(plan, setting, evaluator)

@@ -10,6 +10,7 @@ from typing import Any
 from duet.errors import ConfigError
 from duet.progress import Listener
 from duet.runs.engines.engine import HERE, Engine
+from duet.runs.forks import forking
 from duet.runs.inputs import Inputs, read_inputs, read_strategies
 from duet.runs.kept import chain_kept, strategies_with_start
 from duet.runs.lab import Lab, silent
@@ -73,7 +74,8 @@ def learn_stage(
     warn((inputs := read_inputs(series, only=name, **given)).warnings, series)
     setting, chosen = _setting(inputs, strategy, out, seed, listen, engine)
     setting = replace(setting, onto=inputs.onto if begins else None)
-    report = learn(out, setting, chosen)
+    with forking(setting.lab.run) as setting.lab.run:
+        report = learn(out, setting, chosen)
     write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
 
@@ -146,7 +148,7 @@ def _setting(
     seconds = estimated_seconds(plan, planned_stages(plan))
     listen(only, {"note": f"about {in_words(seconds)} on one CPU thread"})
     theta_0 = require_runnable(plan)
-    engine.prepare(look.seen, plan.schedule, lambda line: listen(only, {"note": line}))
+    engine.prepare(look.there, plan.schedule, lambda line: listen(only, {"note": line}))
     setting = Setting(
         inputs.series, inputs.family, inputs.architecture, theta_0,
         inputs.schedule, seed, lab, inputs.weights,

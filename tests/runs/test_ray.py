@@ -163,13 +163,13 @@ def test_other_images_on_a_machine_are_refused(
     assert not (place / "wrong" / "lab").exists()  # nothing was trained
 
 
-def trainings() -> list[psutil.Process]:
-    """Return the processes that train: their command names the worker's module."""
+def at_work(place: Path) -> list[psutil.Process]:
+    """Return the processes that train, and those that they are forked from."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])
-        if any("duet.runs.worker" in word for word in process.info["cmdline"] or ())
-        and any("scratch" in word for word in process.info["cmdline"] or ())
+        if "duet.runs" in " ".join(words := process.info["cmdline"] or [])
+        and str(place / "scratch") in " ".join(words)
     ]
 
 
@@ -184,14 +184,15 @@ def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     try:
-        wait_for(lambda: bool(trainings()), 120)
+        wait_for(lambda: list(place.glob("scratch/.work-*/checkpoint.pt")), 120)
+        assert at_work(place)
         command.send_signal(signal.SIGINT)
         _, told = command.communicate(timeout=120)
     finally:
         command.kill()
     assert json.loads(told.strip().splitlines()[-1])["error"] == "interrupted"
     assert command.returncode == 130
-    wait_for(lambda: not trainings(), 60)
+    wait_for(lambda: not at_work(place), 60)
     assert left(place) == []
 
 

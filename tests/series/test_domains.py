@@ -24,7 +24,7 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.indices import compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed, reference_slices
-from duet.families.detector import View
+from duet.families.outputs import View
 from duet.increments.state import DetectorState
 from duet.runs import evaluate as evaluate_module
 from duet.runs.cells import evaluate_cells

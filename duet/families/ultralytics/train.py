@@ -20,7 +20,8 @@ from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.defaults import IOU
-from duet.families.decode import Layout, decode
+from duet.families.decode import decode
+from duet.families.outputs import Layout
 from duet.families.ultralytics.arguments import engine_overrides, frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset, extend_batch
 from duet.families.ultralytics.engine import set_threads

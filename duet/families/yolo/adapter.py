@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from duet.errors import ModelError
-from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
+from duet.families.outputs import Layout
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
@@ -143,7 +143,8 @@ class YoloFamily(UltralyticsFamily):
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; what an end-to-end head picks from is known."""
-        plain = super().exportable(state)
+        coarse = re.fullmatch(r".*(?:6|-p6)\.yaml", state.architecture) is not None
+        plain = replace(super().exportable(state), stride=64 if coarse else STRIDE)
         return replace(plain, unpick=unpick) if plain.layout == "picked" else plain
 
     def class_logits(self, state: DetectorState) -> ClassLogits:

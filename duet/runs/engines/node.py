@@ -7,6 +7,7 @@ of its results, each as bytes, or, where there is a store, as the name of its co
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import tempfile
@@ -24,6 +25,8 @@ from duet.leftovers import leftovers, remove
 from duet.ownfolder import is_mine
 from duet.runs.engines.images import Shot, Whereabouts, place
 from duet.runs.engines.store import Store
+from duet.runs.forks import forking
+from duet.runs.lab import RunJob
 from duet.runs.worker import run_worker
 from duet.series import Slice
 from duet.training.checkpoint import CHECKPOINT, HASHES
@@ -38,6 +41,8 @@ RESULTS = (TRAINED, FISHER, OUTCOME)
 """Files of a finished job, the one that vouches for the others last."""
 
 KEEP_POLL = 0.5  # seconds between looks for a new checkpoint
+
+_SERVERS = contextlib.ExitStack()
 
 Carried = bytes | str
 """A file on its way: its bytes, or its SHA-256 in the store."""
@@ -154,11 +159,17 @@ def train(
             names |= _names(images, order.shots)
             _settle(folder, images)
             with _keeping(store, order.key, folder, tell):
-                run_worker(folder, tell, stop)
+                _forks()(folder, tell, stop)
         except DuetError as error:
             raise _in_words_of_here(error, names, folder / LOG, machine) from None
         return {name: packed(folder / name, store)
                 for name in RESULTS if (folder / name).exists()}  # fmt: skip
+
+
+@functools.cache
+def _forks() -> RunJob:
+    """Return what trains jobs in processes forked from one that lives as long as this process."""
+    return _SERVERS.enter_context(forking(run_worker))
 
 
 def _names(images: Sequence[Path], shots: Sequence[Shot]) -> dict[str, str]:
