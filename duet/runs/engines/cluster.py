@@ -44,6 +44,10 @@ class Need:
         return cls(1, min(len(parse_device(device).numbers), 1))
 
 
+class _LostError(DuetError):
+    """A machine went away."""
+
+
 class Cluster:
     """The cluster that this process is connected to.
 
@@ -96,12 +100,14 @@ class Cluster:
         }  # fmt: skip
         found, ready = Collected(), 0
         for number, task in tasks.items():
-            with found.noted():
+            with found.noted(), contextlib.suppress(_LostError):
                 told = self.result(task, f"node {fit[number]}")
                 if told is not None:
                     raise DuetError.from_dict(told)
                 ready += 1
         found.raise_all("machines of the cluster cannot train")
+        if not ready:
+            raise _LostError("every machine that could train was lost", where="--engine ray")
         return ready
 
     def _on(self, number: str, name: str, *arguments: Any) -> Any:
@@ -146,10 +152,13 @@ class Cluster:
             return self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
+            kinds = self._ray.exceptions
+            lost = (kinds.NodeDiedError, kinds.TaskUnschedulableError, kinds.WorkerCrashedError)
+            kind = _LostError if isinstance(error, lost) else DuetError
             remedy = "the same command resumes"
             if isinstance(cause, ImportError):
                 remedy = "install the same duet-detect[ray] on every node"
-            raise DuetError(
+            raise kind(
                 f"a task of the cluster failed: {in_short(cause)}", where=where, remedy=remedy
             ) from error
         finally:

@@ -122,9 +122,29 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # a wish to stop stays one
     try:
-        yield
+        with _told_on_stderr(ray):
+            yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _told_on_stderr(ray: Any) -> Iterator[None]:
+    """Have Ray tell of lost machines on stderr: on stdout it would be part of a result.
+
+    Ray has no switch for it: ``log_to_driver`` is about tasks, and this comes from the cluster.
+    """
+    printing = ray._private.worker
+    usual = printing.print_to_stdstream
+
+    def on_stderr(data: dict[str, Any], *more: Any, **named: Any) -> None:
+        usual({**data, "is_err": True}, *more, **named)
+
+    printing.print_to_stdstream = on_stderr
+    try:
+        yield
+    finally:
+        printing.print_to_stdstream = usual
 
 
 # ---- on the machines -----------------------------------------------------------------------------
