@@ -58,7 +58,8 @@ class DuetError(Exception):
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> DuetError:
         """Return the error that `as_dict` told, of its class."""
-        kinds = {kind.exit_code: kind for kind in DuetError.__subclasses__()}
+        named = (kind for kind in DuetError.__subclasses__() if "exit_code" in vars(kind))
+        kinds = {kind.exit_code: kind for kind in named}
         kind = kinds.get(record["exit_code"], DuetError)
         return kind(record["message"], where=record["where"], remedy=record["suggestion"])
 

@@ -72,7 +72,7 @@ def learn(series: Path, out: Path, progress: Any = False, **options: Any) -> Pat
 
 def left(place: Path) -> list[str]:
     """Return what jobs have left on the machines."""
-    return [path.name for path in (place / "scratch").iterdir() if path.name != "images"]
+    return [path.name for path in (place / "scratch").glob("*/*") if path.name != "images"]
 
 
 def test_a_cluster_gives_the_same_bits(
@@ -141,7 +141,7 @@ def test_images_and_files_travel_through_a_bucket(
     assert make.results(run) == make.results(local)
     images = [*(place / "here").rglob("*.png")]
     staged = [path for path in (place / "s3" / "bucket").iterdir() if path.name[:6] == "image-"]
-    cached = [path for path in (place / "scratch" / "images").iterdir() if len(path.name) == 64]
+    cached = [path for path in place.glob("scratch/*/images/*") if len(path.name) == 64]
     assert 0 < len(staged) == len({path.read_bytes() for path in images})
     assert {path.name for path in cached} == {path.name[6:] for path in staged}
     assert not list((place / "s3" / "bucket").glob("run-*"))
@@ -184,7 +184,7 @@ def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     try:
-        wait_for(lambda: list(place.glob("scratch/.work-*/checkpoint.pt")), 120)
+        wait_for(lambda: list(place.glob("scratch/*/.work-*/checkpoint.pt")), 120)
         assert at_work(place)
         command.send_signal(signal.SIGINT)
         _, told = command.communicate(timeout=120)

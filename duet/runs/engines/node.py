@@ -10,7 +10,8 @@ import contextlib
 import functools
 import itertools
 import os
-import tempfile
+import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,7 +23,7 @@ from duet.errors import DuetError
 from duet.files import atomic_path, hidden_folder, sha256_file
 from duet.increments.fisher import FISHER
 from duet.leftovers import leftovers, remove
-from duet.ownfolder import is_mine
+from duet.ownfolder import is_mine, own_folder
 from duet.runs.engines.images import Shot, Whereabouts, place
 from duet.runs.engines.store import Store
 from duet.runs.forks import forking
@@ -104,11 +105,15 @@ def unpacked(carried: Carried, target: Path, store: Store | None) -> None:
 def own_scratch() -> Path:
     """Return where this machine keeps jobs and staged images, for this user alone.
 
+    It is part of the user's cache, or the folder that `SCRATCH` names. Homes may be shared: each
+    machine has a folder of its own in it.
+
     Raises:
         DuetError: Others may write there.
     """
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(os.environ.get(SCRATCH) or Path(tempfile.gettempdir(), f"duet-{user}"))
+    named = os.environ.get(SCRATCH)
+    top = Path(named) if named else own_folder("cluster")
+    folder = top / (re.sub(r"[^\w.-]", "_", socket.gethostname()) or "machine")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_mine(folder):
         raise DuetError(
