@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -202,16 +201,3 @@ def wait_for(done: Any, seconds: float) -> None:
     while not done():
         assert time.monotonic() < end
         time.sleep(0.2)
-
-
-def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    from duet.errors import MissingExtraError
-    from duet.runs.engines.engine import Wishes, opened
-
-    with (
-        pytest.raises(MissingExtraError, match="needs Ray") as caught,
-        opened("ray", Wishes(), tmp_path),
-    ):
-        pass
-    assert "pip install 'duet-detect[ray]'" in str(caught.value.remedy)
