@@ -107,7 +107,7 @@ def learn(
     plan = plan_run(
         inputs, (strategies,) if isinstance(strategies, str) else tuple(strategies), seed=seed,
         out=_path(out), jobs=chosen.jobs, references=chosen.references, split=chosen.split,
-        command=_command(),
+        command=_command(), elsewhere=chosen.engine != "local",
     )  # fmt: skip
     with shown(progress) as show, chosen.opened(plan.out) as engine:
         _warn(show, inputs.warnings)

@@ -93,6 +93,7 @@ def run(
     plan = plan_run(
         inputs, (*names, *strategies), seed=seed, out=out, jobs=jobs, references=references,
         split=split, command=shell_line("duet", *sys.argv[1:]),
+        elsewhere=options["engine"] != "local",
     )  # fmt: skip
     engine = engine_of(options, plan.out, jobs)
     if seeds > 1 or orders > 1:

@@ -84,11 +84,12 @@ def opened(gate: Gate | None, plan: RunPlan) -> Before:
 def judged(gate: Gate | None, before: Before, runs: Sequence[Run], plan: RunPlan) -> Verdict | None:
     """Return how a gate ends for the runs of a plan and its repeats."""
     from duet.comparison.gated import judge
+    from duet.devices import at_hand
     from duet.runs.gated import standings_before
 
     if gate is None:
         return None
-    known = standings_before(before, plan.series, plan.split, plan.device)
+    known = standings_before(before, plan.series, plan.split, at_hand(plan.device))
     return judge(gate, runs, (plan.strategies[0].name,), before=known)
 
 

@@ -150,11 +150,11 @@ def execute_repeats(
     with run_lock(out), forking(engine.run) as run:
         engine = replace(engine, run=run)
         tidy(out, lambda line: listen(out.name, {"note": line}))
-        if engine.jobs is None:
+        if engine.elsewhere:
+            _side_by_side(plans, listen, date, engine)
+        else:
             for plan in plans:
                 learn(plan, _titled(plan.out.name, listen), date=date, engine=engine)
-        else:
-            _side_by_side(plans, listen, date, engine)
         found = compare(find_runs([plan.out for plan in plans]))
         write_text(out / COMPARE_FILE, as_markdown(found))
         write_json(out / SUMMARY_FILE, as_dict(found))

@@ -143,7 +143,14 @@ def _setting(
     strategies = read_strategies(
         (name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes
     )
-    plan = RunPlan(**vars(inputs), strategies=strategies, seed=seed, out=out, references=False)
+    plan = RunPlan(
+        **vars(inputs),
+        strategies=strategies,
+        seed=seed,
+        out=out,
+        references=False,
+        elsewhere=engine.elsewhere,
+    )
     only = inputs.series.increments[-1].name
     seconds = estimated_seconds(plan, planned_stages(plan))
     listen(only, {"note": f"about {in_words(seconds)} on one CPU thread"})

@@ -12,10 +12,10 @@ import factories_cluster as make
 import numpy as np
 import pytest
 from factories_series import write_image
+from factories_toy import start_state
 
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError, ModelError
 from duet.files import sha256_file
-from duet.increments.state import DetectorState
 from duet.runs.engines import images, node
 from duet.runs.engines.board import Notes, watched
 from duet.runs.engines.cluster import Need
@@ -221,7 +221,7 @@ def test_what_a_training_takes(changes: dict[str, object], need: Need) -> None:
 
 
 def test_a_question_is_moved(pictures: list[Path], tmp_path: Path) -> None:
-    state = DetectorState("toy", "toy", "rows", {}, {}, ())
+    state = start_state()
     blank = Annotation(np.zeros(0, np.int64), np.zeros((0, 4)), 8, 8)
     data = Slice("d", "test", ("a",), tuple(pictures[:2]), (blank,) * 2)
     there = [Path("/there", path.name) for path in pictures]

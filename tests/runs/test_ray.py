@@ -109,7 +109,7 @@ def test_a_lost_machine_costs_an_epoch(
     def progress(title: str, record: dict[str, Any]) -> None:
         notes.extend([record["note"]] if "note" in record else [])
 
-    thread = threading.Thread(target=strike)
+    thread = threading.Thread(target=strike, daemon=True)
     thread.start()
     run = learn(
         series, place / "lost", progress, engine="ray", address=cluster.address, store=store

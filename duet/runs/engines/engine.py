@@ -36,6 +36,11 @@ class Engine:
     prepare: Callable[[Iterable[Path], Schedule, Tell], None] = _nothing
     jobs: int | None = None
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether trainings are done on other machines, which take as many as they can."""
+        return self.jobs is not None
+
     def at_a_time(self, planned: int) -> int:
         """Return how many trainings are begun at a time, of what a plan says."""
         return self.jobs or planned
