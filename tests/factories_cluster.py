@@ -20,6 +20,28 @@ from factories_dots import FOLDER, on_path, write_series
 from places import REPO
 
 from duet.files import sha256_file
+from duet.runs.engines.node import SCRATCH
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of one core.
+
+    Attributes:
+        node: Ray's.
+        scratch: Where it works.
+    """
+
+    node: Any
+    scratch: Path
+
+    def work(self) -> list[Path]:
+        """Return the folders of the jobs that it does, or was doing."""
+        return list(self.scratch.glob("*/.work-*"))
+
+    def staged(self) -> set[str]:
+        """Return the SHA-256 of the images that it keeps."""
+        return {path.name for path in self.scratch.glob("*/images/*") if len(path.name) == 64}
 
 
 @dataclass
@@ -29,33 +51,38 @@ class Machines:
     Attributes:
         cluster: Ray's.
         environment: Of the machines.
-        nodes: Those of one core.
+        scratch: Holds a folder of each.
+        there: Those that are there.
     """
 
     cluster: Any
     environment: dict[str, str]
-    nodes: list[Any] = field(default_factory=list)
+    scratch: Path
+    there: list[Machine] = field(default_factory=list)
 
     @property
     def address(self) -> str:
         return str(self.cluster.address)
 
     def add(self) -> None:
-        """Add a machine."""
-        self.nodes.append(
-            self.cluster.add_node(
-                num_cpus=1, object_store_memory=80_000_000, env_vars=self.environment
-            )
-        )
+        """Add a machine; in the main thread, as Ray wants it."""
+        scratch = self.scratch / str(len(list(self.scratch.iterdir())))
+        scratch.mkdir()
+        node = self.cluster.add_node(
+            num_cpus=1, object_store_memory=80_000_000,
+            env_vars={**self.environment, SCRATCH: str(scratch)},
+        )  # fmt: skip
+        self.there.append(Machine(node, scratch))
 
-    def lose(self) -> None:
-        """Take the oldest machine away, as a power cut would."""
-        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+    def lose(self, machine: Machine) -> None:
+        """Take a machine away, as a power cut would."""
+        self.there.remove(machine)
+        self.cluster.remove_node(machine.node, allow_graceful=False)
 
 
 @contextmanager
-def machines(environment: dict[str, str]) -> Iterator[Machines]:
-    """Yield a cluster with one machine; its temporary files go when it goes."""
+def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator[Machines]:
+    """Yield a cluster of so many machines; its temporary files go when it goes."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
@@ -69,8 +96,9 @@ def machines(environment: dict[str, str]) -> Iterator[Machines]:
             num_cpus=0, object_store_memory=80_000_000, include_dashboard=False,
             env_vars=environment, temp_dir=folder,
         )  # fmt: skip
-        found = Machines(cluster, environment)
-        found.add()
+        found = Machines(cluster, environment, scratch)
+        for _ in range(count):
+            found.add()
         yield found
     finally:
         cluster.shutdown()

@@ -21,8 +21,13 @@ from places import REPO
 
 import duet
 from duet.errors import DataError
+from duet.files import sha256_file
+from duet.runs.engines.engine import Wishes, opened
 from duet.runs.engines.images import ROOT
-from duet.runs.engines.node import SCRATCH
+from duet.runs.inputs import read_inputs
+from duet.runs.plan import plan_run
+from duet.runs.repeat import execute_repeats, repeats
+from duet.runs.run import learn as learn_plan
 
 pytestmark = pytest.mark.slow
 
@@ -50,9 +55,9 @@ def local(place: Path, series: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(place: Path, series: Path) -> Iterator[make.Machines]:
-    environment = {ROOT: str(place / "there"), SCRATCH: str(place / "scratch"), **make.CREDENTIALS}
-    with make.machines(environment) as found:
-        found.add()
+    (place / "scratch").mkdir()
+    environment = {ROOT: str(place / "there"), **make.CREDENTIALS}
+    with make.machines(environment, place / "scratch", count=2) as found:
         yield found
 
 
@@ -69,11 +74,6 @@ def learn(series: Path, out: Path, progress: Any = False, **options: Any) -> Pat
     return out
 
 
-def left(place: Path) -> list[str]:
-    """Return what jobs have left on the machines."""
-    return [path.name for path in (place / "scratch").glob("*/*") if path.name != "images"]
-
-
 def test_a_cluster_gives_the_same_bits(
     place: Path, series: Path, local: Path, cluster: make.Machines
 ) -> None:
@@ -85,7 +85,7 @@ def test_a_cluster_gives_the_same_bits(
     assert len(make.weights(local)) == 5  # base, increment, re-fit, two detectors
     assert make.weights(run) == make.weights(local)
     assert make.results(run) == make.results(local)
-    assert left(place) == []
+    assert [machine.work() for machine in cluster.there] == [[]] * len(cluster.there)
     notes = [record["note"] for _, record in heard if "note" in record]
     assert "2 machines of the cluster can train" in notes
     states = [record["state"] for _, record in heard if "state" in record]
@@ -96,15 +96,13 @@ def test_a_cluster_gives_the_same_bits(
 def test_a_lost_machine_costs_an_epoch(
     place: Path, series: Path, local: Path, cluster: make.Machines
 ) -> None:
-    while len(cluster.nodes) > 1:
-        cluster.lose()
-    store, notes, lost = place / "store", list[str](), list[bool]()
+    store, notes, lost = place / "store", list[str](), list[make.Machine]()
 
     def strike() -> None:
         wait_for(lambda: list(store.glob("run-*-checkpoint-*")), 300)  # an epoch is there
-        cluster.lose()
-        lost.append(True)
-        cluster.add()
+        (busy,) = (machine for machine in cluster.there if machine.work())
+        cluster.lose(busy)
+        lost.append(busy)
 
     def progress(title: str, record: dict[str, Any]) -> None:
         notes.extend([record["note"]] if "note" in record else [])
@@ -140,9 +138,9 @@ def test_images_and_files_travel_through_a_bucket(
     assert make.results(run) == make.results(local)
     images = [*(place / "here").rglob("*.png")]
     staged = [path for path in (place / "s3" / "bucket").iterdir() if path.name[:6] == "image-"]
-    cached = [path for path in place.glob("scratch/*/images/*") if len(path.name) == 64]
     assert 0 < len(staged) == len({path.read_bytes() for path in images})
-    assert {path.name for path in cached} == {path.name[6:] for path in staged}
+    kept = set.union(*(machine.staged() for machine in cluster.there))
+    assert kept == {path.name[6:] for path in staged}
     assert not list((place / "s3" / "bucket").glob("run-*"))
 
 
@@ -183,7 +181,7 @@ def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     try:
-        wait_for(lambda: list(place.glob("scratch/*/.work-*/checkpoint.pt")), 120)
+        wait_for(lambda: list(place.glob("scratch/*/*/.work-*/checkpoint.pt")), 120)
         assert at_work(place)
         command.send_signal(signal.SIGINT)
         _, told = command.communicate(timeout=120)
@@ -192,7 +190,7 @@ def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines
     assert json.loads(told.strip().splitlines()[-1])["error"] == "interrupted"
     assert command.returncode == 130
     wait_for(lambda: not at_work(place), 60)
-    assert left(place) == []
+    assert [machine.work() for machine in cluster.there] == [[]] * len(cluster.there)
 
 
 def wait_for(done: Any, seconds: float) -> None:
@@ -201,3 +199,27 @@ def wait_for(done: Any, seconds: float) -> None:
     while not done():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def test_seeds_go_side_by_side(place: Path, series: Path, cluster: make.Machines) -> None:
+    inputs = read_inputs(series, changes={"epochs": 2, "refit.epochs": 1})
+    strategy = str(series.parent / "strategy.yaml")
+    plan = plan_run(inputs, (strategy,), out=place / "seeds", references=False)
+    plans, states = repeats(plan, seeds=2, orders=1), list[tuple[str, str]]()
+
+    def listen(title: str, record: dict[str, Any]) -> None:
+        if "state" in record:
+            states.append((title.split(" ")[0], record["state"]))
+
+    with opened("ray", Wishes(cluster.address), plan.out) as engine:
+        found = execute_repeats(plan.out, plans, listen, engine=engine)
+    assert [run.folder.name for run in found.runs] == ["seed-0", "seed-1"]
+    first = states.index(("seed-1", "started"))
+    assert first < states.index(("seed-0", "evaluated"))  # nobody waits for the other's end
+    alone = plan_run(inputs, (strategy,), seed=1, out=place / "alone", references=False)
+    learn_plan(alone)
+    one, other = (
+        sorted(sha256_file(path) for path in run.glob("models/*/*/model.safetensors"))
+        for run in (plan.out / "seed-1", alone.out)
+    )
+    assert one == other
