@@ -61,7 +61,7 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
     told = DetectorFacts(
         facts.fingerprint, facts.licence, facts.image_size, increments, thresholds(scores)
     )
-    return LoadedDetector(detector, told)
+    return LoadedDetector(detector, told, form)
 
 
 def _require_unchanged(path: Path) -> None:
