@@ -18,6 +18,7 @@ from duet.comparison.tables import as_dict
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.progress import Listener
+from duet.runs.forks import forking
 from duet.runs.lab import RunJob, silent, tidy
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
 from duet.runs.questions import AnswerQuestion, answer_here
@@ -145,7 +146,8 @@ def execute_repeats(
     """
     require_chains(plans)
     require_runnable(plans[0])  # before anything is written; each asks for itself again
-    with run_lock(out):  # the lab is shared: nobody else may train in it
+    # The lab is shared: nobody else may train in it.
+    with run_lock(out), forking(run) as run:
         tidy(out, lambda line: listen(out.name, {"note": line}))
         for plan in plans:
             learn(plan, _titled(plan.out.name, listen), date=date, run=run, answer=answer)

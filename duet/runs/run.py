@@ -20,6 +20,7 @@ from duet.results.measured import object_counts
 from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble
 from duet.runs.evaluator import Evaluator
+from duet.runs.forks import forking
 from duet.runs.gallery import gallery
 from duet.runs.keep import keep_chain, require_chain, require_place
 from duet.runs.lab import Lab, RunJob, silent, tidy
@@ -85,7 +86,7 @@ def execute(
         plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
         plan.weights, plan.onto,
     )  # fmt: skip
-    with run_lock(plan.out):
+    with run_lock(plan.out), forking(lab.run) as lab.run:
         tidy(plan.out, tell)
         evaluator = Evaluator(plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device)
         outcomes, references = _all(plan, setting, evaluator)

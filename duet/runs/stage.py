@@ -9,6 +9,7 @@ from typing import Any
 
 from duet.errors import ConfigError
 from duet.progress import Listener
+from duet.runs.forks import forking
 from duet.runs.inputs import Inputs, read_inputs, read_strategies
 from duet.runs.kept import chain_kept, strategies_with_start
 from duet.runs.lab import Lab, RunJob, silent
@@ -56,8 +57,7 @@ def learn_stage(
         seed: Of everything random.
         listen: Progress and notes, see `duet.runs.lab.Lab`.
         warn: Told what is odd about the data.
-        run: Where it is trained, see `duet.runs.lab.Lab`.
-        answer: Where detectors look at images, see there, too.
+        run, answer: Where it is trained and images are looked at, see `duet.runs.lab.Lab`.
         given: What else `duet.runs.inputs.read_inputs` takes.
 
     Raises:
@@ -76,7 +76,8 @@ def learn_stage(
     warn((inputs := read_inputs(series, only=name, **given)).warnings, series)
     setting, chosen = _setting(inputs, strategy, out, seed, listen, run, answer)
     setting = replace(setting, onto=inputs.onto if begins else None)
-    report = learn(out, setting, chosen)
+    with forking(setting.lab.run) as setting.lab.run:
+        report = learn(out, setting, chosen)
     write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
 

@@ -25,7 +25,7 @@ from duet.training.job import TRAINED
 
 OUTCOME = "outcome.json"
 
-PACKAGES = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy", "faster-coco-eval")
+PACKAGES = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy")
 
 
 def versions() -> dict[str, str]:
