@@ -1,8 +1,9 @@
 """What is kept of a detector for other programs: its exported files, and how fast each was here.
 
 The files lie in `FOLDER` in the detector's; where that is not this user's own, or there is none, in
-the user's cache. What lies there could be anybody's, so nothing of it is used unless duet recorded, for this user, that it wrote this very record (`duet.families.vouching`):
-who sends a detector cannot send a file along that finds something else.
+the user's cache. What lies there could be anybody's, so nothing of it is used unless duet recorded,
+for this user, that it wrote this very record (`duet.families.vouching`): who sends a detector
+cannot send a file along that finds something else.
 """
 
 from __future__ import annotations
