@@ -1,24 +1,14 @@
 """From the outputs of a network to objects in its input; no engine is needed for it.
 
-Four layouts are known, because engines and exported files end at different places:
-
-    anchors   (4 + C, A)  cxcywh px of the input, class scores; overlapping boxes are suppressed
-    picked    (K, 6)      xyxy px of the input, score, class: end-to-end YOLO
-    picked-n  (K, 6)      cxcywh normalised to the input, score, class: Ultralytics RT-DETR
-    queries   (Q, 4 + C)  cxcywh normalised to the input, class scores: other DETRs
-
-Scores are in [0, 1]. A network gives one such array per image, batch first.
+What they mean is told in `duet.families.outputs`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from duet.boxes import class_nms, corners
-
-Layout = Literal["anchors", "picked", "picked-n", "queries"]
+from duet.families.outputs import Layout
 
 Objects = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """``(n, 4)`` xyxy in input pixels, ``(n,)`` scores, ``(n,)`` class ids; best first."""
@@ -31,7 +21,7 @@ def decode(
     """Return the objects in one image's output.
 
     Args:
-        output: Without the batch dimension, see the table above.
+        output: Without the batch dimension, see `duet.families.outputs`.
         layout: What the numbers mean.
         size: Height and width of the input in pixels.
         confidence: Objects must score above it; ``(C,)`` for a value per class.

@@ -12,30 +12,11 @@ import torch
 
 from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
-from duet.families.decode import Layout, decode
+from duet.families.decode import decode
 from duet.families.doubles import Rivals, one_each, rivals_of
+from duet.families.outputs import Layout, View
 from duet.images import STRIDE, Fit, Fitted, fit_image, input_shape, squared
 from duet.labels import LabelSpace
-
-
-@dataclass(frozen=True)
-class View:
-    """Which of a network's outputs are shown.
-
-    Attributes:
-        confidence: Detections must score above it; one number, or one per class.
-        iou: Boxes of one class that overlap more are one object.
-        limit: At most this many detections of an image, best first.
-        multi_label: One place of an image may be several classes, which AP is computed from; else
-            the best of them alone, which is what users see.
-        agnostic: Classes that suppress each other's boxes, see `duet.families.doubles.one_each`.
-    """
-
-    confidence: Confidence = 0.001
-    iou: float = IOU
-    limit: int = 300
-    multi_label: bool = False
-    agnostic: Agnostic = "off"
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from duet.vectors.tensors import Tensors
 if TYPE_CHECKING:
     import numpy as np
 
-    from duet.families.decode import Layout
     from duet.families.opened import ForeignModel
+    from duet.families.outputs import Layout
     from duet.training.job import Job, Progress
 
 
@@ -280,7 +280,7 @@ class Family(ABC):
         """
         state = self.calibrated(state)
         build, layout = functools.partial(self.network, state), self.layout_of(state)
-        return Exportable(build, layout, squared(self.fit))
+        return Exportable(build, layout, self.fit)
 
     def _new_part(
         self, own: Tensors, known: Sequence[str], classes: Sequence[str], *, architecture: str,
