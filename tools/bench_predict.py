@@ -113,7 +113,7 @@ def whole_folder(folder: Path, classes: int, pictures: int, repeats: int) -> dic
     source = folder / "pictures"
     _write(source, pictures)
     bin_ = Path(sys.executable).parent
-    commands = {
+    commands: dict[str, list[Any]] = {
         "duet": [bin_ / "duet", "predict", model, source, "--conf", "0.25"],
         "yolo": [
             bin_ / "yolo", "predict", f"model={stock}", f"source={source}", f"imgsz={SIZE}",
@@ -229,7 +229,8 @@ def _write(folder: Path, count: int) -> None:
 
     folder.mkdir(exist_ok=True)
     for number in range(count):
-        picture = _picture(*SHAPES[number % len(SHAPES)], seed=number)
+        height, width = SHAPES[number % len(SHAPES)]
+        picture = _picture(height, width, seed=number)
         cv2.imwrite(str(folder / f"{number:04d}.jpg"), picture)
 
 
