@@ -16,7 +16,6 @@ from duet.progress import Listener
 from duet.report.markdown import REPORT_FILE, write_report
 from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
-from duet.results.measured import object_counts
 from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble
 from duet.runs.evaluator import Evaluator
@@ -122,7 +121,7 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
         "results": str(out / RESULTS_FILE),
         "main_strategy": results.main_strategy,
         "indices": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
-        "objects": object_counts(results),
+        "objects": results.objects,
         "published": [entry.as_record() for entry in results.published],
     }
 

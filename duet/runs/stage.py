@@ -57,7 +57,8 @@ def learn_stage(
         seed: Of everything random.
         listen: Progress and notes, see `duet.runs.lab.Lab`.
         warn: Told what is odd about the data.
-        run, answer: Where it is trained and images are looked at, see `duet.runs.lab.Lab`.
+        run: Where it is trained, see `duet.runs.lab.Lab`.
+        answer: Where detectors look at images, see there, too.
         given: What else `duet.runs.inputs.read_inputs` takes.
 
     Raises:
@@ -76,10 +77,17 @@ def learn_stage(
     warn((inputs := read_inputs(series, only=name, **given)).warnings, series)
     setting, chosen = _setting(inputs, strategy, out, seed, listen, run, answer)
     setting = replace(setting, onto=inputs.onto if begins else None)
-    with forking(setting.lab.run) as setting.lab.run:
-        report = learn(out, setting, chosen)
+    report = _forked(learn, out, setting, chosen)
     write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
+
+
+def _forked(
+    learn: Callable[[Path, Setting, Strategy], StepReport],
+    out: Path, setting: Setting, chosen: Strategy,
+) -> StepReport:  # fmt: skip
+    with forking(setting.lab.run) as setting.lab.run:
+        return learn(out, setting, chosen)
 
 
 def _base_of(series: Path) -> str:

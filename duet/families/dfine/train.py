@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss
 
-from duet.families.decode import corners, pick
+from duet.boxes import corners
+from duet.families.decode import pick
 from duet.families.dfine.architectures import require_queries
 from duet.families.dfine.build import model_of, state_of, stock_config
 from duet.families.dfine.roles import EMBEDDING, PREFIX
