@@ -101,6 +101,7 @@ class Predicted:
             "iou": self.iou,
             "agnostic_nms": self.agnostic,
             "image_size": facts.image_size,
+            "runtime": self.detector.runtime,
             "boxes": "xyxy, pixels of the original upright image",
             "images": [result.as_record() for result in self.results],
         }

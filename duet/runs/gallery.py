@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.detections import Detections
+from duet.devices import at_hand
 from duet.evaluation.ap import Truth
 from duet.evaluation.deployment import load_deployed
 from duet.images import read_image, seen_suffix, write_image
@@ -46,8 +47,9 @@ def gallery(plan: RunPlan, outcomes: Sequence[StrategyOutcome]) -> list[GalleryI
         if other.strategy.name == BESIDE:
             title = other.strategy.title or BESIDE
             states["beside"] = (f"{title}, after increment {stages}", other.results[-1].merged)
+    device = at_hand(plan.device)
     models = {
-        side: (title, state, calibrated_detector_of(state, plan.image_size, plan.device))
+        side: (title, state, calibrated_detector_of(state, plan.image_size, device))
         for side, (title, state) in states.items()
     }
     pictures: list[GalleryImage] = []

@@ -49,6 +49,10 @@ from duet.vectors.tensors import Tensors, fingerprint
 RunJob = Callable[[Path, Callable[[dict[str, Any]], None], threading.Event], None]
 """``run(folder, listen, stopped)`` trains a job folder until `outcome.json` is there, or raises."""
 
+_LOCKS: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""One per job folder, for all labs of this process: runs side by side may share a folder."""
+_GUARD = threading.Lock()
+
 
 def silent(title: str, record: dict[str, Any]) -> None:
     """Listen and say nothing."""
@@ -111,8 +115,6 @@ class Lab:
     look: FirstLook = field(default_factory=FirstLook)
     run: RunJob = run_worker
     answer: AnswerQuestion = answer_here
-    _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
-    _guard: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -164,8 +166,8 @@ class Lab:
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
         folder = self.folder / f"{job.phase}-{key[:16]}"
-        with self._guard:
-            lock = self._locks[key]
+        with _GUARD:
+            lock = _LOCKS[folder]
         with lock:
             kept = self._kept(title, folder, key)
             if kept is None or lacks_fisher(job, kept):

@@ -46,6 +46,7 @@ class RunPlan(Inputs):
         split: Split to evaluate on; empty = test if there is one, else val.
         command: The shell line, for the report.
         lab: Folder of the trainings, for runs that share them; default one in ``out``.
+        elsewhere: Trainings are done on other machines: this one need not have the device.
     """
 
     strategies: tuple[Strategy, ...]
@@ -56,6 +57,7 @@ class RunPlan(Inputs):
     split: str = ""
     command: str = ""
     lab: Path | None = None
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no training could finish; see `require_learnable`, `require_company`.
@@ -136,6 +138,7 @@ def plan_run(
     references: bool = True,
     split: str = "",
     command: str = "",
+    elsewhere: bool = False,
 ) -> RunPlan:
     """Return what `execute` does with checked inputs; nothing is written.
 
@@ -148,6 +151,7 @@ def plan_run(
         references: See `RunPlan`.
         split: See `RunPlan`.
         command: See `RunPlan`.
+        elsewhere: See `RunPlan`.
 
     Raises:
         DuetError: A strategy is unknown or does not fit, or see `RunPlan`.
@@ -157,7 +161,7 @@ def plan_run(
     return RunPlan(
         **vars(inputs), strategies=read, seed=seed,
         out=out or Path("runs") / inputs.series.name, jobs=jobs or min(2, os.cpu_count() or 1),
-        references=references, split=split, command=command,
+        references=references, split=split, command=command, elsewhere=elsewhere,
     )  # fmt: skip
 
 

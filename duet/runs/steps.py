@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from duet.devices import parse_device
+from duet.devices import at_hand
 from duet.errors import ConfigError, ModelError
 from duet.evaluation.ap import ClassAP
 from duet.files import run_lock
@@ -205,7 +205,7 @@ def _seen(setting: Setting, increment: Increment, before: Behind, after: Detecto
     cut, size = domain.evaluate(domain.known(increment.classes)), setting.schedule.image_size
     assert before.merged is not None
     sizes = (before.image_size, max(before.image_size, size))
-    device = parse_device(setting.schedule.device).torch_name
+    device = at_hand(setting.schedule.device)
     return look_again(before.merged, after, cut, sizes=sizes, device=device)
 
 

@@ -102,7 +102,8 @@ def _nearest(out: Path) -> Path:
 def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
     device = parse_device(plan.schedule.device)
     try:
-        require_device(device)
+        if not plan.elsewhere:
+            require_device(device)
     except ConfigError as error:
         takes = in_words(estimated_seconds(plan, stages))
         advice = f"--device cpu takes about {takes}; or run it where there is one"
