@@ -31,8 +31,9 @@ from duet.runs.run import learn as learn_plan
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 60
-"""So many that a training still runs when its first checkpoint has reached the store."""
+EPOCHS = 12
+"""With the pauses of `factories_cluster` a training takes more than two seconds: it still runs when
+its first checkpoint has reached the store."""
 
 
 @pytest.fixture(scope="module")
