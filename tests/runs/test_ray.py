@@ -182,10 +182,10 @@ def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     try:
-        wait_for(lambda: list(place.glob("scratch/*/*/.work-*/checkpoint.pt")), 120)
+        wait_for(lambda: list(place.glob("scratch/*/*/.work-*/checkpoint.pt")), 300)
         assert at_work(place)
         command.send_signal(signal.SIGINT)
-        _, told = command.communicate(timeout=120)
+        _, told = command.communicate(timeout=300)
     finally:
         command.kill()
     assert json.loads(told.strip().splitlines()[-1])["error"] == "interrupted"
