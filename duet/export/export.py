@@ -25,7 +25,7 @@ from duet.families.runtimes import PARITY
 from duet.families.table import resolve_family
 from duet.families.vouching import remember
 from duet.files import read_json, sha256_file, sha256_json, sha256_path, write_json
-from duet.images import Fit, Image, read_image
+from duet.images import Fit, Image, read_image, squared
 from duet.increments.manifest import Lineage, Sha256
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
@@ -205,8 +205,11 @@ def whole_export(
         "sha256": sha256_path(target), "model": opened.manifest.fingerprint,
         "checked_on": _checked_on(images),
     }  # fmt: skip
-    entries = _kept(target.parent) or []
-    return next((one for one in entries if wanted.items() <= one.items() and _is_kept(one)), None)
+    unsaid = {"fit": squared(facts.fit)}  # by entries of before there were rectangles
+    for one in _kept(target.parent) or []:
+        if wanted.items() <= (unsaid | one).items() and _is_kept(one):
+            return one
+    return None
 
 
 def _is_kept(entry: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from duet.inference.filedetector import FileDetector
 from duet.labels import LabelSpace
 
 BATCH = 32
-"""Largest batch of a file that takes any; the others take one image at a time."""
+"""Largest batch of 640 px of a file that takes any, fewer if it is larger; others take one image."""
 
 LOADING, TRIAL, LONGEST_TRIAL = 300.0, 60.0, 600.0
 """Seconds that a file may take to load, to look at a first image of 640 x 640 pixels, and at most
@@ -56,12 +56,12 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
         LabelSpace(facts.classes),
         comparable(increments, scores),
         facts,
-        batch=BATCH if facts.dynamic else 1,
+        batch=max(1, min(BATCH, BATCH * 640**2 // facts.image_size**2)) if facts.dynamic else 1,
     )
     told = DetectorFacts(
         facts.fingerprint, facts.licence, facts.image_size, increments, thresholds(scores)
     )
-    return LoadedDetector(detector, told)
+    return LoadedDetector(detector, told, form)
 
 
 def _require_unchanged(path: Path) -> None:

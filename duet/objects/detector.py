@@ -96,6 +96,11 @@ class Detector(Shown):
 
     # ---- looking -----------------------------------------------------------------------------
 
+    @property
+    def runtime(self) -> str:
+        """Program that looks at images: ``torch``, ``onnx``, ``openvino`` or ``torchscript``."""
+        return self.loaded.runtime if self.loaded is not None else "torch"
+
     @functools.cached_property
     def _runtime(self) -> LoadedDetector:
         if self.loaded is not None:

@@ -43,7 +43,7 @@ from duet.training.job import (
     write_slice,
     write_state,
 )
-from duet.training.outcome import OUTCOME, Outcome, read_outcome
+from duet.training.outcome import OUTCOME, Outcome, lacks_fisher, read_outcome
 from duet.vectors.tensors import Tensors, fingerprint
 
 RunJob = Callable[[Path, Callable[[dict[str, Any]], None], threading.Event], None]
@@ -170,7 +170,7 @@ class Lab:
             lock = _LOCKS[folder]
         with lock:
             kept = self._kept(title, folder, key)
-            if kept is None:
+            if kept is None or lacks_fisher(job, kept):
                 with self.slots.taken(rank):
                     job = job.model_copy(update={"key": key})
                     self._prepare(folder, job, start, data, factors)
@@ -178,7 +178,7 @@ class Lab:
                     self.run(folder, lambda record: self.listen(title, record), self.stopped)
                 shutil.rmtree(folder / "engine", ignore_errors=True)
                 self._require_unchanged(folder, data)
-            found = _trained(folder, kept or read_outcome(folder, key), reused=kept is not None)
+            found = _trained(folder, read_outcome(folder, key), reused=kept is not None)
         self.listen(title, {"state": "finished" if kept is None else "reused"})
         return found
 

@@ -17,7 +17,6 @@ from duet.progress import Listener
 from duet.report.markdown import REPORT_FILE, write_report
 from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
-from duet.results.measured import object_counts
 from duet.results.schema import Results
 from duet.runs.assemble import Reference, StrategyOutcome, assemble
 from duet.runs.engines.engine import HERE, Engine
@@ -84,7 +83,7 @@ def execute(
 
     engine.prepare(look.there, plan.schedule, tell)
     setting = Setting(
-        plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
+        plan.series, plan.family, plan.architecture, theta_0, plan.training, plan.seed, lab,
         plan.weights, plan.onto,
     )  # fmt: skip
     with run_lock(plan.out), forking(lab.run) as lab.run:
@@ -123,7 +122,7 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
         "results": str(out / RESULTS_FILE),
         "main_strategy": results.main_strategy,
         "indices": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
-        "objects": object_counts(results),
+        "objects": results.objects,
         "published": [entry.as_record() for entry in results.published],
     }
 
@@ -214,6 +213,6 @@ def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) 
     domain, classes = cut
     data = plan.series.domain(domain)
     there = data.known(classes)
-    trained = train_alone(setting, data.train(there), f"reference-{domain}")
+    trained = train_alone(setting, data.train(there), f"reference-{domain}", merged=False)
     scores = evaluator(trained.state, data.evaluate(there, plan.split))
     return Reference(domain, classes, scores.covering(classes), trained.seconds)

@@ -74,10 +74,17 @@ def learn_stage(
     warn((inputs := read_inputs(series, only=name, **given)).warnings, series)
     setting, chosen = _setting(inputs, strategy, out, seed, listen, engine)
     setting = replace(setting, onto=inputs.onto if begins else None)
-    with forking(setting.lab.run) as setting.lab.run:
-        report = learn(out, setting, chosen)
+    report = _forked(learn, out, setting, chosen)
     write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
+
+
+def _forked(
+    learn: Callable[[Path, Setting, Strategy], StepReport],
+    out: Path, setting: Setting, chosen: Strategy,
+) -> StepReport:  # fmt: skip
+    with forking(setting.lab.run) as setting.lab.run:
+        return learn(out, setting, chosen)
 
 
 def _base_of(series: Path) -> str:
@@ -158,6 +165,6 @@ def _setting(
     engine.prepare(look.there, plan.schedule, lambda line: listen(only, {"note": line}))
     setting = Setting(
         inputs.series, inputs.family, inputs.architecture, theta_0,
-        inputs.schedule, seed, lab, inputs.weights,
+        plan.training, seed, lab, inputs.weights,
     )  # fmt: skip
     return setting, strategies[0]

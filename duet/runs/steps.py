@@ -16,7 +16,6 @@ from duet.increments.fisher import sum_fishers
 from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
-from duet.merging.table import METHODS
 from duet.merging.weights import together
 from duet.report.phrases import learned_little
 from duet.runs.keep import (
@@ -220,7 +219,7 @@ def _tell_little(setting: Setting, stage: int, map50: float | None) -> None:
 
 def _fisher(out: Path, strategy: Strategy, models: Sequence[Path], like: Tensors) -> Tensors | None:
     """Return the Fisher of all stages so far, if the strategy wants it."""
-    if not strategy.ewc.weight and "fisher" not in METHODS[strategy.merge.method].needs:
+    if not strategy.reads_fisher:
         return None
     kept = [load_increment(increment_of(out, strategy, path)).fisher for path in models]
     return sum_fishers(kept, like)

@@ -128,7 +128,7 @@ def _require_possible(plan: RunPlan, strategy: Strategy) -> None:
             remedy="choose another merge method; afterwards, `duet merge --method "
             f"{strategy.merge.method} --images FOLDER` merges the increments of the run",
         )
-    if not plan.schedule.fisher_images and ("fisher" in needs or strategy.ewc.weight):
+    if plan.schedule.fisher_images == 0 and strategy.reads_fisher:
         raise ConfigError(
             "needs the Fisher of every increment, but the schedule says fisher_images: 0",
             where=where,
