@@ -84,11 +84,13 @@ def suppress(
         most = np.nextafter(most, np.float32(-1))
     places = np.argsort(class_ids_N, kind="stable")
     ends = np.flatnonzero(np.diff(class_ids_N[places])) + 1
+
+    def staying_of(boxes: Floats) -> npt.NDArray[np.intp]:
+        return staying(len(boxes), lambda n, m: overlaps(boxes[n], boxes[m]) > most, limit)
+
     kept = []
     for own in np.split(places, ends):
-        boxes = boxes_N4[own]
-        stays = staying(len(own), lambda n, m, b=boxes: overlaps(b[n], b[m]) > most, limit)
-        kept.append(own[stays])
+        kept.append(own[staying_of(boxes_N4[own])])
     return np.sort(np.concatenate(kept))[:limit]
 
 
