@@ -97,6 +97,18 @@ def require_device(device: Device) -> Device:
     raise ConfigError(f"{what}, got device '{got}'", where="device", remedy="cpu works everywhere")
 
 
+def at_hand(text: str) -> str:
+    """Return torch's name of a device if this machine has it, else ``cpu``.
+
+    For what a machine looks at by itself whose trainings are done elsewhere.
+    """
+    device = parse_device(text)
+    try:
+        return require_device(device).torch_name
+    except ConfigError:
+        return "cpu"
+
+
 def one_place(text: str, who: str = "a detector runs") -> str:
     """Return torch's name of the one device of this machine that a name means.
 

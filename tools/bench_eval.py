@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,8 @@ def fabricated(
                                       guess[: len(near)])  # fmt: skip
         scores = random.beta(0.4, 3, detections)
         order = np.argsort(-scores)
-        found.append(Detections(every[order], scores[order], guess[order], labels))
+        sorted_ = every[order].astype(np.float32), scores[order].astype(np.float32)
+        found.append(Detections(*sorted_, guess[order], labels))
     return found, truths, labels
 
 
@@ -171,7 +172,7 @@ def _everything(
     return scores
 
 
-def _records(items: list[Detections] | list[Truth]) -> list[dict[str, Any]]:
+def _records(items: Sequence[Detections | Truth]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for image, item in enumerate(items):
         sides = item.xyxy.astype(np.float64)

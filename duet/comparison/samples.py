@@ -151,8 +151,8 @@ class Sampler:
                 where=str(entry.run.folder),
                 remedy=_ANEW,
             )
-        sides = (_by_key(found, keys) for found in (earlier, later))
-        self._recalls[key] = retained(*sides, self._weights_for(term.domain, keys))
+        earlier, later = _by_key(earlier, keys), _by_key(later, keys)
+        self._recalls[key] = retained(earlier, later, self._weights_for(term.domain, keys))
         return self._recalls[key]
 
     def _shown(

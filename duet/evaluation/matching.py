@@ -199,7 +199,7 @@ def _ranks(groups: Ints) -> npt.NDArray[np.int64]:
 
 def _matches(
     found: Found, labelled: Labelled, scored: Flags, classes: int, levels: Doubles
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Doubles]:
+) -> tuple[Ints, npt.NDArray[np.uint8], Doubles]:
     """Return which detections of a block are matched, what that means, and how they overlap."""
     groups = _groups(found, classes)
     sides = _sides(found.xyxy)
@@ -247,7 +247,7 @@ def _near(
 def _chosen(
     groups: Ints, rows: Ints, objects: Ints, shared: Doubles, scored: Flags, ignored: Flags,
     levels: Doubles,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Doubles]:  # fmt: skip
+) -> tuple[Ints, npt.NDArray[np.uint8], Doubles]:  # fmt: skip
     """Let the detections of every image and class choose in turn, all images and classes at once.
 
     Args:

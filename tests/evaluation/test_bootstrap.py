@@ -206,11 +206,36 @@ def test_the_file_gives_everything_back(tmp_path: Path) -> None:
     assert (again.keys == KEYS).all()
     assert list(again.classes) == list(LABELS.names)
     for name, found in matches.classes.items():
-        for column in ("scores", "images", "hit", "ignored", "truths"):
+        for column in ("scores", "images", "hit", "ignored", "iou", "owners", "truths"):
             one, other = getattr(found, column), getattr(again.classes[name], column)
             assert one.dtype == other.dtype
             assert (one == other).all()
     assert [item.name for item in tmp_path.iterdir()] == ["flat.npz"]  # nothing temporary stays
+
+
+def test_a_file_of_an_older_duet_is_read(tmp_path: Path) -> None:
+    """It held no IoU; counts of objects and images as now, in types of its own."""
+    predictions, truths = make_scene(np.random.default_rng(5), images=300, classes=3, crowd=3)
+    matches = match(predictions, truths, LABELS, keys(300))
+    save_matches(tmp_path / "a.npz", matches)
+    with np.load(tmp_path / "a.npz") as stored:
+        arrays = dict(stored)
+    assert (arrays["truths"].dtype, arrays["images"].dtype) == (np.uint8, np.uint16)
+    del arrays["iou"]
+    np.savez(tmp_path / "old.npz", **(arrays | {"truths": arrays["truths"].astype(np.int64)}))
+    old = load_matches(tmp_path / "old.npz")
+    ones = np.ones((1, 300), np.float32)
+    assert ap50_of(old, ones) == ap50_of(matches, ones)
+    assert all((one.iou == 0).all() for one in old.classes.values())
+
+
+def test_counts_of_many_classes_take_what_their_objects_take() -> None:
+    """Not a number for each image and class."""
+    wide = LabelSpace.of(f"class {number}" for number in range(500))
+    truths = [make_truth([[0, 0, 9, 9]], [image % 500]) for image in range(1000)]
+    matches = match([Detections.empty(wide)] * 1000, truths, wide, keys(1000))
+    assert sum(one.owners.nbytes for one in matches.classes.values()) <= 8 * len(truths)
+    assert matches.classes["class 7"].truths.nonzero()[0].tolist() == [7, 507]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +306,7 @@ def test_a_flipped_byte_is_no_traceback(tmp_path: Path) -> None:
         ("scores", lambda a: a * np.nan),
         ("truths", lambda a: a[:-1]),
         ("truths", lambda a: -a.astype(np.int64) - 1),
+        ("truths", lambda a: a.astype(np.uint64) + 10**9),  # of few bytes, but of much memory
         ("hit", lambda a: a[:-1]),
         ("hit", lambda a: a.astype(float)),
         ("keys", lambda a: a[0]),

@@ -50,6 +50,20 @@ def check(predictions: list[Detections], truths: list[Truth]) -> None:
     assert objects == scores.objects
 
 
+def huddled(scene: Scene, random: np.random.Generator) -> Scene:
+    """Return the same with more objects that lie on others: who takes which decides who is left."""
+    predictions, truths = scene
+    more = []
+    for one in truths:
+        twice = np.concatenate([one.xyxy, one.xyxy + random.normal(0, 2, one.xyxy.shape)])
+        twice[:, 2:] = np.maximum(twice[:, 2:], twice[:, :2])
+        ids = np.tile(one.class_ids, 2)
+        ignored = np.concatenate([one.ignored, random.uniform(size=len(one.ignored)) < 0.4])
+        crowds = np.concatenate([one.crowds, np.zeros(len(one.ignored), np.bool_)])
+        more.append(make_truth(twice, ids, 100, ignored, crowds))
+    return predictions, more
+
+
 def on_a_grid(scene: Scene, step: float) -> Scene:
     """Return the same with corners on a grid: overlaps collide, and boxes lose their area."""
     predictions, truths = scene
@@ -76,18 +90,21 @@ def enlarged(scene: Scene, factor: float) -> Scene:
     crowd=st.sampled_from([1, 3, 8, 45]),  # 45 copies of up to 5 boxes exceed 100 per class
     ignored=st.sampled_from([0.0, 0.5, 1.0]),
     crowds=st.sampled_from([0.0, 0.5, 1.0]),
+    huddle=st.booleans(),
     grid=st.sampled_from([0.0, 4.0, 20.0]),
     factor=st.sampled_from([1.0, 6000.0]),
     blocks=st.sampled_from([(1, 1), (20, 3), (200_000, 1_000_000)]),
 )
 def test_random_scenes(
     monkeypatch: pytest.MonkeyPatch, seed: int, crowd: int, ignored: float, crowds: float,
-    grid: float, factor: float, blocks: tuple[int, int],
+    huddle: bool, grid: float, factor: float, blocks: tuple[int, int],
 ) -> None:  # fmt: skip
     monkeypatch.setattr("duet.evaluation.ap.BLOCK", blocks[0])
     monkeypatch.setattr("duet.evaluation.matching.PAIRS", blocks[1])
     random = np.random.default_rng(seed)
     scene = make_scene(random, int(random.integers(1, 7)), 4, crowd, ignored, crowds)
+    if huddle:
+        scene = huddled(scene, random)
     if grid:
         scene = on_a_grid(scene, grid)
     check(*enlarged(scene, factor))
@@ -105,6 +122,16 @@ def test_scenes_hold_what_they_are_for() -> None:
     areas = np.concatenate([np.prod(one.xyxy[:, 2:] - one.xyxy[:, :2], axis=1) for one in large])
     assert (areas > 1e10).any()
     assert (areas < 1e10).any()
+
+
+def test_of_equal_overlaps_the_last_object_is_taken() -> None:
+    """As COCO has it; a second detection then finds the other one, or nothing."""
+    left, right = [0, 0, 30, 10], [10, 0, 40, 10]
+    for boxes in ([left, right], [right, left]):
+        for second in (left, right):
+            found = np.array([[5, 0, 35, 10], [second[0] - 5, 0, second[2] - 5, 10]])
+            detections = Detections(found, np.array([0.9, 0.8]), np.array([0, 0]), LABELS)
+            check([detections], [make_truth(boxes, [0, 0])])
 
 
 @pytest.mark.parametrize("found", [0, 2])

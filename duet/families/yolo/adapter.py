@@ -131,7 +131,7 @@ class YoloFamily(UltralyticsFamily):
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.ultralytics.train import run_job
+        from duet.families.ultralytics.run import run_job
         from duet.families.yolo.train import IncrementTrainer
 
         run_job(IncrementTrainer, folder, progress)
@@ -139,10 +139,14 @@ class YoloFamily(UltralyticsFamily):
     def detector(
         self, state: DetectorState, *, image_size: int, device: str = "cpu"
     ) -> ImageDetector:
-        """Build a detector for inference; class towers are run together where that is faster."""
+        """Build a detector for inference; see `Family.detector`."""
         detector = super().detector(state, image_size=image_size, device=device)
-        module = join(cast("nn.Module", detector.module))
-        return replace(detector, stride=max(int(cast("Any", module).stride.max()), STRIDE))
+        strides = cast("Any", detector.module).stride
+        return replace(detector, stride=max(int(strides.max()), STRIDE))
+
+    def quickened(self, network: nn.Module) -> nn.Module:
+        """Return the network packed; class towers are run together where that is faster."""
+        return super().quickened(join(network))
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; what an end-to-end head picks from is known."""
