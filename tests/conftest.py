@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Two OpenMP threads crawl when a neighbour holds a core; torch reads it while it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from duet.runs import forks, worker
-
-# Two OpenMP threads crawl when a neighbour holds a core.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 LONG = (
     "test_conformance", "test_export", "test_end_to_end", "test_trainer", "test_cli",

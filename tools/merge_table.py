@@ -26,7 +26,7 @@ from duet.evaluation.indices import combined
 if TYPE_CHECKING:
     from duet.evaluation.ap import ClassAP
     from duet.increments.state import DetectorState
-    from duet.runs.evaluate import Evaluator
+    from duet.runs.evaluator import Evaluator
     from duet.runs.setting import Setting
 
 COLUMNS = (*(index.name for index in RATIOS), "seconds")
@@ -128,7 +128,7 @@ def prepare(
     from duet.emoji.build import build
     from duet.families.table import resolve_family
     from duet.progress import stages
-    from duet.runs.evaluate import Evaluator
+    from duet.runs.evaluator import Evaluator
     from duet.runs.inputs import read_inputs
     from duet.runs.lab import Lab
     from duet.runs.setting import Setting

@@ -21,7 +21,7 @@ from duet.report.phrases import (
     where,
 )
 from duet.report.tables import Table
-from duet.results.measured import FEW_OBJECTS, Counts, few_anywhere, object_counts
+from duet.results.measured import FEW_OBJECTS, Counts, few_anywhere
 from duet.text import printable
 
 TITLES = {index.name: index.title for index in RANKED}
@@ -220,7 +220,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
             }
             for run in found.runs
         ],
-        "objects": object_counts(found.runs[0].results),
+        "objects": found.runs[0].results.objects,
         "undefined": found.undefined,
         "without_evidence": [str(folder) for folder in found.without_evidence],
         "differing": list(found.differing),
@@ -255,7 +255,7 @@ def describe(found: Comparison) -> str:
     orders = len({key for run in found.runs if sorted(key := run.key[0]) == increments})
     also = f" and {count_of(orders - 1, 'other order')}" if orders > 1 else ""
     return (
-        f"{results.series.name}: {steps}{also}; {protocol.family}, {protocol.image_size} px, split "
+        f"{results.series.name}: {steps}{also}; {protocol.family}, {protocol.input}, split "
         f"{protocol.eval_split}; {count_of(len(found.runs), 'run')}. Indices and mAP50 in per cent."
     )
 

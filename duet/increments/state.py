@@ -87,7 +87,7 @@ class DetectorState:
         require_full_precision(self.buffers, f"{where}, buffers")
         _ = self.labels  # refuses classes that two increments claim
 
-    @property
+    @functools.cached_property
     def labels(self) -> LabelSpace:
         """All classes, in the order of the head parts."""
         spaces = [LabelSpace(part.classes) for part in self.parts]

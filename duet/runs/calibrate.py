@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from duet.runs.evaluate import (
     calibrated_detector_of,
     detector_of,
     image_keys,
+    looked_at,
     looked_for,
     no_common_class,
     predict,
@@ -35,7 +38,7 @@ from duet.runs.evaluate import (
     shown_at,
     truths,
 )
-from duet.runs.memo import recall, remember
+from duet.runs.questions import on_any_machine
 from duet.runs.setting import Before, Setting
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.slices import eval_slice, eval_split
@@ -72,21 +75,17 @@ def calibrated(
     remembered = [part.colours for part in previous.parts] if previous is not None else []
     key = sha256_json(
         [
-            merged.fingerprint(), previous.fingerprint() if previous else None, size,
+            merged.fingerprint(), previous.fingerprint() if previous else None,
+            *looked_at(merged, size),
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
             increment.classes, NEAR, RULE, FARTHEST, *ONE_BOX,
             [one and one.model_dump() for one in remembered],
         ]
     )  # fmt: skip
-    path = setting.lab.folder / f"scores-{key[:16]}.json"
-    stored = recall(path, key, lambda line: setting.lab.listen(increment.name, {"note": line}))
-    if stored is None:
-        found = _fitted(merged, previous, images, labelled, increment.classes, size, place)
-        stored = {
-            "scores": {name: one.model_dump() for name, one in found.items()},
-            "colours": colours_of(images).model_dump(),
-        }
-        remember(path, key, stored)
+    asked = Fitting(
+        merged, previous, on_any_machine(images), labelled, increment.classes, size, place
+    )
+    stored = setting.lab.asked(setting.lab.folder / f"scores-{key[:16]}.json", key, asked)
     maps = {name: ScoreMap(**one) for name, one in stored["scores"].items()}
     parts = rescored(merged.parts, maps)
     if parts[-1].increment == increment.name:  # else it brought no classes
@@ -94,23 +93,42 @@ def calibrated(
     return replace(merged, parts=parts)
 
 
-def _fitted(
-    merged: DetectorState,
-    previous: DetectorState | None,
-    images: Sequence[Path],
-    labelled: Slice | None,
-    classes: Sequence[str],
-    size: int,
-    place: str,
-) -> dict[str, ScoreMap]:
-    maps: dict[str, ScoreMap] = {}
-    if previous is not None:
-        others = [name for name in previous.labels if name not in classes]
-        maps = by_detector(merged, previous, others, images, size, place)
-    if labelled is not None:
-        state = replace(merged, parts=rescored(merged.parts, maps))
-        maps |= of_labels(found_on(state, [labelled], size, place))
-    return maps
+@dataclass(frozen=True)
+class Fitting:
+    """Which score maps the detector after a stage needs, and what its images look like.
+
+    Attributes:
+        merged: The detector after the stage.
+        previous: The one before it; None at the base.
+        images: Of the increment, without labels.
+        labelled: Validation images with labels of the increment's classes; None without any.
+        classes: Of the increment.
+        image_size: Side of the square that images are fitted into, pixels.
+        device: Where they run, torch's name.
+    """
+
+    merged: DetectorState
+    previous: DetectorState | None
+    images: tuple[Path, ...]
+    labelled: Slice | None
+    classes: tuple[str, ...]
+    image_size: int
+    device: str = "cpu"
+
+    def answer(self, folder: Path, stopped: threading.Event) -> dict[str, Any]:
+        """Look at the images; return ``scores`` by class name and ``colours``."""
+        size, place = self.image_size, self.device
+        maps: dict[str, ScoreMap] = {}
+        if self.previous is not None:
+            others = [name for name in self.previous.labels if name not in self.classes]
+            maps = by_detector(self.merged, self.previous, others, self.images, size, place)
+        if self.labelled is not None:
+            state = replace(self.merged, parts=rescored(self.merged.parts, maps))
+            maps |= of_labels(found_on(state, [self.labelled], size, place))
+        return {
+            "scores": {name: one.model_dump() for name, one in maps.items()},
+            "colours": colours_of(self.images).model_dump(),
+        }
 
 
 def by_detector(
@@ -130,7 +148,7 @@ def by_detector(
         earlier: The one before it, with its score maps.
         classes: That both know.
         images: Without labels; `AT_MOST` are looked at.
-        size: Side of the square that images are fitted into, pixels.
+        size: Longer side of what images are fitted into, pixels.
         device: Where they run, torch's name.
     """
     learned_on: dict[Colours | None, list[str]] = defaultdict(list)
@@ -160,7 +178,7 @@ def found_on(
     Args:
         state: The detector. Score maps of other classes count: they compete for the same places.
         cuts: Labelled images.
-        size: Side of the square that images are fitted into, pixels.
+        size: Longer side of what images are fitted into, pixels.
         device: Where it runs, torch's name.
     """
     raw = ScoreMap(threshold=CONFIDENCE)  # it competes with others as it does once it is fitted

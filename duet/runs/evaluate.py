@@ -1,13 +1,11 @@
-"""Predictions once per (model, domain); every number of a run is a slice of the resulting AP."""
+"""What detectors find in images, and what of it is right: nothing is kept here."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +13,16 @@ import numpy.typing as npt
 from duet.defaults import AGNOSTIC, CLEAR
 from duet.detections import Detections
 from duet.errors import DataError, DuetError, did_you_mean
-from duet.evaluation.agreement import IOU as OVERLAP
-from duet.evaluation.agreement import Agreement, agreement
 from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
-from duet.evaluation.deployment import Deployed, save_deployed
+from duet.evaluation.deployment import Deployed
 from duet.evaluation.doubles import find_doubles
-from duet.evaluation.matches import match, save_matches
-from duet.families.detector import ImageDetector, View
-from duet.families.table import resolve_family
-from duet.files import sha256_file, sha256_json
-from duet.images import Image, read_groups
+from duet.evaluation.matches import match
+from duet.families.detector import ImageDetector
+from duet.families.outputs import View
+from duet.families.table import resolve_family, row_of
+from duet.images import Image, read_groups, squared
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
-from duet.runs.look import FirstLook
-from duet.runs.memo import Tell, recall, remember
 from duet.series import Series, Slice
 from duet.series.images import image_sha256
 
@@ -37,10 +31,6 @@ CONFIDENCE, IOU, LIMIT = 0.001, 0.7, 300
 
 ONE_BOX = (AGNOSTIC, CLEAR, "calibrated classes")
 """Which box of an object is shown: answers that were kept under another rule are not used."""
-
-EVIDENCE = {"evidence": ".npz", "seen": ".seen.npz"}
-"""Files of a kept evaluation: key of their SHA-256 in it, and how their names end."""
-
 
 Seen = Callable[[Image], Image]
 """Makes of an image, ``(H, W, 3)`` uint8 BGR, the one that a detector is shown."""
@@ -112,12 +102,12 @@ def evaluate_state(
 
 def average_precision(found: list[Detections], data: Slice) -> ClassAP:
     """Return the AP of every class of ``data`` for the detections on its images."""
-    return evaluate_ap(*_sides(found, data))
+    return evaluate_ap(*sides_of(found, data))
 
 
 def shown(found: list[Detections], data: Slice, classes: Sequence[str]) -> Deployed:
     """Return what a detector of these classes shows its users: detections of `FOR_USERS`."""
-    matches = match(*_sides(found, data), image_keys(data.images))
+    matches = match(*sides_of(found, data), image_keys(data.images))
     return Deployed(matches, find_doubles(found, classes))
 
 
@@ -134,6 +124,15 @@ def calibrated_detector_of(
 ) -> ImageDetector:
     """Return what runs a detector as users have it, with its score maps."""
     return resolve_family(state.family).detector(state, image_size=image_size, device=device)
+
+
+def looked_at(state: DetectorState, image_size: int) -> list[int | str]:
+    """Return what a key of something kept says of how images reach a detector.
+
+    Of squares it is the side alone: so it was before there were rectangles.
+    """
+    fit = row_of(state.family).fit
+    return [image_size] if fit == squared(fit) else [image_size, fit]
 
 
 def shown_to_users(
@@ -175,7 +174,7 @@ def _over(above: Detections, every: Detections, least: Sequence[float]) -> Detec
     )
 
 
-def _sides(
+def sides_of(
     found: list[Detections], data: Slice
 ) -> tuple[list[Detections], list[Truth], LabelSpace]:
     """Return what `evaluate_ap` compares: detections, labels, and the classes of ``data``."""
@@ -219,140 +218,3 @@ def no_common_class(known: Iterable[str], there: Iterable[str]) -> DataError:
         f"{', '.join(there)}",
         remedy="classes are matched by name: rename the classes of one side",
     )
-
-
-@dataclass
-class Evaluator:
-    """Evaluations kept under one folder, by content of model and data.
-
-    Attributes:
-        folder: Per (model, domain) a small JSON with the AP of every class, and beside it the
-            matches that it was computed from (`duet.evaluation.matches`), for `duet compare`.
-        image_size: Side of the square that images are fitted into, pixels.
-        stopped: Ends an evaluation early when set.
-        slots: Entered while an evaluation runs, so that it counts among the trainings at a time.
-        look: What the images were when the run began; they must stay that.
-        tell: Told of damaged evaluations, which are done again.
-        device: Where detectors run, torch's name.
-    """
-
-    folder: Path
-    image_size: int
-    stopped: threading.Event = field(default_factory=threading.Event)
-    slots: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    look: FirstLook = field(default_factory=FirstLook)
-    tell: Tell = lambda line: None
-    device: str = "cpu"
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __call__(self, state: DetectorState, data: Slice) -> ClassAP:
-        """Return the AP of every class of ``data`` that ``state`` knows, and its evidence.
-
-        AP is of the raw scores; what users see is of the mapped ones.
-
-        Raises:
-            DataError: Images changed since the run began.
-        """
-        measured = self._measured(state.uncalibrated(), data)
-        if state.scores:
-            measured = replace(measured, seen=self._measured(state, data).seen)
-        return measured
-
-    def _measured(self, state: DetectorState, data: Slice) -> ClassAP:
-        """Measure a detector; of one with score maps only what users see, so that AP is empty."""
-        known = tuple(name for name in data.classes if name in state.labels)
-        if not known:  # data sets need not share classes
-            return ClassAP({}, {})
-        self.look.require_unchanged(data.images)
-        key = sha256_json(
-            [
-                state.fingerprint(),
-                data.sha256,
-                known,
-                self.image_size,
-                CONFIDENCE,
-                IOU,
-                LIMIT,
-                *ONE_BOX,
-            ]
-        )
-        path = self.folder / f"{data.domain}-{data.split}-{key[:16]}.json"
-        with self._lock:  # one at a time: evaluation uses torch in this process
-            stored = self._kept(path, key, _files(path, state))
-            if stored is None:
-                with self.slots:  # after the lock: who waits for it must not hold up a training
-                    stored = self._evaluate(state, _reduce(data, known), path)
-                self.look.require_unchanged(data.images)
-                remember(path, key, stored)
-        files = {n: f"{self.folder.name}/{file.name}" for n, file in _files(path, state).items()}
-        objects = stored.get("objects", {})  # an older duet did not count them
-        return ClassAP(stored.get("ap50", {}), stored.get("ap", {}), **files, objects=objects)
-
-    def kept(self, before: DetectorState, after: DetectorState, data: Slice) -> Agreement:
-        """Return what the later detector makes of the detections of the earlier one."""
-        self.look.require_unchanged(data.images)
-        states, limits = (before.fingerprint(), after.fingerprint()), (*ONE_BOX, OVERLAP, IOU)
-        key = sha256_json([*states, data.sha256, self.image_size, *limits])
-        path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
-        with self._lock:
-            stored = recall(path, key, self.tell)
-            if stored is None:
-                with self.slots:
-                    stored = asdict(self._agreement(before, after, data.images))
-                remember(path, key, stored)
-        rows = {name: tuple(row) for name, row in stored.pop("per_class").items()}
-        return Agreement(**stored, per_class=rows)
-
-    def _agreement(
-        self, before: DetectorState, after: DetectorState, images: Sequence[Path]
-    ) -> Agreement:
-        was, now = (
-            shown_at(one, images, self.image_size, self.device, self.stopped)
-            for one in (before, after)
-        )
-        return agreement(was, now)
-
-    def _kept(self, path: Path, key: str, files: Mapping[str, Path]) -> dict[str, Any] | None:
-        """Return an evaluation that was done before, if all of its files are whole."""
-        stored = recall(path, key, self.tell)
-        if stored is None:
-            if not path.exists() and any(file.exists() for file in files.values()):
-                self.tell(f"{path} is missing; computed again")
-            return None
-        for name, file in files.items():
-            try:
-                if stored.get(name) == sha256_file(file):
-                    continue
-                why = "its content is not the one that was written"
-            except OSError as error:
-                why = f"cannot read: {error.strerror or error}"
-            self.tell(f"{file}: {why}; computed again")
-            return None
-        return stored
-
-    def _evaluate(self, state: DetectorState, data: Slice, path: Path) -> dict[str, Any]:
-        """Look at the images, and write what is found of each view beside ``path``."""
-        files, numbers = _files(path, state), {}
-        detector = calibrated_detector_of(state, self.image_size, self.device)
-        every, users = shown_to_users(detector, state, data.images, self.stopped)
-        save_deployed(files["seen"], shown(users, data, state.labels.names))
-        if "evidence" in files:
-            result = average_precision(every, data)
-            save_matches(files["evidence"], match(*_sides(every, data), image_keys(data.images)))
-            numbers = {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
-        return {**numbers, **{name: sha256_file(file) for name, file in files.items()}}
-
-
-def _files(path: Path, state: DetectorState) -> dict[str, Path]:
-    """Return the files of an evaluation: AP is of raw scores, so there is none of mapped ones."""
-    wanted = ("seen",) if state.scores else tuple(EVIDENCE)
-    return {name: path.with_suffix(EVIDENCE[name]) for name in wanted}
-
-
-def _reduce(data: Slice, classes: tuple[str, ...]) -> Slice:
-    """Return the slice with only the labels of ``classes``, all images kept."""
-    new = np.full(len(data.classes), -1, dtype=np.int64)
-    for position, name in enumerate(classes):
-        new[data.classes.index(name)] = position
-    annotations = tuple(found.renumbered(new) for found in data.annotations)
-    return replace(data, classes=classes, annotations=annotations)

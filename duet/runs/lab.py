@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from duet.errors import DataError, ModelError
 from duet.files import OWN, atomic_path, sha256_json
 from duet.increments.fisher import FISHER
@@ -22,8 +24,11 @@ from duet.increments.state import DetectorState
 from duet.increments.tensorfile import read_tensors
 from duet.leftovers import leftovers_below, remove
 from duet.progress import Listener
+from duet.runs.asked import Asked
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell
+from duet.runs.questions import AnswerQuestion, answer_here
+from duet.runs.slots import CHAIN, Slots
 from duet.runs.worker import run_worker
 from duet.series import Slice
 from duet.training.checkpoint import CHECKPOINT, HASHES, is_whole
@@ -38,11 +43,15 @@ from duet.training.job import (
     write_slice,
     write_state,
 )
-from duet.training.outcome import OUTCOME, Outcome, read_outcome
+from duet.training.outcome import OUTCOME, Outcome, lacks_fisher, read_outcome
 from duet.vectors.tensors import Tensors, fingerprint
 
 RunJob = Callable[[Path, Callable[[dict[str, Any]], None], threading.Event], None]
 """``run(folder, listen, stopped)`` trains a job folder until `outcome.json` is there, or raises."""
+
+_LOCKS: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""One per job folder, for all labs of this process: runs side by side may share a folder."""
+_GUARD = threading.Lock()
 
 
 def silent(title: str, record: dict[str, Any]) -> None:
@@ -95,6 +104,8 @@ class Lab:
         listen: Called as ``listen(title, record)`` for progress, from worker threads.
         look: What the images were when the run began; they must stay that.
         run: Where a job is trained: by default in a process of its own on this machine.
+        answer: Where detectors look at images: by default in this process, see `asked`.
+        asked: Has that done beside the trainings, and keeps what was found.
         stopped: Set by `stop`.
     """
 
@@ -103,14 +114,20 @@ class Lab:
     listen: Listener = silent
     look: FirstLook = field(default_factory=FirstLook)
     run: RunJob = run_worker
-    _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
-    _guard: threading.Lock = field(default_factory=threading.Lock)
+    answer: AnswerQuestion = answer_here
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         # Absolute: the engine puts relative project paths under a runs folder of its own.
         self.folder = self.folder.resolve()
-        self.slots = threading.BoundedSemaphore(self.jobs)
+        self.slots = Slots(self.jobs)
+        self.asked = Asked(
+            self.slots, self.stopped, self._tell, self.answer,
+            threads=max(torch.get_num_threads() // self.jobs, 1),
+        )  # fmt: skip
+
+    def _tell(self, line: str) -> None:
+        self.listen(self.folder.parent.name, {"note": line})
 
     def stop(self) -> None:
         """End all running trainings; their checkpoints stay."""
@@ -124,6 +141,8 @@ class Lab:
         data: Slice,
         direction: Tensors | None = None,
         importance: Tensors | None = None,
+        *,
+        rank: int = CHAIN,
     ) -> Trained:
         """Train a job, or read its result if an equal job was trained before.
 
@@ -134,6 +153,7 @@ class Lab:
             data: The slice.
             direction: d of L_DC per shared tensor, where the job asks for it.
             importance: F of EWC per shared tensor, where the job asks for it.
+            rank: Of `Slots`.
 
         A result that is damaged is trained again, and `listen` is told.
 
@@ -146,26 +166,21 @@ class Lab:
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
         folder = self.folder / f"{job.phase}-{key[:16]}"
-        with self._guard:
-            lock = self._locks[key]
+        with _GUARD:
+            lock = _LOCKS[folder]
         with lock:
             kept = self._kept(title, folder, key)
-            if kept is None:
-                with self.slots:
+            if kept is None or lacks_fisher(job, kept):
+                with self.slots.taken(rank):
                     job = job.model_copy(update={"key": key})
                     self._prepare(folder, job, start, data, factors)
                     self.listen(title, {"state": "started"})
                     self.run(folder, lambda record: self.listen(title, record), self.stopped)
                 shutil.rmtree(folder / "engine", ignore_errors=True)
                 self._require_unchanged(folder, data)
-            outcome = kept or read_outcome(folder, key)
-            state = read_state(folder / TRAINED)
-            fisher = read_tensors(folder / FISHER)[0] if outcome.fisher_images else None
+            found = _trained(folder, read_outcome(folder, key), reused=kept is not None)
         self.listen(title, {"state": "finished" if kept is None else "reused"})
-        return Trained(
-            state, outcome.images_seen, outcome.seconds, outcome.history, key, kept is not None,
-            fisher, outcome.fisher_images, outcome.peak_memory, outcome.versions,
-        )  # fmt: skip
+        return found
 
     def _kept(self, title: str, folder: Path, key: str) -> Outcome | None:
         """Return the outcome of a finished job; None if it is to be trained, or trained on.
@@ -214,6 +229,15 @@ class Lab:
                 with atomic_path(folder / name) as temporary:
                     save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         write_job(folder, job)
+
+
+def _trained(folder: Path, outcome: Outcome, *, reused: bool) -> Trained:
+    """Read what a job left that has ended."""
+    fisher = read_tensors(folder / FISHER)[0] if outcome.fisher_images else None
+    return Trained(
+        read_state(folder / TRAINED), outcome.images_seen, outcome.seconds, outcome.history,
+        outcome.key, reused, fisher, outcome.fisher_images, outcome.peak_memory, outcome.versions,
+    )  # fmt: skip
 
 
 def _missing(folder: Path) -> Path | None:

@@ -19,7 +19,7 @@ from duet.recipes.recipe import Entry
 from duet.results.remembered import Remembered, keep_evaluation, remembered
 from duet.runs.cells import cell_of
 from duet.runs.deployed import deployment_of
-from duet.runs.evaluate import Evaluator
+from duet.runs.evaluator import Evaluator
 from duet.runs.setting import Setting
 from duet.series import Increment
 
@@ -29,15 +29,8 @@ EVALUATIONS = "evaluations"
 
 def evaluator_of(out: Path, setting: Setting, image_size: int) -> Evaluator:
     """Return what measures the detectors of one stage, and keeps it in the run folder."""
-    lab = setting.lab
-    return Evaluator(
-        out / EVALUATIONS,
-        image_size,
-        lab.stopped,
-        lab.slots,
-        tell=lambda line: lab.listen(setting.series.name, {"note": line}),
-        device=parse_device(setting.schedule.device).torch_name,
-    )
+    device = parse_device(setting.schedule.device).torch_name
+    return Evaluator(out / EVALUATIONS, image_size, setting.lab.asked, device=device)
 
 
 def measure_own(evaluator: Evaluator, setting: Setting, state: DetectorState) -> ClassAP:

@@ -31,7 +31,6 @@ from typing import IO, Any, Protocol, TextIO
 from duet.errors import DataError, DuetError, write_remedy
 from duet.files import vacated
 
-_ERRORS = {cls.exit_code: cls for cls in DuetError.__subclasses__()}
 _SAFE = "import sys; sys.path[:] = [place for place in sys.path if place] + [sys.argv[2]]; "
 _BEGIN = "from duet.runs.worker import main; sys.exit(main(sys.argv[1], int(sys.argv[3])))"
 ENGINE = "engine"
@@ -107,9 +106,7 @@ def run_worker(
     if stop.is_set() and code:
         raise DuetError("stopped", remedy="the same command resumes")
     if failure is not None:
-        raise _ERRORS.get(failure["exit_code"], DuetError)(
-            failure["message"], where=failure["where"], remedy=failure["suggestion"]
-        )
+        raise DuetError.from_dict(failure)
     if code < 0 and not log.read_bytes().strip():  # nobody else tells of a process that was killed
         raise DuetError(
             f"the training process was killed by signal {-code}",
