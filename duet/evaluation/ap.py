@@ -198,7 +198,7 @@ def ap_of(outcome: Outcome, labels: LabelSpace) -> ClassAP:
     objects: dict[str, int] = {}
     for index, name in enumerate(labels):
         every, rows, theirs = outcome.of(index)
-        objects[name] = theirs.stop - theirs.start
+        objects[name] = int(theirs.stop - theirs.start)
         table = None
         if objects[name]:
             places = outcome.rows[rows] - every.start

@@ -43,11 +43,15 @@ from duet.training.job import (
     write_slice,
     write_state,
 )
-from duet.training.outcome import OUTCOME, Outcome, read_outcome
+from duet.training.outcome import OUTCOME, Outcome, lacks_fisher, read_outcome
 from duet.vectors.tensors import Tensors, fingerprint
 
 RunJob = Callable[[Path, Callable[[dict[str, Any]], None], threading.Event], None]
 """``run(folder, listen, stopped)`` trains a job folder until `outcome.json` is there, or raises."""
+
+_LOCKS: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""One per job folder, for all labs of this process: runs side by side may share a folder."""
+_GUARD = threading.Lock()
 
 
 def silent(title: str, record: dict[str, Any]) -> None:
@@ -111,8 +115,6 @@ class Lab:
     look: FirstLook = field(default_factory=FirstLook)
     run: RunJob = run_worker
     answer: AnswerQuestion = answer_here
-    _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
-    _guard: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -164,11 +166,11 @@ class Lab:
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
         folder = self.folder / f"{job.phase}-{key[:16]}"
-        with self._guard:
-            lock = self._locks[key]
+        with _GUARD:
+            lock = _LOCKS[folder]
         with lock:
             kept = self._kept(title, folder, key)
-            if kept is None:
+            if kept is None or lacks_fisher(job, kept):
                 with self.slots.taken(rank):
                     job = job.model_copy(update={"key": key})
                     self._prepare(folder, job, start, data, factors)
@@ -176,7 +178,7 @@ class Lab:
                     self.run(folder, lambda record: self.listen(title, record), self.stopped)
                 shutil.rmtree(folder / "engine", ignore_errors=True)
                 self._require_unchanged(folder, data)
-            found = _trained(folder, kept or read_outcome(folder, key), reused=kept is not None)
+            found = _trained(folder, read_outcome(folder, key), reused=kept is not None)
         self.listen(title, {"state": "finished" if kept is None else "reused"})
         return found
 

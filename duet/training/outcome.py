@@ -21,7 +21,7 @@ from duet.increments.fisher import FISHER
 from duet.increments.manifest import Sha256
 from duet.sealed import unsealed, write_sealed
 from duet.training.checkpoint import remove_checkpoint
-from duet.training.job import TRAINED
+from duet.training.job import TRAINED, Job, keeps_trunk
 
 OUTCOME = "outcome.json"
 
@@ -72,6 +72,7 @@ class Outcome(Config):
         history: Mean losses per epoch.
         fisher_images: Images that the Fisher is the mean of; 0 if there is none.
         peak_memory: Main memory of the training process at most, bytes; None if unknown.
+        precision: What its convolutions computed in, as `precision: auto` found it.
         versions: Libraries that it was trained with; none if an older duet did not tell.
         files: SHA-256 of each result.
     """
@@ -82,6 +83,7 @@ class Outcome(Config):
     history: tuple[dict[str, float], ...]
     fisher_images: int = Field(ge=0)
     peak_memory: int | None
+    precision: str = "fp32"
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, Sha256]
 
@@ -91,10 +93,11 @@ def write_outcome(folder: Path, **facts: Any) -> None:
 
     Args:
         folder: Job folder.
-        facts: Of the `Outcome`; versions, memory and hashes are found here.
+        facts: Of the `Outcome`; hashes, and unless given versions and memory, are found here.
     """
     files = {name: sha256_file(folder / name) for name in _results(facts["fisher_images"])}
-    outcome = Outcome(**facts, peak_memory=peak_memory(), versions=versions(), files=files)
+    own = {"peak_memory": peak_memory(), "versions": versions()}
+    outcome = Outcome(**own | facts, files=files)
     write_sealed(folder / OUTCOME, outcome.model_dump(mode="json"))
     remove_checkpoint(folder)
 
@@ -119,6 +122,12 @@ def read_outcome(folder: Path, key: str) -> Outcome:
     for name, expected in outcome.files.items():
         require_file(folder / name, expected)
     return outcome
+
+
+def lacks_fisher(job: Job, outcome: Outcome) -> bool:
+    """Tell whether a finished job is asked for a Fisher that it did not compute."""
+    wanted = bool(job.schedule.fisher_images) and not keeps_trunk(job)
+    return wanted and not outcome.fisher_images
 
 
 def require_file(path: Path, expected: str) -> None:

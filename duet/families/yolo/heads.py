@@ -196,6 +196,42 @@ class ClassScores(Detect):  # type: ignore[misc]
         return torch.cat([_levels(tower, x) for tower in towers], 1)
 
 
+class TeachingHead(nn.Module):
+    """An inference head of any form as a teacher: its raw outputs, and its objects if wanted.
+
+    Args:
+        head: The head, folded or not. Objects are those of one that is not `ParallelDetect`.
+        objects: Decode its outputs, too.
+    """
+
+    def __init__(self, head: Detect, *, objects: bool) -> None:
+        super().__init__()
+        self.head, self.objects = head, objects
+        self.f, self.i = head.f, head.i  # where the engine reads its inputs
+
+    def forward(self, x: list[torch.Tensor]) -> tuple[torch.Tensor | None, Raw]:
+        """Return the decoded outputs or None, and the raw ones, float32, both branches of each."""
+        parts = [self._raw(head, x) for head in getattr(self.head, "heads", [self.head])]
+        return (self._decoded(parts[0], x) if self.objects else None), {"parts": parts}
+
+    @staticmethod
+    def _raw(head: Detect, x: list[torch.Tensor]) -> Raw:
+        branches: list[Branch] = ["one2many", "one2one"]
+        branches = branches if is_end_to_end(head) else branches[:1]
+        towers = [_modules(head, branch) for branch in branches]
+        raws = [
+            {"boxes": _levels(box, x).float(), "scores": _levels(cls, x).float()}
+            for box, cls in towers
+        ]
+        return dict(zip(branches, raws, strict=True))
+
+    def _decoded(self, raw: Raw, x: list[torch.Tensor]) -> torch.Tensor:
+        """Decode in float32: half as many bits would move boxes by pixels."""
+        answers = raw["one2one" if self.head.end2end else "one2many"]
+        y: torch.Tensor = self.head._inference({**answers, "feats": [level.float() for level in x]})
+        return self.head.postprocess(y.permute(0, 2, 1)) if self.head.end2end else y
+
+
 def unpick(model: Any) -> None:
     """Let a network with an end-to-end head of any form give all places, not the best of them.
 

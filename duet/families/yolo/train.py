@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules.head import Detect
-from ultralytics.utils.tal import dist2bbox
+from ultralytics.utils.tal import dist2bbox, make_anchors
 from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.families.ultralytics.train import StageTrainer
 from duet.families.yolo import build, roles
-from duet.families.yolo.heads import Pairs, class_layers, raw_parts
+from duet.families.yolo.heads import Pairs, TeachingHead, class_layers, raw_parts
 from duet.increments.state import DetectorState
 from duet.training.losses.distillation.responses import Anchors, Quantiles
 from duet.training.losses.distillation.table import resolve_distillation
@@ -36,8 +36,9 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         for module in model.modules():
             if isinstance(module, Detect):
                 module.fuse = _keep_branches
-        folded: nn.Module = model.fuse(verbose=False)
-        return folded
+        folded: Any = model.fuse(verbose=False)
+        folded.model[-1] = TeachingHead(folded.model[-1], objects=self.job.pseudo is not None)
+        return cast("nn.Module", folded)
 
     def class_rows(self, model: Any) -> list[nn.Parameter]:
         """Return weight and bias of the last class convolutions, those of old towers too."""
@@ -80,7 +81,7 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         share, and old parts that train. The branches have no trained tensor in common, so each
         sees the loss at its full weight. Parts that are kept need nothing: they cannot move.
         """
-        taught, asked = self._raw, self.ask_teacher(images)[1]
+        taught, asked = self._raw, self._asked(images)
         if self.job.adapts:  # no part is new: all that the head says was known before
             pairs = [(raw_parts(taught), raw_parts(asked))]
             if "one2one" in taught:
@@ -114,12 +115,13 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         return torch.stack(losses).mean(0)
 
     def _teacher_boxes(self, raw_BXA: torch.Tensor) -> torch.Tensor:
-        """Decode raw box outputs of the teacher, which has just run: ``(B, A, 4)`` xyxy px."""
-        head: Any = cast("Any", self.teacher).model[-1]
+        """Decode raw box outputs of the teacher: ``(B, A, 4)`` xyxy px."""
+        head: Any = cast("Any", self.teacher).network.model[-1].head
         head = head.heads[0] if hasattr(head, "heads") else head
-        points, strides = head.anchors[None], head.strides[None]
-        sides = head.dfl(raw_BXA)
-        corners: torch.Tensor = dist2bbox(sides, points, xywh=False, dim=1) * strides
+        cells = [[self.args.imgsz // int(stride)] * 2 for stride in head.stride]
+        sizes = torch.tensor(cells).to(raw_BXA)
+        points, strides = (one.T[None] for one in make_anchors(sizes, head.stride, 0.5))
+        corners: torch.Tensor = dist2bbox(head.dfl(raw_BXA), points, xywh=False, dim=1) * strides
         return corners.transpose(1, 2)
 
 
