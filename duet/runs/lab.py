@@ -163,7 +163,7 @@ class Lab:
         start = start.uncalibrated()
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
-        folder = self.folder / f"{job.phase}-{key[:16]}"
+        folder = self._place(job, key)
         with self._guard:
             lock = self._locks[key]
         with lock:
@@ -179,6 +179,13 @@ class Lab:
             found = _trained(folder, kept or read_outcome(folder, key), reused=kept is not None)
         self.listen(title, {"state": "finished" if kept is None else "reused"})
         return found
+
+    def forget(self, job: Job, key: str) -> None:
+        """Remove what a finished training left: all that was asked of it is known."""
+        shutil.rmtree(self._place(job, key), ignore_errors=True)
+
+    def _place(self, job: Job, key: str) -> Path:
+        return self.folder / f"{job.phase}-{key[:16]}"
 
     def _kept(self, title: str, folder: Path, key: str) -> Outcome | None:
         """Return the outcome of a finished job; None if it is to be trained, or trained on.

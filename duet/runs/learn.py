@@ -7,7 +7,7 @@ lab, so a stage only computes what is not on disk yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -75,6 +75,23 @@ def _joint(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
         yield _lone(setting, strategy, increment, trained)
 
 
+def alone(
+    setting: Setting, classes: Sequence[str], name: str, *, head: HeadForm = "rows",
+    trunk: Literal["trained", "frozen"] = "trained",
+) -> tuple[Job, DetectorState]:  # fmt: skip
+    """Return the job that trains θ_0 on one slice, and where it starts; see `train_alone`."""
+    start = setting.engine.start_state(
+        setting.theta_0, architecture=setting.architecture, head=head, classes=classes,
+        increment=name, seed=setting.seed,
+    )  # fmt: skip
+    job = Job(
+        family=setting.family, architecture=setting.architecture, head=head, phase="base",
+        parts=(JobPart(increment=name, classes=tuple(classes)),), schedule=setting.schedule,
+        trunk=trunk, seed=setting.seed,
+    )  # fmt: skip
+    return job, start
+
+
 def train_alone(
     setting: Setting, data: Slice, name: str, title: str = "", *, head: HeadForm = "rows",
     trunk: Literal["trained", "frozen"] = "trained",
@@ -91,18 +108,14 @@ def train_alone(
         head: Head form that is trained.
         trunk: Whether θ_0's shared tensors are; else the head part alone.
     """
+    job, start = alone(setting, data.classes, name, head=head, trunk=trunk)
+    return setting.lab.train(title or title_of(name, data), job, start, data)
+
+
+def title_of(name: str, data: Slice) -> str:
+    """Return what a training of one slice is called in the progress."""
     ends = " … ".join(dict.fromkeys((data.classes[0], data.classes[-1])))
-    title = title or f"{name}: {data.domain}[{ends}]"
-    start = setting.engine.start_state(
-        setting.theta_0, architecture=setting.architecture, head=head, classes=data.classes,
-        increment=name, seed=setting.seed,
-    )  # fmt: skip
-    job = Job(
-        family=setting.family, architecture=setting.architecture, head=head, phase="base",
-        parts=(JobPart(increment=name, classes=data.classes),), schedule=setting.schedule,
-        trunk=trunk, seed=setting.seed,
-    )  # fmt: skip
-    return setting.lab.train(title, job, start, data)
+    return f"{name}: {data.domain}[{ends}]"
 
 
 def run_base(setting: Setting, strategy: Strategy) -> StageResult:

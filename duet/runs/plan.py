@@ -17,6 +17,7 @@ from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.runs.evaluate import require_split
 from duet.runs.inputs import Inputs, read_strategies
 from duet.runs.learnable import coarsest_stride, require_company, require_learnable
+from duet.runs.needed import Cells, Look, looks
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
@@ -46,6 +47,11 @@ class RunPlan(Inputs):
         split: Split to evaluate on; empty = test if there is one, else val.
         command: The shell line, for the report.
         lab: Folder of the trainings, for runs that share them; default one in ``out``.
+        evaluations: Folder of the evaluations that runs share; default one in ``out``.
+        cells: Which detectors look at which domains, see `duet.runs.needed`.
+        watched: Domains where all do.
+        written: Classes of the series, in the order of its file; default that of ``series``.
+        begun: (domain, classes) that a run in the lab begins with; default this one's own.
     """
 
     strategies: tuple[Strategy, ...]
@@ -56,6 +62,11 @@ class RunPlan(Inputs):
     split: str = ""
     command: str = ""
     lab: Path | None = None
+    evaluations: Path | None = None
+    cells: Cells = "needed"
+    watched: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    begun: frozenset[Cut] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse what no training could finish; see `require_learnable`, `require_company`.
@@ -64,6 +75,8 @@ class RunPlan(Inputs):
             DataError: A data set lacks the chosen split, or an increment cannot be learned.
             ConfigError: A strategy cannot learn an increment, or a batch would be one tiny image.
         """
+        object.__setattr__(self, "written", self.written or self.series.labels)
+        object.__setattr__(self, "begun", self.begun or frozenset(self.steps[:1]))
         require_learnable(self.strategies, self.family, self.series.increments)
         require_split(self.series, self.split)
         if self.schedule.image_size < 2 * coarsest_stride(self.architecture):
@@ -88,6 +101,20 @@ class RunPlan(Inputs):
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:
         """(domain, classes) per increment."""
         return [(item.domain, item.classes) for item in self.series.increments]
+
+    @cached_property
+    def looks(self) -> tuple[Look, ...]:
+        """(stage, domain) of every evaluation of a chain."""
+        return looks(self.steps, self.series.domains, cells=self.cells, watched=self.watched)
+
+    def in_written_order(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Return classes in the order of the series file, whatever the order of learning."""
+        return tuple(name for name in self.written if name in frozenset(classes))
+
+    def reference_name(self, cut: Cut) -> str:
+        """Return what the head part of a reference is called: as the increment that it equals."""
+        same = (item.name for item in self.series.increments if (item.domain, item.classes) == cut)
+        return next(same, f"reference-{cut[0]}")
 
     @property
     def reference_cuts(self) -> list[Cut]:
@@ -129,6 +156,8 @@ def plan_run(
     references: bool = True,
     split: str = "",
     command: str = "",
+    cells: Cells = "needed",
+    watched: Sequence[str] = (),
 ) -> RunPlan:
     """Return what `execute` does with checked inputs; nothing is written.
 
@@ -141,6 +170,8 @@ def plan_run(
         references: See `RunPlan`.
         split: See `RunPlan`.
         command: See `RunPlan`.
+        cells: See `RunPlan`.
+        watched: See `RunPlan`.
 
     Raises:
         DuetError: A strategy is unknown or does not fit, or see `RunPlan`.
@@ -150,7 +181,7 @@ def plan_run(
     return RunPlan(
         **vars(inputs), strategies=read, seed=seed,
         out=out or Path("runs") / inputs.series.name, jobs=jobs or min(2, os.cpu_count() or 1),
-        references=references, split=split, command=command,
+        references=references, split=split, command=command, cells=cells, watched=tuple(watched),
     )  # fmt: skip
 
 

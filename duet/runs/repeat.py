@@ -21,6 +21,7 @@ from duet.progress import Listener
 from duet.runs.lab import RunJob, silent, tidy
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
 from duet.runs.questions import AnswerQuestion, answer_here
+from duet.runs.remember import EVALUATIONS
 from duet.runs.run import learn, require_chains
 from duet.runs.walls import require_runnable
 from duet.runs.worker import run_worker
@@ -51,8 +52,10 @@ def repeats(plan: RunPlan, *, seeds: int, orders: int) -> tuple[RunPlan, ...]:
     Raises:
         ConfigError: The series has fewer orders.
     """
-    plans = []
-    for number, series in enumerate(ordered(plan.series, orders, seed=plan.seed)):
+    plans, every = [], ordered(plan.series, orders, seed=plan.seed)
+    firsts = (series.increments[0] for series in every)
+    begun = frozenset((first.domain, first.classes) for first in firsts)
+    for number, series in enumerate(every):
         for seed in range(plan.seed, plan.seed + seeds):
             name = f"order-{number}-seed-{seed}" if orders > 1 else f"seed-{seed}"
             plans.append(
@@ -62,6 +65,9 @@ def repeats(plan: RunPlan, *, seeds: int, orders: int) -> tuple[RunPlan, ...]:
                     seed=seed,
                     out=plan.out / name,
                     lab=plan.lab or plan.out / "lab",
+                    evaluations=plan.evaluations or plan.out / EVALUATIONS,
+                    written=plan.written,
+                    begun=begun,
                 )
             )
     return tuple(plans)
