@@ -91,7 +91,7 @@ class Detections:
 
     def of(self, names: Collection[str]) -> Detections:
         """Return the detections whose class is among ``names``."""
-        wanted = [index for index, name in enumerate(self.labels) if name in names]
+        wanted = [self.labels.index(name) for name in names if name in self.labels]
         keep = np.isin(self.class_ids, wanted)
         return Detections(self.xyxy[keep], self.scores[keep], self.class_ids[keep], self.labels)
 
@@ -164,6 +164,10 @@ def check_class_ids(class_ids: npt.NDArray[np.int64], labels: LabelSpace) -> Non
         )
 
 
-def remapped_ids(source: LabelSpace, target: LabelSpace) -> Mapping[int, int]:
-    """Return source id -> target id for every class name that both label spaces know."""
-    return {index: target.index(name) for index, name in enumerate(source) if name in target}
+def remapped_ids(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.int64]:
+    """Return ``(source,)``: the position in ``target`` of each class of ``source``, -1 of others.
+
+    Classes are the same if their names are.
+    """
+    places = [target.index(name) if name in target else -1 for name in source]
+    return np.array(places, np.int64)

@@ -1,6 +1,8 @@
-"""Reading image files into arrays, and fitting them into the square that a network reads.
+"""Reading image files into arrays, and fitting them into what a network reads.
 
-Two ways to fit: "letterbox" keeps the aspect ratio and pads (YOLO), "stretch" does not (DETR).
+Three ways to fit: "letterbox" keeps the aspect ratio and pads to a square (training of YOLO),
+"rectangle" pads no further than the network needs (YOLO looking at images, as its engine does), and
+"stretch" fills a square (DETR).
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from duet.trees import lost_link
 Image = npt.NDArray[np.uint8]
 """``(H, W, 3)`` uint8, BGR, upright (see `duet.orientation`)."""
 
-Fit = Literal["letterbox", "stretch"]
+Fit = Literal["letterbox", "rectangle", "stretch"]
+
+STRIDE = 32
+"""What the sides of a network's input are multiples of, pixels, unless a network says otherwise."""
 
 PAD = 114  # grey of the letterbox border, as in the engines' training
 
@@ -156,58 +161,82 @@ def read_groups(
 
 @dataclass(frozen=True)
 class Fitted:
-    """One image fitted into a square.
+    """One image fitted into the input of a network.
 
     Attributes:
-        square: ``(S, S, 3)`` uint8, BGR.
-        scale: Square pixels per original pixel, along x and y.
-        offset: Left and top border in square pixels.
+        pixels: ``(h, w, 3)`` uint8, BGR: the input.
+        scale: Input pixels per original pixel, along x and y.
+        border: Left and top border in input pixels.
         size: Height and width of the original in pixels.
     """
 
-    square: np.ndarray
+    pixels: np.ndarray
     scale: tuple[float, float]
-    offset: tuple[int, int]
+    border: tuple[int, int]
     size: tuple[int, int]
 
     def to_original(self, xyxy: np.ndarray) -> np.ndarray:
-        """Map ``(n, 4)`` float xyxy from square pixels to original pixels, clipped to the image."""
+        """Map ``(n, 4)`` float xyxy from input pixels to original pixels, clipped to the image."""
         height, width = self.size
-        moved: Any = (xyxy - np.array(self.offset * 2, np.float32)) / np.array(
+        moved: Any = (xyxy - np.array(self.border * 2, np.float32)) / np.array(
             self.scale * 2, np.float32
         )
         clipped: np.ndarray = np.clip(moved, 0, [width, height, width, height]).astype(np.float32)
         return clipped
 
-    def to_square(self, boxes_N4: np.ndarray) -> np.ndarray:
-        """Map float32 cxcywh, normalised to the original, to such normalised to the square."""
-        side, (height, width) = len(self.square), self.size
-        share = np.array((self.scale[0] * width, self.scale[1] * height) * 2) / side
-        border = np.array((*self.offset, 0, 0)) / side
+    def to_input(self, boxes_N4: np.ndarray) -> np.ndarray:
+        """Map float32 cxcywh, normalised to the original, to such normalised to the input."""
+        (tall, wide), (height, width) = self.pixels.shape[:2], self.size
+        sides = np.array((wide, tall) * 2)
+        share = np.array((self.scale[0] * width, self.scale[1] * height) * 2) / sides
+        border = np.array((*self.border, 0, 0)) / sides
         moved: np.ndarray = (boxes_N4 * share + border).astype(np.float32)
         return moved
 
 
-def fit_image(image_HWC: np.ndarray, size: int, fit: Fit) -> Fitted:
-    """Fit an image into a ``size`` square.
+def squared(fit: Fit) -> Fit:
+    """Return how images become squares: in training, and for files that take nothing else."""
+    return "letterbox" if fit == "rectangle" else fit
+
+
+def input_shape(
+    shape: tuple[int, int], size: int, fit: Fit, stride: int = STRIDE
+) -> tuple[int, int]:
+    """Return height and width of what `fit_image` makes of an image of ``shape`` (h, w)."""
+    if fit != "rectangle":
+        return size, size
+    tall, wide = _scaled(shape, size)
+    return tall + (size - tall) % stride, wide + (size - wide) % stride
+
+
+def fit_image(image_HWC: np.ndarray, size: int, fit: Fit, stride: int = STRIDE) -> Fitted:
+    """Fit an image into the input of a network.
 
     Args:
         image_HWC: ``(H, W, 3)`` uint8, BGR.
-        size: Side of the square in pixels, a multiple of 32.
-        fit: ``"letterbox"`` keeps the aspect ratio and pads with grey, ``"stretch"`` scales x and y
-            apart.
+        size: Longer side of the input in pixels, a multiple of ``stride``.
+        fit: ``"letterbox"`` keeps the aspect ratio and pads with grey to a square, ``"rectangle"``
+            to the next multiple of ``stride`` a side, as Ultralytics' predictor does
+            (``LetterBox(auto=True)``); ``"stretch"`` scales x and y apart, to a square.
+        stride: Coarsest stride of the network in pixels.
     """
     height, width = image_HWC.shape[:2]
-    if fit == "stretch":
-        square = _resized(image_HWC, size, size)
-        return Fitted(square, (size / width, size / height), (0, 0), (height, width))
-    scale = size / max(height, width)
-    new_h, new_w = max(round(height * scale), 1), max(round(width * scale), 1)
-    left, top = (size - new_w) // 2, (size - new_h) // 2
-    square = np.full((size, size, 3), PAD, dtype=np.uint8)
-    square[top : top + new_h, left : left + new_w] = _resized(image_HWC, new_h, new_w)
+    new_h, new_w = (size, size) if fit == "stretch" else _scaled((height, width), size)
+    tall, wide = input_shape((height, width), size, fit, stride)
+    left, top = (wide - new_w) // 2, (tall - new_h) // 2
+    pixels = _resized(image_HWC, new_h, new_w)
+    if (tall, wide) != (new_h, new_w):
+        padded = np.full((tall, wide, 3), PAD, dtype=np.uint8)
+        padded[top : top + new_h, left : left + new_w] = pixels
+        pixels = padded
     # What the rounded sides really are, as the engine has it.
-    return Fitted(square, (new_w / width, new_h / height), (left, top), (height, width))
+    return Fitted(pixels, (new_w / width, new_h / height), (left, top), (height, width))
+
+
+def _scaled(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Return height and width of an image whose longer side becomes ``size``."""
+    scale = size / max(shape)
+    return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
 
 
 def _resized(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:

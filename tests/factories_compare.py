@@ -207,7 +207,7 @@ def _drawn(
     scores = np.concatenate([random.beta(5, 2, len(hits)), random.beta(2, 5, len(wrong))])
     order = np.argsort(-scores, kind="stable")
     flags = order < len(hits)
-    return ClassMatches(
+    return ClassMatches.counted(
         scores[order].astype(np.float32), images[order], flags, np.zeros(len(order), np.bool_),
         truths, np.where(flags, np.float32(0.75), 0),
     )  # fmt: skip
@@ -219,7 +219,7 @@ def _reordered(matches: Matches, order: npt.NDArray[np.int64]) -> Matches:
     return Matches(
         matches.keys[order],
         {
-            name: ClassMatches(
+            name: ClassMatches.counted(
                 item.scores,
                 place[item.images],
                 item.hit,

@@ -115,9 +115,8 @@ def _next(target: Path, form: str, image_size: int) -> tuple[str | Path, ...]:
     if form in ("onnx", "torchscript", "openvino"):
         return ("duet", "predict", target, "SOURCE")
     task = () if form == "pt" else ("task=detect",)
-    square = ("rect=False",) if form == "pt" else ()  # other files take nothing but squares
     size = f"imgsz={image_size}"
-    return ("yolo", "predict", *task, f"model={target}", "source=IMAGES", size, *square)
+    return ("yolo", "predict", *task, f"model={target}", "source=IMAGES", size)
 
 
 def _text(result: dict[str, Any]) -> str:

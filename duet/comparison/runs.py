@@ -156,7 +156,7 @@ def _facts(run: Run) -> Mapping[str, str]:
         "increments": ", ".join(increments),
         "split": protocol.eval_split,
         "images of the split": images or "unknown",
-        "image size": f"{protocol.image_size} px",
+        "image size": protocol.input,
         "detector": protocol.family,
         "image rule": protocol.image_rule,
         "AP": f"{protocol.ap.name} {protocol.ap.parameters}",

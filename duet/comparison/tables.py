@@ -255,7 +255,7 @@ def describe(found: Comparison) -> str:
     orders = len({key for run in found.runs if sorted(key := run.key[0]) == increments})
     also = f" and {count_of(orders - 1, 'other order')}" if orders > 1 else ""
     return (
-        f"{results.series.name}: {steps}{also}; {protocol.family}, {protocol.image_size} px, split "
+        f"{results.series.name}: {steps}{also}; {protocol.family}, {protocol.input}, split "
         f"{protocol.eval_split}; {count_of(len(found.runs), 'run')}. Indices and mAP50 in per cent."
     )
 

@@ -1,17 +1,16 @@
-"""Average precision per class, from one faster-coco-eval run per (model, domain).
+"""Average precision per class, as COCO defines it, from matches (`duet.evaluation.matching`).
 
 COCO matches and accumulates every class on its own (``maxDets`` is per image *and class*), so the
 mAP of any class subset is the mean over that subset of the per-class values: evaluating all classes
 once and slicing equals one run per subset with ``params.catIds``, at no extra cost.
 
-Source: Lin et al., Microsoft COCO, ECCV 2014; the numbers equal pycocotools'
-(tests/evaluation/test_ap.py).
+Source: Lin et al., Microsoft COCO, ECCV 2014; the numbers equal faster-coco-eval's to the bit and
+pycocotools' within rounding (tests/evaluation/test_judges.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,15 +19,23 @@ import numpy.typing as npt
 
 from duet.detections import Detections, check_class_ids, frozen_array, remapped_ids
 from duet.errors import ConfigError, DataError, did_you_mean
+from duet.evaluation.matching import (
+    BLOCK,
+    HIT,
+    IGNORED,
+    MAX_DETECTIONS,
+    Found,
+    Labelled,
+    Outcome,
+    match_blocks,
+)
 from duet.labels import LabelSpace
 
-MAX_DETECTIONS = 100
-"""Detections counted per image and class, the most confident first (COCO's value)."""
+THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+"""COCO's smallest overlaps, computed as COCO does; the first is that of AP50."""
 
-EVERY_AREA = (0.0, 1e5**2)
-"""Square pixels: COCO ignores unmatched detections outside, and objects."""
-
-_NO_AREA = 2 * EVERY_AREA[1]
+RECALLS = np.linspace(0.0, 1.0, 101)
+"""COCO's recall points, computed as COCO does: comparisons with them must round alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,20 +158,76 @@ def evaluate_ap(
         DataError: The two sequences differ in length, are empty, a truth id is out of range, or
             a detector shares no class name with ``labels``.
     """
-    _check(predictions, truths, labels)
-    run = coco_run(predictions, truths, labels)
-    precision = np.zeros((10, 101, len(labels)))  # IoU threshold, recall point, class
-    if run is not None:  # (..., areas, maxDets)
-        precision = np.asarray(run.eval["precision"], np.float64)[..., 0, 0]
-    labelled = Counter(int(i) for truth in truths for i in truth.class_ids[~truth.ignored])
+    return ap_of(compared(predictions, truths, labels, THRESHOLDS, common=True), labels)
+
+
+def compared(
+    predictions: Sequence[Detections],
+    truths: Sequence[Truth],
+    labels: LabelSpace,
+    thresholds: Sequence[float],
+    *,
+    common: bool = False,
+) -> Outcome:
+    """Match the detections of one model with the labels of one domain; arguments as `evaluate_ap`.
+
+    Args:
+        predictions: One entry per image.
+        truths: One entry per image.
+        labels: The classes to evaluate; their positions are those of the outcome.
+        thresholds: Smallest overlaps of a match, rising.
+        common: Refuse a detector that knows none of the classes, and no image at all.
+
+    Raises:
+        DataError: The two sequences differ in length, a truth id is out of range, or ``common``.
+    """
+    if len(predictions) != len(truths) or (common and not truths):
+        raise DataError(
+            f"one prediction per labelled image is needed (1 or more), got {len(predictions)} "
+            f"predictions and {len(truths)} images"
+        )
+    if common:
+        _require_common(predictions, labels)
+    return match_blocks(_blocks(predictions, truths, labels), len(labels), thresholds)
+
+
+def ap_of(outcome: Outcome, labels: LabelSpace) -> ClassAP:
+    """Return the AP of matches at `THRESHOLDS`."""
     ap50: dict[str, float | None] = {}
     ap: dict[str, float | None] = {}
+    objects: dict[str, int] = {}
     for index, name in enumerate(labels):
-        table = precision[:, :, index] if index in labelled else None
+        every, rows, theirs = outcome.of(index)
+        objects[name] = int(theirs.stop - theirs.start)
+        table = None
+        if objects[name]:
+            places = outcome.rows[rows] - every.start
+            table = _interpolated(places, outcome.kinds[rows], objects[name])
         ap50[name] = None if table is None else float(table[0].mean())
         ap[name] = None if table is None else float(table.mean())
-    objects = {name: labelled[index] for index, name in enumerate(labels)}
     return ClassAP(ap50, ap, objects=objects)
+
+
+def _interpolated(
+    places: npt.NDArray[Any], kinds: npt.NDArray[np.uint8], objects: int
+) -> npt.NDArray[np.float64]:
+    """Return ``(T, 101)``: the interpolated precision of one class at COCO's recall points.
+
+    It rises only where an object is found, so that other detections only count.
+
+    Args:
+        places: ``(m,)`` rising positions of the matched detections among all of the class.
+        kinds: ``(m, T)`` what the matches mean.
+        objects: How many there are to find, 1 or more.
+    """
+    counted = places[:, None] + 1 - np.cumsum(kinds == IGNORED, axis=0)
+    table = np.zeros((kinds.shape[1], len(RECALLS)))
+    for level, row in enumerate(table):
+        found = counted[kinds[:, level] == HIT, level]
+        hits = np.arange(1, len(found) + 1)
+        envelope = np.maximum.accumulate((hits / found)[::-1])[::-1]
+        row[:] = np.append(envelope, 0.0)[np.searchsorted(hits / objects, RECALLS)]
+    return table
 
 
 def backend() -> dict[str, Any]:
@@ -172,8 +235,8 @@ def backend() -> dict[str, Any]:
     from importlib.metadata import version
 
     return {
-        "name": "faster-coco-eval",
-        "version": version("faster-coco-eval"),
+        "name": "duet",
+        "version": version("duet-detect"),
         "parameters": {
             "iou_thresholds": "0.50:0.05:0.95",
             "recall_points": 101,
@@ -200,16 +263,9 @@ def _mean(values: Mapping[str, float | None], names: tuple[str, ...]) -> float:
     return float(np.mean(present))
 
 
-def _check(predictions: Sequence[Detections], truths: Sequence[Truth], labels: LabelSpace) -> None:
-    if len(predictions) != len(truths) or not truths:
-        raise DataError(
-            f"one prediction per labelled image is needed (1 or more), got {len(predictions)} "
-            f"predictions and {len(truths)} images"
-        )
-    for truth in truths:
-        check_class_ids(truth.class_ids, labels)
+def _require_common(predictions: Sequence[Detections], labels: LabelSpace) -> None:
     for known in {id(item.labels): item.labels for item in predictions}.values():
-        if not remapped_ids(known, labels):
+        if not any(name in labels for name in known):
             raise DataError(
                 f"the detector knows none of the evaluated classes: it knows "
                 f"{', '.join(known) or 'no class'}; evaluated are {', '.join(labels)}",
@@ -217,101 +273,45 @@ def _check(predictions: Sequence[Detections], truths: Sequence[Truth], labels: L
             )
 
 
-def coco_run(
-    predictions: Sequence[Detections],
-    truths: Sequence[Truth],
-    labels: LabelSpace,
-    thresholds: Sequence[float] | None = None,
-) -> Any:
-    """Return a finished `COCOeval_faster`, or None where one side is empty: it refuses that.
+def _blocks(
+    predictions: Sequence[Detections], truths: Sequence[Truth], labels: LabelSpace
+) -> Iterator[tuple[Found, Labelled]]:
+    """Yield detections of ``labels`` and objects as columns, some images at a time."""
+    new: dict[int, npt.NDArray[np.int64]] = {}  # of a label space, all of which stay alive
+    for item in predictions:
+        if id(item.labels) not in new:
+            new[id(item.labels)] = remapped_ids(item.labels, labels)
+    ends = np.cumsum([len(item) + 1 for item in predictions])  # an image without any counts, too
+    begin = 0
+    while begin < len(predictions):
+        before = ends[begin - 1] if begin else 0
+        end = max(int(np.searchsorted(ends, before + BLOCK, side="right")), begin + 1)
+        found, there = predictions[begin:end], truths[begin:end]
+        classes = np.concatenate([new[id(item.labels)][item.class_ids] for item in found])
+        known = classes >= 0
+        yield (
+            Found(
+                np.concatenate([item.xyxy for item in found])[known],
+                classes[known],
+                np.repeat(np.arange(begin, end), [len(item) for item in found])[known],
+                np.concatenate([item.scores for item in found])[known],
+            ),
+            _labelled(there, begin, labels),
+        )
+        begin = end
 
-    Args:
-        predictions: One entry per image.
-        truths: One entry per image.
-        labels: The classes to evaluate; their positions are the category ids.
-        thresholds: IoU thresholds; default COCO's ten.
-    """
-    found = _detection_records(predictions, labels)
-    labelled = _truth_records(truths, found)
-    if not found or not labelled:
-        return None
-    from faster_coco_eval import COCO, COCOeval_faster
 
-    frame = {
-        "images": [
-            {"id": index, "height": truth.height, "width": truth.width}
-            for index, truth in enumerate(truths)
-        ],
-        "categories": [{"id": index, "name": name} for index, name in enumerate(labels)],
-    }
-    run = COCOeval_faster(
-        COCO({**frame, "annotations": labelled}, print_function=_quiet),
-        COCO({**frame, "annotations": found}, print_function=_quiet),
-        iouType="bbox",
-        print_function=_quiet,
+def _labelled(truths: Sequence[Truth], first: int, labels: LabelSpace) -> Labelled:
+    """Return the objects of some images, which count from ``first``, as columns."""
+    classes = np.concatenate([truth.class_ids for truth in truths])
+    check_class_ids(classes, labels)
+    return Labelled(
+        np.concatenate([truth.xyxy for truth in truths]),
+        classes,
+        np.repeat(np.arange(first, first + len(truths)), [len(t.class_ids) for t in truths]),
+        np.concatenate([truth.ignored for truth in truths]),
+        np.concatenate([truth.crowds for truth in truths]),
     )
-    run.params.maxDets = [MAX_DETECTIONS]
-    run.params.areaRng, run.params.areaRngLbl = [list(EVERY_AREA)], ["all"]
-    if thresholds is not None:
-        run.params.iouThrs = np.asarray(thresholds, np.float64)
-    run.evaluate()
-    run.accumulate()
-    for truth in run.cocoGt.dataset["annotations"]:  # the library marks crowds only
-        truth["ignore"] = int(truth["ignore"] or truth["area"] == _NO_AREA)
-    return run
-
-
-def _truth_records(
-    truths: Sequence[Truth], found: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return COCO annotations of the objects, ignored ones marked so that they do not count.
-
-    COCO's only mark is ``iscrowd``, which also replaces IoU. A single ignored object is therefore
-    given an area that no area range holds, which COCO ignores at plain IoU. As that lets only one
-    detection match it, there is a copy for each detection that could.
-    """
-    guesses = Counter((record["image_id"], record["category_id"]) for record in found)
-    records: list[dict[str, Any]] = []
-    for image, truth in enumerate(truths):
-        columns = (truth.class_ids, truth.xyxy, truth.ignored, truth.crowds)
-        for index, box, ignored, crowd in zip(*columns, strict=True):
-            record = _record(image, index, box) | {"iscrowd": int(crowd)}
-            if not ignored or crowd:
-                records.append(record)
-                continue
-            copies = min(guesses[image, int(index)], MAX_DETECTIONS)
-            records += [{**record, "area": _NO_AREA} for _ in range(copies)]
-    return _numbered(records)
-
-
-def _detection_records(
-    predictions: Sequence[Detections], labels: LabelSpace
-) -> list[dict[str, Any]]:
-    return _numbered(
-        _record(image, ids[int(index)], box) | {"score": float(score)}
-        for image, item in enumerate(predictions)
-        for ids in (remapped_ids(item.labels, labels),)
-        for index, score, box in zip(item.class_ids, item.scores, item.xyxy, strict=True)
-        if int(index) in ids
-    )
-
-
-def _record(image: int, index: int, box: npt.NDArray[Any]) -> dict[str, Any]:
-    left, top, right, bottom = (float(value) for value in box)
-    # An inverted box has no area: a negative one would fall outside every COCO area range and
-    # silently stop counting as a false positive.
-    width, height = max(0.0, right - left), max(0.0, bottom - top)
-    return {
-        "image_id": image,
-        "category_id": int(index),
-        "bbox": [left, top, width, height],
-        "area": width * height,
-    }
-
-
-def _numbered(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    # Ids start at 1: the evaluators read a match with id 0 as "no match".
-    return [{"id": number, **record} for number, record in enumerate(records, start=1)]
 
 
 def _flags(name: str, value: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
@@ -321,7 +321,3 @@ def _flags(name: str, value: npt.NDArray[np.bool_], count: int) -> npt.NDArray[n
         raise DataError(f"{name} must have shape ({count},) like class_ids, but got {flags.shape}")
     flags.setflags(write=False)
     return flags
-
-
-def _quiet(*_: object) -> None:
-    """Swallow the library's progress lines: libraries return facts, they do not print."""

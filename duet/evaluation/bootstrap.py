@@ -4,39 +4,41 @@ A resample draws as many images as there are, with replacement; it is a row of w
 each image was drawn. All models that are compared get the same rows, so that what makes an image
 easy or hard for all of them cancels in their difference (Efron and Tibshirani, 1993; Koehn, 2004).
 
-**Exact and fast.** Interpolated precision rises only where an object is found, so it is enough to
-know, at each true positive, how many detections and how many hits came before. Both are sums over
-images: one matrix product per class, (resamples, images) x (images, true positives). Weights are
-whole numbers below 2^24, so float32 products are exact.
+**Exact and linear.** Interpolated precision rises only where an object is found, so it is enough to
+know, at each true positive, how many detections and how many hits came before. What lies between
+two true positives is a row of a sparse matrix, (true positives, images), whose product with the
+weights costs one addition per detection and resample. True positives are walked through in blocks,
+the least confident first, because what is reached later decides what counts before. Weights are
+whole numbers, of which a block holds less than 2^24: float32 products are exact.
 
 Shape legend: B resamples, I images, P true positives of a class.
 """
 
 from __future__ import annotations
 
+import itertools
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from duet.errors import ConfigError
+from duet.evaluation.ap import RECALLS
 from duet.evaluation.matches import ClassMatches
 
 Weights = npt.NDArray[np.float32]
-"""``(B, I)``: how often each image was drawn."""
+"""``(B, I)``: how often each image was drawn. Fastest where an image's weights are neighbours."""
 
 Sampled = npt.NDArray[np.float64]
 """``(B,)``: one value per resample; NaN where it is not defined."""
 
-RECALLS = np.linspace(0.0, 1.0, 101)
-"""COCO's recall points, computed as COCO does: comparisons with them must round alike."""
+BLOCK = 64
+"""True positives at a time: a few arrays of (BLOCK, B) are in a core's cache."""
 
-BLOCK = 256
-"""True positives per matrix product: bounds the (I, P) matrix."""
-
-ROWS = 4_000_000
-"""Elements of a (B, P) array at a time: bounds memory to some 100 MB."""
+DRAWN = 2_000_000
+"""Weights that are drawn at a time: bounds memory."""
 
 
 def resamples(images: int, count: int, *, seed: int, name: str) -> Weights:
@@ -55,8 +57,12 @@ def resamples(images: int, count: int, *, seed: int, name: str) -> Weights:
     if images < 1 or count < 0:
         raise ConfigError(f"1 image and 0 resamples at least, got {images} and {count}")
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    drawn = random.multinomial(images, np.full(images, 1 / images), size=count)
-    return np.vstack([np.ones((1, images)), drawn]).astype(np.float32)
+    weights = np.ones((images, count + 1), np.float32).T
+    step = max(DRAWN // images, 1)
+    for begin in range(1, count + 1, step):
+        rows = weights[begin : begin + step]
+        rows[:] = random.multinomial(images, np.full(images, 1 / images), size=len(rows))
+    return weights
 
 
 def weighted_ap50(found: ClassMatches, weights: Weights) -> Sampled:
@@ -74,17 +80,20 @@ def weighted_ap50(found: ClassMatches, weights: Weights) -> Sampled:
     """
     if weights.shape[1] != found.total:
         raise ConfigError(f"weights for {found.total} images are needed, got {weights.shape[1]}")
-    truths = (weights @ found.truths.astype(np.float32)).astype(np.float64)
-    ap50 = np.zeros(len(weights))
-    positives = np.flatnonzero(found.hit)
-    if len(positives):
-        step = max(ROWS // len(positives), 1)
-        for begin in range(0, len(weights), step):
-            rows = slice(begin, begin + step)
-            # Where no object was drawn nothing was found: any divisor above 0 will do.
-            objects = np.maximum(truths[rows], 1)
-            ap50[rows] = _interpolated(found, positives, weights[rows], objects)
-    ap50[truths == 0] = np.nan
+    truths = _drawn(found.owners, weights)
+    total = np.zeros(len(weights))
+    divisor = np.maximum(truths, 1)  # nothing is found where no object was drawn
+    later: Any = 0.0  # largest precision of what is less confident
+    for first, before, hits, counted in _backwards(found, weights):
+        precision = hits / (counted + np.spacing(1))
+        for row in precision[::-1]:  # from here on: the largest of this one and those after it
+            np.maximum(row, later, out=row)
+            later = row
+        # Recall points reached at each true positive; each belongs to the first that reaches it.
+        reached = _reached(np.concatenate([before[None], hits]) / divisor)
+        reached[0] *= not first
+        total += np.einsum("pb,pb->b", precision, np.diff(reached, axis=0).astype(np.float64))
+    ap50: Sampled = np.where(truths > 0, total / len(RECALLS), np.nan)
     return ap50
 
 
@@ -96,7 +105,7 @@ def weighted_share(part: npt.NDArray[Any], whole: npt.NDArray[Any], weights: Wei
         whole: ``(I,)`` counts per image.
         weights: ``(B, I)`` whole numbers.
     """
-    above, below = (weights @ counts.astype(np.float64) for counts in (part, whole))
+    above, below = (_drawn(np.repeat(np.arange(len(n)), n), weights) for n in (part, whole))
     share = np.full(len(weights), np.nan)
     np.divide(above, below, out=share, where=below > 0)
     return share
@@ -112,57 +121,92 @@ def recall_at_precision(found: ClassMatches, weights: Weights, precision: Sample
         weights: ``(B, I)`` whole numbers.
         precision: ``(B,)`` wanted.
     """
-    truths = weights @ found.truths.astype(np.float64)
+    truths = _drawn(found.owners, weights)
     recall = np.zeros(len(weights))
-    positives = np.flatnonzero(found.hit)  # cuts elsewhere have the recall of the one before
-    if len(positives):
-        step = max(ROWS // len(positives), 1)
-        for begin in range(0, len(weights), step):
-            rows = slice(begin, begin + step)
-            hits = np.cumsum(weights[rows][:, found.images[positives]], axis=1, dtype=np.float64)
-            counted = _counted_before(found, positives, weights[rows])
-            reached = hits >= precision[rows, None] * counted - np.spacing(counted)
-            recall[rows] = np.where(reached, hits, 0).max(axis=1)
+    for _, _, hits, counted in _backwards(
+        found, weights
+    ):  # cuts elsewhere: recall of the one before
+        reached = hits >= precision * counted - np.spacing(counted)
+        recall = np.maximum(recall, np.where(reached, hits, 0).max(axis=0))
     undefined = (truths == 0) | np.isnan(precision)
     return np.where(undefined, np.nan, recall / np.maximum(truths, 1))
 
 
-def _interpolated(
-    found: ClassMatches,
-    positives: npt.NDArray[np.int64],
-    weights: Weights,
-    truths: Sampled,
-) -> Sampled:
-    """Return the mean of the interpolated precision over the 101 recall points, ``(B,)``."""
-    hits = np.cumsum(weights[:, found.images[positives]], axis=1, dtype=np.float64)
-    precision = hits / (_counted_before(found, positives, weights) + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # Recall points reached at each true positive; each belongs to the first that reaches it.
-    reached = np.searchsorted(RECALLS, hits / truths[:, None], side="right")
-    first = np.diff(reached, axis=1, prepend=0)
-    mean: Sampled = np.einsum("bp,bp->b", envelope, first) / len(RECALLS)
-    return mean
+def _drawn(images: npt.NDArray[Any], weights: Weights) -> Sampled:
+    """Return ``(B,)``: how often what lies in ``images``, one entry each, was drawn in all."""
+    there, counts = np.unique(images, return_counts=True)
+    total = np.zeros(len(weights))
+    step = max(DRAWN // len(weights), 1)
+    for begin in range(0, len(there), step):
+        rows = slice(begin, begin + step)
+        total += counts[rows].astype(np.float64) @ weights.T[there[rows]]
+    return total
 
 
-def _counted_before(
-    found: ClassMatches, positives: npt.NDArray[np.int64], weights: Weights
-) -> npt.NDArray[np.float64]:
-    """Return ``(B, P)``: detections up to each true positive, itself included, ignored ones not."""
+def _backwards(
+    found: ClassMatches, weights: Weights
+) -> Iterator[tuple[bool, Sampled, Sampled, Sampled]]:
+    """Yield what lies before the true positives of a class, some at a time, the last ones first.
+
+    Yields:
+        Whether the block is the first of the class; ``(B,)`` hits before it; ``(p, B)`` hits up to
+        each true positive of the block, itself included; ``(p, B)`` detections likewise, ignored
+        ones left out.
+    """
+    positives = np.flatnonzero(found.hit)
     # Detections below the last true positive change no interpolated precision.
-    upto = slice(0, positives[-1] + 1)
-    counted = ~found.ignored[upto]
-    # Detections belong to the next true positive: earlier ones are those that come before them.
-    earlier: npt.NDArray[np.int64] = np.cumsum(found.hit[upto]) - found.hit[upto]
-    segment = earlier[counted]
-    images = found.images[upto][counted]
-    before = np.zeros(found.total)  # detections per image in earlier blocks
-    parts = []
-    for begin in range(0, len(positives), BLOCK):
-        width = min(BLOCK, len(positives) - begin)
-        lo, hi = np.searchsorted(segment, (begin, begin + width))
-        cells = images[lo:hi] * width + (segment[lo:hi] - begin)
-        added = np.bincount(cells, minlength=found.total * width).reshape(found.total, width)
-        upto_IP = before[:, None] + np.cumsum(added, axis=1)
-        before = upto_IP[:, -1]
-        parts.append(weights @ upto_IP.astype(np.float32))
-    return np.concatenate(parts, axis=1).astype(np.float64)
+    upto = slice(0, positives[-1] + 1 if len(positives) else 0)
+    counted = found.images[upto][~found.ignored[upto]]
+    ends = np.append(0, np.cumsum(~found.ignored[upto])[positives])
+    owners = found.images[positives]
+    by_image = np.ascontiguousarray(weights.T)
+    cuts = np.append(np.arange(0, len(positives), BLOCK), len(positives))
+    hits, seen = (
+        np.cumsum(_summed(images, at, by_image), axis=0, dtype=np.float64)
+        for images, at in ((owners, cuts), (counted, ends[cuts]))
+    )
+    for number in reversed(range(len(cuts) - 1)):
+        begin, end = cuts[number : number + 2]
+        before, earlier = (
+            column[number - 1] if number else np.zeros(len(weights)) for column in (hits, seen)
+        )
+        yield (
+            number == 0,
+            before,
+            _running(by_image[owners[begin:end]], before),
+            _running(_summed(counted, ends[begin : end + 1], by_image), earlier),
+        )
+
+
+def _summed(
+    images: npt.NDArray[Any], edges: npt.NDArray[Any], by_image: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return ``(p, B)``: the weights of the images from each edge to the next, summed."""
+    from scipy.sparse import csr_array
+
+    own = images[edges[0] : edges[-1]]
+    shape = (len(edges) - 1, len(by_image))
+    rows = csr_array((np.ones(len(own), np.float32), own, edges - edges[0]), shape)
+    summed: npt.NDArray[np.float32] = rows @ by_image
+    return summed
+
+
+def _running(rows: npt.NDArray[np.float32], before: Sampled) -> Sampled:
+    """Return running sums over ``(p, B)`` rows; row by row, because numpy's are slow that way."""
+    sums = rows.astype(np.float64)
+    sums[0] += before
+    for one, following in itertools.pairwise(sums):
+        following += one
+    return sums
+
+
+def _reached(recall: Sampled) -> npt.NDArray[np.int64]:
+    """Return how many of the recall points each recall reaches, as `np.searchsorted` tells.
+
+    The points are so regular that only the nearest one has to be looked at.
+    """
+    most = len(RECALLS) - 1
+    nearest = (recall * most + 0.5).astype(np.int64)
+    np.minimum(nearest, most, out=nearest)
+    reached: npt.NDArray[np.int64] = nearest + (RECALLS.take(nearest) <= recall)
+    return reached

@@ -193,7 +193,7 @@ def deployment(
 
 
 def _of_class(found: ClassMatches, threshold: float, precision: float | None) -> ClassDeployment:
-    objects = int(found.truths.sum())
+    objects = len(found.owners)
     errors = lrp(found)
     shown = int((found.scores >= np.float32(threshold)).sum())
     best = int(errors.argmin())
@@ -210,7 +210,7 @@ def _of_class(found: ClassMatches, threshold: float, precision: float | None) ->
 def _upto(found: ClassMatches, shown: int) -> Counted:
     """Return what the surest detections of a class find."""
     hits, counted = int(found.hit[:shown].sum()), int(_counts(found)[:shown].sum())
-    return Counted(objects=int(found.truths.sum()), found=hits, wrong=counted - hits)
+    return Counted(objects=len(found.owners), found=hits, wrong=counted - hits)
 
 
 def _at_precision(found: ClassMatches, precision: float) -> Counted:
@@ -228,7 +228,7 @@ def lrp(found: ClassMatches) -> npt.NDArray[np.float64]:
     Localization Recall Precision, ECCV 2018 and TPAMI 2021 (arXiv 2011.10772). Cuts between equal
     scores are not told from others.
     """
-    objects = int(found.truths.sum())
+    objects = len(found.owners)
     steps = np.arange(len(found.scores) + 1)
     right, counted, apart = np.zeros((3, len(steps)))
     right[1:] = np.cumsum(found.hit)
@@ -283,13 +283,15 @@ def pooled(found: Matches, names: Iterable[str], thresholds: Mapping[str, float]
     def joined(parts: Iterable[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
         return np.concatenate([np.zeros(0, dtype), *parts])[order]
 
+    owners = np.concatenate([np.zeros(0, np.int32), *(one.owners for one in rows.values())])
     return ClassMatches(
         joined(margins, np.float32),
-        joined((one.images for one in rows.values()), np.int64),
+        joined((one.images for one in rows.values()), np.int32),
         joined((one.hit for one in rows.values()), np.bool_),
         joined((one.ignored for one in rows.values()), np.bool_),
-        sum((one.truths for one in rows.values()), np.zeros(len(found.keys), np.int64)),
         joined((one.iou for one in rows.values()), np.float32),
+        np.sort(owners),
+        len(found.keys),
     )
 
 

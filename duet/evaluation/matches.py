@@ -1,8 +1,8 @@
 """Which detection found an object, image by image: what AP50 is made of, kept beside it.
 
 AP of any re-weighting of the images can be computed from a `Matches` without a detector, which is
-what a paired bootstrap needs (`duet.evaluation.bootstrap`). The matching is faster-coco-eval's own;
-with every image counting once the file gives the AP50 of `evaluate_ap` again.
+what a paired bootstrap needs (`duet.evaluation.bootstrap`). With every image counting once the file
+gives the AP50 of `evaluate_ap` again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from duet.detections import Detections
 from duet.errors import DataError
-from duet.evaluation.ap import EVERY_AREA, MAX_DETECTIONS, Truth, coco_run
+from duet.evaluation.ap import THRESHOLDS, ClassAP, Truth, ap_of, compared
+from duet.evaluation.matching import HIT, IGNORED, Outcome
 from duet.files import atomic_path, require_file
 from duet.labels import LabelSpace
 
@@ -32,8 +33,11 @@ _DAMAGE = (
 
 Parsed = TypeVar("Parsed")
 
-IOU = 0.5
+IOU = THRESHOLDS[0]
 """Smallest overlap of a detection with the object that it finds."""
+
+MOST_OBJECTS = 10**8
+"""Labelled objects of a file; the largest data sets have some 10 to 30 millions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,36 +49,61 @@ class ClassMatches:
 
     Attributes:
         scores: ``(n,)`` float32, confidence in ``[0, 1]``, falling.
-        images: ``(n,)`` int64, position of the image.
+        images: ``(n,)`` integers, position of the image.
         hit: ``(n,)`` bool, whether it found a labelled object at IoU 0.5.
         ignored: ``(n,)`` bool, neither right nor wrong: it lies on an ignored object.
-        truths: ``(images,)`` int64, labelled objects per image, ignored ones left out.
         iou: ``(n,)`` float32, overlap with the object that it found; 0 where it found none.
+        owners: Position of the image of each labelled object, rising, ignored ones left out: most
+            images hold no object of a class.
+        total: Number of images.
     """
 
     scores: npt.NDArray[np.float32]
-    images: npt.NDArray[np.int64]
+    images: npt.NDArray[np.integer[Any]]
     hit: npt.NDArray[np.bool_]
     ignored: npt.NDArray[np.bool_]
-    truths: npt.NDArray[np.int64]
     iou: npt.NDArray[np.float32]
+    owners: npt.NDArray[np.integer[Any]]
+    total: int
 
     def __post_init__(self) -> None:
         n = len(self.scores)
         lengths = {len(self.images), len(self.hit), len(self.ignored), len(self.iou)}
-        if lengths != {n} or (n and not 0 <= self.images.min() <= self.images.max() < self.total):
+        if lengths != {n} or not (self._within(self.images) and self._within(self.owners)):
             raise DataError(
                 f"matches need equally long columns ({n}) and images below {self.total}"
             )
-        if self.truths.min(initial=0) < 0:
-            raise DataError("matches cannot hold fewer than 0 objects in an image")
         if not (np.diff(self.scores) <= 0).all() or (self.hit & self.ignored).any():
             raise DataError("matches must be ordered by score, and a hit is not ignored")
 
+    def _within(self, images: npt.NDArray[np.integer[Any]]) -> bool:
+        return not len(images) or bool(0 <= images.min() <= images.max() < self.total)
+
+    @classmethod
+    def counted(
+        cls,
+        scores: npt.NDArray[np.float32],
+        images: npt.NDArray[np.integer[Any]],
+        hit: npt.NDArray[np.bool_],
+        ignored: npt.NDArray[np.bool_],
+        truths: npt.NDArray[np.integer[Any]],
+        iou: npt.NDArray[np.float32],
+    ) -> ClassMatches:
+        """Build from ``(images,)`` counts of labelled objects; the other columns as they are.
+
+        Raises:
+            DataError: The columns do not fit each other, or a count is below 0.
+        """
+        if truths.min(initial=0) < 0:
+            raise DataError("matches cannot hold fewer than 0 objects in an image")
+        some = np.flatnonzero(truths)
+        owners = np.repeat(some.astype(np.int32), truths[some])
+        return cls(scores, images, hit, ignored, iou, owners, len(truths))
+
     @property
-    def total(self) -> int:
-        """Number of images."""
-        return len(self.truths)
+    def truths(self) -> npt.NDArray[np.int64]:
+        """``(total,)`` labelled objects per image, ignored ones left out."""
+        return np.bincount(self.owners, minlength=self.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +139,42 @@ def match(
         labels: The classes to evaluate.
         keys: ``(images,)`` uint64, see `Matches`.
     """
-    counts = np.zeros((len(truths), len(labels)), np.int64)
-    for image, truth in enumerate(truths):
-        np.add.at(counts[image], truth.class_ids[~truth.ignored], 1)
-    run = coco_run(predictions, truths, labels, [IOU])
-    scores, classes, images, hit, ignored, iou = _columns(run)
-    order = np.lexsort((-scores, classes))  # stable: ties keep the image order
-    parts = np.split(order, np.searchsorted(classes[order], np.arange(len(labels))))[1:]
-    found = {
-        name: ClassMatches(
-            scores[rows], images[rows], hit[rows], ignored[rows], counts[:, index], iou[rows]
-        )
-        for index, (name, rows) in enumerate(zip(labels, parts, strict=True))
-    }
+    return matches_of(compared(predictions, truths, labels, [IOU]), labels, keys)
+
+
+def measure(
+    predictions: Sequence[Detections],
+    truths: Sequence[Truth],
+    labels: LabelSpace,
+    keys: npt.NDArray[np.uint64],
+) -> tuple[ClassAP, Matches]:
+    """Return what `evaluate_ap` and `match` do, matched once; arguments and errors as theirs."""
+    outcome = compared(predictions, truths, labels, THRESHOLDS, common=True)
+    return ap_of(outcome, labels), matches_of(outcome, labels, keys)
+
+
+def matches_of(outcome: Outcome, labels: LabelSpace, keys: npt.NDArray[np.uint64]) -> Matches:
+    """Return the matches at the first threshold of an outcome, which is to be `IOU`.
+
+    Args:
+        outcome: Of ``labels``.
+        labels: The evaluated classes.
+        keys: ``(images,)`` uint64, see `Matches`.
+    """
+    n = len(outcome.scores)
+    hit, ignored = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    iou = np.zeros(n, np.float32)
+    kinds = outcome.kinds[:, 0]
+    hit[outcome.rows[kinds == HIT]] = True
+    ignored[outcome.rows[kinds == IGNORED]] = True
+    iou[outcome.rows] = np.where(kinds == HIT, outcome.overlap, 0)
+    found = {}
+    for index, name in enumerate(labels):
+        cut, _, objects = outcome.of(index)
+        found[name] = ClassMatches(
+            outcome.scores[cut], outcome.images[cut], hit[cut], ignored[cut], iou[cut],
+            outcome.objects[objects], len(keys),
+        )  # fmt: skip
     return Matches(np.asarray(keys, np.uint64), found)
 
 
@@ -146,9 +198,9 @@ def match_arrays(matches: Matches) -> dict[str, npt.NDArray[Any]]:
         "keys": matches.keys,
         "classes": np.array(list(matches.classes), dtype=np.str_),
         "counts": np.array([len(item.scores) for item in found], np.int64),
-        "truths": _small(_joined([item.truths for item in found], np.int64)),
+        "truths": _truths(found, total),
         "scores": _joined([item.scores for item in found], np.float32),
-        "images": _small(_joined([item.images for item in found], np.int64), total),
+        "images": _joined([item.images for item in found], np.min_scalar_type(total)),
         "hit": np.packbits(_joined([item.hit for item in found], np.bool_)),
         "ignored": np.packbits(_joined([item.ignored for item in found], np.bool_)),
         "iou": _joined([item.iou for item in found], np.float32),
@@ -183,74 +235,39 @@ def load_arrays(path: Path, parse: Callable[[Mapping[str, npt.NDArray[Any]]], Pa
         ) from None
 
 
-def _columns(run: Any) -> tuple[npt.NDArray[Any], ...]:
-    """Return what `coco_run` found: scores, classes, images, hits, ignored, IoU; by image.
-
-    Args:
-        run: With one IoU threshold; None where one side was empty, so that nothing is matched.
-    """
-    found = [] if run is None else run.cocoDt.dataset["annotations"]
-    ids = np.array([item["id"] for item in found], np.int64)
-    images = np.array([item["image_id"] for item in found], np.int64)
-    classes = np.array([item["category_id"] for item in found], np.int64)
-    scores = np.array([item["score"] for item in found], np.float32)
-    area = np.array([item["area"] for item in found], np.float64)
-    # The library gives its matches as "detection_truth" -> IoU.
-    matched_iou = {} if run is None else run.eval["matched"]
-    pairs = np.array([key.split("_") for key in matched_iou], np.int64).reshape(-1, 2)
-    truths = [] if run is None else run.cocoGt.dataset["annotations"]
-    skipped = [truth["id"] for truth in truths if truth["ignore"]]
-    matched = np.isin(ids, pairs[:, 0])
-    on_ignored = np.isin(ids, pairs[np.isin(pairs[:, 1], skipped), 0])
-    outside = ~matched & ((area < EVERY_AREA[0]) | (area > EVERY_AREA[1]))
-    ranked = np.lexsort((-scores, classes, images))  # stable: equal scores as they were found
-    kept = ranked[_rank_in_group(images[ranked], classes[ranked]) < MAX_DETECTIONS]
-    hit = matched & ~on_ignored
-    iou = np.zeros(len(ids), np.float32)
-    iou[np.searchsorted(ids, pairs[:, 0])] = list(matched_iou.values())  # ids rise
-    columns = (scores, classes, images, hit, on_ignored | outside, np.where(hit, iou, 0))
-    return tuple(column[kept] for column in columns)
-
-
-def _rank_in_group(
-    images: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Return the position of each row within its run of equal (image, class)."""
-    rows = np.arange(len(images))
-    new = np.ones(len(images), np.bool_)
-    new[1:] = (np.diff(images) != 0) | (np.diff(classes) != 0)
-    ranks: npt.NDArray[np.int64] = rows - np.maximum.accumulate(np.where(new, rows, 0))
-    return ranks
-
-
 def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
-    return np.concatenate([np.zeros(0, dtype), *parts])
+    return np.concatenate([np.zeros(0, dtype), *parts], dtype=dtype, casting="unsafe")
 
 
-def _small(values: npt.NDArray[np.int64], limit: int | None = None) -> npt.NDArray[Any]:
-    """Return non-negative integers in the smallest type that holds them."""
-    largest = limit if limit is not None else int(values.max(initial=0))
-    return values.astype(np.min_scalar_type(largest))
+def _truths(found: Sequence[ClassMatches], total: int) -> npt.NDArray[Any]:
+    """Return ``(classes * total,)`` counts, in the smallest type that holds them."""
+    most = max((int(item.truths.max(initial=0)) for item in found), default=0)
+    table = np.zeros((len(found), total), np.min_scalar_type(most))
+    for row, item in zip(table, found, strict=True):
+        row[:] = item.truths
+    return table.reshape(-1)
 
 
 def parse_matches(stored: Mapping[str, npt.NDArray[Any]]) -> Matches:
     """Return the matches of `match_arrays`; files of older versions hold no IoU."""
     keys, names, counts = stored["keys"], stored["classes"], stored["counts"]
-    truths = stored["truths"].astype(np.int64).reshape(len(names), len(keys))
+    truths = stored["truths"].reshape(len(names), len(keys))
+    if truths.sum(dtype=np.float64) > MOST_OBJECTS:  # a few bytes of a file can say so
+        raise DataError(f"matches cannot hold more than {MOST_OBJECTS} objects")
     total = len(stored["scores"])
     if {len(stored["hit"]), len(stored["ignored"])} != {-(-total // 8)}:
         raise DataError(f"matches need a flag for each of {total} detections")
     hit, ignored = (
         np.unpackbits(stored[name], count=total).astype(np.bool_) for name in ("hit", "ignored")
     )
-    images = stored["images"].astype(np.int64)
+    images = stored["images"].astype(np.int32)
     iou = stored.get("iou", np.zeros(total, np.float32))
     edges = np.concatenate([[0], np.cumsum(counts)])
     cuts = [slice(begin, end) for begin, end in itertools.pairwise(edges)]
     return Matches(
         keys,
         {
-            str(name): ClassMatches(
+            str(name): ClassMatches.counted(
                 stored["scores"][cut], images[cut], hit[cut], ignored[cut], truths[index], iou[cut]
             )
             for index, (name, cut) in enumerate(zip(names, cuts, strict=True))

@@ -1,11 +1,11 @@
-"""From the outputs of a network to objects in its square; no engine is needed for it.
+"""From the outputs of a network to objects in its input; no engine is needed for it.
 
 Four layouts are known, because engines and exported files end at different places:
 
-    anchors   (4 + C, A)  cxcywh px of the square, class scores; overlapping boxes are suppressed
-    picked    (K, 6)      xyxy px of the square, score, class: end-to-end YOLO
-    picked-n  (K, 6)      cxcywh normalised to the square, score, class: Ultralytics RT-DETR
-    queries   (Q, 4 + C)  cxcywh normalised to the square, class scores: other DETRs
+    anchors   (4 + C, A)  cxcywh px of the input, class scores; overlapping boxes are suppressed
+    picked    (K, 6)      xyxy px of the input, score, class: end-to-end YOLO
+    picked-n  (K, 6)      cxcywh normalised to the input, score, class: Ultralytics RT-DETR
+    queries   (Q, 4 + C)  cxcywh normalised to the input, class scores: other DETRs
 
 Scores are in [0, 1]. A network gives one such array per image, batch first.
 """
@@ -19,19 +19,19 @@ import torch
 Layout = Literal["anchors", "picked", "picked-n", "queries"]
 
 Objects = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""``(n, 4)`` xyxy in square pixels, ``(n,)`` scores, ``(n,)`` class ids; best first."""
+"""``(n, 4)`` xyxy in input pixels, ``(n,)`` scores, ``(n,)`` class ids; best first."""
 
 
 def decode(
-    output: torch.Tensor, layout: Layout, *, size: int, confidence: float | torch.Tensor,
-    iou: float, limit: int, multi_label: bool = True,
+    output: torch.Tensor, layout: Layout, *, size: tuple[int, int],
+    confidence: float | torch.Tensor, iou: float, limit: int, multi_label: bool = True,
 ) -> Objects:  # fmt: skip
     """Return the objects in one image's output.
 
     Args:
         output: Without the batch dimension, see the table above.
         layout: What the numbers mean.
-        size: Side of the square in pixels.
+        size: Height and width of the input in pixels.
         confidence: Objects must score above it; ``(C,)`` for a value per class.
         iou: Boxes of one class that overlap more are suppressed; used by ``anchors`` only.
         limit: At most this many objects remain.
@@ -46,7 +46,7 @@ def decode(
         output = pick(output, output[:, 4:].numel() if every else limit)
     boxes, scores, class_ids = output[:, :4], output[:, 4], output[:, 5].long()
     if layout != "picked":
-        boxes = corners(boxes) * size
+        boxes = corners(boxes) * boxes.new_tensor((size[1], size[0]) * 2)
     if isinstance(confidence, torch.Tensor):  # `Detections` refuses ids that no class has
         confidence = confidence[class_ids.clamp(0, len(confidence) - 1)]
     order = scores.argsort(descending=True, stable=True)
@@ -64,7 +64,7 @@ def suppress(
     machine, so torchvision's is called directly.
 
     Args:
-        y_CA: ``(4 + C, A)``: cxcywh in square pixels, then class scores in [0, 1].
+        y_CA: ``(4 + C, A)``: cxcywh in input pixels, then class scores in [0, 1].
         confidence: Candidates must score above it; ``(C,)`` for a value per class.
         iou: Boxes of one class that overlap more are suppressed.
         limit: At most this many detections remain, best first.

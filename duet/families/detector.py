@@ -14,7 +14,7 @@ from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
 from duet.families.decode import Layout, decode
 from duet.families.doubles import Rivals, one_each, rivals_of
-from duet.images import Fit, Fitted, fit_image
+from duet.images import STRIDE, Fit, Fitted, fit_image, input_shape, squared
 from duet.labels import LabelSpace
 
 
@@ -43,16 +43,17 @@ class ImageDetector:
     """A network that is ready to look at images.
 
     Attributes:
-        module: Maps ``(B, 3, S, S)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
+        module: Maps ``(B, 3, H, W)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
             alone or as the first item of a tuple.
         labels: Class names in the order of the outputs.
         increments: Increment that each class came with, in the same order; "" where its scores
             cannot be compared, see `duet.increments.scores.comparable`.
-        image_size: S, pixels.
-        fit: How images become squares.
+        image_size: Longer side of what it reads, pixels.
+        fit: How images become such.
         layout: What the outputs mean.
         device: Where it runs.
         batch: Largest batch; exported files of a static shape take one image at a time.
+        stride: Its coarsest stride in pixels, see `fit_image`.
     """
 
     module: Callable[[torch.Tensor], Any]
@@ -63,6 +64,7 @@ class ImageDetector:
     layout: Layout
     device: str = "cpu"
     batch: int = 32
+    stride: int = STRIDE
 
     def __call__(
         self,
@@ -80,24 +82,36 @@ class ImageDetector:
     @torch.no_grad()
     def views(self, images: Sequence[np.ndarray], *views: View) -> tuple[list[Detections], ...]:
         """Return what each of several views shows of the images, which are looked at once."""
-        found: tuple[list[Detections], ...] = tuple([] for _ in views)
+        found: tuple[dict[int, Detections], ...] = tuple({} for _ in views)
         rivals = [rivals_of(view.agnostic, self.labels, self.increments) for view in views]
         place = torch.device(self.device)
-        for group in batches(images, self.batch):
-            fitted = [fit_image(image, self.image_size, self.fit) for image in group]
-            output = self.module(to_batch([one.square for one in fitted], place))
+        for group in self._groups(images):
+            fitted = [self._fitted(images[index]) for index in group]
+            output = self.module(to_batch([one.pixels for one in fitted], place))
             rows = output[0] if isinstance(output, tuple) else output
-            for row, one in zip(rows, fitted, strict=True):
+            for index, row, one in zip(group, rows, fitted, strict=True):
                 for view, apart, seen in zip(views, rivals, found, strict=True):
-                    seen.append(self._seen(row, one, view, apart))
-        return found
+                    seen[index] = self._seen(row, one, view, apart)
+        return tuple([seen[index] for index in range(len(images))] for seen in found)
+
+    def _groups(self, images: Sequence[np.ndarray]) -> Iterator[Sequence[int]]:
+        """Yield the places of images that go in together: their inputs are of one shape."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            shape = input_shape(image.shape[:2], self.image_size, self.fit, self.stride)
+            alike.setdefault(shape, []).append(index)
+        for places in alike.values():
+            yield from batches(places, self.batch)
+
+    def _fitted(self, image: np.ndarray) -> Fitted:
+        return fit_image(image, self.image_size, self.fit, self.stride)
 
     def _seen(
         self, row: torch.Tensor, one: Fitted, view: View, rivals: Rivals | None
     ) -> Detections:
         least = view.confidence
         boxes, scores, class_ids = decode(
-            row, self.layout, size=self.image_size,
+            row, self.layout, size=one.pixels.shape[:2],
             confidence=row.new_tensor(least) if isinstance(least, tuple) else least,
             iou=view.iou, multi_label=view.multi_label,
             limit=view.limit if rivals is None else sys.maxsize,  # it is for what remains
@@ -108,15 +122,16 @@ class ImageDetector:
         return found if rivals is None else one_each(found, rivals, view.limit)
 
 
-def to_batch(squares: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-    """Stack BGR uint8 squares into ``(B, 3, S, S)`` float32 RGB in [0, 1]."""
-    batch = np.stack(squares)[..., ::-1].transpose(0, 3, 1, 2)
+def to_batch(inputs: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Stack BGR uint8 inputs of one shape into ``(B, 3, H, W)`` float32 RGB in [0, 1]."""
+    batch = np.stack(inputs)[..., ::-1].transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(batch)).to(device).float() / 255
 
 
 def prepare_batch(images: Sequence[np.ndarray], size: int, fit: Fit) -> torch.Tensor:
     """Fit BGR uint8 images of any size: ``(B, 3, S, S)`` float32 RGB in [0, 1] on the CPU."""
-    return to_batch([fit_image(image, size, fit).square for image in images], torch.device("cpu"))
+    fitted = [fit_image(image, size, squared(fit)).pixels for image in images]
+    return to_batch(fitted, torch.device("cpu"))
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -178,7 +178,7 @@ class Exportable:
             ``layout``, batch first, alone or as the first item of a tuple. Without an engine the
             module must be traceable and give the outputs alone.
         layout: What the outputs mean.
-        fit: How images become squares.
+        fit: How images become inputs.
         engine: The engine's own exporter, used for the formats it knows: its files carry what the
             engine's users expect. Other formats, if any, duet traces itself.
         unpick: Let a network of `build` give all places that it would pick its rows from,

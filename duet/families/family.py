@@ -23,7 +23,7 @@ from duet.families.exportable import Exportable
 from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
 from duet.families.rows import apply_scores
-from duet.images import Fit
+from duet.images import Fit, squared
 from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
 from duet.increments.scores import comparable
@@ -45,15 +45,12 @@ class Family(ABC):
         name: As in the table.
         row: Of the table.
         rules: What the family knows about names of tensors.
-        fit: How images become squares: in training, for inference and in exported files.
-            Stretched, unless a family says otherwise.
         layout: What the outputs of `network` mean.
     """
 
     name: str
     row: FamilyRow
     rules: RoleRules
-    fit: Fit = "stretch"
     layout: Layout
 
     # ---- what a family writes ---------------------------------------------------------------
@@ -154,6 +151,11 @@ class Family(ABC):
         return None
 
     # ---- what follows from it ---------------------------------------------------------------
+
+    @property
+    def fit(self) -> Fit:
+        """How images become inputs, see `FamilyRow`."""
+        return self.row.fit
 
     @property
     def licence(self) -> str:
@@ -258,7 +260,7 @@ class Family(ABC):
 
     def prepare(self, images: Sequence[np.ndarray], *, image_size: int) -> torch.Tensor:
         """Return BGR uint8 images of any size as ``(B, 3, S, S)`` float32 in [0, 1] on the CPU."""
-        return prepare_batch(images, image_size, self.fit)
+        return prepare_batch(images, image_size, squared(self.fit))
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how the detector becomes files of other programs; nothing is built yet.
@@ -266,7 +268,8 @@ class Family(ABC):
         By default duet traces the network; an engine's own exporter is for the family to add.
         """
         state = self.calibrated(state)
-        return Exportable(functools.partial(self.network, state), self.layout_of(state), self.fit)
+        build, layout = functools.partial(self.network, state), self.layout_of(state)
+        return Exportable(build, layout, squared(self.fit))
 
     def _new_part(
         self, own: Tensors, known: Sequence[str], classes: Sequence[str], *, architecture: str,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from duet.errors import ConfigError
 from duet.increments.forms import HeadForm
+
+if TYPE_CHECKING:
+    from duet.images import Fit
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class FamilyRow:
         architectures: Pattern of its architecture names.
         heads: The head form that it builds for each form that a strategy asks for.
         files: What its engine writes: suffixes of files, or names of a file in a folder.
+        fit: How images become inputs for inference and evaluation; where all must be squares, as in
+            training and in exported files, see `duet.images.squared`.
         leaves_out: Whether its loss can leave known classes out that nobody labelled.
         install: What `pip install` is given to get its engine; empty if the package brings it.
     """
@@ -32,6 +38,7 @@ class FamilyRow:
     architectures: str
     heads: Mapping[str, HeadForm]
     files: tuple[str, ...] = ()
+    fit: Fit = "stretch"
     leaves_out: bool = False
     install: str = ""
 

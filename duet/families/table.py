@@ -37,6 +37,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             r"yolo(v?\d+)[nslmxtceb](6|-p2|-p6)?\.yaml",
             {"rows": "rows", "towers": "towers", "parallel": "parallel"},
             (".pt", ".pth"),
+            fit="rectangle",
             leaves_out=True,
             install="ultralytics==8.4.190",
         ),

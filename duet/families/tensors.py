@@ -15,11 +15,12 @@ from duet.vectors.tensors import Tensors
 
 
 def plain_tensors(model: nn.Module) -> Tensors:
-    """Return copies of a module's tensors on the CPU, floats as float32."""
-    return {
-        k: v.detach().float().cpu().clone() if v.is_floating_point() else v.cpu().clone()
+    """Return copies of a module's tensors on the CPU in the default order, floats as float32."""
+    copied = {
+        k: v.detach().float().cpu() if v.is_floating_point() else v.cpu()
         for k, v in model.state_dict().items()
     }
+    return {k: v.clone(memory_format=torch.contiguous_format) for k, v in copied.items()}
 
 
 def require_fit(tensors: Tensors, expected: Tensors, summary: str) -> None:

@@ -254,7 +254,7 @@ def protocol_table(results: Results) -> Table:
         ("Series", results.series.name),
         (
             "Detector",
-            f"{protocol.family}, {protocol.image_size} px, head form {protocol.head_form}",
+            f"{protocol.family}, {protocol.input}, head form {protocol.head_form}",
         ),
         ("Evaluation split", protocol.eval_split),
         ("Images evaluated", protocol.image_rule),

@@ -79,10 +79,17 @@ class Protocol(Config):
     ap: ApBackend
     seed: int
     image_size: Annotated[int, Field(ge=1)]
-    """Pixels, square input of the detector."""
+    """Pixels, longer side of the detector's input."""
+    shape: Literal["square", "rectangle"] = "square"
+    """Of the input; a rectangle is the image padded to the next multiple of the stride a side."""
     head_form: str
     strategy_config: dict[str, JsonValue] = Field(default_factory=dict)
     """Configuration of the main strategy, as it was run."""
+
+    @property
+    def input(self) -> str:
+        """What the detector looks at, in words."""
+        return f"{self.image_size} px{', rectangles' if self.shape == 'rectangle' else ''}"
 
 
 class ClassScores(Config):

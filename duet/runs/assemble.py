@@ -15,6 +15,7 @@ from duet.evaluation.ap import ClassAP, backend
 from duet.evaluation.indices import Indices, compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed
+from duet.families.table import family_of, row_of
 from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.results import schema
@@ -133,7 +134,7 @@ def protocol_of(
         strategy: The one that is reported on.
         split: That is evaluated; default each data set's own.
         seed: Of everything random.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
     """
     rule = "whole split, restricted to the evaluated classes"
     if any(len(domain.parts) > 1 for domain in domains):
@@ -145,6 +146,7 @@ def protocol_of(
         ap=schema.ApBackend(**backend()),
         seed=seed,
         image_size=image_size,
+        shape="rectangle" if row_of(family_of(architecture)).fit == "rectangle" else "square",
         head_form=strategy.head,
         strategy_config=strategy.model_dump(mode="json"),
     )

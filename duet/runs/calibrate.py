@@ -30,6 +30,7 @@ from duet.runs.evaluate import (
     calibrated_detector_of,
     detector_of,
     image_keys,
+    looked_at,
     looked_for,
     no_common_class,
     predict,
@@ -75,7 +76,8 @@ def calibrated(
     remembered = [part.colours for part in previous.parts] if previous is not None else []
     key = sha256_json(
         [
-            merged.fingerprint(), previous.fingerprint() if previous else None, size,
+            merged.fingerprint(), previous.fingerprint() if previous else None,
+            *looked_at(merged, size),
             [str(number) for number in image_keys(images)], labelled.sha256 if labelled else None,
             increment.classes, NEAR, RULE, FARTHEST, *ONE_BOX,
             [one and one.model_dump() for one in remembered],
@@ -149,7 +151,7 @@ def by_detector(
         earlier: The one before it, with its score maps.
         classes: That both know.
         images: Without labels; `AT_MOST` are looked at.
-        size: Side of the square that images are fitted into, pixels.
+        size: Longer side of what images are fitted into, pixels.
         device: Where they run, torch's name.
     """
     learned_on: dict[Colours | None, list[str]] = defaultdict(list)
@@ -179,7 +181,7 @@ def found_on(
     Args:
         state: The detector. Score maps of other classes count: they compete for the same places.
         cuts: Labelled images.
-        size: Side of the square that images are fitted into, pixels.
+        size: Longer side of what images are fitted into, pixels.
         device: Where it runs, torch's name.
     """
     raw = ScoreMap(threshold=CONFIDENCE)  # it competes with others as it does once it is fitted

@@ -34,7 +34,7 @@ def evaluate_cells(
         state: The detector.
         series: Its increments and domains.
         split: Split to evaluate on; empty = test if there is one, else val.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         device: Where it runs, in the language of `duet.devices.parse_device`.
 
     Returns:

@@ -1,7 +1,7 @@
 """What a finished chain costs: numbers to store, milliseconds to look at an image, memory to train.
 
 Latency is CPU time of one thread for one image, decoded image to detections: fitting it into the
-square, the network, suppression at the confidence that `duet predict` shows by default. It is the
+input, the network, suppression at the confidence that `duet predict` shows by default. It is the
 median over a few evaluation images after a warm-up, measured when all trainings of the run are
 over; CPU time hardly changes when other programs use the machine, wall time does. It is measured
 once per detector and kept beside the evaluations, so that a repeated command repeats it.
@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from duet.defaults import AGNOSTIC, CONFIDENCE, IOU
+from duet.files import sha256_json
 from duet.images import read_image
 from duet.increments.state import DetectorState
 from duet.runs.evaluate import detector_of
 from duet.runs.memo import Tell, recall, remember
 from duet.runs.setting import StageResult
+
+LOOK = 2
+"""Of how detectors look at images: what was measured of another way is measured again."""
 
 IMAGES, WARM_UP = 20, 3
 """Images that are timed, and that are looked at before."""
@@ -59,14 +63,14 @@ def latency_ms(
     Args:
         state: The detector.
         images: Files to look at; the first few are taken.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         folder: Where the measurement is kept.
         tell: Told of a damaged measurement, which is made again.
     """
     if not images:
         return None
-    key = state.fingerprint()
-    path = folder / f"latency-{key[:16]}-{image_size}.json"
+    key = sha256_json([state.fingerprint(), image_size, LOOK])
+    path = folder / f"latency-{key[:16]}.json"
     kept = recall(path, key, tell)
     if kept is None:
         kept = {"latency_ms": _measure(state, images[:IMAGES], image_size)}

@@ -18,8 +18,8 @@ from duet.evaluation.deployment import Deployed
 from duet.evaluation.doubles import find_doubles
 from duet.evaluation.matches import match
 from duet.families.detector import ImageDetector, View
-from duet.families.table import resolve_family
-from duet.images import Image, read_groups
+from duet.families.table import resolve_family, row_of
+from duet.images import Image, read_groups, squared
 from duet.increments.state import DetectorState
 from duet.labels import LabelSpace
 from duet.series import Series, Slice
@@ -123,6 +123,15 @@ def calibrated_detector_of(
 ) -> ImageDetector:
     """Return what runs a detector as users have it, with its score maps."""
     return resolve_family(state.family).detector(state, image_size=image_size, device=device)
+
+
+def looked_at(state: DetectorState, image_size: int) -> list[int | str]:
+    """Return what a key of something kept says of how images reach a detector.
+
+    Of squares it is the side alone: so it was before there were rectangles.
+    """
+    fit = row_of(state.family).fit
+    return [image_size] if fit == squared(fit) else [image_size, fit]
 
 
 def shown_to_users(

@@ -17,7 +17,7 @@ from duet.evaluation.ap import ClassAP
 from duet.files import hidden_sibling, require_writable, sha256_file, sha256_json
 from duet.increments.state import DetectorState
 from duet.runs.asked import Asked
-from duet.runs.evaluate import CONFIDENCE, IOU, LIMIT, ONE_BOX
+from duet.runs.evaluate import CONFIDENCE, IOU, LIMIT, ONE_BOX, looked_at
 from duet.runs.look import FirstLook
 from duet.runs.questions import EVIDENCE, SEEN, Agreeing, Measuring, on_any_machine
 from duet.runs.slots import LOOK
@@ -34,7 +34,7 @@ class Evaluator:
     Attributes:
         folder: Per (model, domain) a small JSON with the AP of every class, and beside it the
             matches that it was computed from (`duet.evaluation.matches`), for `duet compare`.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         asked: Has the work done, and keeps it.
         look: What the images were when the run began; they must stay that.
         device: Where detectors run, torch's name.
@@ -61,14 +61,15 @@ class Evaluator:
             measured = replace(measured, seen=self._measured(state, data, rank).seen)
         return measured
 
-    def known(self, fingerprint: str, data: Slice) -> ClassAP | None:
+    def known(self, fingerprint: str, like: DetectorState, data: Slice) -> ClassAP | None:
         """Return what was measured of a detector that may be gone; None if something is missing.
 
         Args:
             fingerprint: Of the detector, which has no score maps.
+            like: Another one of its family.
             data: Of classes that it knows.
         """
-        path, key = self._place(fingerprint, data, data.classes)
+        path, key = self._place(fingerprint, like, data, data.classes)
         stored = self.asked.kept(path, key, ENDS)
         return self._scores(path, ENDS, stored) if stored is not None else None
 
@@ -79,7 +80,7 @@ class Evaluator:
         if not known:  # data sets need not share classes
             return ClassAP({}, {})
         self.look.require_unchanged(data.images)
-        path, key = self._place(state.fingerprint(), data, known)
+        path, key = self._place(state.fingerprint(), state, data, known)
         question = Measuring(state, _reduce(data, known), self.image_size, self.device)
         ends = {name: ENDS[name] for name in question.files}
         stored = self.asked(
@@ -88,10 +89,12 @@ class Evaluator:
         )  # fmt: skip
         return self._scores(path, ends, stored)
 
-    def _place(self, fingerprint: str, data: Slice, known: tuple[str, ...]) -> tuple[Path, str]:
+    def _place(
+        self, fingerprint: str, like: DetectorState, data: Slice, known: tuple[str, ...]
+    ) -> tuple[Path, str]:
         """Return where an evaluation is kept, and its key."""
-        limits = (CONFIDENCE, IOU, LIMIT, *ONE_BOX)
-        key = sha256_json([fingerprint, data.sha256, known, self.image_size, *limits])
+        how = (*looked_at(like, self.image_size), CONFIDENCE, IOU, LIMIT, *ONE_BOX)
+        key = sha256_json([fingerprint, data.sha256, known, *how])
         return (self.shared or self.folder) / f"{data.domain}-{data.split}-{key[:16]}.json", key
 
     def _scores(self, path: Path, ends: Mapping[str, str], stored: Mapping[str, Any]) -> ClassAP:
@@ -109,7 +112,7 @@ class Evaluator:
         """Return what the later detector makes of the detections of the earlier one."""
         self.look.require_unchanged(data.images)
         states, limits = (before.fingerprint(), after.fingerprint()), (*ONE_BOX, OVERLAP, IOU)
-        key = sha256_json([*states, data.sha256, self.image_size, *limits])
+        key = sha256_json([*states, data.sha256, *looked_at(after, self.image_size), *limits])
         path = self.folder / f"kept-{data.domain}-{key[:16]}.json"
         images = on_any_machine(data.images)
         stored = self.asked(

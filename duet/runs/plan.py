@@ -85,7 +85,7 @@ class RunPlan(Inputs):
 
     @property
     def image_size(self) -> int:
-        """Side of the square that the detectors of the run look at, in pixels.
+        """Longer side of what the detectors of the run look at, in pixels.
 
         What an old class needs to be seen is not taken from a detector that is gone on from.
         """

@@ -83,7 +83,7 @@ class Measuring:
     Attributes:
         state: The detector.
         data: The images, with labels of classes that it knows.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         device: Where it runs, torch's name.
     """
 
@@ -118,7 +118,7 @@ class Agreeing:
         before: The earlier one.
         after: The later one.
         images: Without labels.
-        image_size: Side of the square that images are fitted into, pixels.
+        image_size: Longer side of what images are fitted into, pixels.
         device: Where they run, torch's name.
     """
 

@@ -50,7 +50,7 @@ def measured_reference(
     key = job_key(job, start, train, None)
     path = setting.lab.folder / f"reference-{key[:16]}.json"
     known = recall(path, key, setting.lab.asked.tell)
-    scores = evaluator.known(known["fingerprint"], held) if known is not None else None
+    scores = evaluator.known(known["fingerprint"], start, held) if known is not None else None
     if known is None or scores is None:
         title = title_of(f"reference-{domain}", train)
         trained = setting.lab.train(title, job, start, train, rank=REFERENCE)

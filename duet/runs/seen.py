@@ -88,7 +88,7 @@ def look_again(
         before: The earlier detector.
         after: The later one, which knows all classes of ``data``.
         data: The images, with the labels of the increment's classes.
-        sizes: Side of the square that each fits images into, pixels.
+        sizes: Longer side of what each fits images into, pixels.
         device: Where they run, torch's name.
     """
     pairs = [*zip((before, after), sizes, strict=True)]

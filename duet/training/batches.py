@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from duet.images import Fit, Fitted, fit_image, read_image
+from duet.images import Fit, Fitted, fit_image, read_image, squared
 from duet.training.augment import Augmenter
 from duet.training.config import Schedule
 from duet.training.job import SliceFile
@@ -32,14 +32,14 @@ class SquareImages(Dataset[Item]):
         slice_file: The slice.
         schedule: Image size, augmentation, and whether decoded images stay in memory.
         seed: Of the augmentation.
-        fit: How images become squares.
+        fit: How images become squares; see `squared`.
     """
 
     def __init__(
         self, slice_file: SliceFile, schedule: Schedule, seed: int, fit: Fit = "stretch"
     ) -> None:
         self._rows = list(slice_file.rows())
-        self._size, self._seed, self._fit = schedule.image_size, seed, fit
+        self._size, self._seed, self._fit = schedule.image_size, seed, squared(fit)
         self._augment = Augmenter(schedule.augmentation)
         self._cache: dict[int, Fitted] | None = {} if schedule.cache else None
 
@@ -50,7 +50,7 @@ class SquareImages(Dataset[Item]):
         epoch, place = key
         _, _, boxes, class_ids = self._rows[place]
         fitted = self._fitted(place)
-        square, boxes = fitted.square, fitted.to_square(boxes)
+        square, boxes = fitted.pixels, fitted.to_input(boxes)
         if epoch < 0:
             return square, boxes, class_ids
         seed = np.random.SeedSequence([self._seed, epoch, place]).generate_state(1)[0]

@@ -48,7 +48,9 @@ def diagonal_fisher(
         images += 1
     tensors = module.state_dict()
     return {
-        name: (sums[name] / images).cpu() if name in sums else torch.zeros(tensors[name].shape)
+        name: (sums[name] / images).cpu().contiguous()
+        if name in sums
+        else torch.zeros(tensors[name].shape)
         for name in names
     }
 

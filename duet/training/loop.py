@@ -73,7 +73,7 @@ def run_job(folder: Path, build: Build, progress: Progress, fit: Fit = "stretch"
         folder: A job folder.
         build: Makes the learner of a job from a state, on a device.
         progress: Called after each step with epoch, epochs, done, total and loss.
-        fit: How images become squares; the family's detectors must fit them likewise.
+        fit: How images become squares (`duet.images.squared`), as the family's detectors fit them.
 
     Raises:
         ConfigError: The device is not there, or is several.

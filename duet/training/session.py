@@ -35,6 +35,7 @@ from duet.training.job import (
     write_state,
 )
 from duet.training.losses.weights import Pull, read_pulls
+from duet.training.memory import in_default_order, lay_out_state
 from duet.training.outcome import write_outcome
 from duet.vectors.tensors import Tensors
 
@@ -84,10 +85,10 @@ class Session:
             return
         state = {
             "epoch": epoch,
-            "model": model,
-            "ema": ema,
+            "model": in_default_order(dict(model)),
+            "ema": in_default_order(dict(ema)),
             "updates": updates,
-            "optimizer": optimizer.state_dict(),
+            "optimizer": in_default_order(optimizer.state_dict()),
             "scaler": scaler.state_dict(),
             "history": self.history,
             "images_seen": self.images_seen,
@@ -108,6 +109,7 @@ class Session:
         state = read_checkpoint(self.folder, self.job, device)
         if state is not None:
             optimizer.load_state_dict(state["optimizer"])
+            lay_out_state(optimizer)
             scaler.load_state_dict(state["scaler"])
             self.history, self.images_seen = state["history"], state["images_seen"]
         return state

@@ -93,7 +93,7 @@ def _matched(count: int, slope: float, offset: float, seed: int = 0) -> ClassMat
     random = np.random.default_rng(seed)
     odds = np.sort(random.normal(-1.5, 1.5, count))[::-1]
     hit = random.uniform(size=count) < _sigmoid(slope * odds + offset)
-    return ClassMatches(
+    return ClassMatches.counted(
         _sigmoid(odds).astype(np.float32), np.zeros(count, np.int64), hit, np.zeros(count, bool),
         np.array([int(hit.sum()) + count // 10]), np.where(hit, 0.8, 0).astype(np.float32),
     )  # fmt: skip
@@ -106,7 +106,7 @@ def test_scores_become_the_share_that_is_right_and_thresholds_follow() -> None:
         own = maps[name]
         odds = np.log(one.scores / (1 - one.scores))
         scores = _sigmoid(own.scale * odds + own.offset).astype(np.float32)
-        mapped = ClassMatches(scores, one.images, one.hit, one.ignored, one.truths, one.iou)
+        mapped = ClassMatches.counted(scores, one.images, one.hit, one.ignored, one.truths, one.iou)
         before, after = calibration_error([one]), calibration_error([mapped])
         assert before is not None
         assert after is not None
@@ -124,7 +124,7 @@ def test_few_objects_share_a_threshold() -> None:
 
 
 def test_nothing_right_and_nothing_found_give_no_map() -> None:
-    nothing = ClassMatches(
+    nothing = ClassMatches.counted(
         np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, bool),
         np.array([3]), np.zeros(0, np.float32),
     )  # fmt: skip

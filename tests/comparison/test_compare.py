@@ -272,6 +272,9 @@ def altered(folder: Path, target: Path, **changes: Any) -> Path:
     ("changes", "words"),
     [
         pytest.param({"protocol__image_size": 320}, "image size: 160 px in .*; 320 px", id="size"),
+        pytest.param(
+            {"protocol__shape": "rectangle"}, "160 px in .*; 160 px, rectangles", id="shape"
+        ),
         pytest.param({"protocol__family": "rtdetr"}, "detector: yolo11n in .*rtdetr", id="family"),
         pytest.param({"protocol__eval_split": "test"}, "split: val in .*test", id="split"),
     ],

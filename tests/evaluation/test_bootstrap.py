@@ -94,7 +94,7 @@ def one_class(n: int, images: int, random: np.random.Generator) -> ClassMatches:
     truths = np.bincount(picked[kind == 0], minlength=images) + random.integers(0, 2, images)
     scores = np.sort(random.uniform(0, 1, n).astype(np.float32))[::-1]
     iou = np.where(kind == 0, 0.8, 0).astype(np.float32)
-    return ClassMatches(scores, picked, kind == 0, kind == 2, truths, iou)
+    return ClassMatches.counted(scores, picked, kind == 0, kind == 2, truths, iou)
 
 
 def direct_ap50(found: ClassMatches, weights: npt.NDArray[np.float32]) -> float:
@@ -121,19 +121,19 @@ def test_large_sets_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_ignored_detections_count_neither_way() -> None:
     flags = np.array([True, True, False]), np.array([False, False, True])
-    found = ClassMatches(
+    found = ClassMatches.counted(
         np.array([0.9, 0.8, 0.7], np.float32), np.array([0, 1, 1]),
         np.array([False, True, False]), np.array([True, False, False]), np.array([0, 1]),
         np.array([0, 0.8, 0], np.float32),
     )  # fmt: skip
     ones = np.ones((1, 2), np.float32)
     assert weighted_ap50(found, ones) == pytest.approx([1.0])
-    wrong = ClassMatches(found.scores, found.images, found.hit, flags[1], found.truths, found.iou)
+    wrong = ClassMatches.counted(found.scores, found.images, found.hit, flags[1], found.truths, found.iou)
     assert weighted_ap50(wrong, ones) == pytest.approx([0.5])
 
 
 def test_a_class_of_which_no_object_is_drawn_has_no_ap() -> None:
-    found = ClassMatches(
+    found = ClassMatches.counted(
         np.array([0.9], np.float32), np.array([1]), np.array([True]), np.array([False]),
         np.array([0, 1]), np.array([0.8], np.float32),
     )  # fmt: skip

@@ -87,7 +87,7 @@ def test_counts_and_lrp_at_a_threshold_are_those_by_hand(seed: int, least: float
 
 def _matches(scores: list[float], hit: list[bool], objects: int, iou: float = 1.0) -> ClassMatches:
     flags = np.array(hit, np.bool_)
-    return ClassMatches(
+    return ClassMatches.counted(
         np.array(scores, np.float32), np.zeros(len(scores), np.int64), flags,
         np.zeros(len(scores), np.bool_), np.array([objects]),
         np.where(flags, iou, 0).astype(np.float32),
@@ -233,7 +233,7 @@ def test_a_score_histogram_counts_every_detection_but_ignored_ones_once() -> Non
     ignored = np.array([False, True, False, False, False, False])
     places, one = np.zeros(6, np.int64), np.array([2])
     right, wrong = score_histogram(
-        ClassMatches(scores, places, hit, ignored, one, hit.astype(np.float32))
+        ClassMatches.counted(scores, places, hit, ignored, one, hit.astype(np.float32))
     )
     assert {n: count for n, count in enumerate(right) if count} == {19: 1, 10: 1}
     assert {n: count for n, count in enumerate(wrong) if count} == {1: 1, 0: 2}
@@ -249,7 +249,7 @@ def test_a_histogram_tells_what_is_left_when_scores_fall(
     places = np.zeros(len(scores), np.int64)
     hit = np.ones(len(scores), np.bool_)
     right, _ = score_histogram(
-        ClassMatches(scores, places, hit, ~hit, np.array([5000]), np.ones_like(scores))
+        ClassMatches.counted(scores, places, hit, ~hit, np.array([5000]), np.ones_like(scores))
     )
     fallen = log_odds(scores) - fall
     left = int((fallen >= math.log(threshold / (1 - threshold))).sum())

@@ -35,7 +35,7 @@ MAPS = {1: {}, 2: dict.fromkeys(NAMES, ScoreMap(threshold=0.25))}
 
 def matches(scores: list[float], hit: list[bool]) -> ClassMatches:
     flags = np.array(hit, np.bool_)
-    return ClassMatches(
+    return ClassMatches.counted(
         np.array(scores, np.float32), np.zeros(len(hit), np.int64), flags,
         np.zeros(len(hit), np.bool_), np.array([2]), flags.astype(np.float32),
     )  # fmt: skip
@@ -128,7 +128,7 @@ def _spread(seed: int, share: float) -> ClassMatches:
     """Return 40 detections, one an image, of which so many are right: the scores say nothing."""
     random = np.random.default_rng(seed)
     hit = random.random(IMAGES) < share
-    return ClassMatches(
+    return ClassMatches.counted(
         scores=np.sort(random.uniform(0.1, 0.95, IMAGES))[::-1].astype(np.float32),
         images=np.arange(IMAGES),
         hit=hit,
@@ -176,7 +176,7 @@ def test_the_error_of_raw_scores_and_equal_precision_are_those_of_the_stage(tmp_
 
 def test_what_hangs_on_score_maps_is_counted_with_those_of_then_and_now(tmp_path: Path) -> None:
     """Ten cats score 0.325 to 0.775, and a later map lifts scores by 1 to keep them there."""
-    cats = ClassMatches(
+    cats = ClassMatches.counted(
         np.arange(0.775, 0.3, -0.05).astype(np.float32), np.arange(10), np.ones(10, np.bool_),
         np.zeros(10, np.bool_), np.ones(10, np.int64), np.ones(10, np.float32),
     )  # fmt: skip

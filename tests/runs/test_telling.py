@@ -98,7 +98,7 @@ LOST, GAINED = 4, 1
 def find(**rows: list[int]) -> Matches:
     """Return what finds one object of a class in each of those of five images."""
     classes = {
-        name: ClassMatches(
+        name: ClassMatches.counted(
             np.full(len(at), 0.9, np.float32), np.array(at, np.int64), np.ones(len(at), np.bool_),
             np.zeros(len(at), np.bool_), np.ones(5, np.int64), np.ones(len(at), np.float32),
         )

@@ -286,7 +286,7 @@ def test_boxes_follow_into_the_square(fit: Fit, height: int, width: int) -> None
     """Labels are where a detector that sees the same square would find them."""
     sides = np.random.default_rng(0).uniform(0, 0.5, (50, 4)).astype(np.float32)
     fitted = fit_image(np.zeros((height, width, 3), np.uint8), 32, fit)
-    boxes = fitted.to_square(sides)
+    boxes = fitted.to_input(sides)
     assert boxes.dtype == np.float32
     assert np.array_equal(boxes, sides) == (fit == "stretch" or height == width)
     cx, cy, w, h = boxes.T * 32

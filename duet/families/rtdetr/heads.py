@@ -114,6 +114,27 @@ class QueryScores(nn.Module):
         return torch.cat([scores[-1].transpose(1, 2) for _, scores, *_ in raws], 1)
 
 
+class TeachingHead(nn.Module):
+    """A head of any form as a teacher: what its encoder proposes, and its objects if wanted.
+
+    Args:
+        head: Inference head.
+        objects: Run its decoder, too.
+    """
+
+    def __init__(self, head: RTDETRDecoder, *, objects: bool) -> None:
+        super().__init__()
+        self.head, self.objects, self.f = head, objects, head.f
+
+    def forward(
+        self, x: list[torch.Tensor], batch: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor | None, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Return its objects or None, and the `proposals` of each decoder in it."""
+        heads = getattr(self.head, "heads", [self.head])
+        found = self.head(x)[0] if self.objects else None
+        return found, [proposals(head, x) for head in heads]
+
+
 def proposals(head: RTDETRDecoder, x: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the encoder proposes at every place.
 

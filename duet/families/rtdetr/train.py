@@ -9,8 +9,9 @@ from torch import nn
 from ultralytics.models.rtdetr.train import RTDETRTrainer
 
 from duet.families.rtdetr import build
-from duet.families.rtdetr.heads import class_layers, proposals, propose_boxes
+from duet.families.rtdetr.heads import TeachingHead, class_layers, proposals, propose_boxes
 from duet.families.ultralytics.train import StageTrainer
+from duet.increments.state import DetectorState
 from duet.training.losses.distillation.responses import Places, Quantiles
 from duet.training.losses.distillation.table import resolve_distillation
 
@@ -30,6 +31,12 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
     fit = "stretch"
     summed = False
 
+    def teaching_model(self, state: DetectorState) -> nn.Module:
+        """Build the previous detector, folded; its decoder runs where it labels old objects."""
+        model: Any = super().teaching_model(state)
+        model.model[-1] = TeachingHead(model.model[-1], objects=self.job.pseudo is not None)
+        return cast("nn.Module", model)
+
     def class_rows(self, model: Any) -> list[nn.Parameter]:
         """Return weights and biases of the class layers."""
         layers = class_layers(model.model[-1])
@@ -44,8 +51,6 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
         head.register_forward_pre_hook(self._keeper("student"))
         head.enc_output.register_forward_hook(self._keeper("features"))
         head.enc_score_head.register_forward_hook(self._keeper("scores"))
-        assert self.teacher is not None
-        cast("Any", self.teacher).model[-1].register_forward_pre_hook(self._keeper("teacher"))
 
     def _keeper(self, name: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Any = None) -> None:
@@ -59,11 +64,7 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
         assert choice is not None
         method = resolve_distillation(choice.method)
         quantiles = Quantiles(choice.class_quantile, choice.box_quantile)
-        self.ask_teacher(images)
-        head: Any = cast("Any", self.teacher).model[-1]
-        with torch.no_grad():
-            heads = head.heads if hasattr(head, "heads") else [head]
-            asked = [proposals(one, self._kept["teacher"]) for one in heads]
+        asked = self.ask_teacher(images)[1]
         pairs = zip(self._student(model.model[-1], asked), asked, strict=True)
         losses = [
             method.of_places(_places(*ours), _places(*theirs), quantiles) for ours, theirs in pairs

@@ -28,6 +28,7 @@ from duet.families.ultralytics.models import Build
 from duet.images import Fit
 from duet.increments.state import DetectorState
 from duet.training.job import Progress, read_job, refines, unlabelled_classes
+from duet.training.memory import fast_images, fast_module
 from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 
 JOB_VARIABLE = "DUET_JOB"
@@ -134,12 +135,13 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device; add what the previous detector finds, if asked to."""
         batch = super().preprocess_batch(batch)
+        batch["img"] = fast_images(batch["img"])
         choice = self.job.pseudo
         if choice is not None and self.teacher is not None:
             size, asked = batch["img"].shape[-1], self.ask_teacher(batch["img"])[0]
             least = choice.confidence  # iou as users' detectors have it
             found = [
-                decode(row, self.layout, size=size, confidence=least, iou=IOU, limit=100)
+                decode(row, self.layout, size=(size, size), confidence=least, iou=IOU, limit=100)
                 for row in asked
             ]
             classes = unlabelled_classes(self.job)
@@ -153,8 +155,8 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         return self.build.training_model(state, mask_old=self._cut_old(), run_old=self.distils)
 
     def setup_model(self) -> None:
-        """Build the detector from the job's start tensors."""
-        self.model = self._trainable(self.start)
+        """Build the detector from the job's start tensors, where and as it trains fastest."""
+        self.model = fast_module(self._trainable(self.start), self.device)
         # Known classes that an increment without new ones does not label.
         masked = self.job.adapts and self.job.old_negatives == "mask"
         if unlabelled := unlabelled_classes(self.job) if masked else []:
@@ -176,8 +178,8 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         self._kept_rows = KeptRows((rows, old) for rows in self._old_rows(model))
         self._pulls = self.session.pulls(model, self.device)
         if self.distils or (self.job.pseudo is not None and self.job.phase == "increment"):
-            teacher = self.teaching_model(self.session.previous()).to(self.device)
-            self.teacher = teacher.requires_grad_(False)
+            teacher = self.teaching_model(self.session.previous())
+            self.teacher = fast_module(teacher, self.device).requires_grad_(False)
         # After the EMA has copied the model, so that neither hooks nor teacher travel with it.
         self.watch(model)
         model.register_forward_hook(self._add_losses)
@@ -327,7 +329,7 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         self, trained: DetectorState
     ) -> tuple[nn.Module, Callable[[int, int], torch.Tensor]]:
         """Return the engine's loss, image by image, of a model without hooks."""
-        model = self._trainable(trained).to(self.device)
+        model = fast_module(self._trainable(trained), self.device)
         model.args = self.args
         freeze(model, self.frozen)
         dataset = self.build_dataset("slice", mode="val", batch=1)

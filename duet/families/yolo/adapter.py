@@ -26,6 +26,7 @@ from duet.families.yolo.heads import ClassScores, ParallelDetect, unpick
 from duet.families.yolo.stock import join_heads, stock_detector
 from duet.families.yolo.towers import join
 from duet.families.yolo.unjoin import split_part
+from duet.images import STRIDE
 from duet.increments.base import StartWeights
 from duet.increments.door.values import told
 from duet.increments.forms import HeadForm
@@ -41,7 +42,6 @@ class YoloFamily(UltralyticsFamily):
     row = FAMILIES["yolo"]
     rules = roles.RULES
     build = build
-    fit = "letterbox"
     heads = (ParallelDetect,)
 
     def owns(self, head: str) -> bool:
@@ -138,8 +138,8 @@ class YoloFamily(UltralyticsFamily):
     ) -> ImageDetector:
         """Build a detector for inference; class towers are run together where that is faster."""
         detector = super().detector(state, image_size=image_size, device=device)
-        join(cast("nn.Module", detector.module))
-        return detector
+        module = join(cast("nn.Module", detector.module))
+        return replace(detector, stride=max(int(cast("Any", module).stride.max()), STRIDE))
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; what an end-to-end head picks from is known."""

@@ -196,6 +196,29 @@ class ClassScores(Detect):  # type: ignore[misc]
         return torch.cat([_levels(tower, x) for tower in towers], 1)
 
 
+class RawHead(Detect):  # type: ignore[misc]
+    """The raw outputs of an inference head of any form, where nobody reads its decoded boxes."""
+
+    @classmethod
+    def of(cls, head: Detect) -> RawHead:
+        """Take over an inference head of any form, folded or not."""
+        self: RawHead = _recast(head, cls)
+        return self
+
+    def forward(self, x: list[torch.Tensor]) -> tuple[None, Raw]:
+        """Return None and the raw outputs, as heads give decoded and raw outputs."""
+        parts = [self._part(head, x) for head in getattr(self, "heads", [self])]
+        return None, {"parts": parts}
+
+    @staticmethod
+    def _part(head: Detect, x: list[torch.Tensor]) -> Raw:
+        branches: list[Branch] = ["one2many", "one2one"]
+        branches = branches if is_end_to_end(head) else branches[:1]
+        pairs = [_modules(head, branch) for branch in branches]
+        raws = [{"boxes": _levels(box, x), "scores": _levels(cls, x)} for box, cls in pairs]
+        return dict(zip(branches, raws, strict=True))
+
+
 def unpick(model: Any) -> None:
     """Let a network with an end-to-end head of any form give all places, not the best of them.
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules.head import Detect
-from ultralytics.utils.tal import dist2bbox
+from ultralytics.utils.tal import dist2bbox, make_anchors
 from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.families.ultralytics.train import StageTrainer
 from duet.families.yolo import build, roles
-from duet.families.yolo.heads import Pairs, class_layers, raw_parts
+from duet.families.yolo.heads import Pairs, RawHead, class_layers, raw_parts
 from duet.increments.state import DetectorState
 from duet.training.losses.distillation.responses import Anchors, Quantiles
 from duet.training.losses.distillation.table import resolve_distillation
@@ -36,8 +36,10 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         for module in model.modules():
             if isinstance(module, Detect):
                 module.fuse = _keep_branches
-        folded: nn.Module = model.fuse(verbose=False)
-        return folded
+        folded: Any = model.fuse(verbose=False)
+        if self.job.pseudo is None:  # else its decoded boxes are wanted too
+            folded.model[-1] = RawHead.of(folded.model[-1])
+        return cast("nn.Module", folded)
 
     def class_rows(self, model: Any) -> list[nn.Parameter]:
         """Return weight and bias of the last class convolutions, those of old towers too."""
@@ -114,12 +116,13 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         return torch.stack(losses).mean(0)
 
     def _teacher_boxes(self, raw_BXA: torch.Tensor) -> torch.Tensor:
-        """Decode raw box outputs of the teacher, which has just run: ``(B, A, 4)`` xyxy px."""
+        """Decode raw box outputs of the teacher: ``(B, A, 4)`` xyxy px."""
         head: Any = cast("Any", self.teacher).model[-1]
         head = head.heads[0] if hasattr(head, "heads") else head
-        points, strides = head.anchors[None], head.strides[None]
-        sides = head.dfl(raw_BXA)
-        corners: torch.Tensor = dist2bbox(sides, points, xywh=False, dim=1) * strides
+        cells = [[self.args.imgsz // int(stride)] * 2 for stride in head.stride]
+        sizes = torch.tensor(cells).to(raw_BXA)
+        points, strides = (one.T[None] for one in make_anchors(sizes, head.stride, 0.5))
+        corners: torch.Tensor = dist2bbox(head.dfl(raw_BXA), points, xywh=False, dim=1) * strides
         return corners.transpose(1, 2)
 
 

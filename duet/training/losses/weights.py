@@ -15,7 +15,7 @@ Fisher that each increment stores, summed over increments (`duet.training.fisher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,60 +23,74 @@ import torch
 from torch import nn
 
 from duet.training.job import DIRECTION, IMPORTANCE, Job
+from duet.training.memory import laid_like
 from duet.vectors.tensors import Tensors
 
+Many = Sequence[torch.Tensor]
+"""The same tensor of several parameters."""
 
-def directional_gradient(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-    """Return ∂L_DC/∂p = −d where (p − q)·d < 0, else 0: the closed form, no graph needed.
+Steps = Callable[[Many, Many, Many], list[torch.Tensor]]
+
+GROUP = 1 << 17
+"""Scalars that are looked at together on a CPU: what is in between stays in the core's cache. On
+other devices all go together, since there the calls are what costs."""
+
+
+def directional_steps(p: Many, q: Many, d: Many) -> list[torch.Tensor]:
+    """Return s with ∂L_DC/∂p = s · d: −1 where (p − q)·d < 0, else 0. No graph is needed.
 
     It is exactly 0 at p = q, the first step of a stage.
 
     Args:
-        p: The tensor in training, any shape.
-        q: The same tensor of the previous merged detector.
+        p: Tensors in training.
+        q: The same tensors of the previous merged detector.
         d: Previous merged detector minus the one before (θ_0 at the second stage).
     """
-    # In place, three times as fast as torch.where: 21.7 -> 7 ms a step for YOLO11n's trunk.
-    return (p - q).mul_(d).lt_(0).mul_(d).neg_()
+    steps = list(torch._foreach_sub(p, q))
+    torch._foreach_mul_(steps, d)
+    torch._foreach_sign_(steps)
+    torch._foreach_clamp_max_(steps, 0.0)
+    return steps
 
 
-def ewc_gradient(p: torch.Tensor, q: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
-    """Return ∂L_EWC/∂p = F (p − q), no graph needed; 0 at p = q.
+def ewc_steps(p: Many, q: Many, importance: Many) -> list[torch.Tensor]:
+    """Return s with ∂L_EWC/∂p = s · F: p − q, no graph needed; 0 at p = q.
 
     Args:
-        p: The tensor in training, any shape.
-        q: The same tensor of the previous detector.
-        importance: Its F, at least 0.
+        p: Tensors in training.
+        q: The same tensors of the previous detector.
+        importance: Their F, at least 0; what the gradient is multiplied by.
     """
-    return (p - q).mul_(importance)
-
-
-Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    return list(torch._foreach_sub(p, q))
 
 
 @dataclass(frozen=True, eq=False)
 class Pull:
-    """What one of the losses does to one parameter.
+    """What one of the losses does to some parameters, all at once.
 
     Attributes:
-        parameter: p, in training.
-        anchor: q, the same tensor of the previous detector.
-        factor: d of L_DC, or F of EWC; shaped like both.
+        parameters: p, in training.
+        anchors: q, the same tensors of the previous detector.
+        factors: d of L_DC, or F of EWC; shaped like both.
         weight: λ per image.
-        gradient: ``gradient(p, q, factor)``.
+        steps: ``steps(p, q, factors)`` times the factors is the gradient.
     """
 
-    parameter: nn.Parameter
-    anchor: torch.Tensor
-    factor: torch.Tensor
+    parameters: tuple[nn.Parameter, ...]
+    anchors: tuple[torch.Tensor, ...]
+    factors: tuple[torch.Tensor, ...]
     weight: float
-    gradient: Gradient
+    steps: Steps
 
+    @torch.no_grad()
     def add(self, scale: float) -> None:
-        """Add ``scale`` · λ · gradient to the parameter's gradient, if it has one."""
-        if self.parameter.grad is not None:
-            found = self.gradient(self.parameter.detach(), self.anchor, self.factor)
-            self.parameter.grad.add_(found, alpha=scale * self.weight)
+        """Add ``scale`` · λ · gradient to the gradient of every parameter that has one."""
+        rows = zip(self.parameters, self.anchors, self.factors, strict=True)
+        reached = [(p.grad, p, q, factor) for p, q, factor in rows if p.grad is not None]
+        if reached:
+            gradients, p, q, factors = zip(*reached, strict=True)
+            steps = self.steps(p, q, factors)
+            torch._foreach_addcmul_(gradients, steps, factors, value=scale * self.weight)
 
 
 def read_pulls(
@@ -86,7 +100,7 @@ def read_pulls(
     start: Tensors,
     device: torch.device,
 ) -> list[Pull]:
-    """Return what a job's losses of the weights do to each trainable shared tensor.
+    """Return what a job's losses of the weights do to its trainable shared tensors.
 
     Args:
         folder: Job folder; holds d and F.
@@ -100,24 +114,34 @@ def read_pulls(
     named = list(parameters)
     pulls: list[Pull] = []
     losses = (
-        (job.directional, DIRECTION, directional_gradient),
-        (job.ewc, IMPORTANCE, ewc_gradient),
+        (job.directional, DIRECTION, directional_steps),
+        (job.ewc, IMPORTANCE, ewc_steps),
     )
-    for choice, file, gradient in losses:
+    for choice, file, steps in losses:
         if choice is None or choice.weight == 0:
             continue
         from safetensors.torch import load_file
 
         factors = load_file(folder / file)
-        pulls += [
-            Pull(
-                parameter,
-                start[name].to(device),
-                factors[name].to(device=device, dtype=torch.float32),
-                choice.weight,
-                gradient,
-            )
-            for name, parameter in named
-            if name in factors and parameter.requires_grad
-        ]
+        pulled = [(name, p) for name, p in named if name in factors and p.requires_grad]
+        for group in _groups(pulled, GROUP if device.type == "cpu" else None):
+            members = tuple(p for _, p in group)
+            anchors = tuple(laid_like(start[name], p) for name, p in group)
+            laid = tuple(laid_like(factors[name], p) for name, p in group)
+            pulls.append(Pull(members, anchors, laid, choice.weight, steps))
     return pulls
+
+
+def _groups(
+    named: Sequence[tuple[str, nn.Parameter]], size: int | None
+) -> list[list[tuple[str, nn.Parameter]]]:
+    """Cut a list where ``size`` scalars are full; None keeps it whole."""
+    groups: list[list[tuple[str, nn.Parameter]]] = []
+    room = 0
+    for name, parameter in named:
+        if not groups or (size is not None and room <= 0):
+            groups.append([])
+            room = size or 0
+        groups[-1].append((name, parameter))
+        room -= parameter.numel()
+    return groups

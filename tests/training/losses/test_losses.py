@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from duet.training.losses.distillation.duet import box_distillation, class_distillation
-from duet.training.losses.weights import directional_gradient
+from duet.training.losses.weights import Pull, Steps, directional_steps, ewc_steps
 
 quick = settings(deadline=None, max_examples=200)
 # Up to 2^60 the product of two differences stays finite in float32.
@@ -32,6 +34,23 @@ def random_outputs(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 
 
 # ---- L_DC -------------------------------------------------------------------------------------
+
+
+def directional_gradient(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Return what a pull with λ = 1 adds to a gradient of 0."""
+    return pulled(directional_steps, [(p, q, d)])[0]
+
+
+def pulled(
+    steps: Steps, rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], weight: float = 1.0
+) -> list[torch.Tensor]:
+    """Return what a pull adds to gradients of 0."""
+    p, q, factors = zip(*rows, strict=True)
+    parameters = tuple(torch.nn.Parameter(tensor.detach().clone()) for tensor in p)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    Pull(parameters, q, factors, weight, steps).add(1.0)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def directional_loss(p: torch.Tensor, q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
@@ -80,6 +99,32 @@ def test_directional_values(
     tensors = [torch.tensor(values, dtype=torch.float32) for values in (p, q, d)]
     assert directional_loss(*tensors).item() == loss
     assert directional_gradient(*tensors).tolist() == gradient
+
+
+def ewc_loss(p: torch.Tensor, q: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    return (importance * (p - q).square()).sum() / 2
+
+
+@pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("steps", "loss"), [(directional_steps, directional_loss), (ewc_steps, ewc_loss)]
+)
+def test_pulls_on_many_tensors_are_autograds(
+    steps: Steps, loss: Callable[..., torch.Tensor], format_: torch.memory_format
+) -> None:
+    shapes = [(4, 3, 3, 3), (7,), (5, 4), (2, 8, 1, 1), ()]
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for shape in shapes:
+        p, q, factor = (torch.randn(shape, generator=generator) for _ in range(3))
+        if len(shape) == 4:
+            p = p.contiguous(memory_format=format_)
+        rows.append((p, q, factor.abs() if steps is ewc_steps else factor))
+    for row, found in zip(rows, pulled(steps, rows, weight=0.5), strict=True):
+        p = row[0].clone().requires_grad_(True)
+        loss(p, *row[1:]).backward()
+        assert p.grad is not None
+        torch.testing.assert_close(found, 0.5 * p.grad)
 
 
 # ---- L*_Distill against numpy -----------------------------------------------------------------

@@ -89,7 +89,9 @@ def box_distillation(
     """
     student_BXA, teacher_BXA = student_BXA.float(), teacher_BXA.detach().float()
     batch, channels, anchors = teacher_BXA.shape
-    spread_BA = teacher_BXA.var(1)
+    # What `var(1)` is, which takes four times as long across strides (5.2 ms of a step of 350).
+    off_BXA = teacher_BXA - teacher_BXA.mean(1, keepdim=True)
+    spread_BA = off_BXA.square_().sum(1).div_(channels - 1)
     selected_BA = spread_BA <= _quantile(spread_BA, quantile)
     if bins == 1:
         return masked_mean((student_BXA - teacher_BXA).square().mean(1), selected_BA)
