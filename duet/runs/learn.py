@@ -109,7 +109,8 @@ def train_alone(
         trunk: Whether θ_0's shared tensors are; else the head part alone.
     """
     job, start = alone(setting, data.classes, name, head=head, trunk=trunk)
-    return setting.lab.train(title or title_of(name, data), job, start, data)
+    title = title or title_of(name, data)
+    return setting.lab.train(title, job, start, data, put_back=setting.put_back)
 
 
 def title_of(name: str, data: Slice) -> str:
@@ -192,7 +193,7 @@ def run_increment(
     )
     trained = setting.lab.train(
         f"{strategy.name}: {increment.name}", job, start, data, direction,
-        _importance(strategy, increment, before),
+        _importance(strategy, increment, before), put_back=setting.put_back,
     )  # fmt: skip
     theta_0 = setting.shared_start(strategy.head)
     images = (before.images, trained.images_seen)
@@ -204,7 +205,7 @@ def run_increment(
     if strategy.refit.epochs and not again:
         job = stage_job(setting, strategy, merged, "refit")
         title = f"{strategy.name}: {increment.name} re-fit"
-        refit = setting.lab.train(title, job, merged, data)
+        refit = setting.lab.train(title, job, merged, data, put_back=setting.put_back)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     stage = StageResult(increment, trained, merged, trace, refit)
     return _calibrated(setting, strategy, stage, before)
@@ -220,7 +221,7 @@ def _refine(
     job = stage_job(setting, strategy, start, "increment", adapts=increment.classes)
     trained = setting.lab.train(
         f"{strategy.name}: {increment.name}", job, start, data, None,
-        _importance(strategy, increment, before),
+        _importance(strategy, increment, before), put_back=setting.put_back,
     )  # fmt: skip
     parts = refined(
         before.merged.parts, rows_of(trained.state, increment.classes, increment.name),

@@ -253,8 +253,8 @@ def estimated_seconds(plan: RunPlan, stages: Sequence[PlannedStage]) -> float:
 def estimated_bytes(plan: RunPlan, stages: Sequence[PlannedStage], size: int) -> int:
     """Return how much a run writes at least.
 
-    Of each training stay the start, the result and half as much of a Fisher; of each stage of a
-    chain the increment and the detector; trainings under way hold a checkpoint with two moments.
+    Of each stage of a chain stay the increment and the detector; trainings under way hold where
+    they started, what they trained, and a checkpoint with two moments; a base stays as it is.
 
     Args:
         plan: The run.
@@ -262,7 +262,7 @@ def estimated_bytes(plan: RunPlan, stages: Sequence[PlannedStage], size: int) ->
         size: Bytes of a detector's float32 tensors.
     """
     kept = len(plan.strategies) * len(plan.series.increments)
-    return round(size * (2.5 * len(stages) + 2 * kept + 4 * min(plan.jobs, len(stages))))
+    return round(size * (1 + 2 * kept + 6 * min(plan.jobs, len(stages))))
 
 
 def in_words(seconds: float) -> str:

@@ -53,7 +53,9 @@ def measured_reference(
     scores = evaluator.known(known["fingerprint"], start, held) if known is not None else None
     if known is None or scores is None:
         title = title_of(f"reference-{domain}", train)
-        trained = setting.lab.train(title, job, start, train, rank=REFERENCE)
+        trained = setting.lab.train(
+            title, job, start, train, rank=REFERENCE, put_back=setting.put_back
+        )
         scores = evaluator(trained.state, held, rank=REFERENCE)
         known = {"fingerprint": trained.state.fingerprint(), "seconds": trained.seconds}
         remember(path, key, known)

@@ -21,7 +21,7 @@ from duet.results.schema import Results
 from duet.runs.assemble import StrategyOutcome, assemble
 from duet.runs.evaluator import Evaluator
 from duet.runs.gallery import gallery
-from duet.runs.keep import keep_chain, require_chain, require_place
+from duet.runs.keep import kept_stages, require_chain, require_place
 from duet.runs.lab import Lab, RunJob, silent, tidy
 from duet.runs.learn import chain_stages
 from duet.runs.look import FirstLook
@@ -217,13 +217,13 @@ def _chain(see: _Seeing, strategy: Strategy) -> StrategyOutcome:
     plan, setting, began = see.plan, see.setting, time.perf_counter()
     results: list[StageResult] = []
     begun: dict[Look, Future[ClassAP]] = {}
-    for stage, result in enumerate(chain_stages(setting, strategy), start=1):
+    stages = kept_stages(plan.out, setting, strategy, chain_stages(setting, strategy))
+    for stage, result in enumerate(stages, start=1):
         results.append(result)
         begun |= see.stage(strategy, stage, result)
         for look in begun.values():
             if look.done():
                 look.result()  # what failed ends the chain before the next stage trains
-    keep_chain(plan.out, setting, strategy, results)
     scores = {look: begun[look].result() for look in plan.looks}
     setting.lab.listen(strategy.name, {"state": "evaluated"})
     if strategy.old_part == "kept":
