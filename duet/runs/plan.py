@@ -14,6 +14,7 @@ from duet.devices import parse_device
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.files import sha256_json
 from duet.runs.evaluate import require_split
 from duet.runs.inputs import Inputs, read_strategies
 from duet.runs.learnable import coarsest_stride, require_company, require_learnable
@@ -197,6 +198,7 @@ class PlannedStage:
         epochs: Passes over them.
         steps: Optimizer steps.
         seconds: Rough estimate for one CPU thread.
+        same: Of two trainings with one value here only one is done, whichever runs ask for it.
     """
 
     title: str
@@ -206,6 +208,7 @@ class PlannedStage:
     epochs: int
     steps: int
     seconds: float
+    same: str = ""
 
 
 def planned_stages(plan: RunPlan) -> list[PlannedStage]:
@@ -214,7 +217,8 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
     stages = []
     if plan.onto is None:
         cut = train_slice(first.data, first.classes)
-        stages.append(_stage(plan, "base", cut, plan.schedule.epochs, 1.0))
+        same = _same(plan, first.domain, sorted(first.classes))
+        stages.append(_stage(plan, "base", cut, plan.schedule.epochs, 1.0, same))
     for strategy in plan.strategies:
         for number, item in enumerate(others, start=2):
             stages += _strategy_stages(plan, strategy, number, item)
@@ -223,7 +227,8 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         cut = data.train(data.known(classes))
         several = sum(other == domain for other, _ in plan.reference_cuts) > 1
         name = f"reference {domain}{f' [{short_list(classes, limit=3)}]' if several else ''}"
-        stages.append(_stage(plan, name, cut, plan.schedule.epochs, 1.0))
+        same = _same(plan, domain, sorted(classes))
+        stages.append(_stage(plan, name, cut, plan.schedule.epochs, 1.0, same))
     return stages
 
 
@@ -232,17 +237,23 @@ def _strategy_stages(
 ) -> Iterator[PlannedStage]:
     """Yield what a strategy trains at stage ``number``."""
     name, epochs = f"{strategy.name}: {item.name}", plan.schedule.epochs
+    same = _same(plan, strategy.name, plan.steps[:number])
     if strategy.data != "increment":
         seen, full = plan.series.increments[:number], strategy.data == "joint-full"
         cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
-        yield _stage(plan, name, cut, epochs, 1.0)
+        yield _stage(plan, name, cut, epochs, 1.0, same)
         return
     looks = strategy.distill.weight or strategy.old_negatives == "pseudo"
     cut = train_slice(item.data, item.classes)
-    yield _stage(plan, name, cut, epochs, DISTILLATION if looks else 1.0)
+    yield _stage(plan, name, cut, epochs, DISTILLATION if looks else 1.0, same)
     known = plan.series.classes_until(number - 2)
     if strategy.refit.epochs and not all(one in known for one in item.classes):
-        yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5)
+        yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5, f"{same} re-fit")
+
+
+def _same(plan: RunPlan, *what: object) -> str:
+    """Return `PlannedStage.same`: of runs that differ in nothing but seed and order."""
+    return sha256_json([plan.seed, *what])[:16]
 
 
 def estimated_seconds(plan: RunPlan, stages: Sequence[PlannedStage]) -> float:
@@ -297,9 +308,23 @@ def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
             {"domain": domain, "classes": list(classes), "reason": why}
             for (domain, classes), why in plan.left_out.items()
         ],
+        "evaluations": evaluations(plan),
         "jobs": plan.jobs,
         "estimated_seconds": round(estimated_seconds(plan, stages)),
         "notes": notes(plan),
+    }
+
+
+def evaluations(plan: RunPlan) -> dict[str, int]:
+    """Return how many detectors look at how many domains.
+
+    They are those of the chains, of ``cells`` that there are, and of the references.
+    """
+    chains = len(plan.strategies)
+    return {
+        "chains": chains * len(plan.looks),
+        "cells": chains * len(plan.steps) * len(plan.series.domains),
+        "references": len(plan.reference_cuts),
     }
 
 
@@ -319,18 +344,24 @@ def plan_as_text(plan: RunPlan) -> str:
         )
     lines += [f"  {line}" for line in left_out(plan)]
     lines += [f"  note: {note}" for note in notes(plan)]
-    total = in_words(estimated_seconds(plan, stages))
+    total, seen = in_words(estimated_seconds(plan, stages)), evaluations(plan)
+    lines.append(
+        f"{len(stages)} trainings, {seen['chains'] + seen['references']} evaluations: "
+        f"{seen['chains']} of {seen['cells']} cells, {seen['references']} references"
+    )
     lines.append(f"about {total} with {plan.jobs} at a time; nothing was done")
     return "\n".join(lines)
 
 
-def _stage(plan: RunPlan, title: str, cut: Slice, epochs: int, factor: float) -> PlannedStage:
+def _stage(
+    plan: RunPlan, title: str, cut: Slice, epochs: int, factor: float, same: str
+) -> PlannedStage:
     images = len(cut)
     scale = (plan.schedule.image_size / 160) ** 2 * max(_parameters(plan) / PARAMETERS, 1.0)
     seconds = images * epochs * SECONDS_PER_IMAGE * scale * factor
     steps = math.ceil(images / plan.schedule.batch) * epochs
     return PlannedStage(
-        title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1)
+        title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1), same
     )
 
 
