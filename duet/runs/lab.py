@@ -247,7 +247,10 @@ class Lab:
         else:
             try:
                 outcome = read_outcome(folder, key)
-                state = self._elsewhere(outcome, start, put_back) if outcome.state else None
+                state = None
+                if outcome.state:
+                    state = self._elsewhere(outcome, start, put_back)
+                    (folder / TRAINED).unlink(missing_ok=True)  # a killed `let_go` left it
                 return replace(_trained(folder, outcome, start, state), reused=True)
             except ModelError as error:
                 what = f"{error.where}: {error.what}"
