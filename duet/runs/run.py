@@ -92,7 +92,9 @@ def execute(
     )  # fmt: skip
     with run_lock(plan.out):
         tidy(plan.out, tell)
-        evaluator = Evaluator(plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device)
+        evaluator = Evaluator(
+            plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device, plan.evaluations
+        )
         outcomes, references = _all(plan, setting, evaluator)
         pictures = gallery(plan, outcomes)
         results = assemble(plan, outcomes, references, pictures, date=date, tell=tell)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from factories_results import make_results
 from factories_series import make_dataset, make_series
 from factories_yolo import micro_schedule
 
+from duet.evaluation.checks import check
+from duet.evaluation.gate import Gate
 from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.results.files import load_results, save_results
+from duet.results.gated import measured_run
+from duet.results.schema import Results
 from duet.runs.needed import looks, not_looked_at
 from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text, planned_stages
 from duet.runs.repeat import repeats, repeats_as_dict, repeats_as_text
@@ -129,3 +136,43 @@ def test_classes_of_a_reference_have_one_order_whatever_was_learned_first(
             own = cut in plan.steps
             assert plan.reference_name(cut) == (cut[0] if own else f"reference-{cut[0]}")
         assert plan.begun == {one.steps[0] for one in plans}
+
+
+THREE = (("day", ("cat", "dog")), ("night", ("bus",)), ("fog", ("ship",)))
+
+
+def without_later_domains(results: Results) -> Results:
+    """Return results as `duet run` writes them: the second detector did not look at fog."""
+    main = results.main
+    seen = tuple(one for one in main.class_scores if (one.stage, one.domain) != (2, "fog"))
+    others = (one for one in results.strategies if one.name != main.name)
+    scores = main.model_copy(update={"class_scores": seen})
+    changes = {"strategies": (scores, *others), "not_looked_at": {"fog": (2,)}}
+    return results.model_copy(update=changes)
+
+
+def test_a_gate_says_who_did_not_look() -> None:
+    """A class that nobody asked of in a later domain has no zero there, and no limit is kept."""
+    results = without_later_domains(make_results(THREE))
+    (domain, _), (_, classes) = results.series.steps[2], results.series.steps[1]
+    measured = measured_run(results, results.main)
+    before = measured.before[domain, classes[0]]
+    assert (before.ap50, before.counted, before.taught) == (None, None, False)
+    assert f"stage 2 did not look at {domain}: `duet run --cells all`" in before.why
+    gate = Gate(max_drop={"ap50": 50}, cells={domain: [classes[0]]})
+    rows = {one.about: one for one in check(gate, measured).checks}
+    row = rows[f"{classes[0]} in {domain}"]
+    assert not row.passed
+    assert "--cells all" in row.why
+    loose = check(Gate(max_drop={"ap50": 50}), measured)
+    assert f"{classes[0]} in {domain}" not in {one.about for one in loose.checks}
+
+
+def test_results_keep_who_did_not_look(tmp_path: Path) -> None:
+    results = without_later_domains(make_results(THREE))
+    save_results(tmp_path, results)
+    assert load_results(tmp_path) == results
+    domain = results.series.steps[2][0]
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert not [row for row in rows if row.startswith(f"{results.main_strategy},ap50,2,{domain},")]
+    assert [row for row in rows if row.startswith(f"{results.main_strategy},ap50,3,{domain},")]

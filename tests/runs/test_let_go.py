@@ -17,7 +17,7 @@ from duet.increments.state import DetectorState
 from duet.runs.lab import INPUTS, Lab, Trained
 from duet.sealed import unsealed, write_sealed
 from duet.series import Slice
-from duet.training.job import TRAINED, read_job
+from duet.training.job import TRAINED, Job, read_job
 from duet.training.loop import run_job
 from duet.training.outcome import OUTCOME
 
@@ -28,6 +28,7 @@ class Kept:
 
     root: Path
     data: Slice
+    job: Job
     ran: list[Path] = dataclasses.field(default_factory=list)
     heard: list[str] = dataclasses.field(default_factory=list)
     held: dict[Path, DetectorState] = dataclasses.field(default_factory=dict)
@@ -50,13 +51,13 @@ class Kept:
         return self.held[place]
 
     def train(self) -> Trained:
-        job = read_job(make_job(self.root / "job", self.data, schedule=schedule(fisher_images=2)))
-        return self.lab.train("stage", job, start_state(), self.data, put_back=self.put_back)
+        return self.lab.train("stage", self.job, start_state(), self.data, put_back=self.put_back)
 
 
 @pytest.fixture
 def kept(tmp_path: Path, data: Slice) -> Kept:
-    return Kept(tmp_path.resolve(), data)
+    job = read_job(make_job(tmp_path / "job", data, schedule=schedule(fisher_images=2)))
+    return Kept(tmp_path.resolve(), data, job)
 
 
 def test_inputs_go_when_a_training_ends(kept: Kept) -> None:
