@@ -48,7 +48,7 @@ _HOME = {
     "evaluate": "duet.api",
     "learn": "duet.api",
     "learn_increment": "duet.api",
-    "load": "duet.api",
+    "load": "duet.objects.opening",
     "load_increment": "duet.api",
     "merge": "duet.api",
     "read_series": "duet.api",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from duet.comparison.runs import find_runs
 from duet.comparison.tables import as_dict, as_text
 from duet.config import parse_config
 from duet.errors import ConfigError
-from duet.objects.detector import Detector, merged
+from duet.objects.detector import Detector
 from duet.objects.evaluation import Evaluation
 from duet.objects.grid import Told
 from duet.objects.increment import Increment
+from duet.objects.merged import merged
 from duet.objects.opening import load as load
 from duet.objects.run import Run, Stage
 from duet.objects.series import SeriesFile, series_of
@@ -33,6 +35,7 @@ from duet.recipes.defaults import recipe_of
 from duet.recipes.plan import make_plan
 from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Entry
+from duet.runs.engines.engine import Engine, Wishes, opened
 from duet.runs.inputs import read_inputs
 from duet.runs.plan import plan_run
 from duet.runs.run import learn as learn_plan
@@ -104,11 +107,11 @@ def learn(
     plan = plan_run(
         inputs, (strategies,) if isinstance(strategies, str) else tuple(strategies), seed=seed,
         out=_path(out), jobs=chosen.jobs, references=chosen.references, split=chosen.split,
-        command=_command(),
+        command=_command(), elsewhere=chosen.engine != "local",
     )  # fmt: skip
-    with shown(progress) as show:
+    with shown(progress) as show, chosen.opened(plan.out) as engine:
         _warn(show, inputs.warnings)
-        learn_plan(plan, show)
+        learn_plan(plan, show, engine=engine)
     return Run(plan.out)
 
 
@@ -146,14 +149,14 @@ def learn_increment(
         >>> stage = duet.learn_increment("mine.yaml", "night", onto="best.pt", out="runs/mine")
         >>> stage.detector("photo.jpg")
     """
-    given = series_of(series)
+    given, chosen = series_of(series), Options.of(options)
     base = given.config.start is None and given.config.increment_names()[0] == increment
     name = None if base and onto is None and not independent else increment
-    with shown(progress) as show:
+    with shown(progress) as show, chosen.opened(Path(out)) as engine:
         report = learn_stage(
             given.path, name, Path(out), strategy=strategy, independent=independent,
-            onto=_path(onto), seed=seed, weights=start, listen=show,
-            warn=lambda problems, _: _warn(show, problems), **Options.of(options).inputs(given),
+            onto=_path(onto), seed=seed, weights=start, listen=show, engine=engine,
+            warn=lambda problems, _: _warn(show, problems), **chosen.inputs(given),
         )  # fmt: skip
     return Stage(report)
 
@@ -278,6 +281,10 @@ class Options:
         jobs: Trainings at a time; default the CPU cores, at most two.
         references: Train the reference models that GI and PI need.
         split: Split to evaluate on; default test if there is one, else val.
+        engine: Where trainings are done: ``local`` or ``ray``.
+        address: Of the Ray cluster; default ``RAY_ADDRESS``, else one of this machine alone.
+        store: Folder that all machines share, or a bucket: ``s3://…``, ``gs://…``.
+        stage_data: Send the images through the store, too.
         changes: Keys of the schedule and of the strategies to replace.
     """
 
@@ -286,6 +293,10 @@ class Options:
     jobs: int | None = None
     references: bool = True
     split: str = ""
+    engine: str = "local"
+    address: str | None = None
+    store: str | Path | None = None
+    stage_data: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -294,6 +305,11 @@ class Options:
         names = {one.name for one in fields(cls)} - {"changes"}
         own = {key: value for key, value in options.items() if key in names}
         return cls(**own, changes={k: v for k, v in options.items() if k not in names})
+
+    def opened(self, out: Path) -> AbstractContextManager[Engine]:
+        """Return where trainings are done, to be entered."""
+        store = str(self.store) if self.store is not None else None
+        return opened(self.engine, Wishes(self.address, store, self.stage_data, self.jobs), out)
 
     def inputs(self, series: SeriesFile) -> dict[str, Any]:
         """Return what of them is told to `read_inputs`."""

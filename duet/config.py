@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from duet.errors import PROBLEMS_SHOWN, ConfigError, DuetError, did_you_mean, together
 from duet.text import printable, shown, without_addresses
 from duet.yamltree import line_of, parse_yaml, resolved
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def _whole(value: Any) -> Any:
@@ -33,6 +36,18 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy without what cached properties made of the values that ``update`` changes.
+
+        Args:
+            update: Field -> value, not validated.
+            deep: Copy the values, too.
+        """
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(copied).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -45,6 +60,7 @@ def parse_config(
     called: str = "the configuration",
     error: type[DuetError] = ConfigError,
     remedy: str | None = None,
+    context: object = None,
 ) -> C:
     """Validate ``data`` as ``model``.
 
@@ -55,12 +71,13 @@ def parse_config(
         called: What ``data`` is, in the error.
         error: What is raised.
         remedy: What the user can do.
+        context: What pydantic's validators are told, such as `duet.fields.ClassSets`.
 
     Raises:
         DuetError: ``error``, with every problem at once, and the nearest key for each unknown one.
     """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as found:
         raise error(problems_of(found, model, data, called), where=where, remedy=remedy) from None
 

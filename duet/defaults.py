@@ -7,6 +7,9 @@ from typing import Literal
 Agnostic = Literal["all", "increments", "off"]
 """Which classes suppress each other: all, calibrated ones of different increments, or none."""
 
+Runtime = Literal["auto", "torch", "onnx", "openvino"]
+"""Program that runs a detector; ``auto`` is the fastest here, see `duet.fastest.load`."""
+
 Confidence = float | tuple[float, ...]
 """Lowest score that counts, ``[0, 1]``: of all classes, or of each in the order of the labels."""
 

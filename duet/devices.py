@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,6 +97,18 @@ def require_device(device: Device) -> Device:
     raise ConfigError(f"{what}, got device '{got}'", where="device", remedy="cpu works everywhere")
 
 
+def at_hand(text: str) -> str:
+    """Return torch's name of a device if this machine has it, else ``cpu``.
+
+    For what a machine looks at by itself whose trainings are done elsewhere.
+    """
+    device = parse_device(text)
+    try:
+        return require_device(device).torch_name
+    except ConfigError:
+        return "cpu"
+
+
 def one_place(text: str, who: str = "a detector runs") -> str:
     """Return torch's name of the one device of this machine that a name means.
 
@@ -106,3 +120,22 @@ def one_place(text: str, who: str = "a detector runs") -> str:
         ConfigError: It is no name of a device, several GPUs, or not there.
     """
     return require_device(parse_device(text).single(who)).torch_name
+
+
+def threads() -> int:
+    """Return how many threads a network may use: torch's number, or what it would be.
+
+    Torch is asked only if it is there already: it takes a second to load.
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        return torch.get_num_threads()
+    told = (os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    chosen = next((int(text) for text in told if text.isdecimal() and int(text) > 0), None)
+    if chosen is not None:
+        return chosen
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or 1_000_000))

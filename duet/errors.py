@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from duet.text import clipped, without_addresses, without_secrets
 
@@ -54,6 +54,14 @@ class DuetError(Exception):
             "suggestion": self.remedy,
             "exit_code": self.exit_code,
         }
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> DuetError:
+        """Return the error that `as_dict` told, of its class."""
+        named = (kind for kind in DuetError.__subclasses__() if "exit_code" in vars(kind))
+        kinds = {kind.exit_code: kind for kind in named}
+        kind = kinds.get(record["exit_code"], DuetError)
+        return kind(record["message"], where=record["where"], remedy=record["suggestion"])
 
 
 class ConfigError(DuetError):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from duet.ahead import Ahead
 from duet.errors import DataError, DuetError
 from duet.files import atomic_path
 from duet.orientation import orientation
@@ -132,23 +133,32 @@ def upright(image: npt.NDArray[np.uint8], turn: int) -> npt.NDArray[np.uint8]:
 
 
 def read_groups(
-    paths: Sequence[Path], most: int, read: Callable[[Path], Image | None] = read_image
-) -> Iterator[tuple[list[Path], list[Image]]]:
+    paths: Sequence[Path], most: int, read: Callable[[Path], Image] = read_image,
+    lost: Callable[[Path, DataError], None] | None = None,
+) -> Iterator[tuple[list[Path], list[Image]]]:  # fmt: skip
     """Yield files and their images in order, ``most`` at a time, fewer where they are large.
+
+    The next group is read in threads while one is looked at.
 
     Args:
         paths: Image files.
         most: Images of a group.
-        read: Reads a file; what it returns None for is left out.
+        read: Reads a file.
+        lost: Told of each file that is not a readable image, which is then left out.
 
     Raises:
-        DataError: A file is not a readable image.
+        DataError: A file is not a readable image, and nobody is told.
     """
     names: list[Path] = []
     images: list[Image] = []
-    for path in paths:
-        image = read(path)
-        if image is None:
+    ahead = Ahead(read, lambda image: image.nbytes, most=most, most_bytes=_GROUP_BYTES)
+    for path, made in zip(paths, ahead(paths), strict=True):
+        try:
+            image = made()
+        except DataError as error:
+            if lost is None:
+                raise
+            lost(path, error)
             continue
         names.append(path)
         images.append(image)

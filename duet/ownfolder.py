@@ -23,7 +23,7 @@ def own_folder(name: str, *inner: str) -> Path:
     try:
         for one in wanted:
             one.mkdir(parents=True, exist_ok=True)
-        usable = all(map(_is_mine, wanted))
+        usable = all(map(is_mine, wanted))
     except OSError:
         usable = False
     if usable:
@@ -35,7 +35,7 @@ def own_folder(name: str, *inner: str) -> Path:
     return fresh
 
 
-def _is_mine(folder: Path) -> bool:
+def is_mine(folder: Path) -> bool:
     """Tell whether only this user can write to a folder, and this process can."""
     about = folder.stat()
     if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & stat.S_IWOTH):

@@ -143,7 +143,7 @@ def markdown_target(path: str) -> str:
 def plot_text(text: str, limit: int = 60) -> str:
     """Return a name for a figure: visible characters on one line, not longer than fits.
 
-    Mathematics is switched off where the figures are drawn (`duet.report.figures.styled`).
+    Mathematics is switched off where the figures are drawn (`duet.report.plots.styled`).
     """
     seen = printable(text)
     return seen if len(seen) <= limit else f"{seen[: limit - 1]}…"

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Two OpenMP threads crawl when a neighbour holds a core; torch reads it while it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from duet.runs import worker
-
-# Two OpenMP threads crawl when a neighbour holds a core.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MKL_NUM_THREADS", "1")
+from duet.runs import forks, worker
 
 LONG = (
     "test_conformance", "test_export", "test_end_to_end", "test_trainer", "test_cli",
@@ -66,9 +66,17 @@ def _note_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 register_optimizer_step_post_hook(_note_step)
 
 
-def _note_worker(folder: Path, command: Callable[[Path], list[str]] = worker.command) -> list[str]:
-    _trained.append(f"{folder}, in a process of its own")
-    return command(folder)
+def _note_processes(patch: pytest.MonkeyPatch) -> None:
+    for module, name in ((worker, "command"), (forks, "server_command")):
+        patch.setattr(module, name, _noted(getattr(module, name)))
+
+
+def _noted(command: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    def note(folder: Path, *rest: int) -> list[str]:
+        _trained.append(f"{folder}, in a process of its own")
+        return command(folder, *rest)
+
+    return note
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -76,7 +84,7 @@ def pytest_runtest_setup() -> Iterator[None]:
     """Note what is trained from here on, also by fixtures of a module."""
     _trained.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "command", _note_worker)
+        _note_processes(patch)
         yield
 
 
@@ -84,7 +92,7 @@ def pytest_runtest_setup() -> Iterator[None]:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Fail a test of `make quick` that trains a detector."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "command", _note_worker)
+        _note_processes(patch)
         yield
     if _trained and not any(map(item.get_closest_marker, ("slow", "thorough"))):
         pytest.fail(f"trained {_trained[-1]}, but is not marked as slow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from PIL import Image, ImageDraw
 from duet.evaluation.indices import compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.files import sha256_json
+from duet.results.files import load_results
 from duet.results.schema import (
     ApBackend,
     ClassScores,
@@ -160,6 +163,17 @@ def write_gallery_images(run_folder: Path, results: Results) -> None:
         path = run_folder / item.file
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
+
+
+def as_version_1(run_folder: Path) -> dict[str, Any]:
+    """Write the `results.json` of a run as duet wrote it before version 2; return it."""
+    content = load_results(run_folder).model_dump(mode="json")
+    document = {"schema_version": 1, **content}
+    aside = ("commands", "environment")
+    seal = sha256_json({key: value for key, value in document.items() if key not in aside})
+    document["sha256"] = seal
+    (run_folder / "results.json").write_text(json.dumps(document, indent=2) + "\n")
+    return document
 
 
 def _increment(domain: str, classes: tuple[str, ...]) -> IncrementEntry:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from duet.families.table import resolve_family
+from duet.runs import forks
 from duet.runs.lab import Lab
 from duet.runs.worker import run_worker
 from duet.training.job import read_job
@@ -64,4 +65,5 @@ def trained_here() -> Iterator[Here]:
 
     with settled() as patch:
         patch.setattr(Lab, "__post_init__", begin_here)
+        patch.setattr(forks, "_possible", lambda: False)
         yield here

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import pytest
 
-from duet.detections import Detections
+from duet.detections import Detections, remapped_ids
 from duet.errors import DataError
 from duet.labels import LabelSpace
 
@@ -85,6 +85,18 @@ def test_helpers() -> None:
     assert records[0] == {"name": "dog", "score": 0.9, "xyxy": BOX}
     assert len(Detections.empty(LABELS)) == 0
     assert Detections.empty(LABELS).as_records() == []
+
+
+def test_some_classes_are_picked_by_name() -> None:
+    found = _detections([BOX] * 3, [0.9, 0.5, 0.25], [1, 0, 1])
+    assert found.of(["dog", "wolf", "dog"]).scores.tolist() == found.scores[[0, 2]].tolist()
+    assert len(found.of([])) == 0
+
+
+def test_ids_are_mapped_by_name() -> None:
+    source, target = LabelSpace.of(["zebra", "dog", "ant"]), LabelSpace.of(["ant", "bee", "dog"])
+    assert remapped_ids(source, target).tolist() == [-1, 2, 0]
+    assert remapped_ids(LabelSpace(()), target).tolist() == []
 
 
 def test_is_immutable_and_detached_from_its_input() -> None:

@@ -30,8 +30,8 @@ from duet.files import (
 from duet.inference.outputs import make_out
 from duet.inference.savers.jsonl import JsonLines
 from duet.ownfolder import own_folder
-from duet.report.figures import styled
 from duet.report.markdown import write_report
+from duet.report.plots import styled
 from duet.runs import worker
 from duet.weights import partial
 

@@ -73,7 +73,7 @@ def test_numbers_where_numbers_are_meant(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text("epochs: 7\nlr: 1e-3\namp: true\ndevice: 0\nfinal_lr: .5\n")
     schedule = load_schedule(path)
-    assert (schedule.epochs, schedule.lr, schedule.amp) == (7, 1e-3, True)
+    assert (schedule.epochs, schedule.lr, schedule.precision) == (7, 1e-3, "fp16")
     assert (schedule.device, schedule.final_lr) == ("0", 0.5)
     path.write_text(
         "schema: 1\nmethod: duet\nparams: {alpha_base: 0.5, gamma: 0.25}\nincrements: [a]\n"

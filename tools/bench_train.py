@@ -29,6 +29,7 @@ import click
 
 if TYPE_CHECKING:
     from duet.increments.forms import HeadForm
+    from duet.training.config import PrecisionChoice
 
 BATCHES = 4  # different batches, in turn
 
@@ -83,6 +84,13 @@ class Contender:
 @click.option("--image-size", default=160, show_default=True, help="Pixels.")
 @click.option("--batch", default=16, show_default=True, help="Images per step.")
 @click.option("--classes", default=10, show_default=True, help="Per increment.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of our steps but the one in NCHW.",
+)
 @click.option("--steps", default=20, show_default=True, help="Measured steps of each kind.")
 @click.option("--warmup", default=3, show_default=True, help="Steps of each kind not measured.")
 @click.option("--seed", default=0, show_default=True)
@@ -106,13 +114,13 @@ def main(as_json: bool, **options: Any) -> None:
 
 def measure(
     folder: Path, *, architecture: str, head: HeadForm, image_size: int, batch: int, classes: int,
-    steps: int, warmup: int, seed: int,
+    precision: PrecisionChoice, steps: int, warmup: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the steps took, and the ratios of steps of the same round."""
     from duet.training.outcome import versions
 
     before = os.getloadavg()
-    shape = (architecture, head, image_size, batch, classes, seed)
+    shape = (architecture, head, image_size, batch, classes, precision, seed)
     contenders = _contenders(folder, *shape)
     order, chance = list(contenders), random.Random(seed)
     for round_ in range(warmup + steps):
@@ -129,7 +137,8 @@ def measure(
         "what": "one training step of a detector that learns its second increment",
         "settings": {
             "architecture": architecture, "head": head, "increments": 2, "classes": classes,
-            "image_size": image_size, "batch": batch, "steps": steps, "warmup": warmup,
+            "image_size": image_size, "batch": batch, "precision": precision,
+            "steps": steps, "warmup": warmup,
             "seed": seed, "threads": 1, "order": "shuffled in each round, one process",
         },
         "steps": {name: _summary(one) for name, one in contenders.items()},
@@ -141,29 +150,29 @@ def measure(
 
 def _contenders(
     folder: Path, architecture: str, head: HeadForm, image_size: int, batch: int, classes: int,
-    seed: int,
+    precision: PrecisionChoice, seed: int,
 ) -> dict[str, Contender]:  # fmt: skip
     """Set all trainers up on the same images."""
     names = [f"class{number}" for number in range(classes)]
-    scenes = _scenes(folder, names, batch * BATCHES, image_size, seed)
+    scenes = noise_scenes(folder, names, batch * BATCHES, image_size, seed)
     shape = (architecture, head, image_size, batch, classes, seed)
     ours = {
-        name: _trainer(folder / str(number), scenes, *shape, *weights)
-        for number, (name, weights) in enumerate(
+        name: trainer_of(folder / str(number), scenes, *shape, *settings)
+        for number, (name, settings) in enumerate(
             {
-                "plain, NCHW": (0.0, 0.0),
-                "plain": (0.0, 0.0),
-                "distilled": (0.01, 0.0),
-                "distilled + L_DC": (0.01, 0.01),
+                "plain, NCHW": ("fp32", 0.0, 0.0),
+                "plain": (precision, 0.0, 0.0),
+                "distilled": (precision, 0.01, 0.0),
+                "distilled + L_DC": (precision, 0.01, 0.01),
             }.items()
         )
     }
     _to_default_format(ours["plain, NCHW"])
     trainers = {**ours, "yolo train": _engine_trainer(folder, ours["plain"], names)}
-    return {name: _contender(trainer) for name, trainer in trainers.items()}
+    return {name: contender(trainer) for name, trainer in trainers.items()}
 
 
-def _contender(trainer: Any) -> Contender:
+def contender(trainer: Any) -> Contender:
     """Start a trainer's epoch, take its batches, and count what its teacher is asked."""
     trainer.epoch = 0
     trainer._model_train()
@@ -173,7 +182,7 @@ def _contender(trainer: Any) -> Contender:
         def count(*_: Any) -> None:
             one.calls += 1
 
-        trainer.teacher.register_forward_hook(count)
+        trainer.teacher.network.register_forward_hook(count)
     return one
 
 
@@ -181,7 +190,8 @@ def _to_default_format(trainer: Any) -> None:
     """Have a trainer compute as it did before it knew of channels-last memory."""
     import torch
 
-    trainer.model.to(memory_format=torch.contiguous_format)
+    for module in (trainer.model, trainer.ema.ema):
+        module.to(memory_format=torch.contiguous_format)
     prepared = trainer.preprocess_batch
 
     def plain(batch: dict[str, Any]) -> dict[str, Any]:
@@ -191,20 +201,33 @@ def _to_default_format(trainer: Any) -> None:
     trainer.preprocess_batch = plain
 
 
-def _trainer(
-    folder: Path, scenes: Any, architecture: str, head: HeadForm, image_size: int, batch: int,
-    classes: int, seed: int, distill: float, directional: float,
-) -> Any:  # fmt: skip
-    """Set a real trainer up from a job folder, with or without the losses."""
-    import torch
-    from safetensors.torch import save_file
-
+def trainer_of(*job: Any, **settings: Any) -> Any:
+    """Set a real trainer up from the `job_folder` of the same arguments."""
     from duet.families.ultralytics import engine
     from duet.families.ultralytics.arguments import engine_overrides
     from duet.families.ultralytics.train import JOB_VARIABLE
+    from duet.families.yolo.train import IncrementTrainer
+    from duet.training.job import read_job
+
+    folder = job_folder(*job, **settings)
+    os.environ[JOB_VARIABLE] = str(folder)
+    trainer = IncrementTrainer(overrides=engine_overrides(read_job(folder), folder))
+    engine.set_threads(1)
+    trainer._setup_train()
+    return trainer
+
+
+def job_folder(
+    folder: Path, scenes: Any, architecture: str, head: HeadForm, image_size: int, batch: int,
+    classes: int, seed: int, precision: PrecisionChoice, distill: float, directional: float, *,
+    device: str = "cpu", epochs: int = 1,
+) -> Path:  # fmt: skip
+    """Write the job of a second increment, with or without the losses."""
+    import torch
+    from safetensors.torch import save_file
+
     from duet.families.yolo.adapter import FAMILY
     from duet.families.yolo.build import stock_model
-    from duet.families.yolo.train import IncrementTrainer
     from duet.increments.base import StartWeights
     from duet.training.config import Directional, Distillation, Schedule
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state
@@ -220,7 +243,8 @@ def _trainer(
         family="yolo", architecture=architecture, head=head, phase="increment", seed=seed,
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
         distill=Distillation(weight=distill), directional=Directional(weight=directional),
-        schedule=Schedule(batch=batch, image_size=image_size, epochs=1, warmup_epochs=0),
+        schedule=Schedule(batch=batch, image_size=image_size, epochs=epochs, warmup_epochs=0,
+                          precision=precision, device=device),
     )  # fmt: skip
     folder.mkdir()
     write_state(folder / "start.safetensors", start)
@@ -228,11 +252,7 @@ def _trainer(
     direction = {name: 1e-3 * torch.randn_like(tensor) for name, tensor in start.shared.items()}
     save_file(direction, folder / "direction.safetensors")
     write_job(folder, job)
-    os.environ[JOB_VARIABLE] = str(folder)
-    trainer = IncrementTrainer(overrides=engine_overrides(job, folder))
-    engine.set_threads(1)
-    trainer._setup_train()
-    return trainer
+    return folder
 
 
 def _engine_trainer(folder: Path, like: Any, names: list[str]) -> Any:
@@ -253,7 +273,7 @@ def _engine_trainer(folder: Path, like: Any, names: list[str]) -> Any:
     return trainer
 
 
-def _scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) -> Any:
+def noise_scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) -> Any:
     """Write noise images with labels as the engine reads them; return them as a slice."""
     import numpy as np
     from PIL import Image
@@ -263,7 +283,7 @@ def _scenes(folder: Path, classes: list[str], count: int, size: int, seed: int) 
     random_ = np.random.default_rng(seed)
     images, labelled = [], []
     for kind in ("images", "labels"):
-        (folder / kind).mkdir()
+        (folder / kind).mkdir(parents=True)
     for number in range(count):
         images.append(folder / "images" / f"{number}.png")
         noise = random_.integers(0, 256, (size, size, 3), dtype=np.uint8)

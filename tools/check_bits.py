@@ -73,7 +73,7 @@ def of_run(name: str, out: Path) -> Iterator[tuple[str, str]]:
             if path.name not in {"start.safetensors"}:
                 yield f"{name}/{path.relative_to(out)}", tensors(path)
     results = json.loads((out / "results.json").read_text())
-    indices = {one["name"]: one["indices"] for one in of_strategies(results)}
+    indices = {one["name"]: of_names(one["indices"], results) for one in of_strategies(results)}
     yield f"{name}/indices", json.dumps(indices, sort_keys=True)
 
 
@@ -81,6 +81,16 @@ def of_strategies(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what was measured of each strategy; the key had another name once."""
     found: list[dict[str, Any]] = results.get("strategies") or results["methods"]
     return found
+
+
+def of_names(indices: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """Return indices whose terms name their classes, as they all did once."""
+    sets = results.get("class_sets", ())
+    terms = [term for key, found in indices.items() if key.endswith("_terms") for term in found]
+    for term in terms:
+        if isinstance(term["classes"], int):
+            term["classes"] = sets[term["classes"]]
+    return indices
 
 
 def option(command: str) -> str:

@@ -225,7 +225,7 @@ def _hear_interrupts() -> None:
 
 
 def workers_of(out: Path) -> list[int]:
-    """Return the training processes that work on a run folder."""
+    """Return the training processes that work on a run folder, and what forks them."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -233,7 +233,7 @@ def workers_of(out: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue  # it has ended
-            if any("duet.runs.worker" in word for word in words) and any(
+            if any("from duet.runs." in word for word in words) and any(
                 word.startswith(f"{out}/") for word in words
             ):
                 found.append(int(entry.name))

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -159,11 +159,11 @@ def tell_leftovers_in(folder: Path, only: Collection[str] | None = None) -> None
         note(LEFT.format(path))
 
 
-def tell_changed(run: Path) -> None:
-    """Warn of a run whose results are not those that it wrote."""
-    from duet.results.files import RESULTS_FILE, was_changed
+def tell_changed(run: Path, document: Mapping[str, Any] | None = None) -> None:
+    """Warn of a run whose results are not those that it wrote; ``document``, if it is read."""
+    from duet.results.files import RESULTS_FILE, read_document, was_changed
 
-    if was_changed(run / RESULTS_FILE):
+    if was_changed(read_document(run) if document is None else document):
         note(
             f"warning: {run / RESULTS_FILE} was changed since the run wrote it; the same "
             "`duet run` writes it anew"

@@ -9,13 +9,24 @@ import click
 
 from duet.cli.common import NAME_OR_PATH, PATH, hint, json_option, tell_warnings
 from duet.cli.names import strategies
-from duet.cli.options import TrainingCommand, gate_of, gate_options, given, training_options
+from duet.cli.options import (
+    TrainingCommand,
+    engine_of,
+    engine_options,
+    gate_of,
+    gate_options,
+    given,
+    training_options,
+)
 from duet.cli.running import emit_gated
 from duet.progress import note, stages
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from duet.evaluation.gate import Gate
+    from duet.runs.engines.engine import Engine
 
 FIRST = DEFAULT_STRATEGIES[0]
 EPILOG = """\b
@@ -36,14 +47,16 @@ Examples:
     help="Decides the head form.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
+@engine_options
 @gate_options
 @training_options
 @json_option
 def base(series: Path, strategy: str, out: Path, seed: int, as_json: bool, **options: Any) -> None:
     """Train the first increment of a series and keep it as an increment folder."""
     _learn(
-        series, None, out, as_json, gate_of(options), strategy=strategy, seed=seed, **given(options)
-    )
+        series, None, out, as_json, gate_of(options), engine_of(options, out), strategy=strategy,
+        seed=seed, **given(options),
+    )  # fmt: skip
 
 
 @click.command("increment", cls=TrainingCommand, epilog=EPILOG)
@@ -63,6 +76,7 @@ def base(series: Path, strategy: str, out: Path, seed: int, as_json: bool, **opt
     help="Go on from a detector that you have: a .pt, a detector folder, or an export in one.",
 )  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Run folder.")
+@engine_options
 @gate_options
 @training_options
 @json_option
@@ -79,21 +93,24 @@ def increment(
     if gate is not None and independent:
         raise click.UsageError("--independent makes no detector that a gate could be about")
     _learn(
-        series, name, out, as_json, gate, strategy=strategy, independent=independent, onto=onto,
-        seed=seed, **given(options),
+        series, name, out, as_json, gate, engine_of(options, out), strategy=strategy,
+        independent=independent, onto=onto, seed=seed, **given(options),
     )  # fmt: skip
 
 
 def _learn(
-    series: Path, name: str | None, out: Path, as_json: bool, gate: Gate | None, **asked: Any
-) -> None:
+    series: Path, name: str | None, out: Path, as_json: bool, gate: Gate | None,
+    engine: AbstractContextManager[Engine], **asked: Any,
+) -> None:  # fmt: skip
     """Train one stage and say what came out."""
     from duet.runs.gated import judge_stage, open_before
     from duet.runs.stage import learn_stage
 
     before = open_before(gate, note)
-    with stages() as show:
-        report = learn_stage(series, name, out, listen=show, warn=tell_warnings, **asked)
+    with stages() as show, engine as where:
+        report = learn_stage(
+            series, name, out, listen=show, warn=tell_warnings, engine=where, **asked
+        )
     verdict = None
     if gate is not None:
         device = asked["changes"].get("device", "cpu")

@@ -13,10 +13,14 @@ from duet.cli.common import PATH, several
 from duet.cli.names import weights_option
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
     from duet.evaluation.gate import Gate
+    from duet.runs.engines.engine import Engine
 
 SEED = click.IntRange(min=0, max=2**31 - 1)  # NumPy takes no more
 _SCHEDULE = "Schedule (each replaces the file's)"
@@ -132,6 +136,41 @@ def parse_settings(words: Sequence[str], *, option: str = "--set") -> dict[str, 
             what = f"not a YAML value in '{clipped(item, 200)}': {error.what}"
             raise ConfigError(what, where=option) from None
     return parsed
+
+
+engine_options = several(
+    click.option(
+        "--engine", default="local", show_default=True, metavar="local|ray",
+        help="Where trainings are done: on this machine, or on a Ray cluster.",
+    ),
+    click.option(
+        "--address", metavar="TEXT",
+        help="Of the Ray cluster: auto, HOST:PORT [RAY_ADDRESS, else one of this machine alone].",
+    ),
+    click.option(
+        "--store", metavar="DIR|URL",
+        help="Folder that all machines share, or s3://BUCKET/FOLDER, gs://BUCKET/FOLDER: files "
+        "travel and checkpoints stay there.",
+    ),
+    click.option("--stage-data", is_flag=True, help="Send the images through the store, too."),
+)  # fmt: skip
+"""Where the trainings of a command are done; see `engine_of`."""
+
+
+def engine_of(
+    options: dict[str, Any], out: Path, jobs: int | None = None
+) -> AbstractContextManager[Engine]:
+    """Return the engine that a command's `engine_options` ask for, to be entered.
+
+    Args:
+        options: Of the command.
+        out: Run folder.
+        jobs: Trainings at a time, where somebody says it.
+    """
+    from duet.runs.engines.engine import Wishes, opened
+
+    wishes = Wishes(options["address"], options["store"], options["stage_data"], jobs)
+    return opened(options["engine"], wishes, out)
 
 
 gate_options = several(

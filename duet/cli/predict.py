@@ -21,7 +21,7 @@ from duet.cli.common import (
     tell_leftovers_in,
     trust_option,
 )
-from duet.defaults import AGNOSTIC, CONFIDENCE, IOU, Agnostic
+from duet.defaults import AGNOSTIC, CONFIDENCE, IOU, Agnostic, Runtime
 from duet.errors import ConfigError
 from duet.inference.savers.table import SAVERS
 from duet.progress import PLAIN_EVERY, counted, note
@@ -58,6 +58,7 @@ class Job:
     out: Path | None
     save: tuple[str, ...]
     device: str
+    runtime: Runtime | None
     track: bool
     newest: bool | None
     show: bool
@@ -87,10 +88,11 @@ class Job:
         return sys.stdout if self.to_stdout else None
 
     def opener(self, model: Path) -> Callable[[], LoadedDetector]:
-        """Return what opens the detector once all else is checked."""
-        from duet.inference.load import load
+        """Return what opens the detector once all else is checked; a dry run exports nothing."""
+        from duet.fastest.load import load
 
-        return lambda: load(model, self.device, trust=self.trust, notify=note)
+        runtime = None if self.dry_run else self.runtime
+        return lambda: load(model, self.device, runtime=runtime, trust=self.trust, notify=note)
 
 
 @click.command("predict", epilog=EPILOG)
@@ -148,6 +150,12 @@ class Job:
     "--give-up-after", type=click.FloatRange(0), help="Seconds of trying to rejoin [no limit]."
 )
 @device_option
+@click.option(
+    "--runtime",
+    type=click.Choice(get_args(Runtime)),
+    help="Program that runs a detector folder: onnx and openvino export it on first use, auto "
+    "takes the fastest here [torch; an exported file has its own].",
+)
 @trust_option
 @click.option("--dry-run", is_flag=True, help="Check everything, detect nothing.")
 @json_option

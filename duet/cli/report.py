@@ -27,10 +27,11 @@ def report(run: Path, as_json: bool) -> None:
     from duet.report.markdown import write_report
     from duet.report.tables import summary_text
     from duet.report.words import as_dict
-    from duet.results.files import load_results
+    from duet.results.files import RESULTS_FILE, parse_results, read_document
 
     tell_leftovers_in(run, only=OWN)
-    path = write_report(run)
-    results = load_results(run)
-    tell_changed(run)
+    document = read_document(run)
+    results = parse_results(document, where=str(run / RESULTS_FILE))
+    path = write_report(run, results)
+    tell_changed(run, document)
     emit(as_dict(results, path), as_json, lambda _: summary_text(results, path))

@@ -10,14 +10,25 @@ import click
 
 from duet.cli.common import NAME_OR_PATH, PATH, emit, json_option, tell_warnings
 from duet.cli.names import strategies
-from duet.cli.options import TrainingCommand, gate_of, gate_options, given, training_options
+from duet.cli.options import (
+    TrainingCommand,
+    engine_of,
+    engine_options,
+    gate_of,
+    gate_options,
+    given,
+    training_options,
+)
 from duet.cli.running import emit_gated, judged, opened, perform
 from duet.progress import note, stages
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import shell_line
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from duet.evaluation.gate import Gate
+    from duet.runs.engines.engine import Engine
     from duet.runs.needed import Cells
     from duet.runs.plan import RunPlan
 
@@ -29,6 +40,7 @@ Examples:
   duet run series.yaml --strategies duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
   duet run series.yaml --max-drop 5 --min ri=0.95,fr=0.95 --max-double 15
   duet run series.yaml --epochs 20 --set augmentation.mosaic=1 --set merge.params.gamma=0.2
+  duet run series.yaml --engine ray --address auto --store s3://bucket/duet
 """
 
 
@@ -60,6 +72,7 @@ Examples:
     help="Which detectors look at which domains: what an index or the report reads, or all.",
 )  # fmt: skip
 @click.option("--split", default="", help="Split to evaluate on [test if there is one, else val].")
+@engine_options
 @gate_options
 @training_options
 @click.option("--dry-run", is_flag=True, help="Print the plan with counts and a time estimate.")
@@ -86,16 +99,19 @@ def run(
         inputs, (*names, *strategies), seed=seed, out=out, jobs=jobs, references=references,
         split=split, command=shell_line("duet", *sys.argv[1:]), cells=cells,
         watched=tuple(gate.cells) if gate is not None else (),
+        elsewhere=options["engine"] != "local",
     )  # fmt: skip
+    engine = engine_of(options, plan.out, jobs)
     if seeds > 1 or orders > 1:
-        _repeat(plan, seeds, orders, dry_run, as_json, gate)
+        _repeat(plan, seeds, orders, dry_run, as_json, gate, engine)
     else:
-        perform(plan, dry_run=dry_run, as_json=as_json, gate=gate)
+        perform(plan, dry_run=dry_run, as_json=as_json, gate=gate, engine=engine)
 
 
 def _repeat(
-    plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool, gate: Gate | None
-) -> None:
+    plan: RunPlan, seeds: int, orders: int, dry_run: bool, as_json: bool, gate: Gate | None,
+    engine: AbstractContextManager[Engine],
+) -> None:  # fmt: skip
     """Run several seeds or orders and print how the strategies compare over all of them."""
     from duet.comparison.tables import as_dict, as_text
     from duet.report.cautions import learned_nothing, off_published
@@ -110,8 +126,8 @@ def _repeat(
         require_runnable(plan)
         emit(repeat.repeats_as_dict(plans), as_json, lambda _: repeat.repeats_as_text(plans))
         return
-    with stages() as show:
-        found = repeat.execute_repeats(plan.out, plans, show)
+    with stages() as show, engine as where:
+        found = repeat.execute_repeats(plan.out, plans, show, engine=where)
     for run in found.runs:
         for line in (*learned_nothing(run.results), *off_published(run.results)):
             note(f"warning: {run.folder.name}: {line}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from duet.comparison.runs import Run
     from duet.evaluation.gate import Gate, Verdict
     from duet.recipes.prepared import Prepared
+    from duet.runs.engines.engine import Engine
     from duet.runs.gated import Before
     from duet.runs.plan import RunPlan
 
@@ -37,12 +39,16 @@ def emit_gated(
         emit(result | records, as_json, lambda seen: f"{human(seen)}\n\n{gate_text(verdict)}")
 
 
-def perform(plan: RunPlan, *, dry_run: bool, as_json: bool, gate: Gate | None = None) -> None:
+def perform(
+    plan: RunPlan, *, dry_run: bool, as_json: bool, gate: Gate | None = None,
+    engine: AbstractContextManager[Engine] | None = None,
+) -> None:  # fmt: skip
     """Do a plan, or say what it would do, and print what came out."""
     from duet.comparison.runs import Run
     from duet.report.cautions import learned_nothing, off_published
     from duet.report.markdown import REPORT_FILE
     from duet.report.tables import summary_text
+    from duet.runs.engines.engine import HERE
     from duet.runs.plan import plan_as_dict, plan_as_text
     from duet.runs.run import learn, require_chains, summary
     from duet.runs.walls import require_runnable
@@ -53,8 +59,8 @@ def perform(plan: RunPlan, *, dry_run: bool, as_json: bool, gate: Gate | None = 
         require_runnable(plan)
         emit(plan_as_dict(plan), as_json, lambda _: plan_as_text(plan))
         return
-    with stages() as show:
-        results = learn(plan, show)
+    with stages() as show, engine or nullcontext(HERE) as where:
+        results = learn(plan, show, engine=where)
     verdict = judged(gate, before, (Run(plan.out, plan.out.name, results),), plan)
     for line in (*learned_nothing(results), *off_published(results)):
         note(f"warning: {line}")
@@ -78,11 +84,12 @@ def opened(gate: Gate | None, plan: RunPlan) -> Before:
 def judged(gate: Gate | None, before: Before, runs: Sequence[Run], plan: RunPlan) -> Verdict | None:
     """Return how a gate ends for the runs of a plan and its repeats."""
     from duet.comparison.gated import judge
+    from duet.devices import at_hand
     from duet.runs.gated import standings_before
 
     if gate is None:
         return None
-    known = standings_before(before, plan.series, plan.split, plan.device)
+    known = standings_before(before, plan.series, plan.split, at_hand(plan.device))
     return judge(gate, runs, (plan.strategies[0].name,), before=known)
 
 

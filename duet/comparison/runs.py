@@ -159,7 +159,7 @@ def _facts(run: Run) -> Mapping[str, str]:
         "image size": protocol.input,
         "detector": protocol.family,
         "image rule": protocol.image_rule,
-        "AP": f"{protocol.ap.name} {protocol.ap.parameters}",
+        "AP": str(protocol.ap.parameters),  # who computes it is the same to the bit
     }
 
 

@@ -7,9 +7,10 @@ speak of the choice of test images, the spread over seeds speaks of training.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ CLOSE = 1e-6
 """How far the indices from the matches may be from those of `results.json`: rounding alone."""
 
 
+KEPT = 500_000_000
+"""Bytes of weights that are kept: those of 50 000 images and 1 000 resamples have 200 MB."""
+
 _ANEW = "give the `duet run` command of this run again; it evaluates anew"
 
 
@@ -40,12 +44,15 @@ class NoEvidenceError(Exception):
 
 @dataclass
 class Sampler:
-    """Indices on resampled images; every matching file is read and resampled once.
+    """Indices on resampled images; every class of a file is resampled once.
+
+    One file and the weights of a few sets of images are held at a time: what is left of a file is a
+    value per class and resample.
 
     Attributes:
         count: Number of resamples.
         seed: Of the resamples.
-        images: Per file of matches, its set of images: domain and content.
+        images: Per file of matches, its set of images: domain and hash of the content.
         lacking: Folders of the runs that do not keep the matches behind their numbers.
     """
 
@@ -55,7 +62,8 @@ class Sampler:
     lacking: dict[Path, None] = field(default_factory=dict)
     _samples: dict[tuple[Path, str], dict[str, Sampled]] = field(default_factory=dict)
     _weights: dict[tuple[str, bytes], Weights] = field(default_factory=dict)
-    _matches: dict[Path, Matches] = field(default_factory=dict)
+    _last: tuple[Path, Matches] | None = None
+    _names: dict[Path, frozenset[str]] = field(default_factory=dict)
     _ap50: dict[tuple[Path, str], Sampled] = field(default_factory=dict)
     _recalls: dict[tuple[Any, ...], Retained] = field(default_factory=dict)
 
@@ -143,6 +151,7 @@ class Sampler:
                 where=str(entry.run.folder),
                 remedy=_ANEW,
             )
+        earlier, later = _by_key(earlier, keys), _by_key(later, keys)
         self._recalls[key] = retained(earlier, later, self._weights_for(term.domain, keys))
         return self._recalls[key]
 
@@ -170,8 +179,10 @@ class Sampler:
     ) -> Sampled:
         """Return the mean AP50 of those classes that the resample holds, ``(count + 1,)``."""
         path = _existing(entry, evidence)
-        known = self._read(path, domain).classes
-        found = [self._class(path, name) for name in classes if name in known]
+        if path not in self._names:
+            self._read(path, domain)
+        known = self._names[path]
+        found = [self._class(path, domain, name) for name in classes if name in known]
         if not found:
             raise DataError(
                 f"the matches hold none of the classes {listed(list(classes))}",
@@ -185,27 +196,46 @@ class Sampler:
         return _divided(total, number)
 
     def _read(self, path: Path, domain: str) -> Matches:
-        if path not in self._matches:
-            self._matches[path] = load_matches(path)
-            self.images[path] = domain, np.sort(self._matches[path].keys).tobytes()
-        return self._matches[path]
+        if self._last is None or self._last[0] != path:
+            self._last = None  # before the next one is read
+            self._last = path, load_matches(path)
+        matches = self._last[1]
+        self.images[path] = domain, _content(matches.keys)
+        self._names[path] = frozenset(matches.classes)
+        return matches
 
-    def _class(self, path: Path, name: str) -> Sampled:
+    def _class(self, path: Path, domain: str, name: str) -> Sampled:
         if (path, name) not in self._ap50:
-            matches = self._matches[path]
-            weights = self._weights_for(self.images[path][0], matches.keys)
-            self._ap50[path, name] = weighted_ap50(matches.classes[name], weights)
+            matches = self._read(path, domain)
+            found = _by_key(matches.classes[name], matches.keys)
+            weights = self._weights_for(domain, matches.keys)
+            self._ap50[path, name] = weighted_ap50(found, weights)
         return self._ap50[path, name]
 
     def _weights_for(self, domain: str, keys: npt.NDArray[np.uint64]) -> Weights:
-        """Return the weights of a file's images: equal images get equal columns in every file."""
-        files = domain, keys.tobytes()
+        """Return the weights of a file's images in the order of their keys, see `_by_key`."""
+        files = domain, _content(keys)
         if files not in self._weights:
             drawn = resamples(len(keys), self.count, seed=self.seed, name=domain)
-            # Columns belong to images in the order of their keys, whatever the order of the files.
-            places = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
-            self._weights[files] = np.ascontiguousarray(drawn[:, places])
+            self._weights[files] = drawn
+            for other in list(self._weights)[:-1]:  # the oldest first
+                if sum(one.nbytes for one in self._weights.values()) > KEPT:
+                    del self._weights[other]
         return self._weights[files]
+
+
+def _content(keys: npt.NDArray[np.uint64]) -> bytes:
+    """Return a hash of a set of images, whatever their order."""
+    return hashlib.sha256(np.sort(keys).tobytes()).digest()
+
+
+def _by_key(found: ClassMatches, keys: npt.NDArray[np.uint64]) -> ClassMatches:
+    """Return the same with images numbered in the order of their keys.
+
+    So equal images get equal weights in every file, whatever the order of its images.
+    """
+    places = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
+    return replace(found, images=places[found.images], owners=np.sort(places[found.owners]))
 
 
 def _existing(entry: Entry, evidence: str | None) -> Path:

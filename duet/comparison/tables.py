@@ -21,7 +21,7 @@ from duet.report.phrases import (
     where,
 )
 from duet.report.tables import Table
-from duet.results.measured import FEW_OBJECTS, Counts, few_anywhere, object_counts
+from duet.results.measured import FEW_OBJECTS, Counts, few_anywhere
 from duet.text import printable
 
 TITLES = {index.name: index.title for index in RANKED}
@@ -220,7 +220,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
             }
             for run in found.runs
         ],
-        "objects": object_counts(found.runs[0].results),
+        "objects": found.runs[0].results.objects,
         "undefined": found.undefined,
         "without_evidence": [str(folder) for folder in found.without_evidence],
         "differing": list(found.differing),

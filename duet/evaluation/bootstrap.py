@@ -84,15 +84,18 @@ def weighted_ap50(found: ClassMatches, weights: Weights) -> Sampled:
     total = np.zeros(len(weights))
     divisor = np.maximum(truths, 1)  # nothing is found where no object was drawn
     later: Any = 0.0  # largest precision of what is less confident
-    for first, before, hits, counted in _backwards(found, weights):
-        precision = hits / (counted + np.spacing(1))
+    for before, hits, counted in _backwards(found, weights):
+        counted += np.spacing(1)
+        precision = np.divide(hits, counted, out=counted)
         for row in precision[::-1]:  # from here on: the largest of this one and those after it
             np.maximum(row, later, out=row)
             later = row
         # Recall points reached at each true positive; each belongs to the first that reaches it.
-        reached = _reached(np.concatenate([before[None], hits]) / divisor)
-        reached[0] *= not first
-        total += np.einsum("pb,pb->b", precision, np.diff(reached, axis=0).astype(np.float64))
+        hits /= divisor
+        points = reached(hits)
+        points[1:] -= points[:-1].copy()
+        points[0] -= 0 if before is None else reached(before / divisor)
+        total += np.einsum("pb,pb->b", precision, points.astype(np.float64))
     ap50: Sampled = np.where(truths > 0, total / len(RECALLS), np.nan)
     return ap50
 
@@ -123,11 +126,9 @@ def recall_at_precision(found: ClassMatches, weights: Weights, precision: Sample
     """
     truths = _drawn(found.owners, weights)
     recall = np.zeros(len(weights))
-    for _, _, hits, counted in _backwards(
-        found, weights
-    ):  # cuts elsewhere: recall of the one before
-        reached = hits >= precision * counted - np.spacing(counted)
-        recall = np.maximum(recall, np.where(reached, hits, 0).max(axis=0))
+    for _, hits, counted in _backwards(found, weights):  # cuts elsewhere: recall of the one before
+        enough = hits >= precision * counted - np.spacing(counted)
+        recall = np.maximum(recall, np.where(enough, hits, 0).max(axis=0))
     undefined = (truths == 0) | np.isnan(precision)
     return np.where(undefined, np.nan, recall / np.maximum(truths, 1))
 
@@ -145,13 +146,13 @@ def _drawn(images: npt.NDArray[Any], weights: Weights) -> Sampled:
 
 def _backwards(
     found: ClassMatches, weights: Weights
-) -> Iterator[tuple[bool, Sampled, Sampled, Sampled]]:
+) -> Iterator[tuple[Sampled | None, Sampled, Sampled]]:
     """Yield what lies before the true positives of a class, some at a time, the last ones first.
 
     Yields:
-        Whether the block is the first of the class; ``(B,)`` hits before it; ``(p, B)`` hits up to
-        each true positive of the block, itself included; ``(p, B)`` detections likewise, ignored
-        ones left out.
+        ``(B,)`` hits before the block, None if it is the first; ``(p, B)`` hits up to each true
+        positive of the block, itself included; ``(p, B)`` detections likewise, ignored ones left
+        out. The latter two may be written to.
     """
     positives = np.flatnonzero(found.hit)
     # Detections below the last true positive change no interpolated precision.
@@ -160,22 +161,15 @@ def _backwards(
     ends = np.append(0, np.cumsum(~found.ignored[upto])[positives])
     owners = found.images[positives]
     by_image = np.ascontiguousarray(weights.T)
-    cuts = np.append(np.arange(0, len(positives), BLOCK), len(positives))
-    hits, seen = (
-        np.cumsum(_summed(images, at, by_image), axis=0, dtype=np.float64)
-        for images, at in ((owners, cuts), (counted, ends[cuts]))
-    )
-    for number in reversed(range(len(cuts) - 1)):
-        begin, end = cuts[number : number + 2]
-        before, earlier = (
-            column[number - 1] if number else np.zeros(len(weights)) for column in (hits, seen)
-        )
-        yield (
-            number == 0,
-            before,
-            _running(by_image[owners[begin:end]], before),
-            _running(_summed(counted, ends[begin : end + 1], by_image), earlier),
-        )
+    hits, seen = _drawn(owners, weights), _drawn(counted, weights)
+    for begin in reversed(range(0, len(positives), BLOCK)):
+        end = min(begin + BLOCK, len(positives))
+        some = _running(by_image[owners[begin:end]])
+        every = _running(_summed(counted, ends[begin : end + 1], by_image))
+        hits, seen = hits - some[-1], seen - every[-1]
+        some += hits
+        every += seen
+        yield hits if begin else None, some, every
 
 
 def _summed(
@@ -191,16 +185,15 @@ def _summed(
     return summed
 
 
-def _running(rows: npt.NDArray[np.float32], before: Sampled) -> Sampled:
+def _running(rows: npt.NDArray[np.float32]) -> Sampled:
     """Return running sums over ``(p, B)`` rows; row by row, because numpy's are slow that way."""
     sums = rows.astype(np.float64)
-    sums[0] += before
     for one, following in itertools.pairwise(sums):
         following += one
     return sums
 
 
-def _reached(recall: Sampled) -> npt.NDArray[np.int64]:
+def reached(recall: Sampled) -> npt.NDArray[np.int64]:
     """Return how many of the recall points each recall reaches, as `np.searchsorted` tells.
 
     The points are so regular that only the nearest one has to be looked at.
@@ -208,5 +201,5 @@ def _reached(recall: Sampled) -> npt.NDArray[np.int64]:
     most = len(RECALLS) - 1
     nearest = (recall * most + 0.5).astype(np.int64)
     np.minimum(nearest, most, out=nearest)
-    reached: npt.NDArray[np.int64] = nearest + (RECALLS.take(nearest) <= recall)
-    return reached
+    points: npt.NDArray[np.int64] = nearest + (RECALLS.take(nearest) <= recall)
+    return points

@@ -32,7 +32,7 @@ from duet.evaluation.matches import (
     parse_matches,
     save_arrays,
 )
-from duet.fields import Count, Fraction, InnerPath
+from duet.fields import ByClass, Count, Fraction, InnerPath
 
 BINS, SURE = 10, 0.05
 """Of the calibration error: bins of equal width, and the lowest score that it looks at. Below it
@@ -127,7 +127,7 @@ class Deployment(Config):
     """
 
     images: Count
-    classes: dict[str, ClassDeployment]
+    classes: ByClass[ClassDeployment]
     ece: Fraction | None
     ece_raw: Fraction | None = None
     doubles_within: Count

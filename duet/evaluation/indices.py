@@ -18,9 +18,10 @@ from pydantic import ConfigDict, Field
 from duet.config import Config
 from duet.errors import DataError
 from duet.evaluation.definitions import INDICES, Index
-from duet.evaluation.matrix import References, Slice, StageMatrix, slice_title
+from duet.evaluation.matrix import References, Slice, StageMatrix
 from duet.evaluation.pairs import Pair, SeriesSteps, gi_pairs, pi_pairs, ri_pairs
 from duet.fields import Fraction, Names, Stage
+from duet.text import short_list
 
 
 class Term(Config):
@@ -185,7 +186,7 @@ def _terms(
     """Return the ratios of the pairs that define one, and a sentence for each that does not."""
     kept, reasons = [], []
     for pair in pairs:
-        title = f"{name} of stage {pair.stage} on {slice_title(*pair.slice)}"
+        title = f"{name} of stage {pair.stage} on {pair.domain}[{short_list(pair.classes)}]"
         if _key(pair.slice) in nothing:
             reasons.append(f"{title}: {nothing[_key(pair.slice)]}")
             continue
@@ -229,7 +230,7 @@ def _reference(matrix: StageMatrix, references: References) -> Compared:
     known = {_key(part): value for part, value in references.items()}
 
     def compared(pair: Pair) -> tuple[float, float, str]:
-        title = slice_title(*pair.slice)
+        title = f"{pair.domain}[{short_list(pair.classes)}]"
         if _key(pair.slice) not in known:
             raise DataError(
                 f"no reference model for {title}",

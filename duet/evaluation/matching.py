@@ -122,10 +122,9 @@ def match_blocks(
     parts: list[tuple[Any, ...]] = []
     total = 0
     for found, labelled in blocks:
-        labelled = _scored_first(labelled, classes)
+        labelled, scored = _scored_first(labelled, classes)
         found = _counted(found, classes)
-        rows, kinds, overlap = _matches(found, labelled, classes, levels)
-        scored = ~labelled.ignored
+        rows, kinds, overlap = _matches(found, labelled, scored, classes, levels)
         parts.append((
             found.scores, found.images.astype(np.int32), found.classes.astype(small),
             rows + total, kinds, overlap,
@@ -177,15 +176,16 @@ def _counted(found: Found, classes: int) -> Found:
     return Found(found.xyxy[order], found.classes[order], found.images[order], found.scores[order])
 
 
-def _scored_first(labelled: Labelled, classes: int) -> Labelled:
-    """Return the objects by image and class, those that are not scored last."""
+def _scored_first(labelled: Labelled, classes: int) -> tuple[Labelled, Flags]:
+    """Return the objects by image and class, those that are not scored last, and which are."""
     _, _, width, height = _sides(labelled.xyxy)
-    ignored = labelled.ignored | (width * height > LARGEST)
-    order = np.lexsort((ignored, _groups(labelled, classes)))
-    return Labelled(
+    scored = ~labelled.ignored & (width * height <= LARGEST)
+    order = np.lexsort((~scored, _groups(labelled, classes)))
+    ordered = Labelled(
         labelled.xyxy[order], labelled.classes[order], labelled.images[order],
-        ignored[order], labelled.crowds[order],
+        labelled.ignored[order], labelled.crowds[order],
     )  # fmt: skip
+    return ordered, scored[order]
 
 
 def _ranks(groups: Ints) -> npt.NDArray[np.int64]:
@@ -198,14 +198,15 @@ def _ranks(groups: Ints) -> npt.NDArray[np.int64]:
 
 
 def _matches(
-    found: Found, labelled: Labelled, classes: int, levels: Doubles
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Doubles]:
+    found: Found, labelled: Labelled, scored: Flags, classes: int, levels: Doubles
+) -> tuple[Ints, npt.NDArray[np.uint8], Doubles]:
     """Return which detections of a block are matched, what that means, and how they overlap."""
     groups = _groups(found, classes)
     sides = _sides(found.xyxy)
     rows, objects, shared = _near(groups, sides, labelled, classes, levels[0])
     outside = np.flatnonzero(sides[2] * sides[3] > LARGEST)
-    one, kinds, overlap = _chosen(groups, rows, objects, shared, labelled.ignored, levels)
+    pairs = rows, objects, shared
+    one, kinds, overlap = _chosen(groups, *pairs, scored, labelled.ignored, levels)
     if len(outside):
         every = np.union1d(one, outside)
         wide, iou = np.zeros((len(every), len(levels)), np.uint8), np.zeros(len(every))
@@ -244,8 +245,9 @@ def _near(
 
 
 def _chosen(
-    groups: Ints, rows: Ints, objects: Ints, shared: Doubles, ignored: Flags, levels: Doubles
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Doubles]:
+    groups: Ints, rows: Ints, objects: Ints, shared: Doubles, scored: Flags, ignored: Flags,
+    levels: Doubles,
+) -> tuple[Ints, npt.NDArray[np.uint8], Doubles]:  # fmt: skip
     """Let the detections of every image and class choose in turn, all images and classes at once.
 
     Args:
@@ -253,7 +255,8 @@ def _chosen(
         rows: ``(P,)`` detection of each pair that overlaps enough, rising.
         objects: ``(P,)`` its object.
         shared: ``(P,)`` its overlap.
-        ignored: Of the objects.
+        scored: Of the objects, those that can be found.
+        ignored: Those that any number of detections may lie on.
         levels: ``(T,)`` thresholds.
 
     Returns:
@@ -262,7 +265,7 @@ def _chosen(
     those, pair = np.unique(rows, return_inverse=True)
     turns = _ranks(groups[those])
     # By turn and detection; within one the best is last: scored, closest, and of equals the last.
-    order = np.lexsort((objects, shared, ~ignored[objects], pair, turns[pair]))
+    order = np.lexsort((objects, shared, scored[objects], pair, turns[pair]))
     pair, objects, shared = pair[order], objects[order], shared[order]
     taken = np.zeros((len(ignored), len(levels)), np.bool_)
     kinds = np.zeros((len(those), len(levels)), np.uint8)
@@ -277,9 +280,10 @@ def _chosen(
         best = np.maximum.reduceat(places, starts, axis=0)
         which, level = np.nonzero(best >= 0)
         place = best[which, level]
-        skipped = ignored[near[place]]
-        taken[near[place[~skipped]], level[~skipped]] = True
-        kinds[own[starts[which]], level] = np.where(skipped, IGNORED, HIT)
+        chosen = near[place]
+        once = ~ignored[chosen]
+        taken[chosen[once], level[once]] = True
+        kinds[own[starts[which]], level] = np.where(scored[chosen], HIT, IGNORED)
         first = level == 0
         overlap[own[starts[which[first]]]] = shared[begin + place[first]]
         begin = end

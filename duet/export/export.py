@@ -25,7 +25,7 @@ from duet.families.runtimes import PARITY
 from duet.families.table import resolve_family
 from duet.families.vouching import remember
 from duet.files import read_json, sha256_file, sha256_json, sha256_path, write_json
-from duet.images import Image, read_image
+from duet.images import Fit, Image, read_image, squared
 from duet.increments.manifest import Lineage, Sha256
 from duet.increments.state import DetectorState
 from duet.increments.store import DetectorFile, load_detector
@@ -49,7 +49,8 @@ class ExportReport(Config):
     )
     model: Sha256 = Field(description="Fingerprint of the detector.")
     licence: str
-    image_size: int = Field(description="Side of its input, pixels.")
+    image_size: int = Field(description="Longer side of its input, pixels.")
+    fit: Fit = Field(default="letterbox", description="How images become inputs.")
     classes: tuple[str, ...] = Field(description="In the order of its outputs.")
     dynamic: bool = Field(description="Whether it takes batches of any size.")
     needs_duet: bool = Field(
@@ -94,8 +95,8 @@ def export_detector(
     """
     step, row = progress or (lambda _done, _total: None), FORMATS.find(form)
     opened = check_export(model, target, form, dynamic=dynamic, overwrite=overwrite, device=device)
-    exportable = resolve_family(opened.state.family).exportable(opened.state)
-    facts = _facts(opened, exportable, dynamic=dynamic)
+    exportable = _exportable(opened)
+    facts = _facts(opened, exportable, row, dynamic=dynamic)
     pictures = [read_image(path) for path in images] or sample_images(facts.image_size)
     step(1, 3)
     with new_export(target, folder=row.folder, room=_room(opened.state)) as temporary:
@@ -113,11 +114,13 @@ def export_detector(
     return report
 
 
-def _facts(opened: DetectorFile, exportable: Exportable, *, dynamic: bool) -> ExportFacts:
+def _facts(
+    opened: DetectorFile, exportable: Exportable, row: Format, *, dynamic: bool
+) -> ExportFacts:
     manifest = opened.manifest
     return ExportFacts.of(
         opened.state, exportable, image_size=manifest.image_size, licence=manifest.licence,
-        lineage=manifest.lineage, dynamic=dynamic,
+        lineage=manifest.lineage, dynamic=dynamic, square=not row.open_sides,
     )  # fmt: skip
 
 
@@ -165,6 +168,7 @@ def _report(
         model=detector.manifest.fingerprint,
         licence=detector.manifest.licence,
         image_size=facts.image_size,
+        fit=facts.fit,
         classes=facts.classes,
         dynamic=facts.dynamic,
         needs_duet=row.name == "pt" and state.head == "parallel" and len(state.parts) > 1,
@@ -194,12 +198,18 @@ def whole_export(
     """
     if not target.exists():
         return None
+    opened, row = _opened(model), FORMATS.find(form)
+    facts = _facts(opened, _exportable(opened), row, dynamic=dynamic)
     wanted = {
-        "file": target.name, "form": form, "dynamic": dynamic, "sha256": sha256_path(target),
-        "model": _opened(model).manifest.fingerprint, "checked_on": _checked_on(images),
+        "file": target.name, "form": form, "dynamic": facts.dynamic, "fit": facts.fit,
+        "sha256": sha256_path(target), "model": opened.manifest.fingerprint,
+        "checked_on": _checked_on(images),
     }  # fmt: skip
-    entries = _kept(target.parent) or []
-    return next((one for one in entries if wanted.items() <= one.items() and _is_kept(one)), None)
+    unsaid = {"fit": squared(facts.fit)}  # by entries of before there were rectangles
+    for one in _kept(target.parent) or []:
+        if wanted.items() <= (unsaid | one).items() and _is_kept(one):
+            return one
+    return None
 
 
 def _is_kept(entry: dict[str, Any]) -> bool:
@@ -241,6 +251,10 @@ def check_export(
     device_for(row, device)
     _check_target(target, row, overwrite=overwrite)
     return detector
+
+
+def _exportable(detector: DetectorFile) -> Exportable:
+    return resolve_family(detector.state.family).exportable(detector.state)
 
 
 def _opened(model: Path | DetectorFile) -> DetectorFile:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from duet.export.formats import Tolerance
-from duet.families.decode import Layout
+from duet.families.outputs import Layout
 
 FLOOR = 1e-3
 """Rows that score less are noise to every user."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import ConfigDict, Field, FiniteFloat, model_serializer
 
 from duet.config import Config
@@ -14,10 +15,13 @@ from duet.errors import DataError, ModelError, in_short
 from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import differences
 from duet.export.reference import Noise, Reference, allowed
-from duet.families.detector import batches, prepare_batch
 from duet.families.exportable import Exportable, ExportFacts
-from duet.families.runtimes import Run, as_function, open_file, open_openvino
+from duet.families.inputs import alike, stacked
+from duet.families.runtimes import Session, as_function, open_file, open_openvino
 from duet.images import Image
+
+Answer = Callable[[torch.Tensor], torch.Tensor]
+"""``(B, 3, H, W)`` float32 on the CPU to outputs, batch first."""
 
 
 class Lowered(Config):
@@ -79,10 +83,9 @@ def measure(
     """
     if not images:
         raise DataError("parity needs at least one image")
-    inputs = [
-        prepare_batch(group, facts.image_size, facts.fit)
-        for group in batches(images, 2 if facts.dynamic else 1)
-    ]
+    most = 2 if facts.dynamic else 1
+    groups = alike(images, facts.image_size, facts.fit, facts.stride, most)
+    inputs = [torch.from_numpy(stacked(fitted)) for _, fitted in groups]
     reference = Reference.of(exportable, inputs)
     tolerance = allowed(FORMATS[form].tolerance or Tolerance(), reference.noise)
     box, score = _compare(_open(exportable, facts, path, form), reference, facts, tolerance)
@@ -90,7 +93,7 @@ def measure(
     if form == "openvino":
         session = open_openvino(path, "cpu", precision=None)
         if session.precision != "f32":
-            off = _compare(session.run, reference, facts, tolerance)
+            off = _compare(_on_tensors(session), reference, facts, tolerance)
             lowered = Lowered(precision=session.precision, max_box_px=off[0], max_score=off[1])
     return Parity(
         max_box_px=box, max_score=score, images=len(images), noise=reference.noise,
@@ -99,7 +102,7 @@ def measure(
     )  # fmt: skip
 
 
-def _open(exportable: Exportable, facts: ExportFacts, path: Path, form: str) -> Run:
+def _open(exportable: Exportable, facts: ExportFacts, path: Path, form: str) -> Answer:
     if form == "pt" and exportable.engine is not None:
         try:
             return as_function(exportable.engine.open(path))
@@ -116,11 +119,15 @@ def _open(exportable: Exportable, facts: ExportFacts, path: Path, form: str) -> 
             where=str(path),
             remedy="this is a bug in duet or in the engine's version: please report it",
         )
-    return session.run
+    return _on_tensors(session)
+
+
+def _on_tensors(session: Session) -> Answer:
+    return lambda batch: torch.from_numpy(session.run(batch.numpy()))
 
 
 def _compare(
-    run: Run, reference: Reference, facts: ExportFacts, tolerance: Tolerance
+    run: Answer, reference: Reference, facts: ExportFacts, tolerance: Tolerance
 ) -> tuple[float, float]:
     """Return the largest differences over all images, in pixels and score."""
     box = score = 0.0

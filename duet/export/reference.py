@@ -20,8 +20,8 @@ from duet.config import Config
 from duet.errors import ModelError
 from duet.export.formats import Tolerance
 from duet.export.matching import apart, differences
-from duet.families.decode import Layout
 from duet.families.exportable import Exportable
+from duet.families.outputs import Layout
 from duet.families.runtimes import as_function
 
 FACTOR = 4

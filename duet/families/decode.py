@@ -1,22 +1,14 @@
 """From the outputs of a network to objects in its input; no engine is needed for it.
 
-Four layouts are known, because engines and exported files end at different places:
-
-    anchors   (4 + C, A)  cxcywh px of the input, class scores; overlapping boxes are suppressed
-    picked    (K, 6)      xyxy px of the input, score, class: end-to-end YOLO
-    picked-n  (K, 6)      cxcywh normalised to the input, score, class: Ultralytics RT-DETR
-    queries   (Q, 4 + C)  cxcywh normalised to the input, class scores: other DETRs
-
-Scores are in [0, 1]. A network gives one such array per image, batch first.
+What they mean is told in `duet.families.outputs`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Layout = Literal["anchors", "picked", "picked-n", "queries"]
+from duet.boxes import class_nms, corners
+from duet.families.outputs import Layout
 
 Objects = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """``(n, 4)`` xyxy in input pixels, ``(n,)`` scores, ``(n,)`` class ids; best first."""
@@ -29,7 +21,7 @@ def decode(
     """Return the objects in one image's output.
 
     Args:
-        output: Without the batch dimension, see the table above.
+        output: Without the batch dimension, see `duet.families.outputs`.
         layout: What the numbers mean.
         size: Height and width of the input in pixels.
         confidence: Objects must score above it; ``(C,)`` for a value per class.
@@ -61,7 +53,7 @@ def suppress(
     """Class-wise non-maximum suppression of the ``anchors`` layout.
 
     Ultralytics' own function stops after a time limit and would silently lose boxes on a loaded
-    machine, so torchvision's is called directly.
+    machine, so torchvision's operator is called directly, see `duet.boxes`.
 
     Args:
         y_CA: ``(4 + C, A)``: cxcywh in input pixels, then class scores in [0, 1].
@@ -71,18 +63,21 @@ def suppress(
         multi_label: One anchor may be several classes, as the engine has it for validation; else
             the best one of those that score enough, as for prediction.
     """
-    from torchvision.ops import batched_nms
-
-    if isinstance(confidence, torch.Tensor):
-        confidence = confidence[:, None]
-    candidates = y_CA[4:] > confidence
-    if not multi_label:
-        best = (y_CA[4:] * candidates).argmax(0, keepdim=True)
-        candidates &= torch.zeros_like(candidates).scatter_(0, best, True)
-    class_ids, anchors = torch.where(candidates)
-    scores = y_CA[4:][class_ids, anchors]
+    least = confidence[:, None] if isinstance(confidence, torch.Tensor) else confidence
+    scores_CA = y_CA[4:]
+    if multi_label:
+        class_ids, anchors = torch.where(scores_CA > least)
+    else:
+        counts = isinstance(confidence, torch.Tensor)  # of those that score enough the best
+        enough = scores_CA.where(scores_CA > least, 0) if counts else scores_CA
+        best, which = enough.max(0)
+        anchors = torch.where(best > (0 if counts else confidence))[0]
+        class_ids = which[anchors]
+        order = class_ids.argsort(stable=True)  # as above: of equal scores the first class is first
+        class_ids, anchors = class_ids[order], anchors[order]
+    scores = scores_CA[class_ids, anchors]
     boxes = corners(y_CA[:4, anchors].T)
-    kept = batched_nms(boxes, scores, class_ids, iou)[:limit]
+    kept = class_nms(boxes, scores, class_ids, iou)[:limit]
     return boxes[kept], scores[kept], class_ids[kept]
 
 
@@ -93,9 +88,3 @@ def pick(output_QX: torch.Tensor, limit: int) -> torch.Tensor:
     queries = places // scores_QC.shape[1]
     class_ids = (places % scores_QC.shape[1]).to(output_QX.dtype)
     return torch.cat((output_QX[queries, :4], best[:, None], class_ids[:, None]), 1)
-
-
-def corners(boxes_N4: torch.Tensor) -> torch.Tensor:
-    """Return cxcywh boxes as xyxy, in the same unit."""
-    cx, cy, w, h = boxes_N4.unbind(-1)
-    return torch.stack((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), -1)

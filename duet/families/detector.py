@@ -12,30 +12,11 @@ import torch
 
 from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
-from duet.families.decode import Layout, decode
+from duet.families.decode import decode
 from duet.families.doubles import Rivals, one_each, rivals_of
+from duet.families.outputs import Layout, View
 from duet.images import STRIDE, Fit, Fitted, fit_image, input_shape, squared
 from duet.labels import LabelSpace
-
-
-@dataclass(frozen=True)
-class View:
-    """Which of a network's outputs are shown.
-
-    Attributes:
-        confidence: Detections must score above it; one number, or one per class.
-        iou: Boxes of one class that overlap more are one object.
-        limit: At most this many detections of an image, best first.
-        multi_label: One place of an image may be several classes, which AP is computed from; else
-            the best of them alone, which is what users see.
-        agnostic: Classes that suppress each other's boxes, see `duet.families.doubles.one_each`.
-    """
-
-    confidence: Confidence = 0.001
-    iou: float = IOU
-    limit: int = 300
-    multi_label: bool = False
-    agnostic: Agnostic = "off"
 
 
 @dataclass(frozen=True)
@@ -54,6 +35,7 @@ class ImageDetector:
         device: Where it runs.
         batch: Largest batch; exported files of a static shape take one image at a time.
         stride: Its coarsest stride in pixels, see `fit_image`.
+        channels_last: Memory format of what it reads.
     """
 
     module: Callable[[torch.Tensor], Any]
@@ -65,6 +47,7 @@ class ImageDetector:
     device: str = "cpu"
     batch: int = 32
     stride: int = STRIDE
+    channels_last: bool = False
 
     def __call__(
         self,
@@ -79,7 +62,7 @@ class ImageDetector:
         """Detect on BGR uint8 images of any size; boxes are xyxy px of each original image."""
         return self.views(images, View(confidence, iou, limit, multi_label, agnostic))[0]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def views(self, images: Sequence[np.ndarray], *views: View) -> tuple[list[Detections], ...]:
         """Return what each of several views shows of the images, which are looked at once."""
         found: tuple[dict[int, Detections], ...] = tuple({} for _ in views)
@@ -87,7 +70,8 @@ class ImageDetector:
         place = torch.device(self.device)
         for group in self._groups(images):
             fitted = [self._fitted(images[index]) for index in group]
-            output = self.module(to_batch([one.pixels for one in fitted], place))
+            pixels = [one.pixels for one in fitted]
+            output = self.module(to_batch(pixels, place, channels_last=self.channels_last))
             rows = output[0] if isinstance(output, tuple) else output
             for index, row, one in zip(group, rows, fitted, strict=True):
                 for view, apart, seen in zip(views, rivals, found, strict=True):
@@ -122,10 +106,17 @@ class ImageDetector:
         return found if rivals is None else one_each(found, rivals, view.limit)
 
 
-def to_batch(inputs: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+def to_batch(
+    inputs: Sequence[np.ndarray], device: torch.device, *, channels_last: bool = False
+) -> torch.Tensor:
     """Stack BGR uint8 inputs of one shape into ``(B, 3, H, W)`` float32 RGB in [0, 1]."""
-    batch = np.stack(inputs)[..., ::-1].transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).float() / 255
+    import cv2
+
+    pixels = np.empty((len(inputs), *inputs[0].shape), np.uint8)
+    for bgr, rgb in zip(inputs, pixels, strict=True):
+        cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=rgb)
+    batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+    return (batch if channels_last else batch.contiguous()).float().div_(255)
 
 
 def prepare_batch(images: Sequence[np.ndarray], size: int, fit: Fit) -> torch.Tensor:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from duet.defaults import CLEAR, DOUBLE_IOU, Agnostic
 from duet.detections import Detections
+from duet.families.greedy import Places, overlaps, staying
 from duet.labels import LabelSpace
 
-_BLOCK = 512  # boxes that are compared with each other at once
+_SURE = 1e-6  # scores closer to 0 or 1 count as this close
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Rivals:
         margin: Log-odds by which the better box must be surer.
     """
 
-    groups: torch.Tensor
+    groups: npt.NDArray[np.int64]
     margin: float
 
 
@@ -46,7 +47,7 @@ def rivals_of(agnostic: Agnostic, labels: LabelSpace, increments: tuple[str, ...
     last = {name: place for place, name in enumerate(names) if name}
     if agnostic == "off" or len(last) < 2:
         return None
-    groups = torch.tensor([last.get(name, -1) for name in names])
+    groups = np.array([last.get(name, -1) for name in names], np.int64)
     return Rivals(groups, CLEAR if agnostic == "increments" else 0.0)
 
 
@@ -63,30 +64,15 @@ def one_each(found: Detections, rivals: Rivals, limit: int) -> Detections:
         rivals: See `Rivals`.
         limit: At most this many remain.
     """
-    from torchvision.ops import box_iou
+    boxes_N4, groups_N = found.xyxy, rivals.groups[found.class_ids]
+    sure_N = np.clip(found.scores.astype(np.float64), _SURE, 1 - _SURE)
+    odds_N = np.log(sure_N / (1 - sure_N))
 
-    boxes_N4 = torch.tensor(found.xyxy)
-    groups_N = rivals.groups[torch.tensor(found.class_ids)]
-    odds_N = torch.logit(torch.tensor(found.scores, dtype=torch.float64), eps=1e-6)
-
-    def hidden(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        overlap: torch.Tensor = box_iou(boxes_N4[one], boxes_N4[other]) > DOUBLE_IOU
+    def hidden(one: Places, other: Places) -> npt.NDArray[np.bool_]:
         clear = odds_N[other] - odds_N[one][:, None] >= rivals.margin
         ours, theirs = groups_N[one][:, None], groups_N[other]
-        return overlap & clear & (ours != theirs) & (ours >= 0) & (theirs >= 0)
+        rival: npt.NDArray[np.bool_] = clear & (ours != theirs) & (ours >= 0) & (theirs >= 0)
+        return rival & (overlaps(boxes_N4[one], boxes_N4[other]) > DOUBLE_IOU)
 
-    places, kept = torch.arange(len(found)), torch.zeros(0, dtype=torch.long)
-    # In blocks: all pairs of the thousands of boxes of an untrained detector would take gigabytes.
-    for start in range(0, len(found), _BLOCK):
-        block = places[start : start + _BLOCK]
-        block = block[~hidden(block, kept).any(1)]
-        better = hidden(block, block).tril(-1)
-        stays, before = torch.ones_like(block, dtype=torch.bool), None
-        # Each round settles at least one box more; as a rule three are enough.
-        while before is None or not torch.equal(stays, before):
-            before, stays = stays, ~(better & stays).any(1)
-        kept = torch.cat((kept, block[stays]))
-        if len(kept) >= limit:
-            break
-    rows = np.asarray(kept[:limit])
+    rows = staying(len(found), hidden, limit)
     return Detections(found.xyxy[rows], found.scores[rows], found.class_ids[rows], found.labels)

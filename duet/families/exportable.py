@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from duet.config import Config, parse_config
 from duet.errors import DuetError, ModelError
-from duet.families.decode import Layout
+from duet.families.outputs import Layout
 from duet.files import parse_json
-from duet.images import Fit
+from duet.images import STRIDE, Fit, squared
 from duet.increments.forms import HeadForm
 from duet.increments.manifest import Lineage, PartEntry, Sha256, Side, Text
 from duet.labels import LabelSpace
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from duet.increments.state import DetectorState
 
-SCHEMA_VERSION: Literal[3] = 3
-"""Newest that is read; without score maps it is 2."""
+SCHEMA_VERSION: Literal[4] = 4
+"""Newest that is read: of files that take rectangles. Squares have 3 with score maps, 2 without."""
 
 STAMP = "duet"
 """Key of the facts in the metadata of every exported file."""
@@ -36,13 +36,16 @@ class ExportFacts(Config):
     """What an exported file says about itself: enough to run it, and where it comes from."""
 
     format: Literal["duet-export"] = "duet-export"
-    schema_version: Literal[2, 3] = 2
+    schema_version: Literal[2, 3, 4] = 2
     fingerprint: Sha256 = Field(description="DetectorState.fingerprint().")
     family: Text
     architecture: Text
     head: HeadForm
-    image_size: Side = Field(description="Side of the input in pixels.")
+    image_size: Side = Field(description="Longer side of the input in pixels.")
     fit: Fit
+    stride: Literal[32, 64, 128] = Field(
+        default=STRIDE, description="Sides of a rectangle are multiples of it; pixels."
+    )
     layout: Layout
     dynamic: bool = Field(default=False, description="Whether batches of any size go in.")
     licence: Text
@@ -55,6 +58,10 @@ class ExportFacts(Config):
         LabelSpace.of(name for part in parts for name in part.classes)
         return parts
 
+    @model_serializer(mode="wrap")
+    def _what_matters(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: one for key, one in whole(self).items() if key != "stride" or self.open_sides}
+
     @classmethod
     def of(
         cls,
@@ -65,18 +72,32 @@ class ExportFacts(Config):
         licence: str,
         lineage: tuple[Lineage, ...] = (),
         dynamic: bool = False,
+        square: bool = False,
     ) -> ExportFacts:
-        """Return the facts of a detector; errors as `parse_config`."""
+        """Return the facts of a detector; errors as `parse_config`.
+
+        Args:
+            state: The detector.
+            exportable: How it becomes a file.
+            image_size: Longer side of its input, pixels.
+            licence: SPDX identifier of its engine.
+            lineage: Of its increments.
+            dynamic: Whether it takes batches of any size; a file with open sides does.
+            square: Whether the format has no open sides.
+        """
+        fit = squared(exportable.fit) if square else exportable.fit
+        version = 4 if fit == "rectangle" else 3 if state.scores else 2
         facts = {
-            "schema_version": 3 if state.scores else 2,
+            "schema_version": version,
             "fingerprint": state.fingerprint(),
             "family": state.family,
             "architecture": state.architecture,
             "head": state.head,
             "image_size": image_size,
-            "fit": exportable.fit,
+            "fit": fit,
+            "stride": exportable.stride if fit == "rectangle" else STRIDE,
             "layout": exportable.layout,
-            "dynamic": dynamic,
+            "dynamic": dynamic or fit == "rectangle",
             "licence": licence,
             "increments": [
                 {"increment": part.increment, "classes": part.classes, "scores": {**part.scores}}
@@ -127,6 +148,11 @@ class ExportFacts(Config):
         return json.dumps(self.model_dump(mode="json"), ensure_ascii=False)
 
     @property
+    def open_sides(self) -> bool:
+        """Whether the input may have any height and width."""
+        return self.fit == "rectangle"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the outputs."""
         return tuple(name for part in self.increments for name in part.classes)
@@ -174,13 +200,14 @@ class Exportable:
     """How a detector becomes files of other programs; cheap until `build` is called.
 
     Attributes:
-        build: Return the network as it runs: ``(B, 3, S, S)`` float32 RGB in [0, 1] to outputs in
+        build: Return the network as it runs: ``(B, 3, H, W)`` float32 RGB in [0, 1] to outputs in
             ``layout``, batch first, alone or as the first item of a tuple. Without an engine the
             module must be traceable and give the outputs alone.
         layout: What the outputs mean.
         fit: How images become inputs.
         engine: The engine's own exporter, used for the formats it knows: its files carry what the
             engine's users expect. Other formats, if any, duet traces itself.
+        stride: Of the network in pixels, see `duet.images.fit_image`.
         unpick: Let a network of `build` give all places that it would pick its rows from,
             ``(B, A, 4 + C)``: boxes as in the rows, scores of all classes. None where it picks
             nothing, or picks before its last layers.
@@ -190,6 +217,7 @@ class Exportable:
     layout: Layout
     fit: Fit
     engine: Engine | None = None
+    stride: int = STRIDE
     unpick: Callable[[nn.Module], None] | None = None
 
     def written_by_engine(self, form: str) -> Engine | None:

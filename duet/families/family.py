@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from duet.aliases import match_classes
 from duet.errors import ModelError
 from duet.families.detector import ImageDetector, prepare_batch
 from duet.families.exportable import Exportable
+from duet.families.packed import Block, pack
 from duet.families.protocol import RoleRules
 from duet.families.row import FamilyRow
 from duet.families.rows import apply_scores
@@ -33,8 +34,8 @@ from duet.vectors.tensors import Tensors
 if TYPE_CHECKING:
     import numpy as np
 
-    from duet.families.decode import Layout
     from duet.families.opened import ForeignModel
+    from duet.families.outputs import Layout
     from duet.training.job import Job, Progress
 
 
@@ -46,12 +47,15 @@ class Family(ABC):
         row: Of the table.
         rules: What the family knows about names of tensors.
         layout: What the outputs of `network` mean.
+        blocks: Layers of `network` that `duet.families.packed.pack` makes faster for inference;
+            None leaves it as it is, in torch's default memory format.
     """
 
     name: str
     row: FamilyRow
     rules: RoleRules
     layout: Layout
+    blocks: ClassVar[Mapping[type[nn.Module], Block] | None] = None
 
     # ---- what a family writes ---------------------------------------------------------------
 
@@ -242,10 +246,17 @@ class Family(ABC):
     ) -> ImageDetector:
         """Build a detector for inference; `DetectorState.uncalibrated` has one of raw scores."""
         state = self.calibrated(state)
-        module, layout = self.network(state, device), self.layout_of(state)
         parts = ((part.increment, part.classes) for part in state.parts)
-        rivals = comparable(parts, state.scores)
-        return ImageDetector(module, state.labels, rivals, image_size, self.fit, layout, device)
+        quick = self.blocks is not None
+        return ImageDetector(
+            self.quickened(self.network(state, device)), state.labels,
+            comparable(parts, state.scores), image_size, self.fit, self.layout_of(state), device,
+            channels_last=quick,
+        )  # fmt: skip
+
+    def quickened(self, network: nn.Module) -> nn.Module:
+        """Return a network of `network` as it runs fastest; it may be changed in place."""
+        return network if self.blocks is None else pack(network, self.blocks)
 
     def calibrated(self, state: DetectorState) -> DetectorState:
         """Return the detector whose own scores are those that the score maps of a state give.
@@ -269,7 +280,7 @@ class Family(ABC):
         """
         state = self.calibrated(state)
         build, layout = functools.partial(self.network, state), self.layout_of(state)
-        return Exportable(build, layout, squared(self.fit))
+        return Exportable(build, layout, self.fit)
 
     def _new_part(
         self, own: Tensors, known: Sequence[str], classes: Sequence[str], *, architecture: str,

@@ -28,6 +28,8 @@ class FamilyRow:
         fit: How images become inputs for inference and evaluation; where all must be squares, as in
             training and in exported files, see `duet.images.squared`.
         leaves_out: Whether its loss can leave known classes out that nobody labelled.
+        trains_with: Modules that its trainings import, beyond ``module``. Importing them must start
+            no thread and touch no device.
         install: What `pip install` is given to get its engine; empty if the package brings it.
     """
 
@@ -40,6 +42,7 @@ class FamilyRow:
     files: tuple[str, ...] = ()
     fit: Fit = "stretch"
     leaves_out: bool = False
+    trains_with: tuple[str, ...] = ()
     install: str = ""
 
     def head_form(self, wanted: str, family: str) -> HeadForm:

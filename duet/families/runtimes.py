@@ -15,18 +15,22 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from duet.config import load_yaml
+from duet.devices import threads
 from duet.errors import ConfigError, MissingExtraError, ModelError, in_short
 from duet.families.exportable import STAMP
 from duet.families.vouching import is_ours
 from duet.files import parse_json, require_file
 
-Run = Callable[[torch.Tensor], torch.Tensor]
-"""``(B, 3, S, S)`` float32 RGB in [0, 1] to float32 outputs on the CPU, batch first."""
+if TYPE_CHECKING:
+    import torch
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""``(B, 3, H, W)`` float32 RGB in [0, 1] to float32 outputs, batch first."""
 
 ENGINE_FILE = "config.txt"
 """Where Ultralytics keeps the metadata inside a TorchScript archive; the others follow it."""
@@ -117,7 +121,7 @@ def _open_onnx(path: Path, device: str, _trust: bool) -> Session:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads()
     providers: list[Any] = ["CPUExecutionProvider"]
     kind, _, number = device.partition(":")
     if kind != "cpu":
@@ -131,9 +135,10 @@ def _open_onnx(path: Path, device: str, _trust: bool) -> Session:
     how = onnxruntime.RunOptions()
     how.log_severity_level = 4  # errors are raised
 
-    def run(batch: torch.Tensor) -> torch.Tensor:
+    def run(batch: np.ndarray) -> np.ndarray:
         how.terminate = False
-        return torch.from_numpy(session.run(None, {given.name: batch.cpu().numpy()}, how)[0])
+        output: np.ndarray = session.run(None, {given.name: batch}, how)[0]
+        return output
 
     def stop() -> None:
         how.terminate = True
@@ -142,6 +147,8 @@ def _open_onnx(path: Path, device: str, _trust: bool) -> Session:
 
 
 def _open_torchscript(path: Path, device: str, trust: bool) -> Session:
+    import torch
+
     content = path.read_bytes()  # once: what is run is what was looked up
     if not trust and not is_ours(hashlib.sha256(content).hexdigest()):
         raise ModelError(
@@ -163,8 +170,13 @@ def _open_torchscript(path: Path, device: str, trust: bool) -> Session:
     except ValueError:  # another program's: without a stamp
         metadata = {}
 
-    run = as_function(module)
-    return Session(lambda batch: run(batch.to(place)).float().cpu(), _text(metadata.get(STAMP)))
+    answer = as_function(module)
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        output: np.ndarray = answer(torch.from_numpy(batch).to(place)).float().cpu().numpy()
+        return output
+
+    return Session(run, _text(metadata.get(STAMP)))
 
 
 def open_openvino(
@@ -194,7 +206,7 @@ def open_openvino(
         )
     for part in (graphs[0], graphs[0].with_suffix(".bin")):
         require_file(part)
-    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads()}
     if precision is not None:
         settings["INFERENCE_PRECISION_HINT"] = precision
     limit = os.environ.pop(_ISA, None)
@@ -206,9 +218,9 @@ def open_openvino(
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     request = compiled.create_infer_request()
 
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        # A copy: the next call writes into the same memory.
-        return torch.from_numpy(request.infer(batch.cpu().numpy())[0].copy())
+    def run(batch: np.ndarray) -> np.ndarray:
+        output: np.ndarray = request.infer(batch)[0].copy()  # the next call writes there
+        return output
 
     return Session(
         run,
@@ -256,8 +268,9 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def as_function(module: Any) -> Run:
-    """Return a network as a function of a batch; of several outputs the first counts."""
+def as_function(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a torch network as a function of a batch; of several outputs the first counts."""
+    import torch
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # A class of a DETR is one row in each class layer: it has no tower of its own.
 _ROWS: Mapping[str, HeadForm] = {"rows": "rows", "towers": "rows", "parallel": "parallel"}
 
+_COMPILER = "torch._dynamo"  # which every optimizer imports
+_ENGINE = (_COMPILER, "albumentations", "torchvision")
+
 _ELSEWHERE = (
     "; a package that brings another must be installed, or lie on PYTHONPATH, wherever its "
     "detectors are used"
@@ -39,6 +42,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             (".pt", ".pth"),
             fit="rectangle",
             leaves_out=True,
+            trains_with=("duet.families.yolo.train", *_ENGINE),
             install="ultralytics==8.4.190",
         ),
         "rtdetr": FamilyRow(
@@ -49,6 +53,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             r"rtdetr-[\w]+\.yaml|yolov8[nslmx]-rtdetr\.yaml",
             _ROWS,
             (".pt", ".pth"),
+            trains_with=("duet.families.rtdetr.train", *_ENGINE),
             install="ultralytics==8.4.190",
         ),
         "dfine": FamilyRow(
@@ -59,6 +64,7 @@ FAMILIES: Mapping[str, FamilyRow] = MappingProxyType(
             r"dfine-\w+",
             {"rows": "rows", "towers": "rows"},
             ("config.json",),
+            trains_with=("duet.families.dfine.train", _COMPILER),
             install="duet-detect[dfine]",
         ),
     }

@@ -1,4 +1,4 @@
-"""Which TorchScript files duet wrote for this user: they are programs, and these are known ones.
+"""Which files duet wrote for this user: TorchScript, which is a program, and what duet keeps.
 
 What lies beside a file cannot vouch for it, because whoever sends the one sends the other. The
 record is therefore a folder of the user's own cache, with one empty file for each export, called by
@@ -19,6 +19,16 @@ def remember(sha256: str) -> None:
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / sha256).touch(mode=0o600)
+
+
+def can_remember() -> bool:
+    """Tell whether `is_ours` will know what `remember` is told."""
+    folder = _folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return _is_private(folder) and os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
 
 
 def is_ours(sha256: str) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from duet.detections import Detections
+from duet.fonts import font_file
 from duet.images import Image
 from duet.inference.tracking import NO_TRACK, TrackedDetections
 from duet.text import plot_text
@@ -90,15 +90,8 @@ def _annotators(side: int, ascii_only: bool, spread: bool) -> tuple[Any, Any]:
         )
     # OpenCV's own font has ASCII only.
     return boxes, supervision.RichLabelAnnotator(
-        font_path=str(_font()), font_size=max(10, round(side / 55)), **style
+        font_path=str(font_file()), font_size=max(10, round(side / 55)), **style
     )
-
-
-def _font() -> Path:
-    """Return the font that comes with matplotlib: Latin, Greek and Cyrillic letters."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def write_status(image_BGR: Image, text: str) -> None:

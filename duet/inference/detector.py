@@ -73,10 +73,12 @@ class LoadedDetector:
     Attributes:
         detector: Looks at images, see `Look`.
         facts: What is known of it.
+        runtime: Program that runs it: torch, or a key of `duet.families.runtimes.RUNTIMES`.
     """
 
     detector: Look = field(repr=False)
     facts: DetectorFacts
+    runtime: str = "torch"
 
     @functools.cached_property
     def labels(self) -> LabelSpace:

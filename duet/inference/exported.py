@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from duet.devices import parse_device, require_device
 from duet.errors import ModelError, in_short
-from duet.families.detector import ImageDetector
 from duet.families.exportable import ExportFacts
 from duet.families.runtimes import PARITY, RUNTIMES, Session, open_file
 from duet.files import read_json, sha256_path
 from duet.increments.scores import comparable, thresholds
 from duet.inference.apart import Apart
 from duet.inference.detector import DetectorFacts, LoadedDetector
+from duet.inference.filedetector import FileDetector
 from duet.labels import LabelSpace
 
 BATCH = 32
-"""Largest batch of a file that takes any; the others take one image at a time."""
+"""Largest batch of 640 px of a file that takes any, fewer if it is larger; others take one image."""
 
 LOADING, TRIAL, LONGEST_TRIAL = 300.0, 60.0, 600.0
 """Seconds that a file may take to load, to look at a first image of 640 x 640 pixels, and at most
@@ -51,19 +51,17 @@ def load_exported(path: Path, device: str = "cpu", *, trust: bool = False) -> Lo
     check_output(_try(apart, session, facts, path), facts, str(path))
     increments = tuple((part.increment, part.classes) for part in facts.increments)
     scores = {name: one for part in facts.increments for name, one in part.scores.items()}
-    detector = ImageDetector(
+    detector = FileDetector(
         lambda batch: apart(lambda: session.run(batch), stop=session.stop),
         LabelSpace(facts.classes),
         comparable(increments, scores),
-        facts.image_size,
-        facts.fit,
-        facts.layout,
-        batch=BATCH if facts.dynamic else 1,
+        facts,
+        batch=max(1, min(BATCH, BATCH * 640**2 // facts.image_size**2)) if facts.dynamic else 1,
     )
     told = DetectorFacts(
         facts.fingerprint, facts.licence, facts.image_size, increments, thresholds(scores)
     )
-    return LoadedDetector(detector, told)
+    return LoadedDetector(detector, told, form)
 
 
 def _require_unchanged(path: Path) -> None:
@@ -85,7 +83,7 @@ def _require_unchanged(path: Path) -> None:
             )
 
 
-def check_output(output: torch.Tensor, facts: ExportFacts, where: str) -> None:
+def check_output(output: np.ndarray, facts: ExportFacts, where: str) -> None:
     """Refuse a file whose outputs are not what its metadata says.
 
     Args:
@@ -107,7 +105,7 @@ def check_output(output: torch.Tensor, facts: ExportFacts, where: str) -> None:
             where=where,
             remedy=_AGAIN,
         )
-    found = output[..., 5].round() if picked else output.new_zeros(1)
+    found = output[..., 5].round() if picked else np.zeros(1)
     strange = found[(found < 0) | (found >= count)]
     if len(strange):
         raise ModelError(
@@ -146,9 +144,12 @@ def _open(apart: Apart, path: Path, form: str, device: str, trust: bool) -> Sess
         raise _endless(f"does not load within {LOADING:.0f} s", path) from None
 
 
-def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> torch.Tensor:
-    """Run an empty image: what the file gives is known before the first real one."""
-    size = facts.image_size
+def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> np.ndarray:
+    """Run an empty image: what the file gives is known before the first real one.
+
+    The smallest one where sides are open: what it gives has the same form, in no time.
+    """
+    size = facts.stride if facts.open_sides else facts.image_size
     seconds = min(TRIAL * max(1.0, (size / 640) ** 2), LONGEST_TRIAL)
     what = f"the file does not run on an input of {size} x {size} px, as its metadata says"
     wanted = (1, 3, size, size)
@@ -158,7 +159,9 @@ def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> torc
     ):
         raise ModelError(f"{what}: its input is {session.shape}", where=str(path), remedy=_AGAIN)
     try:
-        return apart(lambda: session.run(torch.zeros(wanted)), stop=session.stop, seconds=seconds)
+        return apart(
+            lambda: session.run(np.zeros(wanted, np.float32)), stop=session.stop, seconds=seconds
+        )
     except TimeoutError:
         raise _endless(f"does not look at an image within {seconds:.0f} s", path) from None
     except Exception as error:  # foreign programs: every failure means the same

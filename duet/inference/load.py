@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from duet.devices import one_place
 from duet.families.foreign import is_foreign, open_model
 from duet.families.table import resolve_family
 from duet.increments.scores import thresholds
-from duet.increments.store import DetectorFile
 from duet.inference.detector import DetectorFacts, LoadedDetector
+
+if TYPE_CHECKING:
+    from duet.increments.store import DetectorFile
 
 EXPORTED_SUFFIXES = (".onnx", ".torchscript")
 EXPORTED_FOLDER = "_openvino_model"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -99,6 +101,7 @@ class Predicted:
             "iou": self.iou,
             "agnostic_nms": self.agnostic,
             "image_size": facts.image_size,
+            "runtime": self.detector.runtime,
             "boxes": "xyxy, pixels of the original upright image",
             "images": [result.as_record() for result in self.results],
         }
@@ -209,30 +212,40 @@ def _detect(
 ) -> None:
     """Look at every image that can be read, and write its annotated copy."""
     detector, results, damaged = predicted.detector, predicted.results, predicted.damaged
-    for group, pictures in read_groups(images.paths, _GROUP, lambda path: _sound(path, damaged)):
-        if out is not None and not results:  # nothing is left where no image can be read
-            _begin(out)
-        found = detector.many(
-            pictures, confidence=predicted.confidence, iou=predicted.iou,
-            agnostic=predicted.agnostic,
-        )  # fmt: skip
-        for path, picture, detections in zip(group, pictures, found, strict=True):
-            height, width = picture.shape[:2]
-            name = images.name_of(path)
-            results.append(ImageResult(path, name, width, height, detections, detector.increments))
-            if out is not None:
-                drawn = annotate(picture, detections, detector.increments, tell=tell)
-                write_image(out / copy_name(name), drawn)
-        if progress is not None:
-            progress(len(results) + len(damaged), len(images.paths))
+    groups = read_groups(images.paths, _GROUP, read_sound, damaged.__setitem__)
+    with ThreadPoolExecutor(1) as pool, contextlib.closing(groups):
+        writing: list[Future[None]] = []
+        for group, pictures in groups:
+            if out is not None and not results:  # nothing is left where no image can be read
+                _begin(out)
+            found = detector.many(
+                pictures, confidence=predicted.confidence, iou=predicted.iou,
+                agnostic=predicted.agnostic,
+            )  # fmt: skip
+            _finish(writing)  # of the group before: never more than two are in memory
+            for path, picture, detections in zip(group, pictures, found, strict=True):
+                result = ImageResult(
+                    path, images.name_of(path), *picture.shape[1::-1], detections,
+                    detector.increments,
+                )  # fmt: skip
+                results.append(result)
+                if out is not None:
+                    writing.append(pool.submit(_draw, out, result, picture, tell))
+            if progress is not None:
+                progress(len(results) + len(damaged), len(images.paths))
+        _finish(writing)
 
 
-def _sound(path: Path, damaged: dict[Path, DataError]) -> Image | None:
-    try:
-        return read_sound(path)
-    except DataError as error:
-        damaged[path] = error
-        return None
+def _finish(writing: list[Future[None]]) -> None:
+    """Wait for the copies that are being written; errors are those of `write_image`."""
+    for one in writing:
+        one.result()
+    writing.clear()
+
+
+def _draw(out: Path, result: ImageResult, picture: Image, tell: bool) -> None:
+    drawn = annotate(picture, result.detections, result.increments, tell=tell)
+    write_image(out / copy_name(result.name), drawn)
 
 
 def _begin(out: Path) -> None:

@@ -216,6 +216,7 @@ def _summary(
         "thresholds": thresholds,
         "iou": options.iou,
         "agnostic_nms": options.agnostic,
+        "runtime": detector.runtime,
         **tally.as_dict(),
     }
 

@@ -51,6 +51,12 @@ class Operand:
         assert stored is not None
         return stored
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether `tau` is a view of ``vector``, which leads from θ_0 of the merge to θ_k."""
+        plain = self.centre is None and self.origin is None and self.scale == 1
+        return self.vector is not None and plain
+
     @cached_property
     def _flat(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().reshape(-1) for name, tensor in self.tensors.items()}

@@ -113,7 +113,8 @@ def require_needs(method: MergeMethod, inputs: Inputs) -> None:
         raise ModelError(
             f"no Fisher information is kept in: {', '.join(without)}",
             where=where,
-            remedy="train these increments with fisher_images above 0, or choose another method",
+            remedy="give the commands that learned them again, with --fisher-images 128: what they "
+            "trained stays, the Fisher is added; or choose another method",
         )
     if "images" in method.needs and inputs.objective is None:
         raise ModelError(

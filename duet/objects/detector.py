@@ -5,33 +5,26 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from duet.defaults import AGNOSTIC, IOU, Agnostic
 from duet.detections import Detections
 from duet.devices import one_place
 from duet.errors import ModelError
 from duet.images import Image
-from duet.increments.store import DetectorFile, save_detector
 from duet.inference.detector import DetectorFacts, LoadedDetector
 from duet.inference.load import facts_of, running
-from duet.inference.stream import Stream
-from duet.merging.trace import MergeTrace
-from duet.objects.evaluation import Evaluation
 from duet.objects.grid import Grid, Shown, Told, some
-from duet.objects.series import SeriesFile
 from duet.progress import Progress, counted
-from duet.recipes import edits
-from duet.recipes.diff import compare_models
-from duet.recipes.drop import without_classes
-from duet.recipes.log import read_history
-from duet.recipes.model import Model
-from duet.recipes.prepared import Prepared
-from duet.recipes.texts import diff_text, log_text
-from duet.recipes.write import manifest_of, stored_recipe
-from duet.runs.cells import evaluate_cells
-from duet.runs.recalibrate import recalibrate
-from duet.runs.there import There, read_data
+
+# What merges, trains and evaluates is imported on use: an exported file runs without torch.
+if TYPE_CHECKING:
+    from duet.inference.stream import Stream
+    from duet.merging.trace import MergeTrace
+    from duet.objects.evaluation import Evaluation
+    from duet.objects.series import SeriesFile
+    from duet.recipes.edits import Edit
+    from duet.recipes.model import Model
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -102,6 +95,11 @@ class Detector(Shown):
         return self.model.remarks if self.model is not None else ()
 
     # ---- looking -----------------------------------------------------------------------------
+
+    @property
+    def runtime(self) -> str:
+        """Program that looks at images: ``torch``, ``onnx``, ``openvino`` or ``torchscript``."""
+        return self.loaded.runtime if self.loaded is not None else "torch"
 
     @functools.cached_property
     def _runtime(self) -> LoadedDetector:
@@ -192,8 +190,12 @@ class Detector(Shown):
         Raises:
             DataError: A data set has no such split, or the detector knows no class of the data.
         """
+        from duet.objects.evaluation import Evaluation
+        from duet.objects.series import there_of
+        from duet.runs.cells import evaluate_cells
+
         model = self._model("an evaluation")
-        there = _there(data, model, domain)
+        there = there_of(data, model, domain)
         size = model.manifest.image_size
         cells = evaluate_cells(model.state, there.series, split, size, self.device)
         return Evaluation(tuple(cells), there.reasons, there.unknown)
@@ -212,8 +214,11 @@ class Detector(Shown):
         Arguments and errors are those of `duet.runs.recalibrate.recalibrate`; ``series`` may be
         a data set too, as for `evaluate`.
         """
+        from duet.objects.series import there_of
+        from duet.runs.recalibrate import recalibrate
+
         model = self._model("calibration")
-        data = _there(series, model).series if series is not None else None
+        data = there_of(series, model).series if series is not None else None
         found = recalibrate(
             model, model.folder, series=data, split=split, images=images, precision=precision,
             before=None if before is None else Path(before), device=self.device,
@@ -230,6 +235,8 @@ class Detector(Shown):
             ModelError: It keeps no recipe, parts of it cannot be found, or others were trained on
                 top of the increment and on nothing else.
         """
+        from duet.recipes import edits
+
         return self._merged(edits.revert(self._model("editing"), increment), progress)
 
     def scale(self, increment: str, factor: float, *, progress: Progress = True) -> Detector:
@@ -244,9 +251,14 @@ class Detector(Shown):
             ConfigError: No such increment, or the factor is out of range.
             ModelError: It keeps no recipe, or parts of it cannot be found.
         """
+        from duet.recipes import edits
+
         return self._merged(edits.rescale(self._model("editing"), increment, factor), progress)
 
-    def _merged(self, edit: edits.Edit, progress: Progress) -> Detector:
+    def _merged(self, edit: Edit, progress: Progress) -> Detector:
+        from duet.objects.merged import merged
+        from duet.recipes.prepared import Prepared
+
         verdict = f"{'exact' if edit.exact else 'not exact'}: {edit.why}"
         return merged(Prepared(edit.plan), self.device, progress, (verdict,))
 
@@ -256,6 +268,10 @@ class Detector(Shown):
         Raises:
             ConfigError: Unknown classes, or no class would be left.
         """
+        from duet.increments.store import DetectorFile
+        from duet.recipes.drop import without_classes
+        from duet.recipes.model import Model
+
         model = self._model("editing")
         found = without_classes(model, classes, model.folder)
         file, told = DetectorFile(found.state, found.manifest), (*model.remarks, *found.remarks)
@@ -265,11 +281,17 @@ class Detector(Shown):
 
     def log(self) -> Told:
         """Return what it was merged from, how, and whether it could be merged again."""
+        from duet.recipes.log import read_history
+        from duet.recipes.texts import log_text
+
         found = read_history(self._history())
         return Told(found, found, log_text)
 
     def diff(self, other: Detector | str | Path) -> Told:
         """Return how another detector differs from it: classes, recipe, weights, statistics."""
+        from duet.recipes.diff import compare_models
+        from duet.recipes.texts import diff_text
+
         theirs = other._history() if isinstance(other, Detector) else Path(other)
         found = compare_models(self._history(), theirs)
         return Told(found, found, diff_text)
@@ -282,6 +304,10 @@ class Detector(Shown):
         Raises:
             DuetError: The folder is in the way, or the file system refuses the write.
         """
+        from duet.increments.store import save_detector
+        from duet.recipes import edits
+        from duet.recipes.write import stored_recipe
+
         model, out = self._model("saving"), Path(folder)
         manifest = model.manifest
         if manifest.recipe is not None:
@@ -362,33 +388,3 @@ class Detector(Shown):
             foot = (f"{about}, {foot[0]}", f"{how}{start}", *self.remarks)
         heading = f"detector of {len(self.classes)} classes ({self._named})"
         return Grid(heading, ("increment", "classes", "names"), rows, words=3, foot=foot)
-
-
-def merged(
-    merge: Prepared, device: str, progress: Progress, remarks: tuple[str, ...] = ()
-) -> Detector:
-    """Do a merge in memory.
-
-    Args:
-        merge: The merge.
-        device: Where the detector shall run.
-        progress: A bar, nothing, or a function.
-        remarks: What to say of it beside what the merge says.
-    """
-    with counted(f"{merge.plan.recipe.method} merge", progress) as step:
-        result = merge.merge(step)
-    folder = Path.cwd()
-    manifest = manifest_of(merge.plan, result.state, folder)
-    omitted = (merge.omission,) if merge.omission else ()
-    told = (*remarks, *result.remarks, *omitted)
-    file = DetectorFile(result.state, manifest)
-    return Detector(Model(file, folder, False, result.traces, told), device)
-
-
-def _there(data: SeriesFile | str | Path, model: Model, domain: str | None = None) -> There:
-    """Read what is there of a series or a data set."""
-    if isinstance(data, SeriesFile):
-        path, root = data.path, data.data_root
-    else:
-        path, root = Path(data), None
-    return read_data(path, model.state.labels.names, data_root=root, domain=domain)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from duet.doctor.examine import examine
 from duet.objects.grid import Grid, Shown, some
+from duet.recipes.model import Model
 from duet.runs.inputs import read_checked
+from duet.runs.there import There, read_data
 from duet.series import Problem, Series
 from duet.series.document import SeriesConfig
 from duet.series.reader import read_config
@@ -80,3 +82,12 @@ class SeriesFile(Shown):
 def series_of(series: SeriesFile | str | Path) -> SeriesFile:
     """Return a series by its path, or as it is."""
     return series if isinstance(series, SeriesFile) else SeriesFile(Path(series))
+
+
+def there_of(data: SeriesFile | str | Path, model: Model, domain: str | None = None) -> There:
+    """Read what is there of a series or a data set, for a detector."""
+    if isinstance(data, SeriesFile):
+        path, root = data.path, data.data_root
+    else:
+        path, root = Path(data), None
+    return read_data(path, model.state.labels.names, data_root=root, domain=domain)

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duet.files import refuse_links, write_text
-from duet.report import cautions, deployed, remembered, tables, words
-from duet.report.figures import figures, save_figure
-from duet.report.gallery import gallery_figure, unusable_images
+from duet.files import refuse_links, write_bytes, write_text
+from duet.report import cautions, changes, deployed, remembered, tables, words
+from duet.report.pictures import draw_pictures
 from duet.report.tables import Table
 from duet.results.files import CSV_FILE, RESULTS_FILE, load_results
 from duet.results.schema import Results
@@ -20,9 +19,12 @@ from duet.text import markdown, markdown_code, markdown_target
 REPORT_FILE = "report.md"
 PLOTS = "plots"
 
-SHEET_IMAGES = 6
-"""Images on the contact sheet; every image also has a file of its own."""
+SHOWN_IMAGES = 6
+"""Gallery images that the report shows; to others it has links."""
 
+_EVER_WRITTEN = re.compile(
+    r"(?:gallery(?:-\d+)?\.jpg|(?:indices|stage-matrix|old-classes|new-classes|merge)\.(?:png|svg))\Z"
+)
 
 _FILTERS: dict[str, Any] = {
     "md": markdown,
@@ -32,13 +34,15 @@ _FILTERS: dict[str, Any] = {
 }
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, results: Results | None = None) -> Path:
     """Write `report.md` and `plots/*` for a finished run.
 
-    Reads `results.json` and the gallery images it names, nothing else; computes no metric.
+    Reads `results.json` and the gallery images it names, nothing else; computes no metric. Pictures
+    of an earlier report that this one does not have are removed.
 
     Args:
         run_folder: Folder that holds `results.json`.
+        results: What is in it, if that is known.
 
     Returns:
         Path of the report.
@@ -47,16 +51,23 @@ def write_report(run_folder: Path) -> Path:
         DataError: There is no usable `results.json`.
         DuetError: The folder cannot be written, or holds a link where duet writes.
     """
-    results = load_results(run_folder)
+    results = load_results(run_folder) if results is None else results
     refuse_links(run_folder)
-    missing, damaged = unusable_images(run_folder, results)
-    plots = _write_figures(run_folder, results)
-    gallery = _write_gallery(run_folder, results, {*missing, *damaged})
-    if gallery:
-        plots["gallery"] = f"{PLOTS}/gallery.jpg"
-    text = render_markdown(results, plots=plots, gallery=gallery, missing=missing, damaged=damaged)
+    drawn = draw_pictures(run_folder, results)
+    plots = {stem: f"{PLOTS}/{stem}.png" for stem in drawn.figures}
+    gallery = tuple(f"{PLOTS}/gallery-{n:02d}.jpg" for n in range(1, len(drawn.gallery) + 1))
+    for stem, content in drawn.figures.items():
+        write_bytes(run_folder / plots[stem], content)
+    for path, content in zip(gallery, drawn.gallery, strict=True):
+        write_bytes(run_folder / path, content)
+    text = render_markdown(
+        results, plots=plots, gallery=gallery, missing=drawn.missing, damaged=drawn.damaged
+    )
     # The report comes last: when it exists, every picture it shows exists.
     write_text(run_folder / REPORT_FILE, text)
+    for older in _pictures_in(run_folder / PLOTS):
+        if f"{PLOTS}/{older.name}" not in {*plots.values(), *gallery}:
+            older.unlink()
     return run_folder / REPORT_FILE
 
 
@@ -73,7 +84,7 @@ def render_markdown(
     Args:
         results: The numbers.
         plots: Figure stem -> path relative to the report.
-        gallery: Paths of the single gallery pictures, relative to the report.
+        gallery: Paths of the gallery pictures, relative to the report.
         missing: Gallery images that are not in the run folder.
         damaged: Gallery images that cannot be read.
     """
@@ -87,9 +98,10 @@ def render_markdown(
     )
     environment.filters |= _FILTERS
     text = environment.get_template("report.md.j2").render(
-        results=results, words=words, cautions=cautions, tables=tables, deployed=deployed,
-        remembered=remembered, plots=plots,
-        gallery=gallery, missing=missing, damaged=damaged, results_file=RESULTS_FILE,
+        results=results, words=words, cautions=cautions, changes=changes, tables=tables,
+        deployed=deployed, remembered=remembered, plots=plots,
+        gallery=gallery, shown_images=SHOWN_IMAGES, missing=missing, damaged=damaged,
+        results_file=RESULTS_FILE,
         csv_file=CSV_FILE,
     )  # fmt: skip
     return _tidy(text)
@@ -112,23 +124,8 @@ def _tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", spaced).strip() + "\n"
 
 
-def _write_figures(run_folder: Path, results: Results) -> dict[str, str]:
-    paths: dict[str, str] = {}
-    for stem, draw in figures(results).items():
-        figure = draw(results)
-        for suffix in (".png", ".svg"):
-            save_figure(figure, run_folder / PLOTS / f"{stem}{suffix}")
-        paths[stem] = f"{PLOTS}/{stem}.png"
-    return paths
-
-
-def _write_gallery(run_folder: Path, results: Results, absent: set[str]) -> tuple[str, ...]:
-    items = [item for item in results.gallery if item.file not in absent]
-    if not items:
-        return ()
-    sheet = gallery_figure(run_folder, results, items[:SHEET_IMAGES])
-    save_figure(sheet, run_folder / PLOTS / "gallery.jpg")
-    paths = [f"{PLOTS}/gallery-{number:02d}.jpg" for number in range(1, len(items) + 1)]
-    for item, path in zip(items, paths, strict=True):
-        save_figure(gallery_figure(run_folder, results, [item]), run_folder / path)
-    return tuple(paths)
+def _pictures_in(plots: Path) -> list[Path]:
+    """Return the files that reports have ever written into the folder of their pictures."""
+    if not plots.is_dir():
+        return []
+    return [path for path in plots.iterdir() if path.is_file() and _EVER_WRITTEN.match(path.name)]

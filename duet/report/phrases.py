@@ -90,11 +90,8 @@ def count_of(number: int, noun: str, plural: str | None = None) -> str:
 
 def owners(results: Results, classes: Sequence[str]) -> list[int]:
     """Return the increments (1..T) that the classes belong to, in order."""
-    return [
-        number
-        for number, step in enumerate(results.series.increments, start=1)
-        if set(step.classes) & set(classes)
-    ]
+    known = results.series.owners
+    return sorted({number for name in classes for number in known.get(name, ())})
 
 
 def set_name(results: Results, classes: Sequence[str]) -> str:
@@ -103,10 +100,11 @@ def set_name(results: Results, classes: Sequence[str]) -> str:
     ``Ck`` stands for the classes that increment k teaches.
     """
     steps = results.series.increments
-    same = [n for n, step in enumerate(steps, start=1) if set(step.classes) == set(classes)]
-    numbers = same[:1] or owners(results, classes)
+    wanted = frozenset(classes)
+    same = results.series.first_of.get(wanted)
+    numbers = [same] if same else owners(results, classes)
     whole = {name for number in numbers for name in steps[number - 1].classes}
-    if not numbers or whole != set(classes):
+    if not numbers or whole != wanted:
         return listed(classes)
     if len(numbers) == 1:
         return f"C{numbers[0]}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from duet.errors import DataError
 from duet.evaluation.definitions import INDICES, RATIOS, Index
 from duet.evaluation.matrix import Slice
+from duet.report.changes import class_changes, worst_first
 from duet.report.phrases import (
     FEW_MARK,
     FEW_NOTE,
@@ -19,7 +20,7 @@ from duet.report.phrases import (
     points,
     where,
 )
-from duet.report.words import PI, RI, average_sides, class_changes, worst_first
+from duet.report.words import PI, RI, average_sides
 from duet.results.measured import Measured, few_behind, is_few, measured
 from duet.results.schema import Results, StrategyResult
 from duet.text import printable
@@ -183,9 +184,8 @@ def is_taught(results: Results, part: Slice) -> bool:
 
 
 def _taught_in(results: Results, part: Slice) -> int:
-    taught = [(domain, set(classes)) for domain, classes in results.series.steps]
-    wanted = (part[0], set(part[1]))
-    return taught.index(wanted) if wanted in taught else len(taught)
+    number = results.series.taught.get((part[0], frozenset(part[1])), results.final_stage + 1)
+    return number - 1
 
 
 def matrix_table(results: Results) -> Table:

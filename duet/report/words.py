@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from duet.evaluation.definitions import INDICES, RANKED, Index
 from duet.evaluation.indices import mean
+from duet.report.changes import ClassChange, class_changes
 from duet.report.phrases import LITTLE, count_of, listed, marked, percent, points, where
-from duet.results.measured import Measured, few_behind, measured, object_counts
+from duet.results.measured import Measured, few_behind, measured
 from duet.results.schema import KeptEntry, Results, StrategyResult
 
 NOTICEABLE = 0.01
@@ -21,79 +21,6 @@ SHOWN_CLASSES = 3
 
 RI, GI, PI = (index for index in INDICES if index.against and index.of == "mAP50")
 """The shares of mAP50."""
-
-
-@dataclass(frozen=True)
-class ClassChange:
-    """One class on the domain it was learned in: right after it was learned and at the end.
-
-    Attributes:
-        name: Class name.
-        increment: The increment that teaches it, 1..T.
-        domain: Domain of that increment.
-        learned: AP50 right after that increment, a fraction; None when unknown.
-        final: AP50 of the final model; None when unknown.
-        reference: AP50 of the model trained only on that increment's slice; None when unknown.
-        objects: Labelled objects of the class in that domain's evaluation split; None when unknown.
-        trained: The same in the images that it was learned from.
-    """
-
-    name: str
-    increment: int
-    domain: str
-    learned: float | None
-    final: float | None
-    reference: float | None
-    objects: int | None = None
-    trained: int | None = None
-
-    @property
-    def change(self) -> float | None:
-        """``final - learned``, or None."""
-        if self.learned is None or self.final is None:
-            return None
-        return self.final - self.learned
-
-
-def class_changes(results: Results, strategy: StrategyResult) -> tuple[ClassChange, ...]:
-    """Return every class of the series, in the order learned."""
-    changes: list[ClassChange] = []
-    counts = object_counts(results)
-    for number, step in enumerate(results.series.increments, start=1):
-        learned = strategy.scores_at(number, step.domain)
-        final = strategy.scores_at(results.final_stage, step.domain)
-        reference = results.reference(step.domain, step.classes)
-        trained = step.counts.get("train")
-        for name in step.classes:
-            changes.append(
-                ClassChange(
-                    name=name,
-                    increment=number,
-                    domain=step.domain,
-                    learned=learned.ap50.get(name) if learned else None,
-                    final=final.ap50.get(name) if final else None,
-                    reference=reference.ap50.get(name) if reference else None,
-                    objects=counts.get(step.domain, {}).get(name),
-                    trained=trained.classes.get(name) if trained else None,
-                )
-            )
-    return tuple(changes)
-
-
-def worst_first(changes: Sequence[ClassChange], stages: int) -> list[ClassChange]:
-    """Return old classes by what they lost, then those of the last stage by what they reach.
-
-    Args:
-        changes: In any order.
-        stages: T, the number of increments.
-    """
-
-    def rank(item: ClassChange) -> tuple[bool, bool, float]:
-        new = item.increment == stages
-        value = item.learned if new else item.change
-        return new, value is None, value or 0.0
-
-    return sorted(changes, key=rank)
 
 
 def answer(results: Results) -> tuple[str, ...]:
@@ -109,7 +36,7 @@ def as_dict(results: Results, report: Path) -> dict[str, Any]:
         "main_strategy": results.main_strategy,
         "answer": list(answer(results)),
         "summary": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
-        "objects": object_counts(results),
+        "objects": results.objects,
     }
 
 

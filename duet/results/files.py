@@ -1,24 +1,48 @@
-"""`results.json` and `results.csv` of a run folder: written, read, and known to be as written."""
+"""`results.json` and `results.csv` of a run folder: written, read, and known to be as written.
+
+Version 2 of `results.json` holds every class set once, in ``class_sets``, and calls it by its place
+there, from 0: ``"classes": 3``. What is known of each class of a set is a list in the order of the
+set: ``{"of": 3, "values": [0.91, 0.84]}``, or one such list per quantity. Version 1 says the names
+each time; it is read, and written no more.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from duet.config import parse_config
+from pydantic import AfterValidator
+
+from duet.config import Config, parse_config
 from duet.errors import ConfigError, DataError
 from duet.evaluation.definitions import INDICES
-from duet.files import read_json, sha256_json, write_json, write_text
+from duet.fields import ClassSets, Names
+from duet.files import read_json, sha256_json, write_text
 from duet.results.schema import ClassScores, Results, StrategyResult
 from duet.sealed import SEAL
 from duet.text import shown, spreadsheet
 
 RESULTS_FILE, CSV_FILE = "results.json", "results.csv"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _ASIDE = ("commands", "environment", SEAL)
+_WIDTH = 160
+"""Letters of a line of `results.json` that holds more than one value."""
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a class set names each of its classes once")
+    return names
+
+
+class _Head(Config):
+    """What stands in a file before what it says."""
+
+    class_sets: tuple[Annotated[Names, AfterValidator(_distinct)], ...] = ()
 
 
 def save_results(run_folder: Path, results: Results) -> Path:
@@ -29,8 +53,10 @@ def save_results(run_folder: Path, results: Results) -> Path:
     """
     path = run_folder / RESULTS_FILE
     write_text(run_folder / CSV_FILE, results_csv(results))
-    document = results.model_dump(mode="json")
-    write_json(path, {**document, SEAL: _seal_of(document)})
+    sets = ClassSets()
+    content = results.model_dump(mode="json", context=sets)
+    document = {"schema_version": SCHEMA_VERSION, "class_sets": sets.as_lists(), **content}
+    write_text(path, laid_out({**document, SEAL: _seal_of(document)}) + "\n")
     return path
 
 
@@ -41,6 +67,15 @@ def load_results(run_folder: Path) -> Results:
         DataError: There is none, it is not JSON, another version of duet wrote it, or its content
             does not follow the schema.
     """
+    return parse_results(read_document(run_folder), where=str(run_folder / RESULTS_FILE))
+
+
+def read_document(run_folder: Path) -> dict[str, Any]:
+    """Read `results.json` of a run as JSON alone.
+
+    Raises:
+        DataError: There is none, or it is not JSON.
+    """
     path = run_folder / RESULTS_FILE
     if not path.exists():
         raise DataError(
@@ -49,36 +84,70 @@ def load_results(run_folder: Path) -> Results:
             remedy="pass the folder of a finished run; `duet run SERIES --out RUN` makes one",
         )
     try:
-        data = read_json(path)
+        return read_json(path)
     except DataError as error:
         raise DataError(
             f"cannot be read as JSON: {error.what}", where=str(path), remedy=error.remedy
         ) from None
-    version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
+
+
+def parse_results(document: Mapping[str, Any], *, where: str) -> Results:
+    """Return the results that a `results.json` holds.
+
+    Args:
+        document: What `read_document` read; stays as it is.
+        where: Its path, for errors.
+
+    Raises:
+        DataError: Another version of duet wrote it, or its content does not follow the schema.
+    """
+    version = document.get("schema_version")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise DataError(
-            f"schema_version is {shown(version)}, this duet reads {SCHEMA_VERSION}",
-            where=str(path),
+            f"schema_version is {shown(version)}, this duet reads 1 to {SCHEMA_VERSION}",
+            where=where,
             remedy="use the duet version that wrote it, or run the series again",
         )
-    content = {key: value for key, value in data.items() if key != SEAL}
+    content = {key: document[key] for key in document if key not in ("schema_version", SEAL)}
     try:
-        return parse_config(Results, content, where=str(path))
+        sets = None
+        if version > 1:
+            head = {key: content.pop(key) for key in _Head.model_fields if key in content}
+            sets = ClassSets(parse_config(_Head, head, where=where).class_sets)
+        return parse_config(Results, content, where=where, context=sets)
     except ConfigError as error:
         raise DataError(
             error.what.replace("the configuration", "its content"),
-            where=str(path),
+            where=where,
             remedy="take the file from its source again, or give the `duet run` command again",
         ) from None
 
 
-def was_changed(results_file: Path) -> bool:
-    """Tell whether the numbers of a `results.json` are others than the run wrote.
+def laid_out(value: Any, indent: str = "") -> str:
+    """Return JSON in which a list of values, and whatever else is short, takes one line.
 
-    Raises:
-        DataError: It cannot be read.
+    Args:
+        value: JSON-ready; NaN is refused.
+        indent: What stands before its last line.
     """
-    document = read_json(results_file)
+    if isinstance(value, dict):
+        inner = indent + " "
+        parts = [f"{json.dumps(key)}: {laid_out(item, inner)}" for key, item in value.items()]
+        left, right = "{}"
+    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        inner = indent + " "
+        parts = [laid_out(item, inner) for item in value]
+        left, right = "[]"
+    else:
+        return json.dumps(value, allow_nan=False)
+    if sum(map(len, parts)) + 2 * len(parts) <= _WIDTH and not any("\n" in one for one in parts):
+        return f"{left}{', '.join(parts)}{right}"
+    body = ",\n".join(inner + one for one in parts)
+    return f"{left}\n{body}\n{indent}{right}"
+
+
+def was_changed(document: Mapping[str, Any]) -> bool:
+    """Tell whether the numbers of a `results.json` are others than the run wrote."""
     try:
         return bool(document.get(SEAL) != _seal_of(document))
     except ValueError:  # NaN, which duet does not write

@@ -18,7 +18,7 @@ FEW_OBJECTS = 20
 found moves the recall of such a class by more than 5 points."""
 
 Counts = dict[str, dict[str, int]]
-"""Domain -> class -> labelled objects in its evaluation split, ignored ones left out."""
+"""Domain -> class -> labelled objects, as of `Results.objects`."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def measured(results: Results, strategy: StrategyResult, index: Index) -> tuple[
     Raises:
         DataError: The series is none that could be learned.
     """
-    counts, found = object_counts(results), []
+    found = []
     for pair in _pairs(results, index):
-        known = counts.get(pair.domain, {})
+        known = results.objects.get(pair.domain, {})
         objects = {name: known[name] for name in pair.classes if known.get(name)}
         few = {name: number for name, number in objects.items() if is_few(number)}
         if index.of == "recall" and sum(objects.values()) >= FEW_OBJECTS:
@@ -78,16 +78,11 @@ def _pairs(results: Results, index: Index) -> tuple[Pair, ...]:
 
 
 def _map50(results: Results, strategy: StrategyResult, index: Index, pair: Pair) -> _Sides:
-    names = frozenset(pair.classes)
-    cells = {
-        cell.stage: cell.map50
-        for cell in strategy.matrix
-        if cell.domain == pair.domain and frozenset(cell.classes) == names
-    }
+    value = strategy.map50_at(*pair.cell)
     if index.against == "earlier":
-        return cells.get(pair.stage), cells.get(pair.increment)
-    reference = results.reference(pair.domain, pair.classes)
-    return cells.get(pair.stage), reference.map50 if reference else None
+        return value, strategy.map50_at(pair.increment, *pair.slice)
+    reference = results.reference(*pair.slice)
+    return value, reference.map50 if reference else None
 
 
 def _recalls(results: Results, strategy: StrategyResult, index: Index, pair: Pair) -> _Sides:
@@ -95,15 +90,6 @@ def _recalls(results: Results, strategy: StrategyResult, index: Index, pair: Pai
         if (term.increment, term.domain) == (pair.increment, pair.domain):
             return term.numerator, term.denominator
     return None, None
-
-
-def object_counts(results: Results) -> Counts:
-    """Return how many objects every class has where it was evaluated; empty if nobody counted."""
-    counts: Counts = {}
-    for scores in (item for strategy in results.strategies for item in strategy.class_scores):
-        if scores.objects:
-            counts.setdefault(scores.domain, {}).update(scores.objects)
-    return counts
 
 
 def few_anywhere(results: Results) -> Counts:

@@ -1,4 +1,4 @@
-"""`results.json`: everything a report needs, as closed and versioned data.
+"""`results.json`: everything a report needs, as closed data (`duet.results.files` reads it).
 
 The file is the only border between running and reporting: reports read it and nothing else, and
 whoever wants the numbers reads it (or `results.csv`) instead of parsing a report.
@@ -9,6 +9,8 @@ Units: every mAP, AP and ratio is a fraction (0.5 = 50 %); times are seconds; bo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -18,7 +20,18 @@ from duet.evaluation.ap import ClassAP
 from duet.evaluation.deployment import Deployment
 from duet.evaluation.indices import Indices
 from duet.evaluation.matrix import MatrixRecord, StageMatrix
-from duet.fields import Amount, Count, Fraction, InnerPath, Names, Pixels, Seconds, Stage
+from duet.fields import (
+    Amount,
+    AnyNames,
+    ByClass,
+    Count,
+    Fraction,
+    InnerPath,
+    Names,
+    Pixels,
+    Seconds,
+    Stage,
+)
 from duet.series.expected import PublishedEntry
 
 if TYPE_CHECKING:  # merging imports torch; a report must not
@@ -36,7 +49,7 @@ class SplitCount(Config):
 
     images: Count
     boxes: Count
-    classes: dict[str, Count] = Field(default_factory=dict)
+    classes: ByClass[Count] = Field(default_factory=dict)
 
 
 class IncrementEntry(Config):
@@ -58,6 +71,27 @@ class SeriesEntry(Config):
     def steps(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """(domain, classes) per increment, as `duet.evaluation.pairs` wants it."""
         return tuple((step.domain, step.classes) for step in self.increments)
+
+    @cached_property
+    def taught(self) -> dict[tuple[str, frozenset[str]], int]:
+        """(domain, classes) -> the increment, 1..T, that first teaches them there."""
+        steps = enumerate(self.steps, start=1)
+        return {(domain, frozenset(names)): n for n, (domain, names) in reversed(list(steps))}
+
+    @cached_property
+    def first_of(self) -> dict[frozenset[str], int]:
+        """Classes -> the increment, 1..T, that first teaches just these."""
+        steps = enumerate(self.steps, start=1)
+        return {frozenset(names): number for number, (_, names) in reversed(list(steps))}
+
+    @cached_property
+    def owners(self) -> dict[str, list[int]]:
+        """Class name -> the increments, 1..T, that teach it."""
+        found: dict[str, list[int]] = {}
+        for number, step in enumerate(self.increments, start=1):
+            for name in step.classes:
+                found.setdefault(name, []).append(number)
+        return found
 
 
 class ApBackend(Config):
@@ -97,13 +131,13 @@ class ClassScores(Config):
 
     stage: Stage
     domain: str
-    ap50: dict[str, Fraction | None]
-    ap: dict[str, Fraction | None]
+    ap50: ByClass[Fraction | None]
+    ap: ByClass[Fraction | None]
     evidence: InnerPath | None = None
     """The matches that AP50 was computed from (`duet.evaluation.matches`)."""
     deployed: Deployment | None = None
     """What users are shown; None in files of older versions."""
-    objects: dict[str, Count] = Field(default_factory=dict)
+    objects: ByClass[Count] = Field(default_factory=dict)
     """Class name -> labelled objects, ignored ones left out; empty in files of older versions."""
 
     @classmethod
@@ -216,8 +250,19 @@ class StrategyResult(Config):
 
     def scores_at(self, stage: int, domain: str) -> ClassScores | None:
         """Return the per-class scores after ``stage`` on ``domain``, if they were recorded."""
-        wanted = (stage, domain)
-        return next((s for s in self.class_scores if (s.stage, s.domain) == wanted), None)
+        return self._scores.get((stage, domain))
+
+    def map50_at(self, stage: int, domain: str, classes: Iterable[str]) -> float | None:
+        """Return a cell of the stage matrix, in any order of the classes; None if not there."""
+        return self._cells.get((stage, domain, frozenset(classes)))
+
+    @cached_property
+    def _scores(self) -> dict[tuple[int, str], ClassScores]:
+        return {(one.stage, one.domain): one for one in self.class_scores}
+
+    @cached_property
+    def _cells(self) -> dict[tuple[int, str, frozenset[str]], float]:
+        return {(one.stage, one.domain, frozenset(one.classes)): one.map50 for one in self.matrix}
 
 
 class ReferenceEntry(Config):
@@ -226,7 +271,7 @@ class ReferenceEntry(Config):
     domain: str
     classes: Names
     map50: Fraction
-    ap50: dict[str, Fraction | None] = Field(default_factory=dict)
+    ap50: ByClass[Fraction | None] = Field(default_factory=dict)
     """Per class, on the same slice."""
     seconds: Seconds | None = None
     evidence: InnerPath | None = None
@@ -270,7 +315,7 @@ class GallerySide(Config):
     title: str
     """The model in words, e.g. "after stage 1"."""
     detections: tuple[FoundBox, ...]
-    classes: tuple[str, ...] = ()
+    classes: AnyNames = ()
     """Those that the model knows; empty in files of older versions, which stands for all."""
 
 
@@ -282,7 +327,7 @@ class GalleryImage(Config):
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     truths: tuple[TruthBox, ...]
-    labelled: tuple[str, ...] = ()
+    labelled: AnyNames = ()
     """Classes whose objects are labelled in it: of others nobody knows what is wrong. Empty in
     files of older versions."""
     before: GallerySide
@@ -313,7 +358,6 @@ class Stagewise(Config):
 class Results(Config):
     """The whole of `results.json`."""
 
-    schema_version: Literal[1] = 1
     series: SeriesEntry
     protocol: Protocol
     main_strategy: str
@@ -353,7 +397,22 @@ class Results(Config):
         """T, the number of increments."""
         return len(self.series.increments)
 
+    @cached_property
+    def objects(self) -> dict[str, dict[str, int]]:
+        """Domain -> class -> labelled objects in its evaluation split, ignored ones left out.
+
+        Empty if nobody counted. Not to be changed.
+        """
+        counts: dict[str, dict[str, int]] = {}
+        for scores in (item for strategy in self.strategies for item in strategy.class_scores):
+            if scores.objects:
+                counts.setdefault(scores.domain, {}).update(scores.objects)
+        return counts
+
     def reference(self, domain: str, classes: tuple[str, ...]) -> ReferenceEntry | None:
         """Return the reference of one slice, if it was trained."""
-        wanted = (domain, set(classes))
-        return next((r for r in self.references if (r.domain, set(r.classes)) == wanted), None)
+        return self._references.get((domain, frozenset(classes)))
+
+    @cached_property
+    def _references(self) -> dict[tuple[str, frozenset[str]], ReferenceEntry]:
+        return {(one.domain, frozenset(one.classes)): one for one in self.references}

@@ -17,7 +17,8 @@ from duet.evaluation.ap import ClassAP, Truth, evaluate_ap
 from duet.evaluation.deployment import Deployed
 from duet.evaluation.doubles import find_doubles
 from duet.evaluation.matches import match
-from duet.families.detector import ImageDetector, View
+from duet.families.detector import ImageDetector
+from duet.families.outputs import View
 from duet.families.table import resolve_family, row_of
 from duet.images import Image, read_groups, squared
 from duet.increments.state import DetectorState

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duet.detections import Detections
+from duet.devices import at_hand
 from duet.evaluation.ap import Truth
 from duet.evaluation.deployment import load_deployed
 from duet.images import read_image, seen_suffix, write_image
@@ -21,6 +22,9 @@ from duet.series.images import image_sha256
 
 PICTURES_PER_DOMAIN, LOSSES = 3, 2
 """Images of a domain, and how many of them show the largest losses; the others show gains."""
+
+PICTURES = 12
+"""Images of a series of many domains, each of which has one at least: the largest loss."""
 
 BESIDE = "seq-ft"
 """The strategy whose final detector stands beside: what becomes of old classes without care."""
@@ -43,16 +47,18 @@ def gallery(plan: RunPlan, outcomes: Sequence[StrategyOutcome]) -> list[GalleryI
         if other.strategy.name == BESIDE:
             title = other.strategy.title or BESIDE
             states["beside"] = (f"{title}, after increment {stages}", other.results[-1].merged)
+    device = at_hand(plan.device)
     models = {
-        side: (title, state, calibrated_detector_of(state, plan.image_size, plan.device))
+        side: (title, state, calibrated_detector_of(state, plan.image_size, device))
         for side, (title, state) in states.items()
     }
     pictures: list[GalleryImage] = []
+    most = max(min(PICTURES_PER_DOMAIN, PICTURES // len(plan.series.domains)), 1)
     for name in plan.series.domains:
         domain = plan.series.domain(name)
         cut = domain.evaluate(domain.known(plan.series.labels), plan.split)
         was, now = (_found(plan, main, stage, cut) for stage in (1, stages))
-        chosen = telling(cut, was, now)
+        chosen = telling(cut, was, now, most)
         files, labelled = [cut.images[index] for index in chosen], truths(cut)
         looks = {
             side: [
@@ -68,7 +74,12 @@ def gallery(plan: RunPlan, outcomes: Sequence[StrategyOutcome]) -> list[GalleryI
     return pictures
 
 
-def telling(cut: Slice, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> list[int]:
+def telling(
+    cut: Slice,
+    before: npt.NDArray[np.int64],
+    after: npt.NDArray[np.int64],
+    most: int = PICTURES_PER_DOMAIN,
+) -> list[int]:
     """Return the positions of a few images: the largest losses, then the largest gains.
 
     Where too few changed, images with the most classes make up the number.
@@ -77,6 +88,7 @@ def telling(cut: Slice, before: npt.NDArray[np.int64], after: npt.NDArray[np.int
         cut: The images.
         before: ``(images, classes)``, objects that the first detector finds.
         after: The same of the last one.
+        most: How many.
     """
     change = after - before
     lost, gained = (np.maximum(side, 0).sum(axis=1) for side in (-change, change))
@@ -84,8 +96,7 @@ def telling(cut: Slice, before: npt.NDArray[np.int64], after: npt.NDArray[np.int
     chosen: list[int] = []
     # A domain without gains shows more losses, and the other way round.
     for rank, limit in (
-        (lost, LOSSES), (gained, PICTURES_PER_DOMAIN), (lost, PICTURES_PER_DOMAIN),
-        (kinds, PICTURES_PER_DOMAIN),
+        (lost, min(LOSSES, most)), (gained, most), (lost, most), (kinds, most),
     ):  # fmt: skip
         best = [int(i) for i in np.argsort(-rank, kind="stable") if rank[i] > 0]
         rest = [i for i in best if i not in chosen]

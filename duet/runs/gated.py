@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from duet.devices import parse_device
+from duet.devices import at_hand
 from duet.evaluation.cells import Cell
 from duet.evaluation.checks import (
     Standing,
@@ -86,7 +86,7 @@ def judge_stage(
         tell: Told of each domain that is not measured.
     """
     assert report.detector is not None
-    detector, device = report.detector, parse_device(device).torch_name
+    detector, device = report.detector, at_hand(device)
     chain = {one.name.split("-", 1)[1]: one for one in detectors_in(detector.parent)}
     earlier = {key: chain[key] for key in list(chain)[: list(chain).index(report.name)]}
     there = read_there(path, data_root=data_root, only=(*earlier, report.name))

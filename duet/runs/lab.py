@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from duet.runs.asked import Asked
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell
 from duet.runs.questions import AnswerQuestion, answer_here
-from duet.runs.slots import CHAIN, Slots
+from duet.runs.slots import CHAIN, Slots, one_at_a_time
 from duet.runs.worker import ENGINE, run_worker
 from duet.series import Slice
 from duet.training.checkpoint import CHECKPOINT, HASHES, is_whole
@@ -45,7 +44,14 @@ from duet.training.job import (
     write_slice,
     write_state,
 )
-from duet.training.outcome import OUTCOME, Outcome, let_go, read_outcome
+from duet.training.outcome import (
+    OUTCOME,
+    Outcome,
+    bring_back,
+    lacks_fisher,
+    let_go,
+    read_outcome,
+)
 from duet.trees import resolved
 from duet.vectors.tensors import Tensors, fingerprint
 
@@ -131,8 +137,6 @@ class Lab:
     look: FirstLook = field(default_factory=FirstLook)
     run: RunJob = run_worker
     answer: AnswerQuestion = answer_here
-    _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
-    _guard: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -186,21 +190,21 @@ class Lab:
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
         folder = self._place(job, key)
-        with self._guard:
-            lock = self._locks[key]
-        with lock:
-            kept = self._kept(title, folder, key, start, put_back)
-            if kept is None:
+        with one_at_a_time(folder):
+            found = self._kept(title, folder, key, start, put_back)
+            reused = found is not None
+            if found is None or lacks_fisher(job, found):
                 with self.slots.taken(rank):
-                    job = job.model_copy(update={"key": key})
-                    self._prepare(folder, job, start, data, factors)
+                    self._prepare(folder, job.model_copy(update={"key": key}), start, data, factors)
+                    if found is not None:
+                        _bring_back(folder, key, found.state)
                     self.listen(title, {"state": "started"})
                     self.run(folder, lambda record: self.listen(title, record), self.stopped)
                 self._require_unchanged(folder, data)
-            found = kept or _trained(folder, read_outcome(folder, key), start)
+                found = _trained(folder, read_outcome(folder, key), start)
             _clear(folder)
-        self.listen(title, {"state": "finished" if kept is None else "reused"})
-        return found
+        self.listen(title, {"state": "reused" if reused else "finished"})
+        return replace(found, reused=reused)
 
     def let_go(self, trained: Trained, places: Iterable[Path], put_back: PutBack) -> None:
         """Remove the file of a trained state that a run keeps elsewhere to the last bit.
@@ -213,7 +217,7 @@ class Lab:
         if trained.folder is None or trained.start is None:
             return
         root, wanted = self.folder.parent, trained.state.fingerprint()
-        with self._locks[trained.key]:
+        with one_at_a_time(trained.folder):
             outcome = read_outcome(trained.folder, trained.key)
             for place in places if outcome.state is None else ():
                 with contextlib.suppress(ModelError):
@@ -251,7 +255,7 @@ class Lab:
                 if outcome.state:
                     state = self._elsewhere(outcome, start, put_back)
                     (folder / TRAINED).unlink(missing_ok=True)  # a killed `let_go` left it
-                return replace(_trained(folder, outcome, start, state), reused=True)
+                return _trained(folder, outcome, start, state)
             except ModelError as error:
                 what = f"{error.where}: {error.what}"
         self.listen(title, {"note": f"{what}; trained again"})
@@ -306,6 +310,14 @@ def _trained(
         outcome.history, outcome.key, False, fisher, outcome.fisher_images, outcome.peak_memory,
         outcome.versions, start, folder,
     )  # fmt: skip
+
+
+def _bring_back(folder: Path, key: str, state: DetectorState) -> None:
+    """Write the trained state of a job that was let go: more is to be computed from it."""
+    outcome = read_outcome(folder, key)
+    if outcome.state:
+        write_state(folder / TRAINED, state)
+        bring_back(folder, outcome)
 
 
 def _clear(folder: Path) -> None:

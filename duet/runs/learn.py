@@ -77,7 +77,7 @@ def _joint(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
 
 def alone(
     setting: Setting, classes: Sequence[str], name: str, *, head: HeadForm = "rows",
-    trunk: Literal["trained", "frozen"] = "trained",
+    trunk: Literal["trained", "frozen"] = "trained", merged: bool = True,
 ) -> tuple[Job, DetectorState]:  # fmt: skip
     """Return the job that trains θ_0 on one slice, and where it starts; see `train_alone`."""
     start = setting.engine.start_state(
@@ -86,7 +86,8 @@ def alone(
     )  # fmt: skip
     job = Job(
         family=setting.family, architecture=setting.architecture, head=head, phase="base",
-        parts=(JobPart(increment=name, classes=tuple(classes)),), schedule=setting.schedule,
+        parts=(JobPart(increment=name, classes=tuple(classes)),),
+        schedule=setting.schedule if merged else setting.unmerged,
         trunk=trunk, seed=setting.seed,
     )  # fmt: skip
     return job, start
@@ -94,7 +95,7 @@ def alone(
 
 def train_alone(
     setting: Setting, data: Slice, name: str, title: str = "", *, head: HeadForm = "rows",
-    trunk: Literal["trained", "frozen"] = "trained",
+    trunk: Literal["trained", "frozen"] = "trained", merged: bool = True,
 ) -> Trained:  # fmt: skip
     """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
 
@@ -107,8 +108,9 @@ def train_alone(
         title: For the progress; by default the name, the domain and its classes.
         head: Head form that is trained.
         trunk: Whether θ_0's shared tensors are; else the head part alone.
+        merged: Whether it may ever be merged: of what is not, nobody reads a Fisher.
     """
-    job, start = alone(setting, data.classes, name, head=head, trunk=trunk)
+    job, start = alone(setting, data.classes, name, head=head, trunk=trunk, merged=merged)
     title = title or title_of(name, data)
     return setting.lab.train(title, job, start, data, put_back=setting.put_back)
 
@@ -239,7 +241,8 @@ def _importance(strategy: Strategy, increment: Increment, before: Before) -> Ten
         raise ConfigError(
             f"'{strategy.name}' (EWC) needs the Fisher of every earlier increment, one has none",
             where=increment.name,
-            remedy="set fisher_images above 0 in the schedule and train the earlier ones again",
+            remedy="give the commands that learned the earlier ones again, with --fisher-images "
+            "128: what they trained stays, the Fisher is added",
         )
     return before.fisher
 

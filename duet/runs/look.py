@@ -34,6 +34,11 @@ class FirstLook:
         images = dict.fromkeys(image for split in splits for image in split.images)
         return cls({image: _facts(image) for image in images})
 
+    @property
+    def there(self) -> list[Path]:
+        """The images that were there."""
+        return [image for image, facts in self.seen.items() if facts is not None]
+
     def require_unchanged(self, images: Iterable[Path]) -> None:
         """Refuse images that are no longer what they were; others are not looked at.
 

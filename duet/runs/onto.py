@@ -19,7 +19,6 @@ from duet.increments.base import StartWeights
 from duet.increments.manifest import MANIFEST, DetectorManifest, read_manifest
 from duet.increments.state import DetectorState, HeadForm
 from duet.inference.load import detector_folder, is_exported
-from duet.merging.table import resolve
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import stored_recipe
 from duet.series.reader import StartDetector
@@ -100,9 +99,7 @@ def require_no_past(strategy: Strategy, path: Path) -> None:
     """
     needed = {
         "the images of all increments": strategy.data != "increment",
-        "the Fisher of every increment": bool(
-            strategy.ewc.weight or "fisher" in resolve(strategy.merge.method).needs
-        ),
+        "the Fisher of every increment": strategy.reads_fisher,
         # Other methods, and BatchNorm, take what is not known for the mean of the others.
         "the number of images of every increment": (
             strategy.merge.method == "mtda" and strategy.merge.params.get("weights") == "images"

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from duet.devices import parse_device
+from duet.devices import Device, parse_device
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
@@ -23,7 +23,7 @@ from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import short_list
-from duet.training.config import Strategy
+from duet.training.config import FISHER_IMAGES, Schedule, Strategy
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""
@@ -53,6 +53,7 @@ class RunPlan(Inputs):
         watched: Domains where all do.
         written: Classes of the series, in the order of its file; default that of ``series``.
         begun: (domain, classes) that a run in the lab begins with; default this one's own.
+        elsewhere: Trainings are done on other machines: this one need not have the device.
     """
 
     strategies: tuple[Strategy, ...]
@@ -68,6 +69,7 @@ class RunPlan(Inputs):
     watched: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     begun: frozenset[Cut] = frozenset()
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no training could finish; see `require_learnable`, `require_company`.
@@ -92,6 +94,13 @@ class RunPlan(Inputs):
         """
         known = self.onto.manifest.image_size if self.onto is not None else 0
         return max(self.schedule.image_size, known)
+
+    @property
+    def training(self) -> Schedule:
+        """The schedule of chains: with a Fisher if one of the strategies reads it."""
+        asked, read = self.schedule.fisher_images, [one.reads_fisher for one in self.strategies]
+        images = FISHER_IMAGES if asked is None and any(read) else asked
+        return self.schedule.model_copy(update={"fisher_images": images})
 
     @property
     def device(self) -> str:
@@ -159,6 +168,7 @@ def plan_run(
     command: str = "",
     cells: Cells = "needed",
     watched: Sequence[str] = (),
+    elsewhere: bool = False,
 ) -> RunPlan:
     """Return what `execute` does with checked inputs; nothing is written.
 
@@ -173,6 +183,7 @@ def plan_run(
         command: See `RunPlan`.
         cells: See `RunPlan`.
         watched: See `RunPlan`.
+        elsewhere: See `RunPlan`.
 
     Raises:
         DuetError: A strategy is unknown or does not fit, or see `RunPlan`.
@@ -183,6 +194,7 @@ def plan_run(
         **vars(inputs), strategies=read, seed=seed,
         out=out or Path("runs") / inputs.series.name, jobs=jobs or min(2, os.cpu_count() or 1),
         references=references, split=split, command=command, cells=cells, watched=tuple(watched),
+        elsewhere=elsewhere,
     )  # fmt: skip
 
 
@@ -288,11 +300,25 @@ def in_words(seconds: float) -> str:
 def notes(plan: RunPlan) -> list[str]:
     """Return what a plan says that will have no effect, or that its estimate does not know."""
     device, found = parse_device(plan.schedule.device), []
-    if plan.schedule.amp and device.kind != "cuda":
-        found.append(f"amp has no effect on {device}: it is for CUDA")
+    if plan.schedule.precision in {"auto", "bf16"}:
+        found += _of_bfloat16(plan.schedule.precision, device)
     if device.kind != "cpu":
         found.append("the times are those of a CPU; a GPU is faster")
     return found
+
+
+def _of_bfloat16(choice: str, device: Device) -> list[str]:
+    """Return what to know of bfloat16 on a device of this machine."""
+    import torch
+
+    from duet.training.precision import has_bfloat16
+
+    there = has_bfloat16(torch.device(device.torch_name))
+    if choice == "bf16":
+        slow = f"{device} has no bfloat16 of its own: precision bf16 is slower than fp32 here"
+        return [] if there else [slow]
+    here = "bf16" if there else "fp32"
+    return [f"precision auto is {here} on {device}; elsewhere results may differ beyond rounding"]
 
 
 def plan_as_dict(plan: RunPlan) -> dict[str, Any]:

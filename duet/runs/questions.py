@@ -17,10 +17,9 @@ from typing import Any, Protocol
 
 from duet.evaluation.agreement import agreement
 from duet.evaluation.deployment import save_deployed
-from duet.evaluation.matches import match, save_matches
+from duet.evaluation.matches import measure, save_matches
 from duet.increments.state import DetectorState
 from duet.runs.evaluate import (
-    average_precision,
     calibrated_detector_of,
     image_keys,
     shown,
@@ -105,8 +104,8 @@ class Measuring:
         save_deployed(folder / SEEN, shown(users, data, state.labels.names))
         if EVIDENCE not in self.files:
             return {}
-        result = average_precision(every, data)
-        save_matches(folder / EVIDENCE, match(*sides_of(every, data), image_keys(data.images)))
+        result, matches = measure(*sides_of(every, data), image_keys(data.images))
+        save_matches(folder / EVIDENCE, matches)
         return {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
 
 

@@ -18,7 +18,7 @@ from duet.runs.learn import alone, title_of
 from duet.runs.memo import recall, remember
 from duet.runs.plan import RunPlan
 from duet.runs.setting import Setting
-from duet.runs.slots import REFERENCE
+from duet.runs.slots import REFERENCE, one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,20 @@ def measured_reference(
     data, name = plan.series.domain(domain), plan.reference_name(cut)
     there = data.known(plan.in_written_order(classes))
     train, held = data.train(there), data.evaluate(there, plan.split)
-    job, start = alone(setting, there, name)
+    job, start = alone(setting, there, name, merged=False)
     key = job_key(job, start, train, None)
     path = setting.lab.folder / f"reference-{key[:16]}.json"
-    known = recall(path, key, setting.lab.asked.tell)
-    scores = evaluator.known(known["fingerprint"], start, held) if known is not None else None
-    if known is None or scores is None:
-        title = title_of(f"reference-{domain}", train)
-        trained = setting.lab.train(
-            title, job, start, train, rank=REFERENCE, put_back=setting.put_back
-        )
-        scores = evaluator(trained.state, held, rank=REFERENCE)
-        known = {"fingerprint": trained.state.fingerprint(), "seconds": trained.seconds}
-        remember(path, key, known)
-    if cut not in plan.begun:
-        setting.lab.forget(job, key)
+    with one_at_a_time(path):  # another run may ask for it, too, and then let it go
+        known = recall(path, key, setting.lab.asked.tell)
+        scores = evaluator.known(known["fingerprint"], start, held) if known is not None else None
+        if known is None or scores is None:
+            title = title_of(f"reference-{domain}", train)
+            trained = setting.lab.train(
+                title, job, start, train, rank=REFERENCE, put_back=setting.put_back
+            )
+            scores = evaluator(trained.state, held, rank=REFERENCE)
+            known = {"fingerprint": trained.state.fingerprint(), "seconds": trained.seconds}
+            remember(path, key, known)
+        if cut not in plan.begun:
+            setting.lab.forget(job, key)
     return Reference(domain, classes, scores.covering(classes), float(known["seconds"]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from duet.comparison.tables import as_dict
 from duet.errors import ConfigError, DataError
 from duet.files import run_lock, write_json, write_text
 from duet.progress import Listener
-from duet.runs.lab import RunJob, silent, tidy
+from duet.report.markdown import write_report
+from duet.runs.engines.engine import HERE, Engine
+from duet.runs.forks import forking
+from duet.runs.lab import silent, tidy
 from duet.runs.plan import RunPlan, in_words, plan_as_dict, plan_as_text
-from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.remember import EVALUATIONS
-from duet.runs.run import learn, require_chains
+from duet.runs.run import execute, learn, require_chains, tell_left_out
 from duet.runs.walls import require_runnable
-from duet.runs.worker import run_worker
 from duet.series import Series
 from duet.series.series import known_among_new
 
@@ -133,8 +136,7 @@ def execute_repeats(
     listen: Listener = silent,
     *,
     date: str = "",
-    run: RunJob = run_worker,
-    answer: AnswerQuestion = answer_here,
+    engine: Engine = HERE,
 ) -> Comparison:
     """Do what is missing of every run; write the runs, `summary.json` and `compare.md`.
 
@@ -143,22 +145,48 @@ def execute_repeats(
         plans: What `repeats` returned.
         listen: Progress; titles begin with the name of the run.
         date: ISO 8601, for the reports; default today.
-        run: Where a job is trained, see `duet.runs.lab.Lab`.
-        answer: Where detectors look at images, see there, too.
+        engine: Where trainings are done; on several machines runs go side by side.
 
     Raises:
         DuetError: A training failed; what is finished stays and is reused by the same command.
     """
     require_chains(plans)
     require_runnable(plans[0])  # before anything is written; each asks for itself again
-    with run_lock(out):  # the lab is shared: nobody else may train in it
+    # The lab is shared: nobody else may train in it.
+    with run_lock(out), forking(engine.run) as run:
+        engine = replace(engine, run=run)
         tidy(out, lambda line: listen(out.name, {"note": line}))
-        for plan in plans:
-            learn(plan, _titled(plan.out.name, listen), date=date, run=run, answer=answer)
+        if engine.elsewhere:
+            _side_by_side(plans, listen, date, engine)
+        else:
+            for plan in plans:
+                learn(plan, _titled(plan.out.name, listen), date=date, engine=engine)
         found = compare(find_runs([plan.out for plan in plans]))
         write_text(out / COMPARE_FILE, as_markdown(found))
         write_json(out / SUMMARY_FILE, as_dict(found))
     return found
+
+
+def _side_by_side(plans: Sequence[RunPlan], listen: Listener, date: str, engine: Engine) -> None:
+    """Do runs that share a lab at the same time; the first failure stops the others."""
+    stopped = threading.Event()
+
+    def work(plan: RunPlan) -> None:
+        show = _titled(plan.out.name, listen)
+        tell_left_out(plan, show)
+        execute(plan, show, date=date, engine=engine, stopped=stopped)
+
+    with ThreadPoolExecutor(len(plans)) as pool:
+        futures = [pool.submit(work, plan) for plan in plans]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        except BaseException:  # Ctrl-C too
+            stopped.set()
+            raise
+    for plan in plans:  # one after the other: who draws them is not made for threads
+        write_report(plan.out)
 
 
 def _titled(name: str, listen: Listener) -> Listener:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -16,24 +17,23 @@ from duet.progress import Listener
 from duet.report.markdown import REPORT_FILE, write_report
 from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
-from duet.results.measured import object_counts
 from duet.results.schema import Results
 from duet.runs.assemble import StrategyOutcome, assemble
+from duet.runs.engines.engine import HERE, Engine
 from duet.runs.evaluator import Evaluator
+from duet.runs.forks import forking
 from duet.runs.gallery import gallery
 from duet.runs.keep import kept_stages, require_chain, require_place
-from duet.runs.lab import Lab, RunJob, silent, tidy
+from duet.runs.lab import Lab, silent, tidy
 from duet.runs.learn import chain_stages
 from duet.runs.look import FirstLook
 from duet.runs.needed import Look
 from duet.runs.plan import RunPlan, left_out
-from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.references import Reference, measured_reference
 from duet.runs.remember import EVALUATIONS, remember_stage
 from duet.runs.setting import Setting, StageResult
 from duet.runs.slots import CHAIN, LOOK
 from duet.runs.walls import require_runnable
-from duet.runs.worker import run_worker
 from duet.training.config import Strategy
 
 LOOKERS = 64
@@ -58,8 +58,8 @@ def execute(
     listen: Listener = silent,
     *,
     date: str = "",
-    run: RunJob = run_worker,
-    answer: AnswerQuestion = answer_here,
+    engine: Engine = HERE,
+    stopped: threading.Event | None = None,
 ) -> Results:
     """Do what is missing, write `results.json` and `results.csv`, return the results.
 
@@ -67,8 +67,8 @@ def execute(
         plan: What to do.
         listen: Progress, see `Lab`.
         date: ISO 8601, for the report; default today.
-        run: Where a job is trained, see `Lab`.
-        answer: Where detectors look at images, see `Lab`.
+        engine: Where trainings are done.
+        stopped: Ends the run when set; set when it fails.
 
     Raises:
         DuetError: The run could not be finished, see `duet.runs.walls`; or a stage failed: finished
@@ -79,18 +79,19 @@ def execute(
     date = date or datetime.date.today().isoformat()
     look = FirstLook.at(plan.series)
     lab = Lab(
-        plan.lab or plan.out / "lab", jobs=plan.jobs, listen=listen, look=look, run=run,
-        answer=answer,
+        plan.lab or plan.out / "lab", jobs=engine.at_a_time(plan.jobs), listen=listen, look=look,
+        run=engine.run, answer=engine.answer, stopped=stopped or threading.Event(),
     )  # fmt: skip
 
     def tell(line: str) -> None:
         listen(plan.series.name, {"note": line})
 
+    engine.prepare(look.there, plan.schedule, tell)
     setting = Setting(
-        plan.series, plan.family, plan.architecture, theta_0, plan.schedule, plan.seed, lab,
+        plan.series, plan.family, plan.architecture, theta_0, plan.training, plan.seed, lab,
         plan.weights, plan.onto,
     )  # fmt: skip
-    with run_lock(plan.out):
+    with run_lock(plan.out), forking(lab.run) as lab.run:
         tidy(plan.out, tell)
         evaluator = Evaluator(
             plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device, plan.evaluations
@@ -103,19 +104,19 @@ def execute(
 
 
 def learn(
-    plan: RunPlan,
-    listen: Listener = silent,
-    *,
-    date: str = "",
-    run: RunJob = run_worker,
-    answer: AnswerQuestion = answer_here,
+    plan: RunPlan, listen: Listener = silent, *, date: str = "", engine: Engine = HERE
 ) -> Results:
     """Do what `execute` does, tell what it leaves out, and write the report beside it."""
-    for line in left_out(plan):
-        listen(plan.series.name, {"note": line})
-    results = execute(plan, listen, date=date, run=run, answer=answer)
+    tell_left_out(plan, listen)
+    results = execute(plan, listen, date=date, engine=engine)
     write_report(plan.out)
     return results
+
+
+def tell_left_out(plan: RunPlan, listen: Listener) -> None:
+    """Tell what the indices ask for and a run will not measure."""
+    for line in left_out(plan):
+        listen(plan.series.name, {"note": line})
 
 
 def summary(results: Results, out: Path) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
         "results": str(out / RESULTS_FILE),
         "main_strategy": results.main_strategy,
         "indices": {strategy.name: strategy.indices.numbers() for strategy in results.strategies},
-        "objects": object_counts(results),
+        "objects": results.objects,
         "published": [entry.as_record() for entry in results.published],
     }
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from duet.errors import ConfigError
 from duet.progress import Listener
+from duet.runs.engines.engine import HERE, Engine
+from duet.runs.forks import forking
 from duet.runs.inputs import Inputs, read_inputs, read_strategies
 from duet.runs.kept import chain_kept, strategies_with_start
-from duet.runs.lab import Lab, RunJob, silent
+from duet.runs.lab import Lab, silent
 from duet.runs.look import FirstLook
 from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
-from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.setting import Setting
 from duet.runs.stagewise import write_stages
 from duet.runs.steps import StepReport, learn_base, learn_increment, learn_independent
 from duet.runs.walls import require_runnable
-from duet.runs.worker import run_worker
 from duet.series import Problem
 from duet.series.reader import read_config
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES, shipped
@@ -40,8 +40,7 @@ def learn_stage(
     seed: int = 0,
     listen: Listener = silent,
     warn: Warn = lambda problems, series: None,
-    run: RunJob = run_worker,
-    answer: AnswerQuestion = answer_here,
+    engine: Engine = HERE,
     **given: Any,
 ) -> StepReport:
     """Train one increment on top of a detector, or of the stages kept in the run folder; merge.
@@ -56,8 +55,7 @@ def learn_stage(
         seed: Of everything random.
         listen: Progress and notes, see `duet.runs.lab.Lab`.
         warn: Told what is odd about the data.
-        run: Where it is trained, see `duet.runs.lab.Lab`.
-        answer: Where detectors look at images, see there, too.
+        engine: Where it is trained.
         given: What else `duet.runs.inputs.read_inputs` takes.
 
     Raises:
@@ -74,11 +72,19 @@ def learn_stage(
         found, begins = _begun(series, name, strategy, out, onto, given.get("weights"))
         given |= found
     warn((inputs := read_inputs(series, only=name, **given)).warnings, series)
-    setting, chosen = _setting(inputs, strategy, out, seed, listen, run, answer)
+    setting, chosen = _setting(inputs, strategy, out, seed, listen, engine)
     setting = replace(setting, onto=inputs.onto if begins else None)
-    report = learn(out, setting, chosen)
+    report = _forked(learn, out, setting, chosen)
     write_stages(out, setting, chosen, report, series, given.get("data_root"))
     return report
+
+
+def _forked(
+    learn: Callable[[Path, Setting, Strategy], StepReport],
+    out: Path, setting: Setting, chosen: Strategy,
+) -> StepReport:  # fmt: skip
+    with forking(setting.lab.run) as setting.lab.run:
+        return learn(out, setting, chosen)
 
 
 def _base_of(series: Path) -> str:
@@ -133,21 +139,32 @@ def _begun(
 
 
 def _setting(
-    inputs: Inputs, name: str, out: Path, seed: int, listen: Listener, run: RunJob,
-    answer: AnswerQuestion,
-) -> tuple[Setting, Strategy]:  # fmt: skip
+    inputs: Inputs, name: str, out: Path, seed: int, listen: Listener, engine: Engine
+) -> tuple[Setting, Strategy]:
     """Check everything that one stage needs, as `duet run` does for all."""
     look = FirstLook.at(inputs.series)
-    lab = Lab(out / "lab", listen=listen, look=look, run=run, answer=answer)
+    lab = Lab(
+        out / "lab", jobs=engine.at_a_time(1), listen=listen, look=look, run=engine.run,
+        answer=engine.answer,
+    )  # fmt: skip
     strategies = read_strategies(
         (name,), family=inputs.family, onto=inputs.onto, changes=inputs.changes
     )
-    plan = RunPlan(**vars(inputs), strategies=strategies, seed=seed, out=out, references=False)
+    plan = RunPlan(
+        **vars(inputs),
+        strategies=strategies,
+        seed=seed,
+        out=out,
+        references=False,
+        elsewhere=engine.elsewhere,
+    )
     only = inputs.series.increments[-1].name
     seconds = estimated_seconds(plan, planned_stages(plan))
     listen(only, {"note": f"about {in_words(seconds)} on one CPU thread"})
+    theta_0 = require_runnable(plan)
+    engine.prepare(look.there, plan.schedule, lambda line: listen(only, {"note": line}))
     setting = Setting(
-        inputs.series, inputs.family, inputs.architecture, require_runnable(plan),
-        inputs.schedule, seed, lab, inputs.weights,
+        inputs.series, inputs.family, inputs.architecture, theta_0,
+        plan.training, seed, lab, inputs.weights,
     )  # fmt: skip
     return setting, strategies[0]

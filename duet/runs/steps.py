@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from duet.devices import parse_device
+from duet.devices import at_hand
 from duet.errors import ConfigError, ModelError
 from duet.evaluation.ap import ClassAP
 from duet.files import run_lock
@@ -16,7 +16,6 @@ from duet.increments.fisher import sum_fishers
 from duet.increments.manifest import IncrementManifest
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment
-from duet.merging.table import METHODS
 from duet.merging.weights import together
 from duet.report.phrases import learned_little
 from duet.runs.keep import (
@@ -206,7 +205,7 @@ def _seen(setting: Setting, increment: Increment, before: Behind, after: Detecto
     cut, size = domain.evaluate(domain.known(increment.classes)), setting.schedule.image_size
     assert before.merged is not None
     sizes = (before.image_size, max(before.image_size, size))
-    device = parse_device(setting.schedule.device).torch_name
+    device = at_hand(setting.schedule.device)
     return look_again(before.merged, after, cut, sizes=sizes, device=device)
 
 
@@ -220,7 +219,7 @@ def _tell_little(setting: Setting, stage: int, map50: float | None) -> None:
 
 def _fisher(out: Path, strategy: Strategy, models: Sequence[Path], like: Tensors) -> Tensors | None:
     """Return the Fisher of all stages so far, if the strategy wants it."""
-    if not strategy.ewc.weight and "fisher" not in METHODS[strategy.merge.method].needs:
+    if not strategy.reads_fisher:
         return None
     kept = [load_increment(increment_of(out, strategy, path)).fisher for path in models]
     return sum_fishers(kept, like)

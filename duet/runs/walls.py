@@ -102,7 +102,8 @@ def _nearest(out: Path) -> Path:
 def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
     device = parse_device(plan.schedule.device)
     try:
-        require_device(device)
+        if not plan.elsewhere:
+            require_device(device)
     except ConfigError as error:
         takes = in_words(estimated_seconds(plan, stages))
         advice = f"--device cpu takes about {takes}; or run it where there is one"
@@ -127,7 +128,7 @@ def _require_possible(plan: RunPlan, strategy: Strategy) -> None:
             remedy="choose another merge method; afterwards, `duet merge --method "
             f"{strategy.merge.method} --images FOLDER` merges the increments of the run",
         )
-    if not plan.schedule.fisher_images and ("fisher" in needs or strategy.ewc.weight):
+    if plan.schedule.fisher_images == 0 and strategy.reads_fisher:
         raise ConfigError(
             "needs the Fisher of every increment, but the schedule says fisher_images: 0",
             where=where,

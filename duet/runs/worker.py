@@ -2,6 +2,7 @@
 
 A fresh process per stage keeps the engine's process-wide state (seeds, threads, patched modules)
 from leaking between stages, frees its memory, and lets independent stages use the other cores.
+`duet.runs.forks` has such processes begin with everything imported, where a system can do that.
 Progress goes to stdout as JSON lines; the process knows its parent from the start and ends when
 that is gone, so that a killed run leaves nobody writing.
 
@@ -24,16 +25,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any, Protocol, TextIO
 
 from duet.errors import DataError, DuetError, write_remedy
 from duet.files import vacated
 
-_ERRORS = {cls.exit_code: cls for cls in DuetError.__subclasses__()}
-_BEGIN = (
-    "import sys; sys.path[:] = [place for place in sys.path if place] + [sys.argv[2]]; "
-    "from duet.runs.worker import main; sys.exit(main(sys.argv[1], int(sys.argv[3])))"
-)
+_SAFE = "import sys; sys.path[:] = [place for place in sys.path if place] + [sys.argv[2]]; "
+_BEGIN = "from duet.runs.worker import main; sys.exit(main(sys.argv[1], int(sys.argv[3])))"
 ENGINE = "engine"
 """Sub-folder of a job for what the engine writes; nothing in it outlives the process."""
 _SEARCHED = ("PYTHONPATH", "LD_LIBRARY_PATH")  # an empty entry is the working folder
@@ -41,8 +40,45 @@ PARENT_POLL = 0.5  # seconds between looks at the parent
 STOP_POLL = 0.2  # seconds between looks at a child
 
 
+class Child(Protocol):
+    """What is asked of the process of a job; `subprocess.Popen` has it all.
+
+    Attributes:
+        stdout: Where its progress records come from.
+    """
+
+    stdout: IO[str] | None
+
+    def poll(self) -> int | None:
+        """Return the exit code, of a signal as a negative number; None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit code."""
+
+    def kill(self) -> None:
+        """End it at once; nothing happens if it has ended."""
+
+    def __enter__(self) -> Child: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...  # fmt: skip
+
+
+def alone(folder: Path, errors: TextIO) -> Child:
+    """Start the job in ``folder`` in a fresh process, whose stderr is ``errors``."""
+    return subprocess.Popen(
+        command(folder), stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
+        text=True, env=environment(), cwd=folder / ENGINE,
+    )  # fmt: skip
+
+
 def run_worker(
-    folder: Path, progress: Callable[[dict[str, Any]], None], stop: threading.Event
+    folder: Path,
+    progress: Callable[[dict[str, Any]], None],
+    stop: threading.Event,
+    begin: Callable[[Path, TextIO], Child] = alone,
 ) -> None:
     """Run the job in ``folder`` in a child process and wait for it.
 
@@ -50,6 +86,7 @@ def run_worker(
         folder: A job folder (`duet.training.job`).
         progress: Called with each progress record, from the calling thread.
         stop: When set, the child is killed.
+        begin: Starts the process of a job; its working folder is the sub-folder `ENGINE`.
 
     Raises:
         DuetError: Of the class, and with the words, that the child reported.
@@ -58,25 +95,18 @@ def run_worker(
         raise DuetError("stopped", remedy="the same command resumes")
     folder = folder.resolve()  # the engine puts relative folders somewhere of its own
     log = folder / "stderr.log"
-    with vacated(log).open("x") as errors:
-        child = subprocess.Popen(
-            command(folder), stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
-            text=True, env=_environment(), cwd=_empty(folder / ENGINE),
-        )  # fmt: skip
+    _empty(folder / ENGINE)
+    with vacated(log).open("x") as errors, begin(folder, errors) as child:
         threading.Thread(target=_kill_when, args=(stop, child), daemon=True).start()
         try:
             failure = _follow(child, progress)
             code = child.wait()
         finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+            child.kill()
     if stop.is_set() and code:
         raise DuetError("stopped", remedy="the same command resumes")
     if failure is not None:
-        raise _ERRORS.get(failure["exit_code"], DuetError)(
-            failure["message"], where=failure["where"], remedy=failure["suggestion"]
-        )
+        raise DuetError.from_dict(failure)
     if code < 0 and not log.read_bytes().strip():  # nobody else tells of a process that was killed
         raise DuetError(
             f"the training process was killed by signal {-code}",
@@ -99,11 +129,22 @@ def command(folder: Path) -> list[str]:
     Args:
         folder: The job, absolute.
     """
+    return python(_BEGIN, folder, os.getpid())
+
+
+def python(code: str, folder: Path, *more: int) -> list[str]:
+    """Return the command line of a Python that finds duet and nothing in its working folder.
+
+    Args:
+        code: What it does. ``sys.argv[1]`` is ``folder``; ``more`` begins at ``sys.argv[3]``.
+        folder: What it is about, for whoever lists processes, too.
+        more: Numbers.
+    """
     place = Path(__file__).resolve().parents[2]
-    return [sys.executable, "-c", _BEGIN, str(folder), str(place), str(os.getpid())]
+    return [sys.executable, "-c", _SAFE + code, str(folder), str(place), *map(str, more)]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return this process's environment, without a word for the working folder in it."""
     searched = {name: os.environ.get(name, "").split(os.pathsep) for name in _SEARCHED}
     return {
@@ -115,24 +156,23 @@ def _environment() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _empty(folder: Path) -> Path:
+def _empty(folder: Path) -> None:
     """Make ``folder`` anew, whatever a killed process, or somebody else, left in its place."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
-    return folder
 
 
-def _kill_when(stop: threading.Event, child: subprocess.Popen[str]) -> None:
+def _kill_when(stop: threading.Event, child: Child) -> None:
     """Kill ``child`` as soon as ``stop`` is set; it may be silent for long (imports, caching)."""
     while child.poll() is None:
         if stop.wait(STOP_POLL):
             child.kill()
 
 
-def _follow(child: subprocess.Popen[str], progress: Callable[[dict[str, Any]], None]) -> Any:
+def _follow(child: Child, progress: Callable[[dict[str, Any]], None]) -> Any:
     """Hand on progress records; return the child's error record, if it sent one."""
     failure = None
     assert child.stdout is not None

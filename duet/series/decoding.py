@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -148,14 +149,25 @@ def grey_square(
     return upright(np.asarray(grey.resize((side, side), resampling, box=box), np.uint8), turn)
 
 
+_switching, _inside, _before = threading.Lock(), 0, False
+"""Threads that decode strictly now, and what Pillow did before the first of them."""
+
+
 @contextlib.contextmanager
 def strict_decoding() -> Iterator[None]:
     """Have Pillow refuse truncated images even where another library has asked it not to."""
     from PIL import ImageFile
 
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    global _inside, _before  # of the whole process, as Pillow's own switch is
+    with _switching:
+        if not _inside:
+            _before = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        _inside += 1
     try:
         yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        with _switching:
+            _inside -= 1
+            if not _inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _before

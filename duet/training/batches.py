@@ -9,6 +9,7 @@ Shapes: B images, S pixels, N boxes of an image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from duet.images import Fit, Fitted, fit_image, read_image, squared
 from duet.training.augment import Augmenter
 from duet.training.config import Schedule
 from duet.training.job import SliceFile
+from duet.training.memory import fast_images
 from duet.training.pseudo import Target
 
 Item = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -81,33 +83,62 @@ class EpochOrder:
             yield [(self.epoch, int(place)) for place in order[start : start + self._batch]]
 
 
-def loader(images: SquareImages, order: EpochOrder, workers: int) -> DataLoader[Any]:
+@dataclass(frozen=True)
+class Batch:
+    """Images and labels of one step, in few tensors: each is one copy to a device.
+
+    Attributes:
+        images: ``(B, S, S, 3)`` uint8 BGR.
+        boxes: ``(N, 4)`` float32 cxcywh normalised, of all images.
+        labels: ``(N,)`` int64 class ids.
+        counts: Labels of each image.
+    """
+
+    images: torch.Tensor
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    counts: tuple[int, ...]
+
+    def pin_memory(self) -> Batch:
+        """Return it in memory that a GPU reads by itself; the loader asks for it."""
+        return Batch(
+            self.images.pin_memory(), self.boxes.pin_memory(), self.labels.pin_memory(), self.counts
+        )
+
+
+def loader(
+    images: SquareImages, order: EpochOrder, workers: int, device: torch.device
+) -> DataLoader[Any]:
     """Return a loader of `collate`d batches; set ``order.epoch`` before each pass."""
     return DataLoader(
         images, batch_sampler=order, num_workers=workers, collate_fn=collate,
-        persistent_workers=workers > 0,
+        persistent_workers=workers > 0, pin_memory=device.type == "cuda",
     )  # type: ignore[arg-type]  # fmt: skip
 
 
-def collate(items: Sequence[Item]) -> tuple[torch.Tensor, list[Target]]:
-    """Return ``(B, S, S, 3)`` uint8 BGR and the targets, normalised, of one batch."""
-    images = torch.from_numpy(np.stack([image for image, *_ in items]))
-    targets = [
-        Target(
-            torch.from_numpy(np.asarray(boxes, dtype=np.float32).reshape(-1, 4)),
-            torch.from_numpy(np.asarray(class_ids, dtype=np.int64)),
-        )
-        for _, boxes, class_ids in items
-    ]
-    return images, targets
+def collate(items: Sequence[Item]) -> Batch:
+    """Return the batch of some items."""
+    images, boxes, ids = zip(*items, strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(
+            np.concatenate([np.asarray(one, dtype=np.float32).reshape(-1, 4) for one in boxes])
+        ),
+        torch.from_numpy(np.concatenate([np.asarray(one, dtype=np.int64) for one in ids])),
+        tuple(map(len, ids)),
+    )
 
 
-def to_device(
-    batch: tuple[torch.Tensor, list[Target]], device: torch.device
-) -> tuple[torch.Tensor, list[Target]]:
-    """Return ``(B, 3, S, S)`` float32 RGB in [0, 1] and the targets, on ``device``."""
-    images, targets = batch
-    images_B3SS = images.to(device).flip(-1).permute(0, 3, 1, 2).contiguous().float() / 255
-    return images_B3SS, [
-        Target(target.boxes.to(device), target.labels.to(device)) for target in targets
-    ]
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, list[Target]]:
+    """Return ``(B, 3, S, S)`` float32 RGB in [0, 1] and the targets of each image, on ``device``.
+
+    The processor does not wait for copies out of pinned memory.
+    """
+    images, boxes, labels = (
+        one.to(device, non_blocking=device.type == "cuda")
+        for one in (batch.images, batch.boxes, batch.labels)
+    )
+    images_B3SS = fast_images(images.flip(-1).permute(0, 3, 1, 2).float() / 255)
+    counts = list(batch.counts)
+    parts = zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
+    return images_B3SS, [Target(*part) for part in parts]

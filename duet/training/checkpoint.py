@@ -60,7 +60,7 @@ def read_checkpoint(folder: Path, job: Job, device: torch.device) -> dict[str, A
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # any unreadable checkpoint: torch raises half a dozen types
         raise _damaged(path, type(error).__name__) from error
-    if state["job"] != json.dumps(identity(job)):
+    if json.loads(state["job"]) != identity(job):
         raise ModelError(
             "the checkpoint belongs to another job", where=str(path), remedy="delete the folder"
         )

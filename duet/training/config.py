@@ -17,12 +17,13 @@ from duet.errors import ConfigError, did_you_mean
 from duet.increments.forms import HeadForm
 from duet.increments.manifest import LARGEST_SIDE, SMALLEST_SIDE
 from duet.merging.batchnorm import BatchNormFusion
-from duet.merging.table import MergeChoice
+from duet.merging.table import METHODS, MergeChoice
 from duet.names import Name
 from duet.training.losses.distillation.table import DISTILLATIONS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]  # the engine accepts no learning rate above 1
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 
@@ -68,18 +69,23 @@ class Schedule(Config):
     momentum: Share = Field(default=0.9, description="SGD momentum or AdamW beta1")
     weight_decay: Share = Field(default=5e-4, description="of the base stage")
     weight_decay_increment: Share | None = Field(default=None, description="default weight_decay")
-    amp: bool = Field(default=False, description="automatic mixed precision (CUDA)")
+    precision: PrecisionChoice = Field(
+        default="fp32",
+        description="numbers that convolutions compute in; auto = bf16 where the hardware has it, "
+        "else fp32; fp16 is for CUDA",
+    )
     device: str = Field(default="cpu", description=SPELLINGS)
     workers: int = Field(
         default=0, ge=0, le=1024, description="data loading processes; on a CPU always 0"
     )
     threads: int = Field(default=1, ge=0, le=1024, description="CPU threads of one stage; 0 = all")
     cache: bool = Field(default=True, description="keep decoded images in memory")
-    fisher_images: int = Field(
-        default=128,
+    fisher_images: int | None = Field(
+        default=None,
         ge=0,
         description="images of the slice whose squared gradients are stored after training, for "
-        "Fisher merging; 0 = off",
+        "Fisher merging and EWC; default 128 where a strategy of the run reads them, else none; "
+        "0 = off",
     )
     augmentation: Augmentation = Augmentation()
 
@@ -92,6 +98,26 @@ class Schedule(Config):
             return str(parse_device(given))
         except ConfigError as error:
             raise ValueError(f"{error.what}: {error.remedy}") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _amp_is_a_precision(cls, given: Any) -> Any:
+        # What schedules called it before: `amp: true` meant float16 on CUDA.
+        if not isinstance(given, dict) or "amp" not in given:
+            return given
+        rest = {key: value for key, value in given.items() if key != "amp"}
+        if not isinstance(given["amp"], bool) or "precision" in given:
+            raise ValueError("amp is called precision now: auto, fp32, bf16 or fp16")
+        return rest | {"precision": "fp16" if given["amp"] else "fp32"}
+
+    @model_validator(mode="after")
+    def _float16_has_a_scaler(self) -> Schedule:
+        if self.precision == "fp16" and parse_device(self.device).kind != "cuda":
+            raise ValueError(
+                f"precision fp16 needs a CUDA device, but got {self.device}: float16 loses small "
+                "gradients, and only CUDA has the scaler that saves them; use fp32, bf16 or auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _momentum_leaves_something(self) -> Schedule:
@@ -151,6 +177,10 @@ class Refit(Config):
     lr: Rate = Field(default=1e-3, description="peak learning rate")
 
 
+FISHER_IMAGES = 128
+"""Images of a Fisher that is wanted without a number."""
+
+
 class Strategy(Config):
     """How increments are learned and joined. One YAML under `configs/strategy/`."""
 
@@ -203,6 +233,12 @@ class Strategy(Config):
                 "but got parallel"
             )
         return self
+
+    @property
+    def reads_fisher(self) -> bool:
+        """Whether learning or merging reads the Fishers of increments."""
+        merges = self.data == "increment" and "fisher" in METHODS[self.merge.method].needs
+        return bool(self.ewc.weight) or merges
 
     @property
     def refines(self) -> bool:

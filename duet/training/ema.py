@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from duet.training.memory import laid_like
+
 DECAY = 0.9999
 WARM_UP = 2000  # steps after which the decay has grown to 63 % of it, as in the YOLO trainer
 
@@ -35,7 +37,8 @@ class Ema:
     def __init__(
         self, module: nn.Module, tensors: dict[str, torch.Tensor] | None = None, updates: int = 0
     ) -> None:
-        self.tensors = tensors or {k: v.clone() for k, v in tensors_of(module).items()}
+        now = tensors_of(module)
+        self.tensors = {k: laid_like((tensors or now)[k], v) for k, v in now.items()}
         self.updates = updates
 
     @torch.no_grad()
@@ -43,12 +46,15 @@ class Ema:
         """Move the average towards the module's tensors."""
         self.updates += 1
         weight = 1 - DECAY * (1 - math.exp(-self.updates / WARM_UP))
-        for name, tensor in tensors_of(module).items():
-            if tensor.is_floating_point():
-                self.tensors[name].lerp_(tensor, weight)
-            else:
-                self.tensors[name].copy_(tensor)
+        now = tensors_of(module)
+        moving = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.tensors[name] for name in moving], [now[name] for name in moving], weight
+        )
+        for name in now.keys() - set(moving):
+            self.tensors[name].copy_(now[name])
 
     def on_cpu(self) -> dict[str, torch.Tensor]:
-        """Return copies on the CPU."""
-        return {name: tensor.cpu().clone() for name, tensor in self.tensors.items()}
+        """Return copies on the CPU, in the default order in memory."""
+        order = torch.contiguous_format
+        return {name: one.cpu().clone(memory_format=order) for name, one in self.tensors.items()}

@@ -21,7 +21,14 @@ from duet.config import Config, parse_config
 from duet.errors import DataError
 from duet.files import atomic_path, write_json
 from duet.increments.forms import HeadForm
-from duet.training.config import Directional, Distillation, Ewc, PseudoLabels, Schedule
+from duet.training.config import (
+    FISHER_IMAGES,
+    Directional,
+    Distillation,
+    Ewc,
+    PseudoLabels,
+    Schedule,
+)
 from duet.trees import resolved
 
 if TYPE_CHECKING:
@@ -80,6 +87,14 @@ def identity(job: Job) -> dict[str, Any]:
     settings = job.model_dump(mode="json", exclude={"key"})
     for place in PLACES:
         settings["schedule"].pop(place)
+    # `amp` is what fp32 and fp16 were called, so that older results stay known.
+    precision = settings["schedule"].pop("precision")
+    settings["schedule"]["amp"] = precision == "fp16"
+    if precision in {"auto", "bf16"}:
+        settings["schedule"]["precision"] = precision
+    # A Fisher is the same training's, whether it is wanted at once, later or never.
+    if settings["schedule"]["fisher_images"] is None:
+        settings["schedule"]["fisher_images"] = FISHER_IMAGES
     # What came later is left out where it is not used, so that older results stay known.
     for key in ("pseudo", "ewc", "adapts"):
         if not settings[key]:

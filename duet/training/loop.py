@@ -27,7 +27,9 @@ from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_
 from duet.training.ema import Ema, tensors_of
 from duet.training.job import Job, Progress, keeps_trunk
 from duet.training.optimizer import learning_rate, make_optimizer
+from duet.training.precision import resolve_precision
 from duet.training.pseudo import Target
+from duet.training.seen import Seen
 from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 from duet.vectors.tensors import Tensors
 
@@ -100,16 +102,19 @@ class _Loop:
         self._kept = KeptRows((module.get_parameter(name), index) for name, index in rows)
         self._pulls = session.pulls(module, self.device)
         self.optimizer = make_optimizer(module, self.job)
-        self.half = self.schedule.amp and self.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
+        self.precision = resolve_precision(self.schedule.precision, self.device)
+        self.scaler = self.precision.scaler()
         self.ema = Ema(module)
         self.order = EpochOrder(len(self.images), self.schedule.batch, self.job.seed)
 
     def run(self) -> None:
         """Train to the end, from the last finished epoch on, and write the result."""
+        if self.session.lacks_fisher:
+            self.session.add_fisher(self._own_loss)
+            return
         first = self._resume()
         workers = self.schedule.workers if self.device.type == "cuda" else 0
-        batches = loader(self.images, self.order, workers)
+        batches = loader(self.images, self.order, workers, self.device)
         for epoch in range(first, self.schedule.epochs):
             self.session.history.append(self._train_epoch(epoch, batches))
             self.session.save(
@@ -117,7 +122,8 @@ class _Loop:
                 updates=self.ema.updates, optimizer=self.optimizer, scaler=self.scaler,
             )  # fmt: skip
         trained = self.learner.state(self.ema.on_cpu())
-        self.session.finish(trained, self.schedule.epochs - 1, self._own_loss)
+        last, name = self.schedule.epochs - 1, self.precision.name
+        self.session.finish(trained, last, self._own_loss, precision=name)
 
     def _resume(self) -> int:
         """Load the last finished epoch, if there is one; return the next."""
@@ -136,26 +142,26 @@ class _Loop:
         self.order.epoch = epoch
         self.learner.module.train()
         rest_frozen_statistics(self.learner.module)
-        sums: dict[str, float] = {}
+        seen = Seen(self.device)
         steps, group = len(self.order), self.schedule.accumulate
         for step, batch in enumerate(batches):
             images, targets = to_device(batch, self.device)
             self.session.images_seen += len(images)
-            with torch.autocast(self.device.type, enabled=self.half):
+            with self.precision.autocast():
                 losses = self.learner.losses(images, targets)
             total = torch.stack(list(losses.values())).sum()
-            value = float(total.detach())
-            self.session.require_finite_loss(value, epoch)
+            seen.add(losses, total)
+            self.session.require_finite_loss(seen.total, epoch)
             first = step // group * group
             torch.autograd.backward(self.scaler.scale(total / min(group, steps - first)))
             if (step + 1) % group == 0 or step + 1 == steps:
                 self._optimizer_step(epoch * steps + first, steps)
-            for name, part in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(part.detach()) / steps
             done = {"epoch": epoch + 1, "epochs": self.schedule.epochs}
             done |= {"done": epoch * steps + step + 1, "total": self.schedule.epochs * steps}
-            self._progress({**done, "loss": round(value, 4)})
-        return sums
+            self._progress({**done, "loss": round(seen.last, 4)})
+        means = seen.means()
+        self.session.require_finite_loss(seen.total, epoch)
+        return means
 
     def _optimizer_step(self, done: int, steps: int) -> None:
         """Add the gradients of the losses of the weights, clip, step, and put kept rows back."""
@@ -176,7 +182,8 @@ class _Loop:
         self, trained: DetectorState
     ) -> tuple[nn.Module, Callable[[int, int], torch.Tensor]]:
         """Return the detector's own loss, image by image: without distillation."""
-        job = self.job.model_copy(update={"distill": None})
+        exact = self.schedule.model_copy(update={"precision": "fp32"})
+        job = self.job.model_copy(update={"distill": None, "schedule": exact})
         learner = self._build(job, trained, self.device)
 
         def loss(number: int, place: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -22,11 +22,11 @@ from duet.increments.fisher import FISHER
 from duet.increments.manifest import Sha256
 from duet.sealed import unsealed, write_sealed
 from duet.training.checkpoint import remove_checkpoint
-from duet.training.job import TRAINED
+from duet.training.job import TRAINED, Job, keeps_trunk
 
 OUTCOME = "outcome.json"
 
-PACKAGES = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy", "faster-coco-eval")
+PACKAGES = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy")
 
 
 def versions() -> dict[str, str]:
@@ -73,6 +73,7 @@ class Outcome(Config):
         history: Mean losses per epoch.
         fisher_images: Images that the Fisher is the mean of; 0 if there is none.
         peak_memory: Main memory of the training process at most, bytes; None if unknown.
+        precision: What its convolutions computed in, as `precision: auto` found it.
         versions: Libraries that it was trained with; none if an older duet did not tell.
         files: SHA-256 of each result.
         state: Fingerprint of the trained state, once it is kept elsewhere; its file is no result
@@ -86,6 +87,7 @@ class Outcome(Config):
     history: tuple[dict[str, float], ...]
     fisher_images: int = Field(ge=0)
     peak_memory: int | None
+    precision: str = "fp32"
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, Sha256]
     state: Sha256 | None = None
@@ -101,10 +103,11 @@ def write_outcome(folder: Path, **facts: Any) -> None:
 
     Args:
         folder: Job folder.
-        facts: Of the `Outcome`; versions, memory and hashes are found here.
+        facts: Of the `Outcome`; hashes, and unless given versions and memory, are found here.
     """
     files = {name: sha256_file(folder / name) for name in _results(facts["fisher_images"])}
-    outcome = Outcome(**facts, peak_memory=peak_memory(), versions=versions(), files=files)
+    own = {"peak_memory": peak_memory(), "versions": versions()}
+    outcome = Outcome(**own | facts, files=files)
     write_sealed(folder / OUTCOME, outcome.model_dump(mode="json"))
     remove_checkpoint(folder)
 
@@ -122,6 +125,13 @@ def let_go(folder: Path, outcome: Outcome, *, state: str, kept: str) -> None:
     now = outcome.model_copy(update={"files": files, "state": state, "kept": kept})
     write_sealed(folder / OUTCOME, now.model_dump(mode="json"))
     (folder / TRAINED).unlink(missing_ok=True)  # a kill before it leaves what the next one removes
+
+
+def bring_back(folder: Path, outcome: Outcome) -> None:
+    """Vouch for the trained state that lies in ``folder`` again, after `let_go`."""
+    files = outcome.files | {TRAINED: sha256_file(folder / TRAINED)}
+    now = outcome.model_copy(update={"files": files, "state": None, "kept": None})
+    write_sealed(folder / OUTCOME, now.model_dump(mode="json"))
 
 
 def read_outcome(folder: Path, key: str) -> Outcome:
@@ -144,6 +154,21 @@ def read_outcome(folder: Path, key: str) -> Outcome:
     for name, expected in outcome.files.items():
         require_file(folder / name, expected)
     return outcome
+
+
+class HasFisher(Protocol):
+    """What is known of a finished job."""
+
+    @property
+    def fisher_images(self) -> int:
+        """Images that its Fisher is the mean of; 0 if there is none."""
+        ...
+
+
+def lacks_fisher(job: Job, outcome: HasFisher) -> bool:
+    """Tell whether a finished job is asked for a Fisher that it did not compute."""
+    wanted = bool(job.schedule.fisher_images) and not keeps_trunk(job)
+    return wanted and not outcome.fisher_images
 
 
 def require_file(path: Path, expected: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from duet.boxes import box_iou, corners
 from duet.training.config import PseudoLabels
 
 
@@ -99,7 +100,4 @@ def inside(xyxy_N4: torch.Tensor) -> torch.Tensor:
 
 def overlap(one_N4: torch.Tensor, other_M4: torch.Tensor) -> torch.Tensor:
     """Return the ``(N, M)`` IoU of cxcywh boxes; a box without area overlaps nothing."""
-    from torchvision.ops import box_convert, box_iou
-
-    corners = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (one_N4, other_M4))
-    return torch.nan_to_num(box_iou(*corners))
+    return torch.nan_to_num(box_iou(corners(one_N4), corners(other_M4)))

@@ -36,7 +36,7 @@ from duet.training.job import (
 )
 from duet.training.losses.weights import Pull, read_pulls
 from duet.training.memory import in_default_order, lay_out_state
-from duet.training.outcome import write_outcome
+from duet.training.outcome import lacks_fisher, read_outcome, write_outcome
 from duet.vectors.tensors import Tensors
 
 OwnLoss = Callable[[DetectorState], tuple[nn.Module, Callable[[int, int], torch.Tensor]]]
@@ -115,14 +115,16 @@ class Session:
         return state
 
     def finish(
-        self, trained: DetectorState, epoch: int, own_loss: OwnLoss, *, processes: int = 1
-    ) -> None:
+        self, trained: DetectorState, epoch: int, own_loss: OwnLoss, *, precision: str,
+        processes: int = 1,
+    ) -> None:  # fmt: skip
         """Write the results; the outcome comes last, because it says that the job is finished.
 
         Args:
             trained: What was learned.
             epoch: The last one, from 0.
             own_loss: Asked only if the schedule wants a Fisher.
+            precision: What it computed in (`duet.training.precision`).
             processes: Trained side by side, each on as many images.
 
         Raises:
@@ -133,8 +135,24 @@ class Session:
         write_outcome(
             self.folder, key=self.job.key, images_seen=self.images_seen * processes,
             history=self.history, fisher_images=self._write_fisher(trained, epoch, own_loss),
-            seconds=round(time.perf_counter() - self._began, 3),
+            seconds=round(time.perf_counter() - self._began, 3), precision=precision,
         )  # fmt: skip
+
+    @property
+    def lacks_fisher(self) -> bool:
+        """Whether the job was trained before, and only the Fisher of it is missing."""
+        try:
+            return lacks_fisher(self.job, read_outcome(self.folder, self.job.key))
+        except ModelError:
+            return False
+
+    def add_fisher(self, own_loss: OwnLoss) -> None:
+        """Compute the Fisher of a training that ended without one; see `finish`."""
+        outcome = read_outcome(self.folder, self.job.key)
+        trained, last = read_state(self.folder / TRAINED), self.job.schedule.epochs - 1
+        images = self._write_fisher(trained, last, own_loss)
+        facts = outcome.model_dump(exclude={"files", "fisher_images"})
+        write_outcome(self.folder, fisher_images=images, **facts)
 
     def _write_fisher(self, trained: DetectorState, epoch: int, own_loss: OwnLoss) -> int:
         """Store the diagonal Fisher of the shared tensors; return its number of images.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from factories_compare import Skill, write_run
-from factories_results import TWO_PHASE
+from factories_results import TWO_PHASE, as_version_1
 from factories_run import duet_here
 from factories_series import make_clean_series
 
@@ -31,7 +31,7 @@ def write_good(folder: Path) -> Path:
 def edited(run: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """Change the class scores of every stage of a run by hand."""
     file = run / "results.json"
-    document = json.loads(file.read_text())
+    document = as_version_1(run)
     (strategy,) = document["strategies"]
     for row in strategy["class_scores"]:
         change(row)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from factories_dots import on_path, write_series
+from factories_results import as_version_1
 from factories_run import Outcome, duet_here
 from factories_training import trained_here
 
@@ -83,7 +84,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Squares]:
 def _write_perfect(found: Squares) -> None:
     """Write an evaluation and a run whose last detector makes no mistake."""
     shutil.copytree(found / "run", found / "perfect")
-    results = json.loads((found / "perfect/results.json").read_text())
+    results = as_version_1(found / "perfect")
     kept = json.loads((found / "now.json").read_text())
     rows = [one for one in results["strategies"][0]["class_scores"] if one["stage"] == 2]
     for row in (*rows, *kept["cells"]):

@@ -54,7 +54,8 @@ def inputs(folder: Path, *words: str) -> Inputs:
 def test_every_plain_field_is_an_option() -> None:
     made = {option.name: option for option in model_options(Schedule)}
     assert list(made) == [name for name in Schedule.model_fields if name != "augmentation"]
-    assert made["amp"].secondary_opts == ["--no-amp"]
+    assert made["cache"].secondary_opts == ["--no-cache"]
+    assert made["precision"].type.choices == ("auto", "fp32", "bf16", "fp16")  # type: ignore[attr-defined]
     assert made["optimizer"].type.choices == ("AdamW", "SGD")  # type: ignore[attr-defined]
     assert (made["epochs"].type.min, made["epochs"].type.max) == (1, 10**6)  # type: ignore[attr-defined]
     assert made["lr_increment"].type is click.FLOAT

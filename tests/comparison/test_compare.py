@@ -357,7 +357,7 @@ def test_matches_without_the_classes_are_named(tmp_path: Path) -> None:
         ),
         (
             lambda d: d["series"]["increments"][1].update(
-                classes=[step["classes"][0] for step in d["series"]["increments"]]
+                classes=[d["class_sets"][step["classes"]][0] for step in d["series"]["increments"]]
             ),
             "new classes and known ones",
         ),

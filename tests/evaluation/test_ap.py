@@ -1,13 +1,10 @@
-"""AP: equal to pycocotools, sliced per class, and honest about what is missing."""
+"""AP: sliced per class, by name, and honest about what is missing; judges in test_judges.py."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
+from factories_judges import pycocotools
 from factories_scenes import LABELS, make_scene, make_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,99 +15,28 @@ from duet.evaluation.ap import ClassAP, Truth, backend, evaluate_ap
 from duet.labels import LabelSpace
 
 
-def _pycocotools(
-    predictions: Sequence[Detections], truths: Sequence[Truth], subset: Sequence[int]
-) -> tuple[float, float]:
-    """Return (AP50-95, AP50) of the reference implementation with ``params.catIds = subset``.
-
-    All ignored objects are ``iscrowd``; those that are no crowds get the IoU of other objects.
-    """
-    from pycocotools import mask
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    def records(items: Sequence[Detections | Truth]) -> list[dict[str, object]]:
-        made: list[dict[str, object]] = []
-        for image, item in enumerate(items):
-            for row, (box, index) in enumerate(zip(item.xyxy, item.class_ids, strict=True)):
-                left, top, right, bottom = (float(value) for value in box)
-                width, height = max(0.0, right - left), max(0.0, bottom - top)
-                entry: dict[str, object] = {
-                    "id": len(made) + 1, "image_id": image, "category_id": int(index),
-                    "bbox": [left, top, width, height], "area": width * height, "iscrowd": 0,
-                }  # fmt: skip
-                if isinstance(item, Truth):
-                    entry["iscrowd"] = int(item.ignored[row])
-                    entry["crowd"] = int(item.crowds[row])
-                if isinstance(item, Detections):
-                    entry["score"] = float(item.scores[row])
-                made.append(entry)
-        return made
-
-    class PlainIoU(COCOeval):
-        def computeIoU(self, image: int, category: int) -> object:  # noqa: N802
-            labelled, found = self._gts[image, category], self._dts[image, category]
-            order = np.argsort([-item["score"] for item in found], kind="mergesort")
-            boxes = [found[index]["bbox"] for index in order[: self.params.maxDets[-1]]]
-            crowds = [item["crowd"] for item in labelled]
-            return mask.iou(boxes, [item["bbox"] for item in labelled], crowds)
-
-    frame = {
-        "images": [{"id": i, "height": t.height, "width": t.width} for i, t in enumerate(truths)],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(LABELS)],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for items in (truths, predictions):
-            side = COCO()
-            side.dataset = {**frame, "annotations": records(items)}
-            side.createIndex()
-            sides.append(side)
-        run = PlainIoU(*sides, iouType="bbox")
-        run.params.catIds = list(subset)
-        run.evaluate()
-        run.accumulate()
-        run.summarize()
-    return float(run.stats[0]), float(run.stats[1])
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     crowd=st.sampled_from([1, 3, 45]),  # 45 copies of up to 5 boxes exceed 100 per class
     subset=st.sets(st.integers(0, 4), min_size=1),
 )
-def test_equals_pycocotools(seed: int, crowd: int, subset: set[int]) -> None:
+def test_a_mean_over_classes_is_that_of_a_run_with_these_alone(
+    seed: int, crowd: int, subset: set[int]
+) -> None:
     predictions, truths = make_scene(np.random.default_rng(seed), images=5, classes=4, crowd=crowd)
     result = evaluate_ap(predictions, truths, LABELS)
     names = [LABELS.names[index] for index in sorted(subset)]
-    expected_ap, expected_ap50 = _pycocotools(predictions, truths, sorted(subset))
-    if expected_ap50 == -1:  # pycocotools' word for "nothing labelled"
+    ap50, ap, _ = pycocotools(predictions, truths, LABELS, sorted(subset))
+    there = [value for value in ap50 if value is not None]
+    if not there:
         assert not result.has_truth(names)
         with pytest.raises(DataError, match="no labelled object"):
             result.map50(names)
     else:
-        assert result.map50(names) == pytest.approx(expected_ap50, abs=1e-9)
-        assert result.map(names) == pytest.approx(expected_ap, abs=1e-9)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    crowd=st.sampled_from([1, 3, 45]),
-    crowds=st.sampled_from([0.0, 0.5, 1.0]),
-)
-def test_ignored_objects_equal_pycocotools(seed: int, crowd: int, crowds: float) -> None:
-    random = np.random.default_rng(seed)
-    predictions, truths = make_scene(random, 5, 4, crowd, ignored=0.5, crowds=crowds)
-    result = evaluate_ap(predictions, truths, LABELS)
-    for index, name in enumerate(LABELS):
-        expected_ap, expected_ap50 = _pycocotools(predictions, truths, [index])
-        if expected_ap50 == -1:  # nothing but ignored objects
-            assert result.ap50[name] is result.ap[name] is None
-        else:
-            assert result.ap50[name] == pytest.approx(expected_ap50, abs=1e-9)
-            assert result.ap[name] == pytest.approx(expected_ap, abs=1e-9)
+        assert result.map50(names) == pytest.approx(np.mean(there), abs=1e-12)
+        expected = np.mean([value for value in ap if value is not None])
+        assert result.map(names) == pytest.approx(expected, abs=1e-12)
 
 
 OBJECT, ELSEWHERE, INSIDE = [0, 0, 40, 40], [60, 60, 99, 99], [65, 65, 75, 75]
@@ -236,5 +162,5 @@ def test_truth_validation(boxes: object, ids: object, size: int, words: str) -> 
 
 
 def test_backend_is_recorded() -> None:
-    assert backend()["name"] == "faster-coco-eval"
+    assert backend()["name"] == "duet"
     assert backend()["parameters"]["max_detections"] == 100

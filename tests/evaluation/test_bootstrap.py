@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,14 @@ from hypothesis import strategies as st
 
 from duet.detections import Detections
 from duet.errors import ConfigError, DataError
-from duet.evaluation.ap import Truth, evaluate_ap
-from duet.evaluation.bootstrap import resamples, weighted_ap50
+from duet.evaluation.ap import RECALLS, Truth, evaluate_ap
+from duet.evaluation.bootstrap import (
+    reached,
+    recall_at_precision,
+    resamples,
+    weighted_ap50,
+    weighted_share,
+)
 from duet.evaluation.matches import ClassMatches, Matches, load_matches, match, save_matches
 from duet.labels import LabelSpace
 
@@ -87,9 +94,9 @@ def test_a_resample_is_a_data_set_with_copies_of_images(seed: int, crowd: int) -
             assert found[name][row] == (None if value is None else pytest.approx(value, abs=1e-9))
 
 
-def one_class(n: int, images: int, random: np.random.Generator) -> ClassMatches:
-    """Return n random matches, of which a tenth is ignored."""
-    kind = random.choice(3, n, p=[0.4, 0.5, 0.1])
+def one_class(n: int, images: int, random: np.random.Generator, hits: int = 2) -> ClassMatches:
+    """Return n random matches, some of them hits, and a tenth ignored."""
+    kind = random.permutation(np.repeat([0, 1, 2], [hits, n - hits - n // 10, n // 10]))
     picked = random.integers(0, images, n)
     truths = np.bincount(picked[kind == 0], minlength=images) + random.integers(0, 2, images)
     scores = np.sort(random.uniform(0, 1, n).astype(np.float32))[::-1]
@@ -110,13 +117,49 @@ def direct_ap50(found: ClassMatches, weights: npt.NDArray[np.float32]) -> float:
     return float(np.mean([precision[p] if p < len(precision) else 0.0 for p in places]))
 
 
-def test_large_sets_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(3)
-    found = one_class(3000, 40, random)  # some 1200 true positives: five blocks
+def direct_recall(found: ClassMatches, weights: npt.NDArray[np.float32], precision: float) -> float:
+    """Return the largest recall of any cut whose precision is that or higher."""
+    weight = weights.astype(float)[found.images]
+    hits, counted = np.cumsum(weight * found.hit), np.cumsum(weight * ~found.ignored)
+    reached = hits[hits >= precision * counted]
+    return float(reached.max(initial=0) / (weights.astype(float) @ found.truths))
+
+
+@pytest.mark.parametrize("hits", [0, 1, 63, 64, 65, 128, 700])
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_every_number_of_blocks_gives_what_is_counted_directly(hits: int, neighbours: bool) -> None:
+    """One detection after the other, as COCO counts; whichever way the weights lie in memory."""
+    random = np.random.default_rng(hits)
+    found = one_class(hits * 3 + 20, 40, random, hits)
+    assert found.hit.sum() == hits
     weights = resamples(40, 30, seed=1, name="x")
-    monkeypatch.setattr("duet.evaluation.bootstrap.ROWS", 5000)  # four rows at a time
+    weights = weights if neighbours else np.ascontiguousarray(weights)
     expected = [direct_ap50(found, row) for row in weights]
     assert weighted_ap50(found, weights) == pytest.approx(expected, abs=1e-12)
+    wanted = random.choice([0.3, 0.35, 0.5], len(weights))
+    recall = [direct_recall(found, *row) for row in zip(weights, wanted, strict=True)]
+    assert recall_at_precision(found, weights, wanted) == pytest.approx(recall, abs=1e-12)
+
+
+def test_recall_points_are_told_as_coco_tells_them() -> None:
+    """An object more or less must not move a recall point: 0.29 * 100 is not 29."""
+    for objects in [*range(1, 400), 4999, 10000, 65537]:
+        recall = np.arange(objects + 1) / objects
+        assert (reached(recall) == np.searchsorted(RECALLS, recall, side="right")).all()
+    for point in RECALLS:
+        near = np.clip(np.nextafter(point, [-1, point, 2]), 0, None)
+        assert (reached(near) == np.searchsorted(RECALLS, near, side="right")).all()
+
+
+def test_many_images_are_drawn_some_resamples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = resamples(50, 20, seed=3, name="flat")
+    monkeypatch.setattr("duet.evaluation.bootstrap.DRAWN", 150)  # three rows at a time
+    assert (resamples(50, 20, seed=3, name="flat") == at_once).all()
+    random = np.random.default_rng([3, zlib.crc32(b"flat")])
+    assert (at_once[1:] == random.multinomial(50, np.full(50, 1 / 50), size=20)).all()
+    part, whole = np.random.default_rng(0).integers(0, 4, (2, 50))
+    shares = (at_once @ part) / (at_once @ whole)
+    assert weighted_share(part, whole, at_once) == pytest.approx(shares, abs=1e-12)
 
 
 def test_ignored_detections_count_neither_way() -> None:
@@ -128,7 +171,9 @@ def test_ignored_detections_count_neither_way() -> None:
     )  # fmt: skip
     ones = np.ones((1, 2), np.float32)
     assert weighted_ap50(found, ones) == pytest.approx([1.0])
-    wrong = ClassMatches.counted(found.scores, found.images, found.hit, flags[1], found.truths, found.iou)
+    wrong = ClassMatches.counted(
+        found.scores, found.images, found.hit, flags[1], found.truths, found.iou
+    )
     assert weighted_ap50(wrong, ones) == pytest.approx([0.5])
 
 
@@ -161,11 +206,36 @@ def test_the_file_gives_everything_back(tmp_path: Path) -> None:
     assert (again.keys == KEYS).all()
     assert list(again.classes) == list(LABELS.names)
     for name, found in matches.classes.items():
-        for column in ("scores", "images", "hit", "ignored", "truths"):
+        for column in ("scores", "images", "hit", "ignored", "iou", "owners", "truths"):
             one, other = getattr(found, column), getattr(again.classes[name], column)
             assert one.dtype == other.dtype
             assert (one == other).all()
     assert [item.name for item in tmp_path.iterdir()] == ["flat.npz"]  # nothing temporary stays
+
+
+def test_a_file_of_an_older_duet_is_read(tmp_path: Path) -> None:
+    """It held no IoU; counts of objects and images as now, in types of its own."""
+    predictions, truths = make_scene(np.random.default_rng(5), images=300, classes=3, crowd=3)
+    matches = match(predictions, truths, LABELS, keys(300))
+    save_matches(tmp_path / "a.npz", matches)
+    with np.load(tmp_path / "a.npz") as stored:
+        arrays = dict(stored)
+    assert (arrays["truths"].dtype, arrays["images"].dtype) == (np.uint8, np.uint16)
+    del arrays["iou"]
+    np.savez(tmp_path / "old.npz", **(arrays | {"truths": arrays["truths"].astype(np.int64)}))
+    old = load_matches(tmp_path / "old.npz")
+    ones = np.ones((1, 300), np.float32)
+    assert ap50_of(old, ones) == ap50_of(matches, ones)
+    assert all((one.iou == 0).all() for one in old.classes.values())
+
+
+def test_counts_of_many_classes_take_what_their_objects_take() -> None:
+    """Not a number for each image and class."""
+    wide = LabelSpace.of(f"class {number}" for number in range(500))
+    truths = [make_truth([[0, 0, 9, 9]], [image % 500]) for image in range(1000)]
+    matches = match([Detections.empty(wide)] * 1000, truths, wide, keys(1000))
+    assert sum(one.owners.nbytes for one in matches.classes.values()) <= 8 * len(truths)
+    assert matches.classes["class 7"].truths.nonzero()[0].tolist() == [7, 507]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +306,7 @@ def test_a_flipped_byte_is_no_traceback(tmp_path: Path) -> None:
         ("scores", lambda a: a * np.nan),
         ("truths", lambda a: a[:-1]),
         ("truths", lambda a: -a.astype(np.int64) - 1),
+        ("truths", lambda a: a.astype(np.uint64) + 10**9),  # of few bytes, but of much memory
         ("hit", lambda a: a[:-1]),
         ("hit", lambda a: a.astype(float)),
         ("keys", lambda a: a[0]),

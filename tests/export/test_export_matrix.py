@@ -19,9 +19,9 @@ from duet.export.formats import FORMATS, Tolerance
 from duet.export.matching import differences
 from duet.export.parity import Parity, require, sample_images
 from duet.export.reference import CEILING, FACTOR, Noise, Reference, allowed
-from duet.families.decode import Layout
 from duet.families.detector import prepare_batch
 from duet.families.exportable import Exportable, ExportFacts
+from duet.families.outputs import Layout
 from duet.families.runtimes import as_function
 from duet.families.table import resolve_family
 from duet.increments.manifest import DetectorManifest, Lineage

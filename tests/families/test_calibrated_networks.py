@@ -19,8 +19,8 @@ from duet.errors import ModelError
 from duet.export.export import export_detector
 from duet.export.formats import FORMATS
 from duet.export.parity import sample_images
-from duet.families.decode import Layout
 from duet.families.detector import prepare_batch
+from duet.families.outputs import Layout
 from duet.families.rows import apply_scores, drop_classes, rename_classes
 from duet.families.runtimes import as_function, open_file
 from duet.families.table import resolve_family, resolve_roles

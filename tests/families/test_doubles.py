@@ -13,9 +13,9 @@ from torchvision.ops import box_iou
 
 from duet.defaults import CLEAR, DOUBLE_IOU
 from duet.detections import Detections
-from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
 from duet.families.doubles import one_each, rivals_of
+from duet.families.outputs import Layout
 from duet.labels import LabelSpace
 
 SIZE = 64
@@ -68,7 +68,7 @@ def brute(found: Detections, agnostic: Any) -> list[int]:
     groups, least = all_of_them.groups, CLEAR if agnostic == "increments" else 0
     odds = [math.log(score / (1 - score)) for score in found.scores.tolist()]
     overlaps, kept = box_iou(*[torch.tensor(found.xyxy)] * 2), list[int]()
-    for one, group in enumerate(groups[torch.tensor(found.class_ids)]):
+    for one, group in enumerate(groups[found.class_ids]):
         rivals = [
             other for other in kept
             if groups[found.class_ids[other]] != group and odds[other] - odds[one] >= least

@@ -91,7 +91,7 @@ def test_the_number_of_towers_per_call_changes_nothing(
     monkeypatch.setattr(module_under_test, "CACHE_BYTES", at_once * 64 * 9 * 7 * 4)
     assert same(joined(x), in_turn(x))
     assert joined._packed is not None
-    stacks = [len(stack.rows) for stack in joined._packed.stacks]
+    stacks = [len(stack.rows) for stack in joined._packed[9 * 7].stacks]
     assert sum(stacks) == 5
     assert max(stacks) <= at_once
     assert max(stacks) - min(stacks) <= 1
@@ -104,6 +104,9 @@ def test_memory_formats_and_image_sizes_may_alternate() -> None:
         x = features(2, height=height, width=width)
         assert same(joined(x), in_turn(x))
         assert same(joined(x.contiguous(memory_format=torch.channels_last)), in_turn(x))
+    packed = joined._packed
+    assert sorted(packed) == [1, 16, 400]
+    assert len({id(one) for one in packed.values()}) == 1, "weights are packed once"
 
 
 def test_gradients_flow_through_the_towers_in_turn() -> None:

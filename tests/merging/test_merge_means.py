@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from factories_merging import (
     LARGEST,
     SHAPES,
+    Model,
     bits,
     columns,
     inputs_of,
@@ -25,6 +27,7 @@ from hypothesis import strategies as st
 from duet.errors import ConfigError, ModelError
 from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
+from duet.vectors.task_vector import TaskVector
 
 gammas = st.floats(0, 0.5)
 
@@ -114,6 +117,83 @@ def test_duet_swaps_with_its_inputs(rows: list[tuple[float, ...]], gamma: float)
     assert a.tensors["w"]["alpha"] == pytest.approx(1 - b.tensors["w"]["alpha"])
     scale = (old["w"].double().abs() + new["w"].double().abs()) * 2**-23 + 1e-44
     assert bool(((forward["w"].double() - backward["w"].double()).abs() <= scale).all())
+
+
+# --- more than two task vectors are folded as such ------------------------------------------------
+
+
+def stored(base: Model, models: Sequence[Model]) -> list[Operand]:
+    """Return models as increments hold them: task vectors with corrections."""
+    vectors = [TaskVector.between(base, model) for model in models]
+    return [
+        Operand(f"s{k}", vector=vector.delta, correction=vector.correction)
+        for k, vector in enumerate(vectors)
+    ]
+
+
+def rounded(seed: int) -> tuple[Model, list[Model]]:
+    """Return θ_0 and models that float32 cannot reach from it by adding, in one tensor of two."""
+    base, *models = random_models(seed, 5, {"w": (300,), "v": (40, 7)})
+    base["w"][::3] = 1.0
+    for number, model in enumerate(models):
+        model["w"][::3] = 1e-10 * (number + 1)
+        model["w"][1::3] = models[0]["w"][1::3]  # where all agree
+        model["w"][::6] = 3e-10
+    assert all("w" in each.correction for each in stored(base, models))
+    return base, models
+
+
+@pytest.mark.parametrize("count", [3, 4])
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5])
+def test_duet_folds_task_vectors_as_models(
+    count: int, gamma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, models = rounded(7)
+    models = models[:count]
+    with monkeypatch.context() as patch:
+        patch.delattr("duet.merging.methods.duet._fold")  # which folds models
+        folded, notes = run("duet", base, stored(base, models), gamma=gamma)
+    as_models, others = run("duet", base, models, gamma=gamma)
+    for name, facts in notes.tensors.items():
+        assert facts["alpha"] == pytest.approx(others.tensors[name]["alpha"], abs=1e-6)
+        # Interpolated between magnitudes below 8, and added to them: a few roundings.
+        assert torch.allclose(folded[name], as_models[name], rtol=0, atol=2e-6)
+    hard = torch.arange(300) % 3 != 2
+    assert torch.allclose(folded["w"][hard], as_models["w"][hard], rtol=1e-5, atol=0)
+    assert torch.equal(folded["w"][1::3], models[0]["w"][1::3])
+    assert torch.equal(folded["w"][::6], models[0]["w"][::6])
+
+
+@pytest.mark.parametrize(("alpha", "which"), [(1, 0), (0, 3)])
+def test_duet_ends_of_alpha_are_the_models_of_task_vectors(alpha: float, which: int) -> None:
+    base, models = rounded(8)
+    only, _ = run("duet", base, stored(base, models[:4]), gamma=0, alpha_base=alpha)
+    assert same_bits(only, models[which])
+
+
+def test_duet_gives_equal_task_vectors_back() -> None:
+    base, (model, *_) = rounded(9)
+    merged, _ = run("duet", base, stored(base, [model] * 4))
+    assert all(torch.equal(merged[name], model[name]) for name in model)
+
+
+def test_duet_folds_task_vectors_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, models = rounded(10)
+    whole, notes = run("duet", base, stored(base, models))
+    monkeypatch.setattr("duet.merging.inputs.CHUNK", 64)
+    pieces, others = run("duet", base, stored(base, models))
+    for name in whole:
+        assert torch.allclose(whole[name], pieces[name], rtol=0, atol=1e-6)
+        assert notes.tensors[name]["p"] == pytest.approx(others.tensors[name]["p"], abs=1e-6)
+
+
+def test_duet_folds_task_vectors_at_the_end_of_float32() -> None:
+    base = {"w": t(0, 1, -1)}
+    models = [{"w": t(LARGEST, 2, 3)}, {"w": t(-LARGEST, 1, 1)}, {"w": t(LARGEST, 0, 1)}]
+    merged, notes = run("duet", base, stored(base, models))
+    as_models, others = run("duet", base, models)
+    assert same_bits(merged, as_models)
+    assert notes == others
 
 
 @pytest.mark.parametrize(

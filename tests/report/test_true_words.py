@@ -9,11 +9,12 @@ from factories_results import METHODS_OF_TREES, TREES, exact_results
 
 from duet.evaluation.definitions import INDICES
 from duet.report import cautions, tables, words
+from duet.report.changes import ClassChange, worst_first
 from duet.report.markdown import render_markdown
 from duet.report.phrases import FEW_NOTE, learned_little
-from duet.report.words import RI, ClassChange, worst_first
+from duet.report.words import RI
 from duet.results.files import results_csv
-from duet.results.measured import few_behind, measured, object_counts
+from duet.results.measured import few_behind, measured
 from duet.results.schema import Results
 
 ONE = TREES[:1]
@@ -340,4 +341,4 @@ def test_both_sides_of_every_pair() -> None:
     )  # fmt: skip
     (pi,) = measured(NO_REFERENCES, NO_REFERENCES.main, words.PI)
     assert (pi.value, pi.against, pi.ratio) == (pytest.approx(0.6), None, None)
-    assert object_counts(SINGLE) == {"yellowstone": {"Tree": 100}}
+    assert SINGLE.objects == {"yellowstone": {"Tree": 100}}

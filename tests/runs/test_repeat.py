@@ -20,6 +20,7 @@ from duet.evaluation.matches import load_matches
 from duet.families.table import resolve_family
 from duet.results.files import load_results
 from duet.runs.costs import latency_ms, parameter_count
+from duet.runs.engines.engine import Engine
 from duet.runs.evaluator import Evaluator
 from duet.runs.inputs import read_inputs, read_strategies
 from duet.runs.plan import RunPlan, planned_stages
@@ -122,7 +123,11 @@ def test_orders_are_run_and_compared(
     plans = repeats(plan, seeds=1, orders=2)
     titles: set[str] = set()
     found = execute_repeats(
-        plan.out, plans, lambda title, record: titles.add(title), date="2026-11-23", run=here
+        plan.out,
+        plans,
+        lambda title, record: titles.add(title),
+        date="2026-11-23",
+        engine=Engine(run=here),
     )
     assert len(here.ran) == 4  # two bases, two increments
     assert {path.parent for path in here.ran} == {(plan.out / "lab").resolve()}
@@ -150,7 +155,9 @@ def test_orders_are_run_and_compared(
 
     # Again: nothing is trained or evaluated.
     kept = make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")
-    execute_repeats(plan.out, plans[:1], lambda *_: None, date="2026-11-23", run=here)
+    execute_repeats(
+        plan.out, plans[:1], lambda *_: None, date="2026-11-23", engine=Engine(run=here)
+    )
     assert len(here.ran) == 4
     assert (make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")) == kept
 

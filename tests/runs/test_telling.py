@@ -78,6 +78,13 @@ def test_what_changed_most_is_shown(
     assert len(set(chosen)) == len(chosen) == 3
 
 
+@pytest.mark.parametrize(("most", "expected"), [(1, [1]), (2, [1, 0])])
+def test_of_many_domains_each_shows_fewer(cut: Slice, most: int, expected: list[int]) -> None:
+    before = counts((3, 0), (5, 0), (1, 0), (0, 0), (0, 0), (0, 0))
+    after = counts((1, 0), (1, 0), (0, 0), (0, 2), (0, 3), (0, 0))
+    assert telling(cut, before, after, most) == expected
+
+
 def test_where_nothing_changed_images_with_many_classes_are_shown(cut: Slice) -> None:
     kinds = [len(set(ids.tolist())) for ids in cut.class_ids]
     chosen = telling(cut, NONE, NONE)

@@ -49,6 +49,7 @@ class Format:
         check: Raises a `ConfigError` on a machine that cannot write it, before any work.
         folder: Whether it is a folder.
         dynamic: Whether it can take batches of any size.
+        open_sides: Whether it can take inputs of any height and width.
         tolerance: For the comparison with the detector in memory; None where duet cannot run it.
     """
 
@@ -63,6 +64,7 @@ class Format:
     check: Callable[[], None] | None = None
     folder: bool = False
     dynamic: bool = False
+    open_sides: bool = False
     tolerance: Tolerance | None = None
 
     @property
@@ -83,6 +85,7 @@ class Format:
             "install": self.install,
             "folder": self.folder,
             "dynamic": self.dynamic,
+            "open_sides": self.open_sides,
             "tolerance_box_px": tolerance.box_px if tolerance else None,
             "tolerance_score": tolerance.score if tolerance else None,
             "tolerance_why": tolerance.why if tolerance else "",
@@ -104,6 +107,7 @@ _FORMATS = (
         install='"duet-detect[onnx]"',
         writer="duet.export.formats.onnx",
         dynamic=True,
+        open_sides=True,
         tolerance=Tolerance(),
     ),
     Format(
@@ -123,6 +127,7 @@ _FORMATS = (
         writer="duet.export.formats.openvino",
         folder=True,
         dynamic=True,
+        open_sides=True,
         tolerance=Tolerance(
             box_px=1e-2,
             why="compared in float32, as duet runs it; OpenVINO adds in another order",

@@ -19,6 +19,9 @@ def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
     import torch
 
     axes = {"images": {0: "batch"}, "output0": {0: "batch"}} if facts.dynamic else None
+    if axes is not None and facts.open_sides:
+        axes["images"] |= {2: "height", 3: "width"}
+        axes["output0"] |= {2 if facts.layout == "anchors" else 1: "places"}
     try:
         with quiet():
             torch.onnx.export(

@@ -21,7 +21,8 @@ def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
     import yaml
 
     images = example(facts)
-    shape = [-1 if facts.dynamic else 1, *images.shape[1:]]
+    sides = [-1, -1] if facts.open_sides else images.shape[2:]
+    shape = [-1 if facts.dynamic else 1, 3, *sides]
     try:
         graph = openvino.convert_model(trace(exportable, facts), input=shape, example_input=images)
         openvino.save_model(graph, target / "model.xml", compress_to_fp16=False)

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss
 
-from duet.families.decode import corners, pick
+from duet.boxes import corners
+from duet.families.decode import pick
 from duet.families.dfine.architectures import require_queries
 from duet.families.dfine.build import model_of, state_of, stock_config
 from duet.families.dfine.roles import EMBEDDING, PREFIX
@@ -27,6 +28,8 @@ from duet.increments.state import DetectorState
 from duet.training.job import Job, old_part_count, refines, unlabelled_classes
 from duet.training.losses.distillation.responses import Places, Quantiles
 from duet.training.losses.distillation.table import resolve_distillation
+from duet.training.memory import fast_module
+from duet.training.precision import resolve_precision
 from duet.training.pseudo import Found, Target, add_pseudo_labels, inside
 from duet.vectors.tensors import Tensors
 
@@ -64,14 +67,15 @@ class DFineLearner:
         self._pseudo = job.pseudo if later and job.old_negatives == "pseudo" else None
         distill = job.distill if later and job.phase == "increment" else None
         self._distill = distill if distill is not None and distill.weight > 0 else None
-        self._model: Any = model_of(start).to(device)
+        self._model: Any = fast_module(model_of(start), device)
         self.module = self._model
         kept = later and job.old_part == "kept" and not refines(job)
         self.kept_rows = dict(self._rows_to_keep(kept, device))
         self._teacher: Any = None
         if self._pseudo is not None or self._distill is not None:
-            teacher = dataclasses.replace(start, parts=previous)
-            self._teacher = model_of(teacher).to(device).eval().requires_grad_(False)
+            teacher = model_of(dataclasses.replace(start, parts=previous)).eval()
+            precision = resolve_precision(job.schedule.precision, device)
+            self._teacher = precision.settled(fast_module(teacher.requires_grad_(False), device))
         learned = len(start.labels) - (self._old if self._masks else 0)
         self._loss_config = stock_config(start.architecture, learned)
 

@@ -100,7 +100,7 @@ class RTDETRFamily(UltralyticsFamily):
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
         from duet.families.rtdetr.train import RTDETRStageTrainer
-        from duet.families.ultralytics.train import run_job
+        from duet.families.ultralytics.run import run_job
 
         run_job(RTDETRStageTrainer, folder, progress)
 

@@ -64,7 +64,7 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
         assert choice is not None
         method = resolve_distillation(choice.method)
         quantiles = Quantiles(choice.class_quantile, choice.box_quantile)
-        asked = self.ask_teacher(images)[1]
+        asked = self._asked(images)
         pairs = zip(self._student(model.model[-1], asked), asked, strict=True)
         losses = [
             method.of_places(_places(*ours), _places(*theirs), quantiles) for ours, theirs in pairs

@@ -28,7 +28,8 @@ def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
         "cos_lr": schedule.decay == "one-cycle",
         "warmup_epochs": schedule.warmup_epochs, "warmup_bias_lr": 0.0,
         "warmup_momentum": schedule.momentum, "seed": job.seed, "deterministic": True,
-        "amp": schedule.amp, "device": schedule.device, "workers": schedule.workers,
+        "amp": False,  # `duet.training.precision` does it, on CPUs too and without a download
+        "device": schedule.device, "workers": schedule.workers,
         "cache": schedule.cache, "patience": 0, "val": False, "plots": False, "save": True,
         "verbose": False, "pretrained": False, "cls_remap": False,
         "close_mosaic": aug.mosaic_off_epochs,

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
+from ultralytics.nn.modules.block import RepVGGDW
+from ultralytics.nn.modules.conv import Conv, RepConv
 
 from duet.errors import ModelError
 from duet.families.exportable import Exportable
 from duet.families.family import Family
 from duet.families.opened import ForeignModel
+from duet.families.packed import Block
 from duet.families.tensors import require_fit
 from duet.families.ultralytics.agreement import require_same_network
 from duet.families.ultralytics.checkpoint import (
@@ -51,6 +55,9 @@ class UltralyticsFamily(Family):
     rules: EngineRules
     build: Build
     heads: tuple[type, ...]
+    blocks: ClassVar[Mapping[type[nn.Module], Block]] = {
+        kind: Block("conv", "bn", "act") for kind in (Conv, RepConv, RepVGGDW)
+    }
 
     # ---- how it knows its own among the engine's networks -----------------------------------
 

@@ -20,15 +20,19 @@ from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.defaults import IOU
-from duet.families.decode import Layout, decode
-from duet.families.ultralytics.arguments import engine_overrides, frozen_names, restore_frozen
+from duet.families.decode import decode
+from duet.families.outputs import Layout
+from duet.families.ultralytics.arguments import frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset, extend_batch
-from duet.families.ultralytics.engine import set_threads
 from duet.families.ultralytics.models import Build
+from duet.families.ultralytics.ranks import end_with_worker
+from duet.families.ultralytics.teacher import Teacher
 from duet.images import Fit
 from duet.increments.state import DetectorState
-from duet.training.job import Progress, read_job, refines, unlabelled_classes
+from duet.training.job import refines, unlabelled_classes
 from duet.training.memory import fast_images, fast_module
+from duet.training.optimizer import in_one_pass
+from duet.training.precision import Precision, resolve_precision
 from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 
 JOB_VARIABLE = "DUET_JOB"
@@ -47,26 +51,29 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         summed: Whether the engine's loss is summed over the images of a step, not averaged.
         teacher: The previous detector, where one is asked.
         frozen: Names of the parameters that do not train.
+        precision: In which numbers it computes.
     """
 
     build: Build
     layout: Layout = "anchors"
     fit: Fit = "letterbox"
     summed = True
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     frozen: set[str]
+    precision: Precision
 
     def __init__(self, cfg: Any = None, overrides: Any = None, _callbacks: Any = None) -> None:
+        if RANK != -1:
+            end_with_worker()
         self.session = Session(Path(os.environ[JOB_VARIABLE]))
         self.job, self.start = self.session.job, self.session.start
-        self._seen: tuple[torch.Tensor, Any] | None = None
         self._in_epoch = self._waiting = 0
         super().__init__(cfg if cfg is not None else DEFAULT_CFG, overrides, _callbacks)
 
     # ---- what a family fills in -----------------------------------------------------------
 
     def teaching_model(self, state: DetectorState) -> nn.Module:
-        """Build the previous detector, BatchNorm folded into the convolutions."""
+        """Build the previous detector, folded, as `Teacher` wants it."""
         return cast("nn.Module", self.build.inference_model(state).fuse(verbose=False))
 
     @abstractmethod
@@ -138,7 +145,7 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         batch["img"] = fast_images(batch["img"])
         choice = self.job.pseudo
         if choice is not None and self.teacher is not None:
-            size, asked = batch["img"].shape[-1], self.ask_teacher(batch["img"])[0]
+            size, asked = batch["img"].shape[-1], self.teacher(batch["img"])[0]
             least = choice.confidence  # iou as users' detectors have it
             found = [
                 decode(row, self.layout, size=(size, size), confidence=least, iou=IOU, limit=100)
@@ -162,6 +169,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         if unlabelled := unlabelled_classes(self.job) if masked else []:
             self.silence(self.model, unlabelled)
 
+    def build_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
+        """Build the engine's optimizer, faster."""
+        return in_one_pass(super().build_optimizer(*args, **options))
+
     @property
     def distils(self) -> bool:
         """Whether this stage distils."""
@@ -169,7 +180,9 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         return bool(self.job.phase == "increment" and distill and distill.weight > 0)
 
     def _setup_train(self) -> None:
+        self.precision = resolve_precision(self.job.schedule.precision, self.device)
         super()._setup_train()
+        self.scaler = self.precision.scaler()  # the engine knows no bfloat16 on a CPU
         model = unwrap_model(self.model)
         rows = self.class_rows(model) if refines(self.job) else []
         self.frozen = set(frozen_names(model, self.start, self.job, self.held, rows))
@@ -178,10 +191,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         self._kept_rows = KeptRows((rows, old) for rows in self._old_rows(model))
         self._pulls = self.session.pulls(model, self.device)
         if self.distils or (self.job.pseudo is not None and self.job.phase == "increment"):
-            teacher = self.teaching_model(self.session.previous())
-            self.teacher = fast_module(teacher, self.device).requires_grad_(False)
+            self.teacher = Teacher(self.teaching_model(self.session.previous()), self.precision)
         # After the EMA has copied the model, so that neither hooks nor teacher travel with it.
         self.watch(model)
+        model.predict = self.precision.within(model.predict)
         model.register_forward_hook(self._add_losses)
         self._resume()
 
@@ -191,14 +204,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
             return []  # an increment without new classes keeps all rows or trains all of them
         return self.class_rows(model) if self._first_class() else []
 
-    def ask_teacher(self, images: torch.Tensor) -> Any:
-        """Return the previous detector's output for a batch; asked twice, it looks once."""
+    def _asked(self, images: torch.Tensor) -> Any:
+        """Return the raw outputs of the previous detector for a batch."""
         assert self.teacher is not None
-        if self._seen is None or self._seen[0] is not images:
-            # Not inference_mode: the anchors that heads keep would be unusable outside of it.
-            with torch.no_grad():
-                self._seen = images, self.teacher(images)
-        return self._seen[1]
+        return self.teacher(images)[1]
 
     # ---- the losses -----------------------------------------------------------------------
 
@@ -323,7 +332,14 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         trained = self.build.trained_state(self.ema.ema, self.start)
         trained = restore_frozen(trained, self.start, self.job, self.held)
         processes = max(self.world_size, 1)
-        self.session.finish(trained, self.epoch, self._own_loss, processes=processes)
+        self.session.finish(
+            trained, self.epoch, self._own_loss, processes=processes, precision=self.precision.name
+        )
+
+    def add_fisher(self) -> None:
+        """Compute the Fisher of a finished training, in this process."""
+        self._setup_train()
+        self.session.add_fisher(self._own_loss)
 
     def _own_loss(
         self, trained: DetectorState
@@ -334,47 +350,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         freeze(model, self.frozen)
         dataset = self.build_dataset("slice", mode="val", batch=1)
 
-        def loss(_number: int, place: int) -> torch.Tensor:
+        def loss(number: int, place: int) -> torch.Tensor:
+            # Denoising queries are drawn: the same ones, whenever it is computed.
+            seed_all(self.job.seed, self.epochs + number)
             batch = self.preprocess_batch(dataset.collate_fn([dataset[place]]))
             return cast("torch.Tensor", model(batch)[0].sum())
 
         return model, loss
-
-
-def run_job(trainer_class: type[Any], folder: Path, progress: Progress) -> None:
-    """Run a job in this process; its trainer writes the result, in whichever process holds it.
-
-    Args:
-        trainer_class: A `StageTrainer` mixed into one of the engine's trainers.
-        folder: Job folder (`duet.training.job`).
-        progress: Called after each step.
-    """
-    job = read_job(folder)
-    set_threads(job.schedule.threads)
-    os.environ[JOB_VARIABLE] = str(folder)
-    trainer = trainer_class(overrides=engine_overrides(job, folder))
-    set_threads(job.schedule.threads)  # the engine took them away
-    if not trainer.ddp:  # the processes of a multi-GPU launch cannot reach `progress`
-        trainer.add_callback("on_train_batch_end", _reporter(progress))
-    trainer.train()
-
-
-def _reporter(progress: Progress) -> Any:
-    """Return an engine callback that reports each step, also after a resume."""
-    done = 0
-
-    def report(trainer: Any) -> None:
-        nonlocal done
-        steps, images = len(trainer.train_loader), trainer.per_image(trainer.batch_size)
-        done = max(done + 1, trainer.epoch * steps + 1)
-        progress(
-            {
-                "epoch": trainer.epoch + 1,
-                "epochs": trainer.epochs,
-                "done": done,
-                "total": trainer.epochs * steps,
-                "loss": round(float(trainer.loss.detach()) / images, 4),
-            }
-        )
-
-    return report

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from duet.errors import ModelError
-from duet.families.decode import Layout
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
+from duet.families.outputs import Layout
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
 from duet.families.tensors import plain_tensors
@@ -128,7 +128,7 @@ class YoloFamily(UltralyticsFamily):
 
     def train(self, folder: Path, progress: Progress) -> None:
         """Run one job (see `duet.training.job`) in this process."""
-        from duet.families.ultralytics.train import run_job
+        from duet.families.ultralytics.run import run_job
         from duet.families.yolo.train import IncrementTrainer
 
         run_job(IncrementTrainer, folder, progress)
@@ -136,14 +136,19 @@ class YoloFamily(UltralyticsFamily):
     def detector(
         self, state: DetectorState, *, image_size: int, device: str = "cpu"
     ) -> ImageDetector:
-        """Build a detector for inference; class towers are run together where that is faster."""
+        """Build a detector for inference; see `Family.detector`."""
         detector = super().detector(state, image_size=image_size, device=device)
-        module = join(cast("nn.Module", detector.module))
-        return replace(detector, stride=max(int(cast("Any", module).stride.max()), STRIDE))
+        strides = cast("Any", detector.module).stride
+        return replace(detector, stride=max(int(strides.max()), STRIDE))
+
+    def quickened(self, network: nn.Module) -> nn.Module:
+        """Return the network packed; class towers are run together where that is faster."""
+        return super().quickened(join(network))
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; what an end-to-end head picks from is known."""
-        plain = super().exportable(state)
+        coarse = re.fullmatch(r".*(?:6|-p6)\.yaml", state.architecture) is not None
+        plain = replace(super().exportable(state), stride=64 if coarse else STRIDE)
         return replace(plain, unpick=unpick) if plain.layout == "picked" else plain
 
     def class_logits(self, state: DetectorState) -> ClassLogits:

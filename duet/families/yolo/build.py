@@ -10,7 +10,7 @@ from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import DetectionModel
 
 from duet.errors import ModelError
-from duet.families.decode import Layout
+from duet.families.outputs import Layout
 from duet.families.ultralytics.models import load_part, load_stock, read_back, set_classes
 from duet.families.ultralytics.names import description
 from duet.families.yolo.heads import (

@@ -196,27 +196,40 @@ class ClassScores(Detect):  # type: ignore[misc]
         return torch.cat([_levels(tower, x) for tower in towers], 1)
 
 
-class RawHead(Detect):  # type: ignore[misc]
-    """The raw outputs of an inference head of any form, where nobody reads its decoded boxes."""
+class TeachingHead(nn.Module):
+    """An inference head of any form as a teacher: its raw outputs, and its objects if wanted.
 
-    @classmethod
-    def of(cls, head: Detect) -> RawHead:
-        """Take over an inference head of any form, folded or not."""
-        self: RawHead = _recast(head, cls)
-        return self
+    Args:
+        head: The head, folded or not. Objects are those of one that is not `ParallelDetect`.
+        objects: Decode its outputs, too.
+    """
 
-    def forward(self, x: list[torch.Tensor]) -> tuple[None, Raw]:
-        """Return None and the raw outputs, as heads give decoded and raw outputs."""
-        parts = [self._part(head, x) for head in getattr(self, "heads", [self])]
-        return None, {"parts": parts}
+    def __init__(self, head: Detect, *, objects: bool) -> None:
+        super().__init__()
+        self.head, self.objects = head, objects
+        self.f, self.i = head.f, head.i  # where the engine reads its inputs
+
+    def forward(self, x: list[torch.Tensor]) -> tuple[torch.Tensor | None, Raw]:
+        """Return the decoded outputs or None, and the raw ones, float32, both branches of each."""
+        parts = [self._raw(head, x) for head in getattr(self.head, "heads", [self.head])]
+        return (self._decoded(parts[0], x) if self.objects else None), {"parts": parts}
 
     @staticmethod
-    def _part(head: Detect, x: list[torch.Tensor]) -> Raw:
+    def _raw(head: Detect, x: list[torch.Tensor]) -> Raw:
         branches: list[Branch] = ["one2many", "one2one"]
         branches = branches if is_end_to_end(head) else branches[:1]
-        pairs = [_modules(head, branch) for branch in branches]
-        raws = [{"boxes": _levels(box, x), "scores": _levels(cls, x)} for box, cls in pairs]
+        towers = [_modules(head, branch) for branch in branches]
+        raws = [
+            {"boxes": _levels(box, x).float(), "scores": _levels(cls, x).float()}
+            for box, cls in towers
+        ]
         return dict(zip(branches, raws, strict=True))
+
+    def _decoded(self, raw: Raw, x: list[torch.Tensor]) -> torch.Tensor:
+        """Decode in float32: half as many bits would move boxes by pixels."""
+        answers = raw["one2one" if self.head.end2end else "one2many"]
+        y: torch.Tensor = self.head._inference({**answers, "feats": [level.float() for level in x]})
+        return self.head.postprocess(y.permute(0, 2, 1)) if self.head.end2end else y
 
 
 def unpick(model: Any) -> None:

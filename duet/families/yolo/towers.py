@@ -9,7 +9,6 @@ Shapes: B images, C classes of all increments, c channels, T towers, H x W cells
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
+
+from duet.families.packed import Packed, fast, pack_weight
 
 CACHE_BYTES = 1 << 21
 """Towers share calls while the features between their layers together stay below this, about a
@@ -41,7 +42,7 @@ class ClassTowers(nn.Module):
         return torch.cat([tower(x) for tower in self.towers], 1)
 
 
-class JoinedTowers(ClassTowers):
+class JoinedTowers(Packed, ClassTowers):
     """The same towers, several per call, for inference in float32 on a CPU.
 
     Their channels stand side by side in `channels_last` memory, so that each layer of several
@@ -50,31 +51,23 @@ class JoinedTowers(ClassTowers):
     convolutions cost more than the towers in turn, because each call reorders its input and output.
     """
 
-    def __init__(self, towers: Iterable[nn.Module]) -> None:
-        super().__init__(towers)
-        self._packed: _Packed | None = None
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As `ClassTowers.forward`; gradients, tracing and other dtypes take the towers in turn."""
-        if not _fast(x):
+        if not fast(x):
             return super().forward(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        packed = self._packed  # read once: another thread may see images of another size
-        if packed is None or packed.shape != x.shape:
-            packed = self._packed = _Packed.of(self.towers, x.shape)
-        return packed(x)
+        return self._joined(x.shape)(x)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave packed weights out of copies and pickles; they are packed again when needed."""
-        return {**self.__dict__, "_packed": None}
-
-    def _apply(self, *args: Any, **options: Any) -> Any:
-        self._packed = None  # the weights move or change their dtype
-        return super()._apply(*args, **options)  # type: ignore[no-untyped-call]
-
-    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self._packed = None
-        super()._load_from_state_dict(*args, **options)
+    def _joined(self, shape: torch.Size) -> _Joined:
+        """Return the towers as they are run on features of that shape."""
+        cells = shape[2:].numel()
+        known: dict[int, _Joined] = self._packed or {}  # read once: other threads look, too
+        if cells not in known:
+            stacks = _stacks(self.towers, cells)
+            alike = (one for one in known.values() if one.ends == stacks)
+            joined = next(alike, None) or _Joined.of(self.towers, stacks, shape)
+            known = self._packed = {**known, cells: joined}
+        return known[cells]
 
 
 def join(module: nn.Module) -> nn.Module:
@@ -92,32 +85,28 @@ def join(module: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """Towers of one pyramid level, packed for inputs of one shape.
+class _Joined:
+    """Towers of one pyramid level, packed.
 
     Attributes:
-        shape: ``(B, c, H, W)``; oneDNN chooses its kernels and their packing by it.
+        ends: First tower of each stack, and the one after its last.
         stacks: The towers in their order.
         bias: Of the class rows, ``(C, 1)``.
     """
 
-    shape: torch.Size
+    ends: tuple[tuple[int, int], ...]
     stacks: tuple[_Stack, ...]
     bias: torch.Tensor
 
     @classmethod
-    def of(cls, towers: Iterable[nn.Module], shape: torch.Size) -> _Packed:
-        """Pack towers; neighbours with layers of the same shapes share stacks of even size."""
-        stacks: list[_Stack] = []
-        for _, group in itertools.groupby(towers, _shapes):
-            alike = list(group)
-            features = _layers(alike[0])[-1].in_channels * shape[2:].numel()
-            at_once = max(1, CACHE_BYTES // (features * torch.float32.itemsize))
-            count = math.ceil(len(alike) / at_once)
-            ends = [index * len(alike) // count for index in range(count + 1)]
-            stacks += [_Stack.of(alike[i:j], shape) for i, j in itertools.pairwise(ends)]
-        bias = torch.cat([_bias(_layers(tower)[-1]) for tower in towers])
-        return cls(shape, tuple(stacks), bias[:, None])
+    def of(
+        cls, towers: Iterable[nn.Module], ends: tuple[tuple[int, int], ...], shape: torch.Size
+    ) -> _Joined:
+        """Pack towers, see `_stacks`, by the shape of some features."""
+        every = list(towers)
+        stacks = tuple(_Stack.of(every[begin:end], shape) for begin, end in ends)
+        bias = torch.cat([_bias(_layers(tower)[-1]) for tower in every])
+        return cls(ends, stacks, bias[:, None])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map `channels_last` features to ``(B, C, H, W)`` logits in the default format."""
@@ -176,6 +165,24 @@ class _Stack:
                 torch.mm(rows, own, out=place)
 
 
+def _stacks(towers: Iterable[nn.Module], cells: int) -> tuple[tuple[int, int], ...]:
+    """Return which towers share calls on ``cells`` cells: neighbours with layers of equal shapes.
+
+    Stacks of the same towers are of even size.
+    """
+    ends: list[tuple[int, int]] = []
+    begin = 0
+    for _, group in itertools.groupby(towers, _shapes):
+        alike = list(group)
+        features = _layers(alike[0])[-1].in_channels * cells
+        at_once = max(1, CACHE_BYTES // (features * torch.float32.itemsize))
+        count = math.ceil(len(alike) / at_once)
+        places = [begin + index * len(alike) // count for index in range(count + 1)]
+        ends += itertools.pairwise(places)
+        begin = places[-1]
+    return tuple(ends)
+
+
 def _layer(layers: Sequence[nn.Conv2d], shape: torch.Size, *, groups: int) -> _Step:
     """Return one convolution of several towers at once, and its SiLU.
 
@@ -185,8 +192,8 @@ def _layer(layers: Sequence[nn.Conv2d], shape: torch.Size, *, groups: int) -> _S
     groups *= layers[0].groups
     weight = torch.cat([layer.weight.detach() for layer in layers])
     bias = torch.cat([_bias(layer) for layer in layers])
-    size = [shape[0], weight.shape[1] * groups, *shape[2:]]
-    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, groups, size)
+    size = (shape[0], weight.shape[1] * groups, *shape[2:])
+    packed = pack_weight(weight, *geometry, groups, size)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -231,23 +238,3 @@ def _flat(module: nn.Module) -> Iterator[Any]:
             yield from _flat(part)
     else:
         yield module
-
-
-def _fast(x: torch.Tensor) -> bool:
-    """Tell whether oneDNN's own operators may be called: they know no gradient and no tracing."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        and not torch.compiler.is_compiling()
-        and _has_operators()
-    )
-
-
-@functools.cache
-def _has_operators() -> bool:
-    """Tell whether torch brings oneDNN's operators, which are not public API."""
-    wanted = ("_convolution_pointwise", "_reorder_convolution_weight")
-    found = all(hasattr(torch.ops.mkldnn, name) for name in wanted)
-    return found and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.families.ultralytics.train import StageTrainer
 from duet.families.yolo import build, roles
-from duet.families.yolo.heads import Pairs, RawHead, class_layers, raw_parts
+from duet.families.yolo.heads import Pairs, TeachingHead, class_layers, raw_parts
 from duet.increments.state import DetectorState
 from duet.training.losses.distillation.responses import Anchors, Quantiles
 from duet.training.losses.distillation.table import resolve_distillation
@@ -37,8 +37,7 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
             if isinstance(module, Detect):
                 module.fuse = _keep_branches
         folded: Any = model.fuse(verbose=False)
-        if self.job.pseudo is None:  # else its decoded boxes are wanted too
-            folded.model[-1] = RawHead.of(folded.model[-1])
+        folded.model[-1] = TeachingHead(folded.model[-1], objects=self.job.pseudo is not None)
         return cast("nn.Module", folded)
 
     def class_rows(self, model: Any) -> list[nn.Parameter]:
@@ -82,7 +81,7 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         share, and old parts that train. The branches have no trained tensor in common, so each
         sees the loss at its full weight. Parts that are kept need nothing: they cannot move.
         """
-        taught, asked = self._raw, self.ask_teacher(images)[1]
+        taught, asked = self._raw, self._asked(images)
         if self.job.adapts:  # no part is new: all that the head says was known before
             pairs = [(raw_parts(taught), raw_parts(asked))]
             if "one2one" in taught:
@@ -117,7 +116,7 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
 
     def _teacher_boxes(self, raw_BXA: torch.Tensor) -> torch.Tensor:
         """Decode raw box outputs of the teacher: ``(B, A, 4)`` xyxy px."""
-        head: Any = cast("Any", self.teacher).model[-1]
+        head: Any = cast("Any", self.teacher).network.model[-1].head
         head = head.heads[0] if hasattr(head, "heads") else head
         cells = [[self.args.imgsz // int(stride)] * 2 for stride in head.stride]
         sizes = torch.tensor(cells).to(raw_BXA)

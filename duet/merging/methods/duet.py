@@ -78,10 +78,14 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
     As alpha_l + beta_l = 1, theta_0 cancels and the merge is the interpolation
     alpha_l theta_old + beta_l theta_curr. That form is used, because it gives a model back bit for
     bit where alpha is 1 or 0, and exactly where both models agree; adding theta_0 would round.
+    More than two stored task vectors are folded as such, see `_folded`.
     """
     folds = [of_fold(params, inputs.stages[: k + 1]) for k in range(1, len(inputs.stages))]
+    stored = len(inputs.stages) > 2 and all(stage.is_stored for stage in inputs.stages)
 
     def work(name: str, scratch: Scratch) -> dict[str, float]:
+        if stored and (told := _folded(inputs, name, folds, out, scratch)) is not None:
+            return told
         pieces = inputs.pieces(name)
         alpha, p, far = 1.0, 0.0, False
         for number, stage in enumerate(inputs.stages):
@@ -126,6 +130,91 @@ def factors(
     return params.alpha_base + max(-params.gamma, min(params.gamma, delta)), p
 
 
+def _folded(
+    inputs: Inputs, name: str, folds: Sequence[Params], out: Tensors, scratch: Scratch
+) -> dict[str, float] | None:
+    """Fold the task vectors of one tensor, and add theta_0 at the end.
+
+    A third less work than folding models. theta_0 + tau is a model, bit for bit, but for the few
+    scalars that a correction names; these are interpolated as models. So this, too, gives models
+    back where alpha is 1 or 0, or where they agree; other scalars round in the last place.
+
+    Returns:
+        What the trace says of the tensor; None if magnitudes leave the range of float32.
+    """
+    pieces, last = inputs.pieces(name), len(folds)
+    betas: list[float] = []
+    alpha, p, parts = 1.0, 0.0, []
+    for span in pieces:
+        taus = _taus(inputs, span, (0, 1), scratch)
+        parts.append(_sizes(*taus, scratch("size", len(span))))
+    for number, fold in enumerate(folds, start=1):
+        norms = [math.fsum(column) for column in zip(*parts, strict=True)] or [0.0] * 3
+        if not norms[0] + norms[1] < _FAR:
+            return None
+        alpha, p = factors(norms[0], norms[1], norms[2], fold)
+        betas.append(1.0 - alpha)
+        parts = []
+        for span in pieces:  # one pass blends this stage and looks at the next
+            target = span.of(out)
+            old, new = _taus(inputs, span, (0, number), scratch)
+            _blend(old if number == 1 else target, new, betas[-1], target)
+            if number < last:
+                (new,) = _taus(inputs, span, (number + 1,), scratch)
+                parts.append(_sizes(target, new, scratch("size", len(span))))
+            else:
+                target.add_(inputs.theta_0(span, scratch))
+    _correct(inputs, name, betas, out)
+    return {"alpha": alpha, "p": p}
+
+
+def _taus(
+    inputs: Inputs, span: Span, numbers: Sequence[int], scratch: Scratch
+) -> list[torch.Tensor]:
+    """Return stored task vectors of a piece."""
+    nothing = scratch("size", 0)
+    return [inputs.stages[number].tau(span, nothing, nothing) for number in numbers]
+
+
+def _sizes(
+    old: torch.Tensor, new: torch.Tensor, scratch: torch.Tensor
+) -> tuple[float, float, float]:
+    """Return the l1 norms of two vectors and of their sum."""
+    import torch
+
+    one, other = (float(torch.abs(x, out=scratch).sum()) for x in (old, new))
+    return one, other, float(torch.add(old, new, out=scratch).abs_().sum())
+
+
+def _blend(old: torch.Tensor, new: torch.Tensor, beta: float, out: torch.Tensor) -> None:
+    """Write (1 - beta) old + beta new into ``out``, which may be ``old``."""
+    import torch
+
+    if beta not in (0.0, 1.0):
+        torch.lerp(old, new, beta, out=out)
+    elif out is not (source := new if beta else old):
+        out.copy_(source)
+
+
+def _correct(inputs: Inputs, name: str, betas: Sequence[float], out: Tensors) -> None:
+    """Interpolate as models what theta_0 + tau rounds of any stage."""
+    import torch
+
+    fixes = [stage.correction[name].indices for stage in inputs.stages if name in stage.correction]
+    if not fixes or inputs.start is None:
+        return
+    places = torch.cat(fixes).unique()
+    base = inputs.start[name].detach().reshape(-1)[places].float()
+    merged = torch.empty_like(base)
+    for number, stage in enumerate(inputs.stages):
+        model = base + stage.tensors[name].detach().reshape(-1)[places]
+        if name in stage.correction:
+            fix = stage.correction[name]
+            model[torch.searchsorted(places, fix.indices)] = fix.values
+        _blend(merged if number else model, model, betas[number - 1] if number else 0.0, merged)
+    out[name].detach().view(-1)[places] = merged
+
+
 def _norms(
     inputs: Inputs, span: Span, stage: Operand, before: Tensors | None, scratch: Scratch
 ) -> tuple[float, float, float]:
@@ -147,8 +236,7 @@ def _norms(
         old = torch.sub(span.of(before), base, out=scratch("old", count))
     new = stage.tau(span, base, scratch("tau", count))
     size = scratch("size", count)
-    norms = [float(torch.abs(x, out=size).sum()) for x in (old, new)]
-    norms.append(float(torch.add(old, new, out=size).abs_().sum()))
+    norms = list(_sizes(old, new, size))
     if not math.isfinite(sum(norms)):  # magnitudes near the end of float32
         first = inputs.stages[0].theta(span, base, scratch("old", count))
         origin, theta = base.double(), first if before is None else span.of(before)

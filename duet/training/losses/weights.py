@@ -26,7 +26,7 @@ from duet.training.job import DIRECTION, IMPORTANCE, Job
 from duet.training.memory import laid_like
 from duet.vectors.tensors import Tensors
 
-Many = Sequence[torch.Tensor]
+Many = tuple[torch.Tensor, ...] | list[torch.Tensor]
 """The same tensor of several parameters."""
 
 Steps = Callable[[Many, Many, Many], list[torch.Tensor]]

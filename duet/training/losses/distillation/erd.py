@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import kl_div
 
+from duet.boxes import nms
 from duet.training.losses.distillation.responses import (
     Anchors,
     Losses,
@@ -72,8 +73,6 @@ def stands_out(responses_BA: torch.Tensor) -> torch.Tensor:
 
 def _suppressed(kept_BA: torch.Tensor, teacher: Anchors) -> torch.Tensor:
     """Return ``kept_BA`` without boxes that overlap a more certain one of the same image."""
-    from torchvision.ops import nms
-
     assert teacher.decode is not None
     boxes_BA4, certainty_BA = teacher.decode(), teacher.scores.detach().float().amax(1)
     left = torch.zeros_like(kept_BA)

@@ -1,0 +1,225 @@
+"""A Ray cluster: same weights to the bit as on this machine, whatever happens to its machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import factories_cluster as make
+import psutil
+import pytest
+from factories_run import ENTRY
+from places import REPO
+
+import duet
+from duet.errors import DataError
+from duet.files import sha256_file
+from duet.runs.engines.engine import Wishes, opened
+from duet.runs.engines.images import ROOT
+from duet.runs.inputs import read_inputs
+from duet.runs.plan import plan_run
+from duet.runs.repeat import execute_repeats, repeats
+from duet.runs.run import learn as learn_plan
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 60
+"""So many that a training still runs when its first checkpoint has reached the store."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ray")
+
+
+@pytest.fixture(scope="module")
+def series(place: Path) -> Iterator[Path]:
+    with make.squares(place / "here", EPOCHS) as found:
+        shutil.copytree(place / "here", place / "there")  # the machines have their own copy
+        yield found
+
+
+@pytest.fixture(scope="module")
+def local(place: Path, series: Path) -> Path:
+    """The run on this machine."""
+    return learn(series, place / "local")
+
+
+@pytest.fixture(scope="module")
+def cluster(place: Path, series: Path) -> Iterator[make.Machines]:
+    (place / "scratch").mkdir()
+    environment = {ROOT: str(place / "there"), **make.CREDENTIALS}
+    with make.machines(environment, place / "scratch", count=2) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def root(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ROOT, str(place / "here"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def learn(series: Path, out: Path, progress: Any = False, **options: Any) -> Path:
+    """Learn the series, and return the run."""
+    strategy = str(series.parent / "strategy.yaml")
+    duet.learn(series, strategy, out=out, progress=progress, references=False, **options)
+    return out
+
+
+def test_a_cluster_gives_the_same_bits(
+    place: Path, series: Path, local: Path, cluster: make.Machines
+) -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    run = learn(
+        series, place / "plain", lambda title, record: heard.append((title, record)),
+        engine="ray", address=cluster.address,
+    )  # fmt: skip
+    assert len(make.weights(local)) == 5  # base, increment, re-fit, two detectors
+    assert make.weights(run) == make.weights(local)
+    assert make.results(run) == make.results(local)
+    assert [machine.work() for machine in cluster.there] == [[]] * len(cluster.there)
+    notes = [record["note"] for _, record in heard if "note" in record]
+    assert "2 machines of the cluster can train" in notes
+    states = [record["state"] for _, record in heard if "state" in record]
+    assert states.count("started") == states.count("finished") == 3
+    assert any("done" in record for _, record in heard)  # bars move
+
+
+def test_a_lost_machine_costs_an_epoch(
+    place: Path, series: Path, local: Path, cluster: make.Machines
+) -> None:
+    store, notes, lost = place / "store", list[str](), list[make.Machine]()
+
+    def strike() -> None:
+        wait_for(lambda: list(store.glob("run-*-checkpoint-*")), 300)  # an epoch is there
+        (busy,) = (machine for machine in cluster.there if machine.work())
+        cluster.lose(busy)
+        lost.append(busy)
+
+    def progress(title: str, record: dict[str, Any]) -> None:
+        notes.extend([record["note"]] if "note" in record else [])
+
+    thread = threading.Thread(target=strike, daemon=True)
+    thread.start()
+    run = learn(
+        series, place / "lost", progress, engine="ray", address=cluster.address, store=store
+    )  # fmt: skip
+    thread.join()
+    assert lost
+    assert any(note.startswith("its machine was lost") for note in notes)
+    assert any(note.startswith("goes on from its last epoch") for note in notes)
+    assert make.weights(run) == make.weights(local)
+    assert make.results(run) == make.results(local)
+    assert [path.name for path in store.iterdir()] == ["README.txt"]  # the run ended well
+
+
+def test_images_and_files_travel_through_a_bucket(
+    place: Path, series: Path, local: Path, cluster: make.Machines
+) -> None:
+    hidden = place / "there"
+    hidden.rename(place / "away")  # the machines have no images of their own
+    try:
+        with make.bucket(place / "s3") as address:
+            run = learn(
+                series, place / "bucket", engine="ray", address=cluster.address, store=address,
+                stage_data=True,
+            )  # fmt: skip
+    finally:
+        (place / "away").rename(hidden)
+    assert make.weights(run) == make.weights(local)
+    assert make.results(run) == make.results(local)
+    images = [*(place / "here").rglob("*.png")]
+    staged = [path for path in (place / "s3" / "bucket").iterdir() if path.name[:6] == "image-"]
+    assert 0 < len(staged) == len({path.read_bytes() for path in images})
+    kept = set.union(*(machine.staged() for machine in cluster.there))
+    assert kept == {path.name[6:] for path in staged}
+    assert not list((place / "s3" / "bucket").glob("run-*"))
+
+
+def test_other_images_on_a_machine_are_refused(
+    place: Path, series: Path, cluster: make.Machines
+) -> None:
+    image = place / "there" / "day" / "images" / "train" / "3.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + b"\0")
+    try:
+        with pytest.raises(DataError, match="1 of 26 images are not there") as caught:
+            learn(series, place / "wrong", engine="ray", address=cluster.address)
+    finally:
+        image.write_bytes(content)
+    assert str(image) in str(caught.value.where)
+    assert str(caught.value.where).startswith("node ")
+    assert not (place / "wrong" / "lab").exists()  # nothing was trained
+
+
+def at_work(place: Path) -> list[psutil.Process]:
+    """Return the processes that train, and those that they are forked from."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "duet.runs" in " ".join(words := process.info["cmdline"] or [])
+        and str(place / "scratch") in " ".join(words)
+    ]
+
+
+def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines) -> None:
+    words = [
+        "run", series, "--strategy", series.parent / "strategy.yaml", "--epochs", 100_000,
+        "--out", place / "struck", "--engine", "ray", "--address", cluster.address, "--json",
+    ]  # fmt: skip
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(REPO)])
+    command = subprocess.Popen(
+        [*ENTRY, *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    try:
+        wait_for(lambda: list(place.glob("scratch/*/*/.work-*/checkpoint.pt")), 120)
+        assert at_work(place)
+        command.send_signal(signal.SIGINT)
+        _, told = command.communicate(timeout=120)
+    finally:
+        command.kill()
+    assert json.loads(told.strip().splitlines()[-1])["error"] == "interrupted"
+    assert command.returncode == 130
+    wait_for(lambda: not at_work(place), 60)
+    assert [machine.work() for machine in cluster.there] == [[]] * len(cluster.there)
+
+
+def wait_for(done: Any, seconds: float) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_seeds_go_side_by_side(place: Path, series: Path, cluster: make.Machines) -> None:
+    inputs = read_inputs(series, changes={"epochs": 2, "refit.epochs": 1})
+    strategy = str(series.parent / "strategy.yaml")
+    plan = plan_run(inputs, (strategy,), out=place / "seeds", references=False)
+    plans, states = repeats(plan, seeds=2, orders=1), list[tuple[str, str]]()
+
+    def listen(title: str, record: dict[str, Any]) -> None:
+        if "state" in record:
+            states.append((title.split(" ")[0], record["state"]))
+
+    with opened("ray", Wishes(cluster.address), plan.out) as engine:
+        found = execute_repeats(plan.out, plans, listen, engine=engine)
+    assert [run.folder.name for run in found.runs] == ["seed-0", "seed-1"]
+    first = states.index(("seed-1", "started"))
+    assert first < states.index(("seed-0", "evaluated"))  # nobody waits for the other's end
+    alone = plan_run(inputs, (strategy,), seed=1, out=place / "alone", references=False)
+    learn_plan(alone)
+    one, other = (
+        sorted(sha256_file(path) for path in run.glob("models/*/*/model.safetensors"))
+        for run in (plan.out / "seed-1", alone.out)
+    )
+    assert one == other
