@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -38,12 +38,11 @@ def corners(boxes_N4: torch.Tensor) -> torch.Tensor:
 
 def box_iou(one_N4: torch.Tensor, other_M4: torch.Tensor) -> torch.Tensor:
     """Return the ``(N, M)`` IoU of xyxy boxes; NaN for two boxes without area."""
-    one, other = (boxes.float() if boxes.dtype in _HALF else boxes for boxes in (one_N4, other_M4))
-    left_top = torch.max(one[:, None, :2], other[:, :2])
-    right_bottom = torch.min(one[:, None, 2:], other[:, 2:])
-    width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
+    left_top = torch.max(one_N4[:, None, :2], other_M4[:, :2])
+    right_bottom = torch.min(one_N4[:, None, 2:], other_M4[:, 2:])
+    width, height = _wide(right_bottom - left_top).clamp(min=0).unbind(-1)
     inside = width * height
-    return inside / (_area(one)[:, None] + _area(other) - inside)
+    return inside / (_area(one_N4)[:, None] + _area(other_M4) - inside)
 
 
 def nms(boxes_N4: torch.Tensor, scores_N: torch.Tensor, iou: float) -> torch.Tensor:
@@ -74,17 +73,21 @@ def class_nms(
         apart = classes_N.to(boxes_N4) * (boxes_N4.max() + 1)
         return nms(boxes_N4 + apart[:, None], scores_N, iou)
     order = classes_N.argsort(stable=True)
-    counts = classes_N[order].unique_consecutive(return_counts=True)[1].tolist()
-    kept = torch.cat([own[nms(boxes_N4[own], scores_N[own], iou)] for own in order.split(counts)])
+    counts = torch.bincount(classes_N.long())
+    classes = torch.split(order, counts[counts > 0].tolist())
+    kept = torch.cat([own[nms(boxes_N4[own], scores_N[own], iou)] for own in classes])
     kept = kept.sort().values
     return kept[scores_N[kept].argsort(descending=True, stable=True)]
 
 
-_HALF = (torch.float16, torch.bfloat16)
-
-
 def _area(xyxy: torch.Tensor) -> torch.Tensor:
-    return (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+    left, top, right, bottom = _wide(xyxy).unbind(-1)
+    return (right - left) * (bottom - top)
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """Return values whose products do not overflow: half precision holds no area."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 @functools.cache
@@ -96,7 +99,7 @@ def _operator() -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]:
     """
     if "torchvision" not in sys.modules and not _load_library():
         import torchvision  # noqa: F401  # registers its operators
-    return cast("Any", torch.ops.torchvision.nms)
+    return cast("Callable[..., torch.Tensor]", torch.ops.torchvision.nms)
 
 
 def _load_library() -> bool:
@@ -110,7 +113,7 @@ def _load_library() -> bool:
         if found is None or found.origin is None:
             continue
         try:
-            torch.ops.load_library(found.origin)
+            torch.ops.load_library(found.origin)  # type: ignore[no-untyped-call]
         except OSError:  # made for another torch: its package says so better
             return False
         return hasattr(torch.ops.torchvision, "nms")

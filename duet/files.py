@@ -209,12 +209,6 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")  # equal bytes everywhere
 
 
-def write_bytes(target: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(content)
-
-
 def write_json(target: Path, value: Any) -> None:
     """Write JSON atomically, readable and with a final newline; NaN is refused."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n")

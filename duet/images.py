@@ -8,7 +8,7 @@ Three ways to fit: "letterbox" keeps the aspect ratio and pads to a square (trai
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,7 +135,7 @@ def upright(image: npt.NDArray[np.uint8], turn: int) -> npt.NDArray[np.uint8]:
 def read_groups(
     paths: Sequence[Path], most: int, read: Callable[[Path], Image] = read_image,
     lost: Callable[[Path, DataError], None] | None = None,
-) -> Iterator[tuple[list[Path], list[Image]]]:  # fmt: skip
+) -> Generator[tuple[list[Path], list[Image]], None, None]:  # fmt: skip
     """Yield files and their images in order, ``most`` at a time, fewer where they are large.
 
     The next group is read in threads while one is looked at.

@@ -80,6 +80,25 @@ class Machines:
         self.cluster.remove_node(machine.node, allow_graceful=False)
 
 
+PAUSE = 0.1
+SLOW = """\
+import time
+
+exec(compile(open({place!r}).read(), {place!r}, "exec"))
+_losses = DotsLearner.losses
+
+
+def losses(self, *arguments):
+    time.sleep({pause})
+    return _losses(self, *arguments)
+
+
+DotsLearner.losses = losses
+"""
+"""The family as machines find it: each step takes a moment, however fast they are, so that there is
+time to take one away."""
+
+
 @contextmanager
 def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator[Machines]:
     """Yield a cluster of so many machines; its temporary files go when it goes."""
@@ -88,7 +107,9 @@ def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator
 
     # Short: the names of sockets below it may have a hundred letters.
     folder = tempfile.mkdtemp(prefix="ray")
-    path = os.pathsep.join([str(FOLDER), str(REPO)])
+    (slow := scratch.parent / "slow").mkdir()
+    (slow / "duet_dots.py").write_text(SLOW.format(place=str(FOLDER / "duet_dots.py"), pause=PAUSE))
+    path = os.pathsep.join([str(slow), str(FOLDER), str(REPO)])
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
     cluster = Cluster()
     try:

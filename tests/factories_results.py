@@ -14,15 +14,13 @@ from duet.evaluation.indices import compute_indices
 from duet.evaluation.matrix import StageMatrix
 from duet.evaluation.pairs import cells_needed, reference_slices
 from duet.files import sha256_json
+from duet.results.boxes import FoundBox, GalleryImage, GallerySide, TruthBox
 from duet.results.files import load_results
 from duet.results.schema import (
     ApBackend,
     ClassScores,
     Commands,
     Environment,
-    FoundBox,
-    GalleryImage,
-    GallerySide,
     IncrementEntry,
     MergeEntry,
     Protocol,
@@ -33,7 +31,6 @@ from duet.results.schema import (
     StageCost,
     StrategyResult,
     TensorEntry,
-    TruthBox,
 )
 
 Steps = tuple[tuple[str, tuple[str, ...]], ...]

@@ -27,7 +27,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from duet.evaluation.deployment import Deployment
-    from duet.results.schema import ClassScores, GalleryImage, Results, StrategyResult
+    from duet.results.boxes import GalleryImage
+    from duet.results.schema import ClassScores, Results, StrategyResult
 
 SETTINGS = {"2 x 10": (2, 10), "16 x 20": (16, 20), "2 x 600": (2, 600)}
 """Increments and classes of each."""
@@ -261,7 +262,7 @@ def deployed(ap50: Mapping[str, float], random: np.random.Generator) -> Deployme
 
 def gallery_image(steps: Steps, number: int, random: np.random.Generator) -> GalleryImage:
     """Return one picture with eight objects, of which the models find some."""
-    from duet.results.schema import FoundBox, GalleryImage, GallerySide, TruthBox
+    from duet.results.boxes import FoundBox, GalleryImage, GallerySide, TruthBox
 
     domain, classes = steps[number % len(steps)]
     known = (*classes[:4], *steps[0][1][4:8])

@@ -120,7 +120,7 @@ def _facts(
     manifest = opened.manifest
     return ExportFacts.of(
         opened.state, exportable, image_size=manifest.image_size, licence=manifest.licence,
-        lineage=manifest.lineage, dynamic=dynamic, square=not row.open_sides,
+        lineage=manifest.lineage, dynamic=dynamic, open_sides=row.open_sides,
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ class ExportFacts(Config):
         licence: str,
         lineage: tuple[Lineage, ...] = (),
         dynamic: bool = False,
-        square: bool = False,
+        open_sides: bool = False,
     ) -> ExportFacts:
         """Return the facts of a detector; errors as `parse_config`.
 
@@ -83,9 +83,10 @@ class ExportFacts(Config):
             licence: SPDX identifier of its engine.
             lineage: Of its increments.
             dynamic: Whether it takes batches of any size; a file with open sides does.
-            square: Whether the format has no open sides.
+            open_sides: Whether the format takes inputs of any height and width.
         """
-        fit = squared(exportable.fit) if square else exportable.fit
+        closed = not open_sides or image_size < exportable.open_from
+        fit = squared(exportable.fit) if closed else exportable.fit
         version = 4 if fit == "rectangle" else 3 if state.scores else 2
         facts = {
             "schema_version": version,
@@ -208,6 +209,8 @@ class Exportable:
         engine: The engine's own exporter, used for the formats it knows: its files carry what the
             engine's users expect. Other formats, if any, duet traces itself.
         stride: Of the network in pixels, see `duet.images.fit_image`.
+        open_from: Smallest ``image_size`` of files with open sides: a graph that picks a fixed
+            number of rows needs as many places in the narrowest rectangle.
         unpick: Let a network of `build` give all places that it would pick its rows from,
             ``(B, A, 4 + C)``: boxes as in the rows, scores of all classes. None where it picks
             nothing, or picks before its last layers.
@@ -218,6 +221,7 @@ class Exportable:
     fit: Fit
     engine: Engine | None = None
     stride: int = STRIDE
+    open_from: int = 0
     unpick: Callable[[nn.Module], None] | None = None
 
     def written_by_engine(self, form: str) -> Engine | None:

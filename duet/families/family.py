@@ -29,6 +29,7 @@ from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
 from duet.increments.scores import comparable
 from duet.increments.state import DetectorState, HeadPart
+from duet.training.memory import channels_last
 from duet.vectors.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -247,11 +248,11 @@ class Family(ABC):
         """Build a detector for inference; `DetectorState.uncalibrated` has one of raw scores."""
         state = self.calibrated(state)
         parts = ((part.increment, part.classes) for part in state.parts)
-        quick = self.blocks is not None
+        last = self.blocks is not None and channels_last(torch.device(device))
         return ImageDetector(
             self.quickened(self.network(state, device)), state.labels,
             comparable(parts, state.scores), image_size, self.fit, self.layout_of(state), device,
-            channels_last=quick,
+            channels_last=last,
         )  # fmt: skip
 
     def quickened(self, network: nn.Module) -> nn.Module:

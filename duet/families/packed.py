@@ -13,10 +13,12 @@ import functools
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import nn
+
+from duet.training.memory import fast_module
 
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
     nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "swish"
@@ -95,14 +97,14 @@ class PackedConv(Packed, nn.Conv2d):
         geometry: Any = (self.padding, self.stride, self.dilation)
         if self._packed is None:
             weight = self.weight.detach()
-            self._packed = pack_weight(weight, *geometry, self.groups, x.shape)
+            self._packed = pack_weight(weight, geometry, self.groups, x.shape)
         run = torch.ops.mkldnn._convolution_pointwise
         packed = run(x, self._packed, self.bias, *geometry, self.groups, known, [], "")
         return cast("torch.Tensor", packed)
 
     def _pointwise(self) -> bool:
         """Tell whether each output cell is a linear function of the one cell below it."""
-        plain = self.stride == (1, 1) and self.padding in ((0, 0), "valid")
+        plain = self.stride == (1, 1) and self.padding == (0, 0)
         return plain and self.kernel_size == (1, 1) and self.groups == 1
 
 
@@ -122,26 +124,23 @@ def pack(network: nn.Module, blocks: Mapping[type[nn.Module], Block]) -> nn.Modu
         for name, child in list(parent.named_children()):
             if _plain(child) and child.out_channels > 1:  # of a single one there is little to win
                 setattr(parent, name, PackedConv.of(child, nn.Identity()))
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return fast_module(network, next(network.parameters()).device)
 
 
 def pack_weight(
-    weight: torch.Tensor, padding: Any, stride: Any, dilation: Any, groups: int,
-    shape: Sequence[int],
-) -> torch.Tensor:  # fmt: skip
+    weight: torch.Tensor, geometry: tuple[Any, Any, Any], groups: int, shape: Sequence[int]
+) -> torch.Tensor:
     """Return the weight of a convolution in oneDNN's order.
 
     Args:
         weight: Plain.
-        padding: As of `nn.Conv2d`.
-        stride: As there.
-        dilation: As there.
+        geometry: Padding, stride and dilation, as of `nn.Conv2d`.
         groups: As there.
         shape: ``(B, c, H, W)`` of an input. Others may follow at no cost; without any, oneDNN takes
             an order for some layers that costs ten times as much.
     """
     reorder = torch.ops.mkldnn._reorder_convolution_weight
-    packed: torch.Tensor = reorder(weight, padding, stride, dilation, groups, list(shape))
+    packed: torch.Tensor = reorder(weight, *geometry, groups, list(shape))
     return packed
 
 
@@ -208,5 +207,7 @@ def _folded(conv: nn.Conv2d, norm: Any) -> nn.Conv2d:
     return conv
 
 
-def _plain(conv: Any) -> bool:
-    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and conv.padding != "same"
+def _plain(conv: Any) -> TypeGuard[nn.Conv2d]:
+    """Tell whether this is a convolution that oneDNN's operators know: padding in words is not."""
+    known = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
+    return known and not isinstance(conv.padding, str)

@@ -11,6 +11,7 @@ from duet.export.export import export_detector
 from duet.export.formats import FORMATS
 from duet.export.parity import sample_images
 from duet.export.placing import user_lock
+from duet.families.table import resolve_family
 from duet.fastest.kept import Export, Kept, Record, here, lacking, versions
 from duet.files import sha256_path
 from duet.increments.store import DetectorFile
@@ -83,7 +84,10 @@ def _exported(folder: Path, file: DetectorFile, form: str) -> Export:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DuetError(f"cannot write: {error.strerror}", where=str(folder)) from error
-    export_detector(file, target, form, overwrite=True)
+    report = export_detector(file, target, form, overwrite=True)
+    fit = resolve_family(file.state.family).fit
+    if report.fit != fit:  # another look at images is another answer
+        raise ModelError(f"{form} files of it take images as '{report.fit}', not '{fit}'")
     return Export(file=target.name, sha256=sha256_path(target))
 
 

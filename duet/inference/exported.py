@@ -18,7 +18,7 @@ from duet.inference.filedetector import FileDetector
 from duet.labels import LabelSpace
 
 BATCH = 32
-"""Largest batch of 640 px of a file that takes any, fewer if it is larger; others take one image."""
+"""Largest batch of 640 px of a file that takes any, fewer of larger ones; others take one image."""
 
 LOADING, TRIAL, LONGEST_TRIAL = 300.0, 60.0, 600.0
 """Seconds that a file may take to load, to look at a first image of 640 x 640 pixels, and at most
@@ -147,12 +147,13 @@ def _open(apart: Apart, path: Path, form: str, device: str, trust: bool) -> Sess
 def _try(apart: Apart, session: Session, facts: ExportFacts, path: Path) -> np.ndarray:
     """Run an empty image: what the file gives is known before the first real one.
 
-    The smallest one where sides are open: what it gives has the same form, in no time.
+    The narrowest one where sides are open: what it gives has the same form, in no time.
     """
-    size = facts.stride if facts.open_sides else facts.image_size
+    size = facts.image_size
+    high = facts.stride if facts.open_sides else size
     seconds = min(TRIAL * max(1.0, (size / 640) ** 2), LONGEST_TRIAL)
-    what = f"the file does not run on an input of {size} x {size} px, as its metadata says"
-    wanted = (1, 3, size, size)
+    what = f"the file does not run on an input of {high} x {size} px, as its metadata says"
+    wanted = (1, 3, high, size)
     if session.shape and not (  # before memory goes into such an input
         len(session.shape) == len(wanted)
         and all(got in (None, one) for got, one in zip(session.shape, wanted, strict=True))

@@ -224,10 +224,8 @@ def _detect(
             )  # fmt: skip
             _finish(writing)  # of the group before: never more than two are in memory
             for path, picture, detections in zip(group, pictures, found, strict=True):
-                result = ImageResult(
-                    path, images.name_of(path), *picture.shape[1::-1], detections,
-                    detector.increments,
-                )  # fmt: skip
+                (height, width), name = picture.shape[:2], images.name_of(path)
+                result = ImageResult(path, name, width, height, detections, detector.increments)
                 results.append(result)
                 if out is not None:
                     writing.append(pool.submit(_draw, out, result, picture, tell))

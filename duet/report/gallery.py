@@ -33,7 +33,8 @@ from duet.report.panes import (
     titles,
 )
 from duet.report.phrases import count_of, listed, owners
-from duet.results.schema import FoundBox, GalleryImage, GallerySide, NamedBox, Results
+from duet.results.boxes import FoundBox, GalleryImage, GallerySide, NamedBox
+from duet.results.schema import Results
 from duet.text import plot_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duet.files import refuse_links, write_bytes, write_text
+from duet.files import atomic_path, refuse_links, write_text
 from duet.report import cautions, changes, deployed, remembered, tables, words
 from duet.report.pictures import draw_pictures
 from duet.report.tables import Table
@@ -56,10 +56,10 @@ def write_report(run_folder: Path, results: Results | None = None) -> Path:
     drawn = draw_pictures(run_folder, results)
     plots = {stem: f"{PLOTS}/{stem}.png" for stem in drawn.figures}
     gallery = tuple(f"{PLOTS}/gallery-{n:02d}.jpg" for n in range(1, len(drawn.gallery) + 1))
-    for stem, content in drawn.figures.items():
-        write_bytes(run_folder / plots[stem], content)
-    for path, content in zip(gallery, drawn.gallery, strict=True):
-        write_bytes(run_folder / path, content)
+    contents = (*drawn.figures.values(), *drawn.gallery)
+    for path, content in zip((*plots.values(), *gallery), contents, strict=True):
+        with atomic_path(run_folder / path) as temporary:
+            temporary.write_bytes(content)
     text = render_markdown(
         results, plots=plots, gallery=gallery, missing=drawn.missing, damaged=drawn.damaged
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from duet.evaluation.matches import IOU
 from duet.report.phrases import count_of
-from duet.results.schema import FoundBox, GalleryImage, GallerySide, TruthBox
+from duet.results.boxes import FoundBox, GalleryImage, GallerySide, TruthBox
 
 
 @dataclass(frozen=True)

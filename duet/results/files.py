@@ -9,6 +9,7 @@ each time; it is read, and written no more.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -177,7 +178,10 @@ def results_csv(results: Results) -> str:
         ("reference", "map50", "", item.domain, ";".join(item.classes), item.map50)
         for item in results.references
     ]
-    writer.writerows(map(spreadsheet, row) for row in rows)
+    seen = functools.cache(spreadsheet)  # names stand in thousands of rows
+    writer.writerows(
+        [seen(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
     return stream.getvalue()
 
 

@@ -13,7 +13,7 @@ from duet.devices import at_hand
 from duet.evaluation.ap import Truth
 from duet.evaluation.deployment import load_deployed
 from duet.images import read_image, seen_suffix, write_image
-from duet.results.schema import GalleryImage, GallerySide, TruthBox
+from duet.results.boxes import GalleryImage, GallerySide, TruthBox
 from duet.runs.assemble import StrategyOutcome
 from duet.runs.evaluate import calibrated_detector_of, shown_to_users, truths
 from duet.runs.plan import RunPlan

@@ -106,5 +106,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Tell whether a device of this machine multiplies bfloat16 by itself, as torch reports it."""
     if device.type == "cuda":
         return torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] >= 8
-    told = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    if device.type != "cpu":
+        return False
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(told.get("amx_bf16") or told.get("avx512_bf16"))

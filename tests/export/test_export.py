@@ -150,7 +150,7 @@ def test_onnx_says_where_it_comes_from(tmp_path: Path) -> None:
     assert kept["fingerprint"] == said["fingerprint"] == state.fingerprint()
     assert [p["increment"] for p in kept["increments"]] == [p.increment for p in state.parts]
     assert kept["lineage"] == [item.model_dump(mode="json") for item in LINEAGE]
-    assert (kept["layout"], kept["fit"], kept["image_size"]) == ("anchors", "rectangle", SIZE)
+    assert (kept["layout"], kept["fit"], kept["image_size"]) == ("anchors", "letterbox", SIZE)
     assert ExportFacts.from_json(said["duet"], "x") == facts
     shape = [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim]
     assert shape == [1, 3, SIZE, SIZE]

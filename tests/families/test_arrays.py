@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from duet.families import greedy
+from duet.families import arrays, greedy
 from duet.families.arrays import decode, suppress
 from duet.families.decode import decode as decode_tensor
 from duet.families.detector import to_batch
@@ -37,9 +37,10 @@ def boxes_of(rng: np.random.Generator, count: int, *, whole: bool) -> Any:
 @pytest.mark.parametrize("classes", [1, 2, 80, 1203])
 def test_suppression_is_torchvisions(classes: int, whole: bool) -> None:
     rng, lost = np.random.default_rng(classes + whole), 0
-    for turn in range(40 if classes < 1000 else 10):
+    for turn in range(20):
         count = int(rng.integers(0, 240))
-        boxes, ids = boxes_of(rng, count, whole=whole), rng.integers(0, classes, count)
+        boxes = boxes_of(rng, count, whole=whole)
+        ids = rng.choice(rng.integers(0, classes, 20), count)
         scores = np.sort(rng.random(count, np.float32).round(1))[::-1].copy()  # many ties
         for iou in (IOUS[turn % 7], IOUS[(turn + 3) % 7]):
             kept = suppress(boxes, ids, iou, count)
@@ -47,7 +48,7 @@ def test_suppression_is_torchvisions(classes: int, whole: bool) -> None:
             assert kept.tolist() == sorted(wanted.tolist())
             assert suppress(boxes, ids, iou, 5).tolist() == kept[:5].tolist()
             lost += count - len(kept)
-    assert lost > (10 if classes == 1203 else 300)
+    assert lost > 40
 
 
 def test_overlaps_are_torchvisions() -> None:
@@ -107,14 +108,16 @@ def test_decoding_is_that_of_torch(layout: Layout, multi_label: bool, least: Any
         assert [array.shape for array in nothing] == [(0, 4), (0,), (0,)]
 
 
-def test_no_more_candidates_than_the_engines_are_compared() -> None:
-    count = CANDIDATES + 500
+def test_no_more_candidates_than_the_engines_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CANDIDATES == 30_000
+    monkeypatch.setattr(arrays, "CANDIDATES", 400)  # that many take a minute
+    count = 900
     output = np.zeros((5, count), np.float32)
     output[0] = np.arange(count) * 4  # side by side: nothing is suppressed
     output[2:4] = 2
     output[4] = np.random.default_rng(0).uniform(0.1, 0.9, count)
     boxes, scores, _ = decode(output, "anchors", (64, 64), View(0.05), count)
-    assert len(boxes) == CANDIDATES
+    assert len(boxes) == 400
     assert scores.min() >= np.sort(output[4])[500]
 
 

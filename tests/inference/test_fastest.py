@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from factories_series import write_image
 import duet
 from duet.cli.main import cli
 from duet.errors import ConfigError, MissingExtraError, ModelError
+from duet.export.export import ExportReport, export_detector
 from duet.export.formats import FORMATS
 from duet.export.parity import Parity
 from duet.fastest import kept, make
@@ -54,23 +56,31 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return times
 
 
+@pytest.fixture(scope="module")
+def made_now() -> dict[Path, ExportReport]:
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def exports(monkeypatch: pytest.MonkeyPatch, made: Path) -> list[str]:
+def exports(
+    monkeypatch: pytest.MonkeyPatch, made: Path, made_now: dict[Path, ExportReport]
+) -> list[str]:
     """Return a list that grows by each format that is exported."""
     done: list[str] = []
     real = make.export_detector
 
-    def counted(file: DetectorFile, target: Path, form: str, **options: Any) -> None:
+    def counted(file: DetectorFile, target: Path, form: str, **options: Any) -> ExportReport:
         done.append(form)
-        if Parity.ok is False:
-            real(file, target, form, **options)
+        if Parity.ok is False or FORMATS[form].missing:
+            return real(file, target, form, **options)
         whole = made / f"{file.state.fingerprint()}{FORMATS[form].suffix}"
         if not whole.exists():
-            real(file, whole, form, **options)
+            made_now[whole] = real(file, whole, form, **options)
         if target.is_dir():
             shutil.rmtree(target)
         copy = shutil.copytree if whole.is_dir() else shutil.copyfile
         copy(whole, target)
+        return made_now[whole]
 
     monkeypatch.setattr(make, "export_detector", counted)
     return done
@@ -258,8 +268,7 @@ def test_the_command_opens_neither_torch_nor_the_engine(
     photo = write_image(tmp_path / "photo.png", seed=3, size=(90, 50))
     for model, runtime in ((folder, "auto"), (folder, "onnx"), (folder, "openvino")):
         found, said = started(
-            "predict", model, photo, "--runtime", runtime, "--conf", "0.3", "--json",
-            "--out", tmp_path / "found", cwd=tmp_path,
+            "predict", model, photo, "--runtime", runtime, "--conf", "0.3", "--json", cwd=tmp_path,
         )  # fmt: skip
         assert json.loads(said[-1]) == []
         assert found["runtime"] == ("openvino" if runtime == "openvino" else "onnx")
@@ -309,3 +318,14 @@ def test_a_dry_run_exports_nothing(folder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, arguments, standalone_mode=False)
     assert done.exception is None
     assert not (folder / "runtime").exists()
+
+
+def test_what_looks_otherwise_is_not_taken(
+    folder: Path, timed: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of squares finds other things than a detector that looks at rectangles."""
+    row = FORMATS["onnx"]
+    monkeypatch.setattr(make, "export_detector", export_detector)
+    monkeypatch.setitem(FORMATS._rows, "onnx", replace(row, open_sides=False))
+    with pytest.raises(ModelError, match="take images as 'letterbox', not 'rectangle'"):
+        load(folder, runtime="onnx")

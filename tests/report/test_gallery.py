@@ -33,7 +33,8 @@ from duet.report.gallery import (
 )
 from duet.report.marks import marks
 from duet.report.panes import LINE, PANE, Mark, as_jpeg, canvas, draw_marks
-from duet.results.schema import FoundBox, GalleryImage, GallerySide, Results, TruthBox
+from duet.results.boxes import FoundBox, GalleryImage, GallerySide, TruthBox
+from duet.results.schema import Results
 
 BOX = (10.0, 10.0, 50.0, 50.0)
 NEAR = (12.0, 12.0, 52.0, 52.0)  # IoU 0.82 with BOX

@@ -17,6 +17,7 @@ from duet.comparison.ranking import compare
 from duet.comparison.runs import find_runs
 from duet.comparison.tables import as_dict
 from duet.errors import DataError
+from duet.results.boxes import GallerySide
 from duet.results.files import (
     laid_out,
     load_results,
@@ -27,7 +28,7 @@ from duet.results.files import (
     was_changed,
 )
 from duet.results.gated import load_before
-from duet.results.schema import GallerySide, Results
+from duet.results.schema import Results
 
 
 def names_in(value: Any) -> int:

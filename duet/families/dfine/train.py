@@ -21,6 +21,7 @@ from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss
 
 from duet.boxes import corners
 from duet.families.decode import pick
+from duet.families.dfine.adapter import FAMILY
 from duet.families.dfine.architectures import require_queries
 from duet.families.dfine.build import model_of, state_of, stock_config
 from duet.families.dfine.roles import EMBEDDING, PREFIX
@@ -75,7 +76,10 @@ class DFineLearner:
         if self._pseudo is not None or self._distill is not None:
             teacher = model_of(dataclasses.replace(start, parts=previous)).eval()
             precision = resolve_precision(job.schedule.precision, device)
-            self._teacher = precision.settled(fast_module(teacher.requires_grad_(False), device))
+            laid = fast_module(teacher.requires_grad_(False), device)
+            # What is packed computes in float32 whatever autocast says.
+            exact = precision.dtype is None
+            self._teacher = FAMILY.quickened(laid) if exact else precision.settled(laid)
         learned = len(start.labels) - (self._old if self._masks else 0)
         self._loss_config = stock_config(start.architecture, learned)
 

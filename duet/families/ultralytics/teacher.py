@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from duet.families.packed import pack
+from duet.families.ultralytics.family import UltralyticsFamily
 from duet.training.memory import fast_module
 from duet.training.precision import Precision
 
@@ -25,7 +27,9 @@ class Teacher(nn.Module):
     def __init__(self, network: nn.Module, precision: Precision) -> None:
         super().__init__()
         laid = fast_module(network.eval().requires_grad_(False), precision.device)
-        self.network = precision.settled(laid)
+        # What is packed computes in float32 whatever autocast says.
+        exact = precision.dtype is None
+        self.network = pack(laid, UltralyticsFamily.blocks) if exact else precision.settled(laid)
         self._ask = precision.within(self.network)
         self._seen: tuple[torch.Tensor, Any] | None = None
 

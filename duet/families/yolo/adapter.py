@@ -34,6 +34,9 @@ from duet.increments.state import DetectorState, HeadPart
 from duet.training.job import Progress
 from duet.vectors.tensors import Tensors
 
+_OPEN_FROM = 480
+"""Pixels from which a rectangle of one stride has the 300 places that end-to-end heads pick."""
+
 
 class YoloFamily(UltralyticsFamily):
     """See `duet.families.family.Family`."""
@@ -149,7 +152,9 @@ class YoloFamily(UltralyticsFamily):
         """Return how a detector is exported; what an end-to-end head picks from is known."""
         coarse = re.fullmatch(r".*(?:6|-p6)\.yaml", state.architecture) is not None
         plain = replace(super().exportable(state), stride=64 if coarse else STRIDE)
-        return replace(plain, unpick=unpick) if plain.layout == "picked" else plain
+        if plain.layout != "picked":
+            return plain
+        return replace(plain, unpick=unpick, open_from=_OPEN_FROM)
 
     def class_logits(self, state: DetectorState) -> ClassLogits:
         """Return the class scores of all increments as a function of the shared tensors.

@@ -193,7 +193,7 @@ def _layer(layers: Sequence[nn.Conv2d], shape: torch.Size, *, groups: int) -> _S
     weight = torch.cat([layer.weight.detach() for layer in layers])
     bias = torch.cat([_bias(layer) for layer in layers])
     size = (shape[0], weight.shape[1] * groups, *shape[2:])
-    packed = pack_weight(weight, *geometry, groups, size)
+    packed = pack_weight(weight, geometry, groups, size)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(

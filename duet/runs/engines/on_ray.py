@@ -119,7 +119,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
             f"no Ray cluster: {in_short(error)}", where=f"--address {asked}",
             remedy="begin one with `ray start --head`, or leave out --address to use this machine",
         ) from error  # fmt: skip
-    if threading.current_thread() is threading.main_thread():
+    if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # a wish to stop stays one
     try:
         with _told_on_stderr(ray):
