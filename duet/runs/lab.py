@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from duet.errors import DataError, ModelError
+from duet.errors import DataError, DuetError, ModelError
 from duet.files import OWN, atomic_path, relative_path, sha256_json
 from duet.increments.fisher import FISHER
 from duet.increments.state import DetectorState
@@ -220,7 +220,7 @@ class Lab:
         with one_at_a_time(trained.folder):
             outcome = read_outcome(trained.folder, trained.key)
             for place in places if outcome.state is None else ():
-                with contextlib.suppress(ModelError):
+                with contextlib.suppress(DuetError):
                     inside = resolved(place).is_relative_to(root)
                     if inside and put_back(place, trained.start).fingerprint() == wanted:
                         kept = relative_path(place, root)
@@ -267,7 +267,10 @@ class Lab:
     ) -> DetectorState:
         """Return the trained state of a job that was let go, from where a run keeps it."""
         place = self.folder.parent / (outcome.kept or "")
-        state = put_back(place, start)
+        try:
+            state = put_back(place, start)
+        except DuetError as error:
+            raise ModelError(error.what, where=error.where or str(place)) from None
         if state.fingerprint() != outcome.state:
             raise ModelError("it no longer holds what was trained", where=str(place))
         return state
