@@ -60,7 +60,7 @@ def measured(rounds: int, *, store: bool) -> dict[str, Any]:
         with forking(run_worker) as here, opened("ray", wishes, work) as there:
             sides: dict[str, Callable[[Path], Any]] = {
                 "local": lambda job: here(job, print_nothing, threading.Event()),
-                "ray": lambda job: there(job, print_nothing, threading.Event()),
+                "ray": lambda job: there.run(job, print_nothing, threading.Event()),
                 "empty": lambda job: nothing(),
             }
             return taken(sides, work, rounds)
