@@ -92,9 +92,10 @@ def evaluation(series: Path, out: Path) -> dict[str, Any]:
     model, found, took = detector_in(out), {}, {}
     for device in (DEVICE, "cpu"):
         began = time.perf_counter()
-        found[device] = duet("eval", str(model), str(series), "--device", device)["map50"]
+        told = duet("eval", str(model), str(series), "--device", device)
+        found[device] = {cell["domain"]: cell["map50"] for cell in told["cells"]}
         took[device] = time.perf_counter() - began
-    if abs(found[DEVICE] - found["cpu"]) > 0.01:
+    if any(abs(found[DEVICE][domain] - found["cpu"][domain]) > 0.01 for domain in found["cpu"]):
         raise AssertionError(f"mAP50 on the GPU {found[DEVICE]}, on the CPU {found['cpu']}")
     return {"map50": found, "wall_ratio_of_commands": round(took[DEVICE] / took["cpu"], 3)}
 
