@@ -12,6 +12,7 @@ counts, because wall time on a shared machine is off by 30 %.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -93,7 +94,7 @@ def per_image(folder: Path, rounds: int, warmup: int, seed: int) -> list[dict[st
     used = {ENGINE: "torch"}
     for runtime in RUNTIMES:
         detector = duet.load(model, runtime=runtime)  # type: ignore[arg-type]
-        ways[runtime], used[runtime] = (lambda look=detector: look(image)), detector.runtime
+        ways[runtime], used[runtime] = functools.partial(detector, image), detector.runtime
     times: dict[str, list[float]] = {way: [] for way in ways}
     chance = random.Random(seed)
     for round_ in range(warmup + rounds):

@@ -19,11 +19,14 @@ from duet.families.table import family_of, row_of
 from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.results import schema
+from duet.results.boxes import GalleryImage
 from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.deployed import deployments, recalls
 from duet.runs.memo import Tell
+from duet.runs.needed import not_looked_at
 from duet.runs.plan import RunPlan
+from duet.runs.references import Reference
 from duet.runs.remember import EVALUATIONS
 from duet.runs.setting import StageResult
 from duet.series import Increment, Series, Slice, train_slice
@@ -64,16 +67,6 @@ class StrategyOutcome:
         return {stage: state.scores for stage, state in self.states.items()}
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A model trained only on one slice, evaluated on it."""
-
-    domain: str
-    classes: tuple[str, ...]
-    scores: ClassAP
-    seconds: float
-
-
 def indices_of(
     plan: RunPlan, outcome: StrategyOutcome, references: Sequence[Reference]
 ) -> tuple[StageMatrix, Indices]:
@@ -97,7 +90,7 @@ def assemble(
     plan: RunPlan,
     outcomes: Sequence[StrategyOutcome],
     references: Sequence[Reference],
-    pictures: Sequence[schema.GalleryImage],
+    pictures: Sequence[GalleryImage],
     *, date: str, tell: Tell,
 ) -> schema.Results:  # fmt: skip
     """Return everything that a report needs; ``tell`` hears of damaged measurements."""
@@ -126,6 +119,7 @@ def assemble(
         environment=environment_of(plan.schedule, date),
         gallery=tuple(pictures),
         commands=_commands(plan, outcomes[0]),
+        not_looked_at=not_looked_at(plan.steps, plan.series.domains, plan.looks),
     )  # fmt: skip
 
 
