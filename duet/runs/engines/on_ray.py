@@ -29,7 +29,6 @@ from duet.runs.memo import Tell
 from duet.training.checkpoint import remove_checkpoint
 from duet.training.config import Schedule
 from duet.training.job import read_job, read_slice
-from duet.training.outcome import OUTCOME
 
 RETRIES = 3
 """How often a task is begun anew whose machine was lost."""
@@ -274,6 +273,8 @@ class _Work:
 
 
 def _travels(path: Path) -> bool:
-    """Tell whether a file of a job folder is sent: what it begins with, or goes on from."""
-    mine = (OUTCOME, node.LOG)
-    return path.is_file() and not path.name.startswith(".") and path.name not in mine
+    """Tell whether a file of a job folder is sent: what it begins with, or goes on from.
+
+    An outcome is there only where a Fisher is still to be computed from it.
+    """
+    return path.is_file() and not path.name.startswith(".") and path.name != node.LOG
