@@ -71,9 +71,7 @@ class Inputs:
             stage.tau(span, base, scratch(f"tau {k}", count)) for k, stage in enumerate(self.stages)
         ]
 
-    def each_tau(
-        self, span: Span, base: torch.Tensor, scratch: Scratch
-    ) -> Iterator[torch.Tensor]:
+    def each_tau(self, span: Span, base: torch.Tensor, scratch: Scratch) -> Iterator[torch.Tensor]:
         """Yield τ_k of a piece for every stage, in memory that the next one may overwrite."""
         for stage in self.stages:
             yield stage.tau(span, base, scratch("tau", len(span)))

@@ -57,9 +57,7 @@ def load(
     file = open_model(folder, trust=trust, notify=notify)
     own = not is_foreign(folder)
     traces = load_traces(folder) if own else ()
-    loaded = (
-        load_fastest(folder, device, runtime=runtime, trust=trust, notify=notify)
-        if runtime not in (None, "torch")
-        else None
-    )
+    loaded = None  # torch looks at images
+    if runtime not in (None, "torch"):
+        loaded = load_fastest(folder, device, runtime=runtime, trust=trust, notify=notify)
     return Detector(Model(file, folder, own, traces), device, loaded)

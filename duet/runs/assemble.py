@@ -19,6 +19,7 @@ from duet.families.table import family_of, row_of
 from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.results import schema
+from duet.results.boxes import GalleryImage
 from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.deployed import deployments, recalls
@@ -89,7 +90,7 @@ def assemble(
     plan: RunPlan,
     outcomes: Sequence[StrategyOutcome],
     references: Sequence[Reference],
-    pictures: Sequence[schema.GalleryImage],
+    pictures: Sequence[GalleryImage],
     *, date: str, tell: Tell,
 ) -> schema.Results:  # fmt: skip
     """Return everything that a report needs; ``tell`` hears of damaged measurements."""
