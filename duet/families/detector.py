@@ -69,8 +69,7 @@ class ImageDetector:
         found: tuple[dict[int, Detections], ...] = tuple({} for _ in views)
         rivals = [rivals_of(view.agnostic, self.labels, self.increments) for view in views]
         place = torch.device(self.device)
-        groups = alike(images, self.image_size, self.fit, self.stride, self.batch)
-        for group, fitted in groups:
+        for group, fitted in alike(images, self.image_size, self.fit, self.stride, self.batch):
             pixels = [one.pixels for one in fitted]
             output = self.module(to_batch(pixels, place, channels_last=self.channels_last))
             rows = output[0] if isinstance(output, tuple) else output

@@ -170,7 +170,7 @@ def test_references_are_trained_once_and_let_go(
     monkeypatch.setattr("duet.runs.run.write_report", lambda out: None)
     plans = repeats(replace(plan, references=True, out=tmp_path), seeds=1, orders=2)
     before = len(here.ran)
-    execute_repeats(tmp_path, plans, date="2026-11-23", run=here)
+    execute_repeats(tmp_path, plans, date="2026-11-23", engine=Engine(run=here))
     ran = here.ran[before:]
     asked = sum(len(planned_stages(one)) for one in plans)
     assert (len(ran), asked) == (6, 10)
@@ -190,7 +190,7 @@ def test_references_are_trained_once_and_let_go(
     assert not list((tmp_path / "lab").rglob("*.safetensors"))
     assert len([*(tmp_path / "lab").glob("reference-*.json")]) == 4
     kept = make.listing(tmp_path / "lab")
-    execute_repeats(tmp_path, plans, date="2026-11-23", run=here)
+    execute_repeats(tmp_path, plans, date="2026-11-23", engine=Engine(run=here))
     assert len(here.ran) == before + 6
     assert make.listing(tmp_path / "lab") == kept
 
