@@ -6,6 +6,7 @@ TorchScript is a language: the program in the file is run, and can read and writ
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -216,19 +217,9 @@ def open_openvino(
         settings["INFERENCE_PRECISION_HINT"] = precision
     core = openvino.Core()
     graph = core.read_model(graphs[0])
-
-    def compiled(shape: tuple[int, ...] | None) -> Any:
-        limit = os.environ.pop(_ISA, None)
-        try:
-            if shape is not None:
-                graph.reshape(list(shape))
-            return core.compile_model(graph, "CPU", settings)
-        finally:
-            if limit is not None:
-                os.environ[_ISA] = limit
-
+    compiled = functools.partial(_compiled, core, graph, settings)
     sides = _sides(graph.input(0).partial_shape)
-    general = compiled(None)
+    general = compiled()
     requests = _Requests(general.create_infer_request(), compiled, sides)
     return Session(
         requests.run,
@@ -237,6 +228,20 @@ def open_openvino(
         sides,
         requests.stop,
     )
+
+
+def _compiled(
+    core: Any, graph: Any, settings: dict[str, Any], shape: tuple[int, ...] | None = None
+) -> Any:
+    """Return an OpenVINO graph, compiled for one shape or for those that it leaves open."""
+    limit = os.environ.pop(_ISA, None)
+    try:
+        if shape is not None:
+            graph.reshape(list(shape))
+        return core.compile_model(graph, "CPU", settings)
+    finally:
+        if limit is not None:
+            os.environ[_ISA] = limit
 
 
 class _Requests:
