@@ -146,8 +146,8 @@ def _folded(
     betas: list[float] = []
     alpha, p, parts = 1.0, 0.0, []
     for span in pieces:
-        taus = _taus(inputs, span, (0, 1), scratch)
-        parts.append(_sizes(*taus, scratch("size", len(span))))
+        old, new = _taus(inputs, span, (0, 1), scratch)
+        parts.append(_sizes(old, new, scratch("size", len(span))))
     for number, fold in enumerate(folds, start=1):
         norms = [math.fsum(column) for column in zip(*parts, strict=True)] or [0.0] * 3
         if not norms[0] + norms[1] < _FAR:
@@ -203,7 +203,7 @@ def _correct(inputs: Inputs, name: str, betas: Sequence[float], out: Tensors) ->
     fixes = [stage.correction[name].indices for stage in inputs.stages if name in stage.correction]
     if not fixes or inputs.start is None:
         return
-    places = torch.cat(fixes).unique()
+    places: torch.Tensor = torch.cat(fixes).unique()  # type: ignore[no-untyped-call]
     base = inputs.start[name].detach().reshape(-1)[places].float()
     merged = torch.empty_like(base)
     for number, stage in enumerate(inputs.stages):
