@@ -18,8 +18,7 @@ from typing import cast
 
 import torch
 
-MOST = 30_000
-"""Candidates of an image that suppression looks at, best first, as in Ultralytics."""
+from duet.defaults import CANDIDATES
 
 _TOGETHER = {"cpu": 1000}
 """Boxes up to which classes are moved apart and suppressed in one go, by device."""
@@ -61,11 +60,11 @@ def class_nms(
 ) -> torch.Tensor:
     """Return what `nms` does where boxes of different classes leave each other alone.
 
-    Only the `MOST` best boxes count. The result is that of ``torchvision.ops.batched_nms``, also
+    Only the `CANDIDATES` best boxes count. The result is ``torchvision.ops.batched_nms``'s, also
     where float32 could not hold coordinates that are moved apart by class.
     """
-    if len(scores_N) > MOST:
-        best = scores_N.argsort(descending=True, stable=True)[:MOST]
+    if len(scores_N) > CANDIDATES:
+        best = scores_N.argsort(descending=True, stable=True)[:CANDIDATES]
         return best[class_nms(boxes_N4[best], scores_N[best], classes_N[best], iou)]
     if not len(scores_N):
         return scores_N.new_zeros(0, dtype=torch.long)

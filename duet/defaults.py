@@ -19,6 +19,9 @@ CONFIDENCE = 0.25
 IOU = 0.7
 """Boxes of one class that overlap more are one object."""
 
+CANDIDATES = 30_000
+"""Boxes of an image that suppression looks at, best first, as in Ultralytics."""
+
 DOUBLE_IOU = 0.7
 """Boxes of two classes that overlap more answer one object twice."""
 

@@ -11,7 +11,8 @@ import torch
 from torchvision import ops
 
 from duet import boxes as module_under_test
-from duet.boxes import MOST, box_iou, class_nms, corners, nms
+from duet.boxes import box_iou, class_nms, corners, nms
+from duet.defaults import CANDIDATES
 from duet.families.decode import suppress
 
 
@@ -58,9 +59,9 @@ def test_only_the_best_candidates_count() -> None:
     y[2:4] = 8
     boxes, scores, ids = suppress(y, confidence=0.001, iou=0.7, limit=10**9)
     every = y[4:].flatten()
-    least = every.sort(descending=True, stable=True).values[MOST - 1]
-    assert len(every) > 2 * MOST
-    assert len(scores) <= MOST
+    least = every.sort(descending=True, stable=True).values[CANDIDATES - 1]
+    assert len(every) > 2 * CANDIDATES
+    assert len(scores) <= CANDIDATES
     assert float(scores.min()) >= float(least)
     found = ops.batched_nms(*_flat(y, float(least)), 0.7)
     assert len(found) == len(scores)
@@ -73,13 +74,13 @@ def _flat(y: torch.Tensor, least: float) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def test_of_equal_scores_the_first_ones_are_kept() -> None:
-    count = MOST + 10
+    count = CANDIDATES + 10
     apart = torch.arange(count)[:, None] * 10.0
     boxes = torch.cat((apart, apart, apart + 5, apart + 5), 1)
     scores = torch.full((count,), 0.5)
     scores[-3:] = 0.75
     kept = class_nms(boxes, scores, torch.zeros(count), 0.5)
-    expected = [*range(count - 3, count), *range(MOST - 3)]
+    expected = [*range(count - 3, count), *range(CANDIDATES - 3)]
     assert kept.tolist() == expected
 
 

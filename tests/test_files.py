@@ -279,5 +279,5 @@ def test_a_worker_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", ""])
     parent.wait()
     words = [*worker.command(tmp_path)[:-1], str(parent.pid)]
-    done = subprocess.run(words, capture_output=True, env=worker._environment(), timeout=60)
+    done = subprocess.run(words, capture_output=True, env=worker.environment(), timeout=60)
     assert (done.returncode, done.stdout) == (130, b"")

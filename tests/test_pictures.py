@@ -36,6 +36,7 @@ from duet.images import MOST_PIXELS, decode_image, read_groups, read_image, seen
 from duet.inference.sources import find_images
 from duet.orientation import orientation
 from duet.report.gallery import picture
+from duet.series.decoding import strict_decoding
 from duet.series.formats import coco, yolo
 from duet.series.images import inspect_images, read_grey, thumbnails
 
@@ -396,3 +397,17 @@ def test_the_report_shows_what_the_detector_sees(tmp_path: Path, name: str) -> N
     assert np.abs(displayed.astype(int) - seen).mean() < 3
     small = np.asarray(Image.fromarray(shown).resize(seen.shape[1::-1], Image.Resampling.BOX))
     assert np.abs(small.astype(int) - seen).mean() < 3
+
+
+def test_who_decodes_strictly_last_switches_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads overlap: the first that ends must not let the others take damaged files."""
+    from PIL import ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    one, other = strict_decoding(), strict_decoding()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    other.__exit__(None, None, None)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES

@@ -2,16 +2,18 @@
 
     python tools/bench_latency.py --json
 
-Fused float32 detectors, batch 1, one thread. The plain detector is the engine's own for that many
-classes: from 65 on its class tower is wider than those of increments, so `rows` may undercut it. In
-every round each detector looks once at the same image, in random order (what runs before leaves
-another heap behind), and is compared with the plain one of that round;
-CPU time of the thread counts, because wall time on a shared machine is off by 30 %. The time is
-without NMS.
+Float32 detectors as `duet.load` gives them (packed, `duet.families.packed`), batch 1, one thread;
+so the heads are compared, not the formats: tools/bench_predict.py has `yolo predict` beside. The
+plain detector is the engine's own for that many classes: from 65 on its class tower is wider than
+those of increments, so `rows` may undercut it. In every round each detector looks once at the same
+image, in random order (what runs before leaves another heap behind), and is compared with the plain
+one of that round; CPU time of the thread counts, because wall time on a shared machine is off by
+30 %. The time is without NMS.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -96,6 +98,7 @@ def measure(
     rows = []
     for size in sizes:
         image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+        image = image.contiguous(memory_format=torch.channels_last)
         times: dict[str, list[float]] = {name: [] for name in modules}
         for round_ in range(warmup + rounds):
             for name in chance.sample(list(modules), len(modules)):
@@ -124,18 +127,23 @@ def measure(
 def _cpu_seconds(module: Any, image: Any) -> float:
     import torch
 
-    with torch.no_grad():
+    with torch.inference_mode():
         began = time.thread_time()
         module(image)
         return time.thread_time() - began
 
 
 def _plain(architecture: str, classes: int) -> tuple[Any, Any]:
-    """Return the engine's own detector, fused, and once more: its operations can be counted."""
+    """Return the engine's own detector, run as duet runs any, and layer by layer.
+
+    Of the second the operations can be counted.
+    """
     from ultralytics.nn.tasks import DetectionModel
 
+    from duet.families.yolo.adapter import FAMILY
+
     model = DetectionModel(architecture, nc=classes, verbose=False).eval().fuse(verbose=False)
-    return model.requires_grad_(False), model
+    return FAMILY.quickened(copy.deepcopy(model).requires_grad_(False)), model
 
 
 def _detector(architecture: str, form: HeadForm, sizes: list[int], seed: int) -> tuple[Any, Any]:

@@ -123,7 +123,10 @@ def whole_folder(folder: Path, classes: int, pictures: int, repeats: int) -> dic
     wall: dict[str, list[float]] = {name: [] for name in commands}
     cpu: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(repeats):
-        outs = {"duet": ["--out", folder / f"duet-{number}"], "yolo": [f"name=yolo-{number}"]}
+        outs: dict[str, list[Any]] = {
+            "duet": ["--out", folder / f"duet-{number}"],
+            "yolo": [f"name=yolo-{number}"],
+        }
         for name in random.Random(number).sample(list(commands), 2):
             took = _run([*commands[name], *outs[name]], folder)
             wall[name].append(took[0])

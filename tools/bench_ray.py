@@ -26,6 +26,8 @@ import numpy as np
 
 SIZE = 64
 IMAGES = 4
+WARM = 3
+"""Jobs of each engine that are not counted: each machine has begun its processes by then."""
 
 
 @click.command()
@@ -44,6 +46,8 @@ def measured(rounds: int, *, store: bool) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     from duet.runs.engines.engine import Wishes, opened
+    from duet.runs.forks import forking
+    from duet.runs.worker import run_worker
 
     work, sockets = (Path(tempfile.mkdtemp(prefix="ray")) for _ in range(2))
     cluster = Cluster()
@@ -53,9 +57,9 @@ def measured(rounds: int, *, store: bool) -> dict[str, Any]:
         for _ in range(2):
             cluster.add_node(num_cpus=1, **shared)
         wishes = Wishes(str(cluster.address), str(work / "store") if store else None)
-        with opened("local", Wishes(), work) as here, opened("ray", wishes, work) as there:
+        with forking(run_worker) as here, opened("ray", wishes, work) as there:
             sides: dict[str, Callable[[Path], Any]] = {
-                "local": lambda job: here.run(job, print_nothing, threading.Event()),
+                "local": lambda job: here(job, print_nothing, threading.Event()),
                 "ray": lambda job: there.run(job, print_nothing, threading.Event()),
                 "empty": lambda job: nothing(),
             }
@@ -67,14 +71,14 @@ def measured(rounds: int, *, store: bool) -> dict[str, Any]:
 
 
 def taken(sides: dict[str, Callable[[Path], Any]], work: Path, rounds: int) -> dict[str, Any]:
-    """Return wall seconds of every side, in turn; the first job of each is not counted."""
+    """Return wall seconds of every side, in turn; the first jobs of each are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for number in range(-WARM, rounds):
         for name, run in sides.items():
-            job = made(work / f"{name}-{number}")
+            job = made(work / f"{name}-{number + WARM}")
             began = time.perf_counter()
             run(job)
-            if number:
+            if number >= 0:
                 seconds[name].append(time.perf_counter() - began)
     more = [ray - local for ray, local in zip(seconds["ray"], seconds["local"], strict=True)]
     return {

@@ -12,6 +12,7 @@ counts, because wall time on a shared machine is off by 30 %.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -33,7 +34,7 @@ ENGINE = "yolo predict"
 
 @click.command()
 @click.option("--rounds", default=21, show_default=True)
-@click.option("--warmup", default=3, show_default=True)
+@click.option("--warmup", default=20, show_default=True)
 @click.option("--cold-rounds", default=5, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -93,7 +94,7 @@ def per_image(folder: Path, rounds: int, warmup: int, seed: int) -> list[dict[st
     used = {ENGINE: "torch"}
     for runtime in RUNTIMES:
         detector = duet.load(model, runtime=runtime)  # type: ignore[arg-type]
-        ways[runtime], used[runtime] = (lambda look=detector: look(image)), detector.runtime
+        ways[runtime], used[runtime] = functools.partial(detector, image), detector.runtime
     times: dict[str, list[float]] = {way: [] for way in ways}
     chance = random.Random(seed)
     for round_ in range(warmup + rounds):
@@ -143,17 +144,23 @@ def cold(folder: Path, size: int, rounds: int, seed: int) -> list[dict[str, Any]
     ]
 
 
+_MEASURED = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, used = os.wait4(child.pid, 0)
+print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+"""
+"""Run in a small process: a child's peak memory begins as what its parent had."""
+
+
 def _process(*arguments: object) -> tuple[float, float]:
     """Return CPU seconds and largest resident megabytes of a `duet` command."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "duet", *map(str, arguments)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"duet {arguments[0]} failed with {child.returncode}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    command = [sys.executable, "-m", "duet", *map(str, arguments)]
+    small = [sys.executable, "-S", "-c", _MEASURED, *command]
+    told = subprocess.run(small, capture_output=True, text=True, check=True).stdout.split()
+    if told[0] != "0":
+        raise RuntimeError(f"duet {arguments[0]} failed with {told[0]}")
+    return float(told[1]), float(told[2])
 
 
 def _detector(folder: Path, size: int, seed: int) -> Path:

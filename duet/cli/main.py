@@ -42,6 +42,7 @@ COMMANDS = {
     "eval": "duet.cli.evaluate:evaluate",
     "report": "duet.cli.report:report",
     "compare": "duet.cli.compare:compare",
+    "runs": "duet.cli.runs:runs",
     "predict": "duet.cli.predict:predict",
     "export": "duet.cli.export:export",
     "data": "duet.cli.main:data",

@@ -114,6 +114,8 @@ def merge(
 
 def _judge(options: dict[str, Any]) -> Callable[[Path], Verdict] | None:
     """Return what holds a detector against the gate that was asked for, with all that it needs."""
+    if (gate := gate_of(options)) is None:
+        return None
     from duet.increments.store import load_detector
     from duet.runs.gated import (
         cells_of,
@@ -123,8 +125,6 @@ def _judge(options: dict[str, Any]) -> Callable[[Path], Verdict] | None:
         standings_before,
     )  # fmt: skip
 
-    if (gate := gate_of(options)) is None:
-        return None
     if options["series"] is None:
         raise click.UsageError("a gate needs data to measure on: give --series SERIES.yaml")
     series, split = read_told(options["series"], options["data_root"]), options["split"]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from duet.evaluation.gate import Gate
     from duet.runs.engines.engine import Engine
+    from duet.runs.needed import Cells
     from duet.runs.plan import RunPlan
 
 EPILOG = """\b
@@ -66,6 +67,10 @@ Examples:
 @click.option("--out", type=PATH, help="Run folder [runs/<series name>].")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time [CPU cores, max 2].")
 @click.option("--references/--no-references", default=True, help="Train what GI and PI need.")
+@click.option(
+    "--cells", type=click.Choice(["needed", "all"]), default="needed", show_default=True,
+    help="Which detectors look at which domains: what an index or the report reads, or all.",
+)  # fmt: skip
 @click.option("--split", default="", help="Split to evaluate on [test if there is one, else val].")
 @engine_options
 @gate_options
@@ -74,8 +79,8 @@ Examples:
 @json_option
 def run(
     series: Path, dry_run: bool, as_json: bool, seeds: int, orders: int, listed: str,
-    strategies: tuple[str, ...], out: Path | None, jobs: int | None, references: bool, split: str,
-    seed: int, **options: Any,
+    strategies: tuple[str, ...], out: Path | None, jobs: int | None, references: bool,
+    cells: Cells, split: str, seed: int, **options: Any,
 ) -> None:  # fmt: skip
     """Learn a series: base, increments, merges, references, evaluation, report.
 
@@ -92,7 +97,8 @@ def run(
     tell_warnings(inputs.warnings, series)
     plan = plan_run(
         inputs, (*names, *strategies), seed=seed, out=out, jobs=jobs, references=references,
-        split=split, command=shell_line("duet", *sys.argv[1:]),
+        split=split, command=shell_line("duet", *sys.argv[1:]), cells=cells,
+        watched=tuple(gate.cells) if gate is not None else (),
         elsewhere=options["engine"] != "local",
     )  # fmt: skip
     engine = engine_of(options, plan.out, jobs)

@@ -30,11 +30,11 @@ def emit_gated(
 
     The command raises with `Verdict.require`, when it has said everything.
     """
-    from duet.report.gate import gate_text
-
     if verdict is None:
         emit(result, as_json, human)
     else:
+        from duet.report.gate import gate_text
+
         records = {"gate": verdict.as_records()}
         emit(result | records, as_json, lambda seen: f"{human(seen)}\n\n{gate_text(verdict)}")
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from duet.defaults import CANDIDATES
 from duet.families.greedy import overlaps, staying
-from duet.families.outputs import CANDIDATES, Layout, View
+from duet.families.outputs import Layout, View
 
 Floats = npt.NDArray[np.float32]
 Arrays = tuple[Floats, Floats, npt.NDArray[np.int64]]
@@ -61,6 +62,8 @@ def _suppressed(y_XA: Floats, least: Any, view: View, limit: int) -> Arrays:
         few_CN = scores_CA[:, anchors]
         few_CN = np.where(few_CN > (least[:, None] if least.ndim else least), few_CN, 0)
         class_ids = few_CN.argmax(0)
+        order = np.argsort(class_ids, kind="stable")  # of equal scores the first class is first
+        class_ids, anchors = class_ids[order], anchors[order]
     scores = scores_CA[class_ids, anchors]
     best = _best(scores, CANDIDATES)
     boxes, scores, class_ids = _corners(y_XA[:4, anchors[best]].T), scores[best], class_ids[best]
@@ -84,11 +87,13 @@ def suppress(
         most = np.nextafter(most, np.float32(-1))
     places = np.argsort(class_ids_N, kind="stable")
     ends = np.flatnonzero(np.diff(class_ids_N[places])) + 1
+
+    def staying_of(boxes: Floats) -> npt.NDArray[np.intp]:
+        return staying(len(boxes), lambda n, m: overlaps(boxes[n], boxes[m]) > most, limit)
+
     kept = []
     for own in np.split(places, ends):
-        boxes = boxes_N4[own]
-        stays = staying(len(own), lambda n, m, b=boxes: overlaps(b[n], b[m]) > most, limit)
-        kept.append(own[stays])
+        kept.append(own[staying_of(boxes_N4[own])])
     return np.sort(np.concatenate(kept))[:limit]
 
 

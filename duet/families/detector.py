@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
 from duet.families.decode import decode
 from duet.families.doubles import Rivals, one_each, rivals_of
+from duet.families.inputs import alike
 from duet.families.outputs import Layout, View
-from duet.images import STRIDE, Fit, Fitted, fit_image, input_shape, squared
+from duet.images import STRIDE, Fit, Fitted, fit_image, squared
 from duet.labels import LabelSpace
 
 
@@ -68,8 +69,7 @@ class ImageDetector:
         found: tuple[dict[int, Detections], ...] = tuple({} for _ in views)
         rivals = [rivals_of(view.agnostic, self.labels, self.increments) for view in views]
         place = torch.device(self.device)
-        for group in self._groups(images):
-            fitted = [self._fitted(images[index]) for index in group]
+        for group, fitted in alike(images, self.image_size, self.fit, self.stride, self.batch):
             pixels = [one.pixels for one in fitted]
             output = self.module(to_batch(pixels, place, channels_last=self.channels_last))
             rows = output[0] if isinstance(output, tuple) else output
@@ -77,18 +77,6 @@ class ImageDetector:
                 for view, apart, seen in zip(views, rivals, found, strict=True):
                     seen[index] = self._seen(row, one, view, apart)
         return tuple([seen[index] for index in range(len(images))] for seen in found)
-
-    def _groups(self, images: Sequence[np.ndarray]) -> Iterator[Sequence[int]]:
-        """Yield the places of images that go in together: their inputs are of one shape."""
-        alike: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(images):
-            shape = input_shape(image.shape[:2], self.image_size, self.fit, self.stride)
-            alike.setdefault(shape, []).append(index)
-        for places in alike.values():
-            yield from batches(places, self.batch)
-
-    def _fitted(self, image: np.ndarray) -> Fitted:
-        return fit_image(image, self.image_size, self.fit, self.stride)
 
     def _seen(
         self, row: torch.Tensor, one: Fitted, view: View, rivals: Rivals | None
@@ -123,9 +111,3 @@ def prepare_batch(images: Sequence[np.ndarray], size: int, fit: Fit) -> torch.Te
     """Fit BGR uint8 images of any size: ``(B, 3, S, S)`` float32 RGB in [0, 1] on the CPU."""
     fitted = [fit_image(image, size, squared(fit)).pixels for image in images]
     return to_batch(fitted, torch.device("cpu"))
-
-
-def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Yield consecutive runs of at most ``size`` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

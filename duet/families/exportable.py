@@ -43,8 +43,12 @@ class ExportFacts(Config):
     head: HeadForm
     image_size: Side = Field(description="Longer side of the input in pixels.")
     fit: Fit
-    stride: Literal[32, 64, 128] = Field(
-        default=STRIDE, description="Sides of a rectangle are multiples of it; pixels."
+    stride: int = Field(
+        default=STRIDE,
+        ge=STRIDE,
+        le=128,
+        multiple_of=STRIDE,
+        description="Sides of a rectangle are multiples of it; pixels.",
     )
     layout: Layout
     dynamic: bool = Field(default=False, description="Whether batches of any size go in.")

@@ -35,10 +35,11 @@ def staying(
         if len(kept):
             block = block[~hidden(block, kept).any(1)]
         better = np.tril(hidden(block, block), -1)
-        stays, before = ~better.any(1), np.zeros(len(block), bool)
+        stays: npt.NDArray[np.bool_] = np.ones(len(block), bool)
+        before: npt.NDArray[np.bool_] = np.zeros(len(block), bool)
         # Each round settles at least one box more; as a rule three are enough.
         while not np.array_equal(stays, before):
-            before, stays = stays, ~(better & stays).any(1)
+            before, stays = stays, np.asarray(~(better & stays).any(1))
         kept = np.concatenate((kept, block[stays]))
         if len(kept) >= limit:
             break

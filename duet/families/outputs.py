@@ -19,9 +19,6 @@ from duet.defaults import IOU, Agnostic, Confidence
 
 Layout = Literal["anchors", "picked", "picked-n", "queries"]
 
-CANDIDATES = 30_000
-"""Boxes of an image that suppression compares at most, the best first; as the engine has it."""
-
 
 @dataclass(frozen=True)
 class View:

@@ -56,8 +56,7 @@ def load(
         )  # fmt: skip
     if is_exported(path):
         _require_own(path, runtime)
-        return load_plain(path, device, trust=trust)
-    if runtime in (None, "torch"):
+    if is_exported(path) or runtime in (None, "torch"):
         return load_plain(path, device, trust=trust, notify=notify)
     folder = detector_folder(path)
     if runtime == "auto" and parse_device(device).kind != "cpu":

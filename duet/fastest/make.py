@@ -11,6 +11,7 @@ from duet.export.export import export_detector
 from duet.export.formats import FORMATS
 from duet.export.parity import sample_images
 from duet.export.placing import user_lock
+from duet.families.runtimes import OFTEN
 from duet.families.table import resolve_family
 from duet.fastest.kept import Export, Kept, Record, here, lacking, versions
 from duet.files import sha256_path
@@ -20,7 +21,7 @@ from duet.inference.exported import load_exported
 from duet.inference.load import running
 from duet.leftovers import leftovers_below, remove
 
-ROUNDS, WARM = 9, 2
+ROUNDS, WARM = 9, OFTEN + 1
 """Looks at one image whose least time counts, and those before them that do not."""
 
 

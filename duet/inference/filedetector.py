@@ -61,6 +61,6 @@ class FileDetector:
     def _seen(self, row: np.ndarray, one: Fitted, view: View, rivals: Rivals | None) -> Detections:
         height, width = one.pixels.shape[:2]
         limit = view.limit if rivals is None else sys.maxsize  # it is for what remains
-        boxes, *scored = decode(row, self.facts.layout, (height, width), view, limit)
-        found = Detections(one.to_original(boxes), *scored, self.labels)
+        boxes, scores, class_ids = decode(row, self.facts.layout, (height, width), view, limit)
+        found = Detections(one.to_original(boxes), scores, class_ids, self.labels)
         return found if rivals is None else one_each(found, rivals, view.limit)

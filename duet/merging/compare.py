@@ -44,15 +44,18 @@ def _sums(inputs: Inputs, span: Span, scratch: Scratch) -> torch.Tensor:
     base = inputs.theta_0(span, scratch)
     if inputs.start is None:
         base = scratch("first", len(span)).copy_(
-            inputs.stages[0].theta(span, base, scratch("tau 0", len(span)))
+            inputs.stages[0].theta(span, base, scratch("tau", len(span)))
         )
-    taus = inputs.taus(span, base, scratch)
     # Signs by the largest and the smallest: a product of two small floats underflows to zero.
-    high, low = scratch("high", len(span)).copy_(taus[0]), scratch("low", len(span)).copy_(taus[0])
-    for tau in taus[1:]:
-        torch.maximum(high, tau, out=high)
-        torch.minimum(low, tau, out=low)
-    old, new = taus[0].double(), taus[-1].double()
+    high, low = scratch("high", len(span)), scratch("low", len(span))
+    taus = inputs.each_tau(span, base, scratch)
+    first = last = scratch("old", len(span)).copy_(next(taus))
+    high.copy_(first)
+    low.copy_(first)
+    for last in taus:
+        torch.maximum(high, last, out=high)
+        torch.minimum(low, last, out=low)
+    old, new = first.double(), last.double()
     conflicts = torch.count_nonzero((high > 0) & (low < 0))
     return torch.stack(
         [old.abs().sum(), new.abs().sum(), (old * new).sum(), old.square().sum(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -70,6 +70,11 @@ class Inputs:
         return [
             stage.tau(span, base, scratch(f"tau {k}", count)) for k, stage in enumerate(self.stages)
         ]
+
+    def each_tau(self, span: Span, base: torch.Tensor, scratch: Scratch) -> Iterator[torch.Tensor]:
+        """Yield τ_k of a piece for every stage, in memory that the next one may overwrite."""
+        for stage in self.stages:
+            yield stage.tau(span, base, scratch("tau", len(span)))
 
     def by_name(self) -> Inputs:
         """Return the inputs with the stages sorted by name, for sums that ignore their order."""

@@ -112,9 +112,9 @@ class Mask:
             base = self._inputs.theta_0(span, scratch)
             share, kept = self._share(span, scratch), scratch("kept", len(span))
             share.mul_(span.of(gradient))
-            taus = self._inputs.taus(span, base, scratch)
             return span.name, [
-                float(torch.mul(tau, share, out=kept).sum(dtype=torch.float64)) for tau in taus
+                float(torch.mul(tau, share, out=kept).sum(dtype=torch.float64))
+                for tau in self._inputs.each_tau(span, base, scratch)
             ]
 
         slopes = {name: [0.0] * len(self._inputs.stages) for name in self._inputs.shapes}
@@ -136,7 +136,7 @@ class Mask:
             mean = sum(weight * slope for weight, slope in pairs) / self._inputs.sizes[name]
             base = self._inputs.theta_0(span, scratch)
             change, square = scratch("change", count).zero_(), scratch("square", count)
-            taus = self._inputs.taus(span, base, scratch)
+            taus = self._inputs.each_tau(span, base, scratch)
             for tau, weight in zip(taus, weights[name], strict=True):
                 change.add_(tau, alpha=weight)
             change.mul_(span.of(gradient)).sub_(mean)

@@ -47,8 +47,9 @@ def load(
     """
     path = Path(model)
     if is_exported(path):
-        loaded = load_fastest(path, device, runtime=runtime, trust=trust)
-        return Detector(None, device, loaded, path)
+        return Detector(
+            None, device, load_fastest(path, device, runtime=runtime, trust=trust), path
+        )
     from duet.increments.store import load_traces
     from duet.recipes.model import Model
 
@@ -56,7 +57,7 @@ def load(
     file = open_model(folder, trust=trust, notify=notify)
     own = not is_foreign(folder)
     traces = load_traces(folder) if own else ()
-    loaded = None
+    loaded = None  # torch looks at images
     if runtime not in (None, "torch"):
         loaded = load_fastest(folder, device, runtime=runtime, trust=trust, notify=notify)
     return Detector(Model(file, folder, own, traces), device, loaded)

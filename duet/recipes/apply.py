@@ -60,6 +60,7 @@ def merge_plan(
     plan: Plan,
     *,
     opened: Sequence[Opened] | None = None,
+    theta_0: Tensors | None = None,
     allocate: Allocate = in_memory,
     make_objective: MakeObjective | None = None,
     listen: Listen | None = None,
@@ -69,6 +70,7 @@ def merge_plan(
     Args:
         plan: Checked plan.
         opened: Its sources, if they are open already.
+        theta_0: What `start_tensors` returned for it, if it was asked already.
         allocate: Where results go; ``"result"`` is the detector, other purposes are temporary.
         make_objective: For methods that learn from unlabelled images.
         listen: Progress of each merge.
@@ -81,7 +83,8 @@ def merge_plan(
     first = plan.sources[0]
     like = opened[0].stage.tensors
     layers = resolve_roles(first.family).layers(like, first.architecture)
-    inputs = Inputs((), start=start_tensors(plan), layers=layers, listen=listen)
+    start = start_tensors(plan) if theta_0 is None else theta_0
+    inputs = Inputs((), start=start, layers=layers, listen=listen)
     if plan.geometry == "sequential":
         result = _fold(plan, opened, inputs, allocate, make_objective)
     else:

@@ -7,11 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from duet.inference.sources import find_images
 from duet.merging.chunks import Listen
 from duet.recipes.apply import MakeObjective, Remerged, merge_plan, rehearse, start_tensors
 from duet.recipes.estimate import estimate
-from duet.recipes.objective import objective_from
 from duet.recipes.plan import Plan
 from duet.recipes.write import Written, write_detector
 from duet.vectors.tensors import Tensors
@@ -45,7 +43,11 @@ class Prepared:
     @cached_property
     def _found(self) -> Any:
         chosen = self.images if self.images is not None else self.plan.recipe.adapt.images
-        return find_images(chosen) if chosen is not None else None
+        if chosen is None:
+            return None
+        from duet.inference.sources import find_images
+
+        return find_images(chosen)
 
     @property
     def omission(self) -> str | None:
@@ -60,6 +62,8 @@ class Prepared:
         """
         if self._found is None:
             return None
+        from duet.recipes.objective import objective_from
+
         size = max(source.image_size for source in self.plan.sources)
         paths, adapt = self._found.paths, self.plan.recipe.adapt
         return lambda state: objective_from(state, paths, image_size=size, adapt=adapt)
@@ -82,7 +86,7 @@ class Prepared:
             ModelError: See `duet.recipes.apply.merge_plan`.
         """
         objective = self.objective()
-        return merge_plan(self.plan, make_objective=objective, listen=listen)
+        return merge_plan(self.plan, theta_0=self.theta_0, make_objective=objective, listen=listen)
 
     def write(
         self, folder: Path, *, overwrite: bool = False, listen: Listen | None = None
@@ -93,5 +97,6 @@ class Prepared:
             DuetError: See `duet.recipes.write.write_detector`.
         """
         return write_detector(
-            self.plan, folder, overwrite=overwrite, make_objective=self.objective(), listen=listen,
+            self.plan, folder, overwrite=overwrite, theta_0=self.theta_0,
+            make_objective=self.objective(), listen=listen,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from duet.recipes.heads import Allocate, head_layout
 from duet.recipes.plan import Plan
 from duet.recipes.recipe import Recipe
 from duet.recipes.sources import Opened, open_source
+from duet.vectors.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def write_detector(
     folder: Path,
     *,
     overwrite: bool = False,
+    theta_0: Tensors | None = None,
     make_objective: MakeObjective | None = None,
     listen: Listen | None = None,
 ) -> Written:
@@ -72,6 +74,7 @@ def write_detector(
         plan: Checked plan.
         folder: Must not exist, be empty, or hold this very result, unless ``overwrite``.
         overwrite: Replace an older detector there.
+        theta_0: See `duet.recipes.apply.merge_plan`.
         make_objective: See `duet.recipes.apply.merge_plan`.
         listen: Progress.
 
@@ -85,7 +88,7 @@ def write_detector(
     def fill(flat: dict[str, torch.Tensor]) -> Filled:
         with _workspace(folder, flat) as allocate:
             result = merge_plan(
-                plan, opened=opened, allocate=allocate,
+                plan, opened=opened, theta_0=theta_0, allocate=allocate,
                 make_objective=make_objective, listen=listen,
             )  # fmt: skip
         state = _moved(result.state, flat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,9 @@ def measured_run(
             known = learned.get(key)
             if key[1] in classes and (known is None or one.taught > known.taught):
                 learned[key] = one
+    for key, stage in _not_looked(results):
+        why = f"stage {stage} did not look at {key[0]}: `duet run --cells all` has it look"
+        learned.setdefault(key, Standing(None, None, taught=False, why=why))
     nothing = Standing(None, None, taught=True, why=f"{RESULTS_FILE} has nothing of its stage")
     for key in ((domain, name) for domain, names in steps for name in names):
         learned.setdefault(key, nothing)
@@ -50,6 +54,14 @@ def measured_run(
         indices=strategy.indices.numbers(),
         reasons=strategy.indices.left_out,
     )
+
+
+def _not_looked(results: Results) -> Iterator[tuple[tuple[str, str], int]]:
+    """Yield (domain, class) where the detector of the class's own stage did not look."""
+    for domain, stages in results.not_looked_at.items():
+        for stage in stages:
+            for name in results.series.steps[stage - 1][1]:
+                yield (domain, name), stage
 
 
 def _standings(

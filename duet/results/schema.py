@@ -321,7 +321,10 @@ class Results(Config):
     gallery: tuple[GalleryImage, ...] = ()
     commands: Commands = Commands()
     stagewise: Stagewise | None = None
-    """None of `duet run`, which measures every stage everywhere."""
+    """None of `duet run`."""
+    not_looked_at: dict[str, tuple[Stage, ...]] = Field(default_factory=dict)
+    """Domain -> stages whose detectors did not look at it, though its images are there: no index
+    needs them. `duet run --cells all` has them look."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Results:

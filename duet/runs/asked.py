@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from duet.files import hidden_folder, require_writable, sha256_file
 from duet.runs.memo import Tell, recall, remember
 from duet.runs.questions import AnswerQuestion, Question, answer_here, torch_threads
-from duet.runs.slots import LOOK, Slots
+from duet.runs.slots import LOOK, Slots, one_at_a_time
 
 
 @dataclass
@@ -34,8 +33,6 @@ class Asked:
     tell: Tell = lambda line: None
     answer: AnswerQuestion = answer_here
     threads: int = 0
-    _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
-    _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(
         self,
@@ -61,9 +58,7 @@ class Asked:
         Raises:
             DuetError: It could not be answered, or the run was stopped.
         """
-        with self._guard:
-            lock = self._locks[key]
-        with lock:
+        with one_at_a_time(path):
             stored = self.kept(path, key, files)
             if stored is None:
                 stored = self._found(path, question, files, rank, sure)

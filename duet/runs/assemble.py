@@ -24,7 +24,9 @@ from duet.results.schema import KeptEntry
 from duet.runs.costs import latency_ms, parameter_count, peak_megabytes
 from duet.runs.deployed import deployments, recalls
 from duet.runs.memo import Tell
+from duet.runs.needed import not_looked_at
 from duet.runs.plan import RunPlan
+from duet.runs.references import Reference
 from duet.runs.remember import EVALUATIONS
 from duet.runs.setting import StageResult
 from duet.series import Increment, Series, Slice, train_slice
@@ -63,16 +65,6 @@ class StrategyOutcome:
     def maps(self) -> dict[int, Mapping[str, ScoreMap]]:
         """Stage -> class name -> score map, of classes that have one."""
         return {stage: state.scores for stage, state in self.states.items()}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A model trained only on one slice, evaluated on it."""
-
-    domain: str
-    classes: tuple[str, ...]
-    scores: ClassAP
-    seconds: float
 
 
 def indices_of(
@@ -127,6 +119,7 @@ def assemble(
         environment=environment_of(plan.schedule, date),
         gallery=tuple(pictures),
         commands=_commands(plan, outcomes[0]),
+        not_looked_at=not_looked_at(plan.steps, plan.series.domains, plan.looks),
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ from duet.runs.evaluate import (
 )
 from duet.runs.questions import on_any_machine
 from duet.runs.setting import Before, Setting
+from duet.runs.slots import CHAIN
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.slices import eval_slice, eval_split
 
@@ -85,7 +86,9 @@ def calibrated(
     asked = Fitting(
         merged, previous, on_any_machine(images), labelled, increment.classes, size, place
     )
-    stored = setting.lab.asked(setting.lab.folder / f"scores-{key[:16]}.json", key, asked)
+    stored = setting.lab.asked(
+        setting.lab.folder / f"scores-{key[:16]}.json", key, asked, rank=CHAIN
+    )
     maps = {name: ScoreMap(**one) for name, one in stored["scores"].items()}
     parts = rescored(merged.parts, maps)
     if parts[-1].increment == increment.name:  # else it brought no classes

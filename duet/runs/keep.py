@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,15 +67,28 @@ class Kept:
 
 
 def keep_chain(
-    folder: Path, setting: Setting, strategy: Strategy, results: Sequence[StageResult]
-) -> None:
-    """Write `increments/<strategy>/<name>` and `models/<strategy>/<n>-<name>` for every stage."""
+    folder: Path, setting: Setting, strategy: Strategy, results: Iterable[StageResult]
+) -> list[StageResult]:
+    """Write `increments/<strategy>/<name>` and `models/<strategy>/<n>-<name>` for every stage.
+
+    Each is written when it comes; the lab lets go of what is kept there.
+    """
+    return list(kept_stages(folder, setting, strategy, results))
+
+
+def kept_stages(
+    folder: Path, setting: Setting, strategy: Strategy, results: Iterable[StageResult]
+) -> Iterator[StageResult]:
+    """Yield the stages of a chain, each when it is kept, see `keep_chain`."""
     behind = Behind()
     for result in results:
         if result.increment.detector is not None:
             behind = keep_start(folder, setting, strategy)
         else:
-            behind = keep_stage(folder, setting, strategy, result, behind).behind
+            kept = keep_stage(folder, setting, strategy, result, behind)
+            setting.let_go(result, kept.detector, kept.increment)
+            behind = kept.behind
+        yield result
 
 
 def keep_start(folder: Path, setting: Setting, strategy: Strategy) -> Behind:

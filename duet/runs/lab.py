@@ -6,19 +6,19 @@ are therefore shared by all strategies of a run, and a repeated command does onl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from duet.errors import DataError, ModelError
-from duet.files import OWN, atomic_path, sha256_json
+from duet.errors import DataError, DuetError, ModelError
+from duet.files import OWN, atomic_path, relative_path, sha256_json
 from duet.increments.fisher import FISHER
 from duet.increments.state import DetectorState
 from duet.increments.tensorfile import read_tensors
@@ -28,13 +28,14 @@ from duet.runs.asked import Asked
 from duet.runs.look import FirstLook
 from duet.runs.memo import Tell
 from duet.runs.questions import AnswerQuestion, answer_here
-from duet.runs.slots import CHAIN, Slots
-from duet.runs.worker import run_worker
+from duet.runs.slots import CHAIN, Slots, one_at_a_time
+from duet.runs.worker import ENGINE, run_worker
 from duet.series import Slice
 from duet.training.checkpoint import CHECKPOINT, HASHES, is_whole
 from duet.training.job import (
     DIRECTION,
     IMPORTANCE,
+    START,
     TRAINED,
     Job,
     identity,
@@ -43,15 +44,19 @@ from duet.training.job import (
     write_slice,
     write_state,
 )
-from duet.training.outcome import OUTCOME, Outcome, lacks_fisher, read_outcome
+from duet.training.outcome import (
+    OUTCOME,
+    Outcome,
+    bring_back,
+    lacks_fisher,
+    let_go,
+    read_outcome,
+)
+from duet.trees import resolved
 from duet.vectors.tensors import Tensors, fingerprint
 
 RunJob = Callable[[Path, Callable[[dict[str, Any]], None], threading.Event], None]
 """``run(folder, listen, stopped)`` trains a job folder until `outcome.json` is there, or raises."""
-
-_LOCKS: dict[Path, threading.Lock] = defaultdict(threading.Lock)
-"""One per job folder, for all labs of this process: runs side by side may share a folder."""
-_GUARD = threading.Lock()
 
 
 def silent(title: str, record: dict[str, Any]) -> None:
@@ -73,6 +78,8 @@ class Trained:
         fisher_images: Images that it is the mean of.
         peak_memory: Main memory of the training process at most, bytes; None if it did not tell.
         versions: Libraries that it was trained with.
+        start: Where it started.
+        folder: Of the job.
     """
 
     state: DetectorState
@@ -85,6 +92,21 @@ class Trained:
     fisher_images: int = 0
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    start: DetectorState | None = None
+    folder: Path | None = None
+
+
+PutBack = Callable[[Path, DetectorState], DetectorState]
+"""``put_back(place, start)`` returns a trained state out of what a run keeps of it; it raises
+ModelError if there is nothing. See `duet.runs.put_back`."""
+
+INPUTS = (START, DIRECTION, IMPORTANCE)
+"""Tensors that a job begins with."""
+
+
+def nothing_kept(place: Path, start: DetectorState) -> DetectorState:
+    """Say that nothing was kept."""
+    raise ModelError("nobody knows how to put the trained state together again", where=str(place))
 
 
 def tidy(folder: Path, tell: Tell) -> None:
@@ -143,6 +165,7 @@ class Lab:
         importance: Tensors | None = None,
         *,
         rank: int = CHAIN,
+        put_back: PutBack = nothing_kept,
     ) -> Trained:
         """Train a job, or read its result if an equal job was trained before.
 
@@ -154,6 +177,7 @@ class Lab:
             direction: d of L_DC per shared tensor, where the job asks for it.
             importance: F of EWC per shared tensor, where the job asks for it.
             rank: Of `Slots`.
+            put_back: Finds the result of a job that was let go.
 
         A result that is damaged is trained again, and `listen` is told.
 
@@ -165,25 +189,55 @@ class Lab:
         start = start.uncalibrated()
         factors = {DIRECTION: direction, IMPORTANCE: importance}
         key = job_key(job, start, data, direction, importance)
-        folder = self.folder / f"{job.phase}-{key[:16]}"
-        with _GUARD:
-            lock = _LOCKS[folder]
-        with lock:
-            kept = self._kept(title, folder, key)
-            if kept is None or lacks_fisher(job, kept):
+        folder = self._place(job, key)
+        with one_at_a_time(folder):
+            found = self._kept(title, folder, key, start, put_back)
+            reused = found is not None
+            if found is None or lacks_fisher(job, found):
                 with self.slots.taken(rank):
-                    job = job.model_copy(update={"key": key})
-                    self._prepare(folder, job, start, data, factors)
+                    self._prepare(folder, job.model_copy(update={"key": key}), start, data, factors)
+                    if found is not None:
+                        _bring_back(folder, key, found.state)
                     self.listen(title, {"state": "started"})
                     self.run(folder, lambda record: self.listen(title, record), self.stopped)
-                shutil.rmtree(folder / "engine", ignore_errors=True)
                 self._require_unchanged(folder, data)
-            found = _trained(folder, read_outcome(folder, key), reused=kept is not None)
-        self.listen(title, {"state": "finished" if kept is None else "reused"})
-        return found
+                found = _trained(folder, read_outcome(folder, key), start)
+            _clear(folder)
+        self.listen(title, {"state": "reused" if reused else "finished"})
+        return replace(found, reused=reused)
 
-    def _kept(self, title: str, folder: Path, key: str) -> Outcome | None:
-        """Return the outcome of a finished job; None if it is to be trained, or trained on.
+    def let_go(self, trained: Trained, places: Iterable[Path], put_back: PutBack) -> None:
+        """Remove the file of a trained state that a run keeps elsewhere to the last bit.
+
+        Args:
+            trained: What `train` returned.
+            places: Folders that may hold it; the first that does is noted.
+            put_back: Puts it together from one of them.
+        """
+        if trained.folder is None or trained.start is None:
+            return
+        root, wanted = self.folder.parent, trained.state.fingerprint()
+        with one_at_a_time(trained.folder):
+            outcome = read_outcome(trained.folder, trained.key)
+            for place in places if outcome.state is None else ():
+                with contextlib.suppress(DuetError):
+                    inside = resolved(place).is_relative_to(root)
+                    if inside and put_back(place, trained.start).fingerprint() == wanted:
+                        kept = relative_path(place, root)
+                        let_go(trained.folder, outcome, state=wanted, kept=kept)
+                        return
+
+    def forget(self, job: Job, key: str) -> None:
+        """Remove what a finished training left: all that was asked of it is known."""
+        shutil.rmtree(self._place(job, key), ignore_errors=True)
+
+    def _place(self, job: Job, key: str) -> Path:
+        return self.folder / f"{job.phase}-{key[:16]}"
+
+    def _kept(
+        self, title: str, folder: Path, key: str, start: DetectorState, put_back: PutBack
+    ) -> Trained | None:
+        """Return the result of a finished job; None if it is to be trained, or trained on.
 
         What is damaged is removed, with a word, so that the training begins anew.
         """
@@ -196,12 +250,30 @@ class Lab:
                 return None
         else:
             try:
-                return read_outcome(folder, key)
+                outcome = read_outcome(folder, key)
+                state = None
+                if outcome.state:
+                    state = self._elsewhere(outcome, start, put_back)
+                    (folder / TRAINED).unlink(missing_ok=True)  # a killed `let_go` left it
+                return _trained(folder, outcome, start, state)
             except ModelError as error:
                 what = f"{error.where}: {error.what}"
         self.listen(title, {"note": f"{what}; trained again"})
         shutil.rmtree(folder)
         return None
+
+    def _elsewhere(
+        self, outcome: Outcome, start: DetectorState, put_back: PutBack
+    ) -> DetectorState:
+        """Return the trained state of a job that was let go, from where a run keeps it."""
+        place = self.folder.parent / (outcome.kept or "")
+        try:
+            state = put_back(place, start)
+        except DuetError as error:
+            raise ModelError(error.what, where=error.where or str(place)) from None
+        if state.fingerprint() != outcome.state:
+            raise ModelError("it no longer holds what was trained", where=str(place))
+        return state
 
     def _require_unchanged(self, folder: Path, data: Slice) -> None:
         """Throw a training away whose images were exchanged while it ran: nobody knows its data."""
@@ -220,7 +292,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in leftovers_below(folder):
             remove(stale)
-        write_state(folder / "start.safetensors", start)
+        write_state(folder / START, start)
         write_slice(folder / "slice.npz", data)
         for name, tensors in factors.items():
             if tensors is not None:
@@ -231,13 +303,31 @@ class Lab:
         write_job(folder, job)
 
 
-def _trained(folder: Path, outcome: Outcome, *, reused: bool) -> Trained:
-    """Read what a job left that has ended."""
+def _trained(
+    folder: Path, outcome: Outcome, start: DetectorState, state: DetectorState | None = None
+) -> Trained:
+    """Read what a job left that has ended; ``state`` is what it trained, if that was let go."""
     fisher = read_tensors(folder / FISHER)[0] if outcome.fisher_images else None
     return Trained(
-        read_state(folder / TRAINED), outcome.images_seen, outcome.seconds, outcome.history,
-        outcome.key, reused, fisher, outcome.fisher_images, outcome.peak_memory, outcome.versions,
+        state or read_state(folder / TRAINED), outcome.images_seen, outcome.seconds,
+        outcome.history, outcome.key, False, fisher, outcome.fisher_images, outcome.peak_memory,
+        outcome.versions, start, folder,
     )  # fmt: skip
+
+
+def _bring_back(folder: Path, key: str, state: DetectorState) -> None:
+    """Write the trained state of a job that was let go: more is to be computed from it."""
+    outcome = read_outcome(folder, key)
+    if outcome.state:
+        write_state(folder / TRAINED, state)
+        bring_back(folder, outcome)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a finished job needs no more: who wants it done again has its inputs."""
+    shutil.rmtree(folder / ENGINE, ignore_errors=True)
+    for name in INPUTS:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _missing(folder: Path) -> Path | None:

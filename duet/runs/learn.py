@@ -7,7 +7,7 @@ lab, so a stage only computes what is not on disk yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -75,6 +75,24 @@ def _joint(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
         yield _lone(setting, strategy, increment, trained)
 
 
+def alone(
+    setting: Setting, classes: Sequence[str], name: str, *, head: HeadForm = "rows",
+    trunk: Literal["trained", "frozen"] = "trained", merged: bool = True,
+) -> tuple[Job, DetectorState]:  # fmt: skip
+    """Return the job that trains θ_0 on one slice, and where it starts; see `train_alone`."""
+    start = setting.engine.start_state(
+        setting.theta_0, architecture=setting.architecture, head=head, classes=classes,
+        increment=name, seed=setting.seed,
+    )  # fmt: skip
+    job = Job(
+        family=setting.family, architecture=setting.architecture, head=head, phase="base",
+        parts=(JobPart(increment=name, classes=tuple(classes)),),
+        schedule=setting.schedule if merged else setting.unmerged,
+        trunk=trunk, seed=setting.seed,
+    )  # fmt: skip
+    return job, start
+
+
 def train_alone(
     setting: Setting, data: Slice, name: str, title: str = "", *, head: HeadForm = "rows",
     trunk: Literal["trained", "frozen"] = "trained", merged: bool = True,
@@ -92,19 +110,15 @@ def train_alone(
         trunk: Whether θ_0's shared tensors are; else the head part alone.
         merged: Whether it may ever be merged: of what is not, nobody reads a Fisher.
     """
+    job, start = alone(setting, data.classes, name, head=head, trunk=trunk, merged=merged)
+    title = title or title_of(name, data)
+    return setting.lab.train(title, job, start, data, put_back=setting.put_back)
+
+
+def title_of(name: str, data: Slice) -> str:
+    """Return what a training of one slice is called in the progress."""
     ends = " … ".join(dict.fromkeys((data.classes[0], data.classes[-1])))
-    title = title or f"{name}: {data.domain}[{ends}]"
-    start = setting.engine.start_state(
-        setting.theta_0, architecture=setting.architecture, head=head, classes=data.classes,
-        increment=name, seed=setting.seed,
-    )  # fmt: skip
-    job = Job(
-        family=setting.family, architecture=setting.architecture, head=head, phase="base",
-        parts=(JobPart(increment=name, classes=data.classes),),
-        schedule=setting.schedule if merged else setting.unmerged,
-        trunk=trunk, seed=setting.seed,
-    )  # fmt: skip
-    return setting.lab.train(title, job, start, data)
+    return f"{name}: {data.domain}[{ends}]"
 
 
 def run_base(setting: Setting, strategy: Strategy) -> StageResult:
@@ -181,7 +195,7 @@ def run_increment(
     )
     trained = setting.lab.train(
         f"{strategy.name}: {increment.name}", job, start, data, direction,
-        _importance(strategy, increment, before),
+        _importance(strategy, increment, before), put_back=setting.put_back,
     )  # fmt: skip
     theta_0 = setting.shared_start(strategy.head)
     images = (before.images, trained.images_seen)
@@ -193,7 +207,7 @@ def run_increment(
     if strategy.refit.epochs and not again:
         job = stage_job(setting, strategy, merged, "refit")
         title = f"{strategy.name}: {increment.name} re-fit"
-        refit = setting.lab.train(title, job, merged, data)
+        refit = setting.lab.train(title, job, merged, data, put_back=setting.put_back)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
     stage = StageResult(increment, trained, merged, trace, refit)
     return _calibrated(setting, strategy, stage, before)
@@ -209,7 +223,7 @@ def _refine(
     job = stage_job(setting, strategy, start, "increment", adapts=increment.classes)
     trained = setting.lab.train(
         f"{strategy.name}: {increment.name}", job, start, data, None,
-        _importance(strategy, increment, before),
+        _importance(strategy, increment, before), put_back=setting.put_back,
     )  # fmt: skip
     parts = refined(
         before.merged.parts, rows_of(trained.state, increment.classes, increment.name),

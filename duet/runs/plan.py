@@ -14,9 +14,11 @@ from duet.devices import Device, parse_device
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
+from duet.files import sha256_json
 from duet.runs.evaluate import require_split
 from duet.runs.inputs import Inputs, read_strategies
 from duet.runs.learnable import coarsest_stride, require_company, require_learnable
+from duet.runs.needed import Cells, Look, looks
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
@@ -46,6 +48,11 @@ class RunPlan(Inputs):
         split: Split to evaluate on; empty = test if there is one, else val.
         command: The shell line, for the report.
         lab: Folder of the trainings, for runs that share them; default one in ``out``.
+        evaluations: Folder of the evaluations that runs share; default one in ``out``.
+        cells: Which detectors look at which domains, see `duet.runs.needed`.
+        watched: Domains where all do.
+        written: Classes of the series, in the order of its file; default that of ``series``.
+        begun: (domain, classes) that a run in the lab begins with; default this one's own.
         elsewhere: Trainings are done on other machines: this one need not have the device.
     """
 
@@ -57,6 +64,11 @@ class RunPlan(Inputs):
     split: str = ""
     command: str = ""
     lab: Path | None = None
+    evaluations: Path | None = None
+    cells: Cells = "needed"
+    watched: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    begun: frozenset[Cut] = frozenset()
     elsewhere: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +78,8 @@ class RunPlan(Inputs):
             DataError: A data set lacks the chosen split, or an increment cannot be learned.
             ConfigError: A strategy cannot learn an increment, or a batch would be one tiny image.
         """
+        object.__setattr__(self, "written", self.written or self.series.labels)
+        object.__setattr__(self, "begun", self.begun or frozenset(self.steps[:1]))
         require_learnable(self.strategies, self.family, self.series.increments)
         require_split(self.series, self.split)
         if self.schedule.image_size < 2 * coarsest_stride(self.architecture):
@@ -97,6 +111,20 @@ class RunPlan(Inputs):
     def steps(self) -> list[tuple[str, tuple[str, ...]]]:
         """(domain, classes) per increment."""
         return [(item.domain, item.classes) for item in self.series.increments]
+
+    @cached_property
+    def looks(self) -> tuple[Look, ...]:
+        """(stage, domain) of every evaluation of a chain."""
+        return looks(self.steps, self.series.domains, cells=self.cells, watched=self.watched)
+
+    def in_written_order(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Return classes in the order of the series file, whatever the order of learning."""
+        return tuple(name for name in self.written if name in frozenset(classes))
+
+    def reference_name(self, cut: Cut) -> str:
+        """Return what the head part of a reference is called: as the increment that it equals."""
+        same = (item.name for item in self.series.increments if (item.domain, item.classes) == cut)
+        return next(same, f"reference-{cut[0]}")
 
     @property
     def reference_cuts(self) -> list[Cut]:
@@ -138,6 +166,8 @@ def plan_run(
     references: bool = True,
     split: str = "",
     command: str = "",
+    cells: Cells = "needed",
+    watched: Sequence[str] = (),
     elsewhere: bool = False,
 ) -> RunPlan:
     """Return what `execute` does with checked inputs; nothing is written.
@@ -151,6 +181,8 @@ def plan_run(
         references: See `RunPlan`.
         split: See `RunPlan`.
         command: See `RunPlan`.
+        cells: See `RunPlan`.
+        watched: See `RunPlan`.
         elsewhere: See `RunPlan`.
 
     Raises:
@@ -161,7 +193,8 @@ def plan_run(
     return RunPlan(
         **vars(inputs), strategies=read, seed=seed,
         out=out or Path("runs") / inputs.series.name, jobs=jobs or min(2, os.cpu_count() or 1),
-        references=references, split=split, command=command, elsewhere=elsewhere,
+        references=references, split=split, command=command, cells=cells, watched=tuple(watched),
+        elsewhere=elsewhere,
     )  # fmt: skip
 
 
@@ -177,6 +210,7 @@ class PlannedStage:
         epochs: Passes over them.
         steps: Optimizer steps.
         seconds: Rough estimate for one CPU thread.
+        same: Of two trainings with one value here only one is done, whichever runs ask for it.
     """
 
     title: str
@@ -186,6 +220,7 @@ class PlannedStage:
     epochs: int
     steps: int
     seconds: float
+    same: str = ""
 
 
 def planned_stages(plan: RunPlan) -> list[PlannedStage]:
@@ -194,7 +229,8 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
     stages = []
     if plan.onto is None:
         cut = train_slice(first.data, first.classes)
-        stages.append(_stage(plan, "base", cut, plan.schedule.epochs, 1.0))
+        same = _same(plan, first.domain, sorted(first.classes))
+        stages.append(_stage(plan, "base", cut, plan.schedule.epochs, 1.0, same))
     for strategy in plan.strategies:
         for number, item in enumerate(others, start=2):
             stages += _strategy_stages(plan, strategy, number, item)
@@ -203,7 +239,8 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         cut = data.train(data.known(classes))
         several = sum(other == domain for other, _ in plan.reference_cuts) > 1
         name = f"reference {domain}{f' [{short_list(classes, limit=3)}]' if several else ''}"
-        stages.append(_stage(plan, name, cut, plan.schedule.epochs, 1.0))
+        same = _same(plan, domain, sorted(classes))
+        stages.append(_stage(plan, name, cut, plan.schedule.epochs, 1.0, same))
     return stages
 
 
@@ -212,17 +249,23 @@ def _strategy_stages(
 ) -> Iterator[PlannedStage]:
     """Yield what a strategy trains at stage ``number``."""
     name, epochs = f"{strategy.name}: {item.name}", plan.schedule.epochs
+    same = _same(plan, strategy.name, plan.steps[:number])
     if strategy.data != "increment":
         seen, full = plan.series.increments[:number], strategy.data == "joint-full"
         cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
-        yield _stage(plan, name, cut, epochs, 1.0)
+        yield _stage(plan, name, cut, epochs, 1.0, same)
         return
     looks = strategy.distill.weight or strategy.old_negatives == "pseudo"
     cut = train_slice(item.data, item.classes)
-    yield _stage(plan, name, cut, epochs, DISTILLATION if looks else 1.0)
+    yield _stage(plan, name, cut, epochs, DISTILLATION if looks else 1.0, same)
     known = plan.series.classes_until(number - 2)
     if strategy.refit.epochs and not all(one in known for one in item.classes):
-        yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5)
+        yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5, f"{same} re-fit")
+
+
+def _same(plan: RunPlan, *what: object) -> str:
+    """Return `PlannedStage.same`: of runs that differ in nothing but seed and order."""
+    return sha256_json([plan.seed, *what])[:16]
 
 
 def estimated_seconds(plan: RunPlan, stages: Sequence[PlannedStage]) -> float:
@@ -233,8 +276,8 @@ def estimated_seconds(plan: RunPlan, stages: Sequence[PlannedStage]) -> float:
 def estimated_bytes(plan: RunPlan, stages: Sequence[PlannedStage], size: int) -> int:
     """Return how much a run writes at least.
 
-    Of each training stay the start, the result and half as much of a Fisher; of each stage of a
-    chain the increment and the detector; trainings under way hold a checkpoint with two moments.
+    Of each stage of a chain stay the increment and the detector; trainings under way hold where
+    they started, what they trained, and a checkpoint with two moments; a base stays as it is.
 
     Args:
         plan: The run.
@@ -242,7 +285,7 @@ def estimated_bytes(plan: RunPlan, stages: Sequence[PlannedStage], size: int) ->
         size: Bytes of a detector's float32 tensors.
     """
     kept = len(plan.strategies) * len(plan.series.increments)
-    return round(size * (2.5 * len(stages) + 2 * kept + 4 * min(plan.jobs, len(stages))))
+    return round(size * (1 + 2 * kept + 6 * min(plan.jobs, len(stages))))
 
 
 def in_words(seconds: float) -> str:
@@ -291,9 +334,23 @@ def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
             {"domain": domain, "classes": list(classes), "reason": why}
             for (domain, classes), why in plan.left_out.items()
         ],
+        "evaluations": evaluations(plan),
         "jobs": plan.jobs,
         "estimated_seconds": round(estimated_seconds(plan, stages)),
         "notes": notes(plan),
+    }
+
+
+def evaluations(plan: RunPlan) -> dict[str, int]:
+    """Return how many detectors look at how many domains.
+
+    They are those of the chains, of ``cells`` that there are, and of the references.
+    """
+    chains = len(plan.strategies)
+    return {
+        "chains": chains * len(plan.looks),
+        "cells": chains * len(plan.steps) * len(plan.series.domains),
+        "references": len(plan.reference_cuts),
     }
 
 
@@ -313,18 +370,24 @@ def plan_as_text(plan: RunPlan) -> str:
         )
     lines += [f"  {line}" for line in left_out(plan)]
     lines += [f"  note: {note}" for note in notes(plan)]
-    total = in_words(estimated_seconds(plan, stages))
+    total, seen = in_words(estimated_seconds(plan, stages)), evaluations(plan)
+    lines.append(
+        f"{len(stages)} trainings, {seen['chains'] + seen['references']} evaluations: "
+        f"{seen['chains']} of {seen['cells']} cells, {seen['references']} references"
+    )
     lines.append(f"about {total} with {plan.jobs} at a time; nothing was done")
     return "\n".join(lines)
 
 
-def _stage(plan: RunPlan, title: str, cut: Slice, epochs: int, factor: float) -> PlannedStage:
+def _stage(
+    plan: RunPlan, title: str, cut: Slice, epochs: int, factor: float, same: str
+) -> PlannedStage:
     images = len(cut)
     scale = (plan.schedule.image_size / 160) ** 2 * max(_parameters(plan) / PARAMETERS, 1.0)
     seconds = images * epochs * SECONDS_PER_IMAGE * scale * factor
     steps = math.ceil(images / plan.schedule.batch) * epochs
     return PlannedStage(
-        title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1)
+        title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1), same
     )
 
 

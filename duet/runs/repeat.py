@@ -24,7 +24,8 @@ from duet.report.markdown import write_report
 from duet.runs.engines.engine import HERE, Engine
 from duet.runs.forks import forking
 from duet.runs.lab import silent, tidy
-from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
+from duet.runs.plan import RunPlan, in_words, plan_as_dict, plan_as_text
+from duet.runs.remember import EVALUATIONS
 from duet.runs.run import execute, learn, require_chains, tell_left_out
 from duet.runs.walls import require_runnable
 from duet.series import Series
@@ -54,8 +55,10 @@ def repeats(plan: RunPlan, *, seeds: int, orders: int) -> tuple[RunPlan, ...]:
     Raises:
         ConfigError: The series has fewer orders.
     """
-    plans = []
-    for number, series in enumerate(ordered(plan.series, orders, seed=plan.seed)):
+    plans, every = [], ordered(plan.series, orders, seed=plan.seed)
+    firsts = (series.increments[0] for series in every)
+    begun = frozenset((first.domain, first.classes) for first in firsts)
+    for number, series in enumerate(every):
         for seed in range(plan.seed, plan.seed + seeds):
             name = f"order-{number}-seed-{seed}" if orders > 1 else f"seed-{seed}"
             plans.append(
@@ -65,6 +68,9 @@ def repeats(plan: RunPlan, *, seeds: int, orders: int) -> tuple[RunPlan, ...]:
                     seed=seed,
                     out=plan.out / name,
                     lab=plan.lab or plan.out / "lab",
+                    evaluations=plan.evaluations or plan.out / EVALUATIONS,
+                    written=plan.written,
+                    begun=begun,
                 )
             )
     return tuple(plans)
@@ -188,20 +194,26 @@ def _titled(name: str, listen: Listener) -> Listener:
 
 
 def repeats_as_dict(plans: Sequence[RunPlan]) -> dict[str, Any]:
-    """Return the plans as JSON-ready data; what runs share is counted in each of them."""
+    """Return the plans as JSON-ready data; what runs share counts once in the sums."""
     runs = [plan_as_dict(plan) for plan in plans]
-    seconds = sum(run["estimated_seconds"] for run in runs)
-    return {"schema": 1, "runs": runs, "estimated_seconds": seconds}
+    once = {stage["same"]: stage["seconds"] for run in runs for stage in run["stages"]}
+    seconds = round(sum(once.values()) / max(plans[0].jobs, 1))
+    asked = sum(len(run["stages"]) for run in runs)
+    return {
+        "schema": 1, "runs": runs, "trainings": len(once), "asked": asked,
+        "estimated_seconds": seconds,
+    }  # fmt: skip
 
 
 def repeats_as_text(plans: Sequence[RunPlan]) -> str:
     """Return the plans for people: the first in full, the others by name."""
-    whole = repeats_as_dict(plans)["estimated_seconds"]
+    told = repeats_as_dict(plans)
     lines = [plan_as_text(plans[0]), "", f"and {len(plans) - 1} more like it:"]
     for plan in plans[1:]:
         order = " → ".join(item.name for item in plan.series.increments)
         lines.append(f"  {plan.out}  seed {plan.seed}  {order}")
     lines.append(
-        f"at most {whole / 60:.0f} minutes in all; trainings that runs share are done once"
+        f"about {in_words(told['estimated_seconds'])} in all: {told['trainings']} trainings for "
+        f"{told['asked']} that the runs ask for"
     )
     return "\n".join(lines)

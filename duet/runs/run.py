@@ -5,34 +5,39 @@ from __future__ import annotations
 import datetime
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from duet.evaluation.ap import ClassAP
-from duet.evaluation.matrix import Slice as Cut
 from duet.files import run_lock
 from duet.progress import Listener
 from duet.report.markdown import REPORT_FILE, write_report
 from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
-from duet.runs.assemble import Reference, StrategyOutcome, assemble
+from duet.runs.assemble import StrategyOutcome, assemble
 from duet.runs.engines.engine import HERE, Engine
 from duet.runs.evaluator import Evaluator
 from duet.runs.forks import forking
 from duet.runs.gallery import gallery
-from duet.runs.keep import keep_chain, require_chain, require_place
+from duet.runs.keep import kept_stages, require_chain, require_place
 from duet.runs.lab import Lab, silent, tidy
-from duet.runs.learn import chain_stages, train_alone
+from duet.runs.learn import chain_stages
 from duet.runs.look import FirstLook
+from duet.runs.needed import Look
 from duet.runs.plan import RunPlan, left_out
+from duet.runs.references import Reference, measured_reference
 from duet.runs.remember import EVALUATIONS, remember_stage
 from duet.runs.setting import Setting, StageResult
+from duet.runs.slots import CHAIN, LOOK
 from duet.runs.walls import require_runnable
-from duet.series.domains import Domain
 from duet.training.config import Strategy
+
+LOOKERS = 64
+"""Most that look at images at a time, wherever that is."""
 
 
 def require_chains(plans: Iterable[RunPlan]) -> None:
@@ -88,7 +93,9 @@ def execute(
     )  # fmt: skip
     with run_lock(plan.out), forking(lab.run) as lab.run:
         tidy(plan.out, tell)
-        evaluator = Evaluator(plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device)
+        evaluator = Evaluator(
+            plan.out / EVALUATIONS, plan.image_size, lab.asked, look, plan.device, plan.evaluations
+        )
         outcomes, references = _all(plan, setting, evaluator)
         pictures = gallery(plan, outcomes)
         results = assemble(plan, outcomes, references, pictures, date=date, tell=tell)
@@ -130,49 +137,106 @@ def summary(results: Results, out: Path) -> dict[str, Any]:
 def _all(
     plan: RunPlan, setting: Setting, evaluator: Evaluator
 ) -> tuple[list[StrategyOutcome], list[Reference]]:
-    """Run chains and references side by side; the first failure stops the rest."""
-    wanted = plan.reference_cuts
-    with ThreadPoolExecutor(max_workers=len(plan.strategies) + len(wanted)) as pool:
-        chains = [pool.submit(_chain, plan, setting, evaluator, m) for m in plan.strategies]
-        others = [pool.submit(_reference, plan, setting, evaluator, cut) for cut in wanted]
+    """Run chains, references and looks side by side; the first failure stops the rest.
+
+    Chains go first, see `duet.runs.slots`. No more references and looks are begun than can be at
+    work: who waits would hold a detector in memory.
+    """
+    wanted, jobs = plan.reference_cuts, setting.lab.jobs
+    with (
+        ThreadPoolExecutor(max_workers=min(jobs, LOOKERS)) as lookers,
+        ThreadPoolExecutor(max_workers=max(min(jobs, len(wanted)), 1)) as trainers,
+        ThreadPoolExecutor(max_workers=len(plan.strategies)) as pool,
+    ):
+        see = _Seeing(plan, setting, evaluator, lookers)
+        chains = [pool.submit(_chain, see, strategy) for strategy in plan.strategies]
+        others = [
+            trainers.submit(measured_reference, plan, setting, evaluator, cut) for cut in wanted
+        ]
         try:
             futures: list[Future[Any]] = [*chains, *others]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
         except BaseException:  # Ctrl-C too: no training may outlive the command
-            pool.shutdown(wait=False, cancel_futures=True)
+            for one in (lookers, trainers, pool):
+                one.shutdown(wait=False, cancel_futures=True)
             setting.lab.stop()
             raise
         return [f.result() for f in chains], [f.result() for f in others]
 
 
-def _chain(
-    plan: RunPlan, setting: Setting, evaluator: Evaluator, strategy: Strategy
-) -> StrategyOutcome:
-    """Learn a chain, keep it, and measure every stage of it on every domain."""
-    began = time.perf_counter()
-    results: list[StageResult] = []
-    for result in chain_stages(setting, strategy):
-        results.append(result)
+@dataclass(frozen=True)
+class _Seeing:
+    """How the stages of a chain are measured while the next ones train.
+
+    Attributes:
+        plan: The run.
+        setting: What its trainings share.
+        evaluator: Measures and keeps.
+        pool: Where that is done.
+    """
+
+    plan: RunPlan
+    setting: Setting
+    evaluator: Evaluator
+    pool: ThreadPoolExecutor
+
+    def stage(
+        self, strategy: Strategy, stage: int, result: StageResult
+    ) -> dict[Look, Future[ClassAP]]:
+        """Begin to look at all domains that are wanted of a stage, its own first."""
+        own = result.increment.domain
+        domains = [domain for one, domain in self.plan.looks if one == stage]
         # Chains share their base, so the first speaks for all; one that was brought is as it is.
-        if len(results) > 1 or (strategy is plan.strategies[0] and plan.onto is None):
-            _tell_little(plan, setting, evaluator, strategy, results)
-    keep_chain(plan.out, setting, strategy, results)
-    domains = [plan.series.domain(name) for name in plan.series.domains]
-    scores = {
-        (stage, domain.name): _scores(plan, evaluator, result, domain)
-        for stage, result in enumerate(results, start=1)
-        for domain in domains
-    }
+        telling = stage > 1 or (strategy is self.plan.strategies[0] and self.plan.onto is None)
+        return {
+            (stage, name): self.pool.submit(
+                self._look, strategy, stage, result, name, telling=telling and name == own
+            )
+            for name in sorted(domains, key=lambda name: name != own)
+        }
+
+    def _look(
+        self, strategy: Strategy, stage: int, result: StageResult, name: str, *, telling: bool
+    ) -> ClassAP:
+        """Measure a stage in a domain.
+
+        Say it as soon as it learned next to nothing: hours may follow that build on it.
+        """
+        domain, labels = self.plan.series.domain(name), self.plan.series.labels
+        data = domain.evaluate(domain.known(labels), self.plan.split)
+        rank = CHAIN if telling else LOOK
+        scores = self.evaluator(result.merged, data, rank=rank).covering(labels)
+        classes = result.increment.classes
+        known = telling and scores.has_truth(classes)
+        if known and (line := learned_little(stage, name, scores.map50(classes))):
+            self.setting.lab.listen(strategy.name, {"note": line})
+        return scores
+
+
+def _chain(see: _Seeing, strategy: Strategy) -> StrategyOutcome:
+    """Learn a chain, keep it, and measure its stages on the domains that are wanted."""
+    plan, setting, began = see.plan, see.setting, time.perf_counter()
+    results: list[StageResult] = []
+    begun: dict[Look, Future[ClassAP]] = {}
+    stages = kept_stages(plan.out, setting, strategy, chain_stages(setting, strategy))
+    for stage, result in enumerate(stages, start=1):
+        results.append(result)
+        begun |= see.stage(strategy, stage, result)
+        for look in begun.values():
+            if look.done():
+                look.result()  # what failed ends the chain before the next stage trains
+    scores = {look: begun[look].result() for look in plan.looks}
     setting.lab.listen(strategy.name, {"state": "evaluated"})
     if strategy.old_part == "kept":
         for stage, result in enumerate(results, start=1):
             _remember(plan, strategy, result, scores.get((stage, result.increment.domain)))
     first, last = results[0].merged, results[-1].merged
+    domains = map(plan.series.domain, plan.series.domains if plan.onto is not None else ())
     kept = {
-        domain.name: evaluator.kept(first, last, domain.evaluate((), plan.split))
-        for domain in (domains if plan.onto is not None else ())
+        domain.name: see.evaluator.kept(first, last, domain.evaluate((), plan.split))
+        for domain in domains
     }
     return StrategyOutcome(strategy, tuple(results), scores, kept, time.perf_counter() - began)
 
@@ -186,33 +250,3 @@ def _remember(
         folder = plan.out / "increments" / strategy.name / item.name
         split = plan.series.domain(item.domain).split(plan.split)
         remember_stage(plan.out, folder, result.merged, item, scores, split)
-
-
-def _scores(plan: RunPlan, evaluator: Evaluator, result: StageResult, domain: Domain) -> ClassAP:
-    """Measure a stage on a domain; asked again, it is read back."""
-    labels = plan.series.labels
-    data = domain.evaluate(domain.known(labels), plan.split)
-    return evaluator(result.merged, data).covering(labels)
-
-
-def _tell_little(
-    plan: RunPlan, setting: Setting, evaluator: Evaluator, strategy: Strategy,
-    results: Sequence[StageResult],
-) -> None:  # fmt: skip
-    """Say it as soon as a stage learned next to nothing: hours may follow that build on it."""
-    increment = results[-1].increment
-    domain = plan.series.domain(increment.domain)
-    scores = _scores(plan, evaluator, results[-1], domain)
-    if scores.has_truth(increment.classes):
-        map50 = scores.map50(increment.classes)
-        if line := learned_little(len(results), domain.name, map50):
-            setting.lab.listen(strategy.name, {"note": line})
-
-
-def _reference(plan: RunPlan, setting: Setting, evaluator: Evaluator, cut: Cut) -> Reference:
-    domain, classes = cut
-    data = plan.series.domain(domain)
-    there = data.known(classes)
-    trained = train_alone(setting, data.train(there), f"reference-{domain}", merged=False)
-    scores = evaluator(trained.state, data.evaluate(there, plan.split))
-    return Reference(domain, classes, scores.covering(classes), trained.seconds)

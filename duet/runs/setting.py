@@ -14,6 +14,7 @@ from duet.increments.state import DetectorState, HeadForm
 from duet.merging.trace import MergeTrace
 from duet.runs.lab import Lab, Trained
 from duet.runs.onto import Onto
+from duet.runs.put_back import put_back
 from duet.series import Increment, Series
 from duet.training.config import Schedule
 from duet.vectors.tensors import Tensors
@@ -64,6 +65,16 @@ class Setting:
     def shared_start(self, head: HeadForm) -> Tensors:
         """Return θ_0's shared tensors, as a detector of that head form has them."""
         return self.roles.split_roles(self.theta_0.tensors, head).shared
+
+    def put_back(self, place: Path, start: DetectorState) -> DetectorState:
+        """Return a trained state out of what a run keeps of it, see `duet.runs.put_back`."""
+        return put_back(place, start, self.shared_start)
+
+    def let_go(self, result: StageResult, *places: Path) -> None:
+        """Have the lab remove what a run keeps of a stage, see `Lab.let_go`."""
+        for trained in (result.trained, result.refit):
+            if trained is not None:
+                self.lab.let_go(trained, places, self.put_back)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,23 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 CHAIN, REFERENCE, LOOK = range(3)
 """Ranks: a chain is one training after the other, so nothing can make up for its waiting. What is
 looked at is short, and so fills the end."""
+
+_LOCKS: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+_GUARD = threading.Lock()
+
+
+def one_at_a_time(place: Path) -> threading.Lock:
+    """Return the lock of a file or folder: runs of this process, side by side, may share some."""
+    with _GUARD:
+        return _LOCKS[place]
 
 
 class Slots:

@@ -1,7 +1,8 @@
 """`results.json` of a folder that `duet base` and `duet increment` make, stage after stage.
 
-Every detector of the chain is measured on every domain that can still be read. Of a domain whose
-images are gone it holds what was measured while they were there, and what its increment remembers.
+The detectors of the chain are measured on the domains that can still be read, where an index or the
+report needs it. Of a domain whose images are gone it holds what was measured while they were there,
+and what its increment remembers.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from duet.runs.assemble import environment_of, next_commands, protocol_of, split
 from duet.runs.costs import parameter_count
 from duet.runs.deployed import deployments, recalls
 from duet.runs.kept import kept_models, manifest_of, start_of
+from duet.runs.needed import looks, not_looked_at
 from duet.runs.remember import evaluator_of, found_without, recollect
 from duet.runs.setting import Setting
 from duet.runs.steps import StepReport
@@ -174,6 +176,7 @@ def _results(
         environment=environment_of(setting.schedule, datetime.date.today().isoformat()),
         commands=schema.Commands(next=next_commands(chain.models[-1])),
         stagewise=schema.Stagewise(unread=unread, without_maps=_without_maps(kept, chain)),
+        not_looked_at=not_looked_at(chain.steps, there.series.domains, scores),
     )
 
 
@@ -194,15 +197,15 @@ def _indices(
 def _measured(
     out: Path, setting: Setting, chain: _Chain, there: There
 ) -> dict[tuple[int, str], ClassAP]:
-    """Measure every detector on every domain that can be read; most were before."""
+    """Measure detectors on the domains that can be read and are needed; most were before."""
     size = read_manifest(chain.models[-1], DetectorManifest).image_size
-    evaluator, found = evaluator_of(out, setting, size), {}
-    for name in there.series.domains:
-        domain = there.series.domain(name)
-        data = domain.evaluate(domain.known(chain.labels))
-        for stage, state in chain.states.items():
-            found[stage, name] = evaluator(state, data).covering(chain.labels)
-    return found
+    evaluator, series, labels = evaluator_of(out, setting, size), there.series, chain.labels
+    domains = {name: series.domain(name) for name in series.domains}
+    cuts = {name: one.evaluate(one.known(labels)) for name, one in domains.items()}
+    return {
+        (stage, name): evaluator(chain.states[stage], cuts[name]).covering(labels)
+        for stage, name in looks(chain.steps, cuts)
+    }
 
 
 def _kept(setting: Setting, chain: _Chain) -> dict[int, Remembered]:

@@ -243,6 +243,7 @@ def _keep(
 ) -> tuple[StepReport, ClassAP]:
     """Write the folders of a stage; return also what its detector reaches in its domain."""
     kept, state = keep_stage(out, setting, strategy, result, behind), result.merged
+    setting.let_go(result, kept.detector, kept.increment)
     report = StepReport(
         result.increment.name, kept.increment, kept.detector, state.labels.names, result.seconds
     )

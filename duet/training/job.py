@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from duet.series import Slice
 
 DIRECTION, IMPORTANCE = "direction.safetensors", "importance.safetensors"
-TRAINED = "trained.safetensors"
+START, TRAINED = "start.safetensors", "trained.safetensors"
 Progress = Callable[[dict[str, Any]], None]
 """Takes a record after each step: ``epoch``, ``epochs``, ``done`` and ``total`` steps, ``loss``."""
 

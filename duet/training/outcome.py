@@ -10,12 +10,13 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import Field
 
 from duet.config import Config, parse_config
 from duet.errors import DuetError, ModelError
+from duet.fields import InnerPath
 from duet.files import read_json, sha256_file
 from duet.increments.fisher import FISHER
 from duet.increments.manifest import Sha256
@@ -75,6 +76,9 @@ class Outcome(Config):
         precision: What its convolutions computed in, as `precision: auto` found it.
         versions: Libraries that it was trained with; none if an older duet did not tell.
         files: SHA-256 of each result.
+        state: Fingerprint of the trained state, once it is kept elsewhere; its file is no result
+            then.
+        kept: Where that is, seen from the folder that the lab lies in.
     """
 
     key: str
@@ -86,6 +90,12 @@ class Outcome(Config):
     precision: str = "fp32"
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, Sha256]
+    state: Sha256 | None = None
+    kept: InnerPath | None = None
+
+    def results(self) -> set[str]:
+        """Return the names of the files that must be there."""
+        return set(_results(self.fisher_images)) - ({TRAINED} if self.state else set())
 
 
 def write_outcome(folder: Path, **facts: Any) -> None:
@@ -102,6 +112,28 @@ def write_outcome(folder: Path, **facts: Any) -> None:
     remove_checkpoint(folder)
 
 
+def let_go(folder: Path, outcome: Outcome, *, state: str, kept: str) -> None:
+    """Remove the trained state of a finished job, which is kept elsewhere.
+
+    Args:
+        folder: Job folder.
+        outcome: Of the job.
+        state: `Outcome.state`.
+        kept: `Outcome.kept`.
+    """
+    files = {name: value for name, value in outcome.files.items() if name != TRAINED}
+    now = outcome.model_copy(update={"files": files, "state": state, "kept": kept})
+    write_sealed(folder / OUTCOME, now.model_dump(mode="json"))
+    (folder / TRAINED).unlink(missing_ok=True)  # a kill before it leaves what the next one removes
+
+
+def bring_back(folder: Path, outcome: Outcome) -> None:
+    """Vouch for the trained state that lies in ``folder`` again, after `let_go`."""
+    files = outcome.files | {TRAINED: sha256_file(folder / TRAINED)}
+    now = outcome.model_copy(update={"files": files, "state": None, "kept": None})
+    write_sealed(folder / OUTCOME, now.model_dump(mode="json"))
+
+
 def read_outcome(folder: Path, key: str) -> Outcome:
     """Return the outcome of the job with that key, all of whose results are as they were written.
 
@@ -111,7 +143,7 @@ def read_outcome(folder: Path, key: str) -> Outcome:
     path = folder / OUTCOME
     try:
         outcome = parse_config(Outcome, unsealed(read_json(path)), where=str(path))
-        if set(outcome.files) != set(_results(outcome.fisher_images)):
+        if set(outcome.files) != outcome.results():
             raise ValueError(f"it names the files {sorted(outcome.files)}")
         if outcome.key != key:
             raise ValueError("it belongs to another job")
@@ -124,7 +156,16 @@ def read_outcome(folder: Path, key: str) -> Outcome:
     return outcome
 
 
-def lacks_fisher(job: Job, outcome: Outcome) -> bool:
+class HasFisher(Protocol):
+    """What is known of a finished job."""
+
+    @property
+    def fisher_images(self) -> int:
+        """Images that its Fisher is the mean of; 0 if there is none."""
+        ...
+
+
+def lacks_fisher(job: Job, outcome: HasFisher) -> bool:
     """Tell whether a finished job is asked for a Fisher that it did not compute."""
     wanted = bool(job.schedule.fisher_images) and not keeps_trunk(job)
     return wanted and not outcome.fisher_images

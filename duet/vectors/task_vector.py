@@ -105,6 +105,18 @@ class TaskVector:
                 )
         return cls(delta=delta, base=fingerprint(theta_0), correction=correction)
 
+    def stage(self, base: Tensors) -> dict[str, torch.Tensor]:
+        """Return the stage that the vector leads to from ``base``, bit for bit.
+
+        Raises:
+            ModelError: It was computed from another base.
+        """
+        theta_0 = {name: base[name] for name in self.delta if name in base}
+        if fingerprint(theta_0) != self.base:
+            raise ModelError("the task vector belongs to another base")
+        fixes = self.correction
+        return {n: _restore(theta_0[n], one, fixes.get(n)) for n, one in self.delta.items()}
+
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Return flat tensors for storage: `vector/<name>`, `correction/<name>.indices|values`."""
         flat = {f"{_VECTOR}{name}": tensor for name, tensor in self.delta.items()}

@@ -56,6 +56,13 @@ def test_every_pair_is_found(
     assert pairs.images == len(predictions)
 
 
+@pytest.mark.parametrize(("left", "pairs"), [(29.9, 1), (30.1, 0)])
+def test_a_box_that_begins_much_further_right_may_still_be_one(left: float, pairs: int) -> None:
+    boxes = np.array([[0, 0, 100, 10], [left, 0, 100, 10]])
+    found = Detections(boxes, np.array([0.9, 0.8]), np.array([0, 1]), LABELS)
+    assert len(find_doubles([found], LABELS.names).pairs) == pairs
+
+
 def test_pairs_within_an_increment_are_told_from_others() -> None:
     pairs = np.array([[0, 1], [0, 2], [1, 2], [3, 4]])
     found = Doubles(LABELS.names, pairs, np.full((4, 2), 0.5, np.float32), 3)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
+from duet.defaults import CANDIDATES
 from duet.families import arrays, greedy
 from duet.families.arrays import decode, suppress
 from duet.families.decode import decode as decode_tensor
 from duet.families.detector import to_batch
 from duet.families.greedy import overlaps, staying
 from duet.families.inputs import alike, stacked
-from duet.families.outputs import CANDIDATES, Layout, View
+from duet.families.outputs import Layout, View
 
 IOUS = (0.0, 0.3, 0.45, 0.5, 0.6, 0.7, 1.0)  # float32 rounds some of them up, some down
 

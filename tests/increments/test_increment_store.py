@@ -164,6 +164,14 @@ def test_impossible_states_are_refused(
         make_state(**change)
 
 
+def test_labels_are_put_together_once_per_state() -> None:
+    """They are asked for class by class: a new list each time made that quadratic."""
+    state = make_state()
+    assert state.labels is state.labels
+    other = dataclasses.replace(state, parts=state.parts[:1])
+    assert other.labels.names == state.parts[0].classes != state.labels.names
+
+
 def test_state_fingerprint_sees_tensors_and_meaning() -> None:
     state = make_state()
     moved = STAGE | {"bn.weight": torch.tensor([1.0, 1.0000001])}

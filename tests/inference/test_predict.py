@@ -311,6 +311,25 @@ def test_a_command_that_was_stopped_goes_on(detector: LoadedDetector, tmp_path: 
         assert path.read_bytes() == (tmp_path / "at once" / path.name).read_bytes()
 
 
+def test_a_copy_that_cannot_be_written_ends_the_work_and_is_told(
+    detector: LoadedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are written beside the network: what fails there must not pass in silence."""
+    for number in range(20):
+        write_image(tmp_path / "in" / f"{number:02d}.jpg", seed=number)
+
+    def full(target: Path, image: np.ndarray) -> None:
+        if target.name == "03.jpg":
+            raise DuetError("no space left on device", where=str(target))
+        save(target, image)
+
+    monkeypatch.setattr("duet.inference.predict.write_image", full)
+    with pytest.raises(DuetError, match="no space left"):
+        predict_source(detector, tmp_path / "in", out=tmp_path / "out")
+    assert (tmp_path / "out" / ".duet-unfinished").exists()
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
 def test_unwritable_out(detector: LoadedDetector, photos: Path) -> None:
     with pytest.raises(DuetError, match="cannot write") as caught:
         predict_source(detector, photos, out=photos / "notes.txt" / "out")

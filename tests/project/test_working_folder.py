@@ -224,7 +224,7 @@ def test_paths_of_the_environment_stay_what_they_mean(
     for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):
         monkeypatch.setenv(name, os.pathsep.join(["", "mine", "/absolute", ""]))
         wanted = os.pathsep.join([str(tmp_path / "mine"), "/absolute"])
-        assert worker._environment()[name] == wanted
+        assert worker.environment()[name] == wanted
 
 
 @posix

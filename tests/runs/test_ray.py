@@ -156,8 +156,10 @@ def test_other_images_on_a_machine_are_refused(
             learn(series, place / "wrong", engine="ray", address=cluster.address)
     finally:
         image.write_bytes(content)
-    assert str(image) in str(caught.value.where)
-    assert str(caught.value.where).startswith("node ")
+    told = str(caught.value)
+    assert told.count(f": {image}: 1 of 26 images") == len(cluster.there)
+    for machine in cluster.there:
+        assert f"({machine.node.node_id[:8]}): {image}" in told
     assert not (place / "wrong" / "lab").exists()  # nothing was trained
 
 

@@ -23,8 +23,8 @@ from duet.runs.costs import latency_ms, parameter_count
 from duet.runs.engines.engine import Engine
 from duet.runs.evaluator import Evaluator
 from duet.runs.inputs import read_inputs, read_strategies
-from duet.runs.plan import RunPlan
-from duet.runs.repeat import execute_repeats, ordered, repeats
+from duet.runs.plan import RunPlan, planned_stages
+from duet.runs.repeat import execute_repeats, ordered, repeats, repeats_as_dict
 from duet.series import eval_slice
 from duet.training.outcome import peak_memory
 
@@ -160,6 +160,39 @@ def test_orders_are_run_and_compared(
     )
     assert len(here.ran) == 4
     assert (make.listing(plan.out / "lab"), make.listing(plans[0].out / "evaluations")) == kept
+
+
+@pytest.mark.slow
+def test_references_are_trained_once_and_let_go(
+    plan: RunPlan, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both orders ask for four models of one slice each, and one begins where the other looks."""
+    monkeypatch.setattr("duet.runs.run.write_report", lambda out: None)
+    plans = repeats(replace(plan, references=True, out=tmp_path), seeds=1, orders=2)
+    before = len(here.ran)
+    execute_repeats(tmp_path, plans, date="2026-11-23", engine=Engine(run=here))
+    ran = here.ran[before:]
+    asked = sum(len(planned_stages(one)) for one in plans)
+    assert (len(ran), asked) == (6, 10)
+    assert repeats_as_dict(plans)["trainings"] == 6
+    assert len(set(ran)) == len(ran)
+    results = [load_results(one.out) for one in plans]
+    one, other = ({(r.domain, frozenset(r.classes)): r for r in run.references} for run in results)
+    shared = one.keys() & other.keys()
+    assert len(shared) == 2
+    for cut in shared:
+        assert one[cut].map50 == other[cut].map50
+        name = one[cut].evidence
+        assert name is not None
+        files = {(item.out / name).stat().st_ino for item in plans}
+        assert files == {(tmp_path / name).stat().st_ino}, "an evaluation is kept twice"
+    # The lab keeps no tensors: they are those of detectors and increments, or nobody asks for them.
+    assert not list((tmp_path / "lab").rglob("*.safetensors"))
+    assert len([*(tmp_path / "lab").glob("reference-*.json")]) == 4
+    kept = make.listing(tmp_path / "lab")
+    execute_repeats(tmp_path, plans, date="2026-11-23", engine=Engine(run=here))
+    assert len(here.ran) == before + 6
+    assert make.listing(tmp_path / "lab") == kept
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from duet.families.detector import prepare_batch
 from duet.images import Fit, fit_image, read_image
 from duet.increments.state import DetectorState
 from duet.series import Slice
-from duet.training.batches import EpochOrder, SquareImages, loader
+from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
 from duet.training.checkpoint import CHECKPOINT
 from duet.training.config import Augmentation, Directional
 from duet.training.ema import Ema
@@ -43,6 +44,7 @@ from duet.training.job import (
 from duet.training.loop import run_job
 from duet.training.optimizer import learning_rate
 from duet.training.pseudo import Target
+from duet.training.seen import Seen
 
 
 def trained(folder: Path, build: Any = ToyLearner) -> DetectorState:
@@ -260,17 +262,47 @@ def test_loading_processes_change_nothing(tmp_path: Path, data: Slice) -> None:
     images, order = square_images(tmp_path, data), EpochOrder(10, 4, seed=2)
     runs = []
     for workers in (0, 2):
-        epochs = loader(images, order, workers)
+        epochs = loader(images, order, workers, torch.device("cpu"))
         found = []
         for epoch in (0, 1):
             order.epoch = epoch
-            found += [(batch, targets) for batch, targets in epochs]
+            found += list(epochs)
         runs.append(found)
     assert len(runs[0]) == len(runs[1]) == 6
-    for (one, ours), (other, theirs) in zip(*runs, strict=True):
-        assert torch.equal(one, other)
-        assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(ours, theirs, strict=True))
-    assert not torch.equal(runs[0][0][0], runs[0][3][0])
+    for one, other in zip(*runs, strict=True):
+        assert one.counts == other.counts
+        for name in ("images", "boxes", "labels"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+    assert not torch.equal(runs[0][0].images, runs[0][3].images)
+
+
+def test_a_batch_is_split_into_its_images() -> None:
+    square, boxes = np.zeros((8, 8, 3), np.uint8), np.full((2, 4), 0.5)
+    square[..., 0] = 255  # blue
+    items = [
+        (square, boxes, np.array([1, 2])), (square, np.zeros((0, 4)), np.zeros(0)),
+        (square, boxes[:1], np.array([3])),
+    ]  # fmt: skip
+    images, targets = to_device(collate(items), torch.device("cpu"))
+    assert images.shape == (3, 3, 8, 8)
+    assert images[0, :, 0, 0].tolist() == [0, 0, 1]
+    assert [target.labels.tolist() for target in targets] == [[1, 2], [], [3]]
+    assert [tuple(target.boxes.shape) for target in targets] == [(2, 4), (0, 4), (1, 4)]
+
+
+def test_losses_are_looked_at_now_and_then_and_none_is_missed() -> None:
+    seen = Seen(torch.device("cpu"))
+    seen._every = 4  # as on a GPU
+    for step, value in enumerate([1.0, 2.0, math.nan, 4.0, 5.0]):
+        seen.add({"box": torch.tensor(value)}, torch.tensor(value))
+        assert seen.last == (5.0 if step == 4 else 1.0)
+        assert math.isnan(seen.total) == (step == 4)
+    assert math.isnan(seen.means()["box"])
+    plain = Seen(torch.device("cpu"))
+    for value in (1.0, 2.0):
+        plain.add({"box": torch.tensor(value), "cls": torch.tensor(1.0)}, torch.tensor(value + 1))
+    assert (plain.last, plain.total) == (3.0, 5.0)
+    assert plain.means() == {"box": 1.5, "cls": 1.0}
 
 
 def test_unchanged_items_are_stretched(tmp_path: Path, data: Slice) -> None:

@@ -185,7 +185,8 @@ KINDS: dict[str, Kind] = {
         frozenset({0, 3, 4}), bound=True, cpu_s=60, results=_LAB,
     ),
     "lab-tensors": Kind(
-        "run", ("run/lab/*/*.safetensors",), "tensors", _AGAIN, MODEL, bound=True, cpu_s=60,
+        "run", ("run/lab/*/*.safetensors", "run/models/*/*/model.safetensors"), "tensors", _AGAIN,
+        MODEL, bound=True, cpu_s=60,
         results=_LAB,
     ),
     "lab-slices": Kind(

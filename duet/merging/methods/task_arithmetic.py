@@ -46,7 +46,7 @@ def add_into(inputs: Inputs, weights: Mapping[str, float], out: Tensors) -> Note
     def work(span: Span, scratch: Scratch) -> None:
         base, target, factor = inputs.theta_0(span, scratch), span.of(out), weights[span.name]
         target.copy_(base)
-        for tau in inputs.taus(span, base, scratch):
+        for tau in inputs.each_tau(span, base, scratch):
             target.add_(tau, alpha=factor)
 
     inputs.each_span(work)

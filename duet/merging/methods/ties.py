@@ -136,8 +136,9 @@ def _merge_signs(
         target.mul_(weight).add_(base)
         return piece
 
-    # Larger pieces than elsewhere: with so many operations, threads would wait for each other.
-    pieces = inputs.each_span(work, chunk=1 << 18)
+    # Larger pieces than elsewhere: with so many operations, threads would wait for each other. A
+    # worker holds all stages of a piece, so pieces shrink where they are many.
+    pieces = inputs.each_span(work, chunk=max((1 << 20) // max(len(inputs.stages), 4), 1 << 13))
     group_of = {name: number for number, group in enumerate(groups) for name in group}
     majority = [0.0] * len(groups)
     for piece in pieces:

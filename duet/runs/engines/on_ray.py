@@ -273,6 +273,8 @@ class _Work:
 
 
 def _travels(path: Path) -> bool:
-    """Tell whether a file of a job folder is sent: all that it begins with, and a checkpoint."""
-    mine = (*node.RESULTS, node.LOG)
-    return path.is_file() and not path.name.startswith(".") and path.name not in mine
+    """Tell whether a file of a job folder is sent: what it begins with, or goes on from.
+
+    An outcome is there only where a Fisher is still to be computed from it.
+    """
+    return path.is_file() and not path.name.startswith(".") and path.name != node.LOG
