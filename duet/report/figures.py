@@ -143,13 +143,13 @@ def _heat(axes: Axes, results: Results, parts: Sequence[Slice], *, stacked: bool
                         column, row, percent(value, unit=False), ha="center", va="center",
                         color=colour, fontsize=8 if stacked else None, in_layout=False,
                     )  # fmt: skip
-    for column in range(1, len(parts)):
-        axes.axvline(column - 0.5, color="white", linewidth=1.5)
-    for row in stages[:-1]:
-        axes.axhline(row - 0.5, color="white", linewidth=1.5)
-    between = " " if stacked else "\n"
+    across, down = len(parts) - 0.5, len(stages) - 0.5
+    between: dict[str, Any] = {"colors": "white", "linewidth": 1.5, "in_layout": False}
+    axes.vlines([column - 0.5 for column in range(1, len(parts))], -0.5, down, **between)
+    axes.hlines([row - 0.5 for row in stages[:-1]], -0.5, across, **between)
+    gap = " " if stacked else "\n"
     names = [
-        f"{plot_text(set_name(results, classes), 24)}{between}in {plot_text(domain, 24)}"
+        f"{plot_text(set_name(results, classes), 24)}{gap}in {plot_text(domain, 24)}"
         for domain, classes in parts
     ]
     turned: dict[str, Any] = {"rotation": 45, "ha": "right", "fontsize": 8} if stacked else {}

@@ -97,7 +97,7 @@ def as_png(figure: Figure) -> bytes:
     whole = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     few = whole.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     stream = BytesIO()
-    few.save(stream, "PNG", optimize=True)
+    few.save(stream, "PNG")
     return stream.getvalue()
 
 
