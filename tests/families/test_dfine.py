@@ -400,7 +400,7 @@ def test_detections_are_the_best_pairs_in_pixels() -> None:
     raw = FAMILY.network(state)(FAMILY.prepare(pictures(), image_size=SIZE))
     for one, row in zip(found, raw, strict=True):
         best = row[:, 4:].flatten().sort(descending=True)
-        np.testing.assert_allclose(one.scores, best.values[:20], rtol=1e-6)
+        np.testing.assert_allclose(one.scores, best.values[:20], rtol=1e-4)  # packed for inference
         queries, ids = best.indices[:20] // 3, best.indices[:20] % 3
         assert one.class_ids.tolist() == ids.tolist()
         cx, cy, w, h = row[queries, :4].T
