@@ -216,7 +216,7 @@ def merge(
         [_entry(model, name) for name, model in named], method=method, params=params,
         batchnorm=batchnorm, geometry=geometry, weights=start, images=images,
     )  # fmt: skip
-    return merged(Prepared(make_plan(recipe)), device, progress)
+    return Detector(merged(Prepared(make_plan(recipe)), progress), device)
 
 
 def evaluate(

@@ -260,7 +260,7 @@ class Detector(Shown):
         from duet.recipes.prepared import Prepared
 
         verdict = f"{'exact' if edit.exact else 'not exact'}: {edit.why}"
-        return merged(Prepared(edit.plan), self.device, progress, (verdict,))
+        return Detector(merged(Prepared(edit.plan), progress, (verdict,)), self.device)
 
     def drop(self, *classes: str) -> Detector:
         """Return it without some classes; the weights of all others stay the same to the bit.

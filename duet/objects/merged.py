@@ -1,25 +1,21 @@
-"""A merge in memory, as a `Detector`."""
+"""A merge in memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from duet.increments.store import DetectorFile
-from duet.objects.detector import Detector
 from duet.progress import Progress, counted
 from duet.recipes.model import Model
 from duet.recipes.prepared import Prepared
 from duet.recipes.write import manifest_of
 
 
-def merged(
-    merge: Prepared, device: str, progress: Progress, remarks: tuple[str, ...] = ()
-) -> Detector:
+def merged(merge: Prepared, progress: Progress, remarks: tuple[str, ...] = ()) -> Model:
     """Do a merge in memory.
 
     Args:
         merge: The merge.
-        device: Where the detector shall run.
         progress: A bar, nothing, or a function.
         remarks: What to say of it beside what the merge says.
     """
@@ -30,4 +26,4 @@ def merged(
     omitted = (merge.omission,) if merge.omission else ()
     told = (*remarks, *result.remarks, *omitted)
     file = DetectorFile(result.state, manifest)
-    return Detector(Model(file, folder, False, result.traces, told), device)
+    return Model(file, folder, False, result.traces, told)

@@ -260,7 +260,7 @@ def test_a_comparison_judges_every_strategy(
 @pytest.mark.slow
 def test_the_session_of_the_page_runs(run: Path, series: make.Tiny) -> None:
     text = (REPO / "docs" / "python.md").read_text()
-    (session,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    session = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
     known = duet.Run(run)
     names = {"duet": duet, "run": known, "detector": known.detector}
     *session, last = session.replace('"shop.yaml"', repr(str(series.series))).splitlines()

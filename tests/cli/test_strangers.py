@@ -107,6 +107,8 @@ def test_what_is_no_description_is_not_to_be_saved_in_another_encoding(
 
 def test_calibration_says_which_classes_it_left_alone(desk: Desk) -> None:
     mine, out = stored(desk.folder / "best.pt"), desk.folder / "out"
+    for labels in (desk.data.parent / "labels").rglob("*.txt"):  # smaller than any box of a network
+        labels.write_text(labels.read_text().replace("0.25 0.5", "0.01 0.01"))
     done = desk("calibrate", mine, "--series", desk.data, "--out", out)
     assert done.code == 0, done.err
     assert "warning: cat: not found on these images" in done.err

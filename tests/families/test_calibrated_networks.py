@@ -192,7 +192,11 @@ def test_exported_files_give_mapped_scores(
         assert exportable.engine is not None
         run = as_function(exportable.engine.open(target))
     else:
-        run = open_file(target, form, trust=True).run
+        session = open_file(target, form, trust=True)
+
+        def run(batch: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(batch.numpy()))
+
     # A stock file is opened as one of the engine's: the maps in its rows are not applied again.
     opened = load(target, trust=form != "pt")
     assert dict(opened.facts.thresholds) == {"class 0": 0.3}

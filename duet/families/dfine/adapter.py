@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.d_fine.modeling_d_fine import DFineConvNormLayer
-from transformers.models.hgnet_v2.modeling_hgnet_v2 import HGNetV2ConvLayer
 
 from duet.families.detector import ImageDetector
 from duet.families.dfine import build, roles
@@ -17,7 +14,6 @@ from duet.families.dfine.architectures import require_queries
 from duet.families.dfine.foreign import CONFIG, is_dfine, read_detector, read_folder
 from duet.families.family import Family
 from duet.families.opened import ForeignModel
-from duet.families.packed import Block
 from duet.families.rows import quiet_rows
 from duet.families.scores import ClassLogits, class_scores
 from duet.families.table import FAMILIES
@@ -34,10 +30,7 @@ class DFineFamily(Family):
     row = FAMILIES["dfine"]
     rules = roles
     layout = "queries"
-    blocks: ClassVar[Mapping[type[nn.Module], Block]] = {
-        DFineConvNormLayer: Block("conv", "norm", "activation"),
-        HGNetV2ConvLayer: Block("convolution", "normalization", "activation"),
-    }
+    blocks = build.BLOCKS
 
     def random_tensors(self, architecture: str, classes: int) -> Tensors:
         """Return a stock detector that has learned nothing.

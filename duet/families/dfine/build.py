@@ -5,19 +5,29 @@ Shapes: B images, S pixels, N places of the encoder, Q queries, C classes of all
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection
+from transformers.models.d_fine.modeling_d_fine import DFineConvNormLayer
+from transformers.models.hgnet_v2.modeling_hgnet_v2 import HGNetV2ConvLayer
 
 from duet.families.dfine.architectures import architecture as read_architecture
 from duet.families.dfine.roles import PREFIX, head_form, split_roles, stock_names
+from duet.families.packed import Block
 from duet.families.rows import cut_rows, join_rows
 from duet.families.tensors import require_fit
 from duet.increments.scores import ScoreMap
 from duet.increments.state import DetectorState
 from duet.vectors.tensors import Tensors
+
+BLOCKS: Mapping[type[nn.Module], Block] = {
+    DFineConvNormLayer: Block("conv", "norm", "activation"),
+    HGNetV2ConvLayer: Block("convolution", "normalization", "activation"),
+}
+"""What `duet.families.packed.pack` is told of the engine's layers."""
 
 
 def stock_config(architecture: str, classes: int) -> DFineConfig:

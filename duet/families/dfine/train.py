@@ -21,10 +21,10 @@ from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss
 
 from duet.boxes import corners
 from duet.families.decode import pick
-from duet.families.dfine.adapter import FAMILY
 from duet.families.dfine.architectures import require_queries
-from duet.families.dfine.build import model_of, state_of, stock_config
+from duet.families.dfine.build import BLOCKS, model_of, state_of, stock_config
 from duet.families.dfine.roles import EMBEDDING, PREFIX
+from duet.families.packed import pack
 from duet.increments.state import DetectorState
 from duet.training.job import Job, old_part_count, refines, unlabelled_classes
 from duet.training.losses.distillation.responses import Places, Quantiles
@@ -79,7 +79,7 @@ class DFineLearner:
             laid = fast_module(teacher.requires_grad_(False), device)
             # What is packed computes in float32 whatever autocast says.
             exact = precision.dtype is None
-            self._teacher = FAMILY.quickened(laid) if exact else precision.settled(laid)
+            self._teacher = pack(laid, BLOCKS) if exact else precision.settled(laid)
         learned = len(start.labels) - (self._old if self._masks else 0)
         self._loss_config = stock_config(start.architecture, learned)
 
