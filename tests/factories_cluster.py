@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator
     (slow / "duet_dots.py").write_text(SLOW.format(place=str(FOLDER / "duet_dots.py"), pause=PAUSE))
     path = os.pathsep.join([str(slow), str(FOLDER), str(REPO)])
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
-    cluster = Cluster()
+    cluster, before = Cluster(), signal.getsignal(signal.SIGTERM)
     try:
         cluster.add_node(
             num_cpus=0, object_store_memory=80_000_000, include_dashboard=False,
@@ -123,6 +124,7 @@ def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator
         yield found
     finally:
         cluster.shutdown()
+        signal.signal(signal.SIGTERM, before)  # Ray takes it for every node that begins here
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -168,8 +170,8 @@ CREDENTIALS = {
 
 
 def weights(run: Path) -> dict[str, str]:
-    """Return the SHA-256 of all that was trained, and of every detector."""
-    found = [*run.glob("lab/*/trained.safetensors"), *run.glob("models/*/*/model.safetensors")]
+    """Return the SHA-256 of the tensors of every increment and detector."""
+    found = [*(run / "increments").rglob("*.safetensors"), *(run / "models").rglob("*.safetensors")]
     return {str(path.relative_to(run)): sha256_file(path) for path in sorted(found)}
 
 

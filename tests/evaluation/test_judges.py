@@ -33,11 +33,12 @@ def rows(matches: Matches) -> list[Row]:
     return sorted(found)
 
 
-def check(predictions: list[Detections], truths: list[Truth]) -> None:
+def check(predictions: list[Detections], truths: list[Truth], *, quick_judge: bool = True) -> None:
     keys = np.arange(len(truths), dtype=np.uint64)
     scores, matches = measure(predictions, truths, LABELS, keys)
-    ap50, ap = faster_coco_eval(predictions, truths, LABELS)
-    assert (list(scores.ap50.values()), list(scores.ap.values())) == (ap50, ap)
+    if quick_judge:
+        ap50, ap = faster_coco_eval(predictions, truths, LABELS)
+        assert (list(scores.ap50.values()), list(scores.ap.values())) == (ap50, ap)
     other50, other, expected = pycocotools(predictions, truths, LABELS)
     for mine, theirs in ((scores.ap50, other50), (scores.ap, other)):
         for value, wanted in zip(mine.values(), theirs, strict=True):
@@ -107,7 +108,8 @@ def test_random_scenes(
         scene = huddled(scene, random)
     if grid:
         scene = on_a_grid(scene, grid)
-    check(*enlarged(scene, factor))
+    # Of a class with no object below COCO's largest area, faster-coco-eval says 0 and not nothing.
+    check(*enlarged(scene, factor), quick_judge=factor == 1.0)
 
 
 def test_scenes_hold_what_they_are_for() -> None:

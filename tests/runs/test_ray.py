@@ -83,7 +83,7 @@ def test_a_cluster_gives_the_same_bits(
         series, place / "plain", lambda title, record: heard.append((title, record)),
         engine="ray", address=cluster.address,
     )  # fmt: skip
-    assert len(make.weights(local)) == 5  # base, increment, re-fit, two detectors
+    assert len(make.weights(local)) == 6  # two increments, each with a Fisher, and two detectors
     assert make.weights(run) == make.weights(local)
     assert make.results(run) == make.results(local)
     assert [machine.work() for machine in cluster.there] == [[]] * len(cluster.there)
@@ -173,18 +173,24 @@ def at_work(place: Path) -> list[psutil.Process]:
     ]
 
 
+def trained_since(place: Path, began: float) -> bool:
+    """Tell whether an epoch ended: the machine that was lost left a checkpoint, too."""
+    kept = place.glob("scratch/*/*/.work-*/checkpoint.pt")
+    return any(path.stat().st_mtime > began for path in kept)
+
+
 def test_ctrl_c_ends_all_tasks(place: Path, series: Path, cluster: make.Machines) -> None:
     words = [
         "run", series, "--strategy", series.parent / "strategy.yaml", "--epochs", 100_000,
         "--out", place / "struck", "--engine", "ray", "--address", cluster.address, "--json",
     ]  # fmt: skip
-    path = os.pathsep.join([os.environ["PYTHONPATH"], str(REPO)])
+    path, began = os.pathsep.join([os.environ["PYTHONPATH"], str(REPO)]), time.time()
     command = subprocess.Popen(
         [*ENTRY, *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     try:
-        wait_for(lambda: list(place.glob("scratch/*/*/.work-*/checkpoint.pt")), 300)
+        wait_for(lambda: trained_since(place, began), 300)
         assert at_work(place)
         command.send_signal(signal.SIGINT)
         _, told = command.communicate(timeout=300)
