@@ -54,14 +54,13 @@ def decode(output: Floats, layout: Layout, size: tuple[int, int], view: View, li
 
 def _suppressed(y_XA: Floats, least: Any, view: View, limit: int) -> Arrays:
     """Return the objects of the layout ``anchors``: class-wise suppression of overlapping boxes."""
-    scores_CA = y_XA[4:]
+    scores_CA, least = y_XA[4:], least.reshape(-1, 1)
+    counts_CA = scores_CA > least
     if view.multi_label:
-        class_ids, anchors = np.nonzero(scores_CA > (least[:, None] if least.ndim else least))
+        class_ids, anchors = np.nonzero(counts_CA)
     else:  # the best class of those that count; most anchors are nothing, and soon out of the way
-        anchors = np.flatnonzero((scores_CA > (least[:, None] if least.ndim else least)).any(0))
-        few_CN = scores_CA[:, anchors]
-        few_CN = np.where(few_CN > (least[:, None] if least.ndim else least), few_CN, 0)
-        class_ids = few_CN.argmax(0)
+        anchors = np.flatnonzero(counts_CA.any(0))
+        class_ids = np.where(counts_CA[:, anchors], scores_CA[:, anchors], 0).argmax(0)
         order = np.argsort(class_ids, kind="stable")  # of equal scores the first class is first
         class_ids, anchors = class_ids[order], anchors[order]
     scores = scores_CA[class_ids, anchors]

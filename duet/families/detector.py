@@ -34,7 +34,7 @@ class ImageDetector:
         fit: How images become such.
         layout: What the outputs mean.
         device: Where it runs.
-        batch: Largest batch; exported files of a static shape take one image at a time.
+        batch: Largest batch.
         stride: Its coarsest stride in pixels, see `fit_image`.
         channels_last: Memory format of what it reads.
     """
