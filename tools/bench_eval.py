@@ -11,8 +11,6 @@ sets run in a process of their own, whose peak memory holds the detections, too.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from typing import Any
 
 import click
 import numpy as np
+from machine import machine
 
 from duet.detections import Detections
 from duet.evaluation.ap import THRESHOLDS, ClassAP, Truth
@@ -62,7 +61,7 @@ def main(
         "large": lambda: _apart(50_000, classes, 300, seed),
         "bootstrap": lambda: [bootstrap(number, seed) for number in (1000, 5000, 20_000)],
     }
-    result: dict[str, Any] = {"goals": GOALS, "machine": _machine()}
+    result: dict[str, Any] = {"goals": GOALS, "machine": machine()}
     result |= {name: run() for name, run in parts.items() if part in ("all", name)}
     if as_json:
         print(json.dumps(result, indent=2))
@@ -250,15 +249,6 @@ def _peak_mb() -> float:
 
 def _quiet(*_: object) -> None:
     """Swallow progress lines."""
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "system": platform.platform(),
-    }
 
 
 if __name__ == "__main__":

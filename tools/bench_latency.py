@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import platform
 import random
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from machine import machine
 
 if TYPE_CHECKING:
     from duet.increments.forms import HeadForm
@@ -64,10 +63,7 @@ def main(
             "seed": seed, "threads": 1, "batch": 1, "fused": True, "order": "interleaved at random",
         },
         "rows": rows,
-        "machine": {
-            "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-            "load": [round(value, 2) for value in os.getloadavg()], "system": platform.platform(),
-        },
+        "machine": machine(),
         "versions": versions(),
     }  # fmt: skip
     if as_json:

@@ -18,8 +18,6 @@ YOLO11n of random weights, 640 px. Three figures, each against the engine's own:
 from __future__ import annotations
 
 import json
-import os
-import platform
 import random
 import statistics
 import subprocess
@@ -32,6 +30,7 @@ from typing import Any
 
 import click
 import numpy as np
+from machine import load, machine
 
 ARCHITECTURE, SIZE, WIDE = "yolo11n.yaml", 640, (720, 1280)
 SHAPES = ((720, 1280), (1280, 720), (480, 640), (1024, 1024), (427, 640))
@@ -53,7 +52,7 @@ def main(
     """Measure and print."""
     from duet.training.outcome import versions
 
-    result: dict[str, Any] = {"what": "duet predict / yolo predict", "before": _load()}
+    result: dict[str, Any] = {"what": "duet predict / yolo predict", "before": load()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if only in (None, "call"):
@@ -67,10 +66,7 @@ def main(
         "architecture": ARCHITECTURE, "size": SIZE, "classes": classes, "rounds": rounds,
         "pictures": pictures, "repeats": repeats,
     }  # fmt: skip
-    result["machine"] = {
-        "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "load": _load(), "system": platform.platform(),
-    }  # fmt: skip
+    result["machine"] = machine()
     result["versions"] = versions()
     print(json.dumps(result, indent=2) if as_json else _text(result))
 
@@ -246,10 +242,6 @@ def _compared(ours: list[float], theirs: list[float], unit: str, times: float) -
         "ratio": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
         "ratio_min": min(ours) / min(theirs),
     }
-
-
-def _load() -> list[float]:
-    return [round(value, 2) for value in os.getloadavg()]
 
 
 def _text(result: dict[str, Any]) -> str:

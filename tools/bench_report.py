@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from machine import machine
 
 if TYPE_CHECKING:
     from duet.evaluation.deployment import Deployment
@@ -69,10 +69,7 @@ def main(
         "what": "the whole command `duet report RUN`, in a cold process",
         "settings": {"rounds": rounds, "pictures": pictures, "strategies": len(STRATEGIES)},
         "runs": rows,
-        "machine": {
-            "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-            "load": [round(value, 2) for value in os.getloadavg()],
-        },
+        "machine": machine(),
     }  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2))

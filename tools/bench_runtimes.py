@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from machine import machine
 
 RUNTIMES = ("torch", "onnx", "openvino", "auto")
 ENGINE = "yolo predict"
@@ -54,10 +54,7 @@ def main(rounds: int, warmup: int, cold_rounds: int, seed: int, as_json: bool) -
         }  # fmt: skip
     from duet.training.outcome import versions
 
-    result["machine"] = {
-        "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "load": [round(value, 2) for value in os.getloadavg()], "system": platform.platform(),
-    }  # fmt: skip
+    result["machine"] = machine()
     result["versions"] = versions()
     if as_json:
         print(json.dumps(result, indent=2))

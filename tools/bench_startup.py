@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from machine import load
 
 if TYPE_CHECKING:
     from duet.runs.lab import RunJob
@@ -87,7 +88,7 @@ def measure(folder: Path, rounds: int, later: int) -> dict[str, Any]:
         "ratio": {key: last[key]["median"] / own[key]["median"] for key in own},
         "limit": {"server, later job, first_step": LIMIT},
         "equal_weights": True,
-        "load": [round(value, 2) for value in os.getloadavg()],
+        "load": load(),
     }
 
 

@@ -10,8 +10,6 @@ starts; the stream reads and decodes the file. Ratios compare the two of one rou
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,6 +18,7 @@ from typing import Any
 
 import click
 import numpy as np
+from machine import machine
 
 TRUNK = "yolo11n-emoji.safetensors"
 
@@ -63,10 +62,7 @@ def main(
         "cpu_ratio_median": statistics.median(ratios["cpu"]),
         "cpu_ratio_of_minima": _of_minima(kept, "cpu"),
         "ratios": ratios,
-        "machine": {
-            "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-            "load": [round(value, 2) for value in os.getloadavg()],
-        },
+        "machine": machine(),
     }  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2))

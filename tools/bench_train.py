@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from machine import load, machine
 
 if TYPE_CHECKING:
     from duet.increments.forms import HeadForm
@@ -119,7 +119,7 @@ def measure(
     """Return what the steps took, and the ratios of steps of the same round."""
     from duet.training.outcome import versions
 
-    before = os.getloadavg()
+    before = load()
     shape = (architecture, head, image_size, batch, classes, precision, seed)
     contenders = _contenders(folder, *shape)
     order, chance = list(contenders), random.Random(seed)
@@ -143,7 +143,7 @@ def measure(
         },
         "steps": {name: _summary(one) for name, one in contenders.items()},
         "ratios": [_ratio(contenders, *pair) for pair in sorted(pairs)],
-        "machine": {**_machine(), "load_before": [round(value, 2) for value in before]},
+        "machine": {**machine(), "load_before": before},
         "versions": versions(),
     }  # fmt: skip
 
@@ -317,15 +317,6 @@ def _ratio(contenders: dict[str, Contender], step: str, against: str) -> dict[st
         "wall": statistics.median(a[1] / b[1] for a, b in pairs),
         "cpu_of_minima": min(a[0] for a in ours) / min(b[0] for b in theirs),
         "goal": GOALS.get((step, against)),
-    }
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "system": platform.platform(),
     }
 
 

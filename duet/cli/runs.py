@@ -69,7 +69,8 @@ def ls(folder: Path, as_json: bool) -> None:
 def rm(folders: tuple[Path, ...], dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove run folders: detectors, increments, results, reports and all.
 
-    Only what duet put there goes; a folder with something else in it stays with that. A run at
+    The folders that duet makes go with all that lies in them (lab, models, increments, evaluations,
+    gallery, plots), and its files beside them; what else is there stays, and is named. A run at
     work is refused.
     """
     from duet.runs.folders import removal
