@@ -1,7 +1,7 @@
 """Run folders on disk: which there are, what they hold, and how to be rid of it.
 
-Only what duet makes is ever removed, by name, a folder with all that lies in it; what else lies in a
-run folder is its user's. Links are removed, and never followed.
+Only what duet makes is ever removed, by name, a folder with all that lies in it; what else lies in
+a run folder is its user's. Links are removed, and never followed.
 """
 
 from __future__ import annotations
