@@ -224,9 +224,11 @@ def _chain(see: _Seeing, strategy: Strategy) -> StrategyOutcome:
     for stage, result in enumerate(stages, start=1):
         results.append(result)
         begun |= see.stage(strategy, stage, result)
-        for look in begun.values():
-            if look.done():
-                look.result()  # what failed ends the chain before the next stage trains
+        for place, look in begun.items():
+            # What failed ends the chain before the next stage trains; of the first stage the own
+            # domain is waited for, so that a base that learned nothing is told before hours follow.
+            if look.done() or place == (1, results[0].increment.domain):
+                look.result()
     scores = {look: begun[look].result() for look in plan.looks}
     setting.lab.listen(strategy.name, {"state": "evaluated"})
     if strategy.old_part == "kept":
