@@ -106,8 +106,11 @@ def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    # Short: the names of sockets below it may have a hundred letters.
+    # Short: the names of sockets below it may have a hundred letters. Ray's `Cluster` writes its
+    # address below RAY_TMPDIR (else into /tmp/ray, which a new machine has not), whatever its
+    # `temp_dir` is.
     folder = tempfile.mkdtemp(prefix="ray")
+    os.environ["RAY_TMPDIR"] = folder
     (slow := scratch.parent / "slow").mkdir()
     (slow / "duet_dots.py").write_text(SLOW.format(place=str(FOLDER / "duet_dots.py"), pause=PAUSE))
     path = os.pathsep.join([str(slow), str(FOLDER), str(REPO)])
@@ -116,7 +119,7 @@ def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator
     try:
         cluster.add_node(
             num_cpus=0, object_store_memory=80_000_000, include_dashboard=False,
-            env_vars=environment, temp_dir=folder,
+            env_vars=environment, temp_dir=f"{folder}/ray",
         )  # fmt: skip
         found = Machines(cluster, environment, scratch)
         for _ in range(count):
@@ -125,6 +128,7 @@ def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator
     finally:
         cluster.shutdown()
         signal.signal(signal.SIGTERM, before)  # Ray takes it for every node that begins here
+        del os.environ["RAY_TMPDIR"]
         shutil.rmtree(folder, ignore_errors=True)
 
 

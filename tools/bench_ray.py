@@ -51,10 +51,12 @@ def measured(rounds: int, *, store: bool) -> dict[str, Any]:
     from duet.runs.worker import run_worker
 
     work, sockets = (Path(tempfile.mkdtemp(prefix="ray")) for _ in range(2))
+    os.environ["RAY_TMPDIR"] = str(sockets)  # its address is written there, else into /tmp/ray
     cluster = Cluster()
     try:
         shared = {"object_store_memory": 80_000_000, "env_vars": dict(os.environ)}
-        cluster.add_node(num_cpus=0, include_dashboard=False, temp_dir=str(sockets), **shared)
+        place = str(sockets / "ray")
+        cluster.add_node(num_cpus=0, include_dashboard=False, temp_dir=place, **shared)
         for _ in range(2):
             cluster.add_node(num_cpus=1, **shared)
         wishes = Wishes(str(cluster.address), str(work / "store") if store else None)

@@ -32,9 +32,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Slice:
     return make_slice(tmp_path_factory.mktemp("new"), NEW, images=8, seed=2)
 
 
-def environment() -> dict[str, str]:
+def environment(scratch: Path) -> dict[str, str]:
+    """Return the launcher's environment; it leaves a folder of logs in `scratch`."""
     paths = os.pathsep.join([str(REPO), str(REPO / "tests")])
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    more = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}
+    return {**os.environ, **more}
 
 
 def trained_by_two(folder: Path, data: Slice, weight: float) -> list[dict[str, torch.Tensor]]:
@@ -52,7 +54,7 @@ def trained_by_two(folder: Path, data: Slice, weight: float) -> list[dict[str, t
     )  # fmt: skip
     save_file({k: v.square() for k, v in noise().items()}, job / IMPORTANCE)
     done = subprocess.run(
-        [*LAUNCH, str(HERE / "gloo_rank.py"), str(job)], env=environment(), cwd=job, timeout=600,
+        [*LAUNCH, str(HERE / "gloo_rank.py"), str(job)], env=environment(job), cwd=job, timeout=600,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -87,8 +89,9 @@ subprocess.run(sys.argv[1:])
 def test_ranks_end_with_a_killed_worker(tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text(RANK)
     worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER, *LAUNCH, str(tmp_path / "rank.py")], env=environment(),
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        [sys.executable, "-c", WORKER, *LAUNCH, str(tmp_path / "rank.py")],
+        env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
     )  # fmt: skip
     assert worker.stdout is not None
     for _ in range(2):
