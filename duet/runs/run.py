@@ -19,7 +19,7 @@ from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
 from duet.runs.assemble import StrategyOutcome, assemble
-from duet.runs.engines.engine import HERE, Engine
+from duet.runs.engines.engine import HERE, LOOKERS, Engine
 from duet.runs.evaluator import Evaluator
 from duet.runs.forks import forking
 from duet.runs.gallery import gallery
@@ -35,9 +35,6 @@ from duet.runs.setting import Setting, StageResult
 from duet.runs.slots import CHAIN, LOOK
 from duet.runs.walls import require_runnable
 from duet.training.config import Strategy
-
-LOOKERS = 64
-"""Most that look at images at a time, wherever that is."""
 
 
 def require_chains(plans: Iterable[RunPlan]) -> None:

@@ -88,7 +88,7 @@ def test_a_cluster_gives_the_same_bits(
     assert make.results(run) == make.results(local)
     assert [machine.work() for machine in cluster.there] == [[]] * len(cluster.there)
     notes = [record["note"] for _, record in heard if "note" in record]
-    assert "2 machines of the cluster can train" in notes
+    assert "2 machines of the cluster can be used" in notes
     states = [record["state"] for _, record in heard if "state" in record]
     assert states.count("started") == states.count("finished") == 3
     assert any("done" in record for _, record in heard)  # bars move

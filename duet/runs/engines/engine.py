@@ -48,6 +48,9 @@ class Engine:
 
 HERE = Engine()
 
+LOOKERS = 64
+"""Most that look at images at a time, wherever that is."""
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -79,7 +82,7 @@ def opened(name: str, wishes: Wishes, out: Path) -> AbstractContextManager[Engin
     Args:
         name: In `ENGINES`.
         wishes: See `Wishes`.
-        out: Run folder; what the engine keeps elsewhere is known by it.
+        out: Folder that is written; what the engine keeps elsewhere is known by it.
 
     Raises:
         ConfigError: There is no such engine, or it cannot do what is asked.

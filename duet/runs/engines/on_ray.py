@@ -220,7 +220,7 @@ class _Work:
             stage(images, Store(self._site.where.store, STAGED))
         wanted = [] if self._site.where.store is not None else shots(images, most=HASHED)
         count = self._cluster.require_ready(need, wanted, self._site.where)
-        tell(f"{count} machine{'s' if count != 1 else ''} of the cluster can train")
+        tell(f"{count} machine{'s' if count != 1 else ''} of the cluster can be used")
 
     def train(
         self, folder: Path, progress: Callable[[dict[str, Any]], None], stop: threading.Event
