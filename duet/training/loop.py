@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from duet.devices import one_place, parse_device
-from duet.errors import Collected
+from duet.errors import Collected, ConfigError
 from duet.images import Fit
 from duet.increments.state import DetectorState
 from duet.training.augment import require_single
@@ -201,11 +201,14 @@ def require_trainable(job: Job) -> None:
     """Refuse a job that `run_job` would refuse wherever it runs.
 
     Raises:
-        ConfigError: Several devices, or an augmentation that joins images.
+        ConfigError: Several devices or ranks, or an augmentation that joins images.
     """
     found = Collected()
     with found.noted():
         parse_device(job.schedule.device).single(ALONE)
+    with found.noted():
+        if job.schedule.ranks > 1:
+            raise ConfigError(f"{ALONE} in one process, got {job.schedule.ranks}", where="ranks")
     with found.noted():
         require_single(job.schedule.augmentation)
     found.raise_all("the schedule does not fit this detector family")

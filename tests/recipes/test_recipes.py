@@ -525,6 +525,8 @@ def test_a_sweep_on_real_images(kept: Path, tmp_path: Path) -> None:
     best, trials = sweep_module.sweep(merge, grid, series, split="val")
     assert best.plan.recipe.params in grid
     assert all(0 <= trial.score <= 1 and set(trial.map50) == {"day"} for trial in trials)
+    words = ["merge", kept / "day", kept / "night", "--engine", "ray", "--out", tmp_path / "out"]
+    assert "--engine ray measures the points of a --sweep" in run(*words).output
     with pytest.raises(ConfigError, match="needs a declared split"):
         sweep_module.sweep(merge, grid, series, split="")
     with pytest.raises(ConfigError, match="did you mean 'density'"):
