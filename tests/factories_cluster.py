@@ -107,7 +107,7 @@ def machines(environment: dict[str, str], scratch: Path, count: int) -> Iterator
     from ray.cluster_utils import Cluster
 
     # Short: the names of sockets below it may have a hundred letters. Ray's `Cluster` writes its
-    # address below RAY_TMPDIR (else into /tmp/ray, which a new machine has not), whatever its
+    # address below RAY_TMPDIR (else into a folder that a new machine has not), whatever its
     # `temp_dir` is.
     folder = tempfile.mkdtemp(prefix="ray")
     os.environ["RAY_TMPDIR"] = folder

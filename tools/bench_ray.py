@@ -51,7 +51,7 @@ def measured(rounds: int, *, store: bool) -> dict[str, Any]:
     from duet.runs.worker import run_worker
 
     work, sockets = (Path(tempfile.mkdtemp(prefix="ray")) for _ in range(2))
-    os.environ["RAY_TMPDIR"] = str(sockets)  # its address is written there, else into /tmp/ray
+    os.environ["RAY_TMPDIR"] = str(sockets)  # else its address is written to a place of its own
     cluster = Cluster()
     try:
         shared = {"object_store_memory": 80_000_000, "env_vars": dict(os.environ)}

@@ -18,7 +18,13 @@ from duet.cli.common import (
     trust_option,
 )
 from duet.cli.names import merge_methods, weights_option
-from duet.cli.options import gate_of, gate_options, parse_settings
+from duet.cli.options import (
+    engine_of,
+    engine_options,
+    gate_of,
+    gate_options,
+    parse_settings,
+)
 from duet.cli.running import write_merge
 from duet.progress import counted, note
 
@@ -35,7 +41,7 @@ Examples:
   duet merge mine=a.pt theirs=b.pt --weights yolo11n.pt --method task-arithmetic --out DIR
   duet merge --recipe merge.yaml --out DIR
   duet merge A B --weights W --method ties --sweep density=[0.1,0.2,0.5] --sweep weight=[0.5,1] \
-      --series series.yaml --split val --out DIR
+      --series series.yaml --split val --out DIR [--engine ray --address auto]
   duet merge A B --weights W --out DIR --series series.yaml --max-drop 5 --against BEFORE
 """
 
@@ -72,6 +78,7 @@ Examples:
 @click.option("--series", type=PATH, help="Data that --sweep and a gate measure on.")
 @click.option("--data-root", type=PATH, help="Folder of that data.")
 @click.option("--split", default="", help="Split of it; for --sweep it must be named.")
+@engine_options
 @gate_options
 @click.option("--images", type=PATH, help="Unlabelled, for learned merges.")
 @architecture_option
@@ -107,8 +114,10 @@ def merge(
     if merge.omission:
         note(merge.omission)
     extra: dict[str, Any] = {}
+    if options["engine"] != "local" and not options["sweep"]:
+        raise click.UsageError(f"--engine {options['engine']} measures the points of a --sweep")
     if options["sweep"]:
-        merge, extra["sweep"] = _swept(merge, options)
+        merge, extra["sweep"] = _swept(merge, options, out)
     write_merge(merge, out, extra, overwrite=overwrite, as_json=as_json, judge=judge)
 
 
@@ -138,7 +147,7 @@ def _judge(options: dict[str, Any]) -> Callable[[Path], Verdict] | None:
     return judge
 
 
-def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Prepared, list[Any]]:
+def _swept(merge: Prepared, options: dict[str, Any], out: Path) -> tuple[Prepared, list[Any]]:
     """Return the best merge of the grid and all trials, JSON-ready."""
     import dataclasses
 
@@ -151,8 +160,10 @@ def _swept(merge: Prepared, options: dict[str, Any]) -> tuple[Prepared, list[Any
         )
     grid = grid_of(parse_settings(options["sweep"], option="--sweep"))
     series = read_told(options["series"], options["data_root"])
-    with counted("sweep") as step:
-        best, trials = sweep(merge, grid, series, split=options["split"], listen=step)
+    with engine_of(options, out) as engine, counted("sweep") as step:
+        best, trials = sweep(
+            merge, grid, series, split=options["split"], engine=engine, listen=step, tell=note
+        )
     for trial in trials:
         cells = ", ".join(f"{name} {100 * value:.1f}" for name, value in trial.map50.items())
         note(f"{dict(trial.params)}: {100 * trial.score:.1f} ({cells})")

@@ -141,7 +141,7 @@ def parse_settings(words: Sequence[str], *, option: str = "--set") -> dict[str, 
 engine_options = several(
     click.option(
         "--engine", default="local", show_default=True, metavar="local|ray",
-        help="Where trainings are done: on this machine, or on a Ray cluster.",
+        help="Where trainings and evaluations are done: on this machine, or on a Ray cluster.",
     ),
     click.option(
         "--address", metavar="TEXT",
@@ -154,7 +154,7 @@ engine_options = several(
     ),
     click.option("--stage-data", is_flag=True, help="Send the images through the store, too."),
 )  # fmt: skip
-"""Where the trainings of a command are done; see `engine_of`."""
+"""Where the trainings and evaluations of a command are done; see `engine_of`."""
 
 
 def engine_of(
@@ -164,7 +164,7 @@ def engine_of(
 
     Args:
         options: Of the command.
-        out: Run folder.
+        out: Folder that the command writes.
         jobs: Trainings at a time, where somebody says it.
     """
     from duet.runs.engines.engine import Wishes, opened

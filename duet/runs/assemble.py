@@ -28,7 +28,7 @@ from duet.runs.needed import not_looked_at
 from duet.runs.plan import RunPlan
 from duet.runs.references import Reference
 from duet.runs.remember import EVALUATIONS
-from duet.runs.setting import StageResult
+from duet.runs.setting import FinishedStage
 from duet.series import Increment, Series, Slice, train_slice
 from duet.series.domains import Domain
 from duet.series.expected import PublishedEntry, compare
@@ -51,7 +51,7 @@ class StrategyOutcome:
     """
 
     strategy: Strategy
-    results: tuple[StageResult, ...]
+    results: tuple[FinishedStage, ...]
     scores: Mapping[tuple[int, str], ClassAP]
     kept: Mapping[str, Agreement]
     seconds: float

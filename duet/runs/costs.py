@@ -21,7 +21,7 @@ from duet.images import read_image
 from duet.increments.state import DetectorState
 from duet.runs.evaluate import detector_of
 from duet.runs.memo import Tell, recall, remember
-from duet.runs.setting import StageResult
+from duet.runs.setting import FinishedStage
 
 LOOK = 2
 """Of how detectors look at images: what was measured of another way is measured again."""
@@ -43,10 +43,9 @@ def parameter_count(state: DetectorState) -> int:
     return sum(tensor.numel() for tensor in (*state.shared.values(), *parts))
 
 
-def peak_megabytes(results: Sequence[StageResult]) -> float | None:
+def peak_megabytes(results: Sequence[FinishedStage]) -> float | None:
     """Return the largest peak of a training process after the base, 10^6 bytes; None if unknown."""
-    stages = [stage for r in results[1:] for stage in (r.trained, r.refit) if stage is not None]
-    known = [stage.peak_memory for stage in stages if stage.peak_memory is not None]
+    known = [stage.peak_memory for stage in results[1:] if stage.peak_memory is not None]
     return round(max(known) / 1e6, 1) if known else None
 
 

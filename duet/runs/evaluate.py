@@ -93,10 +93,11 @@ def predict_views(
 
 
 def evaluate_state(
-    state: DetectorState, data: Slice, *, image_size: int, device: str = "cpu"
-) -> ClassAP:
+    state: DetectorState, data: Slice, *, image_size: int, device: str = "cpu",
+    stopped: threading.Event | None = None,
+) -> ClassAP:  # fmt: skip
     """Return the AP of every class of ``data`` for one detector; ``device`` is torch's name."""
-    found = predict(detector_of(state, image_size, device), data.images)
+    found = predict(detector_of(state, image_size, device), data.images, stopped)
     return average_precision(found, data)
 
 

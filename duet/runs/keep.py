@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,11 @@ from duet.increments.manifest import (
     read_manifest,
 )
 from duet.increments.state import DetectorState
-from duet.increments.store import IncrementFile, save_detector, save_increment
+from duet.increments.store import IncrementFile, load_detector, save_detector, save_increment
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.refined import rows_of
 from duet.runs.onto import Onto
-from duet.runs.setting import Setting, StageResult
+from duet.runs.setting import FinishedStage, Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Strategy
 from duet.training.job import PLACES
@@ -68,7 +68,7 @@ class Kept:
 
 def keep_chain(
     folder: Path, setting: Setting, strategy: Strategy, results: Iterable[StageResult]
-) -> list[StageResult]:
+) -> list[FinishedStage]:
     """Write `increments/<strategy>/<name>` and `models/<strategy>/<n>-<name>` for every stage.
 
     Each is written when it comes; the lab lets go of what is kept there.
@@ -78,17 +78,19 @@ def keep_chain(
 
 def kept_stages(
     folder: Path, setting: Setting, strategy: Strategy, results: Iterable[StageResult]
-) -> Iterator[StageResult]:
+) -> Iterator[FinishedStage]:
     """Yield the stages of a chain, each when it is kept, see `keep_chain`."""
     behind = Behind()
     for result in results:
+        merged = result.merged
         if result.increment.detector is not None:
             behind = keep_start(folder, setting, strategy)
         else:
             kept = keep_stage(folder, setting, strategy, result, behind)
             setting.let_go(result, kept.detector, kept.increment)
-            behind = kept.behind
-        yield result
+            merged = load_detector(kept.detector).state
+            behind = replace(kept.behind, merged=merged)
+        yield result.finished(merged)
 
 
 def keep_start(folder: Path, setting: Setting, strategy: Strategy) -> Behind:

@@ -43,18 +43,19 @@ def chain_stages(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
     if strategy.data != "increment":
         yield from _joint(setting, strategy)
         return
-    results = [run_base(setting, strategy)]
-    yield results[-1]
+    result = run_base(setting, strategy)
+    seen, fishers = [result.trained.images_seen], [result.trained.fisher]
+    yield result
     earlier = setting.shared_start(strategy.head)
     size = setting.onto.manifest.image_size if setting.onto is not None else 0
     for increment in setting.series.increments[1:]:
-        images = together([result.trained.images_seen for result in results])
-        previous = results[-1].merged
-        fisher = sum_fishers([result.trained.fisher for result in results], previous.shared)
-        before = Before(previous, earlier, len(results), images, fisher, size)
-        results.append(run_increment(setting, strategy, increment, before))
+        fisher = sum_fishers(fishers, result.merged.shared)
+        before = Before(result.merged, earlier, len(seen), together(seen), fisher, size)
+        result = run_increment(setting, strategy, increment, before)
+        seen.append(result.trained.images_seen)
+        fishers.append(result.trained.fisher)
         earlier = before.merged.shared
-        yield results[-1]
+        yield result
 
 
 def _joint(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:

@@ -21,6 +21,7 @@ from duet.evaluation.matches import measure, save_matches
 from duet.increments.state import DetectorState
 from duet.runs.evaluate import (
     calibrated_detector_of,
+    evaluate_state,
     image_keys,
     shown,
     shown_at,
@@ -107,6 +108,30 @@ class Measuring:
         result, matches = measure(*sides_of(every, data), image_keys(data.images))
         save_matches(folder / EVIDENCE, matches)
         return {key: dict(getattr(result, key)) for key in ("ap50", "ap", "objects")}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What one point of a sweep is chosen by; nothing is kept of it.
+
+    Attributes:
+        state: The detector.
+        data: The images, with labels of classes that it knows.
+        image_size: Longer side of what images are fitted into, pixels.
+        device: Where it runs, torch's name.
+    """
+
+    state: DetectorState
+    data: Slice
+    image_size: int
+    device: str = "cpu"
+
+    def answer(self, folder: Path, stopped: threading.Event) -> dict[str, Any]:
+        """Look at the images; return mAP50 of the classes of the data, as a fraction."""
+        found = evaluate_state(
+            self.state, self.data, image_size=self.image_size, device=self.device, stopped=stopped
+        )
+        return {"map50": found.map50(self.data.classes)}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
 from duet.runs.assemble import StrategyOutcome, assemble
-from duet.runs.engines.engine import HERE, Engine
+from duet.runs.engines.engine import HERE, LOOKERS, Engine
 from duet.runs.evaluator import Evaluator
 from duet.runs.forks import forking
 from duet.runs.gallery import gallery
@@ -31,13 +31,10 @@ from duet.runs.needed import Look
 from duet.runs.plan import RunPlan, left_out
 from duet.runs.references import Reference, measured_reference
 from duet.runs.remember import EVALUATIONS, remember_stage
-from duet.runs.setting import Setting, StageResult
+from duet.runs.setting import FinishedStage, Setting
 from duet.runs.slots import CHAIN, LOOK
 from duet.runs.walls import require_runnable
 from duet.training.config import Strategy
-
-LOOKERS = 64
-"""Most that look at images at a time, wherever that is."""
 
 
 def require_chains(plans: Iterable[RunPlan]) -> None:
@@ -183,7 +180,7 @@ class _Seeing:
     pool: ThreadPoolExecutor
 
     def stage(
-        self, strategy: Strategy, stage: int, result: StageResult
+        self, strategy: Strategy, stage: int, result: FinishedStage
     ) -> dict[Look, Future[ClassAP]]:
         """Begin to look at all domains that are wanted of a stage, its own first."""
         own = result.increment.domain
@@ -198,7 +195,7 @@ class _Seeing:
         }
 
     def _look(
-        self, strategy: Strategy, stage: int, result: StageResult, name: str, *, telling: bool
+        self, strategy: Strategy, stage: int, result: FinishedStage, name: str, *, telling: bool
     ) -> ClassAP:
         """Measure a stage in a domain.
 
@@ -218,7 +215,7 @@ class _Seeing:
 def _chain(see: _Seeing, strategy: Strategy) -> StrategyOutcome:
     """Learn a chain, keep it, and measure its stages on the domains that are wanted."""
     plan, setting, began = see.plan, see.setting, time.perf_counter()
-    results: list[StageResult] = []
+    results: list[FinishedStage] = []
     begun: dict[Look, Future[ClassAP]] = {}
     stages = kept_stages(plan.out, setting, strategy, chain_stages(setting, strategy))
     for stage, result in enumerate(stages, start=1):
@@ -244,7 +241,7 @@ def _chain(see: _Seeing, strategy: Strategy) -> StrategyOutcome:
 
 
 def _remember(
-    plan: RunPlan, strategy: Strategy, result: StageResult, scores: ClassAP | None
+    plan: RunPlan, strategy: Strategy, result: FinishedStage, scores: ClassAP | None
 ) -> None:
     """Keep what a stage that was trained here reached, beside its increment."""
     item = result.increment

@@ -100,6 +100,32 @@ class StageResult:
         """Training time of the stage."""
         return self.trained.seconds + (self.refit.seconds if self.refit else 0.0)
 
+    def finished(self, merged: DetectorState) -> FinishedStage:
+        """Return what is needed of the stage once it is kept; ``merged`` is the kept detector."""
+        both = [self.trained] if self.refit is None else [self.trained, self.refit]
+        peaks = (one.peak_memory for one in both if one.peak_memory is not None)
+        peak = max(peaks, default=None)
+        return FinishedStage(self.increment, merged, self.trace, self.seconds, peak)
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """A stage of which a run folder holds everything: long chains keep no tensors in memory.
+
+    Attributes:
+        increment: What was learned.
+        merged: The detector after it; its tensors are mapped from its file.
+        trace: What the merge did; None at the base.
+        seconds: Training time.
+        peak_memory: Main memory of a training process at most, bytes; None if none told.
+    """
+
+    increment: Increment
+    merged: DetectorState
+    trace: MergeTrace | None = None
+    seconds: float = 0.0
+    peak_memory: int | None = None
+
 
 @dataclass(frozen=True)
 class Before:

@@ -75,6 +75,11 @@ class Schedule(Config):
         "else fp32; fp16 is for CUDA",
     )
     device: str = Field(default="cpu", description=SPELLINGS)
+    ranks: int = Field(
+        default=1, ge=1, le=1024,
+        description="processes that share each step of a training, each on one GPU or core of any "
+        "machine of a cluster (--engine ray)",
+    )  # fmt: skip
     workers: int = Field(
         default=0, ge=0, le=1024, description="data loading processes; on a CPU always 0"
     )
@@ -120,10 +125,32 @@ class Schedule(Config):
         return self
 
     @model_validator(mode="after")
+    def _ranks_share_a_step(self) -> Schedule:
+        device = parse_device(self.device)
+        if self.ranks > 1 and (device.kind == "mps" or len(device.numbers) > 1):
+            raise ValueError(
+                f"each of {self.ranks} ranks has one GPU, or the CPU, but got device "
+                f"{self.device}: use cpu or cuda"
+            )
+        if self.batch % self.ranks:
+            raise ValueError(
+                f"{self.ranks} ranks cannot share a batch of {self.batch} images evenly"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _momentum_leaves_something(self) -> Schedule:
         if self.optimizer == "AdamW" and self.momentum >= 1:
             raise ValueError(f"AdamW needs a momentum below 1, but got {self.momentum}")
         return self
+
+
+def needs_a_cluster(ranks: int) -> ConfigError:
+    """Return the error of a training in several processes where there is but one machine."""
+    return ConfigError(
+        f"{ranks} ranks are for the machines of a cluster", where="ranks",
+        remedy="add --engine ray; several GPUs of this machine are --device 0,1",
+    )  # fmt: skip
 
 
 class Distillation(Config):

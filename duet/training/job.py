@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from duet.config import Config, parse_config
+from duet.devices import parse_device
 from duet.errors import DataError
 from duet.files import atomic_path, write_json
 from duet.increments.forms import HeadForm
@@ -87,6 +88,9 @@ def identity(job: Job) -> dict[str, Any]:
     settings = job.model_dump(mode="json", exclude={"key"})
     for place in PLACES:
         settings["schedule"].pop(place)
+    settings["schedule"] |= {"ranks": ranks_of(job.schedule)}
+    if settings["schedule"]["ranks"] == 1:  # as it was before there were several
+        settings["schedule"].pop("ranks")
     # `amp` is what fp32 and fp16 were called, so that older results stay known.
     precision = settings["schedule"].pop("precision")
     settings["schedule"]["amp"] = precision == "fp16"
@@ -102,6 +106,11 @@ def identity(job: Job) -> dict[str, Any]:
     if job.distill is not None and job.distill.method == "duet":
         settings["distill"].pop("method")
     return settings
+
+
+def ranks_of(schedule: Schedule) -> int:
+    """Return how many processes share each step: each sees statistics of its share alone."""
+    return max(schedule.ranks, len(parse_device(schedule.device).numbers))
 
 
 def unlabelled_classes(job: Job) -> list[int]:

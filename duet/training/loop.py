@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 from duet.devices import one_place, parse_device
-from duet.errors import Collected
+from duet.errors import Collected, ConfigError
 from duet.images import Fit
 from duet.increments.state import DetectorState
 from duet.training.augment import require_single
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
+from duet.training.config import Schedule
 from duet.training.ema import Ema, tensors_of
 from duet.training.job import Job, Progress, keeps_trunk
 from duet.training.optimizer import learning_rate, make_optimizer
@@ -92,6 +93,7 @@ class _Loop:
         self._build, self._progress = build, progress
         self.job, self.schedule = session.job, session.job.schedule
         _use_threads(self.schedule.threads)
+        _require_one_process(self.schedule)
         self.device = torch.device(one_place(self.schedule.device, ALONE))
         self.images = SquareImages(session.slice, self.schedule, seed=self.job.seed, fit=fit)
         seed_all(self.job.seed, 0)
@@ -201,14 +203,21 @@ def require_trainable(job: Job) -> None:
     """Refuse a job that `run_job` would refuse wherever it runs.
 
     Raises:
-        ConfigError: Several devices, or an augmentation that joins images.
+        ConfigError: Several devices or ranks, or an augmentation that joins images.
     """
     found = Collected()
     with found.noted():
         parse_device(job.schedule.device).single(ALONE)
     with found.noted():
+        _require_one_process(job.schedule)
+    with found.noted():
         require_single(job.schedule.augmentation)
     found.raise_all("the schedule does not fit this detector family")
+
+
+def _require_one_process(schedule: Schedule) -> None:
+    if schedule.ranks > 1:
+        raise ConfigError(f"{ALONE} in one process, got {schedule.ranks} ranks", where="ranks")
 
 
 def _use_threads(count: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,19 +11,19 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from factories_yolo import class_groups, make_job, make_slice, make_state, micro_schedule
-from places import REPO
-from safetensors.torch import save_file
+from factories_ranks import LAUNCH, NEW, environment, ranked_job, trained_by_two
+from factories_states import job_of
+from factories_yolo import make_slice, make_state, micro_schedule
 
+from duet.errors import ConfigError
+from duet.families.ultralytics.run import run_job
+from duet.families.yolo.train import IncrementTrainer
+from duet.runs.engines.engine import HERE
 from duet.series import Slice
-from duet.training.config import Directional, Distillation, Ewc
-from duet.training.job import IMPORTANCE
+from duet.training.job import identity, read_job
+from duet.training.outcome import read_outcome
 
 pytestmark = pytest.mark.slow
-
-OLD, NEW = class_groups((2, 1))
-HERE = Path(__file__).parent
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -32,43 +31,48 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Slice:
     return make_slice(tmp_path_factory.mktemp("new"), NEW, images=8, seed=2)
 
 
-def environment(scratch: Path) -> dict[str, str]:
-    """Return the launcher's environment; it leaves a folder of logs in `scratch`."""
-    paths = os.pathsep.join([str(REPO), str(REPO / "tests")])
-    more = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}
-    return {**os.environ, **more}
-
-
-def trained_by_two(folder: Path, data: Slice, weight: float) -> list[dict[str, torch.Tensor]]:
-    """Train with L_DC and EWC of a weight; return the parameters of both ranks."""
-    start = make_state("towers")
-    generator = torch.Generator().manual_seed(4)
-
-    def noise() -> dict[str, torch.Tensor]:
-        return {k: torch.randn(v.shape, generator=generator) for k, v in start.shared.items()}
-
-    job = make_job(
-        folder, start, data, direction={k: 0.01 * v for k, v in noise().items()},
-        distill=Distillation(weight=0.1), directional=Directional(weight=weight),
-        ewc=Ewc(weight=weight), schedule=micro_schedule(epochs=2, fisher_images=0),
-    )  # fmt: skip
-    save_file({k: v.square() for k, v in noise().items()}, job / IMPORTANCE)
-    done = subprocess.run(
-        [*LAUNCH, str(HERE / "gloo_rank.py"), str(job)], env=environment(job), cwd=job, timeout=600,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (job / "outcome.json").is_file()
-    return [torch.load(job / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-
-
 def test_ranks_end_with_equal_weights(data: Slice, tmp_path: Path) -> None:
-    one, other = trained_by_two(tmp_path / "pulled", data, 50.0)
+    job = ranked_job(tmp_path / "pulled", data, weight=50.0, epochs=2)
+    one, other = trained_by_two(job)
     assert one.keys() == other.keys()
     differing = [name for name in one if not torch.equal(one[name], other[name])]
     assert not differing
-    free, _ = trained_by_two(tmp_path / "free", data, 1e-12)
+    assert read_outcome(job, read_job(job).key).images_seen == 2 * len(data)
+    free, _ = trained_by_two(ranked_job(tmp_path / "free", data, weight=1e-12, epochs=2))
     assert any(not torch.equal(one[name], free[name]) for name in one)
+
+
+def test_ranks_are_another_training() -> None:
+    """Each rank sees the statistics of its share of a batch alone."""
+    job = job_of(make_state("towers"), micro_schedule())
+
+    def key(**changes: object) -> dict[str, Any]:
+        return identity(job.model_copy(update={"schedule": micro_schedule(**changes)}))
+
+    assert key(ranks=2) == key(device="0,1") == key(device="cuda", ranks=2)
+    assert key() == key(device="3")
+    assert len({str(key(ranks=number)) for number in (1, 2, 4)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ranks": 2, "device": "0,1"}, "each of 2 ranks has one GPU, or the CPU"),
+        ({"ranks": 2, "device": "mps"}, "each of 2 ranks has one GPU, or the CPU"),
+        ({"ranks": 3, "batch": 4}, "3 ranks cannot share a batch of 4 images evenly"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        micro_schedule(**changes)
+
+
+def test_ranks_need_a_cluster(data: Slice, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 ranks are for the machines of a cluster"):
+        HERE.prepare((), micro_schedule(ranks=2), print)
+    job = ranked_job(tmp_path / "alone", data, weight=1.0, epochs=1)
+    with pytest.raises(ConfigError, match="2 ranks are for the machines of a cluster"):
+        run_job(IncrementTrainer, job, lambda record: None)
 
 
 RANK = """

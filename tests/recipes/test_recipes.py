@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,11 @@ from factories_states import moved
 from factories_yolo import NAMES, YOLO11N, flat, make_domain, theta_0, write_increment
 
 from duet.cli.main import cli
-from duet.errors import ConfigError, ModelError
-from duet.evaluation.ap import ClassAP
+from duet.errors import ConfigError, DuetError, ModelError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
 from duet.increments.base import load_start, save_base
 from duet.increments.scores import ScoreMap
-from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, load_increment, save_increment
 from duet.merging.batchnorm import BatchNormFusion, fuse_buffers
 from duet.merging.table import METHODS
@@ -35,7 +34,8 @@ from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Recipe, load_recipe
 from duet.recipes.write import write_detector
 from duet.runs import sweep as sweep_module
-from duet.series import Increment, Series, Slice
+from duet.runs.engines.engine import Engine
+from duet.series import Increment, Series
 
 CLASSES = {"day": NAMES[:2], "night": NAMES[2:3], "fog": NAMES[3:5]}
 UNORDERED = [
@@ -460,9 +460,7 @@ def test_a_malicious_file_is_refused_and_does_not_run(
 
 
 @pytest.mark.slow
-def test_a_sweep_measures_every_point_and_keeps_the_best(
-    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_measures_every_point_and_keeps_the_best(kept: Path, tmp_path: Path) -> None:
     """The score of each point is that of the detector which a plain merge with it gives."""
     steps = tuple(
         Increment(name, name, classes, make_domain(tmp_path, name, classes=classes, seed=seed))
@@ -471,16 +469,19 @@ def test_a_sweep_measures_every_point_and_keeps_the_best(
     series = Series("toy", "", steps)
     seen: list[str] = []
 
-    def scored(state: DetectorState, data: Slice, *, image_size: int) -> ClassAP:
-        seen.append(state.fingerprint())
-        value = 0.2 + 0.1 * (len(seen) in (3, 4))  # the second point is the best
-        return ClassAP(dict.fromkeys(data.classes, value), dict.fromkeys(data.classes, value))
+    def scored(question: Any, folder: Path, stopped: threading.Event) -> dict[str, Any]:
+        seen.append(question.state.fingerprint())
+        return {"map50": 0.2 + 0.1 * (len(seen) in (3, 4))}  # the second point is the best
 
-    monkeypatch.setattr(sweep_module, "evaluate_state", scored)
     grid = sweep_module.grid_of({"density": [0.1, 0.5], "weight": 1})
     assert grid == [{"density": 0.1, "weight": 1}, {"density": 0.5, "weight": 1}]
     merge = Prepared(make_plan(recipe_of(kept, "day", "night")))
-    best, trials = sweep_module.sweep(merge, grid, series, split="val")
+    engine, heard = Engine(answer=scored), list[tuple[int, int]]()
+    best, trials = sweep_module.sweep(
+        merge, grid, series, split="val", engine=engine, listen=lambda *step: heard.append(step)
+    )
+    assert heard[0] == (0, 2)
+    assert heard[-1] == (2, 2)
     assert best.plan.recipe.params == {"density": 0.5, "weight": 1}
     assert [round(trial.score, 6) for trial in trials] == [0.2, 0.3]
     plain = [
@@ -488,6 +489,31 @@ def test_a_sweep_measures_every_point_and_keeps_the_best(
         for point in grid
     ]
     assert seen == [plain[0], plain[0], plain[1], plain[1]]
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_all_scorings_when_one_fails(kept: Path, tmp_path: Path) -> None:
+    step = Increment("day", "day", CLASSES["day"], make_domain(tmp_path, "day", seed=3))
+    merge = Prepared(make_plan(recipe_of(kept, "day", "night")))
+    asked, ended = list[str](), list[bool]()
+    first = threading.Event()
+
+    def scored(question: Any, folder: Path, stopped: threading.Event) -> dict[str, Any]:
+        asked.append(question.state.fingerprint())
+        if len(asked) == 1:
+            first.wait(60)
+            raise DuetError("the machine burns")
+        first.set()
+        ended.append(stopped.wait(60))
+        raise DuetError("stopped")
+
+    with pytest.raises(DuetError, match="the machine burns"):
+        sweep_module.sweep(
+            merge, sweep_module.grid_of({"density": [0.1, 0.3, 0.5, 0.7]}), Series("", "", (step,)),
+            split="val", engine=Engine(answer=scored, jobs=2),
+        )  # fmt: skip
+    assert ended == [True]
+    assert len(set(asked)) == 2  # no more than fit at a time were begun
 
 
 @pytest.mark.slow
@@ -499,6 +525,8 @@ def test_a_sweep_on_real_images(kept: Path, tmp_path: Path) -> None:
     best, trials = sweep_module.sweep(merge, grid, series, split="val")
     assert best.plan.recipe.params in grid
     assert all(0 <= trial.score <= 1 and set(trial.map50) == {"day"} for trial in trials)
+    words = ["merge", kept / "day", kept / "night", "--engine", "ray", "--out", tmp_path / "out"]
+    assert "--engine ray measures the points of a --sweep" in run(*words).output
     with pytest.raises(ConfigError, match="needs a declared split"):
         sweep_module.sweep(merge, grid, series, split="")
     with pytest.raises(ConfigError, match="did you mean 'density'"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import math
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +29,10 @@ from duet.recipes.apply import Remerged, merge_plan
 from duet.recipes.plan import Plan, make_plan
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.write import write_detector
-from duet.runs.keep import keep_chain, keep_independent
+from duet.runs.keep import keep_chain, keep_independent, kept_stages
 from duet.runs.kept import kept_models, require_whole
 from duet.runs.lab import Lab
-from duet.runs.learn import run_chain, run_independent, train_alone
+from duet.runs.learn import chain_stages, run_chain, run_independent, train_alone
 from duet.runs.setting import Setting, StageResult
 from duet.series import Increment, Series, train_slice
 from duet.training.config import Directional, Distillation, MergeChoice, Refit, Strategy
@@ -311,6 +313,23 @@ def test_kept_detectors_know_their_recipe(world: World) -> None:
     found = [load_increment(path).manifest.fingerprint() for path in paths]
     assert found == [entry["fingerprint"] for entry in recipe["increments"]]
     assert len(load_traces(folder)) == 1
+
+
+def test_kept_stages_are_not_held_in_memory(world: World) -> None:
+    setting = replace(world.setting, lab=Lab(world.folder / "lab"))
+    method, held = METHODS["refit"], list[weakref.ref[DetectorState]]()
+
+    def watched() -> Iterator[StageResult]:
+        for result in chain_stages(setting, method):
+            held.extend(weakref.ref(state) for state in (result.merged, result.trained.state))
+            yield result
+
+    stages = list(kept_stages(world.folder / "run", setting, method, watched()))
+    gc.collect()
+    assert [one() for one in held] == [None] * 4
+    assert [stage.merged.fingerprint() for stage in stages] == [
+        result.merged.fingerprint() for result in world.chains["refit"]
+    ]
 
 
 def test_folders_that_lost_their_manifest_are_set_aside(world: World, tmp_path: Path) -> None:

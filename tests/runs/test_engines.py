@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import factories_cluster as make
 import numpy as np
@@ -21,6 +22,7 @@ from duet.runs.engines.board import Notes, watched
 from duet.runs.engines.cluster import Need
 from duet.runs.engines.engine import ENGINES, HERE, Wishes, opened
 from duet.runs.engines.images import Whereabouts, place, require_same, shots, stage
+from duet.runs.engines.seats import Meeting, Seat, seated
 from duet.runs.engines.store import Store
 from duet.runs.questions import Agreeing, Measuring
 from duet.series.model import Annotation, Slice
@@ -213,11 +215,43 @@ def test_devices_are_counted_among_those_given(asked: str, given: str) -> None:
         ({"device": "1", "workers": 8}, Need(9, 1)),
         ({"device": "0,1", "threads": 2}, Need(2, 2)),
         ({"threads": 0}, Need(1, 0)),
+        ({"device": "3", "ranks": 4, "workers": 2}, Need(3, 1, 4)),
     ],
 )
 def test_what_a_training_takes(changes: dict[str, object], need: Need) -> None:
     assert Need.of(Schedule.model_validate(changes)) == need
     assert Need.of_device("0,1") == Need(1, 1)
+
+
+def test_how_often_a_machine_has_room() -> None:
+    rank = Need(2, 1, ranks=8)
+    assert rank.times({"CPU": 9, "GPU": 8}) == 4
+    assert rank.times({"CPU": 9, "GPU": 3}) == 3
+    assert rank.times({"CPU": 9}) == 0
+    assert Need(2).times({"CPU": 9}) == 4
+
+
+def test_ranks_meet_and_go_on_from_one_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "taken")
+    monkeypatch.delenv("RANK")
+    board, words = Notes(), ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
+
+    def meet(rank: int, proposed: Meeting | None) -> Any:
+        return board.meet((7, 0), rank, 2, proposed)
+
+    first = Meeting("10.0.0.1", 20_001, "sha")
+    assert meet(0, first) is None  # nobody begins before all are there
+    seat = Seat(1, 2, "10.0.0.2", lambda proposed: meet(1, proposed))
+    with seated(seat, "another") as last:
+        assert last == "sha"
+        assert [os.environ[word] for word in words] == ["1", "2", "0", "10.0.0.1"]
+        assert os.environ["MASTER_PORT"] == "20001"
+    assert not {*words} & {*os.environ}
+    assert meet(0, first) == first
+    assert board.meet((7, 1), 0, 2, None) is None  # begun anew, they meet anew
+    with seated(None, "sha") as last:
+        assert last == "sha"
+        assert "RANK" not in os.environ
 
 
 def test_a_question_is_moved(pictures: list[Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,24 +11,39 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import factories_cluster as make
 import psutil
 import pytest
+from click.testing import CliRunner
+from factories_ranks import NEW, ranked_job, trained_by_two
 from factories_run import ENTRY
+from factories_yolo import make_slice
 from places import REPO
 
 import duet
-from duet.errors import DataError
+from duet.cli.main import cli
+from duet.errors import ConfigError, DataError
 from duet.files import sha256_file
+from duet.increments.store import load_detector
+from duet.recipes.defaults import recipe_of
+from duet.recipes.plan import make_plan
+from duet.recipes.prepared import Prepared
+from duet.recipes.recipe import Entry
 from duet.runs.engines.engine import Wishes, opened
 from duet.runs.engines.images import ROOT
 from duet.runs.inputs import read_inputs
 from duet.runs.plan import plan_run
 from duet.runs.repeat import execute_repeats, repeats
 from duet.runs.run import learn as learn_plan
+from duet.runs.sweep import grid_of, sweep
+from duet.series import read_series
+from duet.training.config import Schedule
+from duet.training.job import TRAINED, read_job
+from duet.training.outcome import read_outcome
 
 pytestmark = pytest.mark.slow
 
@@ -88,10 +104,85 @@ def test_a_cluster_gives_the_same_bits(
     assert make.results(run) == make.results(local)
     assert [machine.work() for machine in cluster.there] == [[]] * len(cluster.there)
     notes = [record["note"] for _, record in heard if "note" in record]
-    assert "2 machines of the cluster can train" in notes
+    assert "2 machines of the cluster can be used" in notes
     states = [record["state"] for _, record in heard if "state" in record]
     assert states.count("started") == states.count("finished") == 3
     assert any("done" in record for _, record in heard)  # bars move
+
+
+def test_a_sweep_is_measured_on_the_cluster(
+    place: Path, series: Path, local: Path, cluster: make.Machines
+) -> None:
+    """Also where a machine is lost that measures; the points are those of this machine."""
+    models = sorted((local / "increments").glob("*/*"))
+    recipe = recipe_of(
+        [Entry(path=str(path)) for path in models], method="ties",
+        weights=place / "here" / "base.safetensors",
+    )  # fmt: skip
+    merge, data = Prepared(make_plan(recipe)), read_series(series)
+    densities = [step / 10 for step in range(1, 9)]
+    grid = grid_of({"density": densities})
+    best, here = sweep(merge, grid, data, split="val")
+    lost: list[make.Machine] = []
+
+    def strike() -> None:
+        wait_for(lambda: any(machine.work() for machine in cluster.there), 300)
+        lost.append(next(machine for machine in cluster.there if machine.work()))
+        cluster.lose(lost[0])
+
+    thread = threading.Thread(target=strike, daemon=True)
+    thread.start()
+    words = [
+        "merge", *models, "--method", "ties", "--weights", recipe.weights, "--series", series,
+        "--sweep", f"density={densities}", "--split", "val", "--out", place / "best", "--json",
+        "--engine", "ray", "--address", cluster.address,
+    ]  # fmt: skip
+    result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+    thread.join()
+    cluster.add()
+    assert lost
+    assert json.loads(result.stdout)["sweep"] == [dataclasses.asdict(trial) for trial in here]
+    kept = load_detector(place / "best").manifest.recipe
+    assert kept is not None
+    assert kept["params"] == best.plan.recipe.params
+    assert len({trial.score for trial in here}) > 1
+
+
+def test_ranks_of_one_training_on_two_machines(place: Path, cluster: make.Machines) -> None:
+    """They train as two processes of one machine do, also where one of theirs is lost."""
+    data = make_slice(place / "ranks", NEW, images=8, seed=2)
+    job, twin = (ranked_job(place / name, data, weight=50.0, epochs=10) for name in ("a", "b"))
+    store, notes = place / "ranked", list[str]()
+
+    def progress(record: dict[str, Any]) -> None:
+        notes.extend([record["note"]] if "note" in record else [])
+
+    with (
+        opened("ray", Wishes(cluster.address, str(store)), place / "run") as engine,
+        ThreadPoolExecutor() as pool,
+    ):
+        engine.prepare(data.images, read_job(job).schedule, lambda line: None)
+        done = pool.submit(engine.run, job, progress, threading.Event())
+        wait_for(lambda: [*store.glob("run-*-checkpoint-*")] or done.done(), 300)
+        busy = [machine for machine in cluster.there if machine.work()]
+        assert len(busy) == 2
+        cluster.lose(busy[1])
+        cluster.add()
+        done.result(300)
+    assert any(note.startswith("its machine was lost") for note in notes)
+    assert any(note.startswith("goes on from its last epoch") for note in notes)
+    trained_by_two(twin)
+    assert sha256_file(job / TRAINED) == sha256_file(twin / TRAINED)
+    one, other = (read_outcome(folder, "") for folder in (job, twin))
+    assert one.images_seen == other.images_seen == 10 * len(data)
+    assert one.history == other.history
+
+
+def test_ranks_that_have_no_room_are_refused(place: Path, cluster: make.Machines) -> None:
+    with opened("ray", Wishes(cluster.address), place / "run") as engine:
+        schedule = Schedule(ranks=4, threads=1)
+        with pytest.raises(ConfigError, match="1 CPUs and 0 GPUs of one machine, 4 times"):
+            engine.prepare((), schedule, lambda line: None)
 
 
 def test_a_lost_machine_costs_an_epoch(

@@ -20,9 +20,8 @@ from duet.increments.state import DetectorState, HeadPart
 from duet.runs.assemble import StrategyOutcome
 from duet.runs.gallery import gallery, telling
 from duet.runs.inputs import read_inputs
-from duet.runs.lab import Trained
 from duet.runs.plan import RunPlan, plan_run
-from duet.runs.setting import StageResult
+from duet.runs.setting import FinishedStage
 from duet.series import Slice, eval_slice, read_series
 from duet.series.images import image_sha256
 from duet.training.config import Strategy
@@ -135,7 +134,7 @@ def outcome(plan: RunPlan, strategy: Strategy, last: DetectorState) -> StrategyO
         save_deployed(path, Deployed(found, pairs))
         scores |= {(stage, one): ClassAP({}, {}, seen=path.name) for one in ("day", "night")}
     results = tuple(
-        StageResult(step, Trained(state, 2, 0.0, (), "", reused=False), state)
+        FinishedStage(step, state)
         for step, state in zip(plan.series.increments, (make_state("rows", 1), last), strict=True)
     )
     return StrategyOutcome(strategy, results, scores, {}, 0.0)

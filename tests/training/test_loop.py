@@ -41,7 +41,7 @@ from duet.training.job import (
     write_job,
     write_slice,
 )
-from duet.training.loop import run_job
+from duet.training.loop import require_trainable, run_job
 from duet.training.optimizer import learning_rate
 from duet.training.pseudo import Target
 from duet.training.seen import Seen
@@ -193,6 +193,15 @@ def test_divergence_is_told(tmp_path: Path, data: Slice) -> None:
 def test_devices_that_are_refused(tmp_path: Path, data: Slice, name: str, words: str) -> None:
     device = schedule().model_copy(update={"device": name})  # as somebody may write into job.json
     folder = make_job(tmp_path / "job", data, schedule=device)
+    with pytest.raises(ConfigError, match=words):
+        trained(folder)
+
+
+def test_ranks_are_refused(tmp_path: Path, data: Slice) -> None:
+    folder = make_job(tmp_path / "job", data, schedule=schedule(ranks=2, batch=2))
+    words = "trains in one process, got 2 ranks"
+    with pytest.raises(ConfigError, match=words):
+        require_trainable(read_job(folder))
     with pytest.raises(ConfigError, match=words):
         trained(folder)
 

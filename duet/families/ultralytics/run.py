@@ -8,8 +8,9 @@ from typing import Any
 
 from duet.families.ultralytics.arguments import engine_overrides
 from duet.families.ultralytics.engine import set_threads
-from duet.families.ultralytics.ranks import name_worker
+from duet.families.ultralytics.ranks import leave, name_worker
 from duet.families.ultralytics.train import JOB_VARIABLE
+from duet.training.config import needs_a_cluster
 from duet.training.job import Progress, read_job
 from duet.training.session import Session
 
@@ -21,8 +22,13 @@ def run_job(trainer_class: type[Any], folder: Path, progress: Progress) -> None:
         trainer_class: A `StageTrainer` mixed into one of the engine's trainers.
         folder: Job folder (`duet.training.job`).
         progress: Called after each step.
+
+    Raises:
+        ConfigError: It is for several ranks, and this process is none.
     """
     job, alone = read_job(folder), Session(folder).lacks_fisher
+    if job.schedule.ranks > 1 and "RANK" not in os.environ and not alone:
+        raise needs_a_cluster(job.schedule.ranks)
     set_threads(job.schedule.threads)
     os.environ[JOB_VARIABLE] = str(folder)
     name_worker()
@@ -37,6 +43,7 @@ def run_job(trainer_class: type[Any], folder: Path, progress: Progress) -> None:
     if not trainer.ddp:  # the processes of a multi-GPU launch cannot reach `progress`
         trainer.add_callback("on_train_batch_end", _reporter(progress))
     trainer.train()
+    leave()
 
 
 def _reporter(progress: Progress) -> Any:

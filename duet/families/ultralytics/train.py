@@ -25,7 +25,12 @@ from duet.families.outputs import Layout
 from duet.families.ultralytics.arguments import frozen_names, restore_frozen
 from duet.families.ultralytics.data import SliceDataset, extend_batch
 from duet.families.ultralytics.models import Build
-from duet.families.ultralytics.ranks import end_with_worker
+from duet.families.ultralytics.ranks import (
+    end_with_worker,
+    join,
+    require_equal,
+    without_devices,
+)
 from duet.families.ultralytics.teacher import Teacher
 from duet.images import Fit
 from duet.increments.state import DetectorState
@@ -69,6 +74,8 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         self.job, self.start = self.session.job, self.session.start
         self._in_epoch = self._waiting = 0
         super().__init__(cfg if cfg is not None else DEFAULT_CFG, overrides, _callbacks)
+        if RANK != -1 and self.job.schedule.ranks > 1:  # the engine counts devices of one machine
+            self.world_size = self.job.schedule.ranks
 
     # ---- what a family fills in -----------------------------------------------------------
 
@@ -181,7 +188,8 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
 
     def _setup_train(self) -> None:
         self.precision = resolve_precision(self.job.schedule.precision, self.device)
-        super()._setup_train()
+        with without_devices(self.device):
+            super()._setup_train()
         self.scaler = self.precision.scaler()  # the engine knows no bfloat16 on a CPU
         model = unwrap_model(self.model)
         rows = self.class_rows(model) if refines(self.job) else []
@@ -197,6 +205,12 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         model.predict = self.precision.within(model.predict)
         model.register_forward_hook(self._add_losses)
         self._resume()
+
+    def _setup_ddp(self) -> None:
+        if self.job.schedule.ranks > 1:
+            join(self.device)
+        else:
+            super()._setup_ddp()
 
     def _old_rows(self, model: Any) -> list[nn.Parameter]:
         """Return parameters whose first rows belong to old classes and must not move."""
@@ -327,6 +341,8 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         It is written here and not by `Family.train`: with several GPUs only the engine's launched
         processes ever hold the trained model.
         """
+        if RANK != -1:
+            require_equal(unwrap_model(self.model))
         if RANK not in {-1, 0}:
             return
         trained = self.build.trained_state(self.ema.ema, self.start)

@@ -20,6 +20,8 @@ ASK_EVERY = 0.5  # seconds between questions of the command
 TELL_EVERY = 1.0  # seconds between steps that a task tells
 
 Record = dict[str, Any]
+Place = tuple[int, int]
+"""Where ranks meet: the number of a training, and how often it was begun before."""
 
 
 class Notes:
@@ -29,6 +31,7 @@ class Notes:
         self._notes: list[tuple[int, Record]] = []
         self._steps: dict[int, Record] = {}
         self._begun: dict[int, int] = defaultdict(int)
+        self._places: dict[Place, dict[int, Any]] = {}
 
     def begin(self, number: int, machine: str) -> None:
         """A task begins; the second time because its machine was lost."""
@@ -42,6 +45,12 @@ class Notes:
             self._steps[number] = record
         else:
             self._notes.append((number, record))
+
+    def meet(self, place: Place, rank: int, ranks: int, proposed: Any) -> Any:
+        """Note that a rank of a training is there; return what the first brought, if all are."""
+        here = self._places.setdefault(place, {})
+        here[rank] = proposed
+        return here[0] if len(here) == ranks else None
 
     def take(self) -> list[tuple[int, Record]]:
         """Return what is new."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from duet.errors import Collected, ConfigError, DuetError, in_short
 from duet.runs.engines.images import Shot, Whereabouts, require_same
 from duet.training.config import Schedule
 from duet.training.outcome import versions
+
+ROOM_POLL = 1  # seconds between looks whether a run was stopped that waits for room
 
 COMPARED = ("duet-detect", "torch", "torchvision", "ultralytics", "numpy")
 """Packages that must be the same on all machines: results depend on them."""
@@ -26,17 +28,25 @@ class Need:
     Attributes:
         cpus: Cores.
         gpus: GPUs, all of one machine.
+        ranks: Processes that each take so much, of any machines.
     """
 
     cpus: int
     gpus: int = 0
+    ranks: int = 1
 
     @classmethod
     def of(cls, schedule: Schedule) -> Need:
         """Return what a training takes: its threads, and beside a GPU what loads its images."""
         device = parse_device(schedule.device)
         loading = schedule.workers if device.kind == "cuda" else 0
-        return cls(max(schedule.threads, 1) + loading, len(device.numbers))
+        return cls(max(schedule.threads, 1) + loading, len(device.numbers), schedule.ranks)
+
+    def times(self, has: Mapping[str, float]) -> int:
+        """Return for how many such processes a machine has room."""
+        rooms = [has.get("CPU", 0) // self.cpus]
+        rooms += [has.get("GPU", 0) // self.gpus] if self.gpus else []
+        return int(min(rooms))
 
     @classmethod
     def of_device(cls, device: str) -> Need:
@@ -44,7 +54,7 @@ class Need:
         return cls(1, min(len(parse_device(device).numbers), 1))
 
 
-class _LostError(DuetError):
+class LostError(DuetError):
     """A machine went away."""
 
 
@@ -65,24 +75,24 @@ class Cluster:
         """Return number and name of each machine that has what is needed.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: There is none, or they have no room for all ranks at a time.
         """
         nodes = [one for one in self._ray.nodes() if one["Alive"]]
         fit = {
             one["NodeID"]: f"{one['NodeManagerHostname']} ({one['NodeID'][:8]})"
             for one in nodes
-            if one["Resources"].get("CPU", 0) >= need.cpus
-            and one["Resources"].get("GPU", 0) >= need.gpus
+            if need.times(one["Resources"])
         }
-        if not fit:
+        if sum(need.times(one["Resources"]) for one in nodes) < need.ranks:
             have = "; ".join(
                 f"{one['Resources'].get('CPU', 0):g} CPUs and {one['Resources'].get('GPU', 0):g} "
                 f"GPUs on {one['NodeManagerHostname']}" for one in nodes[:8]
             )  # fmt: skip
             raise ConfigError(
-                f"a training takes {need.cpus} CPUs and {need.gpus} GPUs of one machine, and none "
-                f"of the cluster's {len(nodes)} has them: {have}", where="--engine ray",
-                remedy="change threads, workers or device of the schedule, or add such a machine",
+                f"a training takes {need.cpus} CPUs and {need.gpus} GPUs of one machine"
+                f"{f', {need.ranks} times' if need.ranks > 1 else ''}, and the cluster's "
+                f"{len(nodes)} do not have them: {have}", where="--engine ray",
+                remedy="change threads, workers, device or ranks of the schedule, or add machines",
             )  # fmt: skip
         return fit
 
@@ -100,14 +110,12 @@ class Cluster:
         }  # fmt: skip
         found, ready = Collected(), 0
         for number, task in tasks.items():
-            with found.noted(), contextlib.suppress(_LostError):
-                told = self.result(task, f"node {fit[number]}")
-                if told is not None:
-                    raise DuetError.from_dict(told)
+            with found.noted(), contextlib.suppress(LostError):
+                self.result(task, f"node {fit[number]}")
                 ready += 1
         found.raise_all("machines of the cluster cannot train")
         if not ready:
-            raise _LostError("every machine that could train was lost", where="--engine ray")
+            raise LostError("every machine that could train was lost", where="--engine ray")
         return ready
 
     def _on(self, number: str, name: str, *arguments: Any) -> Any:
@@ -125,13 +133,39 @@ class Cluster:
         """Return a reference to a value that many tasks take."""
         return self._ray.put(value)
 
-    def task(self, work: Callable[..., Any], need: Need, retries: int, *arguments: Any) -> Any:
+    def task(
+        self, work: Callable[..., Any], need: Need, retries: int, *arguments: Any,
+        place: Any = "SPREAD",
+    ) -> Any:  # fmt: skip
         """Begin a task where there is what it needs, as soon as there is."""
         made = self._ray.remote(work).options(
-            num_cpus=need.cpus, num_gpus=need.gpus, max_retries=retries,
-            scheduling_strategy="SPREAD",
-        )  # fmt: skip
+            num_cpus=need.cpus, num_gpus=need.gpus, max_retries=retries, scheduling_strategy=place
+        )
         return self._begun(made.remote(*arguments))
+
+    @contextlib.contextmanager
+    def room(self, need: Need, stop: threading.Event) -> Iterator[list[Any]]:
+        """Wait until there is room for all ranks at once, and yield the place of each.
+
+        They get all they need or nothing, so that no two trainings wait for each other's share; on
+        as few machines as have it. Whatever still runs there ends with the block.
+
+        Raises:
+            DuetError: ``stop`` was set.
+        """
+        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        share = {"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {})
+        group = placement_group([share] * need.ranks, strategy="PACK")
+        try:
+            while not group.wait(ROOM_POLL):
+                if stop.is_set():
+                    raise DuetError("stopped", remedy="the same command resumes")
+            yield [PlacementGroupSchedulingStrategy(group, rank) for rank in range(need.ranks)]
+        finally:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                remove_placement_group(group)
 
     def _begun(self, task: Any) -> Any:
         with self._guard:
@@ -146,15 +180,16 @@ class Cluster:
         """Return what a task returned.
 
         Raises:
-            DuetError: It could not be finished; says where and why.
+            LostError: Its machine was lost.
+            DuetError: It could not be finished, in the class in which it said so; says where.
         """
         try:
-            return self._ray.get(task)
+            found = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             kinds = self._ray.exceptions
             lost = (kinds.NodeDiedError, kinds.TaskUnschedulableError, kinds.WorkerCrashedError)
-            kind = _LostError if isinstance(error, lost) else DuetError
+            kind = LostError if isinstance(error, lost) else DuetError
             remedy = "the same command resumes"
             if isinstance(cause, ImportError):
                 remedy = "install the same duet-detect[ray] on every node"
@@ -164,6 +199,9 @@ class Cluster:
         finally:
             with self._guard:
                 self._open.discard(task)
+        if isinstance(found, dict) and "exit_code" in found:
+            raise DuetError.from_dict(found)
+        return found
 
     def cancel(self, task: Any, grace: float) -> None:
         """End a task; by force if it does not end by itself."""

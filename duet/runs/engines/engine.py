@@ -12,11 +12,13 @@ from duet.runs.lab import RunJob
 from duet.runs.memo import Tell
 from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.worker import run_worker
-from duet.training.config import Schedule
+from duet.training.config import Schedule, needs_a_cluster
 
 
-def _nothing(images: Iterable[Path], schedule: Schedule, tell: Tell) -> None:
+def _alone(images: Iterable[Path], schedule: Schedule, tell: Tell) -> None:
     """Prepare nothing: the images are where they were read."""
+    if schedule.ranks > 1:
+        raise needs_a_cluster(schedule.ranks)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Engine:
 
     run: RunJob = run_worker
     answer: AnswerQuestion = answer_here
-    prepare: Callable[[Iterable[Path], Schedule, Tell], None] = _nothing
+    prepare: Callable[[Iterable[Path], Schedule, Tell], None] = _alone
     jobs: int | None = None
 
     @property
@@ -47,6 +49,9 @@ class Engine:
 
 
 HERE = Engine()
+
+LOOKERS = 64
+"""Most that look at images at a time, wherever that is."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def opened(name: str, wishes: Wishes, out: Path) -> AbstractContextManager[Engin
     Args:
         name: In `ENGINES`.
         wishes: See `Wishes`.
-        out: Run folder; what the engine keeps elsewhere is known by it.
+        out: Folder that is written; what the engine keeps elsewhere is known by it.
 
     Raises:
         ConfigError: There is no such engine, or it cannot do what is asked.

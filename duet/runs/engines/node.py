@@ -25,6 +25,7 @@ from duet.increments.fisher import FISHER
 from duet.leftovers import leftovers, remove
 from duet.ownfolder import is_mine, own_folder
 from duet.runs.engines.images import Shot, Whereabouts, place
+from duet.runs.engines.seats import Seat, seated
 from duet.runs.engines.store import Store
 from duet.runs.forks import forking
 from duet.runs.lab import RunJob
@@ -137,8 +138,9 @@ def _workplace() -> Iterator[Path]:
 
 
 def train(
-    order: Order, site: Site, machine: str, tell: Progress, stop: threading.Event
-) -> dict[str, Carried]:
+    order: Order, site: Site, machine: str, tell: Progress, stop: threading.Event,
+    seat: Seat | None = None,
+) -> dict[str, Carried]:  # fmt: skip
     """Train a job, from the last checkpoint in the store if there is one; return its results.
 
     Args:
@@ -147,6 +149,7 @@ def train(
         machine: Name of this one, for messages.
         tell: Takes progress.
         stop: When set, the training is ended.
+        seat: Of this process, where several share the training.
 
     Raises:
         DuetError: In the words of the machine of the command: its paths, and this one's name.
@@ -158,13 +161,18 @@ def train(
         try:
             for name, carried in order.files.items():
                 unpacked(carried, folder / name, store)
-            if store is not None and _fetch_checkpoint(store, order.key, folder):
-                tell({"note": f"goes on from its last epoch, on {machine}"})
             images = place(order.shots, site.where, folder, own_scratch() / "images", machine)
             names |= _names(images, order.shots)
             _settle(folder, images)
-            with _keeping(store, order.key, folder, tell):
-                _forks()(folder, tell, stop)
+            last = store.checkpoint(order.key) if store is not None else None
+            # A rank begins in a fresh process: the engine looks for it when it is imported.
+            run = _forks() if seat is None else run_worker
+            with seated(seat, last) as last:
+                if store is not None and _fetch_checkpoint(store, last, folder):
+                    tell({"note": f"goes on from its last epoch, on {machine}"})
+                mine = store if seat is None or seat.rank == 0 else None
+                with _keeping(mine, order.key, folder, tell):
+                    run(folder, tell, stop)
         except DuetError as error:
             raise _in_words_of_here(error, names, folder / LOG, machine) from None
         return {name: packed(folder / name, store)
@@ -220,9 +228,8 @@ def _in_words_of_here(
     return type(error)(said(error.what) or "", where=said(error.where), remedy=said(remedy))
 
 
-def _fetch_checkpoint(store: Store, key: str, folder: Path) -> bool:
+def _fetch_checkpoint(store: Store, sha256: str | None, folder: Path) -> bool:
     """Take over the last checkpoint of a job, if there is one that is whole."""
-    sha256 = store.checkpoint(key)
     if sha256 is None:
         return False
     try:

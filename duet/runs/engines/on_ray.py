@@ -19,16 +19,19 @@ from typing import Any
 from duet.errors import ConfigError, DuetError, MissingExtraError, in_short
 from duet.files import sha256_json
 from duet.runs.engines import node
-from duet.runs.engines.board import Board, watched
+from duet.runs.engines.board import Board, Place, watched
 from duet.runs.engines.cluster import Cluster, Need
 from duet.runs.engines.engine import Engine, Wishes
 from duet.runs.engines.images import HASHED, STAGED, Shot, Whereabouts, shots, stage
 from duet.runs.engines.node import Answer, Carried, Order, Site
+from duet.runs.engines.seats import Meeting, Seat
 from duet.runs.engines.store import Store
+from duet.runs.engines.together import GRACE, trained_together
 from duet.runs.memo import Tell
 from duet.training.checkpoint import remove_checkpoint
 from duet.training.config import Schedule
 from duet.training.job import read_job, read_slice
+from duet.training.outcome import OUTCOME
 
 RETRIES = 3
 """How often a task is begun anew whose machine was lost."""
@@ -37,7 +40,6 @@ MANY = 100_000
 """Trainings handed over at a time: Ray holds them until a machine is free."""
 
 STOP_POLL = 0.2  # seconds between looks whether the run was stopped
-GRACE = 15.0  # seconds in which a task ends by itself that is asked to
 
 README = (
     "Files of `duet run --engine ray`, by their SHA-256: of runs (run-*), removed when one ends "
@@ -188,6 +190,33 @@ def _train(order: Order, site: Site, board: Any, number: int) -> Any:
     return _until_cancelled(lambda stop: node.train(order, site, machine, tell, stop))
 
 
+def _train_with_others(
+    order: Order, site: Site, board: Any, place: Place, rank: int, ranks: int
+) -> Any:
+    import ray
+
+    machine, tell = _machine(), _silent if rank else watched(board, place[0])
+    if rank == 0:
+        board.begin.remote(place[0], machine)
+
+    def work(stop: threading.Event) -> Any:
+        def meet(proposed: Meeting | None) -> Meeting:
+            while not stop.wait(STOP_POLL):
+                found: Meeting | None = ray.get(board.meet.remote(place, rank, ranks, proposed))
+                if found is not None:
+                    return found
+            raise DuetError("stopped", remedy="the same command resumes")
+
+        seat = Seat(rank, ranks, ray.util.get_node_ip_address(), meet)
+        return node.train(order, site, machine, tell, stop, seat)
+
+    return _until_cancelled(work)
+
+
+def _silent(record: dict[str, Any]) -> None:
+    """Take progress, which the first rank tells for all."""
+
+
 def _answer(question: Any, wanted: list[Shot], site: Site) -> Any:
     return _until_cancelled(lambda stop: node.answer(question, wanted, site, _machine(), stop))
 
@@ -220,7 +249,7 @@ class _Work:
             stage(images, Store(self._site.where.store, STAGED))
         wanted = [] if self._site.where.store is not None else shots(images, most=HASHED)
         count = self._cluster.require_ready(need, wanted, self._site.where)
-        tell(f"{count} machine{'s' if count != 1 else ''} of the cluster can train")
+        tell(f"{count} machine{'s' if count != 1 else ''} of the cluster can be used")
 
     def train(
         self, folder: Path, progress: Callable[[dict[str, Any]], None], stop: threading.Event
@@ -232,16 +261,29 @@ class _Work:
         wanted = shots(read_slice(folder / node.SLICE).images)
         sent = [path for path in sorted(folder.iterdir()) if _travels(path)]
         files = {path.name: node.packed(path, self._store) for path in sent}
-        order = Order(job.key, str(folder), files, wanted)
+        order, need = Order(job.key, str(folder), files, wanted), Need.of(job.schedule)
         with self._board.listening(progress) as number:
-            task = self._cluster.task(
-                _train, Need.of(job.schedule), RETRIES, order, self._known, self._board.actor,
-                number,
-            )  # fmt: skip
-            found = self._result(task, stop, str(folder))
+            if need.ranks > 1 and OUTCOME not in files:  # a Fisher alone is the work of one
+                found = self._train_together(order, need, number, stop)
+            else:
+                task = self._cluster.task(
+                    _train, need, RETRIES, order, self._known, self._board.actor, number
+                )
+                found = self._result(task, stop, str(folder))
         self._take(found, folder)
         if self._store is not None:
             self._store.forget_checkpoint(job.key)
+
+    def _train_together(self, order: Order, need: Need, number: int, stop: threading.Event) -> Any:
+        sent = self._cluster.put(order)
+
+        def begin(place: Any, begun: int, rank: int) -> Any:
+            return self._cluster.task(
+                _train_with_others, need, 0, sent, self._known, self._board.actor, (number, begun),
+                rank, need.ranks, place=place,
+            )  # fmt: skip
+
+        return trained_together(self._cluster, need, begin, order.folder, stop, retries=RETRIES)
 
     def answer(self, question: Any, folder: Path, stop: threading.Event) -> dict[str, Any]:
         """Answer a question on the cluster; see `duet.runs.questions`."""
@@ -254,15 +296,12 @@ class _Work:
         return found.found
 
     def _result(self, task: Any, stop: threading.Event, where: str) -> Any:
-        """Wait for a task; raise what it raised, in the class that it raised."""
+        """Wait for a task; raise what it raised."""
         while not self._cluster.is_done(task, STOP_POLL):
             if stop.is_set():
                 self._cluster.cancel(task, GRACE)
                 raise DuetError("stopped", remedy="the same command resumes")
-        found = self._cluster.result(task, where)
-        if isinstance(found, dict) and "exit_code" in found:
-            raise DuetError.from_dict(found)
-        return found
+        return self._cluster.result(task, where)
 
     def _take(self, found: dict[str, Carried], folder: Path) -> None:
         """Put results in their places, the one that vouches for the others last."""
