@@ -110,11 +110,11 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         bins = unwrap_model(self.model).model[-1].reg_max
         first = slice(taught(choice.images, images))
         losses = []
-        for pair in zip(student, teacher, strict=True):
-            ours, theirs = ([one[first] for one in outputs] for outputs in pair)
-            decode = functools.partial(self._teacher_boxes, theirs[0])
-            compared = Anchors(*ours, bins), Anchors(*theirs, bins, decode)
-            losses.append(torch.stack(method.of_anchors(*compared, quantiles)))
+        for (boxes, scores), (old_boxes, old_scores) in zip(student, teacher, strict=True):
+            ours = Anchors(boxes[first], scores[first], bins)
+            decode = functools.partial(self._teacher_boxes, old_boxes[first])
+            theirs = Anchors(old_boxes[first], old_scores[first], bins, decode)
+            losses.append(torch.stack(method.of_anchors(ours, theirs, quantiles)))
         return torch.stack(losses).mean(0)
 
     def _teacher_boxes(self, raw_BXA: torch.Tensor) -> torch.Tensor:
