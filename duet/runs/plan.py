@@ -31,8 +31,8 @@ SECONDS_PER_IMAGE = 0.02
 PARAMETERS = 2.6e6
 """Of that YOLO11n; a network takes longer in about the proportion in which it is larger."""
 
-DISTILLATION = 0.36
-"""What the old detector adds to a step whose images it looks at, in plain steps (bench_train.py)."""
+DISTILLATION = 1.46
+"""Cost of a step with the old detector running beside, against a plain step (bench_train.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,10 +255,10 @@ def _strategy_stages(
         cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
         yield _stage(plan, name, cut, epochs, 1.0, same)
         return
-    looked_at = strategy.distill.images if strategy.distill.weight else 0.0
-    looked_at = 1.0 if strategy.old_negatives == "pseudo" else looked_at
+    seen = strategy.distill.images if strategy.distill.weight else 0.0
+    seen = 1.0 if strategy.old_negatives == "pseudo" else seen
     cut = train_slice(item.data, item.classes)
-    yield _stage(plan, name, cut, epochs, 1 + DISTILLATION * looked_at, same)
+    yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * seen, same)
     known = plan.series.classes_until(number - 2)
     if strategy.refit.epochs and not all(one in known for one in item.classes):
         yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5, f"{same} re-fit")
