@@ -6,8 +6,9 @@ All trainers are the real ones: ours are set up from job folders, the competitor
 `yolo train` makes it, with the same images, batch, optimizer and augmentation. They take turns in
 one process, in an order that changes from round to round, so a busy machine slows all of them. Each
 step gets images of its own, from the loader's bytes on, as a training does: the previous detector
-must look at every batch, and the tool counts that it does. What loading costs, which all pay alike,
-is left out. Thread CPU time is what counts; wall time is shown beside.
+must look at every batch, or at the share of it that `distill.images` says, and the tool counts that
+it does. What loading costs, which all pay alike, is left out. Thread CPU time is what counts; wall
+time is shown beside.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ GOALS = {
     ("plain", "plain, NCHW"): 0.85,
     ("plain", "yolo train"): 0.85,
     ("distilled", "plain"): 1.15,
+    ("distilled, a quarter", "plain"): 1.15,
 }
 """(step, against) -> ratio of CPU times that it should stay below."""
 
@@ -163,6 +165,7 @@ def _contenders(
                 "plain, NCHW": ("fp32", 0.0, 0.0),
                 "plain": (precision, 0.0, 0.0),
                 "distilled": (precision, 0.01, 0.0),
+                "distilled, a quarter": (precision, 0.01, 0.0, 0.25),
                 "distilled + L_DC": (precision, 0.01, 0.01),
             }.items()
         )
@@ -219,8 +222,8 @@ def trainer_of(*job: Any, **settings: Any) -> Any:
 
 def job_folder(
     folder: Path, scenes: Any, architecture: str, head: HeadForm, image_size: int, batch: int,
-    classes: int, seed: int, precision: PrecisionChoice, distill: float, directional: float, *,
-    device: str = "cpu", epochs: int = 1,
+    classes: int, seed: int, precision: PrecisionChoice, distill: float, directional: float,
+    images: float = 1.0, *, device: str = "cpu", epochs: int = 1,
 ) -> Path:  # fmt: skip
     """Write the job of a second increment, with or without the losses."""
     import torch
@@ -242,7 +245,8 @@ def job_folder(
     job = Job(
         family="yolo", architecture=architecture, head=head, phase="increment", seed=seed,
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
-        distill=Distillation(weight=distill), directional=Directional(weight=directional),
+        distill=Distillation(weight=distill, images=images),
+        directional=Directional(weight=directional),
         schedule=Schedule(batch=batch, image_size=image_size, epochs=epochs, warmup_epochs=0,
                           precision=precision, device=device),
     )  # fmt: skip

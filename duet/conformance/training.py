@@ -76,7 +76,7 @@ def check_adapts(case: Case, folder: Path) -> None:
     with _settled():
         adapted = train(
             case, folder / "job", start, data, phase="increment", epochs=1, adapts=OLD,
-            distill={"method": "erd", "weight": 0.1},
+            distill={"method": "erd", "weight": 0.1, "images": 0.5},
         )  # fmt: skip
     assert adapted.labels == start.labels, "the classes changed"
     assert same(start.parts[0].tensors, adapted.parts[0].tensors), "the head part moved"

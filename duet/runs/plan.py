@@ -262,9 +262,10 @@ def _strategy_stages(
         cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
         yield _stage(plan, name, cut, epochs, 1.0, same)
         return
-    looks = strategy.distill.weight or strategy.old_negatives == "pseudo"
+    seen = strategy.distill.images if strategy.distill.weight else 0.0
+    seen = 1.0 if strategy.old_negatives == "pseudo" else seen
     cut = train_slice(item.data, item.classes)
-    yield _stage(plan, name, cut, epochs, DISTILLATION if looks else 1.0, same)
+    yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * seen, same)
     known = plan.series.classes_until(number - 2)
     if strategy.refit.epochs and not all(one in known for one in item.classes):
         yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5, f"{same} re-fit")

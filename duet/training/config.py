@@ -162,6 +162,11 @@ class Distillation(Config):
         default=0.75, description="anchors at or above it by max old logit"
     )
     box_quantile: Share = Field(default=0.75, description="anchors at or below it by box variance")
+    images: Share = Field(
+        default=1.0, gt=0.0,
+        description="share of a step's images that are distilled, the first ones of its random "
+        "order; the loss is their mean",
+    )  # fmt: skip
 
     @field_validator("method")
     @classmethod

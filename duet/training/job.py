@@ -103,8 +103,10 @@ def identity(job: Job) -> dict[str, Any]:
     for key in ("pseudo", "ewc", "adapts"):
         if not settings[key]:
             settings.pop(key)
-    if job.distill is not None and job.distill.method == "duet":
-        settings["distill"].pop("method")
+    if job.distill is not None:
+        for key, plain in (("method", "duet"), ("images", 1.0)):
+            if settings["distill"][key] == plain:
+                settings["distill"].pop(key)
     return settings
 
 

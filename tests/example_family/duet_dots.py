@@ -32,7 +32,7 @@ from duet.increments.state import DetectorState
 from duet.merging.layers import Layer
 from duet.training.job import Job, Progress, old_part_count, refines, unlabelled_classes
 from duet.training.losses.distillation.responses import Anchors as Responses
-from duet.training.losses.distillation.responses import Quantiles
+from duet.training.losses.distillation.responses import Quantiles, taught
 from duet.training.losses.distillation.table import resolve_distillation
 from duet.training.pseudo import Found, Target, add_pseudo_labels
 from duet.vectors.tensors import Tensors
@@ -179,16 +179,19 @@ class DotsLearner:
         """Return the parts of the loss; class ids count from the first class of the last part."""
         size = images_B3SS.shape[-1]
         targets = [Target(one.boxes * size, one.labels + self._first) for one in targets]
-        seen = self._teacher(images_B3SS) if self._teacher is not None else None
+        first = slice(taught(self._distill.images if self._distill else 1.0, len(images_B3SS)))
+        looks = images_B3SS if self._pseudo is not None else images_B3SS[first]
+        seen = self._teacher(looks) if self._teacher is not None else None
         if self._pseudo is not None:
             targets = add_pseudo_labels(targets, found(seen), self._pseudo, self._unlabelled)
         sides, logits = (output.float() for output in self.module(images_B3SS))
         losses = self._detection(boxes_of(sides), logits, targets)
         if self._distill is not None:
             choice, weight = self._distill, self._distill.weight
+            theirs, known = (output[first] for output in seen)
             cls, box = resolve_distillation(choice.method).of_anchors(
-                Responses(sides, logits[:, : self._old], 1),
-                Responses(seen[0], seen[1], 1, lambda: boxes_of(seen[0]).transpose(1, 2)),
+                Responses(sides[first], logits[first, : self._old], 1),
+                Responses(theirs, known, 1, lambda: boxes_of(theirs).transpose(1, 2)),
                 Quantiles(choice.class_quantile, choice.box_quantile),
             )
             losses |= {"kd_cls": weight * cls, "kd_box": weight * box}

@@ -354,6 +354,29 @@ def test_distillation_reaches_the_student_alone() -> None:
     torch.testing.assert_close(same["kd_box"], torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"old_negatives": "pseudo", "pseudo": PseudoLabels()}], ids=["mask", "pseudo"]
+)
+def test_the_first_images_alone_are_distilled(settings: dict[str, Any]) -> None:
+    found, looked_at = [], []
+    for share, count in ((0.5, 4), (1.0, 2)):
+        learner = learner_of(
+            make_state((2, 1)), distill=Distillation(weight=1.0, images=share), **settings
+        )
+        learner.module.eval()  # on stored statistics no image depends on another
+        with torch.no_grad():
+            learner.module.get_parameter("model.enc_output.0.bias").add_(0.5)
+        learner._teacher.model.register_forward_hook(
+            lambda _, args, __: looked_at.append(len(args[0]))
+        )
+        four = torch.cat([images(), images().flip(-1)])
+        losses = learner.losses(four[:count], targets(*[0] * count))
+        found.append(torch.stack([losses["kd_cls"], losses["kd_box"]]).detach())
+    assert bool((found[0] > 0).all())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+    assert looked_at == [4 if settings else 2, 2]
+
+
 @pytest.mark.slow
 def test_pseudo_labels_are_what_the_teacher_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     state = make_state((2, 1))

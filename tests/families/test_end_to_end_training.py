@@ -13,7 +13,7 @@ from factories_heads import YOLO26N, YOLOV10N, lively
 from factories_states import moved
 from factories_trainer import InterruptionError, backward, ready, silent, stop_in_epoch
 from factories_training import settled
-from factories_yolo import class_groups, make_job, make_slice, make_state, micro_schedule
+from factories_yolo import YOLO11N, class_groups, make_job, make_slice, make_state, micro_schedule
 
 from duet.families.ultralytics import data
 from duet.families.ultralytics.arguments import restore_frozen
@@ -207,6 +207,48 @@ def test_distillation_reaches_what_can_learn(
     if form == "rows":
         assert any(".one2one_cv2.0.0" in name for name in reached)
         assert any(".one2one_cv3.0.0" in name for name in reached)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "form", "settings", "looked_at"),
+    [
+        pytest.param(YOLO11N, "rows", {}, 2, id="rows"),
+        pytest.param(YOLO11N, "towers", {}, 2, id="towers"),
+        pytest.param(YOLO11N, "parallel", {}, 2, id="parallel"),
+        pytest.param(YOLO26N, "rows", {}, 2, id="26, rows"),
+        pytest.param(YOLO11N, "towers", {"old_negatives": "train"}, 2, id="towers, all trained"),
+        pytest.param(YOLO11N, "towers", PSEUDO, 4, id="towers, pseudo-labels"),
+    ],
+)
+@pytest.mark.parametrize("method", ["duet", "erd"])
+def test_the_first_images_alone_are_distilled(
+    method: str, architecture: str, form: str, settings: dict[str, Any], looked_at: int,
+    new_slice: Slice, tmp_path: Path,
+) -> None:  # fmt: skip
+    images = torch.rand((4, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    found, seen = [], []
+    for share in (0.5, 1.0):
+        choice = Distillation(method=method, weight=1, images=share)
+        start = lively(form, SIZES, architecture)
+        folder = make_job(tmp_path / str(share), start, new_slice, distill=choice, **settings)
+        trainer = ready(folder)
+        model = trainer.model
+        for module in model.modules():  # on stored statistics no image depends on another
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        with torch.no_grad():
+            for level in model.model[-1].f:
+                bias = model.model[level].cv2.bn.bias
+                bias.add_(torch.linspace(-1, 1, len(bias)))
+        trainer.teacher.network.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+        batch = images if share < 1 else images[:2]
+        if trainer.job.pseudo is not None:
+            trainer.teacher(batch)  # as `preprocess_batch` does
+        model(batch)
+        found.append(torch.stack(trainer.distillation(model, batch)))
+    assert float(found[0][0]) > 0
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+    assert seen == [looked_at, 2]
 
 
 def test_teacher_answers_with_both_branches(new_slice: Slice, tmp_path: Path) -> None:

@@ -230,6 +230,34 @@ def test_distillation_is_zero_at_first_and_pulls_back(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_the_first_images_alone_are_distilled(
+    form: HeadForm, new_slice: Slice, tmp_path: Path
+) -> None:
+    images = torch.rand((4, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    found, seen = [], []
+    for share in (0.5, 1.0):
+        trainer = ready(
+            tmp_path / str(share), lively_boxes(CASE.grown(form)), new_slice,
+            distill={"weight": 1.0, "images": share},
+        )  # fmt: skip
+        model = trainer.model
+        for module in model.modules():  # on stored statistics no image depends on another
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        with torch.no_grad():
+            for layer in (16, 19, 22):  # the levels that heads read
+                model.model[layer].cv2.bn.bias.add_(torch.linspace(-1, 1, 64))
+        trainer.teacher.network.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+        batch = images if share < 1 else images[:2]
+        model(batch)
+        found.append(torch.stack(trainer.distillation(model, batch)))
+    assert bool((found[0] > 0).all())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+    assert seen == [2, 2]
+
+
+@pytest.mark.slow
 def test_the_loss_counts_per_image(new_slice: Slice, tmp_path: Path) -> None:
     """RT-DETR's loss is a mean over images, unlike YOLO's sum: the weights of ours follow."""
     trainer = ready(tmp_path / "job", CASE.grown("rows"), new_slice)

@@ -267,6 +267,7 @@ def test_older_trainings_keep_their_identity() -> None:
     assert set(identity(job)["distill"]) == {"weight", "class_quantile", "box_quantile"}
     changed = [
         job.model_copy(update={"distill": Distillation(method="lwf", weight=0.1)}),
+        job.model_copy(update={"distill": Distillation(images=0.5, weight=0.1)}),
         job.model_copy(update={"ewc": Ewc(weight=1.0)}),
         job.model_copy(update={"adapts": ("cat",)}),
         job.model_copy(update={"pseudo": PseudoLabels()}),

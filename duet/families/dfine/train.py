@@ -27,7 +27,7 @@ from duet.families.dfine.roles import EMBEDDING, PREFIX
 from duet.families.packed import pack
 from duet.increments.state import DetectorState
 from duet.training.job import Job, old_part_count, refines, unlabelled_classes
-from duet.training.losses.distillation.responses import Places, Quantiles
+from duet.training.losses.distillation.responses import Places, Quantiles, taught
 from duet.training.losses.distillation.table import resolve_distillation
 from duet.training.memory import fast_module
 from duet.training.precision import resolve_precision
@@ -98,7 +98,11 @@ class DFineLearner:
     ) -> dict[str, torch.Tensor]:
         """Return the parts of the loss; see `duet.training.loop.Learner`."""
         targets = [Target(target.boxes, target.labels + self._first) for target in targets]
-        seen = self._look(images_B3SS) if self._teacher is not None else None
+        first, seen = len(images_B3SS), None
+        if self._distill is not None:
+            first = taught(self._distill.images, first)
+        if self._teacher is not None:
+            seen = self._look(images_B3SS if self._pseudo is not None else images_B3SS[:first])
         if self._pseudo is not None:
             targets = add_pseudo_labels(targets, self._found(seen), self._pseudo, self._unlabelled)
         labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
@@ -106,7 +110,7 @@ class DFineLearner:
         with torch.autocast(images_B3SS.device.type, enabled=False):
             losses = self._detection(output, labels)
             if self._distill is not None:
-                losses |= self._distillation(output, seen)
+                losses |= self._distillation(output, seen, slice(first))
         return losses
 
     def state(self, tensors: Tensors) -> DetectorState:
@@ -152,18 +156,21 @@ class DFineLearner:
             found.append(Found(boxes[solid], scores, labels))
         return found
 
-    def _distillation(self, output: Any, seen: Any) -> dict[str, torch.Tensor]:
-        """Return λ_Distill · L*_Distill on the encoder's scores and proposals of old classes."""
+    def _distillation(self, output: Any, seen: Any, first: slice) -> dict[str, torch.Tensor]:
+        """Return λ_Distill · L*_Distill on the encoder's scores and proposals of old classes.
+
+        Of the images that are distilled, the first ones of what was seen.
+        """
         assert self._distill is not None
         method = resolve_distillation(self._distill.method)
         quantiles = Quantiles(self._distill.class_quantile, self._distill.box_quantile)
         ours = Places(
-            output.enc_outputs_coord_logits.float().sigmoid(),
-            output.enc_outputs_class[..., : self._old].transpose(1, 2),
+            output.enc_outputs_coord_logits[first].float().sigmoid(),
+            output.enc_outputs_class[first, ..., : self._old].transpose(1, 2),
         )
         theirs = Places(
-            seen.enc_outputs_coord_logits.float().sigmoid(),
-            seen.enc_outputs_class.transpose(1, 2),
+            seen.enc_outputs_coord_logits[first].float().sigmoid(),
+            seen.enc_outputs_class[first].transpose(1, 2),
         )
         cls, box = method.of_places(ours, theirs, quantiles)
         return {"kd_cls": self._distill.weight * cls, "kd_box": self._distill.weight * box}

@@ -43,7 +43,7 @@ def inference_model(state: DetectorState) -> RTDETRDetectionModel:
     return model.eval()
 
 
-def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> RTDETRDetectionModel:
+def training_model(state: DetectorState, *, mask_old: bool, run_old: float) -> RTDETRDetectionModel:
     """Build the detector of a state for training its last part; see `Build.training_model`.
 
     Raises:

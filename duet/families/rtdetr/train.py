@@ -12,7 +12,7 @@ from duet.families.rtdetr import build
 from duet.families.rtdetr.heads import TeachingHead, class_layers, proposals, propose_boxes
 from duet.families.ultralytics.train import StageTrainer
 from duet.increments.state import DetectorState
-from duet.training.losses.distillation.responses import Places, Quantiles
+from duet.training.losses.distillation.responses import Places, Quantiles, taught
 from duet.training.losses.distillation.table import resolve_distillation
 
 Proposals = tuple[torch.Tensor, torch.Tensor]
@@ -64,21 +64,23 @@ class RTDETRStageTrainer(StageTrainer, RTDETRTrainer):  # type: ignore[misc]
         assert choice is not None
         method = resolve_distillation(choice.method)
         quantiles = Quantiles(choice.class_quantile, choice.box_quantile)
-        asked = self._asked(images)
-        pairs = zip(self._student(model.model[-1], asked), asked, strict=True)
+        first = slice(taught(choice.images, len(images)))
+        asked = [(scores[first], boxes[first]) for scores, boxes in self._asked(images)]
+        pairs = zip(self._student(model.model[-1], asked, first), asked, strict=True)
         losses = [
             method.of_places(_places(*ours), _places(*theirs), quantiles) for ours, theirs in pairs
         ]
         cls, box = zip(*losses, strict=True)
         return torch.stack(cls).mean(), torch.stack(box).mean()
 
-    def _student(self, head: Any, asked: list[Proposals]) -> list[Proposals]:
-        """Return the old classes' proposals of the model in training."""
+    def _student(self, head: Any, asked: list[Proposals], first: slice) -> list[Proposals]:
+        """Return the old classes' proposals of the model in training for the first images."""
         if len(getattr(head, "old_heads", ())):  # a stock decoder holds all old classes
-            return [proposals(old, self._kept["student"]) for old in head.old_heads]
-        features, count = self._kept["features"], asked[0][0].shape[-1]
+            levels = [level[first] for level in self._kept["student"]]
+            return [proposals(old, levels) for old in head.old_heads]
+        features, count = self._kept["features"][first], asked[0][0].shape[-1]
         boxes = propose_boxes(head, features, head.anchors)
-        return [(self._kept["scores"][..., :count], boxes)]
+        return [(self._kept["scores"][first, ..., :count], boxes)]
 
 
 def _places(scores_BNC: torch.Tensor, boxes_BN4: torch.Tensor) -> Places:

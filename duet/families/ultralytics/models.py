@@ -22,13 +22,13 @@ class Build(Protocol):
         """Build the detector of a state for inference: stock where one head suffices."""
         ...
 
-    def training_model(self, state: DetectorState, *, mask_old: bool, run_old: bool) -> Any:
+    def training_model(self, state: DetectorState, *, mask_old: bool, run_old: float) -> Any:
         """Build the detector of a state for training its last part.
 
         Args:
             state: The part to train comes last.
             mask_old: The detector loss sees only the new classes.
-            run_old: Old outputs are needed too.
+            run_old: Share of a step's images whose old outputs are needed too.
         """
         ...
 

@@ -35,6 +35,7 @@ from duet.families.ultralytics.teacher import Teacher
 from duet.images import Fit
 from duet.increments.state import DetectorState
 from duet.training.job import refines, unlabelled_classes
+from duet.training.losses.distillation.responses import taught
 from duet.training.memory import fast_images, fast_module
 from duet.training.optimizer import in_one_pass
 from duet.training.precision import Precision, resolve_precision
@@ -103,7 +104,10 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
 
     @abstractmethod
     def distillation(self, model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (L*_cls, L*_box) for a batch ``(B, 3, S, S)`` that the model has just seen."""
+        """Return (L*_cls, L*_box) for a batch ``(B, 3, S, S)`` that the model has just seen.
+
+        Compared are its first images alone, as many as `taught` says.
+        """
 
     # ---- data -----------------------------------------------------------------------------
 
@@ -166,7 +170,8 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
 
     def _trainable(self, state: DetectorState) -> Any:
         """Build the detector that trains the last part of a state, float32."""
-        return self.build.training_model(state, mask_old=self._cut_old(), run_old=self.distils)
+        share = self.job.distill.images if self.distils and self.job.distill else 0.0
+        return self.build.training_model(state, mask_old=self._cut_old(), run_old=share)
 
     def setup_model(self) -> None:
         """Build the detector from the job's start tensors, where and as it trains fastest."""
@@ -219,9 +224,15 @@ class StageTrainer(ABC, Engine):  # type: ignore[misc]
         return self.class_rows(model) if self._first_class() else []
 
     def _asked(self, images: torch.Tensor) -> Any:
-        """Return the raw outputs of the previous detector for a batch."""
+        """Return the raw outputs of the previous detector for the images that are distilled.
+
+        Where it labels old objects it has looked at all images of the batch, and answers for all.
+        """
         assert self.teacher is not None
-        return self.teacher(images)[1]
+        assert self.job.distill is not None
+        count = taught(self.job.distill.images, len(images))
+        whole = self.job.pseudo is not None or count == len(images)
+        return self.teacher(images if whole else images[:count])[1]
 
     # ---- the losses -----------------------------------------------------------------------
 

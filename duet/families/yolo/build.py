@@ -94,7 +94,7 @@ def layout_of(state: DetectorState) -> Layout:
     return "picked" if has_one_to_one else "anchors"
 
 
-def training_model(state: DetectorState, *, mask_old: bool, run_old: bool) -> DetectionModel:
+def training_model(state: DetectorState, *, mask_old: bool, run_old: float) -> DetectionModel:
     """Build the detector of a state for training its last part; see `Build.training_model`."""
     *old, new = state.parts
     model = _joined(state)

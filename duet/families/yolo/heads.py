@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from ultralytics.nn.modules.head import Detect
 
+from duet.training.losses.distillation.responses import taught
+
 Raw = dict[str, Any]
 """Raw head output: ``boxes`` (B, 4 R, A), ``scores`` (B, C, A), ``feats``; end-to-end heads hold
 such under ``one2many`` and ``one2one``; heads in parallel hold ``parts`` of either kind."""
@@ -100,7 +102,8 @@ class TrainingDetect(Detect):  # type: ignore[misc]
         form: ``rows``, ``towers`` or ``parallel``.
         sizes: Class count of each increment, the new one last.
         mask_old: The detector loss sees only the new classes (``old_negatives: mask``).
-        run_old: Compute the old outputs too (needed by distillation).
+        run_old: Compute the old outputs of this share of the images too, the first ones
+            (`duet.training.losses.distillation.responses.taught`): what distillation needs.
     """
 
     @classmethod
@@ -112,7 +115,7 @@ class TrainingDetect(Detect):  # type: ignore[misc]
         sizes: Sequence[int],
         *,
         mask_old: bool,
-        run_old: bool,
+        run_old: float,
     ) -> TrainingDetect:
         """Wrap a stock head that carries the new part.
 
@@ -161,10 +164,12 @@ class TrainingDetect(Detect):  # type: ignore[misc]
         if self.form == "rows":
             old = [(boxes, scores[:, :n_old])]
             scores = scores[:, n_old:] if self.mask_old else scores
-        elif self.run_old or not self.mask_old:
+        elif not self.mask_old:
             old = self._old_outputs(x, boxes, branch)
-            if not self.mask_old:
-                scores = torch.cat([*(part for _, part in old), scores], 1)
+            scores = torch.cat([*(part for _, part in old), scores], 1)
+        elif self.run_old:
+            first = slice(taught(self.run_old, len(boxes)))
+            old = self._old_outputs([level[first] for level in x], boxes[first], branch)
         return {"boxes": boxes, "scores": scores, "feats": x}, old
 
     def _old_outputs(self, x: list[torch.Tensor], boxes: torch.Tensor, branch: Branch) -> Pairs:

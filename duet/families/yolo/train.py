@@ -16,7 +16,7 @@ from duet.families.ultralytics.train import StageTrainer
 from duet.families.yolo import build, roles
 from duet.families.yolo.heads import Pairs, TeachingHead, class_layers, raw_parts
 from duet.increments.state import DetectorState
-from duet.training.losses.distillation.responses import Anchors, Quantiles
+from duet.training.losses.distillation.responses import Anchors, Quantiles, taught
 from duet.training.losses.distillation.table import resolve_distillation
 
 
@@ -81,37 +81,40 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         share, and old parts that train. The branches have no trained tensor in common, so each
         sees the loss at its full weight. Parts that are kept need nothing: they cannot move.
         """
-        taught, asked = self._raw, self._asked(images)
+        raw, asked = self._raw, self._asked(images)
         if self.job.adapts:  # no part is new: all that the head says was known before
-            pairs = [(raw_parts(taught), raw_parts(asked))]
-            if "one2one" in taught:
-                pairs.append((raw_parts(taught, "one2one"), raw_parts(asked, "one2one")))
+            pairs = [(raw_parts(raw), raw_parts(asked))]
+            if "one2one" in raw:
+                pairs.append((raw_parts(raw, "one2one"), raw_parts(asked, "one2one")))
         else:
-            pairs = [(taught["old"], raw_parts(asked))]
+            pairs = [(raw["old"], raw_parts(asked))]
             learns = self.job.head == "rows" or self.job.old_part == "trained"
-            if "old_one2one" in taught and learns:
-                pairs.append((taught["old_one2one"], raw_parts(asked, "one2one")))
-        losses = [self._distance(*pair) for pair in pairs]
+            if "old_one2one" in raw and learns:
+                pairs.append((raw["old_one2one"], raw_parts(asked, "one2one")))
+        losses = [self._distance(*pair, len(images)) for pair in pairs]
         cls, box = torch.stack(losses).sum(0)
         return cls, box
 
-    def _distance(self, student: Pairs, teacher: Pairs) -> torch.Tensor:
-        """Return L*_cls and L*_box of one branch, ``(2,)``, the mean over its heads."""
+    def _distance(self, student: Pairs, teacher: Pairs, images: int) -> torch.Tensor:
+        """Return L*_cls and L*_box of one branch, ``(2,)``, the mean over its heads.
+
+        Args:
+            student: Of all images of the step or of those that are distilled.
+            teacher: Likewise.
+            images: How many images the step has.
+        """
         choice = self.job.distill
         assert choice is not None
         method = resolve_distillation(choice.method)
         quantiles = Quantiles(choice.class_quantile, choice.box_quantile)
         bins = unwrap_model(self.model).model[-1].reg_max
-        losses = [
-            torch.stack(
-                method.of_anchors(
-                    Anchors(*ours, bins),
-                    Anchors(*theirs, bins, functools.partial(self._teacher_boxes, theirs[0])),
-                    quantiles,
-                )
-            )
-            for ours, theirs in zip(student, teacher, strict=True)
-        ]
+        first = slice(taught(choice.images, images))
+        losses = []
+        for (boxes, scores), (old_boxes, old_scores) in zip(student, teacher, strict=True):
+            ours = Anchors(boxes[first], scores[first], bins)
+            decode = functools.partial(self._teacher_boxes, old_boxes[first])
+            theirs = Anchors(old_boxes[first], old_scores[first], bins, decode)
+            losses.append(torch.stack(method.of_anchors(ours, theirs, quantiles)))
         return torch.stack(losses).mean(0)
 
     def _teacher_boxes(self, raw_BXA: torch.Tensor) -> torch.Tensor:

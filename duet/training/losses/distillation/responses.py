@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 Losses = tuple[torch.Tensor, torch.Tensor]
-"""(class loss, box loss), scalars: means over the images of a batch."""
+"""(class loss, box loss), scalars: means over the images that are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,18 @@ class Quantiles:
 
     scores: float = 0.75
     boxes: float = 0.75
+
+
+def taught(share: float, images: int) -> int:
+    """Return how many images of a step are distilled: the first ones, at least one.
+
+    Which ones they are is chance, because the order of a slice is drawn anew in each epoch.
+
+    Args:
+        share: `Distillation.images` of the configuration, above 0 and at most 1.
+        images: Of the step, in this process.
+    """
+    return max(1, round(share * images))
 
 
 def logit_distance(student: Anchors | Places, teacher: Anchors | Places) -> torch.Tensor:
