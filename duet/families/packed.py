@@ -129,7 +129,8 @@ class PackedConv(Packed, nn.Conv2d):
         own = self.weight.flatten(1)
         rows = out_BHWc.view(-1, self.out_channels)
         if isinstance(x, Beside):
-            coarse, fine = own.split((x.coarse.shape[1], x.fine.shape[1]), 1)
+            width = x.coarse.shape[1]
+            coarse, fine = own[:, :width], own[:, width:]
             cells = nn.functional.linear(x.coarse.permute(0, 2, 3, 1), coarse, self.bias)
             batch, height, width, _ = cells.shape
             repeated = out_BHWc.view(batch, height, 2, width, 2, self.out_channels)

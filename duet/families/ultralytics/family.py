@@ -34,8 +34,8 @@ from duet.families.ultralytics.checkpoint import (
 from duet.families.ultralytics.export import UltralyticsEngine
 from duet.families.ultralytics.models import Build
 from duet.families.ultralytics.names import EngineRules, layer_number
-from duet.families.ultralytics.uncopied import uncopied
 from duet.families.ultralytics.recognise import architectures_of, unknown
+from duet.families.ultralytics.uncopied import uncopied
 from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
 from duet.increments.scores import applied, chosen

@@ -34,7 +34,7 @@ class UncopiedC2f(C2f):  # type: ignore[misc]
         batch, _, height, width = fine.shape
         every = fine.new_empty(batch, height, width, (2 + len(self.m)) * self.c)
         self.cv1.conv.write(x, every[..., : 2 * self.c])
-        parts = every.permute(0, 3, 1, 2).split(self.c, 1)
+        parts = every.permute(0, 3, 1, 2).chunk(2 + len(self.m), 1)
         for layer, before, own in zip(self.m, parts[1:], parts[2:], strict=False):
             if type(layer) is Bottleneck and layer.add:
                 torch.add(before, layer.cv2(layer.cv1(before)), out=own)
@@ -64,9 +64,9 @@ def uncopied(network: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, C2f) and type(child).forward is C2f.forward and _writes(child):
                 setattr(parent, name, UncopiedC2f.of(child))
-    layers: Any = network.model
+    layers, kept = cast("Any", network).model, cast("Any", network).save
     for upsample, concat, reader in zip(layers, layers[1:], layers[2:], strict=False):
-        alone = not {upsample.i, concat.i} & set(network.save)  # type: ignore[operator]
+        alone = not {upsample.i, concat.i} & set(kept)
         if alone and _doubles(upsample) and _joins(concat) and _reads(reader):
             layers[concat.i] = _placed(UpsampledConcat(upsample, concat), concat)
             layers[upsample.i] = _placed(nn.Identity(), upsample)
