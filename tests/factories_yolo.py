@@ -83,6 +83,14 @@ def make_state(
     return state
 
 
+def decoded(output: Any) -> torch.Tensor:
+    """Return the output of any network, batch first, in full where it is decoded on demand."""
+    if isinstance(output, list):
+        return torch.stack([one.above(0.0) for one in output])
+    found: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
 def class_groups(sizes: Sequence[int]) -> list[tuple[str, ...]]:
     """Return ``sizes[t]`` different class names per increment."""
     ends = list(itertools.accumulate(sizes))

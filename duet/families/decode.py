@@ -5,6 +5,8 @@ What they mean is told in `duet.families.outputs`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from duet.boxes import class_nms, corners
@@ -14,14 +16,55 @@ Objects = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """``(n, 4)`` xyxy in input pixels, ``(n,)`` scores, ``(n,)`` class ids; best first."""
 
 
+@dataclass(frozen=True)
+class Undecoded:
+    """One image's output of the ``anchors`` layout, of which only what scores enough is decoded.
+
+    Attributes:
+        logits: Class logits of each pyramid level, ``(C, cells)``.
+        bins: Logits of the distances from an anchor to the left, top, right and bottom side, of
+            each level, ``(cells, 4 R)``: R distances of 0, 1, ... strides; with R = 1 the distances
+            themselves.
+        anchors: x and y of all levels' anchors, ``(A, 2)`` strides.
+        strides: ``(A, 1)`` input pixels.
+    """
+
+    logits: tuple[torch.Tensor, ...]
+    bins: tuple[torch.Tensor, ...]
+    anchors: torch.Tensor
+    strides: torch.Tensor
+
+    def above(self, confidence: float | torch.Tensor) -> torch.Tensor:
+        """Return, as ``(4 + C, K)``, the K anchors of which a score may be above ``confidence``.
+
+        There may be others among them, whose scores are as near to it as float32 tells.
+        """
+        least = torch.as_tensor(confidence).float().mul(1 - 1e-4).logit()
+        limits = least[:, None] if least.ndim else least
+        good = [((level > limits).any(0) if least.ndim else level.amax(0) > limits)
+                for level in self.logits]  # fmt: skip
+        pairs = list(zip(self.logits, self.bins, good, strict=True))
+        scores_CK = torch.cat([level[:, own] for level, _, own in pairs], 1).sigmoid()
+        count, every = self.bins[0].shape[1] // 4, torch.cat(good)
+        sides_K4R = torch.cat([level[own] for _, level, own in pairs]).view(-1, 4, count)
+        if count > 1:
+            distances = torch.arange(count, dtype=sides_K4R.dtype, device=sides_K4R.device)
+            sides_K4R = sides_K4R.softmax(2).mul_(distances).sum(2, keepdim=True)
+        sides, anchors = sides_K4R[..., 0], self.anchors[every]
+        low, high = anchors - sides[:, :2], anchors + sides[:, 2:]
+        boxes = torch.cat(((low + high) / 2, high - low), 1).mul_(self.strides[every])
+        return torch.cat((boxes.t(), scores_CK))
+
+
 def decode(
-    output: torch.Tensor, layout: Layout, *, size: tuple[int, int],
+    output: torch.Tensor | Undecoded, layout: Layout, *, size: tuple[int, int],
     confidence: float | torch.Tensor, iou: float, limit: int, multi_label: bool = True,
 ) -> Objects:  # fmt: skip
     """Return the objects in one image's output.
 
     Args:
-        output: Without the batch dimension, see `duet.families.outputs`.
+        output: Without the batch dimension, see `duet.families.outputs`; or not yet decoded, of
+            the ``anchors`` layout.
         layout: What the numbers mean.
         size: Height and width of the input in pixels.
         confidence: Objects must score above it; ``(C,)`` for a value per class.
@@ -29,6 +72,8 @@ def decode(
         limit: At most this many objects remain.
         multi_label: See `suppress`.
     """
+    if isinstance(output, Undecoded):
+        output = output.above(confidence)
     if layout == "anchors":
         return suppress(
             output, confidence=confidence, iou=iou, limit=limit, multi_label=multi_label

@@ -12,7 +12,7 @@ import torch
 
 from duet.defaults import IOU, Agnostic, Confidence
 from duet.detections import Detections
-from duet.families.decode import decode
+from duet.families.decode import Undecoded, decode
 from duet.families.doubles import Rivals, one_each, rivals_of
 from duet.families.inputs import alike
 from duet.families.outputs import Layout, View
@@ -26,7 +26,7 @@ class ImageDetector:
 
     Attributes:
         module: Maps ``(B, 3, H, W)`` float32 RGB in [0, 1] to outputs in ``layout``, batch first,
-            alone or as the first item of a tuple.
+            alone or as the first item of a tuple; or to a list of an `Undecoded` for each image.
         labels: Class names in the order of the outputs.
         increments: Increment that each class came with, in the same order; "" where its scores
             cannot be compared, see `duet.increments.scores.comparable`.
@@ -79,12 +79,13 @@ class ImageDetector:
         return tuple([seen[index] for index in range(len(images))] for seen in found)
 
     def _seen(
-        self, row: torch.Tensor, one: Fitted, view: View, rivals: Rivals | None
+        self, row: torch.Tensor | Undecoded, one: Fitted, view: View, rivals: Rivals | None
     ) -> Detections:
         least = view.confidence
         boxes, scores, class_ids = decode(
             row, self.layout, size=one.pixels.shape[:2],
-            confidence=row.new_tensor(least) if isinstance(least, tuple) else least,
+            confidence=torch.tensor(least, device=self.device)
+            if isinstance(least, tuple) else least,
             iou=view.iou, multi_label=view.multi_label,
             limit=view.limit if rivals is None else sys.maxsize,  # it is for what remains
         )  # fmt: skip

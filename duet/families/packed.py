@@ -69,6 +69,22 @@ class Packed(nn.Module):
         super()._load_from_state_dict(*args, **options)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Features side by side, the first of which are still to be repeated to twice their size.
+
+    A pointwise convolution of both is that of each, added, and cells that are repeated need it
+    once: a quarter of the work, and nothing is copied together.
+
+    Attributes:
+        coarse: ``(B, c, H / 2, W / 2)``.
+        fine: ``(B, d, H, W)``.
+    """
+
+    coarse: torch.Tensor
+    fine: torch.Tensor
+
+
 class PackedConv(Packed, nn.Conv2d):
     """A convolution and the activation after it."""
 
@@ -90,7 +106,7 @@ class PackedConv(Packed, nn.Conv2d):
         if known is None or not fast(x):
             y: torch.Tensor = self.act(super().forward(x))
             return y
-        if self._pointwise() and x.shape[2:].numel() * len(x) * self.out_channels <= SMALL:
+        if self._small(x):
             rows = x.permute(0, 2, 3, 1)
             y = self.act(nn.functional.linear(rows, self.weight.flatten(1), self.bias))
             return y.permute(0, 3, 1, 2)
@@ -102,8 +118,40 @@ class PackedConv(Packed, nn.Conv2d):
         packed = run(x, self._packed, self.bias, *geometry, self.groups, known, [], "")
         return cast("torch.Tensor", packed)
 
-    def _pointwise(self) -> bool:
-        """Tell whether each output cell is a linear function of the one cell below it."""
+    def write(self, x: torch.Tensor | Beside, out_BHWc: torch.Tensor) -> None:
+        """Write features where others want them, for a `pointwise` convolution.
+
+        Args:
+            x: As of `forward`, or features that are not yet copied together; of either only what is
+                `fast`.
+            out_BHWc: ``(B, H, W, c)``, a part of the channels of more.
+        """
+        own = self.weight.flatten(1)
+        rows = out_BHWc.view(-1, self.out_channels)
+        if isinstance(x, Beside):
+            width = x.coarse.shape[1]
+            coarse, fine = own[:, :width], own[:, width:]
+            cells = nn.functional.linear(x.coarse.permute(0, 2, 3, 1), coarse, self.bias)
+            batch, height, width, _ = cells.shape
+            repeated = out_BHWc.view(batch, height, 2, width, 2, self.out_channels)
+            repeated.copy_(cells[:, :, None, :, None])
+            rows.addmm_(_rows(x.fine), fine.t())
+        elif self._small(x) and self.bias is not None:
+            torch.addmm(self.bias, _rows(x), own.t(), out=rows)
+        else:
+            out_BHWc.copy_(self(x).permute(0, 2, 3, 1))
+            return
+        written = self.act(rows)
+        if written is not rows:
+            rows.copy_(written)
+
+    def _small(self, x: torch.Tensor) -> bool:
+        """Tell whether it is computed as a matrix product, see `SMALL`."""
+        return self.pointwise and x.shape[2:].numel() * len(x) * self.out_channels <= SMALL
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output cell is a linear function of the one cell below it."""
         plain = self.stride == (1, 1) and self.padding == (0, 0)
         return plain and self.kernel_size == (1, 1) and self.groups == 1
 
@@ -142,6 +190,11 @@ def pack_weight(
     reorder = torch.ops.mkldnn._reorder_convolution_weight
     packed: torch.Tensor = reorder(weight, *geometry, groups, list(shape))
     return packed
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """Return features as ``(B H W, c)``."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def fast(x: torch.Tensor) -> bool:

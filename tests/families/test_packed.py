@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from factories_dfine import make_state as make_dfine
+from factories_yolo import decoded
 from factories_yolo import make_state as make_yolo
 from torch import nn
 from torch.nn import functional
@@ -22,8 +23,10 @@ from duet.families.dfine.adapter import FAMILY as DFINE
 from duet.families.family import Family
 from duet.families.packed import Block, PackedConv, fast, pack
 from duet.families.rtdetr.adapter import FAMILY as RTDETR
+from duet.families.ultralytics.uncopied import UpsampledConcat
 from duet.families.yolo.adapter import FAMILY as YOLO
 from duet.families.yolo.heads import unpick
+from duet.families.yolo.late import LateDetect
 from duet.increments.state import DetectorState
 
 CL = torch.channels_last
@@ -52,11 +55,6 @@ def images(height: int = 64, width: int = 96, batch: int = 2) -> torch.Tensor:
     return torch.rand((batch, 3, height, width), generator=torch.Generator().manual_seed(3))
 
 
-def first(output: Any) -> torch.Tensor:
-    found: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return found
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_packed_network_gives_the_numbers_of_the_plain_one(case: str) -> None:
     family, make = CASES[case]
@@ -71,9 +69,9 @@ def test_a_packed_network_gives_the_numbers_of_the_plain_one(case: str) -> None:
     for height, width in ((64, 64), (64, 96)) if case.startswith("yolo") else ((64, 64),):
         x = images(height, width)
         with torch.no_grad():
-            expected = first(plain(x))
+            expected = decoded(plain(x))
         with torch.inference_mode():
-            got = first(quick(x.contiguous(memory_format=CL)))
+            got = decoded(quick(x.contiguous(memory_format=CL)))
         assert got.shape == expected.shape
         if family is YOLO:
             torch.testing.assert_close(got, expected, atol=2e-3, rtol=2e-4)
@@ -83,6 +81,11 @@ def test_a_packed_network_gives_the_numbers_of_the_plain_one(case: str) -> None:
             off = differences(one, other, layout, size=64, tolerance=Tolerance(0.01, 1e-4))
             assert off[0] < 0.01
             assert off[1] < 1e-4
+    # An engine that names its layers otherwise must not lose what makes them fast.
+    late = [item for item in quick.modules() if isinstance(item, LateDetect)]
+    halves = [item for item in quick.modules() if isinstance(item, UpsampledConcat)]
+    assert len(late) == (case in ("yolo11", "yolov8", "yolov9"))
+    assert len(halves) == (2 if case in ("yolo11", "yolov8", "yolo26") else len(halves))
     used = sum(item._packed is not None for item in convolutions)
     assert used or not fast(images()), "the fast form did not run"
 

@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 from factories_states import images
-from factories_yolo import YOLO11N, YOLOV8N, make_state, shaken
+from factories_yolo import YOLO11N, YOLOV8N, decoded, make_state, shaken
 from torch import nn
 
 from duet.families.yolo import towers as module_under_test
@@ -181,7 +181,7 @@ def test_detectors_for_inference_have_joined_towers(architecture: str) -> None:
     assert all(isinstance(item, JoinedTowers) for item in joined)
     in_turn = inference_model(state).fuse(verbose=False)
     x = images()
-    torch.testing.assert_close(detector(x)[0], in_turn(x)[0], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(decoded(detector(x)), in_turn(x)[0], atol=1e-4, rtol=1e-5)
     assert all(item._packed is not None for item in joined)
 
 

@@ -35,6 +35,7 @@ from duet.families.ultralytics.export import UltralyticsEngine
 from duet.families.ultralytics.models import Build
 from duet.families.ultralytics.names import EngineRules, layer_number
 from duet.families.ultralytics.recognise import architectures_of, unknown
+from duet.families.ultralytics.uncopied import uncopied
 from duet.increments.base import StartWeights, load_start
 from duet.increments.forms import HeadForm
 from duet.increments.scores import applied, chosen
@@ -97,6 +98,10 @@ class UltralyticsFamily(Family):
         """Build the detector of a state, BatchNorm folded into the convolutions."""
         folded = self.build.inference_model(state).to(device).fuse(verbose=False)
         return cast("nn.Module", folded.requires_grad_(False))
+
+    def quickened(self, network: nn.Module) -> nn.Module:
+        """Return the network packed; what its layers put side by side is not copied for it."""
+        return uncopied(super().quickened(network))
 
     def weights(self, path: Path) -> StartWeights:
         """Read θ_0: duet's base safetensors, or an Ultralytics `.pt` through the guarded door.

@@ -23,6 +23,7 @@ from duet.families.ultralytics.checkpoint import Checkpoint, file_architecture, 
 from duet.families.ultralytics.family import UltralyticsFamily
 from duet.families.yolo import build, roles
 from duet.families.yolo.heads import ClassScores, ParallelDetect, unpick
+from duet.families.yolo.late import late
 from duet.families.yolo.stock import join_heads, stock_detector
 from duet.families.yolo.towers import join
 from duet.families.yolo.unjoin import split_part
@@ -145,8 +146,11 @@ class YoloFamily(UltralyticsFamily):
         return replace(detector, stride=max(int(strides.max()), STRIDE))
 
     def quickened(self, network: nn.Module) -> nn.Module:
-        """Return the network packed; class towers are run together where that is faster."""
-        return super().quickened(join(network))
+        """Return the network packed; class towers are run together where that is faster.
+
+        On a CPU it leaves boxes to who knows which scores count, see `late`.
+        """
+        return late(super().quickened(join(network)))
 
     def exportable(self, state: DetectorState) -> Exportable:
         """Return how a detector is exported; what an end-to-end head picks from is known."""

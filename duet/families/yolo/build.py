@@ -20,6 +20,7 @@ from duet.families.yolo.heads import (
     resize_classes,
 )
 from duet.families.yolo.roles import RULES, architecture_file, tower_width
+from duet.families.yolo.strides import detection_model
 from duet.families.yolo.towers import ClassTowers
 from duet.increments.state import DetectorState, HeadPart
 
@@ -37,7 +38,7 @@ def stock_model(architecture: str, classes: int, width: int) -> DetectionModel:
         ModelError: The engine knows no such architecture, or it has another kind of head.
     """
     described = description(architecture_file(architecture), architecture)
-    model = DetectionModel(described, nc=width, verbose=False)
+    model = detection_model(described, width)
     head = model.model[-1]
     if type(head) not in PLAIN_HEADS or head.cv3[0][-1].in_channels != width:
         raise ModelError(
@@ -55,7 +56,7 @@ def narrowest_towers(architecture: str) -> int:
     """Return the channels of an architecture's class towers while it has few classes."""
     described = description(architecture_file(architecture), architecture)
     with torch.random.fork_rng(devices=[]):  # what is drawn here is thrown away
-        head = DetectionModel(described, nc=1, verbose=False).model[-1]
+        head = detection_model(described, 1).model[-1]
     return int(head.cv3[0][-1].in_channels)
 
 
