@@ -71,9 +71,13 @@ def require_finite(tensors: Tensors, where: str) -> None:
 
 
 def _all_finite(tensor: torch.Tensor) -> bool:
-    # One pass without a temporary; the extremes of a tensor with a NaN are NaN.
-    return not tensor.numel() or all(
-        bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach())
+    if not tensor.numel():
+        return True
+    flat = tensor.detach().reshape(-1)
+    # A tenth of the time of the extremes, which torch finds on threads that wait for each other;
+    # only where squares leave the range of the dtype must they tell. Of a NaN they are NaN.
+    return bool(torch.dot(flat, flat).isfinite()) or all(
+        bool(extreme.isfinite()) for extreme in torch.aminmax(flat)
     )
 
 
