@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
     import torch
 
 ARCHITECTURE = "yolo11x.yaml"
+SMALL = "yolo11n.yaml"
+WIDTH = {ARCHITECTURE: 384, SMALL: 100}
+"""Channels of the class towers."""
 METHODS = ("task-arithmetic", "mtda", "duet", "magmax")
 
 
 @click.command()
-@click.option("--only", type=click.Choice(["ties", "floor", "files"]), help="[all]")
+@click.option("--only", type=click.Choice(["ties", "floor", "files", "many", "cold"]), help="[all]")
 @click.option("--rounds", default=3, show_default=True, help="Processes per competitor.")
 @click.option("--k", "count", default=4, show_default=True, help="Task vectors in memory.")
 @click.option("--json", "as_json", is_flag=True)
@@ -50,6 +55,11 @@ def main(only: str | None, rounds: int, count: int, as_json: bool, worker: str |
         report["floor"] = compare_floor(rounds, count)
     if only in (None, "files"):
         report["files"] = {str(k): run_worker("files", k) for k in (4, 16)}
+    if only in (None, "many"):
+        report["many"] = {str(k): run_worker("many", k) for k in (4, 16, 64)}
+        report["many_16_threads"] = {str(k): run_worker("many-threads", k) for k in (4, 64)}
+    if only in (None, "cold"):
+        report["cold"] = compare_cold(rounds)
     print(json.dumps(report, indent=2) if as_json else as_text(report))
 
 
@@ -94,7 +104,7 @@ def shapes() -> dict[str, torch.Size]:
     """Return the parameter shapes of the architecture."""
     from duet.families.yolo.build import stock_model
 
-    model = stock_model(ARCHITECTURE, 10, 384)
+    model = stock_model(ARCHITECTURE, 10, WIDTH[ARCHITECTURE])
     return {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -254,19 +264,54 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def files(count: int) -> dict[str, Any]:
+def compare_cold(rounds: int) -> dict[str, Any]:
+    """CPU seconds of `duet merge` as a whole command and of `import torch`, in turn; minima."""
+    times: dict[str, list[float]] = {"merge": [], "torch": []}
+    with tempfile.TemporaryDirectory(prefix="bench-merge-") as name:
+        make_in(Path(name), 2, SMALL)
+        merge = ["-m", "duet", "merge", "inc0", "inc1", "--weights", "base.safetensors"]
+        merge += ["--method", "duet", "--out", "out", "--overwrite"]
+        for _ in range(rounds):
+            for key, words in (("merge", merge), ("torch", ["-c", "import torch"])):
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run([sys.executable, *words], check=True, cwd=name, capture_output=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                times[key].append(
+                    after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                )
+    lowest = {f"{key}_cpu": min(values) for key, values in times.items()}
+    return {**lowest, "ratio": lowest["merge_cpu"] / lowest["torch_cpu"]}
+
+
+def many(count: int) -> dict[str, Any]:
+    """As `files`, of small models."""
+    return files(count, SMALL)
+
+
+def many_threads(count: int) -> dict[str, Any]:
+    """As `many`, with the threads of a machine of 16 cores."""
+    os.cpu_count = lambda: 16
+    return files(count, SMALL)
+
+
+def make_in(folder: Path, count: int, architecture: str) -> None:
+    """Write θ_0 and increments in a process of its own: it needs more memory than merging them."""
+    worker = "make-files" if architecture == ARCHITECTURE else "make-small"
+    subprocess.run(
+        [sys.executable, __file__, "--worker", worker, "--k", str(count)],
+        check=True, cwd=folder, capture_output=True,
+    )  # fmt: skip
+
+
+def files(count: int, architecture: str = ARCHITECTURE) -> dict[str, Any]:
     """Merge ``count`` increment folders into a detector folder; watch anonymous memory."""
     with tempfile.TemporaryDirectory(prefix="bench-merge-") as name:
         folder = Path(name)
-        # In a process of its own: making the files needs far more memory than merging them.
-        subprocess.run(
-            [sys.executable, __file__, "--worker", "make-files", "--k", str(count)],
-            check=True, cwd=folder, capture_output=True,
-        )  # fmt: skip
+        make_in(folder, count, architecture)
         return merge_files(folder, count)
 
 
-def make_files(count: int) -> dict[str, Any]:
+def make_files(count: int, architecture: str = ARCHITECTURE) -> dict[str, Any]:
     """Write θ_0 and ``count`` increments into the current folder."""
     import torch
 
@@ -278,7 +323,7 @@ def make_files(count: int) -> dict[str, Any]:
     from duet.increments.store import IncrementFile, save_increment
     from duet.vectors.task_vector import TaskVector
 
-    model = stock_model(ARCHITECTURE, 10, 384)
+    model = stock_model(architecture, 10, WIDTH[architecture])
     base = save_base(Path("base.safetensors"), model.state_dict())
     roles = split_roles(base, "towers")
     for k in range(count):
@@ -290,7 +335,7 @@ def make_files(count: int) -> dict[str, Any]:
         vector = TaskVector.between(roles.shared, moved)
         classes = tuple(f"class {k}-{i}" for i in range(10))
         manifest = IncrementManifest(
-            kind="independent", name=f"inc{k}", family="yolo", architecture=ARCHITECTURE,
+            kind="independent", name=f"inc{k}", family="yolo", architecture=architecture,
             head="towers", classes=classes, domain="bench", index=0, base=vector.base, config={},
             seed=k, versions={}, data="0" * 64, images=100, bn_weight=1, licence="AGPL-3.0",
         )  # fmt: skip
@@ -317,13 +362,13 @@ def merge_files(folder: Path, count: int) -> dict[str, Any]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     write_detector(make_plan(recipe), folder / "out")
-    wall = time.perf_counter() - began
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     stop.set()
     watcher.join()
     return {
-        "wall": wall, "imports_mb": imported / 1024, "peak_mb": peak[0] / 1024,
+        "wall": wall, "cpu": cpu, "imports_mb": imported / 1024, "peak_mb": peak[0] / 1024,
         "extra_mb": (peak[0] - imported) / 1024,
     }  # fmt: skip
 
@@ -334,6 +379,9 @@ WORKERS: dict[str, Callable[[int], dict[str, Any]]] = {
     "floor": floor,
     "files": files,
     "make-files": make_files,
+    "make-small": partial(make_files, architecture=SMALL),
+    "many": many,
+    "many-threads": many_threads,
 }
 
 
@@ -360,6 +408,18 @@ def as_text(report: dict[str, Any]) -> str:
         lines.append(
             f"files, K = {k}: {row['wall']:.1f} s, anonymous memory +{row['extra_mb']:.0f} MB "
             f"(peak {row['peak_mb']:.0f}, of which imports {row['imports_mb']:.0f})"
+        )
+    for key, what in (("many", "small"), ("many_16_threads", "small, 16 threads")):
+        for k, row in report.get(key, {}).items():
+            lines.append(
+                f"{what} files, K = {k}: {row['wall']:.1f} s, {row['cpu']:.1f} CPU s, "
+                f"anonymous memory +{row['extra_mb']:.0f} MB"
+            )
+    if "cold" in report:
+        c = report["cold"]
+        lines.append(
+            f"cold command {c['merge_cpu']:.2f} CPU s, import torch {c['torch_cpu']:.2f}: "
+            f"{c['ratio']:.2f}x"
         )
     return "\n".join(lines)
 
