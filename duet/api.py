@@ -37,6 +37,7 @@ from duet.recipes.prepared import Prepared
 from duet.recipes.recipe import Entry
 from duet.runs.engines.engine import Engine, Wishes, opened
 from duet.runs.inputs import read_inputs
+from duet.runs.needed import Cells
 from duet.runs.plan import plan_run
 from duet.runs.run import learn as learn_plan
 from duet.runs.stage import learn_stage
@@ -106,8 +107,8 @@ def learn(
     inputs = read_inputs(given.path, weights=start, onto=_path(onto), **chosen.inputs(given))
     plan = plan_run(
         inputs, (strategies,) if isinstance(strategies, str) else tuple(strategies), seed=seed,
-        out=_path(out), jobs=chosen.jobs, references=chosen.references, split=chosen.split,
-        command=_command(), elsewhere=chosen.engine != "local",
+        out=_path(out), jobs=chosen.jobs, references=chosen.references, cells=chosen.cells,
+        split=chosen.split, command=_command(), elsewhere=chosen.engine != "local",
     )  # fmt: skip
     with shown(progress) as show, chosen.opened(plan.out) as engine:
         _warn(show, inputs.warnings)
@@ -280,6 +281,8 @@ class Options:
         architecture: Such as ``yolo11n.yaml``, where nothing tells it.
         jobs: Trainings at a time; default the CPU cores, at most two.
         references: Train the reference models that GI and PI need.
+        cells: Which detectors look at which domains: what an index or the report reads
+            (``needed``), or ``all``.
         split: Split to evaluate on; default test if there is one, else val.
         engine: Where trainings are done: ``local`` or ``ray``.
         address: Of the Ray cluster; default ``RAY_ADDRESS``, else one of this machine alone.
@@ -292,6 +295,7 @@ class Options:
     architecture: str | None = None
     jobs: int | None = None
     references: bool = True
+    cells: Cells = "needed"
     split: str = ""
     engine: str = "local"
     address: str | None = None

@@ -33,6 +33,8 @@ FAMILIES = {
 EXPORTS = ("onnx", "torchscript", "openvino", "pt")
 LEARNED = ("adamerging", "concrete")
 """Merge methods whose names hold these learn from unlabelled images."""
+STEPS = ("steps", "final_steps")
+"""Their parameters that say for how long."""
 
 
 def duet(*words: str | Path) -> str:
@@ -108,7 +110,9 @@ def of_merges(run: Path, out: Path, weights: str) -> Iterator[tuple[str, str]]:
         folder = out / method["name"]
         words: list[str | Path] = ["--method", method["name"], "--weights", weights]
         if any(part in method["name"] for part in LEARNED):
-            words += ["--images", images, "--set", "steps=4"]
+            words += ["--images", images]
+            for one in method["parameters"]:
+                words += ["--set", f"{one['name']}=4"] if one["name"] in STEPS else []
         duet("merge", *increments, *words, "--out", folder)
         yield f"merge/{method['name']}", tensors(next(folder.glob("*.safetensors")))
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from duet.devices import Device, parse_device
+from duet.errors import ConfigError
 from duet.evaluation.matrix import Slice as Cut
 from duet.evaluation.matrix import slice_title
 from duet.evaluation.pairs import cells_needed, reference_slices
@@ -76,8 +77,14 @@ class RunPlan(Inputs):
 
         Raises:
             DataError: A data set lacks the chosen split, or an increment cannot be learned.
-            ConfigError: A strategy cannot learn an increment, or a batch would be one tiny image.
+            ConfigError: A strategy cannot learn an increment, a batch would be one tiny image, or
+                `cells` is no word for them.
         """
+        if self.cells not in get_args(Cells):
+            known = ", ".join(get_args(Cells))
+            raise ConfigError(
+                f"cells must be one of: {known}, but got '{self.cells}'", where="cells"
+            )
         object.__setattr__(self, "written", self.written or self.series.labels)
         object.__setattr__(self, "begun", self.begun or frozenset(self.steps[:1]))
         require_learnable(self.strategies, self.family, self.series.increments)

@@ -41,6 +41,7 @@ from duet.families.ultralytics.checkpoint import open_checkpoint
 from duet.families.yolo import build
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import stock_model
+from duet.files import sha256_path
 from duet.increments.base import StartWeights
 from duet.increments.guard import load_pt
 from duet.increments.manifest import Lineage
@@ -506,6 +507,32 @@ def test_a_changed_weight_is_noticed(form: str, tmp_path: Path) -> None:
     if form != "pt":
         with pytest.raises(ModelError, match="not what was written"):
             measure(exportable_of(other), facts_of(other), path, form, images)
+
+
+EXPORT_ALL = """
+import sys
+from pathlib import Path
+from duet.export.export import export_detector
+from duet.increments.store import load_detector
+for name in ("m.pt", "m.onnx", "m.torchscript", "m_openvino_model"):
+    form = {".pt": "pt", ".onnx": "onnx", ".torchscript": "torchscript"}.get(Path(name).suffix)
+    export_detector(load_detector(Path(sys.argv[1])), Path(sys.argv[2]) / name, form or "openvino")
+"""
+
+
+@pytest.mark.slow
+def test_equal_detectors_give_equal_files_in_any_process(folder: Path, tmp_path: Path) -> None:
+    made = []
+    for seed in "12":
+        (out := tmp_path / seed).mkdir()
+        subprocess.run(
+            [sys.executable, "-c", EXPORT_ALL, str(folder), str(out)], check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True,
+        )  # fmt: skip
+        files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+        made.append({str(one.relative_to(out)): sha256_path(one) for one in files})
+    assert {"m.pt", "m.onnx", "m.torchscript"} < made[0].keys()
+    assert made[0] == made[1]
 
 
 @pytest.mark.slow

@@ -89,6 +89,12 @@ def test_a_run_again_trains_nothing(base: Path, run: duet.Run, tmp_path: Path) -
     assert "started" not in states
 
 
+def test_which_cells_is_one_of_two_words(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one of: needed, all, but got 'every'"):
+        duet.learn(make.tiny(base).series, out=tmp_path / "run", cells="every", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_odd_about_the_data_is_told(base: Path, run: duet.Run) -> None:
     tiny, heard = make.tiny(base), list[str]()
     duet.learn(

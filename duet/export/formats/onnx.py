@@ -29,6 +29,7 @@ def write(exportable: Exportable, target: Path, facts: ExportFacts) -> None:
                 input_names=["images"], output_names=["output0"], dynamic_axes=axes, dynamo=False,
             )  # fmt: skip
             graph = onnxslim.slim(onnx.load(str(target)))
+            del graph.graph.value_info[:]  # another lot of them in each process
     except Exception as error:  # torch, onnx and onnxslim raise half a dozen types
         raise ModelError(f"this detector cannot be written as ONNX: {in_short(error)}") from error
     stamp = {

@@ -56,6 +56,8 @@ class UltralyticsEngine:
         # The exporter names its files after the checkpoint that it believes the model came from.
         with hidden_folder(target) as folder:
             made = self._export(form, folder / "model.duet-export", facts, device)
+            if form == "onnx":
+                drop_inner_shapes(made)
             os.replace(made, target)
 
     def open(self, path: Path) -> Callable[[torch.Tensor], Any]:
@@ -94,6 +96,19 @@ class UltralyticsEngine:
                 f"the engine cannot export this detector: {in_short(error)}"
             ) from error
         return Path(made)
+
+
+def drop_inner_shapes(path: Path) -> None:
+    """Take the shapes of inner tensors out of an ONNX file: programs infer them.
+
+    onnxslim leaves those of nodes that are gone, in each process another lot of them, and equal
+    detectors shall give equal files.
+    """
+    import onnx
+
+    graph = onnx.load(str(path))
+    del graph.graph.value_info[:]
+    onnx.save(graph, str(path))
 
 
 def checkpoint(model: nn.Module, facts: ExportFacts) -> dict[str, Any]:
