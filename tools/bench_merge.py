@@ -1,11 +1,12 @@
 """Time and memory of merges, as ratios: to a transcription of the reference, and to bare memory.
 
-    python tools/bench_merge.py                    # all of it: about five minutes
+    python tools/bench_merge.py                    # all of it: about four minutes
     python tools/bench_merge.py --only ties --rounds 5
 
 Tensors have the names and shapes of a YOLO11x (57 M scalars); K task vectors and θ_0 are float32.
 Every measurement runs in a process of its own, and competitors take turns. `floor` is one pass that
 reads every input once and writes the result once, with as many threads as the merge may use.
+`bench_merge_files.py` has merges of files.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -29,11 +28,13 @@ if TYPE_CHECKING:
     import torch
 
 ARCHITECTURE = "yolo11x.yaml"
+WIDTH = 384
+"""Channels of its class towers."""
 METHODS = ("task-arithmetic", "mtda", "duet", "magmax")
 
 
 @click.command()
-@click.option("--only", type=click.Choice(["ties", "floor", "files"]), help="[all]")
+@click.option("--only", type=click.Choice(["ties", "floor"]), help="[all]")
 @click.option("--rounds", default=3, show_default=True, help="Processes per competitor.")
 @click.option("--k", "count", default=4, show_default=True, help="Task vectors in memory.")
 @click.option("--json", "as_json", is_flag=True)
@@ -48,8 +49,6 @@ def main(only: str | None, rounds: int, count: int, as_json: bool, worker: str |
         report["ties"] = compare_ties(rounds, count)
     if only in (None, "floor"):
         report["floor"] = compare_floor(rounds, count)
-    if only in (None, "files"):
-        report["files"] = {str(k): run_worker("files", k) for k in (4, 16)}
     print(json.dumps(report, indent=2) if as_json else as_text(report))
 
 
@@ -94,7 +93,7 @@ def shapes() -> dict[str, torch.Size]:
     """Return the parameter shapes of the architecture."""
     from duet.families.yolo.build import stock_model
 
-    model = stock_model(ARCHITECTURE, 10, 384)
+    model = stock_model(ARCHITECTURE, 10, WIDTH)
     return {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -254,86 +253,10 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def files(count: int) -> dict[str, Any]:
-    """Merge ``count`` increment folders into a detector folder; watch anonymous memory."""
-    with tempfile.TemporaryDirectory(prefix="bench-merge-") as name:
-        folder = Path(name)
-        # In a process of its own: making the files needs far more memory than merging them.
-        subprocess.run(
-            [sys.executable, __file__, "--worker", "make-files", "--k", str(count)],
-            check=True, cwd=folder, capture_output=True,
-        )  # fmt: skip
-        return merge_files(folder, count)
-
-
-def make_files(count: int) -> dict[str, Any]:
-    """Write θ_0 and ``count`` increments into the current folder."""
-    import torch
-
-    from duet.families.yolo.build import stock_model
-    from duet.families.yolo.roles import split_roles
-    from duet.increments.base import save_base
-    from duet.increments.manifest import IncrementManifest
-    from duet.increments.state import HeadPart
-    from duet.increments.store import IncrementFile, save_increment
-    from duet.vectors.task_vector import TaskVector
-
-    model = stock_model(ARCHITECTURE, 10, 384)
-    base = save_base(Path("base.safetensors"), model.state_dict())
-    roles = split_roles(base, "towers")
-    for k in range(count):
-        generator = torch.Generator().manual_seed(k)
-        moved = {
-            name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator)
-            for name, tensor in roles.shared.items()
-        }
-        vector = TaskVector.between(roles.shared, moved)
-        classes = tuple(f"class {k}-{i}" for i in range(10))
-        manifest = IncrementManifest(
-            kind="independent", name=f"inc{k}", family="yolo", architecture=ARCHITECTURE,
-            head="towers", classes=classes, domain="bench", index=0, base=vector.base, config={},
-            seed=k, versions={}, data="0" * 64, images=100, bn_weight=1, licence="AGPL-3.0",
-        )  # fmt: skip
-        part = HeadPart(classes, roles.own, f"inc{k}")
-        save_increment(Path(f"inc{k}"), IncrementFile(manifest, vector, roles.buffers, part))
-    return {}
-
-
-def merge_files(folder: Path, count: int) -> dict[str, Any]:
-    """Merge and return seconds and the peak of anonymous memory above that of the imports."""
-    from duet.recipes.plan import make_plan
-    from duet.recipes.recipe import Entry, Recipe
-    from duet.recipes.write import write_detector
-
-    entries = tuple(Entry(path=str(folder / f"inc{k}")) for k in range(count))
-    recipe = Recipe(method="ties", weights=str(folder / "base.safetensors"), increments=entries)
-
-    imported = status("RssAnon")
-    peak, stop = [imported], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.002):
-            peak[0] = max(peak[0], status("RssAnon"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    began = time.perf_counter()
-    write_detector(make_plan(recipe), folder / "out")
-    wall = time.perf_counter() - began
-    stop.set()
-    watcher.join()
-    return {
-        "wall": wall, "imports_mb": imported / 1024, "peak_mb": peak[0] / 1024,
-        "extra_mb": (peak[0] - imported) / 1024,
-    }  # fmt: skip
-
-
 WORKERS: dict[str, Callable[[int], dict[str, Any]]] = {
     "ties-ours": ties_ours,
     "ties-reference": ties_reference,
     "floor": floor,
-    "files": files,
-    "make-files": make_files,
 }
 
 
@@ -356,11 +279,6 @@ def as_text(report: dict[str, Any]) -> str:
                 if is_floor
                 else f"  {key:<32} {value:.2f}x"
             )
-    for k, row in report.get("files", {}).items():
-        lines.append(
-            f"files, K = {k}: {row['wall']:.1f} s, anonymous memory +{row['extra_mb']:.0f} MB "
-            f"(peak {row['peak_mb']:.0f}, of which imports {row['imports_mb']:.0f})"
-        )
     return "\n".join(lines)
 
 

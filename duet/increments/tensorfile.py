@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +25,8 @@ _DTYPES = {
     torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL", torch.float64: "F64",
     torch.int16: "I16", torch.int8: "I8",
 }  # fmt: skip
+
+_NUMBERS = {text: dtype for dtype, text in _DTYPES.items()}
 
 MOST_TENSORS = 50_000
 """Tensors that a file may hold: the largest detectors have some thousand."""
@@ -129,32 +133,24 @@ def read_tensors(
     """
     try:
         before = path.stat()
-        digest = sha256_file(path) if sha256 is not None else None
+        length = _header_length(path)
     except FileNotFoundError:
         raise ModelError(
             "the file is missing", where=str(path), remedy="check the path, or copy the file again"
         ) from None
     except OSError as error:
         raise ModelError(f"cannot read: {error.strerror or error}", where=str(path)) from None
-    if digest != sha256:
-        raise ModelError(
-            f"the content changed since it was written: got SHA-256 {digest}, expected {sha256}",
-            where=str(path),
-            remedy=_AGAIN,
-        )
     try:
-        _require_modest_header(path)
-        with safe_open(path, framework="pt") as stored:
-            names = list(stored.keys())
-            if len(names) > MOST_TENSORS:
-                raise ValueError(f"{len(names)} tensors, more than {MOST_TENSORS}")
-            tensors = {name: stored.get_tensor(name) for name in names}
-            metadata = dict(stored.metadata() or {})
+        content, tensors, metadata = _mapped(path, 8 + length, before.st_size)
+        digest = hashlib.sha256(content.numpy()).hexdigest() if sha256 is not None else None
         after = path.stat()
     except (SafetensorError, ValueError, KeyError, RuntimeError, OSError) as error:
+        if sha256 is not None:
+            _require_hash(path, sha256_file(path), sha256)
         raise ModelError(
             f"not a complete safetensors file: {error}", where=str(path), remedy=_AGAIN
         ) from None
+    _require_hash(path, digest, sha256)
     if (before.st_ino, before.st_mtime_ns, before.st_size) != (
         after.st_ino, after.st_mtime_ns, after.st_size,
     ):  # fmt: skip
@@ -180,13 +176,49 @@ def _require_plain(dtypes: Mapping[str, torch.dtype], where: str) -> None:
         )  # fmt: skip
 
 
-def _require_modest_header(path: Path) -> None:
-    """Refuse a header so long that parsing it alone would take seconds and memory of its own."""
+def _require_hash(path: Path, got: str | None, expected: str | None) -> None:
+    if got != expected:
+        raise ModelError(
+            f"the content changed since it was written: got SHA-256 {got}, expected {expected}",
+            where=str(path),
+            remedy=_AGAIN,
+        )
+
+
+def _header_length(path: Path) -> int:
     require_file(path)
     with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    if length > LONGEST_HEADER:
-        raise ValueError(f"a header of {length} bytes, more than {LONGEST_HEADER}")
+        return int.from_bytes(stream.read(8), "little")
+
+
+def _mapped(
+    path: Path, start: int, size: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, str]]:
+    """Return the bytes of a file, its tensors as views of them, and its metadata.
+
+    One mapping for all tensors: one for each, as safetensors has them, takes a kilobyte apiece.
+    """
+    if start - 8 > LONGEST_HEADER:  # parsing it alone would take seconds and memory of its own
+        raise ValueError(f"a header of {start - 8} bytes, more than {LONGEST_HEADER}")
+    with safe_open(path, framework="pt") as stored:  # refuses a header that does not fit the file
+        metadata = dict(stored.metadata() or {})
+        content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        header = json.loads(content[8:start].numpy().tobytes())
+        header.pop("__metadata__", None)
+        if len(header) > MOST_TENSORS:
+            raise ValueError(f"{len(header)} tensors, more than {MOST_TENSORS}")
+        tensors = {}
+        for name, row in header.items():
+            dtype = _NUMBERS.get(row["dtype"])
+            if dtype is None:  # what no detector has, told by its name in torch
+                tensors[name] = stored.get_tensor(name)
+                continue
+            first, last = row["data_offsets"]
+            piece = content[start + first : start + last]
+            if (start + first) % dtype.itemsize:  # written by others: not aligned
+                piece = piece.clone()
+            tensors[sys.intern(name)] = piece.view(dtype).view(row["shape"])
+    return content, tensors, metadata
 
 
 def split(

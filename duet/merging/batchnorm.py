@@ -101,17 +101,22 @@ def fuse_statistics(
         ModelError: Statistics are not finite, negative, or of different shapes; weights are
             unusable; or the fused variance leaves the range of the dtype.
     """
+    import torch
+
     shares = normalised(weights, len(stats), "BatchNorm fusion")
     _require_statistics(stats)
     used = [(mean, var, a) for (mean, var), a in zip(stats, shares, strict=True) if a > 0]
     if len(used) == 1:
         return used[0][0].detach().clone(), used[0][1].detach().clone()
+    means, shares_used = [mean.detach().double() for mean, _, _ in used], [a for _, _, a in used]
     mean = _weighted((mean, a) for mean, _, a in used)
     var = _weighted((var, a) for _, var, a in used)
-    for k, (mean_k, _, a_k) in enumerate(used):
-        for mean_j, _, a_j in used[:k] if between else ():
-            gap = mean_k.detach().double() - mean_j.detach().double()
-            var = var + gap.square() * (a_j * a_k)
+    if between:
+        pooled = torch.stack(means)
+        factors = pooled.new_tensor(shares_used).reshape(-1, *(1,) * (pooled.ndim - 1))
+        for k in range(1, len(used)):  # one operation for all earlier stages: pairs are many
+            gaps = (pooled[k] - pooled[:k]).square_().mul_(factors[:k] * shares_used[k])
+            var = var + gaps.sum(0)
     fused_mean, fused_var = mean.to(stats[0][0].dtype), var.to(stats[0][1].dtype)
     if not bool(fused_var.isfinite().all()):
         raise ModelError(

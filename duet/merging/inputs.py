@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +15,11 @@ from duet.merging.chunks import CHUNK, Listen, Scratch, Span, each, spans
 from duet.merging.layers import Layer
 from duet.merging.operand import Operand
 from duet.vectors.tensors import Tensors, require_finite, require_same_layout
+
+HELD = 1 << 23
+"""Scalars of all stages that the workers of a merge hold together: 32 MB."""
+SMALLEST = 1 << 13
+"""Scalars per piece below which calls cost more than their work."""
 
 Result = TypeVar("Result")
 Objective = Callable[[Tensors, int], torch.Tensor]
@@ -89,6 +95,19 @@ class Inputs:
         return each(
             spans(self.sizes, chunk), work, size=len, threads=self.threads, listen=self.listen
         )
+
+    def each_span_of_all(self, work: Callable[[Span, Scratch], Any]) -> list[Any]:
+        """As `each_span`, for work that holds all stages of a piece in scratch memory.
+
+        Pieces are larger than elsewhere, as threads would wait for each other in so many
+        operations, but all workers together hold no more than `HELD` scalars, however many stages
+        and threads there are.
+        """
+        stages = max(len(self.stages), 4)
+        most = max(HELD // (stages * SMALLEST), 1)
+        threads = min(self.threads or os.cpu_count() or 1, most)
+        chunk = max(min((1 << 20) // stages, HELD // (stages * threads)), SMALLEST)
+        return replace(self, threads=threads).each_span(work, chunk)
 
     def each_tensor(self, work: Callable[[str, Scratch], Result]) -> dict[str, Result]:
         """Call ``work(name, scratch)`` on every tensor; results by name."""

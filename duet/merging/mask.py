@@ -102,7 +102,7 @@ class Mask:
             for tau, weight in zip(taus, weights[span.name], strict=True):
                 piece.add_(torch.mul(tau, share, out=kept), alpha=weight)
 
-        self._inputs.each_span(work)
+        self._inputs.each_span_of_all(work)
         return target
 
     def weight_slopes(self, gradient: Tensors) -> dict[str, list[float]]:

@@ -136,9 +136,7 @@ def _merge_signs(
         target.mul_(weight).add_(base)
         return piece
 
-    # Larger pieces than elsewhere: with so many operations, threads would wait for each other. A
-    # worker holds all stages of a piece, so pieces shrink where they are many.
-    pieces = inputs.each_span(work, chunk=max((1 << 20) // max(len(inputs.stages), 4), 1 << 13))
+    pieces = inputs.each_span_of_all(work)
     group_of = {name: number for number, group in enumerate(groups) for name in group}
     majority = [0.0] * len(groups)
     for piece in pieces:
@@ -169,10 +167,9 @@ def _trimmed(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the trimmed task vectors of a piece, in scratch memory, and θ_0 of it."""
     base = inputs.theta_0(span, scratch)
-    taus = inputs.taus(span, base, scratch)
-    kept = [scratch(f"kept {k}", len(span)) for k in range(len(taus))]
-    for tau, threshold, target in zip(taus, thresholds, kept, strict=True):
-        trim(tau, threshold, target)
+    kept = [scratch(f"kept {k}", len(span)) for k in range(len(inputs.stages))]
+    for stage, threshold, target in zip(inputs.stages, thresholds, kept, strict=True):
+        trim(stage.tau(span, base, target), threshold, target)
     return kept, base
 
 
