@@ -106,6 +106,15 @@ def short_list(names: Iterable[str], limit: int = 20) -> str:
     return ", ".join(clipped(name, VALUE_LENGTH) for name in names[:limit]) + more
 
 
+def duration(seconds: float) -> str:
+    """Return a duration for people: ``40 seconds``, ``12 minutes``, ``3.5 hours``, ``6 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
 def markdown(text: str) -> str:
     """Return ``text`` so that Markdown shows it as it is, on one line, also in a table cell.
 

@@ -23,7 +23,7 @@ from duet.runs.needed import Cells, Look, looks
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
-from duet.text import short_list
+from duet.text import duration, short_list
 from duet.training.config import FISHER_IMAGES, Schedule, Strategy
 
 SECONDS_PER_IMAGE = 0.02
@@ -262,10 +262,10 @@ def _strategy_stages(
         cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
         yield _stage(plan, name, cut, epochs, 1.0, same)
         return
-    seen = strategy.distill.images if strategy.distill.weight else 0.0
-    seen = 1.0 if strategy.old_negatives == "pseudo" else seen
+    share = strategy.distill.images if strategy.distill.weight else 0.0
+    share = 1.0 if strategy.old_negatives == "pseudo" else share
     cut = train_slice(item.data, item.classes)
-    yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * seen, same)
+    yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * share, same)
     known = plan.series.classes_until(number - 2)
     if strategy.refit.epochs and not all(one in known for one in item.classes):
         yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5, f"{same} re-fit")
@@ -294,15 +294,6 @@ def estimated_bytes(plan: RunPlan, stages: Sequence[PlannedStage], size: int) ->
     """
     kept = len(plan.strategies) * len(plan.series.increments)
     return round(size * (1 + 2 * kept + 6 * min(plan.jobs, len(stages))))
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration for people: ``40 seconds``, ``12 minutes``, ``3.5 hours``, ``6 days``."""
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
 def notes(plan: RunPlan) -> list[str]:
@@ -378,7 +369,7 @@ def plan_as_text(plan: RunPlan) -> str:
         )
     lines += [f"  {line}" for line in left_out(plan)]
     lines += [f"  note: {note}" for note in notes(plan)]
-    total, seen = in_words(estimated_seconds(plan, stages)), evaluations(plan)
+    total, seen = duration(estimated_seconds(plan, stages)), evaluations(plan)
     lines.append(
         f"{len(stages)} trainings, {seen['chains'] + seen['references']} evaluations: "
         f"{seen['chains']} of {seen['cells']} cells, {seen['references']} references"

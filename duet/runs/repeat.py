@@ -24,12 +24,13 @@ from duet.report.markdown import write_report
 from duet.runs.engines.engine import HERE, Engine
 from duet.runs.forks import forking
 from duet.runs.lab import silent, tidy
-from duet.runs.plan import RunPlan, in_words, plan_as_dict, plan_as_text
+from duet.runs.plan import RunPlan, plan_as_dict, plan_as_text
 from duet.runs.remember import EVALUATIONS
 from duet.runs.run import execute, learn, require_chains, tell_left_out
 from duet.runs.walls import require_runnable
 from duet.series import Series
 from duet.series.series import known_among_new
+from duet.text import duration
 
 SUMMARY_FILE = "summary.json"
 COMPARE_FILE = "compare.md"
@@ -213,7 +214,7 @@ def repeats_as_text(plans: Sequence[RunPlan]) -> str:
         order = " → ".join(item.name for item in plan.series.increments)
         lines.append(f"  {plan.out}  seed {plan.seed}  {order}")
     lines.append(
-        f"about {in_words(told['estimated_seconds'])} in all: {told['trainings']} trainings for "
+        f"about {duration(told['estimated_seconds'])} in all: {told['trainings']} trainings for "
         f"{told['asked']} that the runs ask for"
     )
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from duet.runs.inputs import Inputs, read_inputs, read_strategies
 from duet.runs.kept import chain_kept, strategies_with_start
 from duet.runs.lab import Lab, silent
 from duet.runs.look import FirstLook
-from duet.runs.plan import RunPlan, estimated_seconds, in_words, planned_stages
+from duet.runs.plan import RunPlan, estimated_seconds, planned_stages
 from duet.runs.setting import Setting
 from duet.runs.stagewise import write_stages
 from duet.runs.steps import StepReport, learn_base, learn_increment, learn_independent
@@ -23,6 +23,7 @@ from duet.runs.walls import require_runnable
 from duet.series import Problem
 from duet.series.reader import read_config
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES, shipped
+from duet.text import duration
 from duet.training.config import Strategy, load_strategy
 
 Warn = Callable[[Sequence[Problem], Path], None]
@@ -160,7 +161,7 @@ def _setting(
     )
     only = inputs.series.increments[-1].name
     seconds = estimated_seconds(plan, planned_stages(plan))
-    listen(only, {"note": f"about {in_words(seconds)} on one CPU thread"})
+    listen(only, {"note": f"about {duration(seconds)} on one CPU thread"})
     theta_0 = require_runnable(plan)
     engine.prepare(look.there, plan.schedule, lambda line: listen(only, {"note": line}))
     setting = Setting(

@@ -30,10 +30,10 @@ from duet.runs.plan import (
     RunPlan,
     estimated_bytes,
     estimated_seconds,
-    in_words,
     planned_stages,
 )
 from duet.runs.setting import Setting
+from duet.text import duration
 from duet.training.config import Strategy
 from duet.trees import refuse_among
 from duet.vectors.tensors import Tensors, require_finite
@@ -105,7 +105,7 @@ def _require_device(plan: RunPlan, stages: Sequence[PlannedStage]) -> None:
         if not plan.elsewhere:
             require_device(device)
     except ConfigError as error:
-        takes = in_words(estimated_seconds(plan, stages))
+        takes = duration(estimated_seconds(plan, stages))
         advice = f"--device cpu takes about {takes}; or run it where there is one"
         raise ConfigError(error.what, where="device", remedy=advice) from None
     count = len(device.numbers)
