@@ -142,9 +142,7 @@ def read_tensors(
         raise ModelError(f"cannot read: {error.strerror or error}", where=str(path)) from None
     try:
         content, tensors, metadata = _mapped(path, 8 + length, before.st_size)
-        digest = (
-            hashlib.sha256(memoryview(content.numpy())).hexdigest() if sha256 is not None else None
-        )
+        digest = hashlib.sha256(content.numpy().data).hexdigest() if sha256 is not None else None
         after = path.stat()
     except (SafetensorError, ValueError, KeyError, RuntimeError, OSError) as error:
         if sha256 is not None:

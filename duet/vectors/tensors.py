@@ -79,7 +79,9 @@ def _all_finite(tensor: torch.Tensor) -> bool:
         # By numpy: torch shares one such sum among threads, whose waiting for each other took most
         # of the time of a merge of files. Only where squares overflow, the extremes must tell.
         values = flat.numpy()
-        if np.isfinite(np.dot(values, values)):
+        with np.errstate(all="ignore"):
+            squares = np.dot(values, values)
+        if np.isfinite(squares):
             return True
     # The extremes of a tensor with a NaN are NaN.
     return all(bool(extreme.isfinite()) for extreme in torch.aminmax(flat))
