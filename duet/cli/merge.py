@@ -97,6 +97,8 @@ def merge(
     from duet.recipes.prepared import Prepared
     from duet.recipes.texts import plan_text
 
+    if options["engine"] != "local" and not options["sweep"]:
+        raise click.UsageError(f"--engine {options['engine']} measures the points of a --sweep")
     with named_in(options["recipe"]):
         recipe = _recipe(options)
         merge = Prepared(make_plan(recipe, head=head, trust=trust), options["images"])
@@ -114,8 +116,6 @@ def merge(
     if merge.omission:
         note(merge.omission)
     extra: dict[str, Any] = {}
-    if options["engine"] != "local" and not options["sweep"]:
-        raise click.UsageError(f"--engine {options['engine']} measures the points of a --sweep")
     if options["sweep"]:
         merge, extra["sweep"] = _swept(merge, options, out)
     write_merge(merge, out, extra, overwrite=overwrite, as_json=as_json, judge=judge)
