@@ -376,5 +376,5 @@ def test_a_checkpoint_is_kept_while_it_is_replaced(tmp_path: Path) -> None:
     assert said == []
     again = tmp_path / "again"
     again.mkdir()
-    assert node._fetch_checkpoint(store, "key", again)
+    assert node._fetch_checkpoint(store, store.checkpoint("key"), again)
     assert (again / HASHES).read_text().split() == [sha256_file(again / CHECKPOINT)]
