@@ -126,8 +126,10 @@ class Schedule(Config):
 
     @model_validator(mode="after")
     def _ranks_share_a_step(self) -> Schedule:
+        if self.ranks == 1:
+            return self
         device = parse_device(self.device)
-        if self.ranks > 1 and (device.kind == "mps" or len(device.numbers) > 1):
+        if device.kind == "mps" or len(device.numbers) > 1:
             raise ValueError(
                 f"each of {self.ranks} ranks has one GPU, or the CPU, but got device "
                 f"{self.device}: use cpu or cuda"
