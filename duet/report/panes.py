@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from duet.fonts import font_file
 from duet.report.colours import INK, ink_on
 
@@ -152,34 +154,39 @@ def _label(
     inside, foot = (left, top), (left, bottom - down)
     ends = (right - across, top - down), (right - across, bottom + 1)
     order = (foot, below, above, inside) if mark.below else (above, inside, below, foot)
-    under, over = ([(left, one[edge] + way) for one in taken] for edge, way in ((3, 1), (1, -down)))
-    best, least = (0, 0, 0, 0), float("inf")
-    # Just below or above another label only where no place at the box itself is free.
-    for place in (*order, *ends, *under, *over):
-        found = _moved_inside(place, across, down, size)
-        hidden = sum(_common(found, one) for one in taken)
-        if hidden < least:
-            best, least = found, hidden
-        if not least:
-            break
+    best, hidden = _freest((*order, *ends), (across, down), size, taken)
+    if hidden:  # just below or above another label, where that hides less
+        under, over = (
+            [(left, one[edge] + way) for one in taken] for edge, way in ((3, 1), (1, -down))
+        )
+        found, less = _freest((*under, *over), (across, down), size, taken)
+        best = found if less < hidden else best
     draw.rectangle(best, mark.look.colour)
     draw.text((best[0] + 3, best[1]), mark.text, ink_on(mark.look.colour), letters())
     return best
 
 
-def _moved_inside(
-    place: tuple[int, int], across: int, down: int, size: tuple[int, int]
-) -> Rectangle:
-    left = max(min(place[0], size[0] - across), 0)
-    top = max(min(place[1], size[1] - down), 0)
-    return left, top, left + across - 1, top + down - 1
+def _freest(
+    places: Sequence[tuple[int, int]], extent: tuple[int, int], size: tuple[int, int],
+    taken: Sequence[Rectangle],
+) -> tuple[Rectangle, int]:  # fmt: skip
+    """Return where a rectangle hides least of others, the first such place, and how many px².
 
-
-def _common(one: Rectangle, other: Rectangle) -> int:
-    """Return the px² that both cover."""
-    across = min(one[2], other[2]) - max(one[0], other[0]) + 1
-    down = min(one[3], other[3]) - max(one[1], other[1]) + 1
-    return max(across, 0) * max(down, 0)
+    Args:
+        places: Left and top; moved inside the picture.
+        extent: Its width and height in px.
+        size: Of the picture.
+        taken: The others.
+    """
+    least_P2 = np.maximum(np.minimum(places, np.subtract(size, extent)), 0)
+    most_P2 = least_P2 + extent - 1
+    others_N4 = np.reshape(taken, (-1, 4)).astype(int)
+    low = np.maximum(least_P2[:, None], others_N4[:, :2])
+    high = np.minimum(most_P2[:, None], others_N4[:, 2:])
+    hidden = (high - low + 1).clip(0).prod(2).sum(1)
+    first = int(hidden.argmin())
+    left, top, right, bottom = (int(value) for value in (*least_P2[first], *most_P2[first]))
+    return (left, top, right, bottom), int(hidden[first])
 
 
 def legend(title: str, looks: Sequence[Look]) -> Image:
