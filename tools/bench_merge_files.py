@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from bench_merge import status
 
 LARGE, SMALL = "yolo11x.yaml", "yolo11n.yaml"
 WIDTH = {LARGE: 384, SMALL: 100}
@@ -167,14 +168,6 @@ def merge_files(folder: Path, count: int) -> dict[str, Any]:
         "wall": wall, "cpu": cpu, "imports_mb": imported / 1024, "peak_mb": peak[0] / 1024,
         "extra_mb": (peak[0] - imported) / 1024,
     }  # fmt: skip
-
-
-def status(key: str) -> int:
-    """Return a size from /proc/self/status, KiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1])
-    raise KeyError(key)
 
 
 WORKERS: dict[str, Callable[[int], dict[str, Any]]] = {
