@@ -6,11 +6,13 @@ import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -142,7 +144,7 @@ def read_tensors(
         raise ModelError(f"cannot read: {error.strerror or error}", where=str(path)) from None
     try:
         content, tensors, metadata = _mapped(path, 8 + length, before.st_size)
-        digest = hashlib.sha256(content.numpy().data).hexdigest() if sha256 is not None else None
+        digest = hashlib.sha256(content).hexdigest() if sha256 is not None else None
         after = path.stat()
     except (SafetensorError, ValueError, KeyError, RuntimeError, OSError) as error:
         if sha256 is not None:
@@ -193,28 +195,30 @@ def _header_length(path: Path) -> int:
 
 def _mapped(
     path: Path, start: int, size: int
-) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, str]]:
-    """Return the bytes of a file, its tensors as views of them, and its metadata.
+) -> tuple[mmap.mmap, dict[str, torch.Tensor], dict[str, str]]:
+    """Return the bytes of a file, its tensors in the same memory, and its metadata.
 
     One mapping for all tensors: one for each, as safetensors has them, takes a kilobyte apiece.
+    To torch each has a storage of its own: pickled, it takes along no other.
     """
     if start - 8 > LONGEST_HEADER:  # parsing it alone would take seconds and memory of its own
         raise ValueError(f"a header of {start - 8} bytes, more than {LONGEST_HEADER}")
     with safe_open(path, framework="pt") as stored:  # refuses a header that does not fit the file
         metadata = dict(stored.metadata() or {})
-        content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-        header = json.loads(content[8:start].numpy().tobytes())
+        with path.open("rb") as stream:
+            content = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY)
+        header = json.loads(content[8:start])
         header.pop("__metadata__", None)
         if len(header) > MOST_TENSORS:
             raise ValueError(f"{len(header)} tensors, more than {MOST_TENSORS}")
-        tensors = {}
+        tensors, numbers = {}, np.frombuffer(content, np.uint8)
         for name, row in header.items():
             dtype = _NUMBERS.get(row["dtype"])
             if dtype is None:  # what no detector has, told by its name in torch
                 tensors[name] = stored.get_tensor(name)
                 continue
             first, last = row["data_offsets"]
-            piece = content[start + first : start + last]
+            piece = torch.from_numpy(numbers[start + first : start + last])
             if (start + first) % dtype.itemsize:  # written by others: not aligned
                 piece = piece.clone()
             tensors[sys.intern(name)] = piece.view(dtype).view(row["shape"])

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,17 @@ def test_state_fingerprint_sees_tensors_and_meaning() -> None:
     ]
     assert state.fingerprint() not in {other.fingerprint() for other in others}
     assert state.fingerprint() == make_state().fingerprint()
+
+
+def test_a_tensor_of_a_file_is_sent_without_the_others(tmp_path: Path) -> None:
+    made = {f"t{k}": torch.full((1000 + k,), float(k)) for k in range(20)}
+    save_file(made | {"half": torch.ones(3, dtype=torch.bfloat16)}, path := tmp_path / "a")
+    tensors, _ = read_tensors(path)
+    assert len(pickle.dumps(tensors["t3"])) < 6_000  # a question travels to other machines
+    assert len(pickle.dumps(tensors)) < 1.3 * path.stat().st_size
+    assert all(torch.equal(pickle.loads(pickle.dumps(tensors))[k], made[k]) for k in made)
+    tensors["t3"].zero_()  # in this process alone
+    assert torch.equal(read_tensors(path)[0]["t3"], made["t3"])
 
 
 def test_detector_manifest_of_another_state_is_refused(tmp_path: Path) -> None:
