@@ -99,5 +99,21 @@ FOCI: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "class-only": {"flat": tuple(VOC)},
     "domain-only": {"flat": _FIRST, "comic": _FIRST, "night": _FIRST},
+    "8-chain": {
+        "flat": ("aeroplane", "bus", "cat", "diningtable", "person"),
+        "comic": ("bicycle", "bottle", "dog"),
+        "watercolor": ("car", "chair", "cow", "bird", "sofa"),
+        "night": ("boat", "horse"),
+        "sketch": ("motorbike", "pottedplant", "sheep"),
+        "fog": ("train", "tvmonitor"),
+    },
+    "12-chain": {
+        "flat": ("aeroplane", "cat", "bus", "person"),
+        "comic": ("bicycle", "dog", "bird", "bottle"),
+        "watercolor": ("car", "cow", "chair"),
+        "night": ("boat", "horse", "diningtable"),
+        "sketch": ("motorbike", "sheep", "pottedplant"),
+        "fog": ("train", "tvmonitor", "sofa"),
+    },
 }
 """Per protocol and domain: classes of which every *training* scene holds at least one."""

@@ -43,6 +43,7 @@ class Index:
 
 
 _DUET = "DuET, ICCV 2025 (arXiv 2506.21260)"
+_RICO = "RICO, ICCVW 2025 (arXiv 2508.13878)"
 
 INDICES = (
     Index(
@@ -118,7 +119,7 @@ INDICES = (
         title="Forgetting",
         meaning="points of mAP50 lost since the best earlier stage",
         formula="mean over i < T of max(i ≤ l < T) R[l, D_i, C_i] − R[T, D_i, C_i]",
-        source="Chaudhry et al., ECCV 2018",
+        source=f"Chaudhry et al., ECCV 2018; FM of {_RICO}",
     ),
     Index(
         name="bwt",
@@ -127,11 +128,28 @@ INDICES = (
         formula="mean over i < T of R[T, D_i, C_i] − R[i, D_i, C_i]",
         source="Lopez-Paz and Ranzato, NeurIPS 2017",
     ),
+    Index(
+        name="aa",
+        title="AA",
+        meaning="average accuracy: mAP50 of every increment in its own domain, at the end",
+        formula="AA_T; AA_j = mean over i ≤ j of R[j, D_i, C_i]",
+        source=_RICO,
+    ),
+    Index(
+        name="aia",
+        title="AIA",
+        meaning="average incremental accuracy: the same, over all stages on the way",
+        formula="mean over j ≤ T of AA_j",
+        source=_RICO,
+    ),
 )
 """All indices, in the order of files and tables."""
 
 RATIOS = tuple(index for index in INDICES if index.against or index.parts)
-"""Those that are shares, of which more is better; the others are differences of mAP50."""
+"""Those that are shares, of which more is better."""
+
+LEVELS = tuple(index for index in INDICES if index not in RATIOS)
+"""Those in mAP50 itself: means of it, and differences over the stages."""
 
 RANKED = tuple(sorted(RATIOS, key=lambda index: -len(index.parts)))
 """What strategies are ranked by: the index that sums up most comes first."""

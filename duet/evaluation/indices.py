@@ -19,7 +19,7 @@ from duet.config import Config
 from duet.errors import DataError
 from duet.evaluation.definitions import INDICES, Index
 from duet.evaluation.matrix import References, Slice, StageMatrix
-from duet.evaluation.pairs import Pair, SeriesSteps, gi_pairs, pi_pairs, ri_pairs
+from duet.evaluation.pairs import Pair, SeriesSteps, gi_pairs, own_pairs, pi_pairs, ri_pairs
 from duet.fields import Fraction, Names, Stage
 from duet.text import short_list
 
@@ -89,6 +89,8 @@ class Indices(Config):
         or_: The same at equal precision; in files ``or``, as everywhere but in Python.
         forgetting: Mean drop from the best earlier value, in mAP50 (0.1 = 10 points lost).
         bwt: Mean change since the classes were learned, in mAP50 (negative = lost).
+        aa: Mean mAP50 of every increment in its own domain after the last stage, a fraction.
+        aia: Mean of the same over all stages, a fraction.
         ri_terms: One term per RI pair.
         gi_terms: One term per GI pair.
         pi_terms: One term per PI pair.
@@ -108,6 +110,8 @@ class Indices(Config):
     or_: Annotated[float | None, Field(alias="or")] = None
     forgetting: float | None
     bwt: float | None
+    aa: float | None = None
+    aia: float | None = None
     ri_terms: Terms = ()
     gi_terms: Terms = ()
     pi_terms: Terms = ()
@@ -168,11 +172,17 @@ def compute_indices(
             found[name], reasons = _terms(name.upper(), pairs(series), trained, nothing)
             left_out += reasons
     lasting = [pair for pair in ri_pairs(series) if _key(pair.slice) not in nothing]
+    accuracies = [
+        mean([matrix.get(*pair.cell) for pair in pairs if _key(pair.slice) not in nothing])
+        for pairs in own_pairs(series)
+    ]
     return Indices(
         **combined({name: mean([term.ratio for term in terms]) for name, terms in found.items()}),
         **{f"{name}_terms": terms for name, terms in found.items()},
         forgetting=mean([forgetting(matrix, pair) for pair in lasting]),
         bwt=mean([_change(matrix, pair) for pair in lasting]),
+        aa=accuracies[-1],
+        aia=mean_of_known(accuracies),
         left_out=tuple(left_out),
     )
 

@@ -22,6 +22,7 @@ definitions stay as they are, increment by increment.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,15 @@ def ri_pairs(series: SeriesSteps) -> tuple[Pair, ...]:
     )
 
 
+def own_pairs(series: SeriesSteps) -> tuple[tuple[Pair, ...], ...]:
+    """Return D_i[C_i], i = 1..j, for every stage j = 1..T: each increment in its own domain."""
+    steps = _checked(series)
+    return tuple(
+        tuple(Pair(stage, number + 1, *steps[number]) for number in range(stage))
+        for stage in range(1, len(steps) + 1)
+    )
+
+
 def gi_pairs(series: SeriesSteps) -> tuple[Pair, ...]:
     """Return D_i[U_i] at every stage j >= 2 for every i <= j; ordered by stage, then increment."""
     steps = _checked(series)
@@ -106,15 +116,10 @@ def reference_slices(series: SeriesSteps) -> tuple[Slice, ...]:
 def cells_needed(series: SeriesSteps) -> tuple[Cell, ...]:
     """Return every cell of the stage matrix that the indices use, ordered by stage.
 
-    They are D_i[C_i] after every stage j >= i, the history that forgetting and BWT look at, and
-    those of GI.
+    They are D_i[C_i] after every stage j >= i, the history that forgetting, BWT and AIA look at,
+    and those of GI.
     """
-    steps = _checked(series)
-    history = (
-        Pair(stage, number, domain, classes)
-        for stage in range(1, len(steps) + 1)
-        for number, (domain, classes) in enumerate(steps[:stage], start=1)
-    )
+    history = itertools.chain.from_iterable(own_pairs(series))
     found: dict[tuple[int, str, frozenset[str]], Cell] = {}
     for pair in sorted((*history, *gi_pairs(series)), key=lambda pair: pair.stage):
         found.setdefault((pair.stage, pair.domain, frozenset(pair.classes)), pair.cell)

@@ -27,6 +27,7 @@ class Operand:
         scale: The stage counts as centre + scale · (θ_k - centre).
         centre: Weights around which ``scale`` shrinks or stretches; default θ_0 of the merge.
         images: Training images, for `weights: images`; 0: not known.
+        increments: How many increments it holds, for `weights: uniform`.
         fisher: Diagonal Fisher of the parameters, float32 >= 0, for `fisher`.
     """
 
@@ -38,6 +39,7 @@ class Operand:
     scale: float = 1.0
     centre: Tensors | None = None
     images: int = 0
+    increments: int = 1
     fisher: Tensors | None = None
 
     def __post_init__(self) -> None:

@@ -175,8 +175,9 @@ def _fold(
             continue
         seen = together([one.images for one in plan.sources[:number]])
         previous = Operand(
-            SO_FAR, weights=shared, fisher=_known(plan, opened[:number]), images=seen
-        )
+            SO_FAR, weights=shared, fisher=_known(plan, opened[:number]), images=seen,
+            increments=number,
+        )  # fmt: skip
         stage = replace(item.stage, centre=shared)
         buffers, images = (fused, item.buffers), (seen, source.images)
         fusion = plan.recipe.batchnorm.with_one_more(number)

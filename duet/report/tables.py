@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duet.errors import DataError
-from duet.evaluation.definitions import INDICES, RATIOS, Index
+from duet.evaluation.definitions import INDICES, LEVELS, RATIOS, Index
 from duet.evaluation.matrix import Slice
 from duet.report.changes import class_changes, worst_first
 from duet.report.phrases import (
@@ -76,6 +76,18 @@ def summary_table(results: Results) -> Table:
     header = ("Strategy", *(index.title for index in RATIOS), *behind)
     rows = (_summary_row(results, strategy) for strategy in ordered_strategies(results))
     return Table(header, tuple(rows))
+
+
+def levels_table(results: Results) -> Table:
+    """Return all strategies with the indices that are no ratios: percent and points of mAP50."""
+    rows = (
+        (
+            strategy.title,
+            *(percent(strategy.indices.value(index.name), unit=False) for index in LEVELS),
+        )
+        for strategy in ordered_strategies(results)
+    )
+    return Table(("Strategy", *(index.title for index in LEVELS)), tuple(rows))
 
 
 def summary_text(results: Results, report: Path) -> str:

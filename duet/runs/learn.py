@@ -265,7 +265,8 @@ def merge_states(
         theta_0: Shared tensors of the pretrained detector.
         previous: Merged detector before this stage.
         trained: The same detector after training, with the new part if there is one.
-        stages_before: Increments that ``previous`` holds; the uniform BatchNorm weights count them.
+        stages_before: Increments that ``previous`` holds; `weights: uniform` counts them, of DuET
+            as of BatchNorm.
         images: Images seen by ``previous`` and in this stage, for ``weights: images``.
         fishers: Of both, for `fisher`.
         name: Of the increment; default that of its part.
@@ -273,7 +274,13 @@ def merge_states(
     roles = resolve_roles(trained.family)
     new = name or trained.parts[-1].increment
     operands = (
-        Operand(SO_FAR, weights=previous.shared, fisher=fishers[0], images=images[0]),
+        Operand(
+            SO_FAR,
+            weights=previous.shared,
+            fisher=fishers[0],
+            images=images[0],
+            increments=stages_before,
+        ),
         Operand(new, weights=trained.shared, fisher=fishers[1], images=images[1]),
     )
     merged = merge_shared(

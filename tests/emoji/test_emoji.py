@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -39,6 +40,7 @@ from duet.emoji.scenes import (
 from duet.emoji.vocabulary import CLUTTER, FOCI, MAIN, Vocabulary
 from duet.emoji.writing import label_line, scenes_of
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError
+from duet.series.document import SeriesConfig
 
 ALL_DOMAINS = (*DOMAINS, "mixed")
 SMALL: dict[str, Any] = {"train": 24, "val": 6, "test": 8}
@@ -115,7 +117,7 @@ def test_twenty_voc_classes_in_order() -> None:
     assert list(MAIN.names) == sorted(MAIN.names)
 
 
-@pytest.mark.parametrize("protocol", ["2-phase", "4-phase"])
+@pytest.mark.parametrize("protocol", ["2-phase", "4-phase", "8-chain", "12-chain"])
 def test_each_class_is_learned_once(protocol: str) -> None:
     learned = [name for classes in FOCI[protocol].values() for name in classes]
     assert sorted(learned) == list(MAIN.names)
@@ -536,13 +538,27 @@ def test_pretraining(tmp_path: Path) -> None:
 # --- configs and command --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["2-phase", "4-phase"])
+@pytest.mark.parametrize("protocol", ["2-phase", "4-phase", "8-chain", "12-chain"])
 def test_series_config_matches_the_protocol(protocol: str) -> None:
     text = (REPO / f"configs/series/emoji-{protocol.replace('-', '')}.yaml").read_text()
     series = yaml.safe_load(text)
-    assert {row["domain"]: row["classes"] for row in series["increments"]} == {
-        domain: list(classes) for domain, classes in FOCI[protocol].items()
-    }
+    taught: dict[str, list[str]] = {}
+    for row in series["increments"]:
+        taught[row["domain"]] = taught.get(row["domain"], []) + row["classes"]
+    assert taught == {domain: list(classes) for domain, classes in FOCI[protocol].items()}
+    if protocol != "2-phase":  # the default
+        assert f"--protocol {protocol}" in series["prepare"]
+
+
+@pytest.mark.parametrize(("protocol", "length"), [("8-chain", 8), ("12-chain", 12)])
+def test_a_chain_brings_new_classes_in_every_increment(protocol: str, length: int) -> None:
+    path = REPO / f"configs/series/emoji-{protocol.replace('-', '')}.yaml"
+    series = SeriesConfig.model_validate(yaml.safe_load(path.read_text()))
+    assert len(set(series.increment_names())) == len(series.increments) == length
+    classes = [name for item in series.increments for name in item.classes]
+    assert sorted(classes) == list(MAIN.names)
+    domains = [item.domain for item in series.increments]
+    assert all(one != other for one, other in itertools.pairwise(domains))  # each a domain shift
 
 
 def test_command(tmp_path: Path) -> None:

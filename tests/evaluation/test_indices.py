@@ -244,6 +244,8 @@ def test_three_increments_by_hand() -> None:
     assert result.h == pytest.approx(3 / (1 / 0.975 + 1 / 0.48 + 1 / 0.875))
     assert result.forgetting == pytest.approx(((0.9 - 0.6) + (0.5 - 0.6)) / 2)
     assert result.bwt == pytest.approx((-0.2 + 0.1) / 2)
+    assert result.aa == pytest.approx((0.6 + 0.6 + 0.3) / 3)
+    assert result.aia == pytest.approx((0.8 + (0.9 + 0.5) / 2 + 0.5) / 3)
     assert result.left_out == ()
 
 
@@ -269,6 +271,15 @@ def test_pairs_without_labelled_objects_are_left_out_and_named() -> None:
     assert result.left_out[0].endswith("]: nobody labelled them")
 
 
+def test_accuracy_leaves_out_increments_that_cannot_be_measured() -> None:
+    steps: Steps = [("A", ("a",)), ("B", ("b",)), ("C", ("c",))]
+    values = {(2, "B", ("b",)): 0.5, (3, "B", ("b",)): 0.4, (3, "C", ("c",)): 0.8}
+    absent = {("A", ("a",)): "its images are gone"}
+    result = compute_indices(steps, StageMatrix(values), None, undefined=absent)
+    assert result.aa == pytest.approx(0.6)  # of b and c
+    assert result.aia == pytest.approx((0.5 + 0.6) / 2)  # nothing can be said of stage 1
+
+
 def test_a_class_only_series_has_retention_and_plasticity_but_no_gi() -> None:
     steps: Steps = [("A", ("a",)), ("A", ("b",))]
     matrix = StageMatrix({(1, "A", ("a",)): 0.8, (2, "A", ("a",)): 0.4, (2, "A", ("b",)): 0.3})
@@ -289,6 +300,9 @@ def plainly(steps: Steps, cell: Any, reference: Any) -> dict[str, float | None]:
     final = [cell(last, homes[i], sets[i]) for i in range(last - 1)]
     first = [cell(i + 1, homes[i], sets[i]) for i in range(last - 1)]
     best = [max(cell(s, homes[i], sets[i]) for s in range(i + 1, last)) for i in range(last - 1)]
+    accuracy = [
+        statistics.fmean(cell(j + 1, homes[i], sets[i]) for i in range(j + 1)) for j in range(last)
+    ]
     ri = [one / other for one, other in zip(final, first, strict=True)]
     gi = [cell(*key) / reference(*key[1:]) for key in unseen]
     pi = [cell(j + 1, homes[j], sets[j]) / reference(homes[j], sets[j]) for j in range(1, last)]
@@ -300,6 +314,8 @@ def plainly(steps: Steps, cell: Any, reference: Any) -> dict[str, float | None]:
         "h": statistics.harmonic_mean(known) if len(known) == 3 else None,
         "forgetting": statistics.fmean(np.subtract(best, final)) if final else None,
         "bwt": statistics.fmean(np.subtract(final, first)) if final else None,
+        "aa": accuracy[-1],
+        "aia": statistics.fmean(accuracy),
     }  # fmt: skip
 
 

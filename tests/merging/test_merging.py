@@ -31,6 +31,7 @@ from duet.errors import ConfigError, ModelError
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.chunks import Scratch, Span, each, spans
 from duet.merging.inputs import Inputs, require_mergeable
+from duet.merging.methods.duet import Params
 from duet.merging.operand import Operand
 from duet.merging.shared import merge_shared
 from duet.merging.table import METHODS, resolve
@@ -332,6 +333,41 @@ def test_few_new_images_move_duet_little(images: tuple[int, int], alpha: float) 
     # both moved equally far, so that nothing tilts alpha
     assert merged.trace.summary().alpha_mean == pytest.approx(alpha)
     assert merged.tensors["a"].item() == pytest.approx(2 * alpha - 1)
+
+
+def test_every_increment_weighs_the_same_in_duet() -> None:
+    """alpha_t is (t-1)/t, never falls, and folds the mean of all, whoever does the folding."""
+    params = {"gamma": 0, "alpha_base": 0.5, "weights": "uniform"}
+    values = torch.randn(7, 9, generator=torch.Generator().manual_seed(1))
+    stages = tuple(Operand(str(k), weights={"a": row}) for k, row in enumerate(values))
+    so_far, alphas = values[0], []
+    for number, stage in enumerate(stages[1:], start=1):
+        old = Operand("so far", weights={"a": so_far}, increments=number)
+        inputs = Inputs((old, stage), start={"a": torch.zeros(9)})
+        merged = merge_shared("duet", params, inputs, buffers=[{}, {}])
+        so_far = merged.tensors["a"]
+        alphas.append(merged.trace.summary().alpha_mean)
+    assert alphas == pytest.approx([k / (k + 1) for k in range(1, 7)])
+    assert alphas == sorted(alphas)
+    torch.testing.assert_close(so_far, values.mean(0), rtol=1e-5, atol=1e-6)
+    at_once = Inputs(stages, start={"a": torch.zeros(9)})
+    whole = merge_shared("duet", params, at_once, buffers=[{}] * 7).tensors["a"]
+    assert torch.equal(whole, so_far)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "before", "alpha"),
+    [
+        (0.1, 1, 0.6),  # never below alpha_base
+        (0.1, 4, 0.8),
+        (0.1, 30, 0.9),  # gamma keeps its room
+        (0.0, 30, 30 / 31),
+    ],
+)
+def test_the_schedule_keeps_its_limits(gamma: float, before: int, alpha: float) -> None:
+    params = Params(gamma=gamma, alpha_base=0.6, weights="uniform")
+    old = Operand("old", weights={}, increments=before)
+    assert params.alpha((old, Operand("new", weights={}))) == pytest.approx(alpha)
 
 
 # --- table and trace -----------------------------------------------------------------------------

@@ -44,13 +44,15 @@ class Params(Config):
         description="Weight of the old model where both moved equally far.",
         json_schema_extra={"source": "DuET supplement"},
     )
-    weights: Literal["fixed", "images"] = Field(
+    weights: Literal["fixed", "uniform", "images"] = Field(
         default="fixed",
-        description="fixed: alpha_base as it stands; images: at least the old model's share of the "
-        "images seen, as far as gamma leaves room, so that few new images move it little.",
+        description="fixed: alpha_base as it stands; uniform: at least the old model's share of "
+        "the increments, (t-1)/t, so that in a long chain each weighs the same; images: at least "
+        "its share of the images seen, so that few new images move it little. Both as far as gamma "
+        "leaves room.",
         json_schema_extra={
-            "source": "fixed: the paper; images: docs/log.md",
-            "range": "fixed, images",
+            "source": "fixed: the paper; uniform, images: docs/log.md",
+            "range": "fixed, uniform, images",
         },
     )
     eps: float = Field(
@@ -71,6 +73,20 @@ class Params(Config):
             )
         return self
 
+    def alpha(self, stages: Sequence[Operand]) -> float:
+        """Return the weight of all ``stages`` but the last together, where the last joins them.
+
+        It is what `weights` says of their number, whatever they are merged in: a chain that is
+        learned, its recipe that is merged again, or models of one start. A number of images that
+        is not known (0) says nothing.
+        """
+        if self.weights == "fixed":
+            return self.alpha_base
+        counts = [one.images if self.weights == "images" else one.increments for one in stages]
+        if not all(counts):
+            return self.alpha_base
+        return min(max(self.alpha_base, 1 - counts[-1] / sum(counts)), 1 - self.gamma)
+
 
 def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
     """Write theta_0 + alpha_l tau_old + beta_l tau_curr for each layer (tensor) l into ``out``.
@@ -80,7 +96,10 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
     bit where alpha is 1 or 0, and exactly where both models agree; adding theta_0 would round.
     More than two stored task vectors are folded as such, see `_folded`.
     """
-    folds = [of_fold(params, inputs.stages[: k + 1]) for k in range(1, len(inputs.stages))]
+    folds = [
+        params.model_copy(update={"alpha_base": params.alpha(inputs.stages[: k + 1])})
+        for k in range(1, len(inputs.stages))
+    ]
     stored = len(inputs.stages) > 2 and all(stage.is_stored for stage in inputs.stages)
 
     def work(name: str, scratch: Scratch) -> dict[str, float]:
@@ -101,18 +120,6 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
         return {"alpha": alpha, "p": p} if len(inputs.stages) > 1 else {"alpha": alpha}
 
     return Notes(inputs.each_tensor(work))
-
-
-def of_fold(params: Params, stages: Sequence[Operand]) -> Params:
-    """Return the parameters of the fold that adds the last of ``stages``, with its alpha_base.
-
-    A number of images that is not known (0) says nothing.
-    """
-    if params.weights == "fixed" or not all(stage.images for stage in stages):
-        return params
-    share = 1 - stages[-1].images / sum(stage.images for stage in stages)
-    alpha = min(max(params.alpha_base, share), 1 - params.gamma)
-    return params.model_copy(update={"alpha_base": alpha})
 
 
 def factors(
