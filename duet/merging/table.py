@@ -34,6 +34,7 @@ class MergeMethod:
         needs: What it needs beside the stages: ``start`` = θ_0, ``fisher`` = the Fisher that each
             increment keeps, ``images`` = unlabelled images of the current domain.
         ordered: The order of the stages matters.
+        idempotent: Copies of a model merge to that model, bit for bit.
     """
 
     name: str
@@ -41,6 +42,7 @@ class MergeMethod:
     reference: str
     needs: tuple[Need, ...] = ("start",)
     ordered: bool = False
+    idempotent: bool = False
 
     @property
     def module(self) -> str:
@@ -72,12 +74,14 @@ _ROWS = (
         "Average of two models, tilted per layer towards the one that moved further.",
         "DuET, ICCV 2025, arXiv 2506.21260v2",
         ordered=True,
+        idempotent=True,
     ),
     MergeMethod(
         "average",
         "Weighted mean of any number of models.",
         "Model soups, ICML 2022, arXiv 2203.05482",
         needs=(),
+        idempotent=True,
     ),
     MergeMethod(
         "task-arithmetic",
@@ -117,6 +121,7 @@ _ROWS = (
         "Weighted mean of the models, BatchNorm buffers fused as distributions.",
         "MTDA merging, ECCV 2024, arXiv 2407.13771",
         needs=(),
+        idempotent=True,
     ),
     MergeMethod(
         "fisher",
@@ -145,6 +150,7 @@ _ROWS = (
         "control",
         needs=(),
         ordered=True,
+        idempotent=True,
     ),
 )
 

@@ -71,7 +71,7 @@ def calibrated(
     previous = before.merged if before is not None else None
     # As the detector is kept: what an old class needs to be seen is not taken from it.
     size = max(setting.schedule.image_size, before.image_size if before is not None else 0)
-    images = _spread(train_slice(increment.data, increment.classes).images)
+    images = spread(train_slice(increment.data, increment.classes).images)
     labelled = _validation(increment)
     remembered = [part.colours for part in previous.parts] if previous is not None else []
     key = sha256_json(
@@ -161,9 +161,9 @@ def by_detector(
     if not learned_on:
         return {}
     both = [detector_of(one, size, device) for one in (earlier, state)]
-    own = colours_of(_spread(images))
+    own = colours_of(spread(images))
     # A long chain has many colours: what is looked at in each becomes less, but not too few.
-    some = _spread(images, max(AT_MOST // len(learned_on), AT_LEAST))
+    some = spread(images, max(AT_MOST // len(learned_on), AT_LEAST))
     known, maps = earlier.scores, {}
     for colours, names in learned_on.items():
         seen = functools.partial(as_if, own=own, wanted=colours) if colours is not None else None
@@ -244,7 +244,7 @@ def _validation(increment: Increment) -> Slice | None:
     return eval_slice(increment.data, increment.classes, VALIDATION)
 
 
-def _spread(images: Sequence[Path], most: int = AT_MOST) -> tuple[Path, ...]:
-    """Return at most so many images, spread evenly."""
+def spread(images: Sequence[Path], most: int = AT_MOST) -> tuple[Path, ...]:
+    """Return at most so many images, evenly spread over them."""
     places = np.linspace(0, len(images) - 1, min(len(images), most)).round().astype(int)
     return tuple(images[place] for place in places)

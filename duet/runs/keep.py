@@ -24,7 +24,7 @@ from duet.increments.store import IncrementFile, load_detector, save_detector, s
 from duet.recipes.recipe import Entry, Recipe
 from duet.recipes.refined import rows_of
 from duet.runs.onto import Onto
-from duet.runs.setting import FinishedStage, Setting, StageResult
+from duet.runs.setting import RETENTION, FinishedStage, Setting, StageResult
 from duet.series import train_slice
 from duet.training.config import Strategy
 from duet.training.job import PLACES
@@ -299,6 +299,12 @@ def _recipe(
     return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def _retention(result: StageResult) -> dict[str, float]:
+    """Return what `min_retention` measured of a stage; empty without one."""
+    told = result.trace.facts.get(RETENTION, {}) if result.trace is not None else {}
+    return {name: float(told[name]) for name in ("moved", "retained") if name in told}
+
+
 def _increment_file(
     setting: Setting,
     strategy: Strategy,
@@ -307,7 +313,7 @@ def _increment_file(
     previous: DetectorState | None,
     kind: Literal["base", "increment", "refinement", "independent"],
 ) -> IncrementFile:
-    own = result.trained.state
+    own = result.learned
     if previous is None:
         own = setting.engine.recast(own, strategy.head)
     vector = TaskVector.between(setting.shared_start(strategy.head), own.shared)
@@ -340,6 +346,7 @@ def _increment_file(
         bn_weight=float(result.trained.images_seen),
         refit_on=fingerprint(result.merged.shared) if refit else None,
         fisher_images=result.trained.fisher_images,
+        metrics=_retention(result),
         licence=setting.engine.licence,
     )
     fisher = result.trained.fisher

@@ -24,7 +24,8 @@ from duet.recipes.refined import cut_to, refined, rows_of
 from duet.runs.calibrate import calibrated
 from duet.runs.lab import Trained
 from duet.runs.learnable import adapts, require_adaptable
-from duet.runs.setting import Before, Setting, StageResult
+from duet.runs.retain import retained
+from duet.runs.setting import RETENTION, Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.series.slices import with_classes
@@ -198,20 +199,43 @@ def run_increment(
         f"{strategy.name}: {increment.name}", job, start, data, direction,
         _importance(strategy, increment, before), put_back=setting.put_back,
     )  # fmt: skip
-    theta_0 = setting.shared_start(strategy.head)
-    images = (before.images, trained.images_seen)
-    merged, trace = merge_states(
-        strategy, theta_0, previous, trained.state, before.stages, images,
-        fishers=(before.fisher, trained.fisher), name=increment.name,
-    )  # fmt: skip
+    merged, trace, drawn = _merged(setting, strategy, increment, before, trained)
     refit = None
     if strategy.refit.epochs and not again:
         job = stage_job(setting, strategy, merged, "refit")
         title = f"{strategy.name}: {increment.name} re-fit"
         refit = setting.lab.train(title, job, merged, data, put_back=setting.put_back)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
-    stage = StageResult(increment, trained, merged, trace, refit)
+    stage = StageResult(increment, trained, merged, trace, refit, drawn)
     return _calibrated(setting, strategy, stage, before)
+
+
+def _merged(
+    setting: Setting, strategy: Strategy, increment: Increment, before: Before, trained: Trained
+) -> tuple[DetectorState, MergeTrace, DetectorState | None]:
+    """Merge what was trained with the detector before it, no further than `min_retention` lets it.
+
+    Returns:
+        The merged detector, the trace, and what was merged if that is not all that was trained.
+    """
+    theta_0 = setting.shared_start(strategy.head)
+
+    def merge(state: DetectorState) -> tuple[DetectorState, MergeTrace]:
+        return merge_states(
+            strategy, theta_0, before.merged, state, before.stages,
+            (before.images, trained.images_seen), fishers=(before.fisher, trained.fisher),
+            name=increment.name,
+        )  # fmt: skip
+
+    if not strategy.min_retention or strategy.trunk == "frozen":
+        return *merge(trained.state), None
+    state, found = retained(
+        setting, strategy.min_retention, increment, before, trained.state,
+        lambda drawn: merge(drawn)[0],
+    )  # fmt: skip
+    merged, trace = merge(state)
+    trace = replace(trace, facts={**trace.facts, RETENTION: found.as_dict()})
+    return merged, trace, None if found.moved == 1 else state
 
 
 def _refine(

@@ -77,6 +77,10 @@ class Setting:
                 self.lab.let_go(trained, places, self.put_back)
 
 
+RETENTION = "retention"
+"""Fact of a trace: what `min_retention` measured, and how far it let the stage move."""
+
+
 @dataclass(frozen=True)
 class StageResult:
     """One finished stage of a chain.
@@ -87,6 +91,7 @@ class StageResult:
         merged: The detector to deploy after this stage.
         trace: What the merge did; None at the base.
         refit: The re-fit training, if the strategy has one.
+        drawn: What of the training is merged and kept, where `min_retention` drew it back.
     """
 
     increment: Increment
@@ -94,6 +99,12 @@ class StageResult:
     merged: DetectorState
     trace: MergeTrace | None = None
     refit: Trained | None = None
+    drawn: DetectorState | None = None
+
+    @property
+    def learned(self) -> DetectorState:
+        """The detector that was merged with the one before."""
+        return self.trained.state if self.drawn is None else self.drawn
 
     @property
     def seconds(self) -> float:

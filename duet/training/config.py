@@ -244,6 +244,11 @@ class Strategy(Config):
     )
     merge: MergeChoice = MergeChoice()
     batchnorm: BatchNormFusion = BatchNormFusion()
+    min_retention: Share = Field(
+        default=0.0,
+        description="share of the previous detector's detections on the new images that the "
+        "merged shared weights must keep; they move only as far as that allows; 0 = off",
+    )
     refit: Refit = Refit()
     calibrate: bool = Field(
         default=False,
@@ -256,6 +261,20 @@ class Strategy(Config):
             raise ValueError(
                 f"data: {self.data} trains one head on all images, so it needs head: rows and "
                 f"old_part: trained, but got {self.head} and {self.old_part}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_must_be_kept_can_be(self) -> Strategy:
+        if not self.min_retention:
+            return self
+        if self.old_part != "kept":
+            raise ValueError("min_retention needs old_part: kept: rows that train are not held")
+        if not METHODS[self.merge.method].idempotent:
+            able = ", ".join(name for name in METHODS if METHODS[name].idempotent)
+            raise ValueError(
+                f"min_retention needs a merge that gives equal models back ({able}), but got "
+                f"{self.merge.method}"
             )
         return self
 
