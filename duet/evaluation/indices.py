@@ -172,10 +172,7 @@ def compute_indices(
             found[name], reasons = _terms(name.upper(), pairs(series), trained, nothing)
             left_out += reasons
     lasting = [pair for pair in ri_pairs(series) if _key(pair.slice) not in nothing]
-    accuracies = [
-        mean([matrix.get(*pair.cell) for pair in pairs if _key(pair.slice) not in nothing])
-        for pairs in own_pairs(series)
-    ]
+    accuracies = [_accuracy(matrix, pairs, nothing) for pairs in own_pairs(series)]
     return Indices(
         **combined({name: mean([term.ratio for term in terms]) for name, terms in found.items()}),
         **{f"{name}_terms": terms for name, terms in found.items()},
@@ -287,6 +284,13 @@ def forgetting(matrix: StageMatrix, pair: Pair) -> float:
     """
     earlier = [matrix.get(stage, *pair.slice) for stage in range(pair.increment, pair.stage)]
     return max(earlier) - matrix.get(*pair.cell)
+
+
+def _accuracy(
+    matrix: StageMatrix, pairs: Sequence[Pair], nothing: Mapping[tuple[str, frozenset[str]], str]
+) -> float | None:
+    """Return AA of one stage; None if none of its pairs can be measured."""
+    return mean([matrix.get(*pair.cell) for pair in pairs if _key(pair.slice) not in nothing])
 
 
 def _change(matrix: StageMatrix, pair: Pair) -> float:

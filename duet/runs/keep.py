@@ -299,6 +299,12 @@ def _recipe(
     return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def _fisher(result: StageResult, vector: TaskVector) -> dict[str, Any] | None:
+    """Return the Fisher of a vector; a base is trained as rows, other forms share fewer tensors."""
+    fisher = result.trained.fisher
+    return None if fisher is None else {name: fisher[name] for name in vector.delta}
+
+
 def _retention(result: StageResult) -> dict[str, float]:
     """Return what `min_retention` measured of a stage; empty without one."""
     told = result.trace.facts.get(RETENTION, {}) if result.trace is not None else {}
@@ -349,9 +355,7 @@ def _increment_file(
         metrics=_retention(result),
         licence=setting.engine.licence,
     )
-    fisher = result.trained.fisher
-    if fisher is not None:  # a base is trained as rows; other forms share fewer tensors
-        fisher = {name: fisher[name] for name in vector.delta}
+    fisher = _fisher(result, vector)
     held = part if manifest.held else None
     item = IncrementFile(manifest, vector, own.buffers, held, refit, fisher)
     colours = next((p.colours for p in result.merged.parts if p.increment == increment.name), None)
