@@ -335,6 +335,16 @@ def test_few_new_images_move_duet_little(images: tuple[int, int], alpha: float) 
     assert merged.tensors["a"].item() == pytest.approx(2 * alpha - 1)
 
 
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.idempotent])
+def test_copies_merge_to_themselves_where_the_table_says_so(name: str) -> None:
+    """`min_retention` relies on it: a stage that did not move leaves the detector as it was."""
+    generator = torch.Generator().manual_seed(2)
+    start, model = ({"a": torch.randn(50, 3, generator=generator)} for _ in range(2))
+    stages = tuple(Operand(key, weights=model) for key in ("before", "after"))
+    merged = merge_shared(name, {}, Inputs(stages, start=start), buffers=[{}, {}])
+    assert torch.equal(merged.tensors["a"], model["a"])
+
+
 def test_every_increment_weighs_the_same_in_duet() -> None:
     """alpha_t is (t-1)/t, never falls, and folds the mean of all, whoever does the folding."""
     params = {"gamma": 0, "alpha_base": 0.5, "weights": "uniform"}
