@@ -24,7 +24,7 @@ Examples:
 @click.option("--domains", help="Comma-separated; the protocol's when left out.")
 @click.option(
     "--protocol",
-    type=click.Choice(["2-phase", "4-phase", "class-only", "domain-only", "none"]),
+    type=click.Choice(["2-phase", "4-phase", "class-only", "domain-only", "icons", "none"]),
     default="2-phase",
     show_default=True,
     help="Which classes each domain's training scenes are sure to show.",
@@ -45,7 +45,7 @@ def emoji(
 ) -> None:
     """Draw the Emoji series: 20 classes in domains that really differ, with exact boxes.
 
-    Nothing is downloaded. Counts are scenes per domain. Equal options give equal files; a finished
+    Its protocol `icons` draws another series: 16 other classes from other artwork. Nothing is downloaded. Counts are scenes per domain. Equal options give equal files; a finished
     build with the same options is verified and reused.
     """
     from duet.emoji.build import build

@@ -246,8 +246,10 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         cut = data.train(data.known(classes))
         several = sum(other == domain for other, _ in plan.reference_cuts) > 1
         name = f"reference {domain}{f' [{short_list(classes, limit=3)}]' if several else ''}"
-        same = _same(plan, domain, sorted(classes))
-        stages.append(_stage(plan, name, cut, plan.schedule.epochs, 1.0, same))
+        epochs = plan.schedule.of_reference(len(cut)).epochs
+        longer = ["reference"] if epochs > plan.schedule.epochs else []  # no base of an order
+        same = _same(plan, domain, sorted(classes), *longer)
+        stages.append(_stage(plan, name, cut, epochs, 1.0, same))
     return stages
 
 
@@ -267,8 +269,9 @@ def _strategy_stages(
     cut = train_slice(item.data, item.classes)
     yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * share, same)
     known = plan.series.classes_until(number - 2)
-    if strategy.refit.epochs and not all(one in known for one in item.classes):
-        yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5, f"{same} re-fit")
+    refit = strategy.refit.of(plan.schedule, len(cut))
+    if refit is not None and not all(one in known for one in item.classes):
+        yield _stage(plan, f"{name} re-fit", cut, refit.epochs, 0.5, f"{same} re-fit")
 
 
 def _same(plan: RunPlan, *what: object) -> str:
