@@ -45,8 +45,9 @@ def emoji(
 ) -> None:
     """Draw the Emoji series: 20 classes in domains that really differ, with exact boxes.
 
-    Its protocol `icons` draws another series: 16 other classes from other artwork. Nothing is downloaded. Counts are scenes per domain. Equal options give equal files; a finished
-    build with the same options is verified and reused.
+    With --protocol icons it is another series: 16 other classes of other artwork. Nothing is
+    downloaded. Counts are scenes per domain. Equal options give equal files; a finished build with
+    the same options is verified and reused.
     """
     from duet.emoji.build import build
     from duet.emoji.vocabulary import FOCI

@@ -85,9 +85,8 @@ def check(plan: Plan) -> None:
     ]
     apart = [name for name in plan.domains if DOMAINS.get(name, plan.vocabulary) != plan.vocabulary]
     if apart:
-        problems.append(
-            f"domains: {', '.join(apart)} show other classes than {plan.domains[0]}; build two folders"
-        )
+        other, first = ", ".join(apart), plan.domains[0]
+        problems.append(f"domains: {other} show other classes than {first}: draw two folders")
     problems += [
         f"focus of {domain}: unknown class '{name}'{did_you_mean(name, plan.vocabulary.names)}"
         for domain, classes in plan.focus.items()

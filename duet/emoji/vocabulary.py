@@ -1,7 +1,8 @@
 """Which emoji stand for which class: plain tables, no drawing.
 
-Emoji are Unicode codepoints; the icons of Font Awesome are named as it names them. Codepoints are lower-case hexadecimal joined by ``-`` and written without the variation selector
-U+FE0F except inside joined sequences (the file names of Twemoji; `glyphs` knows OpenMoji's).
+Emoji are Unicode codepoints: lower-case hexadecimal joined by ``-`` and written without the
+variation selector U+FE0F except inside joined sequences (the file names of Twemoji; `glyphs` knows
+OpenMoji's). Icons are called what Font Awesome calls them.
 
 `seen` emoji appear in every split. `held` emoji appear in val and test only, when the series is
 built with ``variants="own"``. Emoji that one of the two artworks draws as another thing are left
@@ -86,7 +87,7 @@ CLUTTER = _emoji(
 MAIN = Vocabulary(VOC, CLUTTER)
 """The 20 classes of the incremental series."""
 
-# No class of `VOC`, none that `tools/pretrain_emoji.py` knows, and none of these pictures is theirs.
+# No class of `VOC` and none that `tools/pretrain_emoji.py` knows.
 _ICONS: Mapping[str, Emoji] = {
     "book": _emoji("book book-open book-atlas book-bookmark", "book-medical book-open-reader"),
     "camera": _emoji("camera camera-retro", "camera-rotate"),

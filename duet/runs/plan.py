@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -242,8 +241,7 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         for number, item in enumerate(others, start=2):
             stages += _strategy_stages(plan, strategy, number, item)
     for domain, classes in plan.reference_cuts:
-        data = plan.series.domain(domain)
-        cut = data.train(data.known(classes))
+        cut = (data := plan.series.domain(domain)).train(data.known(classes))
         several = sum(other == domain for other, _ in plan.reference_cuts) > 1
         name = f"reference {domain}{f' [{short_list(classes, limit=3)}]' if several else ''}"
         epochs = plan.schedule.of_reference(len(cut)).epochs
@@ -387,7 +385,7 @@ def _stage(
     images = len(cut)
     scale = (plan.schedule.image_size / 160) ** 2 * max(_parameters(plan) / PARAMETERS, 1.0)
     seconds = images * epochs * SECONDS_PER_IMAGE * scale * factor
-    steps = math.ceil(images / plan.schedule.batch) * epochs
+    steps = plan.schedule.steps(images) * epochs
     return PlannedStage(
         title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1), same
     )

@@ -259,8 +259,8 @@ class Ewc(Config):
 class Refit(Config):
     """Extra epochs for the new head part on the merged, frozen detector.
 
-    Numbers are what they are, whatever the schedule; multiples go with it: eight epochs at 1e-3 make
-    twelve at 4e-3 of ``1.5x`` and ``4x``.
+    Numbers are what they are, whatever the schedule; multiples go with it: eight epochs at 1e-3
+    make twelve at 4e-3 of ``1.5x`` and ``4x``.
     """
 
     epochs: Annotated[
