@@ -1,4 +1,4 @@
-# make demo   everything, from a bare checkout to a report, in about nine minutes on two cores
+# make demo   everything, from a bare checkout to a report, in about a quarter of an hour on two cores
 # make quick  the tests that train nothing, in about a minute
 # make test   the test suite; make test-all also what repeats it at length
 # make check  format, lint, types, layers, then the tests

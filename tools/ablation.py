@@ -69,7 +69,7 @@ def run_seed(
         shipped("configs", "series", "emoji-2phase.yaml"),
         data_root=data,
         weights=weights,
-        changes={"epochs": epochs} if epochs else None,
+        changes={"epochs": epochs, "reference_steps": 0} if epochs else None,
     )
     plan = RunPlan(
         series=inputs.series, strategies=read_strategies(tuple(rows), family=inputs.family),

@@ -73,6 +73,11 @@ PROTOCOLS = {
         "emoji-class-only", "class-only", FEW, 1,
         "New classes in the same domain; GI is undefined.", test=250,
     ),
+    "icons": Protocol(
+        "icons-2phase", "icons", ("duet-plus", "frozen-long", "seq-ft", "joint-full"), 3,
+        "New classes in a new domain, of other artwork: no setting was chosen on such scenes.",
+        test=250,
+    ),
     "domain-only": Protocol(
         "emoji-domain-only", "domain-only", FEW, 1,
         "The same classes in new domains; GI is undefined. A frozen detector refines class rows.",
@@ -95,7 +100,7 @@ data seed 1 played no part in choosing any setting. mAP50 by COCO's definition; 
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/benchmarks"))
 @click.option("--protocols", default=",".join(PROTOCOLS), show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), help="Replace the protocols' own number.")
-@click.option("--strategies", help="Comma-separated; replace the protocols' own.")
+@click.option("--strategies", "methods", help="Comma-separated; replace the protocols' own.")
 @click.option("--jobs", default=2, show_default=True, help="Trainings at a time.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Replace the schedule's, for a trial.")
 @click.option("--bootstrap", default=1000, show_default=True, help="Resamples of the test images.")
@@ -150,7 +155,7 @@ def run_protocol(
     inputs = read_inputs(
         shipped("configs", "series", f"{protocol.series}.yaml"), data_root=folder / "data",
         weights=protocol.weights or None,
-        changes={"epochs": epochs} if epochs else None,
+        changes={"epochs": epochs, "reference_steps": 0} if epochs else None,
     )  # fmt: skip
     plan = RunPlan(
         series=inputs.series, strategies=read_strategies(methods, family=inputs.family),

@@ -25,7 +25,7 @@ Examples:
 @click.option(
     "--protocol",
     type=click.Choice(
-        ["2-phase", "4-phase", "class-only", "domain-only", "8-chain", "12-chain", "none"]
+        ["2-phase", "4-phase", "class-only", "domain-only", "8-chain", "12-chain", "icons", "none"]
     ),
     default="2-phase",
     show_default=True,
@@ -47,8 +47,9 @@ def emoji(
 ) -> None:
     """Draw the Emoji series: 20 classes in domains that really differ, with exact boxes.
 
-    Nothing is downloaded. Counts are scenes per domain. Equal options give equal files; a finished
-    build with the same options is verified and reused.
+    With --protocol icons it is another series: 16 other classes of other artwork. Nothing is
+    downloaded. Counts are scenes per domain. Equal options give equal files; a finished build with
+    the same options is verified and reused.
     """
     from duet.emoji.build import build
     from duet.emoji.vocabulary import FOCI

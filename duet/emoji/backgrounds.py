@@ -162,6 +162,17 @@ def washes(rng: Rng, size: int, pool: Pool) -> Image:
     return as_uint8(image)
 
 
+def board(rng: Rng, size: int, pool: Pool) -> Image:
+    """A blackboard that was wiped often, with a ruled line or two."""
+    tone = np.array([44.0, 56.0, 52.0]) + rng.uniform(-10, 10, 3)
+    smear = 14.0 * noise_crop(rng, size, pool, "cloud") + 4.0 * noise_crop(rng, size, pool, "grain")
+    image = tone + smear[..., None]
+    for _ in range(int(rng.integers(0, 3))):
+        row = int(rng.integers(size))
+        image[row : row + 2] += rng.uniform(20, 70)
+    return as_uint8(image)
+
+
 def noise_crop(rng: Rng, size: int, pool: Pool, kind: str) -> np.ndarray:
     """Return ``(size, size)`` float32 noise of unit deviation from a fixed tile.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from duet.emoji import packages
-from duet.emoji.plan import Plan, Progress, check
+from duet.emoji.plan import DOMAINS, Plan, Progress, check
 from duet.emoji.vocabulary import FOCI, MAIN, Variants
 from duet.errors import DataError, together
 from duet.files import atomic_folder, read_json, sha256_json
@@ -74,7 +74,7 @@ def build(
         directory: Target; must be absent, empty, or a finished build with these parameters
             (which may hold more domains than asked for).
         seed: Any non-negative integer.
-        domains: Names from `duet.emoji.plan.DOMAINS`.
+        domains: Names from `duet.emoji.plan.DOMAINS` that show the same classes.
         train: Scenes per domain for training.
         val: Scenes per domain for tuning; drawn like test, with another seed.
         test: Scenes per domain for reporting.
@@ -94,7 +94,7 @@ def build(
     foci = FOCI["2-phase"] if focus is None else focus
     plan = Plan(
         kind="series",
-        vocabulary=MAIN,
+        vocabulary=next((DOMAINS[name] for name in domains if name in DOMAINS), MAIN),
         domains=tuple(domains),
         splits={"train": train, "val": val, "test": test},
         seed=seed,

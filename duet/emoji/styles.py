@@ -62,6 +62,37 @@ def pencilled(rgba: Image) -> Image:
     return _rgba(shade * (1 - ink) + 45 * ink + np.zeros(3), cv2.dilate(alpha, _disc(1)))
 
 
+def sticker(red: int, green: int, blue: int) -> Style:
+    """Return a style: one colour for the whole shape, a paler inner light, a white rim around."""
+
+    def style(rgba: Image) -> Image:
+        alpha, width = rgba[..., 3], _line_width(rgba)
+        depth = cv2.distanceTransform((alpha >= SOLID).astype(np.uint8), cv2.DIST_L2, 3)
+        light = np.clip(depth / (4.0 * width), 0, 1)[..., None] * 0.25
+        colour = np.array([red, green, blue]) * (1 - light) + 255 * light
+        inside = alpha[..., None] / 255.0
+        return _rgba(colour * inside + 250 * (1 - inside), cv2.dilate(alpha, _disc(width)))
+
+    return style
+
+
+def chalked(red: int, green: int, blue: int) -> Style:
+    """Return a style: a rough outline, and strokes that leave half of the inside open."""
+
+    def style(rgba: Image) -> Image:
+        alpha, width = rgba[..., 3], _line_width(rgba)
+        lines = cv2.subtract(cv2.dilate(alpha, _disc(1)), cv2.erode(alpha, _disc(width + 1)))
+        rows, columns = np.indices(alpha.shape)
+        pitch = max(5, rgba.shape[0] // 16)
+        strokes = np.where((rows + 2 * columns) % pitch < 0.45 * pitch, alpha, 0)
+        chalk = np.maximum(lines, (strokes * 0.6).astype(np.uint8))[..., None] / 255.0
+        # Between the strokes lies the board, a little rubbed: the shape stays solid.
+        colour = np.array([red, green, blue]) * chalk + np.array([58, 68, 64]) * (1 - chalk)
+        return _rgba(colour, cv2.dilate(alpha, _disc(1)))
+
+    return style
+
+
 def swapped(rgba: Image) -> Image:
     """The artwork with its hues turned by 110 degrees."""
     hsv = cv2.cvtColor(np.ascontiguousarray(_filled(rgba)), cv2.COLOR_RGB2HSV)

@@ -1,7 +1,8 @@
-"""Which emoji stand for which class: plain tables of Unicode codepoints, no drawing.
+"""Which emoji stand for which class: plain tables, no drawing.
 
-Codepoints are lower-case hexadecimal joined by ``-`` and written without the variation selector
-U+FE0F except inside joined sequences (the file names of Twemoji; `glyphs` knows OpenMoji's).
+Emoji are Unicode codepoints: lower-case hexadecimal joined by ``-`` and written without the
+variation selector U+FE0F except inside joined sequences (the file names of Twemoji; `glyphs` knows
+OpenMoji's). Icons are called what Font Awesome calls them.
 
 `seen` emoji appear in every split. `held` emoji appear in val and test only, when the series is
 built with ``variants="own"``. Emoji that one of the two artworks draws as another thing are left
@@ -86,6 +87,36 @@ CLUTTER = _emoji(
 MAIN = Vocabulary(VOC, CLUTTER)
 """The 20 classes of the incremental series."""
 
+# No class of `VOC` and none that `tools/pretrain_emoji.py` knows.
+_ICONS: Mapping[str, Emoji] = {
+    "book": _emoji("book book-open book-atlas book-bookmark", "book-medical book-open-reader"),
+    "camera": _emoji("camera camera-retro", "camera-rotate"),
+    "chess piece": _emoji("chess-king chess-queen chess-rook chess-knight", "chess-bishop"),
+    "face": _emoji(
+        "face-smile face-laugh face-grin face-grin-stars face-frown", "face-surprise face-sad-tear"
+    ),
+    "flask": _emoji("flask", "flask-vial"),
+    "hand": _emoji("hand hand-peace hand-fist hand-point-up", "hand-spock hand-scissors"),
+    "headphones": _emoji("headphones headset", "headphones-simple"),
+    "helicopter": _emoji("helicopter"),
+    "hourglass": _emoji("hourglass hourglass-half hourglass-end", "hourglass-start"),
+    "house": _emoji("house house-chimney house-chimney-window", "house-flag house-crack"),
+    "mug": _emoji("mug-hot mug-saucer", "beer-mug-empty"),
+    "pen": _emoji("pen pencil pen-fancy pen-nib", "pen-clip marker"),
+    "phone": _emoji("phone phone-volume", "phone-flip"),
+    "suitcase": _emoji("suitcase suitcase-rolling briefcase", "suitcase-medical"),
+    "truck": _emoji("truck truck-pickup truck-monster truck-moving", "truck-field truck-medical"),
+    "wine glass": _emoji("wine-glass martini-glass", "wine-glass-empty martini-glass-citrus"),
+}
+
+_ICON_CLUTTER = _emoji(
+    "bolt star leaf cloud anchor gear snowflake puzzle-piece droplet gem moon seedling",
+    "heart fire sun magnet feather bone clover lemon",
+)
+
+ICONS = Vocabulary(_ICONS, _ICON_CLUTTER)
+"""Sixteen classes of the icon series: nothing in duet was chosen on them."""
+
 _FIRST, _OTHER = tuple(VOC)[:10], tuple(VOC)[10:]
 
 FOCI: Mapping[str, Mapping[str, Sequence[str]]] = {
@@ -115,5 +146,6 @@ FOCI: Mapping[str, Mapping[str, Sequence[str]]] = {
         "sketch": ("motorbike", "sheep", "pottedplant"),
         "fog": ("train", "tvmonitor", "sofa"),
     },
+    "icons": {"sticker": tuple(_ICONS)[:8], "chalk": tuple(_ICONS)[8:]},
 }
 """Per protocol and domain: classes of which every *training* scene holds at least one."""

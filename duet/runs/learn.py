@@ -29,7 +29,7 @@ from duet.runs.setting import RETENTION, Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.series.slices import with_classes
-from duet.training.config import Refit, Strategy
+from duet.training.config import Schedule, Strategy
 from duet.training.job import Job, JobPart
 from duet.vectors.tensors import Tensors
 
@@ -79,9 +79,12 @@ def _joint(setting: Setting, strategy: Strategy) -> Iterator[StageResult]:
 
 def alone(
     setting: Setting, classes: Sequence[str], name: str, *, head: HeadForm = "rows",
-    trunk: Literal["trained", "frozen"] = "trained", merged: bool = True,
+    trunk: Literal["trained", "frozen"] = "trained", schedule: Schedule | None = None,
 ) -> tuple[Job, DetectorState]:  # fmt: skip
-    """Return the job that trains θ_0 on one slice, and where it starts; see `train_alone`."""
+    """Return the job that trains θ_0 on one slice, and where it starts; see `train_alone`.
+
+    ``schedule`` is in place of the setting's.
+    """
     start = setting.engine.start_state(
         setting.theta_0, architecture=setting.architecture, head=head, classes=classes,
         increment=name, seed=setting.seed,
@@ -89,17 +92,16 @@ def alone(
     job = Job(
         family=setting.family, architecture=setting.architecture, head=head, phase="base",
         parts=(JobPart(increment=name, classes=tuple(classes)),),
-        schedule=setting.schedule if merged else setting.unmerged,
-        trunk=trunk, seed=setting.seed,
+        schedule=schedule or setting.schedule, trunk=trunk, seed=setting.seed,
     )  # fmt: skip
     return job, start
 
 
 def train_alone(
     setting: Setting, data: Slice, name: str, title: str = "", *, head: HeadForm = "rows",
-    trunk: Literal["trained", "frozen"] = "trained", merged: bool = True,
+    trunk: Literal["trained", "frozen"] = "trained",
 ) -> Trained:  # fmt: skip
-    """Train θ_0 on one slice with the detector's own loss: the base, or a reference model.
+    """Train θ_0 on one slice with the detector's own loss.
 
     The result is head-agnostic where its head form is `rows`, see `Family.recast`.
 
@@ -110,9 +112,8 @@ def train_alone(
         title: For the progress; by default the name, the domain and its classes.
         head: Head form that is trained.
         trunk: Whether θ_0's shared tensors are; else the head part alone.
-        merged: Whether it may ever be merged: of what is not, nobody reads a Fisher.
     """
-    job, start = alone(setting, data.classes, name, head=head, trunk=trunk, merged=merged)
+    job, start = alone(setting, data.classes, name, head=head, trunk=trunk)
     title = title or title_of(name, data)
     return setting.lab.train(title, job, start, data, put_back=setting.put_back)
 
@@ -201,8 +202,9 @@ def run_increment(
     )  # fmt: skip
     merged, trace, drawn = _merged(setting, strategy, increment, before, trained)
     refit = None
-    if strategy.refit.epochs and not again:
-        job = stage_job(setting, strategy, merged, "refit")
+    once_more = None if again else strategy.refit.of(setting.schedule, len(data))
+    if once_more is not None:
+        job = stage_job(setting, strategy, merged, "refit", schedule=once_more)
         title = f"{strategy.name}: {increment.name} re-fit"
         refit = setting.lab.train(title, job, merged, data, put_back=setting.put_back)
         merged = replace(merged, parts=(*merged.parts[:-1], refit.state.parts[-1]))
@@ -340,19 +342,18 @@ def stage_job(
     start: DetectorState,
     phase: Any,
     adapts: tuple[str, ...] = (),
+    schedule: Schedule | None = None,
 ) -> Job:
-    """Return the settings of one training of a chain; ``adapts`` as in `Job`."""
-    schedule = setting.schedule
-    if phase == "refit":
-        refit: Refit = strategy.refit
-        schedule = schedule.model_copy(
-            update={
-                "epochs": refit.epochs,
-                "lr": refit.lr,
-                "lr_increment": None,
-                "warmup_epochs": 0.0,
-            }
-        )
+    """Return the settings of one training of a chain.
+
+    Args:
+        setting: What all trainings of the run share.
+        strategy: What is trained, and against what.
+        start: Where the training starts.
+        phase: As in `Job`.
+        adapts: As in `Job`.
+        schedule: In place of the setting's.
+    """
     return Job(
         family=setting.family, architecture=setting.architecture, head=strategy.head, phase=phase,
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
@@ -361,5 +362,5 @@ def stage_job(
         distill=strategy.distill if phase == "increment" else None,
         directional=strategy.directional if phase == "increment" else None,
         ewc=strategy.ewc if phase == "increment" and strategy.ewc.weight else None, adapts=adapts,
-        schedule=schedule, seed=setting.seed,
+        schedule=schedule or setting.schedule, seed=setting.seed,
     )  # fmt: skip

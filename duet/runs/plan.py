@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -242,12 +241,13 @@ def planned_stages(plan: RunPlan) -> list[PlannedStage]:
         for number, item in enumerate(others, start=2):
             stages += _strategy_stages(plan, strategy, number, item)
     for domain, classes in plan.reference_cuts:
-        data = plan.series.domain(domain)
-        cut = data.train(data.known(classes))
+        cut = (data := plan.series.domain(domain)).train(data.known(classes))
         several = sum(other == domain for other, _ in plan.reference_cuts) > 1
         name = f"reference {domain}{f' [{short_list(classes, limit=3)}]' if several else ''}"
-        same = _same(plan, domain, sorted(classes))
-        stages.append(_stage(plan, name, cut, plan.schedule.epochs, 1.0, same))
+        epochs = plan.schedule.of_reference(len(cut)).epochs
+        longer = ["reference"] if epochs > plan.schedule.epochs else []  # no base of an order
+        same = _same(plan, domain, sorted(classes), *longer)
+        stages.append(_stage(plan, name, cut, epochs, 1.0, same))
     return stages
 
 
@@ -267,8 +267,9 @@ def _strategy_stages(
     cut = train_slice(item.data, item.classes)
     yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * share, same)
     known = plan.series.classes_until(number - 2)
-    if strategy.refit.epochs and not all(one in known for one in item.classes):
-        yield _stage(plan, f"{name} re-fit", cut, strategy.refit.epochs, 0.5, f"{same} re-fit")
+    refit = strategy.refit.of(plan.schedule, len(cut))
+    if refit is not None and not all(one in known for one in item.classes):
+        yield _stage(plan, f"{name} re-fit", cut, refit.epochs, 0.5, f"{same} re-fit")
 
 
 def _same(plan: RunPlan, *what: object) -> str:
@@ -384,7 +385,7 @@ def _stage(
     images = len(cut)
     scale = (plan.schedule.image_size / 160) ** 2 * max(_parameters(plan) / PARAMETERS, 1.0)
     seconds = images * epochs * SECONDS_PER_IMAGE * scale * factor
-    steps = math.ceil(images / plan.schedule.batch) * epochs
+    steps = plan.schedule.steps(images) * epochs
     return PlannedStage(
         title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1), same
     )

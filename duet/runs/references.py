@@ -2,8 +2,8 @@
 
 What is needed of one later is its AP and its matches. So its weights are removed when these are
 kept, but for those that another order of the same series begins with. A reference trained on all
-that an increment brings is, to the last bit, the base of an order that begins with this increment:
-it has the same name, and is trained once for both.
+that an increment brings is, to the last bit, the base of an order that begins with this increment,
+where the schedule gives both the same steps: it has the same name, and is trained once for both.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def measured_reference(
     data, name = plan.series.domain(domain), plan.reference_name(cut)
     there = data.known(plan.in_written_order(classes))
     train, held = data.train(there), data.evaluate(there, plan.split)
-    job, start = alone(setting, there, name, merged=False)
+    schedule = setting.schedule.of_reference(len(train))
+    job, start = alone(setting, there, name, schedule=schedule)
     key = job_key(job, start, train, None)
     path = setting.lab.folder / f"reference-{key[:16]}.json"
     with one_at_a_time(path):  # another run may ask for it, too, and then let it go
@@ -60,6 +61,6 @@ def measured_reference(
             scores = evaluator(trained.state, held, rank=REFERENCE)
             known = {"fingerprint": trained.state.fingerprint(), "seconds": trained.seconds}
             remember(path, key, known)
-        if cut not in plan.begun:
+        if cut not in plan.begun or schedule.epochs != setting.schedule.epochs:
             setting.lab.forget(job, key)
     return Reference(domain, classes, scores.covering(classes), float(known["seconds"]))

@@ -46,12 +46,6 @@ class Setting:
     weights: Path | None = None
     onto: Onto | None = None
 
-    @property
-    def unmerged(self) -> Schedule:
-        """The schedule of what is never merged, which needs no Fisher."""
-        images = None if self.schedule.fisher_images else self.schedule.fisher_images
-        return self.schedule.model_copy(update={"fisher_images": images})
-
     @cached_property
     def engine(self) -> Family:
         """What trains and runs detectors of the family."""

@@ -6,10 +6,12 @@ They are separate files so that strategies are compared on one schedule: `config
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, WrapValidator, field_validator, model_validator
 
 from duet.config import Config, load_yaml, parse_config
 from duet.devices import SPELLINGS, parse_device
@@ -25,6 +27,27 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]  # the engine accepts no learning rate above 1
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Multiple = Annotated[str, Field(pattern=r"^\d{1,6}(\.\d{1,6})?x$")]
+"""A multiple of what the schedule says, as ``1.5x``."""
+
+
+def _told(number: str) -> WrapValidator:
+    """Return what says once what a number or its multiple should have been."""
+
+    def check(value: Any, read: Callable[[Any], Any]) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            raise ValueError(
+                f"expected {number}, or a multiple of the schedule's such as 1.5x"
+            ) from None
+
+    return WrapValidator(check)
+
+
+def resolve(value: float | str, of: float) -> float:
+    """Return a number as it is, or a `Multiple` of what the schedule says."""
+    return float(value[:-1]) * of if isinstance(value, str) else value
 
 
 class Augmentation(Config):
@@ -65,7 +88,15 @@ class Schedule(Config):
     decay: Literal["linear", "one-cycle"] = Field(
         default="linear", description="shape after warm-up"
     )
-    warmup_epochs: NonNegative = Field(default=5.0, description="epochs of linear warm-up, from 0")
+    warmup_epochs: Annotated[NonNegative | Multiple, _told("a number from 0")] = Field(
+        default=5.0,
+        description="epochs of linear warm-up, from 0; or a share of the training, such as 0.175x",
+    )
+    reference_steps: int = Field(
+        default=0, ge=0, le=10**7,
+        description="optimizer steps that a reference trains at least, by more epochs: what GI and "
+        "PI divide by should have converged",
+    )  # fmt: skip
     momentum: Share = Field(default=0.9, description="SGD momentum or AdamW beta1")
     weight_decay: Share = Field(default=5e-4, description="of the base stage")
     weight_decay_increment: Share | None = Field(default=None, description="default weight_decay")
@@ -93,6 +124,27 @@ class Schedule(Config):
         "0 = off",
     )
     augmentation: Augmentation = Augmentation()
+
+    @property
+    def warm_up(self) -> float:
+        """Epochs of linear warm-up, in numbers."""
+        return float(resolve(self.warmup_epochs, self.epochs))
+
+    @property
+    def increment_lr(self) -> float:
+        """Peak learning rate of everything but a base."""
+        return self.lr_increment or self.lr
+
+    def of_reference(self, images: int) -> Schedule:
+        """Return the schedule of a reference on so many images: nobody merges it."""
+        steps = self.steps(max(images, 1))
+        epochs = max(self.epochs, math.ceil(self.reference_steps / steps))
+        fisher = None if self.fisher_images else self.fisher_images
+        return self.model_copy(update={"epochs": epochs, "fisher_images": fisher})
+
+    def steps(self, images: int) -> int:
+        """Return the optimizer steps of one epoch of so many images."""
+        return math.ceil(math.ceil(images / self.batch) / self.accumulate)
 
     @field_validator("device", mode="before")
     @classmethod
@@ -205,10 +257,41 @@ class Ewc(Config):
 
 
 class Refit(Config):
-    """Extra epochs for the new head part on the merged, frozen detector; 0 epochs = off."""
+    """Extra epochs for the new head part on the merged, frozen detector.
 
-    epochs: int = Field(default=0, ge=0)
-    lr: Rate = Field(default=1e-3, description="peak learning rate")
+    Numbers are what they are, whatever the schedule; multiples go with it: eight epochs at 1e-3
+    make twelve at 4e-3 of ``1.5x`` and ``4x``.
+    """
+
+    epochs: Annotated[
+        Annotated[int, Field(ge=0, le=10**6)] | Multiple, _told("a whole number from 0")
+    ] = Field(
+        default=0, description="epochs, or a multiple of the schedule's, such as 1.5x; 0 = off"
+    )
+    lr: Annotated[Rate | Multiple, _told("a number above 0, 1 at most")] = Field(
+        default=1e-3,
+        description="peak learning rate, or a multiple of the schedule's for increments, such as "
+        "4x; at most 1",
+    )
+    min_steps: int = Field(
+        default=0, ge=0, le=10**6,
+        description="of a multiple: the optimizer steps that few images get at least",
+    )  # fmt: skip
+
+    def of(self, schedule: Schedule, images: int) -> Schedule | None:
+        """Return the schedule of a re-fit on so many images, in numbers; None if there is none."""
+        epochs = math.floor(resolve(self.epochs, schedule.epochs) + 0.5)
+        if epochs and isinstance(self.epochs, str):
+            epochs = max(epochs, math.ceil(self.min_steps / schedule.steps(max(images, 1))))
+        if not epochs:
+            return None
+        changes = {
+            "epochs": epochs,
+            "lr": min(resolve(self.lr, schedule.increment_lr), 1.0),
+            "lr_increment": None,
+            "warmup_epochs": 0.0,
+        }
+        return schedule.model_copy(update=changes)
 
 
 FISHER_IMAGES = 128

@@ -89,6 +89,9 @@ def identity(job: Job) -> dict[str, Any]:
     for place in PLACES:
         settings["schedule"].pop(place)
     settings["schedule"] |= {"ranks": ranks_of(job.schedule)}
+    # What is a multiple, or decides the epochs of other trainings, counts by what comes of it.
+    settings["schedule"]["warmup_epochs"] = job.schedule.warm_up
+    settings["schedule"].pop("reference_steps")
     if settings["schedule"]["ranks"] == 1:  # as it was before there were several
         settings["schedule"].pop("ranks")
     # `amp` is what fp32 and fp16 were called, so that older results stay known.

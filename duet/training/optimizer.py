@@ -48,9 +48,7 @@ def in_one_pass(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 def peak_rate(job: Job) -> float:
     """Return the peak learning rate of the job's phase."""
-    schedule = job.schedule
-    later = job.phase != "base"
-    return schedule.lr_increment if later and schedule.lr_increment else schedule.lr
+    return job.schedule.lr if job.phase == "base" else job.schedule.increment_lr
 
 
 def weight_decay(job: Job) -> float:
@@ -74,5 +72,5 @@ def learning_rate(job: Job, done: int, steps: int) -> float:
     one_cycle = schedule.decay == "one-cycle"
     rest = (1 + math.cos(math.pi * share)) / 2 if one_cycle else 1 - share
     rate = peak_rate(job) * (schedule.final_lr + (1 - schedule.final_lr) * rest)
-    warm_up = round(schedule.warmup_epochs * steps)
+    warm_up = round(schedule.warm_up * steps)
     return rate * min(1.0, (done + 1) / warm_up) if warm_up else rate

@@ -95,9 +95,22 @@ def test_options_change_the_schedule_and_every_strategy(tmp_path: Path) -> None:
         assert strategy.merge.params["gamma"] == 0.2
 
 
+def test_multiples_are_given_as_numbers_are(tmp_path: Path) -> None:
+    found = inputs(
+        tmp_path, "--warmup-epochs", "0.1x", "--epochs", "30", "--set", "refit.epochs=2x"
+    )
+    assert found.schedule.warm_up == pytest.approx(3)
+    assert inputs(tmp_path, "--warmup-epochs", "2").schedule.warm_up == 2
+    (strategy,) = read_strategies(("duet-plus",), family="yolo", changes=found.changes)
+    refit = strategy.refit.of(found.schedule, 10**6)
+    assert refit is not None
+    assert refit.epochs == 60
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--warmup-epochs", "x"], "a number from 0, or a multiple"),
         (["--set", "epocs=3"], "did you mean 'epochs'"),
         (["--set", "augmentation.mosaik=1"], "did you mean 'mosaic'"),
         (["--set", "augmentation.mosaic=7"], "less than or equal to 1"),

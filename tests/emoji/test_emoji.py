@@ -37,7 +37,7 @@ from duet.emoji.scenes import (
     compose,
     scene_rng,
 )
-from duet.emoji.vocabulary import CLUTTER, FOCI, MAIN, Vocabulary
+from duet.emoji.vocabulary import CLUTTER, FOCI, ICONS, MAIN, Vocabulary
 from duet.emoji.writing import label_line, scenes_of
 from duet.errors import ConfigError, DataError, DuetError, MissingExtraError
 from duet.series.document import SeriesConfig
@@ -47,7 +47,7 @@ SMALL: dict[str, Any] = {"train": 24, "val": 6, "test": 8}
 
 
 def _vocabulary(domain: str) -> Vocabulary:
-    return pretraining.PRETRAINING if domain == "mixed" else MAIN
+    return pretraining.PRETRAINING if domain == "mixed" else DOMAINS[domain]
 
 
 def _plan(domain: str, **changes: Any) -> Plan:
@@ -56,7 +56,7 @@ def _plan(domain: str, **changes: Any) -> Plan:
         return dataclasses.replace(pretraining.mixed(splits), **changes)
     values: dict[str, Any] = {
         "kind": "series",
-        "vocabulary": MAIN,
+        "vocabulary": _vocabulary(domain),
         "domains": (domain,),
         "splits": splits,
         "seed": 0,
@@ -131,6 +131,16 @@ def test_no_emoji_means_two_things() -> None:
     codes = [code for pool in pools for code in pool]
     assert len(codes) == len(set(codes))
     assert len(pretraining.PRETRAINING.names) == 60
+
+
+def test_no_icon_means_two_things_and_no_class_is_known_from_elsewhere() -> None:
+    codes = [c for e in (*ICONS.emoji.values(), ICONS.clutter) for c in e.seen + e.held]
+    assert len(codes) == len(set(codes))
+    assert list(ICONS.names) == sorted(ICONS.names)
+    assert not set(ICONS.names) & {*MAIN.names, *pretraining.PRETRAINING.names}
+    assert sorted(name for classes in FOCI["icons"].values() for name in classes) == [*ICONS.names]
+    for code in codes:
+        assert svg_path("fontawesome", code).is_file()
 
 
 @pytest.mark.parametrize("source", ["twemoji", "openmoji"])
@@ -261,10 +271,11 @@ def test_domains_differ() -> None:
         saturation = (images.max(axis=3) - images.min(axis=3)).mean()
         return images.mean(), saturation, np.abs(np.diff(images, axis=2)).mean()
 
+    names = list(DOMAINS)
     looks = np.array([describe(scenes) for scenes in firsts.values()])
     distances = np.abs(looks[:, None] - looks[None]).max(axis=2)
     assert distances[~np.eye(len(looks), dtype=bool)].min() > 3
-    assert looks[DOMAINS.index("night"), 0] < looks[DOMAINS.index("flat"), 0] - 20
+    assert looks[names.index("night"), 0] < looks[names.index("flat"), 0] - 20
 
 
 # --- splits ---------------------------------------------------------------------------------
@@ -280,9 +291,10 @@ def _codes(domain: str, split: str, variants: str) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("domain", ["flat", "comic"])
+@pytest.mark.parametrize("domain", ["flat", "comic", "sticker"])
 def test_held_out_emoji_never_train(domain: str) -> None:
-    held = {code for emoji in (*MAIN.emoji.values(), CLUTTER) for code in emoji.held}
+    words = _vocabulary(domain)
+    held = {code for emoji in (*words.emoji.values(), words.clutter) for code in emoji.held}
     assert not held & _codes(domain, "train", "own")
     for split in ("val", "test"):
         assert held & _codes(domain, split, "own")
@@ -356,7 +368,14 @@ def test_attribution_names_every_source(built: tuple[Path, BuildReport]) -> None
     from duet.emoji.backgrounds import PHOTOS
 
     text = (built[0] / "ATTRIBUTION.md").read_text()
-    for word in ("Twitter", "CC BY 4.0", "OpenMoji", "CC BY-SA 4.0", *(p.file for p in PHOTOS)):
+    for word in (
+        "Twitter",
+        "Fonticons",
+        "CC BY 4.0",
+        "OpenMoji",
+        "CC BY-SA 4.0",
+        *(p.file for p in PHOTOS),
+    ):
         assert word in text
 
 
@@ -470,6 +489,8 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
         ({"domains": ()}, ["domains"]),
         ({"domains": ("flat", "flat")}, ["different names"]),
         ({"domains": ("mixed",)}, ["unknown 'mixed'"]),
+        ({"domains": ("flat", "chalk"), "focus": {}}, ["chalk show other classes than flat"]),
+        ({"domains": ("sticker",), "focus": {"sticker": ["car"]}}, ["unknown class 'car'"]),
         ({"focus": {"flat": ["aeroplan"]}}, ["did you mean 'aeroplane'"]),
         ({"variants": "mine"}, ["'own' or 'shared'"]),
     ],
@@ -538,9 +559,15 @@ def test_pretraining(tmp_path: Path) -> None:
 # --- configs and command --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["2-phase", "4-phase", "8-chain", "12-chain"])
-def test_series_config_matches_the_protocol(protocol: str) -> None:
-    text = (REPO / f"configs/series/emoji-{protocol.replace('-', '')}.yaml").read_text()
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [
+        ("2-phase", "emoji-2phase"), ("4-phase", "emoji-4phase"), ("8-chain", "emoji-8chain"),
+        ("12-chain", "emoji-12chain"), ("icons", "icons-2phase"),
+    ],
+)  # fmt: skip
+def test_series_config_matches_the_protocol(protocol: str, name: str) -> None:
+    text = (REPO / f"configs/series/{name}.yaml").read_text()
     series = yaml.safe_load(text)
     taught: dict[str, list[str]] = {}
     for row in series["increments"]:
@@ -559,6 +586,24 @@ def test_a_chain_brings_new_classes_in_every_increment(protocol: str, length: in
     assert sorted(classes) == list(MAIN.names)
     domains = [item.domain for item in series.increments]
     assert all(one != other for one, other in itertools.pairwise(domains))  # each a domain shift
+
+
+def test_icons_are_drawn_and_can_be_learned(tmp_path: Path) -> None:
+    from duet.runs.inputs import read_inputs
+    from duet.runs.plan import plan_run, planned_stages
+
+    report = build(tmp_path / "a", domains=tuple(FOCI["icons"]), focus=FOCI["icons"], **SMALL)
+    again = build(tmp_path / "b", domains=("chalk", "sticker"), focus=FOCI["icons"], **SMALL)
+    assert report.domain_sha256 == again.domain_sha256
+    names = yaml.safe_load((tmp_path / "a/chalk/data.yaml").read_text())["names"]
+    assert list(names.values()) == list(ICONS.names)
+    inputs = read_inputs(REPO / "configs/series/icons-2phase.yaml", data_root=tmp_path / "a")
+    stages = planned_stages(plan_run(inputs, ["duet-plus"], out=tmp_path / "run"))
+    assert [one.images for one in stages[:3]] == [24, 24, 24]
+    again_fit, references = stages[2], stages[3:]
+    assert again_fit.steps >= 300
+    assert len(references) == 3
+    assert all(one.steps >= 750 for one in references)
 
 
 def test_command(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ def test_no_reference_is_trained_twice_over_repeats(
         assert wanted in repeats_as_text(plans)
 
 
+def test_a_longer_reference_is_no_base_of_another_order(longest: RunPlan) -> None:
+    schedule = longest.schedule.model_copy(update={"reference_steps": 40})
+    plans = repeats(replace(first(longest, 2), schedule=schedule), seeds=1, orders=2)
+    planned = [one for plan in plans for one in planned_stages(plan)]
+    bases = {one.same for one in planned if one.title == "base"}
+    references = [one for one in planned if one.title.startswith("reference")]
+    assert len(bases) == 2
+    assert all(one.steps >= 40 > one.steps - len(references) for one in references)
+    assert not bases & {one.same for one in references}
+
+
 def test_classes_of_a_reference_have_one_order_whatever_was_learned_first(
     longest: RunPlan,
 ) -> None:

@@ -68,7 +68,7 @@ def test_a_fisher_is_for_those_who_read_it(
     assert plan.training.fisher_images == expected
     setting = Setting.__new__(Setting)
     setting.__dict__.update(schedule=plan.training)
-    assert not setting.unmerged.fisher_images  # references are never merged
+    assert not setting.schedule.of_reference(9).fisher_images  # references are never merged
 
 
 def test_when_it_is_computed_makes_no_other_training() -> None:

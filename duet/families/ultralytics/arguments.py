@@ -26,7 +26,7 @@ def engine_overrides(job: Job, folder: Path) -> dict[str, Any]:
         "optimizer": schedule.optimizer, "lr0": peak_rate(job), "lrf": schedule.final_lr,
         "momentum": schedule.momentum, "weight_decay": weight_decay(job),
         "cos_lr": schedule.decay == "one-cycle",
-        "warmup_epochs": schedule.warmup_epochs, "warmup_bias_lr": 0.0,
+        "warmup_epochs": schedule.warm_up, "warmup_bias_lr": 0.0,
         "warmup_momentum": schedule.momentum, "seed": job.seed, "deterministic": True,
         "amp": False,  # `duet.training.precision` does it, on CPUs too and without a download
         "device": schedule.device, "workers": schedule.workers,
