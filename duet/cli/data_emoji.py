@@ -24,7 +24,7 @@ Examples:
 @click.option("--domains", help="Comma-separated; the protocol's when left out.")
 @click.option(
     "--protocol",
-    type=click.Choice(["2-phase", "4-phase", "class-only", "domain-only", "none"]),
+    type=click.Choice(["2-phase", "4-phase", "class-only", "domain-only", "mtda", "none"]),
     default="2-phase",
     show_default=True,
     help="Which classes each domain's training scenes are sure to show.",

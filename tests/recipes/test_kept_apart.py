@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from duet.cli.main import cli
 from duet.errors import ConfigError, ModelError
 from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.store import load_detector, save_detector
+from duet.recipes.apply import merge_plan
 from duet.recipes.edits import located, revert
 from duet.recipes.pairing import kept_apart
 from duet.recipes.plan import make_plan
@@ -27,8 +29,6 @@ def keep(folder: Path, classes: tuple[str, ...], seed: int) -> Path:
     """Write a detector of one part with these classes."""
     state = make_state("towers", (len(classes),), architecture=YOLO11N)
     part = state.parts[0]
-    from dataclasses import replace
-
     part = replace(part, classes=classes, tensors=shaken(part.tensors, seed))
     state = replace(state, shared=shaken(state.shared, seed), parts=(part,))
     manifest = DetectorManifest.for_state(
@@ -114,11 +114,9 @@ def test_without_any_count_images_weigh_nothing(two: tuple[Path, Path]) -> None:
             make_plan(recipe(two, **more))
         assert "--count day=IMAGES --count night=IMAGES" in str(caught.value.remedy)
         make_plan(recipe(two, images=(900, 300), **more))
+    half = recipe(two, images=(900, None), method="mtda", params={"weights": "images"})
     with pytest.raises(ModelError, match="not known of: night"):
-        from duet.recipes.apply import merge_plan
-
-        merge_plan(make_plan(recipe(
-            two, images=(900, None), method="mtda", params={"weights": "images"})))  # fmt: skip
+        merge_plan(make_plan(half))
 
 
 def test_a_count_is_a_number_of_images(two: tuple[Path, Path]) -> None:
