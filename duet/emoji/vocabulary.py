@@ -99,6 +99,6 @@ FOCI: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "class-only": {"flat": tuple(VOC)},
     "domain-only": {"flat": _FIRST, "comic": _FIRST, "night": _FIRST},
-    "mtda": {domain: _FIRST for domain in ("flat", "comic", "watercolor", "night")},
+    "mtda": dict.fromkeys(("flat", "comic", "watercolor", "night"), _FIRST),
 }
 """Per protocol and domain: classes of which every *training* scene holds at least one."""
