@@ -183,6 +183,7 @@ def merge(
     batchnorm: str | None = None,
     geometry: str | None = None,
     images: str | Path | None = None,
+    keep_apart: bool = False,
     device: str = "cpu",
     progress: Progress = True,
     **params: Any,
@@ -197,6 +198,7 @@ def merge(
         batchnorm: ``mixture``, ``average``, ``newest`` or ``oldest``.
         geometry: ``sequential`` or ``independent``; default what the manifests say.
         images: Unlabelled images, for methods that learn.
+        keep_apart: Each model keeps its own head part; a class of several becomes ``cat@NAME``.
         device: Where the detector shall run.
         progress: As of `learn`.
         params: Parameters of the method, such as ``density=0.3``.
@@ -216,6 +218,7 @@ def merge(
     recipe = recipe_of(
         [_entry(model, name) for name, model in named], method=method, params=params,
         batchnorm=batchnorm, geometry=geometry, weights=start, images=images,
+        keep_apart=keep_apart,
     )  # fmt: skip
     return Detector(merged(Prepared(make_plan(recipe)), progress), device)
 

@@ -25,7 +25,17 @@ Examples:
 @click.option(
     "--protocol",
     type=click.Choice(
-        ["2-phase", "4-phase", "class-only", "domain-only", "8-chain", "12-chain", "icons", "none"]
+        [
+            "2-phase",
+            "4-phase",
+            "class-only",
+            "domain-only",
+            "mtda",
+            "8-chain",
+            "12-chain",
+            "icons",
+            "none",
+        ]
     ),
     default="2-phase",
     show_default=True,

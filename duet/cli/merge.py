@@ -39,6 +39,7 @@ Examples:
       --weights weights/yolo11n-emoji.safetensors --set alpha_base=0.7 --out runs/demo/old-first
   duet merge A B C --weights W --method ties --set density=0.3 --out DIR --dry-run
   duet merge mine=a.pt theirs=b.pt --weights yolo11n.pt --method task-arithmetic --out DIR
+  duet merge a=a.pt b=b.pt --method mtda --set weights=images --count a=900 --count b=300 --out DIR
   duet merge --recipe merge.yaml --out DIR
   duet merge A B --weights W --method ties --sweep density=[0.1,0.2,0.5] --sweep weight=[0.5,1] \
       --series series.yaml --split val --out DIR [--engine ray --address auto]
@@ -68,6 +69,14 @@ Examples:
 @click.option("--scale", multiple=True, metavar="NAME=FACTOR", help="How much of a model counts.")
 @click.option("--alias", multiple=True, metavar="NAME:OLD=NEW", help="Rename a class of a model.")
 @click.option("--drop", multiple=True, metavar="NAME:CLASS", help="Leave out a class of a model.")
+@click.option(
+    "--keep-apart", is_flag=True,
+    help="Each model keeps its own head part; a class of several becomes CLASS@NAME in each.",
+)  # fmt: skip
+@click.option(
+    "--count", multiple=True, metavar="NAME=IMAGES",
+    help="Training images of a model, for weights: images; a .pt does not tell.",
+)  # fmt: skip
 @click.option(
     "--head", type=click.Choice(["towers", "parallel", "rows"]), default="towers",
     show_default=True, help="What of a foreign .pt stays its own.",
@@ -181,9 +190,12 @@ def _recipe(options: dict[str, Any]) -> Recipe:
         file=options["recipe"], method=options["method"],
         params=parse_settings(options["settings"]), batchnorm=options["bn"],
         geometry=options["geometry"], weights=options["weights"],
-        architecture=options["architecture"],
+        architecture=options["architecture"], keep_apart=options["keep_apart"],
     )  # fmt: skip
-    return edited(recipe, scales=options["scale"], aliases=options["alias"], drops=options["drop"])
+    return edited(
+        recipe, scales=options["scale"], aliases=options["alias"], drops=options["drop"],
+        counts=options["count"],
+    )  # fmt: skip
 
 
 def _entry(word: str) -> dict[str, str]:

@@ -38,6 +38,7 @@ Examples:
   duet run series.yaml --out runs/shop
   duet run series.yaml --strategies duet-plus,frozen,seq-ft --out runs/shop
   duet run series.yaml --strategies duet-plus,frozen --seeds 3 --orders 2 --out runs/repeats
+  duet run series.yaml --geometry independent --strategies mtda,joint-full --out runs/apart
   duet run series.yaml --max-drop 5 --min ri=0.95,fr=0.95 --max-double 15
   duet run series.yaml --epochs 20 --set augmentation.mosaic=1 --set merge.params.gamma=0.2
   duet run series.yaml --engine ray --address auto --store s3://bucket/duet
@@ -71,6 +72,11 @@ Examples:
     "--cells", type=click.Choice(["needed", "all"]), default="needed", show_default=True,
     help="Which detectors look at which domains: what an index or the report reads, or all.",
 )  # fmt: skip
+@click.option(
+    "--geometry", type=click.Choice(["sequential", "independent"]),
+    help="Train each increment from the merge before it, or apart and merge all at once "
+    "[as the strategies say].",
+)  # fmt: skip
 @click.option("--split", default="", help="Split to evaluate on [test if there is one, else val].")
 @engine_options
 @gate_options
@@ -80,7 +86,7 @@ Examples:
 def run(
     series: Path, dry_run: bool, as_json: bool, seeds: int, orders: int, listed: str,
     strategies: tuple[str, ...], out: Path | None, jobs: int | None, references: bool,
-    cells: Cells, split: str, seed: int, **options: Any,
+    cells: Cells, split: str, seed: int, geometry: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Learn a series: base, increments, merges, references, evaluation, report.
 
@@ -93,7 +99,9 @@ def run(
     if listed and not names:
         raise click.BadParameter("names no strategy", param_hint="--strategies")
     gate = gate_of(options)
-    inputs = read_inputs(series, **given(options))
+    asked = given(options)
+    asked["changes"] |= {"geometry": geometry} if geometry else {}
+    inputs = read_inputs(series, **asked)
     tell_warnings(inputs.warnings, series)
     plan = plan_run(
         inputs, (*names, *strategies), seed=seed, out=out, jobs=jobs, references=references,

@@ -147,5 +147,6 @@ FOCI: Mapping[str, Mapping[str, Sequence[str]]] = {
         "fog": ("train", "tvmonitor", "sofa"),
     },
     "icons": {"sticker": tuple(_ICONS)[:8], "chalk": tuple(_ICONS)[8:]},
+    "mtda": dict.fromkeys(("flat", "comic", "watercolor", "night"), _FIRST),
 }
 """Per protocol and domain: classes of which every *training* scene holds at least one."""

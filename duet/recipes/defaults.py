@@ -25,6 +25,7 @@ def recipe_of(
     weights: str | Path | None = None,
     images: str | Path | None = None,
     architecture: str | None = None,
+    keep_apart: bool = False,
 ) -> Recipe:
     """Return the recipe of a merge: what is given, else what the file says, else the defaults.
 
@@ -39,6 +40,7 @@ def recipe_of(
             is near: noted in their run folder, shipped with duet, or downloaded.
         images: Unlabelled, for methods that learn.
         architecture: The only one that a foreign file may be.
+        keep_apart: See `Recipe`.
 
     Raises:
         ConfigError: There is nothing to merge, or something of it is not valid.
@@ -46,7 +48,7 @@ def recipe_of(
     """
     changes = {
         "increments": list(models), "weights": weights and str(weights), "geometry": geometry,
-        "batchnorm": batchnorm and {"rule": batchnorm},
+        "batchnorm": batchnorm and {"rule": batchnorm}, "keep_apart": keep_apart,
     }  # fmt: skip
     changes = {key: value for key, value in changes.items() if value}
     if file is not None:

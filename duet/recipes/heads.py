@@ -175,8 +175,8 @@ def _require_alike(
         f"'{one.name}' and '{other.name}' share classes, but their head parts cannot be merged: "
         f"'{name}' is {_shape(a, name)} and {_shape(b, name)}",
         where=other.entry.path,
-        remedy="give the shared classes one owner, so that each model keeps its own head part: "
-        f"--drop or --alias them in one model, such as '{other.name}:{shared}'",
+        remedy="let each model keep its own head part: --keep-apart, or one owner for the shared "
+        f"classes: --drop or --alias them in one model, such as '{other.name}:{shared}'",
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from duet.errors import ModelError, together
 from duet.recipes.recipe import Geometry
@@ -45,9 +46,31 @@ class Head:
         if lone and owners[0].head != "rows":
             what = "class towers" if owners[0].head == "towers" else "heads"
             yield (
-                f"{short_list(lone)} will read {what} merged from {names}; --drop or --alias the "
-                "classes that they share and each keeps its own"
+                f"{short_list(lone)} will read {what} merged from {names}; with "
+                "--keep-apart each keeps its own"
             )
+
+
+def kept_apart(sources: Sequence[Source]) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+    """Return the sources with a name of its own for each class that several have, and remarks.
+
+    `cat` becomes `cat@NAME` in every model that has it, the first included: the order of models
+    decides nothing. The new names are aliases of the entries, so that they stay when one goes.
+    """
+    owners = Counter(name for source in sources for name in set(source.classes))
+    found, told = [], dict[str, list[str]]()
+    for source in sources:
+        entry, alias = source.entry, dict(source.entry.alias)
+        original = {new: old for old, new in alias.items()}
+        named = {name: f"{name}@{source.name}" for name in source.classes if owners[name] > 1}
+        for name, own in named.items():
+            alias[original.get(name, name)] = own
+            told.setdefault(name, []).append(own)
+        parts = tuple(tuple(named.get(name, name) for name in part) for part in source.parts)
+        entry = entry.model_copy(update={"alias": alias})
+        found.append(replace(source, entry=entry, parts=parts))
+    remarks = (f"'{name}' is kept apart as {', '.join(own)}" for name, own in told.items())
+    return tuple(found), tuple(remarks)
 
 
 def pair(sources: Sequence[Source], geometry: Geometry, ancestor: int | None) -> tuple[Head, ...]:
@@ -111,8 +134,8 @@ def _require_one_owner(
         raise ModelError(
             together(problems, summary="class names clash"),
             remedy="give these classes one owner: rename them in one model "
-            f"({shell_line('--alias', f'{owner}:{name}={name} 2')}) or leave them out there "
-            f"({shell_line('--drop', f'{owner}:{name}')})",
+            f"({shell_line('--alias', f'{owner}:{name}={name} 2')}), leave them out there "
+            f"({shell_line('--drop', f'{owner}:{name}')}), or keep each model's (--keep-apart)",
         )
 
 

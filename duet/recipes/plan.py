@@ -10,7 +10,7 @@ from duet.errors import ModelError, together
 from duet.increments.state import DetectorState, HeadForm, HeadPart
 from duet.labels import LabelSpace
 from duet.merging.table import METHODS
-from duet.recipes.pairing import Head, pair
+from duet.recipes.pairing import Head, kept_apart, pair
 from duet.recipes.recipe import Geometry, Recipe
 from duet.recipes.sources import REFINEMENT, Source, describe
 from duet.vectors.tensors import Tensors
@@ -88,18 +88,23 @@ def make_plan(recipe: Recipe, *, head: HeadForm = "towers", trust: bool = False)
     """
     sources = tuple(describe(entry, head=head, trust=trust) for entry in recipe.increments)
     _require_fit(sources)
+    kept = tuple[str, ...]()
+    if recipe.keep_apart:
+        sources, kept = kept_apart(sources)
     geometry, ancestor = recipe.geometry, None
     if geometry is None:
         geometry = _geometry(sources)
     _require_refinable(sources, geometry)
     if geometry == "independent":
         ancestor = _ancestor(sources)
+        _require_counts(recipe, sources)
     heads = pair(sources, geometry, ancestor)
     entries = tuple(source.entry for source in sources)
     weights = recipe.weights and str(find(recipe.weights))
     update = {"increments": entries, "geometry": geometry, "weights": weights}
     fixed = recipe.model_copy(update=update)
     remarks = (
+        *kept,
         *_remarks(fixed, sources, geometry, ancestor),
         *(remark for head in heads for remark in head.remarks(sources)),
     )
@@ -155,6 +160,24 @@ def _require_fit(sources: Sequence[Source]) -> None:
             together(problems, summary="these models do not fit together"),
             remedy="merge models of one architecture and head form, trained from the same start "
             "weights",
+        )
+
+
+def _require_counts(recipe: Recipe, sources: Sequence[Source]) -> None:
+    """Refuse to weigh models by images where nobody knows of any how many it saw.
+
+    Where some are known, the others count as their mean (`duet.merging.weights.imputed`).
+    """
+    places = {"method": recipe.params.get("weights"), "batchnorm": recipe.batchnorm.weights}
+    asked = [place for place, weights in places.items() if weights == "images"]
+    if asked and not any(source.images for source in sources):
+        names = [source.name for source in sources]
+        raise ModelError(
+            f"weights: images, but the number of training images is not known of "
+            f"{', '.join(names)}",
+            where=" and ".join(asked),
+            remedy=f"give all: {' '.join(f'--count {name}=IMAGES' for name in names)} (`images` of "
+            "a model in the recipe); or use weights: uniform",
         )
 
 

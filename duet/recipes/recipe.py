@@ -44,6 +44,11 @@ class Entry(Config):
         default_factory=dict, description="Its class names to rename: old to new."
     )
     drop: tuple[Text, ...] = Field(default=(), description="Its classes to leave out.")
+    images: int | None = Field(
+        default=None, ge=1,
+        description="How many images it was trained on, for weights: images; default what its "
+        "manifest says, of which a .pt has none.",
+    )  # fmt: skip
     architecture: Text | None = Field(
         default=None, description="Its architecture; for files whose network is not recognised."
     )
@@ -86,6 +91,11 @@ class Recipe(MergeChoice):
     )
     weights: PathText | None = Field(
         default=None, description="θ_0: a .safetensors or .pt file, or a name of `duet weights ls`."
+    )
+    keep_apart: bool | None = Field(
+        default=None,
+        description="true: each model keeps its own head part, and a class name that several have "
+        "gets the model's, as cat@night; default: parts that share a class become one.",
     )
     adapt: Adapt = Adapt()
     increments: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = Field(

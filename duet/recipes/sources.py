@@ -157,7 +157,8 @@ def describe(entry: Entry, *, head: HeadForm, trust: bool = False) -> Source:
             remedy="leave the architecture out: models say and show it",
         )
     fixed = entry.model_copy(update={"name": source.name, "fingerprint": source.fingerprint})
-    return replace(source, entry=fixed, parts=_edited(source, entry))
+    images = source.images if entry.images is None else entry.images
+    return replace(source, entry=fixed, parts=_edited(source, entry), images=images)
 
 
 def _kept(entry: Entry, manifest: IncrementManifest | DetectorManifest) -> Source:

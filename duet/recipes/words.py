@@ -15,7 +15,7 @@ from duet.recipes.recipe import Entry, Recipe
 
 def edited(
     recipe: Recipe, *, scales: Iterable[str] = (), aliases: Iterable[str] = (),
-    drops: Iterable[str] = (),
+    drops: Iterable[str] = (), counts: Iterable[str] = (),
 ) -> Recipe:  # fmt: skip
     """Return the recipe with the changes applied to the entries that they name.
 
@@ -24,6 +24,7 @@ def edited(
         scales: `NAME=FACTOR`.
         aliases: `NAME:OLD=NEW`.
         drops: `NAME:CLASS`.
+        counts: `NAME=IMAGES`.
 
     Raises:
         ConfigError: A word has another form, or names no model of the recipe.
@@ -31,6 +32,9 @@ def edited(
     for word in scales:
         name, factor = _pair(word, "=", "--scale", "NAME=FACTOR")
         recipe = change(recipe, name, _scaled(factor), "--scale")
+    for word in counts:
+        name, images = _pair(word, "=", "--count", "NAME=IMAGES")
+        recipe = change(recipe, name, _counted(images), "--count")
     for word in aliases:
         name, rest = _pair(word, ":", "--alias", "NAME:OLD=NEW")
         recipe = change(recipe, name, _renamed(*_pair(rest, "=", "--alias", "OLD=NEW")), "--alias")
@@ -80,6 +84,10 @@ def entry_name(entry: Entry) -> str:
 
 def _scaled(factor: str) -> Callable[[Entry], dict[str, Any]]:
     return lambda entry: {"scale": factor}
+
+
+def _counted(images: str) -> Callable[[Entry], dict[str, Any]]:
+    return lambda entry: {"images": images}
 
 
 def _renamed(old: str, new: str) -> Callable[[Entry], dict[str, Any]]:

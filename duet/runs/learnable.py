@@ -80,7 +80,7 @@ def require_learnable(
     """
     known: dict[str, None] = {}
     parts: list[tuple[str, ...]] = []
-    chosen = [strategy for strategy in strategies if strategy.data == "increment"]
+    chosen = [one for one in strategies if one.data == "increment" and not one.apart]
     for increment in series:
         if adapts(increment, known):
             for strategy in chosen:

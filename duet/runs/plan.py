@@ -265,9 +265,10 @@ def _strategy_stages(
     share = strategy.distill.images if strategy.distill.weight else 0.0
     share = 1.0 if strategy.old_negatives == "pseudo" else share
     cut = train_slice(item.data, item.classes)
+    share = 0.0 if strategy.apart else share
     yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * share, same)
     known = plan.series.classes_until(number - 2)
-    refit = strategy.refit.of(plan.schedule, len(cut))
+    refit = None if strategy.apart else strategy.refit.of(plan.schedule, len(cut))
     if refit is not None and not all(one in known for one in item.classes):
         yield _stage(plan, f"{name} re-fit", cut, refit.epochs, 0.5, f"{same} re-fit")
 

@@ -18,6 +18,7 @@ from duet.report.markdown import REPORT_FILE, write_report
 from duet.report.phrases import learned_little
 from duet.results.files import RESULTS_FILE, save_results
 from duet.results.schema import Results
+from duet.runs.apart import apart_stages
 from duet.runs.assemble import StrategyOutcome, assemble
 from duet.runs.engines.engine import HERE, LOOKERS, Engine
 from duet.runs.evaluator import Evaluator
@@ -47,7 +48,8 @@ def require_chains(plans: Iterable[RunPlan]) -> None:
         for strategy in plan.strategies:
             require_chain(plan.out, strategy, plan.onto)
             for item in plan.series.learned:
-                require_place(plan.out, strategy, item.name, independent=False)
+                apart = strategy.apart and item is not plan.series.increments[0]
+                require_place(plan.out, strategy, item.name, independent=apart)
 
 
 def execute(
@@ -217,7 +219,10 @@ def _chain(see: _Seeing, strategy: Strategy) -> StrategyOutcome:
     plan, setting, began = see.plan, see.setting, time.perf_counter()
     results: list[FinishedStage] = []
     begun: dict[Look, Future[ClassAP]] = {}
-    stages = kept_stages(plan.out, setting, strategy, chain_stages(setting, strategy))
+    if strategy.apart:
+        stages = apart_stages(plan.out, setting, strategy)
+    else:
+        stages = kept_stages(plan.out, setting, strategy, chain_stages(setting, strategy))
     for stage, result in enumerate(stages, start=1):
         results.append(result)
         begun |= see.stage(strategy, stage, result)

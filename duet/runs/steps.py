@@ -141,6 +141,12 @@ def learn_increment(out: Path, setting: Setting, strategy: Strategy) -> StepRepo
             f"'{strategy.name}' trains on the images of all increments, `duet increment` reads one",
             remedy="use `duet run` for joint training",
         )
+    if strategy.apart:
+        raise ConfigError(
+            f"'{strategy.name}' trains increments apart from each other",
+            where="geometry: independent",
+            remedy="add --independent, and merge with `duet merge`; or use `duet run`",
+        )
     require_increments(strategy)
     _require_company(setting)
     with _locked(out, setting):

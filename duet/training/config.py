@@ -11,7 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, WrapValidator, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from duet.config import Config, load_yaml, parse_config
 from duet.devices import SPELLINGS, parse_device
@@ -326,6 +334,12 @@ class Strategy(Config):
         "every image, all increments so far with their own labels, or with all labels there are",
     )
     merge: MergeChoice = MergeChoice()
+    geometry: Literal["sequential", "independent"] = Field(
+        "sequential",
+        description="sequential: each increment is trained from the merge before it; independent: "
+        "each is trained apart, from θ_0, or where all bring known classes from the base, and all "
+        "so far are merged at once. Strategies that merge nothing learn as they do",
+    )
     batchnorm: BatchNormFusion = BatchNormFusion()
     min_retention: Share = Field(
         default=0.0,
@@ -369,6 +383,18 @@ class Strategy(Config):
                 "but got parallel"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _chains_as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if data.get("geometry") == "sequential":  # increments' fingerprints hold this mapping
+            del data["geometry"]
+        return data
+
+    @property
+    def apart(self) -> bool:
+        """Whether increments are trained apart and merged at once."""
+        return self.geometry == "independent" and self.old_part == "kept"
 
     @property
     def reads_fisher(self) -> bool:

@@ -107,6 +107,35 @@ def test_vectors_that_cancel_everywhere_are_dropped() -> None:
     assert notes.facts["cancelled"] == 500
 
 
+def test_a_majority_of_exactly_zero_elects_no_sign() -> None:
+    """The authors' code keeps the negative entries there, so that signs are not alike to it."""
+    a, b = t(3, 1, -1, 4), t(-3, 1, -1, -4)  # the elected signs +1 and -1 of two scalars sum to 0
+    merged, notes = ties(a, b, density=1)
+    assert merged.tolist() == [0, 1, -1, 0]
+    assert notes.facts["cancelled"] == 2
+    assert reference.authors([a, b], 1).tolist() == [-3, 1, -1, -4]
+    assert ties(-a, -b, density=1)[0].tolist() == (-merged).tolist()
+    assert reference.authors([-a, -b], 1).tolist() != [3, -1, 1, 4]
+    more = [torch.cat([x, t(2)]) for x in (a, b)]  # with a majority both say the same
+    assert ties(*more, density=1)[0].tolist() == reference.authors(more, 1).tolist()
+
+
+def test_sums_run_in_the_order_of_names_and_not_of_arguments() -> None:
+    """The authors' code sums in the order given, so that rounding may elect another sign."""
+    a, b, c = t(1e8, -1), t(1, -1), t(-1e8, -1)  # as float32 (1e8 + 1) - 1e8 is 0, not 1
+    base: Model = {"w": torch.zeros(2)}
+    named = {"x": {"w": a}, "y": {"w": b}, "z": {"w": c}}
+    bits = set()
+    for order in ("xyz", "zxy", "yzx"):
+        stages = tuple(Operand(name, vector=named[name]) for name in order)
+        out, _ = merge_inputs("ties", Inputs(stages, start=base), density=1)
+        bits.add(tuple(out["w"].tolist()))
+    assert len(bits) == 1
+    by_order = {tuple(reference.authors(list(some), 1).tolist()) for some in
+                ((a, b, c), (c, a, b), (b, c, a))}  # fmt: skip
+    assert len(by_order) > 1
+
+
 def test_vectors_without_scalars_or_without_changes() -> None:
     assert run("ties", {}, [{}, {}])[0] == {}
     for scope in ("global", "tensor"):

@@ -47,7 +47,8 @@ def merge(inputs: Inputs, params: Params, out: Tensors) -> Notes:
             raise ModelError(
                 f"the number of training images is not known of: {', '.join(unknown)}",
                 where=where,
-                remedy="use weights: uniform, or give one number per stage",
+                remedy="say it (--count NAME=IMAGES, `images` of a model in the recipe), use "
+                "weights: uniform, or give one number per stage",
             )
         given = tuple(float(stage.images) for stage in inputs.stages)
     assert not isinstance(given, str)
