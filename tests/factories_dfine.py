@@ -24,7 +24,7 @@ from duet.increments.state import DetectorState, HeadPart
 from duet.series import Slice, train_slice
 from duet.series.formats.table import resolve
 from duet.series.model import DomainData
-from duet.training.config import Augmentation, Schedule
+from duet.training.schedule import Augmentation, Schedule
 
 TINY = "dfine-tiny"
 COLOURS = {

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from duet.increments.scores import ScoreMap, chosen
 from duet.increments.state import DetectorState
 from duet.series import Slice
-from duet.training.config import Schedule
 from duet.training.job import DIRECTION, Job, JobPart, write_job, write_slice, write_state
+from duet.training.schedule import Schedule
 from duet.vectors.tensors import Tensors
 
 

@@ -16,11 +16,11 @@ from torch import nn
 from duet.increments.state import DetectorState, HeadPart
 from duet.series import Slice, train_slice
 from duet.series.formats import resolve
-from duet.training.config import Schedule
 from duet.training.job import (
     Job,
 )
 from duet.training.pseudo import Target
+from duet.training.schedule import Schedule
 from duet.vectors.tensors import Tensors
 
 CLASSES = ("a", "b", "c")

@@ -23,7 +23,7 @@ from duet.increments.store import IncrementFile, save_increment
 from duet.series import Slice, train_slice
 from duet.series.formats.table import resolve
 from duet.series.model import DomainData
-from duet.training.config import Augmentation, Schedule
+from duet.training.schedule import Augmentation, Schedule
 from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import Tensors
 

@@ -18,7 +18,7 @@ from duet.recipes.recipe import load_recipe
 from duet.series.document import SeriesConfig
 from duet.series.formats import yolo
 from duet.series.reader import read_config
-from duet.training.config import load_schedule
+from duet.training.schedule import load_schedule
 from duet.yamltree import parse_yaml, resolved
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -114,8 +114,8 @@ def made(folder: Path) -> Path:
 
     from duet.families.table import resolve_family
     from duet.series.model import Annotation, Slice
-    from duet.training.config import Schedule
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state
+    from duet.training.schedule import Schedule
 
     folder.mkdir()
     images = []

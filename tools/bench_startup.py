@@ -106,8 +106,9 @@ def writer(folder: Path) -> Any:
     from duet.families.yolo.build import stock_model
     from duet.increments.base import StartWeights
     from duet.series import Annotation, Slice
-    from duet.training.config import Distillation, Schedule
+    from duet.training.config import Distillation
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state
+    from duet.training.schedule import Schedule
 
     random, images = np.random.default_rng(0), []
     for number in range(16):

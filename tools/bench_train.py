@@ -30,7 +30,7 @@ from machine import load, machine
 
 if TYPE_CHECKING:
     from duet.increments.forms import HeadForm
-    from duet.training.config import PrecisionChoice
+    from duet.training.schedule import PrecisionChoice
 
 BATCHES = 4  # different batches, in turn
 
@@ -232,8 +232,9 @@ def job_folder(
     from duet.families.yolo.adapter import FAMILY
     from duet.families.yolo.build import stock_model
     from duet.increments.base import StartWeights
-    from duet.training.config import Directional, Distillation, Schedule
+    from duet.training.config import Directional, Distillation
     from duet.training.job import Job, JobPart, write_job, write_slice, write_state
+    from duet.training.schedule import Schedule
 
     old, new = [f"old{number}" for number in range(classes)], list(scenes.classes)
     torch.manual_seed(seed)

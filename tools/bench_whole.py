@@ -115,8 +115,8 @@ def base_job(data: Slice, epochs: int) -> tuple[Job, Any]:
     from duet.families.yolo.adapter import FAMILY
     from duet.families.yolo.build import stock_model
     from duet.increments.base import StartWeights
-    from duet.training.config import Schedule
     from duet.training.job import Job, JobPart
+    from duet.training.schedule import Schedule
 
     torch.manual_seed(0)
     theta = StartWeights(stock_model(ARCHITECTURE, len(data.classes), width=64).state_dict())

@@ -166,8 +166,8 @@ def train(
     from duet.increments.base import StartWeights
     from duet.runs.lab import Lab
     from duet.series import train_slice
-    from duet.training.config import Augmentation, Schedule
     from duet.training.job import Job, JobPart
+    from duet.training.schedule import Augmentation, Schedule
 
     classes = data.labels.names
     name = family_of(architecture)

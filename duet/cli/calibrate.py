@@ -16,6 +16,7 @@ from duet.cli.common import (
     hint,
     json_option,
     read_there_told,
+    require_place,
     trust_option,
     writing,
 )
@@ -70,7 +71,7 @@ def calibrate(
     from duet.recipes.model import Model
     from duet.runs.recalibrate import recalibrate
 
-    _require_place(out, overwrite)
+    require_place(out, overwrite=overwrite)
     series, data_root = options.pop("series"), options.pop("data_root")
     loaded = open_model(model, trust=trust, notify=note)
     there = None
@@ -95,16 +96,6 @@ def calibrate(
     }
     emit(result, as_json, _text)
     hint("duet", "predict", out, "IMAGES")
-
-
-def _require_place(out: Path, overwrite: bool) -> None:
-    """Refuse where no detector can be written, before anything is looked at."""
-    from duet.files import refuse_occupied, require_writable
-    from duet.increments.manifest import MANIFEST
-
-    if not overwrite and not (out / MANIFEST).is_file():  # a detector may be this very result
-        refuse_occupied(out)
-    require_writable(out)
 
 
 def _tell(made: Calibrated, unknown: Sequence[str], precision: float | None) -> None:

@@ -212,3 +212,13 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def require_place(out: Path, *, overwrite: bool) -> None:
+    """Refuse where no detector can be written, before anything is looked at."""
+    from duet.files import refuse_occupied, require_writable
+    from duet.increments.manifest import MANIFEST
+
+    if not overwrite and not (out / MANIFEST).is_file():  # a detector may be this very result
+        refuse_occupied(out)
+    require_writable(out)

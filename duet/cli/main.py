@@ -38,6 +38,7 @@ COMMANDS = {
     "revert": "duet.cli.remerge:revert",
     "scale": "duet.cli.remerge:scale",
     "drop-class": "duet.cli.drop_class:drop_class",
+    "mend": "duet.cli.mend:mend",
     "calibrate": "duet.cli.calibrate:calibrate",
     "eval": "duet.cli.evaluate:evaluate",
     "report": "duet.cli.report:report",

@@ -50,7 +50,7 @@ class TrainingCommand(click.Command):
 
 @functools.cache
 def _schedule_options() -> tuple[click.Option, ...]:
-    from duet.training.config import Schedule
+    from duet.training.schedule import Schedule
 
     return tuple(model_options(Schedule))
 

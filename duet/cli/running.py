@@ -7,16 +7,19 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duet.cli.common import emit, hint, writing
+from duet.cli.common import emit, hint, require_place, writing
 from duet.progress import counted, note, stages
-from duet.text import printable
+from duet.text import duration, printable
 
 if TYPE_CHECKING:
     from duet.comparison.runs import Run
     from duet.evaluation.gate import Gate, Verdict
+    from duet.recipes.model import Model
     from duet.recipes.prepared import Prepared
+    from duet.recipes.recipe import Mending
     from duet.runs.engines.engine import Engine
     from duet.runs.gated import Before
+    from duet.runs.mend import Specialist
     from duet.runs.plan import RunPlan
 
 
@@ -91,6 +94,38 @@ def judged(gate: Gate | None, before: Before, runs: Sequence[Run], plan: RunPlan
         return None
     known = standings_before(before, plan.series, plan.split, at_hand(plan.device))
     return judge(gate, runs, (plan.strategies[0].name,), before=known)
+
+
+def write_mended(
+    model: Model, specialists: Sequence[Specialist], mending: Mending, *, out: Path,
+    overwrite: bool, as_json: bool, device: str = "cpu", threads: int = 1,
+) -> None:  # fmt: skip
+    """Mend a detector into a folder and print what it stands on."""
+    from duet.increments.store import save_detector
+    from duet.runs.mend import forget, mended_model
+
+    require_place(out, overwrite=overwrite)
+    with stages() as show:
+        made, facts = mended_model(
+            model, specialists, mending, out, show, device=device, threads=threads
+        )
+    with writing(out, overwrite=overwrite):
+        manifest = save_detector(
+            out, made.state, made.manifest, traces=made.traces, overwrite=overwrite
+        )
+    forget(out)
+    result = {"schema": 1, "detector": str(out), "fingerprint": manifest.fingerprint}
+    emit(result | facts.as_dict(), as_json, _mended_text)
+    hint("duet", "predict", out, "IMAGES")
+
+
+def _mended_text(result: dict[str, Any]) -> str:
+    images = " + ".join(f"{count} of {place}" for place, count in result["images"].items())
+    lines = [f"mended on {images} in {duration(result['seconds'])} -> {result['detector']}"]
+    for one in result["teachers"]:
+        was, now = (f"{one[key]['kept']} of {one[key]['before']}" for key in ("before", "after"))
+        lines.append(f"  {one['name']}: finds {now} of what it finds there (merged: {was})")
+    return "\n".join(map(printable, lines))
 
 
 def write_merge(

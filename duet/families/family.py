@@ -18,6 +18,7 @@ from torch import nn
 
 from duet.aliases import match_classes
 from duet.errors import ModelError
+from duet.families.answers import Answering, Look
 from duet.families.detector import ImageDetector, prepare_batch
 from duet.families.exportable import Exportable
 from duet.families.packed import Block, pack
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from duet.families.opened import ForeignModel
     from duet.families.outputs import Layout
     from duet.training.job import Job, Progress
+    from duet.training.precision import Precision
 
 
 class Family(ABC):
@@ -95,6 +97,22 @@ class Family(ABC):
         increments at A places. Tensors that are not given are the state's. BatchNorm uses the
         state's statistics and leaves them as they are.
         """
+
+    def answering(self, state: DetectorState) -> Answering:
+        """Return a detector that can be asked at every place, and trained on what others say.
+
+        Raises:
+            ModelError: Detectors of the family cannot be.
+        """
+        raise ModelError(
+            f"detectors of the family {self.name} cannot be mended: it does not say what they "
+            "answer at every place of an image",
+            remedy="merge without mending",
+        )
+
+    def specialist(self, state: DetectorState, precision: Precision) -> Look:
+        """Return what asks a detector that does not train, as fast as it can; see `answering`."""
+        raise NotImplementedError  # asked after `answering` alone
 
     def require_trainable(self, job: Job) -> None:
         """Refuse a job that `train` would refuse, before anything is written.

@@ -107,7 +107,8 @@ def located(
             remedy="; ".join(helps),
         )
     theta_0 = str(resolved(start)) if start else None
-    return parsed.model_copy(update={"increments": tuple(entries), "weights": theta_0})
+    changes = {"increments": tuple(entries), "weights": theta_0, "mend": None}
+    return parsed.model_copy(update=changes)
 
 
 # ---- leaving out, weighing again ----------------------------------------------------------------
@@ -217,14 +218,16 @@ def rescale(
 
 
 def _scored_before(plan: Plan, manifest: DetectorManifest) -> Plan:
-    """Remark that score maps were fitted to the detector before it changed, if it has any."""
-    if not any(part.scores for part in manifest.parts):
-        return plan
-    remark = (
-        "score maps and thresholds are those of the detector before this; `duet calibrate` on the "
-        "result fits them to it"
-    )
-    return replace(plan, remarks=(*plan.remarks, remark))
+    """Remark what belonged to the detector before it changed: score maps, and its mending."""
+    remarks = []
+    if any(part.scores for part in manifest.parts):
+        remarks.append(
+            "score maps and thresholds are those of the detector before this; `duet calibrate` on "
+            "the result fits them to it"
+        )
+    if (manifest.recipe or {}).get("mend"):
+        remarks.append("the detector was mended after its merge; `duet mend` mends this one")
+    return replace(plan, remarks=(*plan.remarks, *remarks))
 
 
 def _place(manifest: DetectorManifest, folder: Path, increment: str) -> tuple[Recipe, int]:

@@ -13,6 +13,7 @@ from duet.increments.manifest import Sha256, Text
 from duet.merging.batchnorm import BatchNormFusion
 from duet.merging.table import MergeChoice
 from duet.names import Name
+from duet.training.config import Mend
 from duet.trees import resolved
 from duet.weights import name_or_below
 
@@ -72,6 +73,19 @@ class Adapt(Config):
     seed: int = Field(default=0, ge=0, description="Of their order.")
 
 
+class Mending(Mend):
+    """What a merged detector learned after its merge, from images without labels."""
+
+    images: tuple[PathText, ...] = Field(
+        min_length=1, description="Folders, images or globs; one for each domain."
+    )
+
+    @property
+    def settings(self) -> Mend:
+        """How it learned, without the images."""
+        return Mend(**self.model_dump(exclude={"images"}))
+
+
 def _as_entry(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
@@ -98,6 +112,9 @@ class Recipe(MergeChoice):
         "gets the model's, as cat@night; default: parts that share a class become one.",
     )
     adapt: Adapt = Adapt()
+    mend: Mending | None = Field(
+        default=None, description="What it learned after the merge (`duet mend`)."
+    )
     increments: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = Field(
         min_length=1, description="What to merge, oldest first."
     )
@@ -110,8 +127,10 @@ class Recipe(MergeChoice):
         adapt = self.adapt.model_copy(
             update={"images": self.adapt.images and path(self.adapt.images)}
         )
-        weights = self.weights and path(self.weights)
-        changes = {"increments": entries, "weights": weights, "adapt": adapt}
+        weights, mend = self.weights and path(self.weights), self.mend
+        if mend is not None:
+            mend = mend.model_copy(update={"images": tuple(map(path, mend.images))})
+        changes = {"increments": entries, "weights": weights, "adapt": adapt, "mend": mend}
         return self.model_copy(update=changes)
 
     def absolute(self, folder: Path) -> Recipe:

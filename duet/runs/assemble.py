@@ -33,8 +33,9 @@ from duet.series import Increment, Series, Slice, train_slice
 from duet.series.domains import Domain
 from duet.series.expected import PublishedEntry, compare
 from duet.text import shell_line
-from duet.training.config import Schedule, Strategy
+from duet.training.config import Strategy
 from duet.training.outcome import versions
+from duet.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

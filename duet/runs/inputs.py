@@ -18,7 +18,8 @@ from duet.series.formats.table import resolve
 from duet.series.reader import StartDetector, read_config
 from duet.shipped import shipped
 from duet.text import shown
-from duet.training.config import Schedule, Strategy, load_schedule, load_strategy
+from duet.training.config import Strategy, load_strategy
+from duet.training.schedule import Schedule, load_schedule
 from duet.trees import resolved
 from duet.weights import name_or_below
 from duet.weights.start import open_start

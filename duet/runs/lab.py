@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from duet.training.job import (
     Job,
     identity,
     read_state,
+    specialist_file,
     write_job,
     write_slice,
     write_state,
@@ -164,6 +165,7 @@ class Lab:
         direction: Tensors | None = None,
         importance: Tensors | None = None,
         *,
+        specialists: Sequence[DetectorState] = (),
         rank: int = CHAIN,
         put_back: PutBack = nothing_kept,
     ) -> Trained:
@@ -176,6 +178,7 @@ class Lab:
             data: The slice.
             direction: d of L_DC per shared tensor, where the job asks for it.
             importance: F of EWC per shared tensor, where the job asks for it.
+            specialists: Detectors that teach, where the job names some.
             rank: Of `Slots`.
             put_back: Finds the result of a job that was let go.
 
@@ -196,6 +199,8 @@ class Lab:
             if found is None or lacks_fisher(job, found):
                 with self.slots.taken(rank):
                     self._prepare(folder, job.model_copy(update={"key": key}), start, data, factors)
+                    for number, one in enumerate(specialists):
+                        write_state(folder / specialist_file(number), one)
                     if found is not None:
                         _bring_back(folder, key, found.state)
                     self.listen(title, {"state": "started"})
@@ -326,8 +331,8 @@ def _bring_back(folder: Path, key: str, state: DetectorState) -> None:
 def _clear(folder: Path) -> None:
     """Remove what a finished job needs no more: who wants it done again has its inputs."""
     shutil.rmtree(folder / ENGINE, ignore_errors=True)
-    for name in INPUTS:
-        (folder / name).unlink(missing_ok=True)
+    for path in (*(folder / name for name in INPUTS), *folder.glob(specialist_file("*"))):
+        path.unlink(missing_ok=True)
 
 
 def _missing(folder: Path) -> Path | None:

@@ -29,8 +29,9 @@ from duet.runs.setting import RETENTION, Before, Setting, StageResult
 from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.series.slices import with_classes
-from duet.training.config import Schedule, Strategy
+from duet.training.config import Strategy
 from duet.training.job import Job, JobPart
+from duet.training.schedule import Schedule
 from duet.vectors.tensors import Tensors
 
 

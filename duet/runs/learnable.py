@@ -13,7 +13,8 @@ from duet.errors import ConfigError, DataError, together
 from duet.families.table import row_of
 from duet.series import Increment
 from duet.series.series import known_among_new
-from duet.training.config import Schedule, Strategy
+from duet.training.config import Strategy
+from duet.training.schedule import Schedule
 
 
 def adapts(increment: Increment, known: Collection[str]) -> bool:

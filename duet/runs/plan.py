@@ -23,7 +23,8 @@ from duet.series import Increment, Slice, train_slice
 from duet.series.series import joint_slice
 from duet.shipped import DEFAULT_STRATEGIES, ONTO_STRATEGIES
 from duet.text import duration, short_list
-from duet.training.config import FISHER_IMAGES, Schedule, Strategy
+from duet.training.config import Strategy
+from duet.training.schedule import FISHER_IMAGES, Schedule
 
 SECONDS_PER_IMAGE = 0.02
 """One training image of 160 px through YOLO11n on one CPU thread, measured on a 2-core machine."""

@@ -16,7 +16,7 @@ from duet.runs.lab import Lab, Trained
 from duet.runs.onto import Onto
 from duet.runs.put_back import put_back
 from duet.series import Increment, Series
-from duet.training.config import Schedule
+from duet.training.schedule import Schedule
 from duet.vectors.tensors import Tensors
 
 

@@ -26,7 +26,7 @@ from duet.runs.engines.engine import HERE, LOOKERS, Engine
 from duet.runs.evaluate import require_split
 from duet.runs.questions import Scoring, on_any_machine, torch_threads
 from duet.series import Series, Slice
-from duet.training.config import Schedule
+from duet.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

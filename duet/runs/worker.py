@@ -226,10 +226,13 @@ def main(job: str, parent: int) -> int:
         out.flush()
 
     from duet.families.table import resolve_family
+    from duet.mending.learner import mend
     from duet.training.job import read_job
 
     try:
-        resolve_family(read_job(folder).family).train(folder, send)
+        known = read_job(folder)
+        train = mend if known.phase == "mend" else resolve_family(known.family).train
+        train(folder, send)
         return 0
     except DuetError as error:
         failure = _without_traceback(error)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from duet.errors import ConfigError
-from duet.training.config import Augmentation
+from duet.training.schedule import Augmentation
 
 PAD = 114  # grey of what a shift or a zoom uncovers, as in YOLO's training
 MIN_SIDE = 2  # pixels; a box that is smaller after the change is dropped

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from duet.images import Fit, Fitted, fit_image, read_image, squared
 from duet.training.augment import Augmenter
-from duet.training.config import Schedule
 from duet.training.job import SliceFile
 from duet.training.memory import fast_images
 from duet.training.pseudo import Target
+from duet.training.schedule import Schedule
 
 Item = tuple[np.ndarray, np.ndarray, np.ndarray]
 """``(S, S, 3)`` uint8 BGR, ``(N, 4)`` float32 cxcywh normalised, ``(N,)`` int64 class ids."""

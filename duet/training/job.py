@@ -22,14 +22,8 @@ from duet.devices import parse_device
 from duet.errors import DataError
 from duet.files import atomic_path, write_json
 from duet.increments.forms import HeadForm
-from duet.training.config import (
-    FISHER_IMAGES,
-    Directional,
-    Distillation,
-    Ewc,
-    PseudoLabels,
-    Schedule,
-)
+from duet.training.config import Directional, Distillation, Ewc, Mend, PseudoLabels
+from duet.training.schedule import FISHER_IMAGES, Schedule
 from duet.trees import resolved
 
 if TYPE_CHECKING:
@@ -40,6 +34,13 @@ if TYPE_CHECKING:
 
 DIRECTION, IMPORTANCE = "direction.safetensors", "importance.safetensors"
 START, TRAINED = "start.safetensors", "trained.safetensors"
+
+
+def specialist_file(number: int | str) -> str:
+    """Return the name of the state of a specialist in the folder of a ``mend``; `*`: of all."""
+    return f"specialist-{number}.safetensors"
+
+
 Progress = Callable[[dict[str, Any]], None]
 """Takes a record after each step: ``epoch``, ``epochs``, ``done`` and ``total`` steps, ``loss``."""
 
@@ -58,10 +59,14 @@ class Job(Config):
     """The settings of one stage.
 
     Attributes:
-        phase: ``base`` (detector loss on all parts), ``increment`` or ``refit``.
+        phase: ``base`` (detector loss on all parts), ``increment``, ``refit``, or ``mend``, which
+            has no labels but what specialists say (`duet.mending`).
         adapts: Classes that are labelled, if the increment brings no new ones but shows known ones
             in a new domain; then no part is new. If the trunk and the old parts stay, their class
             rows train, and ``parts`` hold no other classes.
+        mend: What a ``mend`` trains, and by what; how long and how fast is the schedule's.
+        groups: Images of each domain, in the order of the slice; of a ``mend``.
+        specialists: Fingerprints of the detectors that teach, whose states are `specialist_file`s.
         key: Under which the lab knows the job, data and start included; its outcome repeats it.
     """
 
@@ -69,7 +74,7 @@ class Job(Config):
     architecture: str
     head: HeadForm
     parts: tuple[JobPart, ...]
-    phase: Literal["base", "increment", "refit"]
+    phase: Literal["base", "increment", "refit", "mend"]
     old_part: Literal["kept", "trained"] = "kept"
     old_negatives: Literal["mask", "train", "pseudo"] = "mask"
     pseudo: PseudoLabels | None = None
@@ -78,6 +83,9 @@ class Job(Config):
     directional: Directional | None = None
     ewc: Ewc | None = None
     adapts: tuple[str, ...] = ()
+    mend: Mend | None = None
+    groups: tuple[int, ...] = ()
+    specialists: tuple[str, ...] = ()
     schedule: Schedule
     seed: int = Field(default=0, ge=0)
     key: str = ""
@@ -103,7 +111,7 @@ def identity(job: Job) -> dict[str, Any]:
     if settings["schedule"]["fisher_images"] is None:
         settings["schedule"]["fisher_images"] = FISHER_IMAGES
     # What came later is left out where it is not used, so that older results stay known.
-    for key in ("pseudo", "ewc", "adapts"):
+    for key in ("pseudo", "ewc", "adapts", "mend", "groups", "specialists"):
         if not settings[key]:
             settings.pop(key)
     if job.distill is not None:

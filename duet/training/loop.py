@@ -24,12 +24,12 @@ from duet.images import Fit
 from duet.increments.state import DetectorState
 from duet.training.augment import require_single
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
-from duet.training.config import Schedule
 from duet.training.ema import Ema, tensors_of
 from duet.training.job import Job, Progress, keeps_trunk
 from duet.training.optimizer import learning_rate, make_optimizer
 from duet.training.precision import resolve_precision
 from duet.training.pseudo import Target
+from duet.training.schedule import Schedule
 from duet.training.seen import Seen
 from duet.training.session import KeptRows, Session, freeze, rest_frozen_statistics, seed_all
 from duet.vectors.tensors import Tensors

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from duet.errors import ConfigError
-from duet.training.config import PrecisionChoice
+from duet.training.schedule import PrecisionChoice
 
 Module = TypeVar("Module", bound=nn.Module)
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -20,7 +20,7 @@ from duet.cli.options import TrainingCommand, given, model_options
 from duet.errors import ConfigError
 from duet.runs.inputs import Inputs, read_inputs, read_strategies
 from duet.training import config
-from duet.training.config import Augmentation, Schedule
+from duet.training.schedule import Augmentation, Schedule
 
 WEIGHTS = REPO / "weights" / "yolo11n-emoji.safetensors"
 

@@ -40,8 +40,9 @@ from duet.families.yolo.train import IncrementTrainer
 from duet.increments.state import DetectorState
 from duet.runs.worker import command, run_worker
 from duet.series import Slice
-from duet.training.config import Augmentation, Directional, Distillation, Schedule
+from duet.training.config import Directional, Distillation
 from duet.training.job import read_state
+from duet.training.schedule import Augmentation, Schedule
 from duet.vectors.task_vector import TaskVector
 from duet.vectors.tensors import Tensors
 

@@ -22,7 +22,7 @@ from duet.increments.manifest import (
 from duet.increments.store import load_traces
 from duet.recipes.edits import kept_recipe
 from duet.sealed import sealed
-from duet.training.config import Schedule
+from duet.training.schedule import Schedule
 
 Change = Callable[[dict[str, Any]], object]
 

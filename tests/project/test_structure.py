@@ -22,7 +22,8 @@ from duet.series.formats.table import FORMATS
 from duet.series.formats.table import resolve as resolve_format
 from duet.series.reader import read_config
 from duet.shipped import shipped
-from duet.training.config import load_schedule, load_strategy
+from duet.training.config import load_strategy
+from duet.training.schedule import load_schedule
 
 MODULES = sorted([*REPO.glob("duet/**/*.py"), *REPO.glob("tools/**/*.py")])
 MODULE_LINES, FUNCTION_LINES = 400, 50

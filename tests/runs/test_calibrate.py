@@ -37,7 +37,7 @@ from duet.runs.recalibrate import recalibrate
 from duet.runs.setting import Before, Setting
 from duet.runs.there import read_data
 from duet.series.reader import read_series
-from duet.training.config import Schedule
+from duet.training.schedule import Schedule
 
 NAMES = ("cat", "dog", "bus")
 

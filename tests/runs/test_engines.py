@@ -26,7 +26,7 @@ from duet.runs.engines.seats import Meeting, Seat, seated
 from duet.runs.engines.store import Store
 from duet.runs.questions import Agreeing, Measuring
 from duet.series.model import Annotation, Slice
-from duet.training.config import Schedule
+from duet.training.schedule import Schedule
 
 # ---- the store -----------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from duet.errors import DuetError
 from duet.runs.forks import forking
 from duet.runs.lab import RunJob
 from duet.runs.worker import run_worker
-from duet.training.config import Distillation, Schedule
+from duet.training.config import Distillation
 from duet.training.job import Job, JobPart, write_job
+from duet.training.schedule import Schedule
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,7 @@ from places import REPO
 from duet.cli.main import cli
 from duet.errors import ConfigError
 from duet.runs.learnable import require_company
-from duet.training.config import Schedule
+from duet.training.schedule import Schedule
 
 WEIGHTS = REPO / "weights" / "yolo11n-emoji.safetensors"
 

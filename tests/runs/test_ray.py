@@ -41,9 +41,9 @@ from duet.runs.repeat import execute_repeats, repeats
 from duet.runs.run import learn as learn_plan
 from duet.runs.sweep import grid_of, sweep
 from duet.series import read_series
-from duet.training.config import Schedule
 from duet.training.job import TRAINED, read_job
 from duet.training.outcome import read_outcome
+from duet.training.schedule import Schedule
 
 pytestmark = pytest.mark.slow
 

@@ -27,7 +27,7 @@ from duet.merging.table import METHODS
 from duet.runs.inputs import read_inputs
 from duet.runs.plan import RunPlan, plan_run
 from duet.runs.walls import require_runnable
-from duet.training.config import Schedule
+from duet.training.schedule import Schedule
 from duet.weights.start import recognise
 
 YOLO = REPO / "weights" / "yolo11n-emoji.safetensors"

@@ -22,8 +22,9 @@ from duet.runs.lab import Lab
 from duet.runs.plan import RunPlan
 from duet.runs.setting import Setting
 from duet.series import Slice
-from duet.training.config import Schedule, Strategy, load_strategy
+from duet.training.config import Strategy, load_strategy
 from duet.training.job import Job, identity, read_job
+from duet.training.schedule import Schedule
 
 OLD, NEW = class_groups((2, 1))
 STRATEGIES = Path(__file__).parents[2] / "configs" / "strategy"

@@ -30,7 +30,7 @@ from duet.increments.state import DetectorState
 from duet.series import Slice
 from duet.training.batches import EpochOrder, SquareImages, collate, loader, to_device
 from duet.training.checkpoint import CHECKPOINT
-from duet.training.config import Augmentation, Directional
+from duet.training.config import Directional
 from duet.training.ema import Ema
 from duet.training.job import (
     Job,
@@ -44,6 +44,7 @@ from duet.training.job import (
 from duet.training.loop import require_trainable, run_job
 from duet.training.optimizer import learning_rate
 from duet.training.pseudo import Target
+from duet.training.schedule import Augmentation
 from duet.training.seen import Seen
 
 

@@ -19,11 +19,12 @@ from duet.errors import ConfigError
 from duet.families.yolo.adapter import FAMILY
 from duet.families.yolo.build import inference_model
 from duet.series import Slice
-from duet.training.config import Distillation, Schedule
+from duet.training.config import Distillation
 from duet.training.job import Job, identity, read_state
 from duet.training.memory import channels_last, fast_module, in_default_order, lay_out_state
 from duet.training.optimizer import in_one_pass
 from duet.training.precision import Precision, as_float32, resolve_precision
+from duet.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 OLD, NEW = class_groups((2, 1))

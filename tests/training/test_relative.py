@@ -9,9 +9,10 @@ import pytest
 from places import REPO
 
 from duet.errors import ConfigError
-from duet.training.config import Refit, Schedule, Strategy, load_schedule, load_strategy
+from duet.training.config import Refit, Strategy, load_strategy
 from duet.training.job import Job, identity
 from duet.training.optimizer import learning_rate
+from duet.training.schedule import Schedule, load_schedule
 
 STRATEGIES = REPO / "configs" / "strategy"
 EMBEDDED = load_schedule(REPO / "configs" / "train" / "emoji.yaml")

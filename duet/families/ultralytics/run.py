@@ -10,8 +10,8 @@ from duet.families.ultralytics.arguments import engine_overrides
 from duet.families.ultralytics.engine import set_threads
 from duet.families.ultralytics.ranks import leave, name_worker
 from duet.families.ultralytics.train import JOB_VARIABLE
-from duet.training.config import needs_a_cluster
 from duet.training.job import Progress, read_job
+from duet.training.schedule import needs_a_cluster
 from duet.training.session import Session
 
 

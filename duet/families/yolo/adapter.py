@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from duet.errors import ModelError
+from duet.families.answers import Answering, Look
 from duet.families.detector import ImageDetector
 from duet.families.exportable import Exportable
 from duet.families.outputs import Layout
@@ -33,6 +34,7 @@ from duet.increments.door.values import told
 from duet.increments.forms import HeadForm
 from duet.increments.state import DetectorState, HeadPart
 from duet.training.job import Progress
+from duet.training.precision import Precision
 from duet.vectors.tensors import Tensors
 
 _OPEN_FROM = 480
@@ -159,6 +161,18 @@ class YoloFamily(UltralyticsFamily):
         if plain.layout != "picked":
             return plain
         return replace(plain, unpick=unpick, open_from=_OPEN_FROM)
+
+    def answering(self, state: DetectorState) -> Answering:
+        """Return a detector that answers at every anchor, and learns to."""
+        from duet.families.yolo.answers import YoloAnswering
+
+        return YoloAnswering(state)
+
+    def specialist(self, state: DetectorState, precision: Precision) -> Look:
+        """Return what asks a detector, folded and packed, with all branches of its head."""
+        from duet.families.yolo.answers import specialist
+
+        return specialist(state, precision)
 
     def class_logits(self, state: DetectorState) -> ClassLogits:
         """Return the class scores of all increments as a function of the shared tensors.

@@ -8,13 +8,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.tal import dist2bbox, make_anchors
 from ultralytics.utils.torch_utils import unwrap_model
 
 from duet.families.ultralytics.train import StageTrainer
 from duet.families.yolo import build, roles
-from duet.families.yolo.heads import Pairs, TeachingHead, class_layers, raw_parts
+from duet.families.yolo.answers import teaching_model
+from duet.families.yolo.heads import Pairs, class_layers, raw_parts
 from duet.increments.state import DetectorState
 from duet.training.losses.distillation.responses import Anchors, Quantiles, taught
 from duet.training.losses.distillation.table import resolve_distillation
@@ -31,14 +31,8 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         Of an end-to-end head the one-to-one branch, which is what users run, gives pseudo labels;
         the one-to-many branch teaches.
         """
-        model = build.inference_model(state)
         self.layout = build.layout_of(state)
-        for module in model.modules():
-            if isinstance(module, Detect):
-                module.fuse = _keep_branches
-        folded: Any = model.fuse(verbose=False)
-        folded.model[-1] = TeachingHead(folded.model[-1], objects=self.job.pseudo is not None)
-        return cast("nn.Module", folded)
+        return teaching_model(state, objects=self.job.pseudo is not None)
 
     def class_rows(self, model: Any) -> list[nn.Parameter]:
         """Return weight and bias of the last class convolutions, those of old towers too."""
@@ -126,7 +120,3 @@ class IncrementTrainer(StageTrainer, DetectionTrainer):  # type: ignore[misc]
         points, strides = (one.T[None] for one in make_anchors(sizes, head.stride, 0.5))
         corners: torch.Tensor = dist2bbox(head.dfl(raw_BXA), points, xywh=False, dim=1) * strides
         return corners.transpose(1, 2)
-
-
-def _keep_branches() -> None:
-    """Take the place of `Detect.fuse`, which would drop a branch before it is folded."""

@@ -12,8 +12,8 @@ from typing import Any
 from duet.devices import parse_device
 from duet.errors import Collected, ConfigError, DuetError, in_short
 from duet.runs.engines.images import Shot, Whereabouts, require_same
-from duet.training.config import Schedule
 from duet.training.outcome import versions
+from duet.training.schedule import Schedule
 
 ROOM_POLL = 1  # seconds between looks whether a run was stopped that waits for room
 

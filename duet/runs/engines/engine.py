@@ -12,7 +12,7 @@ from duet.runs.lab import RunJob
 from duet.runs.memo import Tell
 from duet.runs.questions import AnswerQuestion, answer_here
 from duet.runs.worker import run_worker
-from duet.training.config import Schedule, needs_a_cluster
+from duet.training.schedule import Schedule, needs_a_cluster
 
 
 def _alone(images: Iterable[Path], schedule: Schedule, tell: Tell) -> None:

@@ -29,9 +29,9 @@ from duet.runs.engines.store import Store
 from duet.runs.engines.together import GRACE, trained_together
 from duet.runs.memo import Tell
 from duet.training.checkpoint import remove_checkpoint
-from duet.training.config import Schedule
 from duet.training.job import read_job, read_slice
 from duet.training.outcome import OUTCOME
+from duet.training.schedule import Schedule
 
 RETRIES = 3
 """How often a task is begun anew whose machine was lost."""
