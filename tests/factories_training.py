@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from duet.families.table import resolve_family
 from duet.runs import forks
 from duet.runs.lab import Lab
-from duet.runs.worker import run_worker
-from duet.training.job import read_job
+from duet.runs.worker import run_worker, train_job
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Here:
     def __call__(self, job: Path, progress: Callable[[dict[str, Any]], None], stop: object) -> None:
         with self._one:  # the engine keeps its settings in the process
             self.ran.append(job)
-            resolve_family(read_job(job).family).train(job, progress)
+            train_job(job, progress)
 
 
 @contextmanager

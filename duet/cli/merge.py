@@ -25,7 +25,7 @@ from duet.cli.options import (
     gate_options,
     parse_settings,
 )
-from duet.cli.running import write_merge
+from duet.cli.running import write_mended, write_merge
 from duet.progress import counted, note
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ Examples:
   duet merge mine=a.pt theirs=b.pt --weights yolo11n.pt --method task-arithmetic --out DIR
   duet merge a=a.pt b=b.pt --method mtda --set weights=images --count a=900 --count b=300 --out DIR
   duet merge --recipe merge.yaml --out DIR
+  duet merge mine=a.pt theirs=b.pt --mend photos/ --out DIR
   duet merge A B --weights W --method ties --sweep density=[0.1,0.2,0.5] --sweep weight=[0.5,1] \
       --series series.yaml --split val --out DIR [--engine ray --address auto]
   duet merge A B --weights W --out DIR --series series.yaml --max-drop 5 --against BEFORE
@@ -90,6 +91,11 @@ Examples:
 @engine_options
 @gate_options
 @click.option("--images", type=PATH, help="Unlabelled, for learned merges.")
+@click.option(
+    "--mend", type=NAME_OR_PATH, multiple=True,
+    help="Unlabelled images on which the merge learns from its models, as `duet mend`; once for "
+    "each domain.",
+)  # fmt: skip
 @architecture_option
 @trust_option
 @click.option("--out", type=PATH, help="Detector folder.")
@@ -127,7 +133,16 @@ def merge(
     extra: dict[str, Any] = {}
     if options["sweep"]:
         merge, extra["sweep"] = _swept(merge, options, out)
-    write_merge(merge, out, extra, overwrite=overwrite, as_json=as_json, judge=judge)
+    if merge.plan.recipe.mend is None:
+        write_merge(merge, out, extra, overwrite=overwrite, as_json=as_json, judge=judge)
+        return
+    from duet.objects.merged import merged
+    from duet.runs.mend import specialists_of
+
+    write_mended(
+        merged(merge, True), specialists_of(merge.plan, trust=trust), merge.plan.recipe.mend,
+        out=out, overwrite=overwrite, as_json=as_json, extra=extra, judge=judge,
+    )  # fmt: skip
 
 
 def _judge(options: dict[str, Any]) -> Callable[[Path], Verdict] | None:
@@ -182,7 +197,7 @@ def _swept(merge: Prepared, options: dict[str, Any], out: Path) -> tuple[Prepare
 def _recipe(options: dict[str, Any]) -> Recipe:
     from duet.config import parse_config
     from duet.recipes.defaults import recipe_of
-    from duet.recipes.recipe import Entry
+    from duet.recipes.recipe import Entry, Mending
     from duet.recipes.words import edited
 
     recipe = recipe_of(
@@ -192,6 +207,10 @@ def _recipe(options: dict[str, Any]) -> Recipe:
         geometry=options["geometry"], weights=options["weights"],
         architecture=options["architecture"], keep_apart=options["keep_apart"],
     )  # fmt: skip
+    if options["mend"]:
+        said = recipe.mend.model_dump() if recipe.mend is not None else {}
+        mend = parse_config(Mending, said | {"images": options["mend"]}, where="--mend")
+        recipe = recipe.model_copy(update={"mend": mend})
     return edited(
         recipe, scales=options["scale"], aliases=options["alias"], drops=options["drop"],
         counts=options["count"],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from duet.cli.common import emit, hint, require_place, writing
@@ -99,8 +100,9 @@ def judged(gate: Gate | None, before: Before, runs: Sequence[Run], plan: RunPlan
 def write_mended(
     model: Model, specialists: Sequence[Specialist], mending: Mending, *, out: Path,
     overwrite: bool, as_json: bool, device: str = "cpu", threads: int = 1,
+    extra: Mapping[str, Any] = MappingProxyType({}), judge: Callable[[Path], Verdict] | None = None,
 ) -> None:  # fmt: skip
-    """Mend a detector into a folder and print what it stands on."""
+    """Mend a detector into a folder and print what it stands on; see `write_merge`."""
     from duet.increments.store import save_detector
     from duet.runs.mend import forget, mended_model
 
@@ -115,8 +117,13 @@ def write_mended(
         )
     forget(out)
     result = {"schema": 1, "detector": str(out), "fingerprint": manifest.fingerprint}
-    emit(result | facts.as_dict(), as_json, _mended_text)
+    for remark in model.remarks:
+        note(f"note: {remark}")
+    verdict = judge(out) if judge is not None else None
+    emit_gated(result | facts.as_dict() | {**extra}, verdict, as_json, _mended_text)
     hint("duet", "predict", out, "IMAGES")
+    if verdict is not None:
+        verdict.require(out)
 
 
 def _mended_text(result: dict[str, Any]) -> str:

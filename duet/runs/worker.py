@@ -26,10 +26,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, TextIO
+from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 
 from duet.errors import DataError, DuetError, write_remedy
 from duet.files import vacated
+
+if TYPE_CHECKING:
+    from duet.training.job import Progress
 
 _SAFE = "import sys; sys.path[:] = [place for place in sys.path if place] + [sys.argv[2]]; "
 _BEGIN = "from duet.runs.worker import main; sys.exit(main(sys.argv[1], int(sys.argv[3])))"
@@ -225,14 +228,8 @@ def main(job: str, parent: int) -> int:
         out.write(json.dumps(record) + "\n")
         out.flush()
 
-    from duet.families.table import resolve_family
-    from duet.mending.learner import mend
-    from duet.training.job import read_job
-
     try:
-        known = read_job(folder)
-        train = mend if known.phase == "mend" else resolve_family(known.family).train
-        train(folder, send)
+        train_job(folder, send)
         return 0
     except DuetError as error:
         failure = _without_traceback(error)
@@ -240,6 +237,21 @@ def main(job: str, parent: int) -> int:
         failure = _explained(error, folder)
     send(failure.as_dict())
     return failure.exit_code
+
+
+def train_job(folder: Path, progress: Progress) -> None:
+    """Run the job in ``folder`` in this process: by its family's trainer, or if it mends, by ours.
+
+    Raises:
+        DuetError: The training failed.
+    """
+    from duet.families.table import resolve_family
+    from duet.mending.learner import mend
+    from duet.training.job import read_job
+
+    job = read_job(folder)
+    train = mend if job.phase == "mend" else resolve_family(job.family).train
+    train(folder, progress)
 
 
 def _without_traceback(error: DuetError) -> DuetError:
