@@ -169,20 +169,18 @@ class Lab:
         rank: int = CHAIN,
         put_back: PutBack = nothing_kept,
     ) -> Trained:
-        """Train a job, or read its result if an equal job was trained before.
+        """Train a job, or read its result if an equal one was trained before and is not damaged.
 
         Args:
             title: For progress displays.
             job: Settings.
             start: Where it starts; its last part is the one to train. Score maps are left out.
             data: The slice.
-            direction: d of L_DC per shared tensor, where the job asks for it.
-            importance: F of EWC per shared tensor, where the job asks for it.
+            direction: d of L_DC per shared tensor, if the job asks for it.
+            importance: F of EWC likewise.
             specialists: Detectors that teach, where the job names some.
             rank: Of `Slots`.
             put_back: Finds the result of a job that was let go.
-
-        A result that is damaged is trained again, and `listen` is told.
 
         Raises:
             DataError: Images changed since the run began.
@@ -191,16 +189,14 @@ class Lab:
         self.look.require_unchanged(data.images)
         start = start.uncalibrated()
         factors = {DIRECTION: direction, IMPORTANCE: importance}
-        key = job_key(job, start, data, direction, importance)
-        folder = self._place(job, key)
+        folder = self._place(job, key := job_key(job, start, data, direction, importance))
         with one_at_a_time(folder):
             found = self._kept(title, folder, key, start, put_back)
             reused = found is not None
             if found is None or lacks_fisher(job, found):
                 with self.slots.taken(rank):
-                    self._prepare(folder, job.model_copy(update={"key": key}), start, data, factors)
-                    for number, one in enumerate(specialists):
-                        write_state(folder / specialist_file(number), one)
+                    job = job.model_copy(update={"key": key})
+                    self._prepare(folder, job, start, data, factors, specialists)
                     if found is not None:
                         _bring_back(folder, key, found.state)
                     self.listen(title, {"state": "started"})
@@ -291,13 +287,15 @@ class Lab:
     @staticmethod
     def _prepare(
         folder: Path, job: Job, start: DetectorState, data: Slice,
-        factors: Mapping[str, Tensors | None],
+        factors: Mapping[str, Tensors | None], specialists: Sequence[DetectorState],
     ) -> None:  # fmt: skip
         """Write the job's files; an interrupted job's checkpoint stays and is resumed."""
         folder.mkdir(parents=True, exist_ok=True)
         for stale in leftovers_below(folder):
             remove(stale)
         write_state(folder / START, start)
+        for number, one in enumerate(specialists):
+            write_state(folder / specialist_file(number), one)
         write_slice(folder / "slice.npz", data)
         for name, tensors in factors.items():
             if tensors is not None:

@@ -217,39 +217,55 @@ def mend(
     require_teachable(start, specialists)
     groups = [find_images(one) for one in images]
     raw = [one.state.uncalibrated() for one in specialists]
-    schedule = Schedule(
-        epochs=settings.epochs, batch=settings.batch, lr=settings.lr, warmup_epochs=0,
-        image_size=image_size, device=device, threads=threads,
-    )  # fmt: skip
     job = Job(
         family=start.family, architecture=start.architecture, head=start.head, phase="mend",
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
-        schedule=schedule, seed=settings.seed, mend=settings,
-        groups=tuple(len(one.paths) for one in groups),
+        schedule=Schedule(
+            epochs=settings.epochs, batch=settings.batch, lr=settings.lr, warmup_epochs=0,
+            image_size=image_size, device=device, threads=threads,
+        ),
+        seed=settings.seed, mend=settings, groups=tuple(len(one.paths) for one in groups),
         specialists=tuple(one.fingerprint() for one in raw),
     )  # fmt: skip
     data = unlabelled(groups, start.labels.names)
     trained = lab.train("mending", job, start, data, specialists=raw)
-    place = parse_device(device).torch_name
+    look = (data.images, image_size, parse_device(device).torch_name)
+    state = _scored(start, trained.state, specialists, *look)
+    counts = tuple((str(name), len(one.paths)) for name, one in zip(images, groups, strict=True))
+    return Mended(state, _compared(start, state, specialists, *look), counts, trained.seconds)
+
+
+def _scored(
+    start: DetectorState, trained: DetectorState, specialists: Sequence[Specialist],
+    images: Sequence[Path], image_size: int, place: str,
+) -> DetectorState:  # fmt: skip
+    """Return what was trained with score maps that give it its specialists' scores."""
     parts = tuple(
         replace(new, scores=old.scores, colours=old.colours)
-        for new, old in zip(trained.state.parts, start.parts, strict=True)
+        for new, old in zip(trained.parts, start.parts, strict=True)
     )
-    state = replace(trained.state, parts=parts)
+    state = replace(trained, parts=parts)
     for one in specialists:
         if one.state.scores:
             both = [name for name in one.state.labels if name in state.labels]
-            maps = by_detector(state, one.state, both, data.images, image_size, place)
+            maps = by_detector(state, one.state, both, images, image_size, place)
             state = replace(state, parts=rescored(state.parts, maps))
-    looked = spread(data.images)
-    seen = [shown_at(one, looked, image_size, place) for one in (start, state)]
+    return state
+
+
+def _compared(
+    before: DetectorState, after: DetectorState, specialists: Sequence[Specialist],
+    images: Sequence[Path], image_size: int, place: str,
+) -> tuple[Taught, ...]:  # fmt: skip
+    """Return how much of what each specialist finds is found before and after."""
+    some = spread(images)
+    seen = [shown_at(one, some, image_size, place) for one in (before, after)]
     taught = []
     for one in specialists:
-        theirs = shown_at(one.state, looked, image_size, place)
-        before, after = (agreement(theirs, ours) for ours in seen)
-        taught.append(Taught(one.name, one.state.fingerprint(), before, after))
-    counts = tuple((str(name), len(one.paths)) for name, one in zip(images, groups, strict=True))
-    return Mended(state, tuple(taught), counts, trained.seconds)
+        theirs = shown_at(one.state, some, image_size, place)
+        was, now = (agreement(theirs, ours) for ours in seen)
+        taught.append(Taught(one.name, one.state.fingerprint(), was, now))
+    return tuple(taught)
 
 
 def require_teachable(start: DetectorState, specialists: Sequence[Specialist]) -> None:

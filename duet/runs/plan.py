@@ -263,14 +263,13 @@ def _strategy_stages(
         cut = joint_slice(seen, plan.series.classes_until(number - 1), full=full)
         yield _stage(plan, name, cut, epochs, 1.0, same)
         return
-    share = strategy.distill.images if strategy.distill.weight else 0.0
-    share = 1.0 if strategy.old_negatives == "pseudo" else share
-    cut = train_slice(item.data, item.classes)
-    share = 0.0 if strategy.apart else share
-    yield _stage(plan, name, cut, epochs, 1 + (DISTILLATION - 1) * share, same)
-    known = plan.series.classes_until(number - 2)
-    refit = None if strategy.apart else strategy.refit.of(plan.schedule, len(cut))
-    if refit is not None and not all(one in known for one in item.classes):
+    cut, distill = train_slice(item.data, item.classes), strategy.distill
+    share = 1.0 if strategy.old_negatives == "pseudo" else distill.images * bool(distill.weight)
+    factor = 1.0 if strategy.apart else 1 + (DISTILLATION - 1) * share
+    yield _stage(plan, name, cut, epochs, factor, same)
+    refit = strategy.refit.of(plan.schedule, len(cut))
+    new = not {*item.classes} <= {*plan.series.classes_until(number - 2)}
+    if refit is not None and new and not strategy.apart:
         yield _stage(plan, f"{name} re-fit", cut, refit.epochs, 0.5, f"{same} re-fit")
 
 
@@ -365,18 +364,17 @@ def plan_as_text(plan: RunPlan) -> str:
     """Return the plan for people."""
     lines = [f"{plan.series.name}: {len(plan.series.increments)} increments -> {plan.out}"]
     stages = planned_stages(plan)
-    for stage in stages:
-        lines.append(
-            f"  {stage.title:<28} {stage.domain:<12} {stage.classes:>3} classes "
-            f"{stage.images:>6} images x {stage.epochs:>3} epochs  about {stage.seconds:>6.0f} s"
-        )
+    lines += [
+        f"  {stage.title:<28} {stage.domain:<12} {stage.classes:>3} classes "
+        f"{stage.images:>6} images x {stage.epochs:>3} epochs  about {stage.seconds:>6.0f} s"
+        for stage in stages
+    ]
     lines += [f"  {line}" for line in left_out(plan)]
     lines += [f"  note: {note}" for note in notes(plan)]
     total, seen = duration(estimated_seconds(plan, stages)), evaluations(plan)
-    lines.append(
-        f"{len(stages)} trainings, {seen['chains'] + seen['references']} evaluations: "
-        f"{seen['chains']} of {seen['cells']} cells, {seen['references']} references"
-    )
+    which = f"{seen['chains']} of {seen['cells']} cells, {seen['references']} references"
+    count = seen["chains"] + seen["references"]
+    lines.append(f"{len(stages)} trainings, {count} evaluations: {which}")
     lines.append(f"about {total} with {plan.jobs} at a time; nothing was done")
     return "\n".join(lines)
 
@@ -387,10 +385,10 @@ def _stage(
     images = len(cut)
     scale = (plan.schedule.image_size / 160) ** 2 * max(_parameters(plan) / PARAMETERS, 1.0)
     seconds = images * epochs * SECONDS_PER_IMAGE * scale * factor
-    steps = plan.schedule.steps(images) * epochs
     return PlannedStage(
-        title, cut.domain, len(cut.classes), images, epochs, steps, round(seconds, 1), same
-    )
+        title, cut.domain, len(cut.classes), images, epochs, plan.schedule.steps(images) * epochs,
+        round(seconds, 1), same,
+    )  # fmt: skip
 
 
 def _parameters(plan: RunPlan) -> float:
