@@ -35,7 +35,7 @@ Examples:
     help="Increment, detector or .pt that knows some of the classes [what MODEL was merged from].",
 )  # fmt: skip
 @weights_option("θ_0 of increments that teach")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [12].")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [12, or 300 steps].")
 @click.option("--lr", type=click.FloatRange(0, 1, min_open=True), help="Peak learning rate [4e-3].")
 @click.option(
     "--trains", type=click.Choice(["head", "neck", "all"]),
@@ -87,6 +87,10 @@ def _specialists(
 
     if teachers:
         return tuple(open_specialist(one, weights=weights, trust=trust) for one in teachers)
+    if loaded.manifest.recipe is None:
+        raise click.UsageError(
+            f"{model} does not say what it was merged from: name its models with --teachers"
+        )
     recipe = kept_recipe(loaded.manifest, model).model_dump(mode="json", by_alias=True)
     found = located(recipe, model, weights=weights)
     return specialists_of(make_plan(found, head=loaded.manifest.head, trust=trust), trust=trust)

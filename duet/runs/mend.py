@@ -14,7 +14,7 @@ from duet.evaluation.agreement import Agreement, agreement
 from duet.families.foreign import is_foreign, open_model
 from duet.families.table import resolve_family
 from duet.increments.manifest import DetectorManifest, IncrementManifest, read_any_manifest
-from duet.increments.state import DetectorState, rescored
+from duet.increments.state import DetectorState, HeadForm, rescored
 from duet.increments.store import DetectorFile
 from duet.inference.sources import Source, find_images
 from duet.progress import Listener
@@ -170,25 +170,34 @@ def open_specialist(
             remedy="give the detector after its stage",
         )
     entry = Entry(path=str(path), name=name)
-    recipe = Recipe(method="average", increments=(entry,), weights=weights, geometry="independent")
-    merge = Prepared(make_plan(recipe, head=found.head, trust=trust))
-    return Specialist(name or found.name, merge.merge().state)
+    return Specialist(name or found.name, _alone(entry, weights, found.head, trust=trust))
 
 
 def specialists_of(plan: Plan, *, trust: bool = False) -> tuple[Specialist, ...]:
-    """Return the models of a merge as specialists; those without classes have nothing to teach.
+    """Return the models of a merge as specialists, as each was trained, under its names there.
+
+    Those without classes have nothing to teach.
 
     Raises:
         ModelError: See `open_specialist`.
     """
-    recipe, found = plan.recipe, []
-    for source in plan.sources:
-        if source.classes:
-            update = {"increments": (source.entry,), "method": "average", "params": {}}
-            alone = recipe.model_copy(update=update | {"geometry": "independent"})
-            merge = Prepared(make_plan(alone, head=source.head, trust=trust))
-            found.append(Specialist(source.name, merge.merge().state))
-    return tuple(found)
+    return tuple(
+        Specialist(
+            source.name,
+            _alone(
+                source.entry.model_copy(update={"scale": 1.0}), plan.recipe.weights, source.head,
+                trust=trust,
+            ),
+        )
+        for source in plan.sources
+        if source.classes
+    )  # fmt: skip
+
+
+def _alone(entry: Entry, weights: str | None, head: HeadForm, *, trust: bool) -> DetectorState:
+    """Return the detector of one model: for an increment θ_0, its task vector and its part."""
+    recipe = Recipe(method="average", increments=(entry,), weights=weights, geometry="independent")
+    return Prepared(make_plan(recipe, head=head, trust=trust)).merge().state
 
 
 def mend(
@@ -217,13 +226,15 @@ def mend(
     require_teachable(start, specialists)
     groups = [find_images(one) for one in images]
     raw = [one.state.uncalibrated() for one in specialists]
+    schedule = Schedule(
+        epochs=settings.epochs_of(sum(len(one.paths) for one in groups)), lr=settings.lr,
+        batch=settings.batch, warmup_epochs=0, image_size=image_size, device=device,
+        threads=threads,
+    )  # fmt: skip
     job = Job(
         family=start.family, architecture=start.architecture, head=start.head, phase="mend",
         parts=tuple(JobPart(increment=p.increment, classes=p.classes) for p in start.parts),
-        schedule=Schedule(
-            epochs=settings.epochs, batch=settings.batch, lr=settings.lr, warmup_epochs=0,
-            image_size=image_size, device=device, threads=threads,
-        ),
+        schedule=schedule,
         seed=settings.seed, mend=settings, groups=tuple(len(one.paths) for one in groups),
         specialists=tuple(one.fingerprint() for one in raw),
     )  # fmt: skip

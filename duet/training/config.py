@@ -118,7 +118,10 @@ class Refit(Config):
 class Mend(Config):
     """Teaching a merged detector what its specialists say of images that nobody labelled."""
 
-    epochs: int = Field(default=12, ge=1, le=10**6, description="passes over the images")
+    epochs: int | None = Field(
+        default=None, ge=1, le=10**6,
+        description="passes over the images; default 12, or as many as make 300 steps",
+    )  # fmt: skip
     lr: Rate = Field(default=4e-3, description="peak learning rate (AdamW)")
     batch: int = Field(default=16, ge=1, le=2**16, description="images per step")
     trains: Literal["head", "neck", "all"] = Field(
@@ -132,6 +135,10 @@ class Mend(Config):
     )
     boxes: NonNegative = Field(default=1.0, description="weight of the distance of boxes")
     seed: int = Field(default=0, ge=0, description="of order and augmentation")
+
+    def epochs_of(self, images: int) -> int:
+        """Return how often so many images are seen."""
+        return self.epochs or max(12, math.ceil(300 * self.batch / images))
 
 
 class Strategy(Config):

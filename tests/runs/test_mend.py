@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,24 +17,34 @@ from click.testing import CliRunner
 from factories_states import images, moved
 from factories_training import Here, trained_here
 from factories_yolo import YOLO11N, alone, flat, make_state, shaken
+from places import REPO
+from safetensors.torch import save_file
 
 from duet.cli.main import cli
+from duet.emoji.build import build
 from duet.errors import ModelError
 from duet.families.answers import Answers
 from duet.families.table import resolve_family
+from duet.images import read_image
 from duet.increments.manifest import DetectorManifest, Lineage
 from duet.increments.state import DetectorState
 from duet.increments.store import load_detector, save_detector
 from duet.mending.distances import Voice, box_distance, class_distance, class_targets, voices_of
 from duet.mending.statistics import blend, interleaved, re_estimate
+from duet.merging.batchnorm import BatchNormFusion
 from duet.recipes.edits import revert
+from duet.recipes.plan import make_plan
+from duet.recipes.recipe import Entry, Recipe
 from duet.runs.lab import Lab
-from duet.runs.mend import Specialist, mend, require_teachable
+from duet.runs.mend import Specialist, mend, require_teachable, specialists_of
 from duet.training.config import Mend
 from duet.training.ema import tensors_of
 from duet.training.precision import resolve_precision
 
 FAMILY = resolve_family("yolo")
+SIDE = 128
+"""Of scenes, pixels."""
+
 EXACT = resolve_precision("fp32", torch.device("cpu"))
 
 
@@ -175,24 +186,32 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@functools.cache
 def models(head: str = "towers") -> tuple[DetectorState, list[Specialist]]:
-    """Return a detector of two parts, and two that each know one of them better."""
-    state = make_state(head, (2, 1), architecture=YOLO11N)
-    teach = [
-        Specialist(name, replace(alone(state, k), shared=shaken(state.shared, k + 5, 0.02)))
-        for k, name in enumerate(("first", "second"))
+    """Return what is left of a trained detector of two parts, and one model that has each of them.
+
+    Fresh weights would answer nothing anywhere, which is quickly learned.
+    """
+    start = FAMILY.weights(REPO / "weights" / "yolo11n-emoji.safetensors")
+    given: dict[str, Any] = {"architecture": YOLO11N, "head": head, "seed": 0}
+    groups = start.classes[:20], start.classes[20:30]
+    states = [
+        FAMILY.start_state(start, classes=names, increment=f"t{k}", **given)
+        for k, names in enumerate(groups)
     ]
-    return state, teach
+    teach = [Specialist(name, one) for name, one in zip(("first", "second"), states, strict=True)]
+    parts = tuple(one.parts[0] for one in states)
+    return replace(states[0], shared=shaken(states[0].shared, 3, 0.1), parts=parts), teach
 
 
 def mended(state: DetectorState, teach: list[Specialist], photos: Path, lab: Path, **more: Any):  # type: ignore[no-untyped-def]
-    given = {"epochs": 3, "lr": 1e-2, "batch": 3} | more
+    given = {"epochs": 3, "lr": 2e-3, "batch": 3} | more
     return mend(state, teach, [photos], Mend(**given), image_size=64, lab=Lab(lab))
 
 
-def distance(state: DetectorState, teach: list[Specialist]) -> float:
+def distance(state: DetectorState, teach: list[Specialist], photos: Path) -> float:
     """Return how far a detector is from its specialists on some images."""
-    seen = images(4, 64, seed=9)
+    seen = FAMILY.prepare([read_image(one) for one in sorted(photos.iterdir())], image_size=SIDE)
     ours = FAMILY.specialist(state, EXACT)(seen)
     theirs = [FAMILY.specialist(one.state, EXACT)(seen)[0] for one in teach]
     parts = [[part.classes for part in one.state.parts] for one in teach]
@@ -205,18 +224,21 @@ def distance(state: DetectorState, teach: list[Specialist]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["rows", "towers", "parallel"])
 def test_a_mended_detector_is_nearer_to_its_specialists(
-    head: str, here: Here, photos: Path, tmp_path: Path
+    head: str, here: Here, tmp_path: Path
 ) -> None:
     state, teach = models(head)
-    made = mended(state, teach, photos, tmp_path / "lab", epochs=6)
-    assert distance(made.state, teach) < distance(state, teach)
+    build(tmp_path / "data", train=24, val=1, test=1, domains=("flat",), focus={"flat": ("cat",)})
+    scenes = tmp_path / "data" / "flat" / "images" / "train"
+    settings = Mend(epochs=10, lr=1e-3, batch=8)
+    made = mend(state, teach, [scenes], settings, image_size=SIDE, lab=Lab(tmp_path / "lab"))
+    assert distance(made.state, teach, scenes) < 0.7 * distance(state, teach, scenes)
     layers = FAMILY.rules.layers(state.shared, state.architecture)
     still = {name for name, layer in layers.items() if layer.role == "backbone"}
     changed = moved(state.shared, made.state.shared)
     assert not still & changed
     assert changed & (set(state.shared) - still)
     assert [part.classes for part in made.state.parts] == [part.classes for part in state.parts]
-    assert dict(made.images) == {str(photos): 6}
+    assert dict(made.images) == {str(scenes): 24}
     assert [one.name for one in made.taught] == ["first", "second"]
 
 
@@ -304,3 +326,36 @@ def test_a_merge_is_mended_in_one_command_or_in_two(
         paths[1], "--epochs", 1, "--out", tmp_path / "three",
     )  # fmt: skip
     assert told["fingerprint"] != one["fingerprint"]
+
+
+def test_a_detector_without_recipe_wants_its_teachers_named(photos: Path, tmp_path: Path) -> None:
+    state, _ = models()
+    model = keep(tmp_path / "model", alone(state, 0), "first")
+    done = CliRunner().invoke(
+        cli, ["mend", str(model), "--images", str(photos), "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 2
+    assert "--teachers" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_of_a_merge_teach_in_full_whatever_their_scale(tmp_path: Path) -> None:
+    _, teach = models()
+    paths = [keep(tmp_path / one.name, one.state, one.name) for one in teach]
+    scaled = Entry(path=str(paths[0]), alias={teach[0].state.labels.names[0]: "mug"}, scale=0.5)
+    weights = tmp_path / "start.safetensors"
+    save_file({**FAMILY.whole(teach[1].state)}, weights)
+    recipe = Recipe(
+        method="average", increments=(scaled, Entry(path=str(paths[1]))), weights=str(weights),
+        batchnorm=BatchNormFusion(weights=(1.0, 3.0)),
+    )  # fmt: skip
+    first, second = specialists_of(make_plan(recipe))
+    assert first.state.labels.names[:2] == ("mug", teach[0].state.labels.names[1])
+    assert not moved(teach[0].state.shared, first.state.shared)
+    assert not moved(teach[1].state.buffers, second.state.buffers)
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(400, 12), (60, 80), (10_000, 12)])
+def test_few_images_are_seen_more_often(images: int, epochs: int) -> None:
+    assert Mend().epochs_of(images) == epochs
+    assert Mend(epochs=3).epochs_of(images) == 3
