@@ -19,7 +19,7 @@ from duet.cli.main import cli
 from duet.cli.options import TrainingCommand, given, model_options
 from duet.errors import ConfigError
 from duet.runs.inputs import Inputs, read_inputs, read_strategies
-from duet.training import config
+from duet.training import schedule
 from duet.training.schedule import Augmentation, Schedule
 
 WEIGHTS = REPO / "weights" / "yolo11n-emoji.safetensors"
@@ -67,7 +67,7 @@ def test_a_field_more_is_an_option_more(monkeypatch: pytest.MonkeyPatch) -> None
     class Longer(Schedule):
         patience: int = Field(default=3, ge=1, description="epochs to wait")
 
-    monkeypatch.setattr(config, "Schedule", Longer)
+    monkeypatch.setattr(schedule, "Schedule", Longer)
     for command in ("run", "base", "increment"):
         text = CliRunner().invoke(cli, [command, "--help"]).output
         assert "--patience" in text
